@@ -1,0 +1,7 @@
+"""opflow: gradient descent of ReLU networks as a dynamics of fields, in lazy operators."""
+
+from opflow.operators import *  # noqa: F403
+from opflow.operators import __all__ as _operators
+
+__version__ = "0.1.0"
+__all__ = [*_operators]

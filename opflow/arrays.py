@@ -1,0 +1,113 @@
+"""Which array module an array belongs to, and whether it is fit to be computed with.
+
+Code in opflow never names NumPy for data it was given: it asks :func:`namespace` and uses what
+it gets.  Nothing here moves an array; mixing host and device arrays is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _module_name(array: Any) -> str:
+    if isinstance(array, np.ndarray | np.generic) or sp.issparse(array):
+        return "numpy"
+    name = type(array).__module__.partition(".")[0]
+    return "cupy" if name == "cupyx" else name
+
+
+def namespace(*arrays: Any) -> ModuleType:
+    """The module (``numpy`` or ``cupy``) that the arrays belong to.
+
+    Parameters
+    ----------
+    *arrays : array or sparse matrix
+        ``None`` is passed over.
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    TypeError
+        If host and device arrays are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> namespace(np.ones(3), None).__name__
+    'numpy'
+    """
+    names = {_module_name(a) for a in arrays if a is not None}
+    if len(names) > 1:
+        raise TypeError(
+            f"arrays live in different modules ({', '.join(sorted(names))}); "
+            "move them to one device first"
+        )
+    return sys.modules[names.pop()] if names else np
+
+
+def is_sparse(x: Any) -> bool:
+    """Whether `x` is a SciPy or CuPy sparse matrix."""
+    return hasattr(x, "tocsr") and hasattr(x, "nnz")
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is a NumPy or CuPy array (not a scalar, not sparse)."""
+    return isinstance(x, np.ndarray) or (
+        type(x).__module__.partition(".")[0] == "cupy" and hasattr(x, "ndim")
+    )
+
+
+def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
+    """Return `x` if its dtype is float32 or float64, else say what is wrong with it.
+
+    Parameters
+    ----------
+    x : array, sparse matrix or sequence of floats
+        Sequences become NumPy arrays; arrays are returned as they are.
+    name : str
+        What the caller's argument is called.
+    finite : bool
+        Also refuse NaN and infinity (one pass for the minimum, one for the maximum; no copy).
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not float32 or float64.
+    ValueError
+        If `finite` and an entry is not.
+    """
+    if not hasattr(x, "dtype"):
+        x = np.asarray(x)
+    if x.dtype not in REAL_DTYPES:
+        hint = {
+            "i": "convert integers with .astype(float)",
+            "u": "convert integers with .astype(float)",
+            "b": "convert booleans with .astype(float)",
+            "f": "half and extended precision are not supported by BLAS",
+            "c": "complex data has no meaning for a ReLU gate",
+        }.get(x.dtype.kind, "numbers are needed")
+        raise TypeError(f"{name} must be float32 or float64, not {x.dtype}: {hint}")
+    if finite:
+        values = x.data if is_sparse(x) else x
+        if values.size and not np.all(np.isfinite([float(values.min()), float(values.max())])):
+            raise ValueError(f"{name} contains NaN or infinity")
+    return x
+
+
+def check_gates(gates: Any, name: str = "gates") -> Any:
+    """Return `gates` if it is a boolean array, else raise ``TypeError``."""
+    if not hasattr(gates, "dtype"):
+        gates = np.asarray(gates)
+    if gates.dtype != np.bool_:
+        raise TypeError(f"{name} must be boolean, not {gates.dtype}: compare first, as in h > 0")
+    return gates

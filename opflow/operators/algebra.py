@@ -1,0 +1,521 @@
+"""Sums, products, multiples, adjoints and casts of operators, simplified as they are built.
+
+The functions (:func:`add`, :func:`compose`, :func:`scale`, :func:`adjoint`) apply the rules:
+sums and products are flat, identities are dropped, scalars move out of products, a double
+adjoint is undone, and the adjoint of a symmetric operator is itself.  The classes only store
+and apply.
+
+Tags follow from mathematics, never from names: a sum of PSD operators is PSD, a multiple is PSD
+for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and the same J.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pylops
+import scipy.sparse.linalg as spla
+
+from opflow.arrays import is_array, is_sparse, namespace
+from opflow.operators.operator import Cost, Operator
+
+
+def is_operator(x: Any) -> bool:
+    """Whether `x` is a linear operator of opflow, PyLops or SciPy."""
+    return isinstance(x, pylops.LinearOperator | spla.LinearOperator)
+
+
+def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
+    """An opflow operator from an array, a sparse matrix or any PyLops or SciPy operator.
+
+    Parameters
+    ----------
+    x : operator, array of shape (m, n), or sparse matrix
+        Arrays must be float32 or float64; they are referenced, not copied.
+    symbol : str, optional
+        How :func:`describe` writes it.
+
+    Raises
+    ------
+    TypeError
+        If `x` is none of these, or its dtype is not float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np, pylops, opflow as of
+    >>> D = of.as_operator(pylops.FirstDerivative(4, dtype="float64"))
+    >>> (D.T @ of.Identity(4) @ D).psd
+    True
+    """
+    from opflow.operators.matrix import Matrix
+
+    if isinstance(x, Operator):
+        return x
+    if is_operator(x):
+        return External(x, symbol=symbol)
+    if is_array(x) or is_sparse(x):
+        return Matrix(x, symbol=symbol)
+    raise TypeError(
+        f"expected an array, a sparse matrix or a linear operator, not {type(x).__name__}"
+    )
+
+
+def unify(operators: Sequence[Operator]) -> list[Operator]:
+    """The operators in one dtype: those without stored data take the dtype of the others."""
+    dtypes = {op.dtype for op in operators if not op.dtype_free}
+    real = {d for d in dtypes if d.kind != "c"}
+    if len(real) > 1:
+        raise TypeError(
+            f"operands have dtypes {', '.join(sorted(map(str, dtypes)))}; ask for the promotion "
+            "with .astype(), or build them from data of one dtype"
+        )
+    if not dtypes:
+        dtypes = {np.result_type(*(op.dtype for op in operators))}
+    target = np.result_type(*dtypes)
+    return [op.astype(target) if op.dtype_free else op for op in operators]
+
+
+# -- rules ------------------------------------------------------------------------------------
+
+
+def add(*terms: Operator) -> Operator:
+    """The lazy sum of operators of one shape."""
+    flat = [t for term in terms for t in (term.operands if isinstance(term, Sum) else (term,))]
+    return flat[0] if len(flat) == 1 else Sum(flat)
+
+
+def compose(*factors: Operator) -> Operator:
+    """The lazy product of operators, left to right as written."""
+    for left, right in zip(factors[:-1], factors[1:], strict=True):
+        if left.shape[1] != right.shape[0]:
+            raise ValueError(
+                f"cannot multiply {type(left).__name__} of shape {left.shape} by "
+                f"{type(right).__name__} of shape {right.shape}"
+            )
+    scalar, flat = 1.0, []
+    for factor in factors:
+        if isinstance(factor, Scaled):
+            scalar, factor = scalar * factor.scalar, factor.operands[0]
+        flat.extend(factor.operands if isinstance(factor, Product) else [factor])
+    data = [f for f in flat if not isinstance(f, Identity)]
+    # An identity still has a say in the dtype when nothing else has.
+    flat = [f for f in unify(data)] if data else flat[:1]
+    return scale(scalar, flat[0] if len(flat) == 1 else Product(flat))
+
+
+def scale(scalar: Any, op: Operator) -> Operator:
+    """The lazy multiple of an operator by a real number."""
+    if isinstance(scalar, complex | np.complexfloating):
+        raise TypeError("an operator is scaled by a real number, not by a complex one")
+    scalar = float(scalar)
+    if isinstance(op, Scaled):
+        scalar, op = scalar * op.scalar, op.operands[0]
+    return op if scalar == 1.0 else Scaled(scalar, op)
+
+
+def adjoint(op: Operator) -> Operator:
+    """The lazy adjoint."""
+    if op.symmetric:
+        return op
+    if isinstance(op, Adjoint):
+        return op.operands[0]
+    if isinstance(op, Sum):
+        return add(*(adjoint(t) for t in op.operands))
+    if isinstance(op, Product):
+        return compose(*(adjoint(f) for f in reversed(op.operands)))
+    if isinstance(op, Scaled):
+        return scale(op.scalar, adjoint(op.operands[0]))
+    return Adjoint(op)
+
+
+def are_adjoint(a: Operator, b: Operator) -> bool:
+    """Whether `a` is known to be the adjoint of `b` (one and the same object, transposed)."""
+    return (
+        (isinstance(a, Adjoint) and a.operands[0] is b)
+        or (isinstance(b, Adjoint) and b.operands[0] is a)
+        or (a is b and a.symmetric)
+    )
+
+
+def _product_tags(factors: Sequence[Operator]) -> dict[str, bool]:
+    """Tags of Fₙᵀ … F₁ᵀ M F₁ … Fₙ: those of the middle, if the factors pair up."""
+    half = len(factors) // 2
+    pairs = zip(factors[:half], reversed(factors), strict=False)
+    if not all(are_adjoint(a, b) for a, b in pairs):
+        return {}
+    if len(factors) % 2 == 0:
+        return {"psd": True}
+    return {"psd": factors[half].psd, "symmetric": factors[half].symmetric}
+
+
+# -- classes ----------------------------------------------------------------------------------
+
+
+class Identity(Operator):
+    """The identity of order `n`; takes the dtype of what it is added to.
+
+    Parameters
+    ----------
+    n : int
+    dtype : dtype, default float64
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> of.Identity(3).trace()
+    np.float64(3.0)
+    """
+
+    row_access = dtype_free = True
+
+    def __init__(self, n: int, dtype: Any = np.float64) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        super().__init__((n, n), dtype, psd=True, symbol="I")
+
+    def _matmat(self, X: Any) -> Any:
+        return X.copy()
+
+    _rmatmat = _matmat
+
+    def _diagonal(self) -> Any:
+        return np.ones(self.shape[0], dtype=self.dtype)
+
+    def astype(self, dtype: Any) -> Identity:
+        return self if self.dtype == np.dtype(dtype) else Identity(self.shape[0], dtype)
+
+    def cost(self, columns: int = 1) -> Cost:
+        return Cost(0.0, self._vector_bytes(columns))
+
+
+class _Composite(Operator):
+    """An operator made of others."""
+
+    def __init__(self, operands: Sequence[Operator], shape: Any, dtype: Any, **tags: Any) -> None:
+        self._operands = tuple(operands)
+        super().__init__(shape, dtype, **tags)
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return self._operands
+
+    def cost(self, columns: int = 1) -> Cost:
+        return sum((op.cost(columns) for op in self.operands), Cost(0.0, 0.0))
+
+    def _with(self, operands: Sequence[Operator]) -> Operator:
+        raise NotImplementedError
+
+    def astype(self, dtype: Any) -> Operator:
+        if self.dtype_free and self.dtype != np.dtype(dtype):
+            return self._with([op.astype(dtype) for op in self.operands])
+        return super().astype(dtype)
+
+
+class Sum(_Composite):
+    """``A₁ + A₂ + …``; PSD or symmetric if every term is.  Built by :func:`add`."""
+
+    def __init__(self, terms: Sequence[Operator]) -> None:
+        shapes = {t.shape for t in terms}
+        if len(shapes) > 1:
+            raise ValueError(f"cannot add operators of shapes {sorted(shapes)}")
+        terms = unify(terms)
+        super().__init__(
+            terms,
+            terms[0].shape,
+            np.result_type(*(t.dtype for t in terms)),
+            psd=all(t.psd for t in terms),
+            symmetric=all(t.symmetric for t in terms),
+            dims=_agreed([t.dims for t in terms]),
+            dimsd=_agreed([t.dimsd for t in terms]),
+        )
+
+    @property
+    def symbol(self) -> str:
+        return " + ".join(t.symbol for t in self.operands)
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return all(t.row_access for t in self.operands)
+
+    def _total(self, part: Callable[[Operator], Any]) -> Any:
+        first, *others = self.operands
+        out = part(first)
+        for term in others:
+            # In place where possible: the first part is ours, whatever it was made by.
+            other = part(term)
+            out = out + other if other.dtype != out.dtype else _iadd(out, other)
+        return out
+
+    def _matmat(self, X: Any) -> Any:
+        return self._total(lambda t: t.matmat(X))
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self._total(lambda t: t.rmatmat(X))
+
+    def rows(self, index: Any) -> Any:
+        return self._total(lambda t: t.rows(index))
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self._total(lambda t: t._block(rows, cols))
+
+    def _diagonal(self) -> Any:
+        return self._total(lambda t: t._diagonal())
+
+
+def _iadd(out: Any, other: Any) -> Any:
+    if not out.flags.writeable or (hasattr(out, "base") and out.base is not None):
+        return out + other  # a view may belong to an operator's data
+    out += other
+    return out
+
+
+def _agreed(dims: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The one field shape that is not flat, if the operands agree on it."""
+    shaped = {d for d in dims if len(d) > 1}
+    return shaped.pop() if len(shaped) == 1 else None
+
+
+class Product(_Composite):
+    """``A₁ A₂ …``, applied right to left.  Built by :func:`compose`."""
+
+    def __init__(self, factors: Sequence[Operator]) -> None:
+        super().__init__(
+            factors,
+            (factors[0].shape[0], factors[-1].shape[1]),
+            np.result_type(*(f.dtype for f in factors)),
+            dims=factors[-1].dims,
+            dimsd=factors[0].dimsd,
+            **_product_tags(factors),
+        )
+
+    @property
+    def symbol(self) -> str:
+        return " ".join(f"({f.symbol})" if isinstance(f, Sum) else f.symbol for f in self.operands)
+
+    def _matmat(self, X: Any) -> Any:
+        for factor in reversed(self.operands):
+            X = factor.matmat(X)
+        return X
+
+    def _rmatmat(self, X: Any) -> Any:
+        for factor in self.operands:
+            X = factor.rmatmat(X)
+        return X
+
+    def rows(self, index: Any) -> Any:
+        first, *others = self.operands
+        left = first.rows(index).T
+        if self.dtype.kind == "c":
+            left = left.conj()
+        for factor in others:
+            left = factor.rmatmat(left)
+        return left.T if self.dtype.kind != "c" else left.conj().T
+
+
+class Scaled(_Composite):
+    """``c A``; PSD if A is and c >= 0.  Built by :func:`scale`."""
+
+    def __init__(self, scalar: float, op: Operator) -> None:
+        if not math.isfinite(scalar):
+            raise ValueError(f"an operator cannot be scaled by {scalar}")
+        self.scalar = scalar
+        super().__init__(
+            [op],
+            op.shape,
+            op.dtype,
+            psd=op.psd and scalar >= 0,
+            symmetric=op.symmetric,
+            dims=op.dims,
+            dimsd=op.dimsd,
+        )
+
+    @property
+    def symbol(self) -> str:
+        (op,) = self.operands
+        inner = f"({op.symbol})" if isinstance(op, Sum) else op.symbol
+        return f"-{inner}" if self.scalar == -1 else f"{self.scalar:.4g} {inner}"
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return self.operands[0].row_access
+
+    @property
+    def dtype_free(self) -> bool:  # type: ignore[override]
+        return self.operands[0].dtype_free
+
+    def _with(self, operands: Sequence[Operator]) -> Operator:
+        return Scaled(self.scalar, operands[0])
+
+    def _matmat(self, X: Any) -> Any:
+        return self.scalar * self.operands[0].matmat(X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self.scalar * self.operands[0].rmatmat(X)
+
+    def rows(self, index: Any) -> Any:
+        return self.scalar * self.operands[0].rows(index)
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self.scalar * self.operands[0]._block(rows, cols)
+
+    def _diagonal(self) -> Any:
+        return self.scalar * self.operands[0]._diagonal()
+
+
+class Adjoint(_Composite):
+    """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
+
+    def __init__(self, op: Operator) -> None:
+        super().__init__([op], (op.shape[1], op.shape[0]), op.dtype, dims=op.dimsd, dimsd=op.dims)
+
+    @property
+    def symbol(self) -> str:
+        return f"{self.operands[0].symbol}ᵀ"
+
+    @property
+    def dtype_free(self) -> bool:  # type: ignore[override]
+        return self.operands[0].dtype_free
+
+    def _with(self, operands: Sequence[Operator]) -> Operator:
+        return Adjoint(operands[0])
+
+    def _matmat(self, X: Any) -> Any:
+        return self.operands[0].rmatmat(X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self.operands[0].matmat(X)
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        (op,) = self.operands
+        block = op._block(cols, rows).T
+        return block if self.dtype.kind != "c" else block.conj()
+
+    def rows(self, index: Any) -> Any:
+        (op,) = self.operands
+        return self._block(index, slice(0, op.shape[0])) if op.row_access else super().rows(index)
+
+    def _diagonal(self) -> Any:
+        return self.operands[0]._diagonal()
+
+
+class Cast(_Composite):
+    """An operator computed in a wider dtype, because that was asked for."""
+
+    def __init__(self, op: Operator, dtype: Any) -> None:
+        if not np.can_cast(op.dtype, dtype, "safe"):
+            raise TypeError(f"{op.dtype} to {np.dtype(dtype)} is not an exact promotion")
+        super().__init__([op], op.shape, dtype, psd=op.psd, symmetric=op.symmetric,
+                         dims=op.dims, dimsd=op.dimsd)  # fmt: skip
+
+    @property
+    def symbol(self) -> str:
+        return self.operands[0].symbol
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return self.operands[0].row_access
+
+    def _matmat(self, X: Any) -> Any:
+        return self.operands[0].matmat(X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self.operands[0].rmatmat(X)
+
+    def rows(self, index: Any) -> Any:
+        if self.operands[0].row_access:
+            return self.operands[0].rows(index).astype(self.dtype)
+        return super().rows(index)
+
+
+class HStack(_Composite):
+    """Operators side by side, ``[A₁ A₂ …]``: the Jacobian of several layers.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        With one number of rows.
+    """
+
+    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
+        heights = {op.shape[0] for op in operators}
+        if len(heights) != 1:
+            raise ValueError(f"operators side by side need one height, not {sorted(heights)}")
+        operators = unify(operators)
+        self.edges = np.cumsum([0, *(op.shape[1] for op in operators)]).tolist()
+        super().__init__(
+            operators, (heights.pop(), self.edges[-1]), operators[0].dtype, symbol=symbol
+        )
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or f"[{' '.join(op.symbol for op in self.operands)}]"
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return all(op.row_access for op in self.operands)
+
+    def _spans(self) -> list[tuple[Operator, slice]]:
+        return [
+            (op, slice(a, b))
+            for op, a, b in zip(self.operands, self.edges[:-1], self.edges[1:], strict=True)
+        ]
+
+    def _matmat(self, X: Any) -> Any:
+        (op, span), *others = self._spans()
+        out = op.matmat(X[span])
+        for op, span in others:
+            out = out + op.matmat(X[span])
+        return out
+
+    def _rmatmat(self, X: Any) -> Any:
+        return namespace(X).concatenate([op.rmatmat(X) for op in self.operands])
+
+    def rows(self, index: Any) -> Any:
+        parts = [op.rows(index) for op in self.operands]
+        return namespace(*parts).concatenate(parts, axis=1)
+
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        return sum(
+            op._gram_block(rows, cols, None if weights is None else weights[span])
+            for op, span in self._spans()
+        )
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        return sum(
+            op._gram_diagonal(None if weights is None else weights[span])
+            for op, span in self._spans()
+        )
+
+
+class External(Operator):
+    """An operator of PyLops or SciPy inside our algebra.
+
+    Its block products are as fast as that library makes them; its dtype is the one it declares
+    (complex ones can be composed with, but are not symmetric or PSD to us).
+    """
+
+    def __init__(self, op: Any, *, symbol: str | None = None) -> None:
+        dtype = np.dtype(op.dtype if op.dtype is not None else np.float64)
+        if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
+            raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
+        self.op = op
+        super().__init__(
+            tuple(map(int, op.shape)),
+            dtype,
+            symbol=symbol or getattr(op, "name", None) or type(op).__name__.strip("_"),
+            dims=getattr(op, "dims", None),
+            dimsd=getattr(op, "dimsd", None),
+        )
+
+    def _matmat(self, X: Any) -> Any:
+        return _two_dimensional(self.op.matmat(X), X).astype(self._working(X), copy=False)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return _two_dimensional(self.op.rmatmat(X), X).astype(self._working(X), copy=False)
+
+
+def _two_dimensional(y: Any, X: Any) -> Any:
+    return y.reshape(-1, X.shape[1])

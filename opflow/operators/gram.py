@@ -1,0 +1,199 @@
+"""Gram operators ``G = F diag(w) Fᵀ``, applied through the factor F and never formed.
+
+A product costs two products with F.  Sub-blocks and the diagonal come from the rows of F, so
+they cost what they weigh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opflow.arrays import check_gates, check_real
+from opflow.operators.algebra import as_operator
+from opflow.operators.masks import PackedGates
+from opflow.operators.operator import Cost, Operator
+
+
+class Gram(Operator):
+    r"""The Gram operator of the rows of `F`.
+
+    Parameters
+    ----------
+    F : array (N, m), sparse matrix, or operator
+        The factor: dense, sparse, packed gates, or any PyLops/opflow operator.
+    weights : array of shape (m,), optional
+        Weights of the columns of F; PSD if none is negative, else symmetric only.
+    symbol : str, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `weights` has another dtype than `F`, or not one entry a column.
+
+    Notes
+    -----
+    :math:`G_{\mu\nu} = \sum_i w_i F_{\mu i} F_{\nu i}`.  One product costs 4·N·m flops a column
+    for a dense F; memory is O(N + m) a column.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> G = of.Gram(np.array([[1.0, 2.0], [0.0, 1.0]]))
+    >>> G.todense()
+    array([[5., 2.],
+           [2., 1.]])
+    >>> G.psd, of.Gram(np.eye(2), weights=np.array([1.0, -1.0])).psd
+    (True, False)
+    """
+
+    def __init__(self, F: Any, weights: Any = None, *, symbol: str | None = None) -> None:
+        factor = as_operator(F)
+        if factor.dtype.kind == "c":
+            raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
+        if weights is not None:
+            weights = check_real(weights, "weights", finite=True)
+            if weights.shape != (factor.shape[1],):
+                raise ValueError(
+                    f"weights has shape {weights.shape} but the factor has {factor.shape[1]} columns"
+                )
+            if factor.dtype_free:
+                factor = factor.astype(weights.dtype)
+            if weights.dtype != factor.dtype:
+                raise TypeError(f"weights is {weights.dtype} but the factor is {factor.dtype}")
+        self.factor, self.weights = factor, weights
+        super().__init__(
+            (factor.shape[0],) * 2,
+            factor.dtype,
+            psd=weights is None or bool((weights >= 0).all()),
+            symmetric=True,
+            symbol=symbol,
+            dims=factor.dimsd,
+            dimsd=factor.dimsd,
+        )
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.factor,)
+
+    @property
+    def symbol(self) -> str:
+        F = self.factor.symbol
+        F = f"({F})" if " " in F else F
+        return self._symbol or (f"{F} {F}ᵀ" if self.weights is None else f"{F} diag(w) {F}ᵀ")
+
+    @property
+    def dtype_free(self) -> bool:  # type: ignore[override]
+        return self.weights is None and self.factor.dtype_free
+
+    def astype(self, dtype: Any) -> Operator:
+        if self.dtype_free:
+            return type(self)._from_factor(self.factor.astype(dtype), self._symbol)
+        return super().astype(dtype)
+
+    @classmethod
+    def _from_factor(cls, factor: Operator, symbol: str | None) -> Operator:
+        return Gram(factor, symbol=symbol)
+
+    def cost(self, columns: int = 1) -> Cost:
+        flops, moved = self.factor.cost(columns)
+        return Cost(2 * flops, 2 * moved)
+
+    def _matmat(self, X: Any) -> Any:
+        middle = self.factor.rmatmat(X)
+        if self.weights is not None:
+            middle = middle * self.weights[:, None]
+        return self.factor.matmat(middle)
+
+    _rmatmat = _matmat
+
+    def rows(self, index: Any) -> Any:
+        return self._block(index, slice(0, self.shape[0]))
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self.factor._gram_block(rows, cols, self.weights)
+
+    def _diagonal(self) -> Any:
+        return self.factor._gram_diagonal(self.weights)
+
+
+class CoActivation(Gram):
+    r"""The co-activation matrix of a layer, from gates kept at one bit each.
+
+    Parameters
+    ----------
+    gates : bool array of shape (N, n), or PackedGates
+    weights : array of shape (n,), optional
+        Weight of each unit: ``v**2`` for a readout v.
+    dtype : dtype, optional
+        Of products; that of `weights` if given, else float64.
+
+    Raises
+    ------
+    TypeError
+        If `gates` is not boolean.
+
+    Notes
+    -----
+    :math:`C_{\mu\nu} = \sum_i w_i\, \theta_i^\mu \theta_i^\nu`; gates are unpacked in row blocks
+    inside a product, which costs 4·N·n flops a column and reads N·n/8 bytes twice.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.CoActivation(np.array([[True, True], [False, True]])).todense()
+    array([[2., 1.],
+           [1., 1.]])
+    """
+
+    def __init__(
+        self, gates: Any, weights: Any = None, *, dtype: Any = None, symbol: str | None = None
+    ) -> None:
+        if not isinstance(gates, PackedGates):
+            gates = PackedGates(gates)
+        if dtype is not None:
+            gates = gates.astype(dtype)
+        super().__init__(gates, weights, symbol=symbol)
+
+    @classmethod
+    def _from_factor(cls, factor: Operator, symbol: str | None) -> Operator:
+        return CoActivation(factor, symbol=symbol)
+
+
+class WeightGram(Gram):
+    r"""The weight-induced Gram operator ``Wᵀ D_μ D_ν W`` of two samples.
+
+    Parameters
+    ----------
+    W : array of shape (n_out, n_in)
+    gates : bool array of shape (n_out,)
+        Gates θ_μ of one sample.
+    gates2 : bool array of shape (n_out,), optional
+        Gates θ_ν of the other; `gates` by default.
+
+    Notes
+    -----
+    :math:`\sum_i \theta_i^\mu \theta_i^\nu\, w_i w_i^T` over the rows w_i of W: the first
+    nontrivial member of the pullback recursion.  Symmetric and PSD for every pair of samples,
+    because D_μ D_ν is itself a mask.  A product costs 4·n_out·n_in flops.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.WeightGram(np.array([[1.0, 2.0], [3.0, 4.0]]), [True, False]).todense()
+    array([[1., 2.],
+           [2., 4.]])
+    """
+
+    def __init__(self, W: Any, gates: Any, gates2: Any = None, *, symbol: str = "WᵀDDW") -> None:
+        W = as_operator(W, symbol="W")
+        both = _unit_gates(gates, "gates", W)
+        if gates2 is not None:
+            both = both & _unit_gates(gates2, "gates2", W)
+        super().__init__(W.T, both.astype(W.dtype), symbol=symbol)
+
+
+def _unit_gates(gates: Any, name: str, W: Operator) -> Any:
+    gates = check_gates(gates, name)
+    if gates.shape != (W.shape[0],):
+        raise ValueError(f"{name} has shape {gates.shape} but W has {W.shape[0]} output units")
+    return gates

@@ -1,0 +1,393 @@
+"""Row-wise Khatri–Rao and Hadamard products: one identity carries the speed.
+
+A Hadamard product of Gram matrices is the Gram matrix of the row-wise Khatri–Rao product of
+their factors, ``(A Aᵀ) ∘ (B Bᵀ) = (A ⊙ B)(A ⊙ B)ᵀ``, so a product costs two GEMMs instead of an
+N × N array.  Operands with no factor are multiplied tile by tile, exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opflow.arrays import is_array, namespace
+from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.gram import Gram
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.rows import op_namespace, row_slices, tiles
+
+
+class KhatriRao(Operator):
+    r"""The row-wise Khatri–Rao (face-splitting) product ``A ⊙ B``: row μ is ``A_μ ⊗ B_μ``.
+
+    Parameters
+    ----------
+    A : array (N·k, p) or (N, k, p), sparse matrix, or operator
+        With k > 1, each row of B goes with k consecutive rows of A (k outputs a sample).
+    B : array (N, q), sparse matrix, or operator
+    symbol : str, optional
+
+    Raises
+    ------
+    ValueError
+        If the rows of A are not a multiple of the rows of B.
+
+    Notes
+    -----
+    With rows a_μ and b_μ and a p × q matrix M,
+
+    .. math:: (A \odot B)^T r = \mathrm{vec}(A^T \mathrm{diag}(r) B), \qquad
+              ((A \odot B)\,\mathrm{vec}(M))_\mu = a_\mu^T M b_\mu,
+
+    with vec in C order: one GEMM of 2·N·p·q flops each way and a column, plus 2·N·k·p element
+    operations.  With k rows of A a sample, A is contracted with r over those k rows *before* the
+    GEMM, so the GEMM's cost does not grow with k.  Rows are visited in blocks; the workspace
+    does not grow with N (it does, as N·p, if B is an operator whose rows cannot be read).
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.KhatriRao(np.array([[1.0, 2.0]]), np.array([[3.0, 5.0]])).todense()
+    array([[ 3.,  5.,  6., 10.]])
+    """
+
+    def __init__(self, A: Any, B: Any, *, symbol: str | None = None) -> None:
+        if is_array(A) and A.ndim == 3:
+            A = A.reshape(-1, A.shape[2])
+        A, B = unify([as_operator(A), as_operator(B)])
+        self.A, self.B = A, B
+        self.repeat, rest = divmod(A.shape[0], B.shape[0])
+        if rest or not self.repeat:
+            raise ValueError(
+                f"A has {A.shape[0]} rows, which is not a multiple of the {B.shape[0]} rows of B"
+            )
+        # One side is read row by row and scaled, the other only enters a GEMM: scale the
+        # narrower, unless the other cannot be scaled (k rows a sample, sparse, no rows to read).
+        a_stays, b_stays = _gemm_only(A), _gemm_only(B)
+        self._scale_a = self.repeat > 1 or (
+            A.shape[1] <= B.shape[1] if a_stays == b_stays else b_stays
+        )
+        super().__init__((A.shape[0], A.shape[1] * B.shape[1]), A.dtype, symbol=symbol)
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return self.A.row_access and self.B.row_access
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.A, self.B)
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or f"{self.A.symbol} ⊙ {self.B.symbol}"
+
+    def cost(self, columns: int = 1) -> Cost:
+        (rows, p), (n, q) = self.A.shape, self.B.shape
+        stored = self.A.cost(0).bytes + self.B.cost(0).bytes
+        flops = 2.0 * n * p * q + 2.0 * rows * (p if self._scale_a else q)
+        return Cost(columns * flops, stored + self._vector_bytes(columns))
+
+    def _sides(self) -> tuple[Operator, Operator]:
+        """(the scaled side, the GEMM side)."""
+        return (self.A, self.B) if self._scale_a else (self.B, self.A)
+
+    def _blocks(self, scaled: Operator, gemm: Operator, columns: int, dtype: Any) -> list[slice]:
+        n = self.B.shape[0]
+        if not gemm.row_access:
+            return [slice(0, n)]
+        width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
+        return row_slices(n, width * dtype.itemsize)
+
+    def _samples(self, s: slice) -> slice:
+        """Rows of A that belong to the samples `s`."""
+        return slice(s.start * self.repeat, s.stop * self.repeat)
+
+    def _matmat(self, X: Any) -> Any:
+        xp, dtype, c = namespace(X), X.dtype, X.shape[1]
+        scaled, gemm = self._sides()
+        (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
+        # right: (width of gemm side, c · width of scaled side)
+        X = X.reshape(p, q, c)
+        right = (X.transpose(1, 2, 0) if self._scale_a else X.transpose(0, 2, 1)).reshape(
+            gemm.shape[1], -1
+        )
+        width = scaled.shape[1]
+        out = xp.empty((self.shape[0], c), dtype=dtype)
+        work = None
+        for s in self._blocks(scaled, gemm, c, dtype):
+            rows = self._samples(s)
+            factor = scaled.rows(rows).astype(dtype, copy=False)
+            if gemm.row_access and not _sparse(gemm):
+                b = s.stop - s.start
+                work = xp.empty((b, c * width), dtype=dtype) if work is None else work
+                pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
+            else:
+                pushed = _slab(gemm, s) @ right
+            pushed = pushed.reshape(-1, c, width)
+            if k > 1:
+                xp.matmul(
+                    factor.reshape(-1, k, width),
+                    pushed.transpose(0, 2, 1),
+                    out=out[rows].reshape(-1, k, c),
+                )
+            elif c == 1:
+                out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
+            else:
+                xp.einsum("bn,bcn->bc", factor, pushed, out=out[rows])
+        return out
+
+    def _rmatmat(self, X: Any) -> Any:
+        xp, dtype, c = namespace(X), X.dtype, X.shape[1]
+        scaled, gemm = self._sides()
+        k, width = self.repeat, scaled.shape[1]
+        total = part = work = None
+        for s in self._blocks(scaled, gemm, c, dtype):
+            rows = self._samples(s)
+            factor = scaled.rows(rows)
+            r, b = X[rows], s.stop - s.start
+            work = xp.empty((b, c, width), dtype=dtype) if work is None else work
+            left = work[:b]
+            if k > 1:
+                xp.matmul(
+                    r.reshape(b, k, c).transpose(0, 2, 1), factor.reshape(b, k, width), out=left
+                )
+            else:
+                xp.multiply(factor[:, None, :], r[:, :, None], out=left)
+            left = left.reshape(b, c * width)
+            if not gemm.row_access or _sparse(gemm):
+                part = _transposed_product(gemm, s, left)
+                total = part if total is None else total + part
+            elif total is None:
+                total = left.T @ gemm.rows(s)
+            else:
+                part = xp.empty_like(total) if part is None else part
+                total += xp.matmul(left.T, gemm.rows(s), out=part)
+        # total: (c · scaled width, gemm width)
+        total = total.reshape(c, width, gemm.shape[1])
+        return total.transpose((1, 2, 0) if self._scale_a else (2, 1, 0)).reshape(-1, c)
+
+    def rows(self, index: Any) -> Any:
+        left = self.A.rows(index)
+        right = self.B.rows(self._sample_index(index))
+        return (left[:, :, None] * right[:, None, :]).reshape(len(left), self.shape[1])
+
+    def _sample_index(self, index: Any) -> Any:
+        if self.repeat == 1:
+            return index
+        xp = op_namespace(self)
+        return xp.arange(self.shape[0])[index] // self.repeat
+
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        if weights is not None:
+            return super()._gram_block(rows, cols, weights)
+        block = self.A._gram_block(rows, cols, None)
+        block *= self.B._gram_block(self._sample_index(rows), self._sample_index(cols), None)
+        return block
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        if weights is None:
+            squares = self.B._gram_diagonal(None)
+            return self.A._gram_diagonal(None) * squares.repeat(self.repeat)
+        parts = []
+        W = weights.reshape(self.A.shape[1], self.B.shape[1])
+        width = self.A.shape[1] * self.repeat + self.B.shape[1]
+        for s in row_slices(self.B.shape[0], 3 * width * self.dtype.itemsize):
+            right = self.B.rows(s) ** 2 @ W.T
+            parts.append((self.A.rows(self._samples(s)) ** 2 * right.repeat(self.repeat, 0)).sum(1))
+        return namespace(*parts).concatenate(parts)
+
+
+def _sparse(op: Operator) -> bool:
+    return bool(getattr(op, "sparse", False))
+
+
+def _gemm_only(op: Operator) -> bool:
+    return _sparse(op) or not op.row_access
+
+
+def _slab(op: Operator, s: slice) -> Any:
+    """What multiplies a dense block from the left: stored sparse rows, or the operator itself."""
+    return op.slab(s) if _sparse(op) else op  # type: ignore[attr-defined]
+
+
+def _transposed_product(op: Operator, s: slice, left: Any) -> Any:
+    """``leftᵀ op[s]``."""
+    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left).T  # type: ignore[attr-defined]
+
+
+class Hadamard(Operator):
+    r"""The entry-wise product ``A ∘ B ∘ …`` of operators.
+
+    Parameters
+    ----------
+    *operands : operators, arrays or sparse matrices of one shape
+        At least two.
+    symbol : str, optional
+
+    Returns
+    -------
+    Operator
+        Of Grams, the :class:`Gram` of a :class:`KhatriRao` product, found on construction
+        (scalars are pulled out and sums distributed): factored, two GEMMs a product.  With any
+        other operand, a `Hadamard` evaluated in exact tiles from the operands' sub-blocks.  More
+        than two Grams are merged only while the merged factor is no wider than N, where tiles
+        become cheaper; the rest is tiled.
+
+    Notes
+    -----
+    Schur's theorem: PSD ∘ PSD is PSD.  A tiled product costs N² flops an operand and column and
+    forms nothing larger than a tile; the symmetric half only is evaluated where that is known.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> X, C = np.array([[1.0, 2.0], [3.0, 4.0]]), of.CoActivation(np.eye(2, dtype=bool))
+    >>> K = of.Hadamard(of.Gram(X), C)
+    >>> type(K).__name__, K.psd
+    ('Gram', True)
+    >>> K.todense()
+    array([[ 5.,  0.],
+           [ 0., 25.]])
+    """
+
+    def __new__(cls, *operands: Any, symbol: str | None = None) -> Any:
+        if len(operands) < 2:
+            raise ValueError(f"a Hadamard product needs at least two operands, not {len(operands)}")
+        ops = unify([as_operator(op) for op in operands])
+        shapes = {op.shape for op in ops}
+        if len(shapes) > 1:
+            raise ValueError(f"a Hadamard product needs one shape, not {sorted(shapes)}")
+        return _hadamard(ops, symbol)
+
+    def __getnewargs__(self) -> tuple[Operator, ...]:
+        return self._operands
+
+    def __init__(self, *operands: Any, symbol: str | None = None) -> None:
+        pass  # everything is decided in __new__, which may return another class
+
+    @classmethod
+    def _tiled(cls, operands: list[Operator], symbol: str | None) -> Hadamard:
+        self = object.__new__(cls)
+        self._operands = tuple(operands)
+        first = operands[0]
+        Operator.__init__(
+            self,
+            first.shape,
+            first.dtype,
+            psd=all(op.psd for op in operands),
+            symmetric=all(op.symmetric for op in operands),
+            symbol=symbol,
+        )
+        return self
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return self._operands
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or " ∘ ".join(
+            f"({op.symbol})" if isinstance(op, Sum) else op.symbol for op in self.operands
+        )
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return all(op.row_access for op in self.operands)
+
+    def cost(self, columns: int = 1) -> Cost:
+        m, n = self.shape
+        blocks = sum(block_flops(op) for op in self.operands) + len(self.operands) - 1
+        half = 0.5 if self.symmetric else 1.0
+        stored = sum(op.cost(0).bytes for op in self.operands)
+        return Cost(m * n * (half * blocks + 2.0 * columns), stored + self._vector_bytes(columns))
+
+    def rows(self, index: Any) -> Any:
+        return self._block(index, slice(0, self.shape[1]))
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        first, *others = self.operands
+        block = first._block(rows, cols)
+        for op in others:
+            block = block * op._block(rows, cols)
+        return block
+
+    def _diagonal(self) -> Any:
+        out = self.operands[0]._diagonal()
+        for op in self.operands[1:]:
+            out = out * op._diagonal()
+        return out
+
+    def _matmat(self, X: Any) -> Any:
+        return tiled_product(self, X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return tiled_product(self, X, adjoint=True)
+
+
+def block_flops(op: Operator) -> float:
+    """Flops an entry of a sub-block of `op` costs."""
+    if isinstance(op, Gram):
+        F = op.factor
+        if isinstance(F, KhatriRao):
+            return 2.0 * (F.A.shape[1] + F.B.shape[1]) + 1
+        return 2.0 * F.shape[1]
+    return 1.0 + sum(block_flops(part) for part in op.operands)
+
+
+def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
+    """``op @ X`` (or its adjoint) from exact sub-blocks, forming one tile at a time."""
+    m, n = op.shape
+    out = namespace(X).zeros((n if adjoint else m, X.shape[1]), dtype=X.dtype)
+    for r, c in tiles(m, n, op.symmetric, 3 * X.dtype.itemsize):
+        tile = op._block(r, c)
+        if adjoint and not op.symmetric:
+            out[c] += tile.T @ X[r]
+        else:
+            out[r] += tile @ X[c]
+            if op.symmetric and r != c:
+                out[c] += tile.T @ X[r]
+    return out
+
+
+def _hadamard(ops: list[Operator], symbol: str | None = None) -> Operator:
+    for i, op in enumerate(ops):
+        if isinstance(op, Scaled):
+            return scale(op.scalar, _hadamard([*ops[:i], op.operands[0], *ops[i + 1 :]], symbol))
+        if isinstance(op, Sum) and all(_all_grams(o) for o in ops):
+            return add(*(_hadamard([*ops[:i], term, *ops[i + 1 :]]) for term in op.operands))
+    rest = [op for op in ops if not isinstance(op, Gram)]
+    merged: list[Gram] = []
+    for op in ops:
+        if not isinstance(op, Gram):
+            continue
+        wide = merged and len(ops) > 2 and _width(merged[-1]) * _width(op) > op.shape[0]
+        if merged and not wide:
+            merged[-1] = _merge(merged[-1], op)
+        else:
+            merged.append(op)
+    if len(merged) == 1 and not rest:
+        gram = merged[0]
+        return gram if symbol is None else Gram(gram.factor, gram.weights, symbol=symbol)
+    return Hadamard._tiled([*merged, *rest], symbol)
+
+
+def _all_grams(op: Operator) -> bool:
+    if isinstance(op, Sum | Scaled):
+        return all(_all_grams(part) for part in op.operands)
+    return isinstance(op, Gram)
+
+
+def _width(gram: Gram) -> int:
+    return gram.factor.shape[1]
+
+
+def _merge(left: Gram, right: Gram) -> Gram:
+    """``(A diag(w) Aᵀ) ∘ (B diag(u) Bᵀ) = (A ⊙ B) diag(w ⊗ u) (A ⊙ B)ᵀ``."""
+    weights = None
+    if left.weights is not None or right.weights is not None:
+        xp = op_namespace(left)
+        pair = (
+            xp.ones(_width(g), dtype=g.dtype) if g.weights is None else g.weights
+            for g in (left, right)
+        )
+        weights = xp.kron(*pair)
+    return Gram(KhatriRao(left.factor, right.factor), weights)

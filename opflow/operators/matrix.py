@@ -1,0 +1,130 @@
+"""Stored matrices as operators: the leaves of every expression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opflow.arrays import check_real, is_sparse, namespace
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.rows import blocked_matmat, blocked_rmatmat
+
+
+class Matrix(Operator):
+    """A dense array or a sparse matrix as an operator (referenced, not copied).
+
+    Parameters
+    ----------
+    data : array or sparse matrix of shape (m, n)
+        float32 or float64.  Sparse matrices are stored by rows (CSR).
+    symmetric, psd : bool
+        Promises by the caller about a square matrix; they are not checked.
+    symbol : str, optional
+
+    Raises
+    ------
+    TypeError
+        If the dtype is not float32 or float64.
+    ValueError
+        If `data` is not two-dimensional or is empty.
+
+    Notes
+    -----
+    One product costs 2mn flops a column (2 nnz if sparse).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Matrix(np.array([[1.0, 2.0]])) @ np.array([1.0, 1.0])
+    array([3.])
+    """
+
+    row_access = True
+    name_of_argument = "data"
+
+    def __init__(
+        self, data: Any, *, symmetric: bool = False, psd: bool = False, symbol: str | None = None
+    ) -> None:
+        data = check_real(data, self.name_of_argument)
+        if data.ndim != 2 or 0 in data.shape:
+            raise ValueError(
+                f"{self.name_of_argument} must be a non-empty matrix, not of shape {data.shape}"
+            )
+        if (symmetric or psd) and data.shape[0] != data.shape[1]:
+            raise ValueError(f"a matrix of shape {data.shape} cannot be symmetric")
+        self.sparse = is_sparse(data)
+        self.data = data.tocsr() if self.sparse else data
+        super().__init__(data.shape, data.dtype, symmetric=symmetric, psd=psd, symbol=symbol)
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or "M"
+
+    def cost(self, columns: int = 1) -> Cost:
+        entries = self.data.nnz if self.sparse else self.data.size
+        stored = entries * (self.dtype.itemsize + (4 if self.sparse else 0))
+        return Cost(2.0 * entries * columns, stored + self._vector_bytes(columns))
+
+    def _matmat(self, X: Any) -> Any:
+        # A product in a wider dtype would copy all the data: go by row blocks instead.
+        if X.dtype != self.dtype and not self.sparse:
+            return blocked_matmat(self, X)
+        return self.data @ X
+
+    def _rmatmat(self, X: Any) -> Any:
+        if X.dtype != self.dtype and not self.sparse:
+            return blocked_rmatmat(self, X)
+        return self.data.T @ X
+
+    def slab(self, index: Any) -> Any:
+        """Rows as they are stored: a view where possible, sparse if the data is."""
+        return self.data[index]
+
+    def rows(self, index: Any) -> Any:
+        rows = self.data[index]
+        return rows.toarray() if self.sparse else rows
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        block = self.data[rows][:, cols]
+        return block.toarray() if self.sparse else block
+
+    def _diagonal(self) -> Any:
+        return self.data.diagonal().copy()
+
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        if not self.sparse:
+            return super()._gram_block(rows, cols, weights)
+        left = self.data[rows]
+        left = left if weights is None else left.multiply(weights[None, :]).tocsr()
+        return (left @ self.data[cols].T).toarray()
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        if not self.sparse:
+            return super()._gram_diagonal(weights)
+        weights = (
+            namespace(self.data).ones(self.shape[1], self.dtype) if weights is None else weights
+        )
+        return self.data.multiply(self.data) @ weights
+
+
+class Weight(Matrix):
+    """A weight matrix W (n_out × n_in) as an operator from input to output units.
+
+    Parameters
+    ----------
+    W : array of shape (n_out, n_in)
+        float32 or float64.
+    symbol : str, default "W"
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> W = of.Weight(np.array([[1.0, -1.0], [2.0, 0.5]]))
+    >>> of.pullback(of.Mask([True, False]), W).todense()
+    array([[ 1., -1.],
+           [-1.,  1.]])
+    """
+
+    name_of_argument = "W"
+
+    def __init__(self, W: Any, *, symbol: str = "W") -> None:
+        super().__init__(W, symbol=symbol)

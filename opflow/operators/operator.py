@@ -1,0 +1,417 @@
+"""The base class of every operator: block products first, tags, sub-blocks and lazy algebra.
+
+A subclass states its shape, dtype and tags in ``__init__`` and implements `_matmat` and
+`_rmatmat` on real two-dimensional arrays; everything else (vectors, complex vectors, operator
+algebra, dense references, SciPy and PyLops interoperation, cost, description) is here.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pylops
+import scipy.sparse.linalg as spla
+
+from opflow.arrays import is_array, is_sparse, namespace
+from opflow.operators.rows import dense_allowed, row_slices, selector
+
+if TYPE_CHECKING:
+    from types import NotImplementedType
+
+
+class Cost(NamedTuple):
+    """What one product costs: floating-point operations, and bytes read and written."""
+
+    flops: float
+    bytes: float
+
+    def __add__(self, other: tuple[Any, ...]) -> Cost:
+        return Cost(self.flops + other[0], self.bytes + other[1])
+
+
+class Operator(pylops.LinearOperator):
+    r"""A lazy linear operator with native block products.
+
+    Subclasses implement ``_matmat(X)`` and ``_rmatmat(X)``, which always get a real array of
+    two dimensions whose dtype is at least the operator's own.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (rows, columns).
+    dtype : dtype
+        float32 or float64 (complex only for wrapped operators of other libraries).
+    symmetric, psd : bool
+        What is *known*: `psd` implies `symmetric`; ``False`` means not known.
+    symbol : str, optional
+        How :func:`describe` writes this operator.
+    dims, dimsd : tuple of int, optional
+        Shapes of input and output fields, as in PyLops.
+
+    Notes
+    -----
+    Operators are immutable after construction and can be shared between threads (the product
+    counters inherited from PyLops are then approximate) and pickled.
+
+    Real operators applied to complex vectors act on the real and the imaginary part; integer
+    vectors are cast to the operator's dtype.  A float32 operator applied to a float64 vector
+    computes in float64.
+
+    With an opflow operator on the left, or a NumPy, SciPy-sparse or SciPy operator on the other
+    side of ``+``, the result is an opflow operator.  Python gives ``pylops_op @ op`` to PyLops,
+    which returns a PyLops operator that still uses our block products; wrap the left side with
+    :func:`as_operator` to get an opflow operator.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> K = of.Gram(np.array([[1.0, 0.0], [1.0, 1.0]])) + 0.5 * of.Identity(2)
+    >>> K @ np.array([1.0, 1.0])
+    array([2.5, 3.5])
+    >>> K.psd, (-K).psd
+    (True, False)
+    """
+
+    #: rows can be read at the cost of the memory they occupy
+    row_access: bool = False
+    #: the dtype is a choice, not a property of stored data (identity, gates)
+    dtype_free: bool = False
+    #: makes ``ndarray @ op`` call our ``__rmatmul__`` instead of looping over objects
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: Any,
+        *,
+        symmetric: bool = False,
+        psd: bool = False,
+        symbol: str | None = None,
+        dims: tuple[int, ...] | None = None,
+        dimsd: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(dtype=np.dtype(dtype), shape=shape, dims=dims, dimsd=dimsd)
+        self.psd = bool(psd)
+        self.symmetric = bool(symmetric or psd)
+        self._symbol = symbol
+
+    # -- what a subclass says about itself ------------------------------------------------
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        """The operators this one is made of."""
+        return ()
+
+    @property
+    def symbol(self) -> str:
+        """How this operator is written in a formula."""
+        return self._symbol or type(self).__name__
+
+    def cost(self, columns: int = 1) -> Cost:
+        """Flops and bytes of one product with `columns` vectors.
+
+        Returns
+        -------
+        Cost
+            ``(flops, bytes)``; the bytes are those moved between memory and processor if each
+            operand is read once.
+        """
+        return Cost(2.0 * self.shape[0] * self.shape[1] * columns, self._vector_bytes(columns))
+
+    def _vector_bytes(self, columns: int) -> float:
+        return float(sum(self.shape)) * columns * self.dtype.itemsize
+
+    # -- products -------------------------------------------------------------------------
+
+    def _matvec(self, x: Any) -> Any:
+        return self._matmat(x.reshape(-1, 1)).reshape(-1)
+
+    def _rmatvec(self, x: Any) -> Any:
+        return self._rmatmat(x.reshape(-1, 1)).reshape(-1)
+
+    def matvec(self, x: Any) -> Any:
+        """``self @ x`` for a vector of shape (n,) or (n, 1)."""
+        return self._apply(super().matvec, x, self.shape[1], vector=True)
+
+    def rmatvec(self, x: Any) -> Any:
+        """``self.H @ x`` for a vector of shape (m,) or (m, 1)."""
+        return self._apply(super().rmatvec, x, self.shape[0], vector=True)
+
+    def matmat(self, X: Any) -> Any:
+        """``self @ X`` for a block of vectors, shape (n, columns)."""
+        return self._apply(super().matmat, X, self.shape[1])
+
+    def rmatmat(self, X: Any) -> Any:
+        """``self.H @ X`` for a block of vectors, shape (m, columns)."""
+        return self._apply(super().rmatmat, X, self.shape[0])
+
+    def _apply(self, product: Any, x: Any, size: int, vector: bool = False) -> Any:
+        if not hasattr(x, "dtype"):
+            x = np.asarray(x)
+        shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
+        if x.ndim == 0 or x.ndim > 2 or x.shape[0] != size or (not vector and x.ndim != 2):
+            raise ValueError(
+                f"the operand has shape {x.shape} but {type(self).__name__} of shape "
+                f"{self.shape} expects {shapes}"
+            )
+        if x.dtype.kind not in "biufc":
+            raise TypeError(f"the operand must be numeric, not {x.dtype}")
+        if x.dtype.kind == "c" and self.dtype.kind != "c":
+            return product(x.real.astype(self._working(x.real))) + 1j * product(
+                x.imag.astype(self._working(x.imag))
+            )
+        return product(x.astype(self._working(x), copy=False))
+
+    def _working(self, x: Any) -> np.dtype[Any]:
+        return self.dtype if x.dtype.kind in "biu" else np.result_type(self.dtype, x.dtype)
+
+    # -- parts ----------------------------------------------------------------------------
+
+    def rows(self, index: Any) -> Any:
+        """Dense rows, shape (b, columns); `index` is a slice or an integer array.
+
+        Costs b products with the adjoint unless `row_access` is true.
+        """
+        return self._rmatmat(selector(self, index, self.shape[0])).T
+
+    def block(self, rows: Any, cols: Any) -> Any:
+        """The exact dense sub-block ``A[rows][:, cols]``.
+
+        Parameters
+        ----------
+        rows, cols : slice, int array or boolean array
+
+        Returns
+        -------
+        array of shape (len(rows), len(cols))
+
+        Notes
+        -----
+        Cheap where the structure allows it (matrices, Grams, Hadamard products and what is
+        built of them by sums and multiples): flops and bytes of the block alone.  Otherwise it
+        costs one product a row.
+
+        Examples
+        --------
+        >>> import numpy as np, opflow as of
+        >>> of.Gram(np.array([[1.0, 2.0], [3.0, 4.0]])).block([1], slice(None))
+        array([[11., 25.]])
+        """
+        rows = _checked_index(rows, self.shape[0], "rows")
+        cols = _checked_index(cols, self.shape[1], "cols")
+        return self._block(rows, cols)
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self.rows(rows)[:, cols]
+
+    def diagonal(self) -> Any:
+        """The exact diagonal of a square operator, shape (n,).
+
+        Costs O(n · width) where the structure gives it, n products where it does not.
+        """
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"diagonal needs a square operator, this one has shape {self.shape}")
+        return self._diagonal()
+
+    def _diagonal(self) -> Any:
+        parts = [
+            self._block(s, s).diagonal()
+            for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
+        ]
+        return namespace(*parts).concatenate(parts)
+
+    def trace(
+        self, neval: int | None = None, method: str | None = None, backend: str = "numpy", **kw: Any
+    ) -> Any:
+        """The exact trace; a named `method` asks PyLops for one of its estimators instead."""
+        if method is None and neval is None:
+            return self.diagonal().sum()
+        return super().trace(neval=neval, method=method, backend=backend, **kw)
+
+    # How a Gram matrix F diag(w) Fᵀ with this operator as F gets its blocks and its diagonal;
+    # overridden where F is so wide that its rows should not be formed.
+
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        left = self.rows(rows)
+        right = left if rows is cols else self.rows(cols)
+        return (left if weights is None else left * weights) @ right.T
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        parts = []
+        for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize):
+            square = self.rows(s) ** 2
+            parts.append(square.sum(axis=1) if weights is None else square @ weights)
+        return namespace(*parts).concatenate(parts)
+
+    # -- conversions ----------------------------------------------------------------------
+
+    def todense(self, backend: str | None = None, memory: float | str | None = None) -> Any:
+        """The dense matrix, formed in blocks.
+
+        Parameters
+        ----------
+        backend : str, optional
+            Accepted for PyLops's sake; the array module follows the operator's data.
+        memory : float or str, optional
+            Bytes the matrix may take (``"2GB"``); half of what is free by default.
+
+        Raises
+        ------
+        MemoryError
+            Before anything is allocated, if the matrix does not fit.
+        """
+        m, n = self.shape
+        dense_allowed(self.shape, self.dtype, memory)
+        out = None
+        for s in row_slices(m, 3 * n * self.dtype.itemsize):
+            part = self._block(s, slice(0, n))
+            if out is None:
+                out = namespace(part).empty((m, n), dtype=self.dtype)
+            out[s] = part
+        return out
+
+    def to_scipy(self) -> spla.LinearOperator:
+        """A SciPy ``LinearOperator`` with block products (host data only)."""
+        return spla.LinearOperator(
+            self.shape,
+            matvec=self.matvec,
+            rmatvec=self.rmatvec,
+            matmat=self.matmat,
+            rmatmat=self.rmatmat,
+            dtype=self.dtype,
+        )
+
+    def astype(self, dtype: Any) -> Operator:
+        """This operator declared (and computed) in a wider dtype.
+
+        Raises
+        ------
+        TypeError
+            If the promotion is not exact (float64 to float32).
+        """
+        from opflow.operators.algebra import Cast
+
+        return self if self.dtype == np.dtype(dtype) else Cast(self, dtype)
+
+    def describe(self) -> Any:
+        """The expression tree; see :func:`opflow.describe`."""
+        from opflow.operators.describe import describe
+
+        return describe(self)
+
+    def __repr__(self) -> str:
+        tags = " psd" if self.psd else " symmetric" if self.symmetric else ""
+        m, n = self.shape
+        return f"<{m}x{n} {type(self).__name__} {self.symbol} {self.dtype}{tags}>"
+
+    def _repr_html_(self) -> str:
+        return self.describe()._repr_html_()
+
+    # -- algebra: closed over this class, so its rules are imported when used ----------------
+
+    def dot(self, x: Any) -> Any:
+        """Product with an operator (lazy), a scalar (lazy) or an array."""
+        from opflow.operators import algebra
+
+        if algebra.is_operator(x) or is_sparse(x):
+            return algebra.compose(self, algebra.as_operator(x))
+        if _is_scalar(x):
+            return algebra.scale(x, self)
+        return super().dot(x if hasattr(x, "dtype") else np.asarray(x))
+
+    def __matmul__(self, other: Any) -> Any:
+        if _is_scalar(other):
+            raise ValueError("a scalar is not allowed with @, use * instead")
+        return self.dot(other)
+
+    def __mul__(self, other: Any) -> Any:
+        return self.dot(other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.dot(other) if _is_scalar(other) else self.__rmatmul__(other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        from opflow.operators import algebra
+
+        if algebra.is_operator(other) or is_sparse(other):
+            return algebra.compose(algebra.as_operator(other), self)
+        if is_array(other) and other.ndim in (1, 2):
+            return self.T.dot(other.T).T
+        return NotImplemented
+
+    def __add__(self, other: Any) -> Operator | NotImplementedType:
+        from opflow.operators import algebra
+
+        if _is_scalar(other) and other == 0:  # what sum() starts from
+            return self
+        if algebra.is_operator(other) or is_sparse(other) or is_array(other):
+            return algebra.add(self, algebra.as_operator(other))
+        return NotImplemented
+
+    def __radd__(self, other: Any) -> Operator | NotImplementedType:
+        return self.__add__(other)
+
+    def __neg__(self) -> Operator:
+        return self.dot(-1.0)
+
+    def __sub__(self, other: Any) -> Operator | NotImplementedType:
+        return self.__add__(-other)
+
+    def __rsub__(self, other: Any) -> Operator | NotImplementedType:
+        return (-self).__add__(other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.dot(1.0 / other) if _is_scalar(other) else super().__truediv__(other)
+
+    def __pow__(self, power: int) -> Operator:
+        from opflow.operators import algebra
+
+        if not isinstance(power, numbers.Integral) or power < 0:
+            raise ValueError(f"power must be a non-negative integer, not {power!r}")
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"power needs a square operator, this one has shape {self.shape}")
+        if power == 0:
+            return algebra.Identity(self.shape[0], dtype=self.dtype)
+        return algebra.compose(*[self] * int(power))
+
+    def conj(self) -> Operator:
+        """The complex conjugate: a real operator itself."""
+        return self if self.dtype.kind != "c" else super().conj()
+
+    def _adjoint(self) -> Operator:
+        from opflow.operators import algebra
+
+        return algebra.adjoint(self)
+
+    def _transpose(self) -> Operator:
+        return self._adjoint() if self.dtype.kind != "c" else super()._transpose()
+
+
+def _is_scalar(x: Any) -> bool:
+    return isinstance(x, numbers.Number | np.generic) or (is_array(x) and x.ndim == 0)
+
+
+def _checked_index(index: Any, size: int, name: str) -> Any:
+    """A slice with step, or an integer array, inside ``range(size)``."""
+    if isinstance(index, slice):
+        return (
+            slice(*index.indices(size))
+            if index.step not in (None, 1)
+            else slice(*index.indices(size)[:2])
+        )
+    index = index if is_array(index) else np.asarray(index)
+    if index.ndim != 1:
+        raise ValueError(f"{name} must be a slice or one-dimensional, not of shape {index.shape}")
+    if index.dtype == np.bool_:
+        if index.shape != (size,):
+            raise ValueError(f"{name} has {index.shape[0]} booleans for {size} {name}")
+        index = index.nonzero()[0]
+    if index.size == 0:
+        return slice(0, 0)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, not {index.dtype}")
+    if int(index.min()) < -size or int(index.max()) >= size:
+        raise IndexError(f"{name} runs from {index.min()} to {index.max()}, outside 0..{size - 1}")
+    return index % size

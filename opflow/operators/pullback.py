@@ -1,0 +1,68 @@
+"""One step of each recursion of the hierarchy, for any operators.
+
+``pullback(B, J, J2) = Jᵀ B J2`` carries an operator on a layer's output back to its input;
+``pushforward(B, J, J2) = J B J2ᵀ`` is its dual.  With one and the same J they are congruences
+and keep symmetry and positive semidefiniteness.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opflow.operators.algebra import as_operator, compose
+from opflow.operators.operator import Operator
+
+
+def pullback(B: Any, J: Any, J2: Any = None) -> Operator:
+    r"""The lazy pullback ``Jᵀ B J2``.
+
+    Parameters
+    ----------
+    B : operator or array, shape (m, m2)
+    J : operator or array, shape (m, n)
+    J2 : operator or array, shape (m2, n2), optional
+        `J` by default, which makes the result a congruence.
+
+    Notes
+    -----
+    With J = D_μ W and J2 = D_ν W this is one step of
+    :math:`B^{(\ell-1,m)}_{\mu\nu} = W^{\ell T} D^\ell_\mu B^{(\ell,m)}_{\mu\nu} D^\ell_\nu W^\ell`.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> W = of.Weight(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> member = of.pullback(of.Identity(2), of.Mask([True, False]) @ W)
+    >>> member.psd, member.todense().tolist()
+    (True, [[1.0, 2.0], [2.0, 4.0]])
+    """
+    J = as_operator(J)
+    return compose(J.T, as_operator(B), J if J2 is None else as_operator(J2))
+
+
+def pushforward(B: Any, J: Any, J2: Any = None) -> Operator:
+    r"""The lazy pushforward ``J B J2ᵀ``.
+
+    Parameters
+    ----------
+    B : operator or array, shape (n, n2)
+    J : operator or array, shape (m, n)
+    J2 : operator or array, shape (m2, n2), optional
+        `J` by default, which makes the result a congruence.
+
+    Notes
+    -----
+    With J = W D_μ and J2 = W D_ν this is one step of
+    :math:`F^{(\ell,m)}_{\mu\nu} = W^\ell D^{\ell-1}_\mu F^{(\ell-1,m)}_{\mu\nu}
+    D^{\ell-1}_\nu W^{\ell T}`.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.pushforward(of.Identity(1), np.array([[1.0], [2.0]])).todense()
+    array([[1., 2.],
+           [2., 4.]])
+    """
+    J = as_operator(J)
+    J2 = J if J2 is None else as_operator(J2)
+    return compose(J, as_operator(B), J2.T)

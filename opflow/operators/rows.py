@@ -1,0 +1,129 @@
+"""Row blocks: how a product visits its samples, and how much memory it may use on the way.
+
+Every product walks the samples in blocks whose workspace stays below `WORKSPACE` bytes, so its
+memory does not grow with the number of samples.  Blocks need not divide the number of rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import namespace
+
+#: bytes of temporary arrays a product may hold for one block of rows
+WORKSPACE = 8 << 20
+
+
+def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
+    """Slices that cover ``range(n)``, of nearly equal length, each within the workspace.
+
+    Examples
+    --------
+    >>> row_slices(5, 8, workspace=16)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    block = max(1, int((workspace or WORKSPACE) // max(bytes_per_row, 1)))
+    pieces = max(1, -(-n // block))
+    edges = [-(-n * i // pieces) for i in range(pieces + 1)]
+    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def index_length(index: Any, size: int) -> int:
+    """How many rows `index` (a slice or an array) selects out of `size`."""
+    return len(range(*index.indices(size))) if isinstance(index, slice) else len(index)
+
+
+def selector(op: Any, index: Any, size: int) -> Any:
+    """Columns of the identity of order `size`, on the device of `op`'s data."""
+    xp = op_namespace(op)
+    wanted = xp.arange(size)[index]
+    columns = xp.zeros((size, len(wanted)), dtype=op.dtype)
+    columns[wanted, xp.arange(len(wanted))] = 1
+    return columns
+
+
+def op_namespace(op: Any) -> Any:
+    """The array module of the data at the leaves of an operator."""
+    data = getattr(op, "data", None)
+    if data is not None:
+        return namespace(data)
+    modules = [op_namespace(child) for child in getattr(op, "operands", ())]
+    return next((m for m in modules if m is not np), np)
+
+
+def blocked_matmat(op: Any, X: Any) -> Any:
+    """``A X`` for an operator that gives its rows, block by block."""
+    m, n = op.shape
+    out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
+    for s in row_slices(m, n * X.dtype.itemsize):
+        out[s] = op.rows(s) @ X
+    return out
+
+
+def blocked_rmatmat(op: Any, X: Any) -> Any:
+    """``Aᵀ X`` for an operator that gives its rows, block by block."""
+    m, n = op.shape
+    out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
+    for s in row_slices(m, n * X.dtype.itemsize):
+        out += op.rows(s).T @ X[s]
+    return out
+
+
+def tiles(m: int, n: int, symmetric: bool, bytes_per_entry: float) -> Iterator[tuple[slice, slice]]:
+    """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal."""
+    side = max(1, int((WORKSPACE / bytes_per_entry) ** 0.5))
+    columns = row_slices(n, 1, side)
+    rows = columns if symmetric else row_slices(m, 1, side)
+    for i, r in enumerate(rows):
+        for c in columns[i:] if symmetric else columns:
+            yield r, c
+
+
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_memory(memory: float | str | None) -> float:
+    """Bytes from a number, a text such as ``"4GB"`` or ``"512MiB"``, or half of what is free.
+
+    Examples
+    --------
+    >>> parse_memory("1.5GB"), parse_memory("2KiB")
+    (1500000000.0, 2048.0)
+    """
+    if memory is None:
+        return 0.5 * free_memory()
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?)(i?)B?\s*", memory)
+        if match is None:
+            raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
+        number, unit, binary = match.groups()
+        power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
+        memory = float(number) * (1024**power if binary else _UNITS[unit])
+    if not memory > 0:
+        raise ValueError(f"memory must be positive, not {memory!r}")
+    return float(memory)
+
+
+def free_memory() -> float:
+    """Bytes of memory that can be had without swapping, as the operating system tells."""
+    try:
+        with open("/proc/meminfo") as lines:
+            table = dict(line.split(":") for line in lines)
+        return float(table["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+
+
+def dense_allowed(shape: tuple[int, int], dtype: Any, memory: float | str | None) -> None:
+    """Raise ``MemoryError`` if a dense array of that shape is over the budget."""
+    need, budget = float(shape[0]) * shape[1] * np.dtype(dtype).itemsize, parse_memory(memory)
+    if need > budget:
+        raise MemoryError(
+            f"a dense {shape[0]} x {shape[1]} {np.dtype(dtype)} matrix takes {need / 1e9:.3g} GB, "
+            f"over the budget of {budget / 1e9:.3g} GB; keep the operator lazy or give memory="
+        )
