@@ -2,6 +2,8 @@
 
 from opflow.operators import *  # noqa: F403
 from opflow.operators import __all__ as _operators
+from opflow.relu import *  # noqa: F403
+from opflow.relu import __all__ as _relu
 
 __version__ = "0.1.0"
-__all__ = [*_operators]
+__all__ = [*_operators, *_relu]

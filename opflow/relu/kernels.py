@@ -1,0 +1,303 @@
+"""The Jacobian, the layer kernels and the collective kernel ``K = Σ_ℓ η_ℓ A^{ℓ-1} ∘ D^ℓ``.
+
+Nothing N × N is formed: ``A ∘ D`` is the Gram operator of the Khatri–Rao product φ ⊙ a, which
+is the Jacobian of the layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from opflow.arrays import is_sparse, namespace
+from opflow.operators import Gram, HStack, KhatriRao, Matrix, Operator
+from opflow.operators.algebra import add, scale
+from opflow.operators.evaluation import FLOPS_PER_BYTE
+from opflow.operators.operator import Cost
+from opflow.operators.rows import row_slices
+from opflow.relu.fields import Fields
+from opflow.relu.passes import conjugates
+
+ROUTES = ("cached", "transport")
+
+
+def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) -> Operator:
+    r"""The Jacobian of the outputs with respect to the trained parameters.
+
+    Parameters
+    ----------
+    fields : Fields
+    route : {"cached", "transport"}, optional
+        Through cached conjugates, or by backward and forward passes that store none; the cheaper
+        by the cost model when not given.
+    rates : bool, default True
+        Scale the columns of layer ℓ by √η_ℓ, so that ``K = J Jᵀ`` for any rates; ``False``
+        gives ∂f/∂W itself.  No difference for rates of 1.
+
+    Returns
+    -------
+    Operator of shape (N·k, P)
+        Rows: outputs flattened sample-major.  Columns: ``[vec W¹, b¹, vec W², …]``, vec in C
+        order, biases where there are any.
+
+    Notes
+    -----
+    :math:`J_\ell = \varphi^\ell \odot a^{\ell-1}`.  With rates it is the Jacobian in the
+    coordinates :math:`W/\sqrt{\eta}`, in which the flow is a plain gradient flow; ``J.T @ J``
+    (P × P) is the Gauss–Newton matrix there and has the nonzero spectrum of K.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 5, 4], outputs=2, seed=0)
+    >>> fields = net.fields(np.eye(3))
+    >>> J, K = of.jacobian(fields), of.collective_kernel(fields)
+    >>> J.shape, bool(np.allclose((J @ J.T).todense(), K.todense()))
+    ((6, 35), True)
+    """
+    if _route(fields, route) == "transport":
+        return Transport(fields, rates=rates)
+    layers = [
+        scale(math.sqrt(rate) if rates else 1.0, part)
+        for rate, parts in zip(fields.network.rates, _layer_jacobians(fields), strict=True)
+        for part in parts
+    ]
+    return layers[0] if len(layers) == 1 else HStack(layers, symbol="J")
+
+
+def layer_kernels(fields: Fields) -> list[Operator]:
+    r"""The share of each layer in the collective kernel, first layer first.
+
+    Parameters
+    ----------
+    fields : Fields
+
+    Returns
+    -------
+    list of Operator, each (N·k, N·k), symmetric and PSD
+
+    Notes
+    -----
+    :math:`K_\ell = \eta_\ell\, A^{\ell-1} \circ D^\ell`, with A repeated over the k × k output
+    block; a bias adds 1 to A.  One product costs 4·N·n_ℓ·(n_{ℓ-1} + k) flops a column.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
+    >>> sum(of.layer_kernels(fields)).shape
+    (3, 3)
+    """
+    kernels = []
+    for layer, parts in enumerate(_layer_jacobians(fields), start=1):
+        grams = [Gram(part, symbol=f"A{_up(layer - 1)}∘D{_up(layer)}") for part in parts[:1]]
+        grams += [Gram(part, symbol=f"D{_up(layer)}") for part in parts[1:]]
+        kernels.append(scale(fields.network.rates[layer - 1], add(*grams)))
+    return kernels
+
+
+def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
+    r"""The kernel K of the residual dynamics ``dr/dt = −K r``.
+
+    Parameters
+    ----------
+    fields : Fields
+    route : {"cached", "transport"}, optional
+        As in :func:`jacobian`.
+
+    Returns
+    -------
+    Operator of shape (N·k, N·k), symmetric and PSD
+        Acts on residuals flattened sample-major.
+
+    Notes
+    -----
+    :math:`K = \sum_\ell \eta_\ell\, A^{\ell-1} \circ D^\ell = J J^T`, the empirical neural
+    tangent kernel.  A product through cached conjugates costs 4·N·P + 4·N·k·Σn_ℓ flops a column,
+    through transport about 8·N·P; the workspace does not grow with N.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5], seed=0).fields(np.eye(3))
+    >>> K = of.collective_kernel(fields)
+    >>> K.shape, K.psd
+    ((3, 3), True)
+    """
+    if _route(fields, route) == "transport":
+        return Gram(Transport(fields), symbol="K")
+    return add(*layer_kernels(fields))
+
+
+def _route(fields: Fields, route: str | None) -> str:
+    if route not in (None, *ROUTES):
+        raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
+    if route is not None:
+        return route
+    net, n = fields.network, fields.samples
+    if net.outputs == 1 or is_sparse(fields.inputs):
+        return "cached"
+    # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
+    # transport pays a second chain of GEMMs through the layers above the first.
+    item = net.dtype.itemsize
+    entries = n * net.outputs * sum(net.widths[1:])
+    cached = max(4.0 * entries, FLOPS_PER_BYTE * 2.0 * entries * item)
+    upper = sum(W.size for W in net.weights[1:])
+    transport = 4.0 * n * (upper + net.outputs * net.widths[-1])
+    return "cached" if cached <= transport else "transport"
+
+
+def _up(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
+    """For each layer, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
+    net = fields.network
+    out: list[list[Operator]] = []
+    for layer, (below, phi) in enumerate(
+        zip(fields.activations[:-1], fields.conjugates, strict=True), start=1
+    ):
+        conjugate = Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{_up(layer)}")
+        inputs = Matrix(below, symbol="X" if layer == 1 else f"a{_up(layer - 1)}")
+        parts: list[Operator] = [KhatriRao(conjugate, inputs)]
+        if net.biases[layer - 1] is not None:
+            parts.append(conjugate)
+        out.append(parts)
+    return out
+
+
+class Transport(Operator):
+    r"""The Jacobian by transport: backpropagate, then push tangents forward.
+
+    Parameters
+    ----------
+    fields : Fields
+    rates : bool, default True
+        As in :func:`jacobian`.
+
+    Notes
+    -----
+    ``Jᵀ r`` backpropagates r through the gates, ``J m`` pushes the tangent
+    :math:`\dot h^\ell = a^{\ell-1} M_\ell^T + \dot a^{\ell-1} W^{\ell T}` forward; together
+    8·N·P − 4·N·P_1 + 4·N·k·n_L flops a column for any number k of outputs, and no conjugate is
+    stored.
+    """
+
+    def __init__(self, fields: Fields, *, rates: bool = True) -> None:
+        net = fields.network
+        self.fields = fields
+        self.scales = [math.sqrt(r) if rates else 1.0 for r in net.rates]
+        super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
+
+    def cost(self, columns: int = 1) -> Cost:
+        net, n = self.fields.network, self.fields.samples
+        first, k = net.weights[0].size, net.outputs
+        flops = 2.0 * n * (2 * net.parameters - first + k * net.widths[-1])
+        stored = sum(float(a.size) for a in self.fields.activations) * self.dtype.itemsize
+        return Cost(flops * columns, stored + self._vector_bytes(columns))
+
+    def _blocks(self, columns: int, dtype: Any) -> list[slice]:
+        width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns)
+        return row_slices(self.fields.samples, width * dtype.itemsize)
+
+    def _spans(self) -> list[tuple[slice, slice | None]]:
+        """Where W^ℓ and b^ℓ stand among the columns."""
+        spans: list[tuple[slice, slice | None]] = []
+        start = 0
+        for W, b in zip(self.fields.network.weights, self.fields.network.biases, strict=True):
+            middle = start + W.size
+            stop = middle if b is None else middle + b.size
+            spans.append((slice(start, middle), None if b is None else slice(middle, stop)))
+            start = stop
+        return spans
+
+    def _rmatmat(self, X: Any) -> Any:
+        xp, net, c = namespace(X), self.fields.network, X.shape[1]
+        k = net.outputs
+        out = xp.zeros((self.shape[1], c), dtype=X.dtype)
+        totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
+        for s in self._blocks(c, X.dtype):
+            rows = [a[s] for a in self.fields.activations]
+            r = X[s.start * k : s.stop * k].reshape(-1, k, c)
+            phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
+            for (_, bias), phi, below, total in zip(
+                self._spans(), phis, rows[:-1], totals, strict=True
+            ):
+                left = phi.reshape(len(phi), -1)
+                total += (below.T @ left).T if is_sparse(below) else left.T @ below
+                if bias is not None:
+                    out[bias] += phi.sum(axis=0).T
+        for (weight, bias), total, size, W in zip(
+            self._spans(), totals, self.scales, net.weights, strict=True
+        ):
+            out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
+            if bias is not None:
+                out[bias] *= size
+        return out
+
+    def _matmat(self, X: Any) -> Any:
+        xp, net, c = namespace(X), self.fields.network, X.shape[1]
+        k = net.outputs
+        directions = [
+            size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
+            for (weight, _), size, W in zip(self._spans(), self.scales, net.weights, strict=True)
+        ]
+        out = xp.empty((self.shape[0], c), dtype=X.dtype)
+        for s in self._blocks(c, X.dtype):
+            rows = [a[s] for a in self.fields.activations]
+            tangent = None
+            for i, ((_, bias), W) in enumerate(zip(self._spans(), net.weights, strict=True)):
+                pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])
+                if bias is not None:
+                    pushed += self.scales[i] * X[bias].T
+                if tangent is not None:
+                    pushed += tangent @ W.T
+                tangent = pushed
+                tangent *= (rows[i + 1] > 0)[:, None, :]
+            out[s.start * k : s.stop * k] = (
+                (tangent @ net.readout.T).transpose(0, 2, 1).reshape(-1, c)
+            )
+        return out
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        if weights is not None:
+            return super()._gram_diagonal(weights)
+        net = self.fields.network
+        xp = namespace(net.readout)
+        out = xp.zeros((self.fields.samples, net.outputs), dtype=self.dtype)
+        for s in self._blocks(net.outputs, self.dtype):
+            for size, b, below, phi in zip(
+                self.scales,
+                net.biases,
+                self.fields.activations[:-1],
+                self.fields.conjugate_rows(s),
+                strict=True,
+            ):
+                norms = Matrix(below[s])._gram_diagonal(None) + (b is not None)
+                out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
+        return out.reshape(-1)
+
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        if weights is not None:
+            return super()._gram_block(rows, cols, weights)
+        net, k = self.fields.network, self.fields.network.outputs
+        xp = namespace(net.readout)
+        outputs = xp.arange(self.shape[0])
+        sides = []
+        for index in (rows, cols):
+            wanted = outputs[index]
+            sample, output = wanted // k, wanted % k
+            phis = [
+                phi[xp.arange(len(sample)), output] for phi in self.fields.conjugate_rows(sample)
+            ]
+            sides.append((sample, phis))
+        (left, left_phis), (right, right_phis) = sides
+        block = 0
+        for size, b, below, phi, other in zip(
+            self.scales, net.biases, self.fields.activations[:-1], left_phis, right_phis,
+            strict=True,
+        ):  # fmt: skip
+            gram = Matrix(below)._gram_block(left, right, None) + (b is not None)
+            block = block + size**2 * gram * (phi @ other.T)
+        return block

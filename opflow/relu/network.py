@@ -1,0 +1,344 @@
+"""The network: weights, a fixed readout, optional biases and layer rates.
+
+``h^ℓ = a^{ℓ-1} W^ℓᵀ (+ b^ℓ)``, ``a^ℓ = max(h^ℓ, 0)``, ``f = a^L Vᵀ``, for ℓ = 1..L; a layer
+learns at its own rate η_ℓ.  A network is immutable: training returns a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opflow.arrays import check_real, is_sparse, namespace
+
+if TYPE_CHECKING:
+    from opflow.relu.fields import Fields
+
+SCALINGS = ("standard", "ntk", "mean-field")
+
+
+class ReLUNetwork:
+    r"""A feed-forward ReLU network with a fixed linear readout.
+
+    Parameters
+    ----------
+    weights : sequence of arrays, W^ℓ of shape (n_ℓ, n_{ℓ-1})
+        float32 or float64, one dtype, finite; n_0 = d is the number of input features.
+    readout : array of shape (k, n_L) or (n_L,)
+        V, not trained.
+    biases : sequence of arrays of shape (n_ℓ,), or None for a layer without, optional
+        Trained like the weights, at the layer's rate.
+    rates : sequence of L positive numbers, optional
+        η_ℓ in ``dW^ℓ/dt = -η_ℓ ∂loss/∂W^ℓ``; ones by default.
+
+    Attributes
+    ----------
+    weights, biases : tuple of arrays
+        An entry of `biases` is None where a layer has none.
+    readout : array (k, n_L)
+    rates : tuple of float
+    widths : tuple of int
+        (d, n_1, …, n_L).
+    depth, outputs, parameters : int
+        L, k, and the number P of trained parameters.
+    dtype : dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, for shapes that do not chain, mixed or unsupported dtypes, NaN or
+        infinity, rates that are not positive.
+
+    Notes
+    -----
+    Weights are referenced, not copied; do not write to them afterwards.  The rates are how the
+    NTK and mean-field parametrisations enter without touching the network function.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> net = of.ReLUNetwork.random([4, 8, 8], seed=0)
+    >>> net.depth, net.widths, net.parameters
+    (2, (4, 8, 8), 96)
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Any],
+        readout: Any,
+        *,
+        biases: Sequence[Any] | None = None,
+        rates: Sequence[float] | None = None,
+    ) -> None:
+        if len(weights) == 0:
+            raise ValueError("weights is empty: at least one hidden layer is needed")
+        weights = [check_real(W, f"weights[{i}]", finite=True) for i, W in enumerate(weights)]
+        for i, W in enumerate(weights):
+            if is_sparse(W) or W.ndim != 2 or 0 in W.shape:
+                raise ValueError(
+                    f"weights[{i}] must be a non-empty dense matrix, not of shape {W.shape}"
+                )
+            if i and W.shape[1] != weights[i - 1].shape[0]:
+                raise ValueError(
+                    f"weights[{i}] has {W.shape[1]} columns but layer {i} has "
+                    f"{weights[i - 1].shape[0]} units"
+                )
+        readout = check_real(readout, "readout", finite=True)
+        readout = readout[None, :] if readout.ndim == 1 else readout
+        last = weights[-1].shape[0]
+        if readout.ndim != 2 or 0 in readout.shape or readout.shape[1] != last:
+            raise ValueError(
+                f"readout has shape {readout.shape} but the last layer has {last} units: "
+                f"(outputs, {last}) is expected"
+            )
+        self.weights = tuple(weights)
+        self.readout = readout
+        self.biases = _checked_biases(biases, self.weights)
+        self.rates = _checked_rates(rates, len(weights))
+        arrays = [*self.weights, readout, *(b for b in self.biases if b is not None)]
+        namespace(*arrays)
+        dtypes = sorted({str(a.dtype) for a in arrays})
+        if len(dtypes) > 1:
+            raise TypeError(f"weights, readout and biases mix {' and '.join(dtypes)}")
+
+    # -- shape ----------------------------------------------------------------------------
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.weights[0].shape[1], *(W.shape[0] for W in self.weights))
+
+    @property
+    def depth(self) -> int:
+        return len(self.weights)
+
+    @property
+    def outputs(self) -> int:
+        return int(self.readout.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        trained = [*self.weights, *(b for b in self.biases if b is not None)]
+        return sum(int(a.size) for a in trained)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.readout.dtype)
+
+    def __repr__(self) -> str:
+        chain = "-".join(map(str, (*self.widths, self.outputs)))
+        return f"<ReLUNetwork {chain} {self.dtype}, {self.parameters:,} parameters>"
+
+    # -- use ------------------------------------------------------------------------------
+
+    def __call__(self, X: Any) -> Any:
+        """Outputs f of shape (N, k), computed in row blocks.
+
+        Parameters
+        ----------
+        X : array (N, d) or sparse matrix
+            Of the network's dtype.
+
+        Notes
+        -----
+        Costs 2·N·P flops; memory beyond the result does not grow with N.
+        """
+        from opflow.relu.fields import check_inputs
+        from opflow.relu.passes import forward_blocks
+
+        X = check_inputs(X, self)
+        out = namespace(self.readout).empty((X.shape[0], self.outputs), dtype=self.dtype)
+        for s, activations in forward_blocks(self, X):
+            out[s] = activations[-1] @ self.readout.T
+        return out
+
+    def fields(self, X: Any) -> Fields:
+        """The fields on a training set: activations kept, the rest on demand.
+
+        Parameters
+        ----------
+        X : array (N, d) or sparse matrix
+            Of the network's dtype, finite.
+
+        Returns
+        -------
+        Fields
+        """
+        from opflow.relu.fields import Fields
+
+        return Fields(self, X)
+
+    def replace(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> ReLUNetwork:
+        """The same readout and rates with other weights and biases."""
+        biases = self.biases if biases is None else biases
+        return ReLUNetwork(weights, self.readout, biases=biases, rates=self.rates)
+
+    # -- making one -----------------------------------------------------------------------
+
+    @classmethod
+    def random(
+        cls,
+        widths: Sequence[int],
+        *,
+        outputs: int = 1,
+        scaling: str = "ntk",
+        bias: bool = False,
+        seed: int | np.random.Generator | None = None,
+        dtype: Any = np.float64,
+    ) -> ReLUNetwork:
+        r"""A random network.
+
+        Parameters
+        ----------
+        widths : sequence of int
+            [d, n_1, …, n_L].
+        outputs : int, default 1
+            k.
+        scaling : {"ntk", "standard", "mean-field"}
+            See Notes.
+        bias : bool
+            Give every layer a trained bias, zero at the start.
+        seed : int or numpy.random.Generator, optional
+        dtype : dtype, default float64
+            The draw is the same for both dtypes, to rounding.
+
+        Raises
+        ------
+        ValueError
+            For widths or outputs below 1, or an unknown scaling.
+
+        Notes
+        -----
+        All draw :math:`W^\ell \sim N(0, 2/n_{\ell-1})`.
+
+        ============  ===========================  ==============================
+        scaling       readout                      rates
+        ============  ===========================  ==============================
+        standard      :math:`V \sim N(0, 1/n_L)`   :math:`\eta_\ell = 1`
+        ntk           :math:`V \sim N(0, 1/n_L)`   :math:`\eta_\ell = 2/n_{\ell-1}`
+        mean-field    :math:`V \sim N(0, 1/n_L^2)` :math:`\eta_\ell = n_L`
+        ============  ===========================  ==============================
+
+        "ntk" equals the parametrisation :math:`h = \sqrt{2/n_{in}}\,\tilde W a` with
+        :math:`\tilde W \sim N(0, 1)`: same function, and gradient descent on :math:`\tilde W`
+        moves W at that rate.
+
+        Examples
+        --------
+        >>> import opflow as of
+        >>> of.ReLUNetwork.random([10, 4], scaling="ntk", seed=1).rates
+        (0.2,)
+        """
+        widths = [_count(n, f"widths[{i}]") for i, n in enumerate(widths)]
+        if len(widths) < 2:
+            raise ValueError(f"widths must be [d, n_1, ...], not {widths}")
+        outputs = _count(outputs, "outputs")
+        if scaling not in SCALINGS:
+            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
+        dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
+        rng = np.random.default_rng(seed)
+        weights = [
+            (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
+            for m, n in zip(widths[:-1], widths[1:], strict=True)
+        ]
+        last = widths[-1]
+        spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)
+        readout = (spread * rng.standard_normal((outputs, last))).astype(dtype)
+        rates = {
+            "standard": None,
+            "ntk": [2 / m for m in widths[:-1]],
+            "mean-field": [float(last)] * len(weights),
+        }[scaling]
+        biases = [np.zeros(n, dtype=dtype) for n in widths[1:]] if bias else None
+        return cls(weights, readout, biases=biases, rates=rates)
+
+    @classmethod
+    def from_torch(cls, module: Any) -> ReLUNetwork:
+        """The network of a ``torch.nn.Sequential`` of ``Linear`` and ``ReLU``.
+
+        Parameters
+        ----------
+        module : torch.nn.Sequential
+            Linear, ReLU, …, Linear, ReLU, Linear; the last Linear is the readout and must have
+            ``bias=False``.
+
+        Raises
+        ------
+        ImportError
+            If torch is not installed.
+        TypeError
+            If `module` is anything else; the message names the first part that does not fit.
+
+        Notes
+        -----
+        Weights are copied to host memory in their dtype; rates are 1.
+        """
+        try:
+            from torch import nn
+        except ImportError as error:
+            raise ImportError("from_torch needs torch: pip install 'opflow[torch]'") from error
+        if not isinstance(module, nn.Sequential):
+            raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
+        parts = list(module)
+        if len(parts) < 3 or len(parts) % 2 == 0:
+            raise TypeError(
+                f"module must alternate Linear and ReLU and end with a Linear readout; "
+                f"it has {len(parts)} parts"
+            )
+        for i, part in enumerate(parts):
+            wanted = nn.ReLU if i % 2 else nn.Linear
+            if type(part) is not wanted:
+                raise TypeError(f"module[{i}] must be {wanted.__name__}, not {type(part).__name__}")
+        if parts[-1].bias is not None:
+            raise TypeError(
+                "the readout (the last Linear) must have bias=False: subtract a constant from "
+                "the targets instead"
+            )
+
+        def array(p: Any) -> Any:
+            return None if p is None else p.detach().cpu().numpy().copy()
+
+        hidden = parts[:-1:2]
+        return cls(
+            [array(layer.weight) for layer in hidden],
+            array(parts[-1].weight),
+            biases=[array(layer.bias) for layer in hidden],
+        )
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return int(value)
+
+
+def _checked_biases(biases: Sequence[Any] | None, weights: Sequence[Any]) -> tuple[Any, ...]:
+    if biases is None:
+        return (None,) * len(weights)
+    if len(biases) != len(weights):
+        raise ValueError(f"biases has {len(biases)} entries for {len(weights)} layers")
+    checked = []
+    for i, (b, W) in enumerate(zip(biases, weights, strict=True)):
+        if b is not None:
+            b = check_real(b, f"biases[{i}]", finite=True)
+            if b.shape != W.shape[:1]:
+                raise ValueError(
+                    f"biases[{i}] has shape {b.shape} but layer {i + 1} has {W.shape[0]} units"
+                )
+        checked.append(b)
+    return tuple(checked)
+
+
+def _checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...]:
+    if rates is None:
+        return (1.0,) * depth
+    rates = tuple(float(r) for r in rates)
+    if len(rates) != depth:
+        raise ValueError(f"rates has {len(rates)} entries for {depth} layers")
+    if not all(0 < r < math.inf for r in rates):
+        raise ValueError(f"rates must be positive and finite, not {rates}")
+    return rates
