@@ -175,6 +175,12 @@ class ReLUNetwork:
         biases = self.biases if biases is None else biases
         return ReLUNetwork(weights, self.readout, biases=biases, rates=self.rates)
 
+    def moved(self, weights: Sequence[Any], biases: Sequence[Any]) -> ReLUNetwork:
+        """As :meth:`replace`, for arrays a step has just made: shapes are not checked again."""
+        other = object.__new__(ReLUNetwork)
+        other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
+        return other
+
     # -- making one -----------------------------------------------------------------------
 
     @classmethod

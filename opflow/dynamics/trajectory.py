@@ -1,0 +1,157 @@
+"""What a run leaves behind, and its file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opflow.relu.network import ReLUNetwork
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The result of :func:`opflow.train`.
+
+    Attributes
+    ----------
+    network : ReLUNetwork
+        As the run left it.
+    residual : array (N, k)
+        f − y of that network.
+    times, losses : arrays (steps + 1,)
+        Time and loss before each step and after the last.
+    products : int
+        Kernel products spent: one a step (a gradient and the recomputed residual), and those
+        that found the step size.
+    observations : dict of str to array
+        What the observers returned, first axis in the order of `times`.
+    step : float
+        The step size used.
+    note : str
+        Which step that is and why.
+    interrupted : bool
+        Whether Ctrl-C ended the run early.
+    """
+
+    network: ReLUNetwork
+    residual: Any
+    times: Any
+    losses: Any
+    products: int
+    observations: dict[str, Any] = field(default_factory=dict)
+    step: float = float("nan")
+    note: str = ""
+    interrupted: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Trajectory of {len(self.times) - 1} steps to t = {self.times[-1]:.4g}, "
+            f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file atomically: complete, or not there.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a file of that name is then as it was.
+        """
+        net = self.network
+        arrays = {"times": self.times, "losses": self.losses, "residual": self.residual,
+                  "readout": net.readout}  # fmt: skip
+        arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
+        arrays |= {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+        arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        if any(a.dtype == object for a in arrays.values()):
+            raise TypeError("observations of changing shape cannot be saved")
+        meta = {
+            "schema": SCHEMA,
+            "rates": net.rates,
+            "products": self.products,
+            "step": self.step,
+            "note": self.note,
+            "interrupted": self.interrupted,
+            "checksum": _checksum(arrays),
+        }
+        write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a trajectory, is corrupt, or has another schema.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            meta = json.loads(str(arrays.pop("metadata")))
+        except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a trajectory, or is corrupt: {error}") from error
+        if meta.get("schema") != SCHEMA:
+            raise ValueError(f"{path} has schema {meta.get('schema')}; this version reads {SCHEMA}")
+        if meta["checksum"] != _checksum(arrays):
+            raise ValueError(f"{path} is corrupt: its checksum does not match")
+        depth = sum(name.startswith("weight_") for name in arrays)
+        network = ReLUNetwork(
+            [arrays[f"weight_{i}"] for i in range(depth)],
+            arrays["readout"],
+            biases=[arrays.get(f"bias_{i}") for i in range(depth)],
+            rates=meta["rates"],
+        )
+        prefix = "observation_"
+        return cls(
+            network,
+            arrays["residual"],
+            arrays["times"],
+            arrays["losses"],
+            meta["products"],
+            {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)},
+            meta["step"],
+            meta["note"],
+            meta["interrupted"],
+        )
+
+
+def _checksum(arrays: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def write_npz(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    """``numpy.savez`` that leaves either the whole file or the old one."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
