@@ -144,7 +144,8 @@ def train(
     bar = tqdm(total=limit, disable=not progress, unit="step", desc="train")
     try:
         for number in range(limit + 1):
-            value, *slopes = gradient(network, X, y, spare)
+            with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
+                value, *slopes = gradient(network, X, y, spare)
             value *= share
             if not math.isfinite(value) or (losses and value > GROWTH * max(losses[0], floor)):
                 raise DivergenceError(
