@@ -125,7 +125,7 @@ def _top(alpha: list[float], beta: list[float]) -> tuple[float, float]:
     values, vectors = eigh_tridiagonal(
         alpha, beta[:-1], select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
     )
-    return float(values[0]), abs(beta[-1] * float(vectors[-1, 0]))
+    return float(values[0]), abs(float(beta[-1] * vectors[-1, 0]))
 
 
 def _settled(alpha: list[float], beta: list[float], tol: float) -> bool:

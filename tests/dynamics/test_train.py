@@ -1,0 +1,229 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import opflow as of
+from tests.relu.reference import chain_rule_jacobian, problems
+
+
+def problem(n=20, outputs=1, seed=0, **kw):
+    rng = np.random.default_rng(seed)
+    net = of.ReLUNetwork.random([4, 16, 12], outputs=outputs, seed=seed, **kw)
+    return net, rng.standard_normal((n, 4)), rng.standard_normal((n, outputs))
+
+
+@settings(deadline=None, max_examples=40)
+@given(problems())
+def test_one_step_follows_the_chain_rule_gradient(drawn):
+    net, X = drawn
+    y = np.ones((len(X), net.outputs))
+    run = of.train(net, X, y, method=of.GradientDescent(step=1e-3), steps=1)
+    J = chain_rule_jacobian(net, X, rates=False)
+    slope = J.T @ (net(X) - y).ravel()
+    start = 0
+    for old, new, b, nb, rate in zip(net.weights, run.network.weights, net.biases,
+                                     run.network.biases, net.rates, strict=True):  # fmt: skip
+        for before, after in ((old, new), (b, nb)):
+            if before is None:
+                continue
+            expected = before.ravel() - 1e-3 * rate * slope[start : start + before.size]
+            np.testing.assert_allclose(after.ravel(), expected, rtol=1e-12, atol=1e-12)
+            start += before.size
+
+
+def test_residual_velocity_is_minus_K_r():
+    net, X, y = problem(outputs=2)
+    K, r = of.collective_kernel(net.fields(X)), (net(X) - y).ravel()
+    h = 1e-7
+    run = of.train(net, X, y, method=of.GradientDescent(step=h), steps=1)
+    velocity = (run.residual.ravel() - r) / h
+    np.testing.assert_allclose(velocity, -(K @ r), rtol=1e-4, atol=1e-4 * np.abs(K @ r).max())
+
+
+def test_residual_is_that_of_the_final_network():
+    net, X, y = problem(outputs=3)
+    run = of.train(net, X, y, steps=30)
+    np.testing.assert_allclose(run.residual, run.network(X) - y, atol=1e-13)
+    assert run.losses[-1] == pytest.approx(0.5 * (run.residual**2).sum(), rel=1e-13)
+    assert len(run.times) == len(run.losses) == 31
+
+
+def test_auto_step_is_below_the_stability_limit_and_descends():
+    net, X, y = problem()
+    run = of.train(net, X, y, steps=40)
+    top = np.linalg.eigvalsh(of.collective_kernel(net.fields(X)).todense())[-1]
+    assert 0.4 / top < run.step <= 1.0 / top * 1.02
+    assert (np.diff(run.losses) < 0).all()
+    assert "auto" in run.note and "λ_max" in run.note
+    assert run.products > 40
+
+
+def test_mean_loss_is_the_sum_over_n_with_n_times_the_step():
+    net, X, y = problem()
+    a = of.train(net, X, y, steps=10)
+    b = of.train(net, X, y, steps=10, loss="mean")
+    assert b.step == pytest.approx(a.step * len(X))
+    np.testing.assert_allclose(b.losses * len(X), a.losses, rtol=1e-10)
+
+
+def test_until_ends_at_the_time():
+    net, X, y = problem()
+    run = of.train(net, X, y, method=of.GradientDescent(step=0.01), until=0.1)
+    assert run.times[-1] == pytest.approx(0.1)
+    assert len(run.times) == 11
+
+
+def test_float32_stays_float32():
+    net, X, y = problem(dtype=np.float32)
+    run = of.train(net, X.astype(np.float32), y.astype(np.float32), steps=3)
+    assert run.residual.dtype == np.float32
+    assert all(W.dtype == np.float32 for W in run.network.weights)
+
+
+def test_balancedness_drift_shrinks_with_the_step():
+    net, X, y = problem()
+    drift = []
+    for step in (4e-3, 2e-3):
+        run = of.train(net, X, y, method=of.GradientDescent(step=step), until=0.2,
+                       observe=[of.observe.Balancedness()])  # fmt: skip
+        drift.append(run.observations["balancedness_drift"][-1])
+    assert 0 < drift[1] < drift[0] < 0.01
+    assert drift[1] / drift[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_gate_flips_are_counted():
+    net, X, y = problem()
+    networks = []
+    run = of.train(net, X, y, steps=12, observe={
+        "flips": of.observe.GateFlips(), "net": lambda m: networks.append(m.network) or 0})  # fmt: skip
+    gates = [n.fields(X).gates for n in networks]
+    for i in range(1, 13):
+        expected = [(a != b).sum() for a, b in zip(gates[i], gates[i - 1], strict=True)]
+        assert run.observations["flips"][i].tolist() == expected
+    assert run.observations["flips"].sum() > 0
+
+
+def test_divergence_names_step_loss_size_and_limit():
+    net, X, y = problem()
+    limit = 2 / np.linalg.eigvalsh(of.collective_kernel(net.fields(X)).todense())[-1]
+    with pytest.raises(of.DivergenceError, match=r"step \d+: loss .* step size .*2/λ_max") as info:
+        of.train(net, X, y, method=of.GradientDescent(step=20 * limit), steps=1000)
+    assert np.isfinite(info.value.trajectory.losses).all()
+
+
+def test_interrupt_returns_what_was_reached():
+    net, X, y = problem()
+
+    def stop(moment):
+        if moment.step == 5:
+            raise KeyboardInterrupt
+        return moment.loss
+
+    run = of.train(net, X, y, steps=50, observe=[stop])
+    assert run.interrupted and len(run.losses) == 5 == len(run.observations["stop"])
+    full = of.train(net, X, y, steps=4)
+    for a, b in zip(run.network.weights, full.network.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(run.residual, full.residual)
+
+
+def test_a_dead_network_stays_where_it_is():
+    net = of.ReLUNetwork([-np.ones((3, 2))], np.ones(3))
+    run = of.train(net, np.ones((4, 2)), np.ones(4), steps=2)
+    assert run.losses.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_trajectory_file_round_trip(tmp_path):
+    net, X, y = problem(outputs=2, bias=True)
+    run = of.train(net, X, y, steps=5, observe=[of.observe.Loss(), of.observe.GateFlips()])
+    run.save(tmp_path / "run.npz")
+    again = of.Trajectory.load(tmp_path / "run.npz")
+    for name in ("times", "losses", "residual"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(run, name))
+    assert again.step == run.step and again.note == run.note and again.products == run.products
+    assert again.network.rates == run.network.rates
+    np.testing.assert_array_equal(again.network(X), run.network(X))
+    assert list(again.observations) == list(run.observations)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_corrupt_and_foreign_files_are_named(tmp_path):
+    net, X, y = problem()
+    path = tmp_path / "run.npz"
+    of.train(net, X, y, steps=1).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"run\.npz"):
+        of.Trajectory.load(path)
+    np.savez(path, a=np.ones(3))
+    with pytest.raises(ValueError, match=r"run\.npz"):
+        of.Trajectory.load(path)
+    with pytest.raises(FileNotFoundError):
+        of.Trajectory.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y": np.ones(19)}, ValueError, r"y has shape \(19, 1\)"),
+        ({"y": np.ones((20, 2))}, ValueError, "y has shape"),
+        ({"y": np.ones(20, int)}, TypeError, "y must be"),
+        ({"y": np.ones(20, np.float32)}, TypeError, "y is float32"),
+        ({"y": np.full(20, np.nan)}, ValueError, "y contains NaN"),
+        ({"X": np.full((20, 4), np.inf)}, ValueError, "X contains NaN or infinity"),
+        ({"X": np.ones((20, 5))}, ValueError, "X has shape"),
+        ({"steps": None}, ValueError, "steps or until"),
+        ({"steps": -1}, ValueError, "steps"),
+        ({"steps": 1.5}, TypeError, "steps"),
+        ({"until": float("nan")}, ValueError, "until"),
+        ({"method": "adam"}, TypeError, "method"),
+        ({"loss": "l1"}, ValueError, "loss"),
+        ({"observe": [3]}, TypeError, "callable"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(change, error, message):
+    net, X, _ = problem()
+    arguments = {"X": X, "y": np.ones(20), "steps": 3} | change
+    with pytest.raises(error, match=message):
+        of.train(net, **arguments)
+
+
+@pytest.mark.parametrize("step", ["fast", 0, -1.0, float("nan"), float("inf")])
+def test_bad_steps_are_refused(step):
+    with pytest.raises(ValueError, match="step"):
+        of.GradientDescent(step=step)
+
+
+MEMORY = """
+import resource
+import numpy as np, opflow as of
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((100_000, 64)), rng.standard_normal(100_000)
+net = of.ReLUNetwork.random([64, 256, 256], seed=0)
+run = of.train(net, X, y, steps=20)
+assert run.losses[-1] < run.losses[0]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_twenty_steps_at_100_000_samples_stay_within_1_5_gib():
+    """The whole process, libraries included; an N x N array alone would take 80 GB."""
+    out = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(out.stdout) < 1.5 * 2**30
+
+
+def test_a_product_at_size_needs_little_beyond_the_fields():
+    import tracemalloc
+
+    for outputs, route in ((1, "cached"), (1, "transport"), (3, "cached")):
+        net = of.ReLUNetwork.random([64, 128, 64], outputs=outputs, seed=0, dtype=np.float32)
+        X = np.random.default_rng(0).standard_normal((50_000, 64), dtype=np.float32)
+        K = of.collective_kernel(net.fields(X), route=route)
+        r = np.ones(50_000 * outputs, dtype=np.float32)
+        tracemalloc.start()
+        K @ r
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 64 * 2**20

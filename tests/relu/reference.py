@@ -1,0 +1,58 @@
+"""Networks drawn by Hypothesis, and their Jacobian by the chain rule, sample by sample."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+import opflow as of
+
+
+@st.composite
+def problems(draw, dtype=np.float64, max_depth=4, max_outputs=4):
+    """(network, X): depths, widths, outputs, biases, rates, dead units, duplicated samples."""
+    depth = draw(st.integers(1, max_depth))
+    widths = draw(st.lists(st.integers(1, 6), min_size=depth + 1, max_size=depth + 1))
+    outputs = draw(st.integers(1, max_outputs))
+    samples = draw(st.integers(1, 7))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weights = [
+        rng.standard_normal((n, m)).astype(dtype)
+        for m, n in zip(widths[:-1], widths[1:], strict=True)
+    ]
+    for W in weights:
+        if draw(st.booleans()):
+            W[0] = 0  # a dead unit
+    biases = None
+    if draw(st.booleans()):
+        biases = [
+            rng.standard_normal(n).astype(dtype) if draw(st.booleans()) else None
+            for n in widths[1:]
+        ]
+    rates = list(rng.uniform(0.1, 3.0, depth)) if draw(st.booleans()) else None
+    readout = rng.standard_normal((outputs, widths[-1])).astype(dtype)
+    X = rng.standard_normal((samples, widths[0])).astype(dtype)
+    if samples > 1 and draw(st.booleans()):
+        X[-1] = X[0]
+    return of.ReLUNetwork(weights, readout, biases=biases, rates=rates), X
+
+
+def chain_rule_jacobian(network, X, rates=True):
+    """∂f/∂(W¹, b¹, …), one sample and one output at a time, columns scaled by √rate."""
+    rows = []
+    for x in X.astype(np.float64):
+        a, gates = [x], []
+        for W, b in zip(network.weights, network.biases, strict=True):
+            h = W.astype(np.float64) @ a[-1] + (0 if b is None else b)
+            gates.append(h > 0)
+            a.append(np.where(h > 0, h, 0))
+        for v in network.readout.astype(np.float64):
+            slopes, psi = [], v
+            for i in reversed(range(network.depth)):
+                phi = psi * gates[i]
+                scale = network.rates[i] ** 0.5 if rates else 1.0
+                parts = [np.outer(phi, a[i]).ravel()]
+                if network.biases[i] is not None:
+                    parts.append(phi)
+                slopes.append(scale * np.concatenate(parts))
+                psi = network.weights[i].astype(np.float64).T @ phi
+            rows.append(np.concatenate(slopes[::-1]))
+    return np.array(rows)

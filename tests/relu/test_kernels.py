@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import opflow as of
+from tests.relu.reference import chain_rule_jacobian, problems
+
+ROUTES = st.sampled_from(["cached", "transport", None])
+
+
+def close(actual, expected, dtype=np.float64):
+    tolerance = {np.float64: 1e-12, np.float32: 1e-5}[dtype]
+    scale = max(np.abs(expected).max(initial=0), 1e-300)
+    return np.abs(actual - expected).max(initial=0) <= tolerance * scale * 10**0.5
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems(), ROUTES, st.booleans())
+def test_jacobian_equals_the_chain_rule(problem, route, rates):
+    network, X = problem
+    expected = chain_rule_jacobian(network, X, rates)
+    J = of.jacobian(network.fields(X), route=route, rates=rates)
+    assert J.shape == expected.shape
+    assert close(J @ np.eye(J.shape[1]), expected)
+    assert close(J.T @ np.eye(J.shape[0]), expected.T)
+    assert close(J.T @ np.ones(J.shape[0]), expected.T @ np.ones(J.shape[0]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems(), ROUTES)
+def test_kernel_equals_jacobian_times_its_transpose(problem, route):
+    network, X = problem
+    J = chain_rule_jacobian(network, X)
+    K = of.collective_kernel(network.fields(X), route=route)
+    expected = J @ J.T
+    assert K.psd and K.symmetric
+    assert close(K @ np.eye(len(J)), expected)
+    assert close(K.todense(), expected)
+    assert close(K.diagonal(), np.diag(expected))
+    assert close(np.atleast_1d(K.trace()), np.atleast_1d(np.trace(expected)))
+    index = np.arange(len(J))[::-2]
+    assert close(K.block(index, slice(0, 2)), expected[index][:, :2])
+
+
+@settings(deadline=None, max_examples=40)
+@given(problems(dtype=np.float32), ROUTES)
+def test_float32_stays_float32_and_is_exact_to_rounding(problem, route):
+    network, X = problem
+    fields = network.fields(X)
+    double = of.ReLUNetwork(
+        [W.astype(float) for W in network.weights],
+        network.readout.astype(float),
+        biases=[None if b is None else b.astype(float) for b in network.biases],
+        rates=network.rates,
+    ).fields(X.astype(float))
+    if any((a != b).any() for a, b in zip(fields.gates, double.gates, strict=True)):
+        return  # a gate within rounding of zero: two different networks
+    K = of.collective_kernel(fields, route=route)
+    expected = of.collective_kernel(double).todense()
+    product = K @ np.eye(len(expected), dtype=np.float32)
+    assert product.dtype == np.float32
+    assert close(product, expected, np.float32)
+
+
+@settings(deadline=None, max_examples=30)
+@given(problems())
+def test_layer_kernels_sum_to_the_collective_kernel(problem):
+    network, X = problem
+    fields = network.fields(X)
+    layers = of.layer_kernels(fields)
+    assert len(layers) == network.depth and all(K.psd for K in layers)
+    assert close(sum(layers).todense(), of.collective_kernel(fields, route="transport").todense())
+
+
+@settings(deadline=None, max_examples=30)
+@given(problems())
+def test_gauss_newton_has_the_spectrum_of_the_kernel(problem):
+    network, X = problem
+    fields = network.fields(X)
+    J, K = of.jacobian(fields), of.collective_kernel(fields)
+    G = J.T @ J
+    assert G.psd
+    big = np.sort(np.linalg.eigvalsh(G.todense()))[::-1]
+    small = np.sort(np.linalg.eigvalsh(K.todense()))[::-1]
+    m = min(len(big), len(small))
+    assert np.abs(big[:m] - small[:m]).max() <= 1e-12 * max(small[0], 1e-300) * m
+
+
+def test_one_hidden_layer_kernel_is_gram_hadamard_coactivation():
+    rng = np.random.default_rng(0)
+    X, W, v = rng.standard_normal((9, 4)), rng.standard_normal((6, 4)), rng.standard_normal(6)
+    fields = of.ReLUNetwork([W], v).fields(X)
+    K = of.Hadamard(of.Gram(X), of.CoActivation(fields.gates[0], weights=v**2))
+    assert close(K.todense(), of.collective_kernel(fields).todense())
+    assert close(K @ np.ones(9), of.collective_kernel(fields) @ np.ones(9))
+
+
+def test_sparse_inputs_give_the_same_kernel():
+    import scipy.sparse as sp
+
+    X = sp.random_array((30, 50), density=0.1, rng=0, format="csr")
+    for outputs in (1, 3):
+        net = of.ReLUNetwork.random([50, 8, 5], outputs=outputs, seed=0, bias=True)
+        y = np.ones(30 * outputs)
+        for route in ("cached", "transport"):
+            K = of.collective_kernel(net.fields(X), route=route)
+            D = of.collective_kernel(net.fields(X.toarray()), route="cached")
+            assert close(K @ y, D @ y)
+            assert close(K.diagonal(), D.diagonal())
+            assert close(K.block(slice(0, 4), slice(2, 9)), D.block(slice(0, 4), slice(2, 9)))
+
+
+def test_unknown_route_is_named():
+    fields = of.ReLUNetwork.random([2, 2], seed=0).fields(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="route"):
+        of.jacobian(fields, route="fast")
