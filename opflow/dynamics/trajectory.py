@@ -99,7 +99,7 @@ class Trajectory:
             If it is not a trajectory, is corrupt, or has another schema.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(str(arrays.pop("metadata")))
         except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError) as error:
