@@ -258,8 +258,9 @@ class Hadamard(Operator):
             raise ValueError(f"a Hadamard product needs one shape, not {sorted(shapes)}")
         return _hadamard(ops, symbol)
 
-    def __getnewargs__(self) -> tuple[Operator, ...]:
-        return self._operands
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not through __new__, which would decide anew what to merge.
+        return Hadamard._tiled, (list(self._operands), self._symbol)
 
     def __init__(self, *operands: Any, symbol: str | None = None) -> None:
         pass  # everything is decided in __new__, which may return another class

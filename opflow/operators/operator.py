@@ -396,11 +396,9 @@ def _is_scalar(x: Any) -> bool:
 def _checked_index(index: Any, size: int, name: str) -> Any:
     """A slice with step, or an integer array, inside ``range(size)``."""
     if isinstance(index, slice):
-        return (
-            slice(*index.indices(size))
-            if index.step not in (None, 1)
-            else slice(*index.indices(size)[:2])
-        )
+        start, stop, step = index.indices(size)
+        # A backward slice that reaches row 0 stops at -1, which would mean the last row.
+        return slice(start, stop if stop >= 0 else None, step if step != 1 else None)
     index = index if is_array(index) else np.asarray(index)
     if index.ndim != 1:
         raise ValueError(f"{name} must be a slice or one-dimensional, not of shape {index.shape}")

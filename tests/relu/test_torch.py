@@ -7,9 +7,7 @@ import opflow as of
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'opflow[torch]'")
 
-CASES = [
-    (depth, k, bias) for depth in (1, 2, 3, 4) for k in (1, 2, 4) for bias in (False, True)
-]
+CASES = [(depth, k, bias) for depth in (1, 2, 3, 4) for k in (1, 2, 4) for bias in (False, True)]
 
 
 def make(depth, k, bias, rates=False, dtype=np.float64):
@@ -49,9 +47,7 @@ def leaves(net):
 @pytest.mark.parametrize("route", ["cached", "transport"])
 def test_kernel_equals_autodiff_jacobian_product(depth, k, bias, dtype, tolerance, route):
     net, X, _ = make(depth, k, bias, dtype=dtype)
-    parts = torch.autograd.functional.jacobian(
-        lambda *p: outputs(net, X, p), tuple(leaves(net))
-    )
+    parts = torch.autograd.functional.jacobian(lambda *p: outputs(net, X, p), tuple(leaves(net)))
     J = np.concatenate([p.reshape(11 * k, -1).numpy() for p in parts], axis=1)
     fields = net.fields(X)
     K = of.collective_kernel(fields, route=route)
