@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def estimate(
     3136000000000.0
     """
     item = np.dtype(dtype).itemsize
-    sizes = [m * n for m, n in zip(widths[:-1], widths[1:], strict=True)]
+    sizes = [m * n for m, n in itertools.pairwise(widths)]
     n, units, parameters = float(samples), sum(widths[1:]), float(sum(sizes))
     weights = parameters * item
     residual = n * outputs * item

@@ -47,9 +47,17 @@ def eigenvalues(values: Mapping[str, Any], ax: Any = None) -> Any:
         ax.plot(rank, positive, marker + "-", color=colour, ms=4, lw=1, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):  # 60 rather than 6 x 10^1
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}" if axis is ax.yaxis and _decades(ax) < 2 else "")
     ax.set(xlabel="rank", ylabel="eigenvalue of K", title="Largest eigenvalues of K")
     ax.legend(frameon=False)
     return _tidy(ax)
+
+
+def _decades(ax: Any) -> float:
+    low, high = ax.get_ylim()
+    return float(np.log10(high / low))
 
 
 def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:

@@ -15,6 +15,7 @@ from opflow.dynamics.flow import descend, gradient
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.steppers import GradientDescent
 from opflow.dynamics.trajectory import Trajectory
+from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_inputs
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
@@ -117,7 +118,9 @@ def train(
 
     step, note, products = _step_size(method, network, X, share)
     if until is not None:
-        limit = min(limit, math.ceil(until / step * (1 - 1e-12)))
+        reach = math.ceil(until / step * (1 - 1e-12))
+        limit = reach if limit is None else min(limit, reach)
+    assert limit is not None  # steps or until was given
     floor = _loss_of_zero(y, share)
     xp = namespace(network.readout)
     residual, spare = (xp.empty(y.shape, dtype=y.dtype) for _ in range(2))
@@ -145,7 +148,7 @@ def train(
     try:
         for number in range(limit + 1):
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
-                value, *slopes = gradient(network, X, y, spare)
+                value, weights, biases = gradient(network, X, y, spare)
             value *= share
             if not math.isfinite(value) or (losses and value > GROWTH * max(losses[0], floor)):
                 raise DivergenceError(
@@ -160,7 +163,7 @@ def train(
             residual, spare, reached = spare, residual, network
             losses.append(value)
             if number < limit:
-                network = descend(network, *slopes, step=step * share)
+                network = descend(network, weights, biases, step * share)
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
                 bar.update()
     except KeyboardInterrupt:
@@ -188,7 +191,7 @@ def check_targets(y: Any, network: ReLUNetwork, X: Any) -> Any:
     return y
 
 
-def _checked_length(steps: int | None, until: float | None) -> float:
+def _checked_length(steps: int | None, until: float | None) -> int | None:
     if steps is None and until is None:
         raise ValueError("steps or until is needed to know when to stop")
     if steps is not None:
@@ -198,7 +201,7 @@ def _checked_length(steps: int | None, until: float | None) -> float:
             raise ValueError(f"steps must not be negative, not {steps}")
     if until is not None and not 0 <= until < math.inf:
         raise ValueError(f"until must be a finite time, not {until!r}")
-    return math.inf if steps is None else int(steps)
+    return None if steps is None else int(steps)
 
 
 def _named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Observer]:
@@ -212,7 +215,7 @@ def _named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Ob
 
 def sharpness(network: ReLUNetwork, X: Any, share: float = 1.0) -> Largest:
     """λ_max(K), by transport, which stores no conjugates."""
-    kernel = share * collective_kernel(Fields(network, X), route="transport")
+    kernel = scale(share, collective_kernel(Fields(network, X), route="transport"))
     return largest_eigenvalue(kernel)
 
 

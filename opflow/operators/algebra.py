@@ -11,6 +11,7 @@ for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,13 +90,14 @@ def add(*terms: Operator) -> Operator:
 
 def compose(*factors: Operator) -> Operator:
     """The lazy product of operators, left to right as written."""
-    for left, right in zip(factors[:-1], factors[1:], strict=True):
+    for left, right in itertools.pairwise(factors):
         if left.shape[1] != right.shape[0]:
             raise ValueError(
                 f"cannot multiply {type(left).__name__} of shape {left.shape} by "
                 f"{type(right).__name__} of shape {right.shape}"
             )
-    scalar, flat = 1.0, []
+    scalar = 1.0
+    flat: list[Operator] = []
     for factor in factors:
         if isinstance(factor, Scaled):
             scalar, factor = scalar * factor.scalar, factor.operands[0]
@@ -503,7 +505,7 @@ class External(Operator):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
         self.op = op
         super().__init__(
-            tuple(map(int, op.shape)),
+            (int(op.shape[0]), int(op.shape[1])),
             dtype,
             symbol=symbol or getattr(op, "name", None) or type(op).__name__.strip("_"),
             dims=getattr(op, "dims", None),

@@ -11,7 +11,7 @@ from typing import Any
 from opflow.operators.khatri_rao import block_flops, tiled_product
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import parse_memory, tiles
+from opflow.operators.rows import dense_allowed, op_namespace, parse_memory, tiles
 
 #: flops done in the time one byte is moved (about 5 on current processors); weighs a dense
 #: product, which only reads memory, against a factored one, which is all GEMM
@@ -133,11 +133,9 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
     """The dense matrix from tiles; of a symmetric operator half is computed and mirrored."""
     if not op.symmetric:
         return op.todense(memory=memory)
-    from opflow.operators.rows import dense_allowed, op_namespace
-
     dense_allowed(op.shape, op.dtype, memory)
     out = op_namespace(op).empty(op.shape, dtype=op.dtype)
-    for r, c in tiles(*op.shape, symmetric=True, bytes_per_entry=3 * op.dtype.itemsize):
+    for r, c in tiles(op.shape[0], op.shape[1], True, 3 * op.dtype.itemsize):
         out[r, c] = op._block(r, c)
         if r != c:
             out[c, r] = out[r, c].T

@@ -54,7 +54,7 @@ class Gram(Operator):
             weights = check_real(weights, "weights", finite=True)
             if weights.shape != (factor.shape[1],):
                 raise ValueError(
-                    f"weights has shape {weights.shape} but the factor has {factor.shape[1]} columns"
+                    f"weights has shape {weights.shape}, the factor has {factor.shape[1]} columns"
                 )
             if factor.dtype_free:
                 factor = factor.astype(weights.dtype)

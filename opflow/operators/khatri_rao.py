@@ -139,7 +139,8 @@ class KhatriRao(Operator):
         xp, dtype, c = namespace(X), X.dtype, X.shape[1]
         scaled, gemm = self._sides()
         k, width = self.repeat, scaled.shape[1]
-        total = part = work = None
+        total: Any = None
+        part = work = None
         for s in self._blocks(scaled, gemm, c, dtype):
             rows = self._samples(s)
             factor = scaled.rows(rows)
@@ -206,12 +207,12 @@ def _gemm_only(op: Operator) -> bool:
 
 def _slab(op: Operator, s: slice) -> Any:
     """What multiplies a dense block from the left: stored sparse rows, or the operator itself."""
-    return op.slab(s) if _sparse(op) else op  # type: ignore[attr-defined]
+    return op.slab(s) if _sparse(op) else op
 
 
 def _transposed_product(op: Operator, s: slice, left: Any) -> Any:
     """``leftᵀ op[s]``."""
-    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left).T  # type: ignore[attr-defined]
+    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left).T
 
 
 class Hadamard(Operator):

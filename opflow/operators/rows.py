@@ -6,6 +6,7 @@ memory does not grow with the number of samples.  Blocks need not divide the num
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> 
     block = max(1, int((workspace or WORKSPACE) // max(bytes_per_row, 1)))
     pieces = max(1, -(-n // block))
     edges = [-(-n * i // pieces) for i in range(pieces + 1)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def index_length(index: Any, size: int) -> int:

@@ -6,6 +6,7 @@ learns at its own rate η_ℓ.  A network is immutable: training returns a new o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -247,7 +248,7 @@ class ReLUNetwork:
         rng = np.random.default_rng(seed)
         weights = [
             (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
-            for m, n in zip(widths[:-1], widths[1:], strict=True)
+            for m, n in itertools.pairwise(widths)
         ]
         last = widths[-1]
         spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None) -> Any:
     """``h^ℓ`` from ``a^{ℓ-1}``, layers counted from 1."""
     W, b = network.weights[layer - 1], network.biases[layer - 1]
-    if is_sparse(below):
-        h = below @ W.T
-    else:
-        h = namespace(W).matmul(below, W.T, out=out)
+    h = below @ W.T if is_sparse(below) else namespace(W).matmul(below, W.T, out=out)
     if b is not None:
         h += b
     return h

@@ -97,8 +97,13 @@ def test_balancedness_drift_shrinks_with_the_step():
 def test_gate_flips_are_counted():
     net, X, y = problem()
     networks = []
-    run = of.train(net, X, y, steps=12, observe={
-        "flips": of.observe.GateFlips(), "net": lambda m: networks.append(m.network) or 0})  # fmt: skip
+
+    def remember(moment):
+        networks.append(moment.network)
+        return 0
+
+    observers = {"flips": of.observe.GateFlips(), "networks": remember}
+    run = of.train(net, X, y, steps=12, observe=observers)
     gates = [n.fields(X).gates for n in networks]
     for i in range(1, 13):
         expected = [(a != b).sum() for a, b in zip(gates[i], gates[i - 1], strict=True)]

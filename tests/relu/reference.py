@@ -1,5 +1,7 @@
 """Networks drawn by Hypothesis, and their Jacobian by the chain rule, sample by sample."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -14,10 +16,7 @@ def problems(draw, dtype=np.float64, max_depth=4, max_outputs=4):
     outputs = draw(st.integers(1, max_outputs))
     samples = draw(st.integers(1, 7))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    weights = [
-        rng.standard_normal((n, m)).astype(dtype)
-        for m, n in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    weights = [rng.standard_normal((n, m)).astype(dtype) for m, n in itertools.pairwise(widths)]
     for W in weights:
         if draw(st.booleans()):
             W[0] = 0  # a dead unit
