@@ -513,11 +513,13 @@ class External(Operator):
         )
 
     def _matmat(self, X: Any) -> Any:
-        return _two_dimensional(self.op.matmat(X), X).astype(self._working(X), copy=False)
+        return self._block_product(self.op.matmat, X, self.shape[0])
 
     def _rmatmat(self, X: Any) -> Any:
-        return _two_dimensional(self.op.rmatmat(X), X).astype(self._working(X), copy=False)
+        return self._block_product(self.op.rmatmat, X, self.shape[1])
 
-
-def _two_dimensional(y: Any, X: Any) -> Any:
-    return y.reshape(-1, X.shape[1])
+    def _block_product(self, product: Callable[[Any], Any], X: Any, height: int) -> Any:
+        dtype, shape = self._working(X), (height, X.shape[1])
+        if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
+            return namespace(X).empty(shape, dtype=dtype)
+        return product(X).reshape(shape).astype(dtype, copy=False)

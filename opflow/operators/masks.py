@@ -32,7 +32,7 @@ def pack(gates: Any) -> Any:
 def unpack(packed: Any, width: int) -> Any:
     """The inverse of :func:`pack`, as zeros and ones of dtype uint8."""
     xp = namespace(packed)
-    return xp.unpackbits(packed).reshape(len(packed), -1)[:, :width]
+    return xp.unpackbits(packed).reshape(len(packed), 8 * packed.shape[1])[:, :width]
 
 
 class PackedGates(Operator):

@@ -319,7 +319,13 @@ class Operator(pylops.LinearOperator):
             return algebra.compose(self, algebra.as_operator(x))
         if _is_scalar(x):
             return algebra.scale(x, self)
-        return super().dot(x if hasattr(x, "dtype") else np.asarray(x))
+        x = x if hasattr(x, "dtype") else np.asarray(x)
+        # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
+        # can be neither is a field.
+        fields = (x.shape, x.shape[:-1]) if x.ndim > 2 else (x.shape,)
+        if self.dims in fields and x.ndim > 1 and (x.ndim > 2 or x.shape[0] != self.shape[1]):
+            return super().dot(x)
+        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
     def __matmul__(self, other: Any) -> Any:
         if _is_scalar(other):
