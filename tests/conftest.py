@@ -3,12 +3,13 @@
 import os
 
 from hypothesis import HealthCheck, settings
+from hypothesis.database import InMemoryExampleDatabase
 
 settings.register_profile(
     "default",
     deadline=None,
     max_examples=int(os.environ.get("OPFLOW_EXAMPLES", "12")),
-    database=None,
+    database=InMemoryExampleDatabase(),
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

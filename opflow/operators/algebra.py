@@ -136,10 +136,16 @@ def adjoint(op: Operator) -> Operator:
 def are_adjoint(a: Operator, b: Operator) -> bool:
     """Whether `a` is known to be the adjoint of `b` (one and the same object, transposed)."""
     return (
-        (isinstance(a, Adjoint) and a.operands[0] is b)
-        or (isinstance(b, Adjoint) and b.operands[0] is a)
-        or (a is b and a.symmetric)
+        (isinstance(a, Adjoint) and _same(a.operands[0], b))
+        or (isinstance(b, Adjoint) and _same(b.operands[0], a))
+        or (_same(a, b) and a.symmetric)
     )
+
+
+def _same(a: Operator, b: Operator) -> bool:
+    """Whether `a` is `b`, or the same stored gates after both adopted a dtype."""
+    shared = getattr(a, "data", None) if a.dtype_free and type(a) is type(b) else None
+    return a is b or (shared is not None and shared is b.data)  # type: ignore[attr-defined]
 
 
 def _product_tags(factors: Sequence[Operator]) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_gates, namespace
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Cost, Operator, check_dtype
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat, row_slices
 
 
@@ -69,7 +69,7 @@ class PackedGates(Operator):
         if self.dtype == np.dtype(dtype):
             return self
         other = object.__new__(PackedGates)  # shares the packed data
-        other.__dict__ = self.__dict__ | {"dtype": np.dtype(dtype)}
+        other.__dict__ = self.__dict__ | {"dtype": check_dtype(dtype)}
         return other
 
     def cost(self, columns: int = 1) -> Cost:
@@ -132,7 +132,7 @@ class Mask(Operator):
         if self.dtype == np.dtype(dtype):
             return self
         other = object.__new__(Mask)
-        other.__dict__ = self.__dict__ | {"dtype": np.dtype(dtype)}
+        other.__dict__ = self.__dict__ | {"dtype": check_dtype(dtype)}
         return other
 
     def cost(self, columns: int = 1) -> Cost:

@@ -59,6 +59,9 @@ class Operator(pylops.LinearOperator):
     vectors are cast to the operator's dtype.  A float32 operator applied to a float64 vector
     computes in float64.
 
+    A vector gives a vector and a block of shape (n, columns) a block; an array of shape `dims`
+    that is neither is a field and gives a field of shape `dimsd`.
+
     With an opflow operator on the left, or a NumPy, SciPy-sparse or SciPy operator on the other
     side of ``+``, the result is an opflow operator.  Python gives ``pylops_op @ op`` to PyLops,
     which returns a PyLops operator that still uses our block products; wrap the left side with
@@ -92,7 +95,7 @@ class Operator(pylops.LinearOperator):
         dims: tuple[int, ...] | None = None,
         dimsd: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(dtype=np.dtype(dtype), shape=shape, dims=dims, dimsd=dimsd)
+        super().__init__(dtype=check_dtype(dtype), shape=shape, dims=dims, dimsd=dimsd)
         self.psd = bool(psd)
         self.symmetric = bool(symmetric or psd)
         self._symbol = symbol
@@ -393,6 +396,14 @@ class Operator(pylops.LinearOperator):
 
     def _transpose(self) -> Operator:
         return self._adjoint() if self.dtype.kind != "c" else super()._transpose()
+
+
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """`dtype` as NumPy's, if products can be computed in it; else ``TypeError``."""
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
+        raise TypeError(f"dtype must be float32 or float64, not {dtype}")
+    return dtype
 
 
 def _is_scalar(x: Any) -> bool:

@@ -651,7 +651,9 @@ def maps_fields_to_fields(case: Case, rng: np.random.Generator) -> None:
     x = case.random(rng, *op.dims)
     want, bound = case.A @ x.ravel(), case.bound @ abs(x.ravel())
     if x.ndim == 1 or len(x) == n:  # a vector, or a block of one: not a field
-        case.close(op @ x, want.reshape(-1, *[1] * (x.ndim - 1)), bound.reshape(-1, *[1] * (x.ndim - 1)))
+        case.close(
+            op @ x, want.reshape(-1, *[1] * (x.ndim - 1)), bound.reshape(-1, *[1] * (x.ndim - 1))
+        )
     else:
         case.close(op @ x, want.reshape(op.dimsd), bound.reshape(op.dimsd))
 
@@ -749,6 +751,13 @@ def survives_pickle(case: Case, rng: np.random.Generator) -> None:
     assert str(of.describe(copy)) == str(of.describe(case.op))
 
 
+def picked(size: int, index: object) -> np.ndarray:
+    index = index if isinstance(index, slice) else np.asarray(index)
+    if not isinstance(index, slice) and index.size == 0:
+        return np.arange(0)
+    return np.arange(size)[index]
+
+
 def indices(size: int, rng: np.random.Generator) -> list:
     return [
         slice(None),
@@ -769,8 +778,7 @@ def gives_sub_blocks(case: Case, rng: np.random.Generator) -> None:
     m, n = case.op.shape
     for rows in indices(m, rng):
         for cols in indices(n, rng):
-            r, c = (np.arange(size)[i if isinstance(i, slice) else np.asarray(i, dtype=(
-                bool if np.asarray(i).dtype == bool else int))] for i, size in ((rows, m), (cols, n)))  # fmt: skip
+            r, c = picked(m, rows), picked(n, cols)
             want = np.ix_(r, c)
             case.close(case.op.block(rows, cols), case.A[want], case.bound[want])
 
@@ -830,7 +838,9 @@ def composes_with_pylops(case: Case, rng: np.random.Generator) -> None:
     for difference, sign in ((op - term, 1), (term - op, -1)):
         case.close(difference.matvec(x), sign * (A @ x - T @ x), total, factor=2)
     stack = pylops.VStack([op, term])
-    case.close(stack.matvec(x), np.concatenate([A @ x, T @ x]), np.concatenate([b, abs(T)]) @ abs(x))
+    case.close(
+        stack.matvec(x), np.concatenate([A @ x, T @ x]), np.concatenate([b, abs(T)]) @ abs(x)
+    )
 
 
 @check
