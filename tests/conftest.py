@@ -8,7 +8,7 @@ from hypothesis.database import InMemoryExampleDatabase
 settings.register_profile(
     "default",
     deadline=None,
-    max_examples=int(os.environ.get("OPFLOW_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("OPFLOW_EXAMPLES", "20")),
     database=InMemoryExampleDatabase(),
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -145,7 +145,7 @@ def are_adjoint(a: Operator, b: Operator) -> bool:
 def _same(a: Operator, b: Operator) -> bool:
     """Whether `a` is `b`, or the same stored gates after both adopted a dtype."""
     shared = getattr(a, "data", None) if a.dtype_free and type(a) is type(b) else None
-    return a is b or (shared is not None and shared is b.data)  # type: ignore[attr-defined]
+    return a is b or (shared is not None and shared is b.data)
 
 
 def _product_tags(factors: Sequence[Operator]) -> dict[str, bool]:

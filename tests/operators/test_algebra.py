@@ -253,7 +253,7 @@ def test_complex_operators_of_pylops_can_be_composed_with(square):
     x = np.arange(4.0)
     chain = of.as_operator(F) @ A
     assert chain.dtype == np.complex128
-    np.testing.assert_allclose(chain @ x, np.fft.fft(A.data @ x), rtol=1e-12)
+    np.testing.assert_allclose(chain @ x, np.fft.fft(A.data @ x, norm="ortho"), rtol=1e-12)
     y = x + 1j * x[::-1]
     np.testing.assert_allclose(np.vdot(y, chain @ x), np.vdot(chain.H @ y, x), rtol=1e-12)
     assert not chain.symmetric
