@@ -9,11 +9,13 @@ from opflow.operators.algebra import (
     Product,
     Scaled,
     Sum,
+    Zero,
     as_operator,
 )
+from opflow.operators.blocks import BlockDiagonal
 from opflow.operators.describe import describe
 from opflow.operators.evaluation import Tiled, materialise
-from opflow.operators.gram import CoActivation, Gram, WeightGram
+from opflow.operators.gram import CoActivation, Gram, GramVelocity, WeightGram
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.lift import FeatureLift, SampleLift
 from opflow.operators.masks import Mask, PackedGates
@@ -23,12 +25,14 @@ from opflow.operators.pullback import pullback, pushforward
 
 __all__ = [
     "Adjoint",
+    "BlockDiagonal",
     "Cast",
     "CoActivation",
     "Cost",
     "External",
     "FeatureLift",
     "Gram",
+    "GramVelocity",
     "HStack",
     "Hadamard",
     "Identity",
@@ -44,6 +48,7 @@ __all__ = [
     "Tiled",
     "Weight",
     "WeightGram",
+    "Zero",
     "as_operator",
     "describe",
     "materialise",

@@ -2,8 +2,8 @@
 
 The functions (:func:`add`, :func:`compose`, :func:`scale`, :func:`adjoint`) apply the rules:
 sums and products are flat, identities are dropped, scalars move out of products, a double
-adjoint is undone, and the adjoint of a symmetric operator is itself.  The classes only store
-and apply.
+adjoint is undone, zeros vanish from sums and annihilate products, and the adjoint of a symmetric
+operator is itself.  The classes only store and apply.
 
 Tags follow from mathematics, never from names: a sum of PSD operators is PSD, a multiple is PSD
 for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and the same J.
@@ -85,6 +85,8 @@ def unify(operators: Sequence[Operator]) -> list[Operator]:
 def add(*terms: Operator) -> Operator:
     """The lazy sum of operators of one shape."""
     flat = [t for term in terms for t in (term.operands if isinstance(term, Sum) else (term,))]
+    if len({t.shape for t in flat}) == 1:  # Sum says what is wrong with other shapes
+        flat = [t for t in flat if not isinstance(t, Zero)] or flat[:1]
     return flat[0] if len(flat) == 1 else Sum(flat)
 
 
@@ -102,6 +104,8 @@ def compose(*factors: Operator) -> Operator:
         if isinstance(factor, Scaled):
             scalar, factor = scalar * factor.scalar, factor.operands[0]
         flat.extend(factor.operands if isinstance(factor, Product) else [factor])
+    if any(isinstance(f, Zero) for f in flat):
+        return Zero(flat[0].shape[0], flat[-1].shape[1], unify(flat)[0].dtype)
     data = [f for f in flat if not isinstance(f, Identity)]
     # An identity still has a say in the dtype when nothing else has.
     flat = [f for f in unify(data)] if data else flat[:1]
@@ -115,7 +119,7 @@ def scale(scalar: Any, op: Operator) -> Operator:
     scalar = float(scalar)
     if isinstance(op, Scaled):
         scalar, op = scalar * op.scalar, op.operands[0]
-    return op if scalar == 1.0 else Scaled(scalar, op)
+    return op if scalar == 1.0 or isinstance(op, Zero) else Scaled(scalar, op)
 
 
 def adjoint(op: Operator) -> Operator:
@@ -124,6 +128,8 @@ def adjoint(op: Operator) -> Operator:
         return op
     if isinstance(op, Adjoint):
         return op.operands[0]
+    if isinstance(op, Zero):
+        return Zero(op.shape[1], op.shape[0], op.dtype)
     if isinstance(op, Sum):
         return add(*(adjoint(t) for t in op.operands))
     if isinstance(op, Product):
@@ -194,6 +200,45 @@ class Identity(Operator):
 
     def astype(self, dtype: Any) -> Identity:
         return self if self.dtype == np.dtype(dtype) else Identity(self.shape[0], dtype)
+
+    def cost(self, columns: int = 1) -> Cost:
+        return Cost(0.0, self._vector_bytes(columns))
+
+
+class Zero(Operator):
+    """The zero operator: it vanishes from sums, and a product with it is zero.
+
+    Parameters
+    ----------
+    rows : int
+    columns : int, optional
+        `rows` by default.
+    dtype : dtype, default float64
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> A = of.Gram(of.Identity(3))
+    >>> (A + of.Zero(3)) is A, type(A @ of.Zero(3, 2)).__name__
+    (True, 'Zero')
+    """
+
+    row_access = dtype_free = True
+
+    def __init__(self, rows: int, columns: int | None = None, dtype: Any = np.float64) -> None:
+        shape = (rows, rows if columns is None else columns)
+        if min(shape) < 1:
+            raise ValueError(f"rows and columns must be at least 1, not {shape}")
+        super().__init__(shape, dtype, psd=shape[0] == shape[1], symbol="0")
+
+    def _matmat(self, X: Any) -> Any:
+        return namespace(X).zeros((self.shape[0], X.shape[1]), dtype=X.dtype)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return namespace(X).zeros((self.shape[1], X.shape[1]), dtype=X.dtype)
+
+    def astype(self, dtype: Any) -> Zero:
+        return self if self.dtype == np.dtype(dtype) else Zero(self.shape[0], self.shape[1], dtype)
 
     def cost(self, columns: int = 1) -> Cost:
         return Cost(0.0, self._vector_bytes(columns))

@@ -1,4 +1,4 @@
-"""Gram operators ``G = F diag(w) Fᵀ``, applied through the factor F and never formed.
+"""Gram operators ``G = F diag(w) Fᵀ`` and their velocity, applied through the factor, never formed.
 
 A product costs two products with F.  Sub-blocks and the diagonal come from the rows of F, so
 they cost what they weigh.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.arrays import check_gates, check_real
-from opflow.operators.algebra import as_operator
+from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
 from opflow.operators.operator import Cost, Operator
 
@@ -114,6 +114,80 @@ class Gram(Operator):
 
     def _diagonal(self) -> Any:
         return self.factor._gram_diagonal(self.weights)
+
+
+class GramVelocity(Operator):
+    r"""The velocity of a Gram whose factor moves: ``Ḟ Fᵀ + F Ḟᵀ``.
+
+    Parameters
+    ----------
+    F : array (N, m), sparse matrix, or operator
+    dF : the same, of the same shape
+        The velocity of `F`.
+    symbol : str, optional
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Notes
+    -----
+    The product rule for :math:`G = F F^T`.  Symmetric, indefinite in general.  A product costs
+    two products with each of F and Ḟ; the diagonal and sub-blocks come from rows, or from the
+    Hadamard factors where F and Ḟ are Khatri–Rao products.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> F, dF = np.array([[1.0], [2.0]]), np.array([[1.0], [0.0]])
+    >>> of.GramVelocity(F, dF).todense()
+    array([[2., 2.],
+           [2., 0.]])
+    """
+
+    def __init__(self, F: Any, dF: Any, *, symbol: str | None = None) -> None:
+        F, dF = unify([as_operator(F), as_operator(dF)])
+        if F.shape != dF.shape:
+            raise ValueError(f"dF has shape {dF.shape} but F has shape {F.shape}")
+        if F.dtype.kind == "c":
+            raise TypeError(f"the factor of a Gram must be real, not {F.dtype}")
+        self.F, self.dF = F, dF
+        super().__init__(
+            (F.shape[0],) * 2,
+            F.dtype,
+            symmetric=True,
+            symbol=symbol,
+            dims=F.dimsd,
+            dimsd=F.dimsd,
+        )
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.F, self.dF)
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or "Ḟ Fᵀ + F Ḟᵀ"
+
+    def cost(self, columns: int = 1) -> Cost:
+        flops, moved = self.F.cost(columns) + self.dF.cost(columns)
+        return Cost(2 * flops, 2 * moved)
+
+    def _matmat(self, X: Any) -> Any:
+        return self.F.matmat(self.dF.rmatmat(X)) + self.dF.matmat(self.F.rmatmat(X))
+
+    _rmatmat = _matmat
+
+    def rows(self, index: Any) -> Any:
+        return self._block(index, slice(0, self.shape[1]))
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        upper = self.F._cross_block(self.dF, rows, cols)
+        return upper + self.F._cross_block(self.dF, cols, rows).T
+
+    def _diagonal(self) -> Any:
+        return 2 * self.F._cross_diagonal(self.dF)
 
 
 class CoActivation(Gram):

@@ -7,7 +7,7 @@ N × N array.  Operands with no factor are multiplied tile by tile, exactly.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from opflow.arrays import is_array, namespace
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
@@ -195,6 +195,27 @@ class KhatriRao(Operator):
             right = self.B.rows(s) ** 2 @ W.T
             parts.append((self.A.rows(self._samples(s)) ** 2 * right.repeat(self.repeat, 0)).sum(1))
         return namespace(*parts).concatenate(parts)
+
+    # (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ): no row as wide as p · q is formed.
+
+    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
+        if isinstance(other, Sum):
+            return sum(self._cross_block(term, rows, cols) for term in other.operands)
+        if not _aligned(self, other):
+            return super()._cross_block(other, rows, cols)
+        samples = self._sample_index(rows), self._sample_index(cols)
+        return self.A._cross_block(other.A, rows, cols) * self.B._cross_block(other.B, *samples)
+
+    def _cross_diagonal(self, other: Operator) -> Any:
+        if isinstance(other, Sum):
+            return sum(self._cross_diagonal(term) for term in other.operands)
+        if not _aligned(self, other):
+            return super()._cross_diagonal(other)
+        return self.A._cross_diagonal(other.A) * self.B._cross_diagonal(other.B).repeat(self.repeat)
+
+
+def _aligned(F: KhatriRao, G: Operator) -> TypeGuard[KhatriRao]:
+    return isinstance(G, KhatriRao) and (F.A.shape, F.B.shape) == (G.A.shape, G.B.shape)
 
 
 def _sparse(op: Operator) -> bool:

@@ -105,6 +105,17 @@ class Matrix(Operator):
         )
         return self.data.multiply(self.data) @ weights
 
+    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
+        if self.sparse and isinstance(other, Matrix) and other.sparse:
+            return (self.data[rows] @ other.data[cols].T).toarray()
+        return super()._cross_block(other, rows, cols)
+
+    def _cross_diagonal(self, other: Operator) -> Any:
+        if self.sparse and isinstance(other, Matrix) and other.sparse:
+            ones = namespace(self.data).ones(self.shape[1], self.dtype)
+            return self.data.multiply(other.data) @ ones
+        return super()._cross_diagonal(other)
+
 
 class Weight(Matrix):
     """A weight matrix W (n_out × n_in) as an operator from input to output units.

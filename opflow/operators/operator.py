@@ -248,6 +248,18 @@ class Operator(pylops.LinearOperator):
             parts.append(square.sum(axis=1) if weights is None else square @ weights)
         return namespace(*parts).concatenate(parts)
 
+    # The same for the cross terms F Hᵀ that the velocity of a Gram is made of.
+
+    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
+        return self.rows(rows) @ other.rows(cols).T
+
+    def _cross_diagonal(self, other: Operator) -> Any:
+        parts = [
+            (self.rows(s) * other.rows(s)).sum(axis=1)
+            for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
+        ]
+        return namespace(*parts).concatenate(parts)
+
     # -- conversions ----------------------------------------------------------------------
 
     def todense(self, backend: str | None = None, memory: float | str | None = None) -> Any:

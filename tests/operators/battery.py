@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pylops
 import pytest
+import scipy.linalg
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from hypothesis import strategies as st
@@ -179,6 +180,28 @@ class Foreign(pylops.LinearOperator):
 @register
 def identity(s: Setting) -> Case:
     return Case(of.Identity(s.N, dtype=s.dtype), lambda x: np.eye(s.N), 1.0, psd=True)
+
+
+@register
+def zero(s: Setting) -> Case:
+    return Case(of.Zero(s.N, dtype=s.dtype), lambda x: np.zeros((s.N, s.N)), 1.0, psd=True)
+
+
+@register
+def zero_rectangular(s: Setting) -> Case:
+    return Case(of.Zero(s.N, s.p, s.dtype), lambda x: np.zeros((s.N, s.p)), 1.0)
+
+
+@register
+def block_diagonal(s: Setting) -> Case:
+    B = s.normal(s.N, s.k, s.p)
+    return Case(of.BlockDiagonal(B), lambda B: scipy.linalg.block_diag(*B), B)
+
+
+@register
+def block_diagonal_of_rows(s: Setting) -> Case:
+    B = s.normal(s.N, s.p)
+    return Case(of.BlockDiagonal(B), lambda B: scipy.linalg.block_diag(*B), B)
 
 
 @register
@@ -391,6 +414,60 @@ def gram_of_jacobian_weighted(s: Setting) -> Case:
     F, G, w = s.normal(s.N, s.p), s.sparse(s.N, s.q), s.normal(s.p + s.q)
     op = of.Gram(of.HStack([of.Matrix(F), of.Matrix(G)]), w)
     return Case(op, lambda F, G, w: weighted_gram(np.hstack([F, G]), w), F, G, w, symmetric=True)
+
+
+def gram_moving(F: np.ndarray, dF: np.ndarray) -> np.ndarray:
+    return dF @ F.T + F @ dF.T
+
+
+@register
+def gram_velocity(s: Setting) -> Case:
+    F, dF = s.normal(s.N, s.p), s.normal(s.N, s.p)
+    return Case(of.GramVelocity(F, dF), gram_moving, F, dF, symmetric=True)
+
+
+@register
+def gram_velocity_sparse(s: Setting) -> Case:
+    F, dF = s.sparse(s.N, s.p), s.sparse(s.N, s.p)
+    return Case(of.GramVelocity(F, dF), gram_moving, F, dF, symmetric=True)
+
+
+@register
+def gram_velocity_of_columns(s: Setting) -> Case:
+    F, dF = s.normal(s.N, s.p), s.normal(s.N, s.p)
+    op = of.GramVelocity(of.Matrix(F).T, of.Matrix(dF).T)
+    return Case(op, lambda F, dF: gram_moving(F.T, dF.T), F, dF, symmetric=True)
+
+
+@register
+def gram_velocity_of_jacobian(s: Setting) -> Case:
+    A, dA = s.normal(s.N * s.k, s.p), s.normal(s.N * s.k, s.p)
+    B, dB = s.normal(s.N, s.q), s.normal(s.N, s.q)
+    moving = of.KhatriRao(dA, B) + of.KhatriRao(A, dB)
+    return Case(
+        of.GramVelocity(of.KhatriRao(A, B), moving),
+        lambda A, dA, B, dB: gram_moving(face_split(A, B), face_split(dA, B) + face_split(A, dB)),
+        A, dA, B, dB, symmetric=True,
+    )  # fmt: skip
+
+
+@register
+def gram_velocity_of_sparse_jacobian(s: Setting) -> Case:
+    A, dA, B = s.normal(s.N * s.k, s.p), s.normal(s.N * s.k, s.p), s.sparse(s.N, s.q)
+    op = of.GramVelocity(of.KhatriRao(A, B), of.KhatriRao(dA, B))
+    return Case(
+        op, lambda A, dA, B: gram_moving(face_split(A, B), face_split(dA, B)), A, dA, B,
+        symmetric=True,
+    )  # fmt: skip
+
+
+@register
+def gram_velocity_of_unlike_factors(s: Setting) -> Case:
+    A, B, dF = s.normal(s.N, s.p), s.normal(s.N, s.q), s.normal(s.N, s.p * s.q)
+    op = of.GramVelocity(of.KhatriRao(A, B), dF)
+    return Case(
+        op, lambda A, B, dF: gram_moving(face_split(A, B), dF), A, B, dF, symmetric=True
+    )  # fmt: skip
 
 
 @register
@@ -711,7 +788,7 @@ def tags_are_true(case: Case, rng: np.random.Generator) -> None:
     assert op.T.symmetric == op.symmetric
     if op.psd:
         assert (2 * op).psd
-        assert not (-op).psd
+        assert not (-op).psd or isinstance(op, of.Zero)  # its own negative
         assert (-op).symmetric
 
 
