@@ -16,6 +16,7 @@ from opflow.operators.evaluation import FLOPS_PER_BYTE
 from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
+from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates
 
 ROUTES = ("cached", "transport")
@@ -167,6 +168,18 @@ def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
     return out
 
 
+def spans(network: ReLUNetwork) -> list[tuple[slice, slice | None]]:
+    """Where W^ℓ and b^ℓ stand among the flattened parameters (None without a bias)."""
+    out: list[tuple[slice, slice | None]] = []
+    start = 0
+    for W, b in zip(network.weights, network.biases, strict=True):
+        middle = start + W.size
+        stop = middle if b is None else middle + b.size
+        out.append((slice(start, middle), None if b is None else slice(middle, stop)))
+        start = stop
+    return out
+
+
 class Transport(Operator):
     r"""The Jacobian by transport: backpropagate, then push tangents forward.
 
@@ -201,17 +214,6 @@ class Transport(Operator):
         width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns)
         return row_slices(self.fields.samples, width * dtype.itemsize)
 
-    def _spans(self) -> list[tuple[slice, slice | None]]:
-        """Where W^ℓ and b^ℓ stand among the columns."""
-        spans: list[tuple[slice, slice | None]] = []
-        start = 0
-        for W, b in zip(self.fields.network.weights, self.fields.network.biases, strict=True):
-            middle = start + W.size
-            stop = middle if b is None else middle + b.size
-            spans.append((slice(start, middle), None if b is None else slice(middle, stop)))
-            start = stop
-        return spans
-
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c = namespace(X), self.fields.network, X.shape[1]
         k = net.outputs
@@ -222,14 +224,14 @@ class Transport(Operator):
             r = X[s.start * k : s.stop * k].reshape(-1, k, c)
             phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
             for (_, bias), phi, below, total in zip(
-                self._spans(), phis, rows[:-1], totals, strict=True
+                spans(net), phis, rows[:-1], totals, strict=True
             ):
                 left = phi.reshape(len(phi), -1)
                 total += (below.T @ left).T if is_sparse(below) else left.T @ below
                 if bias is not None:
                     out[bias] += phi.sum(axis=0).T
         for (weight, bias), total, size, W in zip(
-            self._spans(), totals, self.scales, net.weights, strict=True
+            spans(net), totals, self.scales, net.weights, strict=True
         ):
             out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
             if bias is not None:
@@ -241,13 +243,13 @@ class Transport(Operator):
         k = net.outputs
         directions = [
             size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _), size, W in zip(self._spans(), self.scales, net.weights, strict=True)
+            for (weight, _), size, W in zip(spans(net), self.scales, net.weights, strict=True)
         ]
         out = xp.empty((self.shape[0], c), dtype=X.dtype)
         for s in self._blocks(c, X.dtype):
             rows = [a[s] for a in self.fields.activations]
             tangent = None
-            for i, ((_, bias), W) in enumerate(zip(self._spans(), net.weights, strict=True)):
+            for i, ((_, bias), W) in enumerate(zip(spans(net), net.weights, strict=True)):
                 pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])
                 if bias is not None:
                     pushed += self.scales[i] * X[bias].T

@@ -1,0 +1,188 @@
+"""The derivative of the fields with respect to the parameters, inside the activation region.
+
+A direction in parameter space moves each hidden field by its own layer's part and by what the
+layers below hand on through a weight matrix, and each conjugate field likewise from above.
+Keeping at most `order` of those hand-overs truncates the hierarchy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from opflow.arrays import is_sparse, namespace
+from opflow.operators import Operator
+from opflow.operators.operator import Cost
+from opflow.operators.rows import row_slices
+from opflow.relu.fields import Fields
+from opflow.relu.kernels import spans
+
+
+def budgets(steps: int, order: int, further: int) -> set[int]:
+    """The truncation orders at which a field is needed.
+
+    `steps` is how many hand-overs can reach it, `further` how many fields lie beyond it: the
+    field itself is wanted at `order`, the next one hands it on at one order less, and so on.
+    """
+    return {min(order - j, steps) for j in range(min(order, further) + 1)}
+
+
+class FieldTangent(Operator):
+    r"""∂(h¹, …, h^L, ψ¹, …, ψ^L)/∂(W¹, b¹, …), gates held fixed.
+
+    Parameters
+    ----------
+    fields : Fields
+    order : int
+        Hand-overs through a weight matrix to keep at most; L or more keeps all.
+
+    Notes
+    -----
+    With a direction :math:`\dot W`,
+
+    .. math::
+        \dot h^\ell = a^{\ell-1} \dot W^{\ell T} + \dot b^\ell
+            + (\theta^{\ell-1} \circ \dot h^{\ell-1}) W^{\ell T}, \qquad
+        \dot\psi^\ell = \varphi^{\ell+1} \dot W^{\ell+1}
+            + (\theta^{\ell+1} \circ \dot\psi^{\ell+1}) W^{\ell+1}.
+
+    Columns are scaled by √η_ℓ, as those of :func:`opflow.jacobian`.  Row blocks of samples:
+    the workspace does not grow with N.  2·N·(P + (k + 1)·(P − P_1) + k·(P − P_1 − P_2)) flops a
+    column at full order.
+    """
+
+    def __init__(self, fields: Fields, order: int) -> None:
+        net, n = fields.network, fields.samples
+        self.fields, self.order = fields, order
+        self.scales = [math.sqrt(rate) for rate in net.rates]
+        # (start, stop) of h^1, …, h^L, ψ^1, …, ψ^L among the rows
+        sizes = [n * w for w in net.widths[1:]] + [n * net.outputs * w for w in net.widths[1:]]
+        self.edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        super().__init__((self.edges[-1], net.parameters), net.dtype, symbol="∂(h,ψ)/∂W")
+
+    def cost(self, columns: int = 1) -> Cost:
+        net, n, L = self.fields.network, self.fields.samples, self.fields.network.depth
+        size = [W.size for W in net.weights]
+        flops = 0.0
+        for layer in range(1, L + 1):
+            pushes = len(budgets(layer - 1, self.order, L - layer) - {0})
+            flops += size[layer - 1] * (1 + pushes)
+        for layer in range(1, L):
+            pushes = len(budgets(L - 1 - layer, self.order, layer - 1) - {0})
+            flops += net.outputs * size[layer] * (1 + pushes)
+        stored = (n * (2 + net.outputs) * sum(net.widths[1:]) + sum(size)) * self.dtype.itemsize
+        return Cost(2.0 * n * flops * columns, stored + self._vector_bytes(columns))
+
+    def split(self, X: Any) -> tuple[list[Any], list[Any]]:
+        """Views of a stacked array (rows, c): hidden (N, n_ℓ, c), conjugate (N, k, n_ℓ, c)."""
+        net, n, c, L = self.fields.network, self.fields.samples, X.shape[1], len(self.scales)
+        parts = [X[a:b] for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)]
+        hidden = [p.reshape(n, w, c) for p, w in zip(parts[:L], net.widths[1:], strict=True)]
+        conjugate = [
+            p.reshape(n, net.outputs, w, c) for p, w in zip(parts[L:], net.widths[1:], strict=True)
+        ]
+        return hidden, conjugate
+
+    def _blocks(self, columns: int, dtype: Any) -> list[slice]:
+        net = self.fields.network
+        orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
+        width = max(net.widths[1:]) * columns * (1 + 3 * orders) * max(net.outputs, 1)
+        return row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
+
+    def _gate(self, layer: int, s: slice) -> Any:
+        """θ^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""
+        return (self.fields.activations[layer][s] > 0)[:, None, :]
+
+    def _conjugate(self, layer: int, s: slice) -> Any:
+        """φ^ℓ of some samples, outputs along the rows: (b·k, n_ℓ)."""
+        phi = self.fields.conjugates[layer - 1][s]
+        return phi.reshape(-1, phi.shape[-1])
+
+    def _matmat(self, X: Any) -> Any:
+        net, c, L = self.fields.network, X.shape[1], self.fields.network.depth
+        places = spans(net)
+        moves = [  # Ẇ^ℓ as (n_ℓ, n_{ℓ-1}, c)
+            size * X[weight].reshape(*W.shape, c)
+            for (weight, _), size, W in zip(places, self.scales, net.weights, strict=True)
+        ]
+        forward = [M.transpose(1, 2, 0).reshape(M.shape[1], -1) for M in moves]
+        backward = [M.transpose(0, 2, 1).reshape(M.shape[0], -1) for M in moves]
+        out = namespace(X).zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
+        hidden, conjugate = self.split(out)
+        for s in self._blocks(c, X.dtype):
+            below: dict[int, Any] = {}
+            for layer in range(1, L + 1):
+                W, n = net.weights[layer - 1], net.widths[layer]
+                local = (self.fields.activations[layer - 1][s] @ forward[layer - 1]).reshape(
+                    -1, c, n
+                )
+                bias = places[layer - 1][1]
+                if bias is not None:
+                    local += self.scales[layer - 1] * X[bias].T
+                orders = budgets(layer - 1, self.order, L - layer)
+                below = {q: _handed_on(below[q - 1], W.T, local) if q else local for q in orders}
+                hidden[layer - 1][s] = below[max(orders)].transpose(0, 2, 1)
+                if layer < L:
+                    below = {q: moved * self._gate(layer, s) for q, moved in below.items()}
+            above: dict[int, Any] = {}
+            for layer in range(L - 1, 0, -1):
+                W, n = net.weights[layer], net.widths[layer]
+                local = (self._conjugate(layer + 1, s) @ backward[layer]).reshape(
+                    s.stop - s.start, -1, n
+                )
+                orders = budgets(L - 1 - layer, self.order, layer - 1)
+                above = {q: _handed_on(above[q - 1], W, local) if q else local for q in orders}
+                block = above[max(orders)].reshape(-1, net.outputs, c, n)
+                conjugate[layer - 1][s] = block.transpose(0, 1, 3, 2)
+                if layer > 1:
+                    above = {q: moved * self._gate(layer, s) for q, moved in above.items()}
+        return out
+
+    def _rmatmat(self, X: Any) -> Any:
+        xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
+        places, k = spans(net), net.outputs
+        hidden, conjugate = self.split(X)
+        grads = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
+        out = xp.zeros((self.shape[1], c), dtype=X.dtype)
+        for s in self._blocks(c, X.dtype):
+            orders: dict[int, Any] = {}
+            for layer in range(L, 0, -1):
+                W, below = net.weights[layer - 1], self.fields.activations[layer - 1][s]
+                _accumulate(orders, min(self.order, layer - 1), hidden[layer - 1][s].swapaxes(1, 2))
+                total = sum(orders.values())  # (b, c, n_ℓ)
+                flat = total.reshape(len(total), -1)
+                part = below.T @ flat if is_sparse(below) else (flat.T @ below).T
+                grads[layer - 1] += part.reshape(-1, c, W.shape[0]).transpose(2, 0, 1)
+                bias = places[layer - 1][1]
+                if bias is not None:
+                    out[bias] += total.sum(axis=0).T
+                if layer > 1:
+                    gate = self._gate(layer - 1, s)
+                    orders = {q - 1: (u @ W) * gate for q, u in orders.items() if q}
+            orders = {}
+            for layer in range(1, L):
+                W, phi = net.weights[layer], self._conjugate(layer + 1, s)
+                n, b = net.widths[layer], s.stop - s.start
+                # (b, k·c, n_ℓ), then with the outputs among the rows (b·k, c·n_ℓ)
+                block = conjugate[layer - 1][s].swapaxes(2, 3).reshape(b, k * c, n)
+                _accumulate(orders, min(self.order, L - 1 - layer), block)
+                total = sum(orders.values()).reshape(b * k, c * n)
+                grads[layer] += (phi.T @ total).reshape(-1, c, n).transpose(0, 2, 1)
+                gate = self._gate(layer + 1, s)
+                orders = {q - 1: (u @ W.T) * gate for q, u in orders.items() if q}
+        for (weight, bias), size, grad in zip(places, self.scales, grads, strict=True):
+            out[weight] = size * grad.reshape(-1, c)
+            if bias is not None:
+                out[bias] *= size
+        return out
+
+
+def _handed_on(moved: Any, W: Any, local: Any) -> Any:
+    """``local + moved W``, with the samples and whatever comes between along the rows."""
+    pushed = (moved.reshape(-1, moved.shape[-1]) @ W).reshape(local.shape)
+    pushed += local
+    return pushed
+
+
+def _accumulate(orders: dict[int, Any], order: int, block: Any) -> None:
+    orders[order] = orders[order] + block if order in orders else block
