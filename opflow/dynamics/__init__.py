@@ -2,7 +2,7 @@
 
 from opflow.dynamics import observe
 from opflow.dynamics.run import DivergenceError, train
-from opflow.dynamics.steppers import GradientDescent
+from opflow.dynamics.steppers import GradientDescent, TruncatedFlow
 from opflow.dynamics.trajectory import Trajectory
 
-__all__ = ["DivergenceError", "GradientDescent", "Trajectory", "observe", "train"]
+__all__ = ["DivergenceError", "GradientDescent", "Trajectory", "TruncatedFlow", "observe", "train"]

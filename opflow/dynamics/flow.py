@@ -1,4 +1,4 @@
-"""The velocity of the state: one pass over the samples gives the residual and the gradient.
+"""The weights as the state: one pass over the samples gives the residual and the gradient.
 
 The residual is always recomputed from the weights, never carried along, so it cannot drift.
 """
@@ -63,3 +63,23 @@ def descend(
         [moved(*args) for args in zip(network.weights, weights, network.rates, strict=True)],
         [moved(*args) for args in zip(network.biases, biases, network.rates, strict=True)],
     )
+
+
+class WeightState:
+    """The weights of a network, moved by gradient descent."""
+
+    fields = exact = None
+
+    def __init__(self, network: ReLUNetwork, X: Any, y: Any) -> None:
+        self.network, self.inputs, self.targets = network, X, y
+
+    def evaluate(self, residual: Any) -> float:
+        """Fill `residual`, keep the gradient, return the summed loss."""
+        loss, self._weights, self._biases = gradient(
+            self.network, self.inputs, self.targets, residual
+        )
+        return loss
+
+    def advance(self, step: float) -> None:
+        """Move along the gradient of the last evaluation."""
+        self.network = descend(self.network, self._weights, self._biases, step)

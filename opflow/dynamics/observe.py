@@ -14,8 +14,13 @@ import numpy as np
 from opflow.arrays import namespace
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
+from opflow.relu.fields import Fields
+from opflow.relu.hierarchy import field_errors
+from opflow.relu.kernels import collective_kernel
+from opflow.relu.motion import weight_gram_velocity
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import forward_blocks
+from opflow.spectral.lanczos import largest_eigenvalue
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class Moment:
         A buffer of the run: copy what is to be kept.
     network : ReLUNetwork
     inputs, targets : arrays (N, d), (N, k)
+    share : float
+        What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
+    fields : Fields or None
+        The state, for a method whose state is fields.
+    exact : ReLUNetwork or None
+        The exact run next to an approximate one.
     """
 
     step: int
@@ -40,6 +51,9 @@ class Moment:
     network: ReLUNetwork
     inputs: Any
     targets: Any
+    share: float = 1.0
+    fields: Fields | None = None
+    exact: ReLUNetwork | None = None
 
 
 class Loss:
@@ -128,3 +142,84 @@ def balances(network: ReLUNetwork) -> tuple[list[Any], float]:
         out.append(outgoing - incoming)
         size = max(size, float(incoming.max()), float(outgoing.max()))
     return out, size or 1.0
+
+
+class GramClosure:
+    r"""How far a weight Gram is from its closed equation, integrated along the run.
+
+    Parameters
+    ----------
+    layer : int
+        ℓ, 1..L.
+    side : {"input", "output"}
+        WᵀW or WWᵀ.
+
+    Notes
+    -----
+    ``d(WᵀW)/dt`` closes in the fields (:func:`opflow.weight_gram_velocity`), so its Euler sum
+    from the start differs from the Gram of the weights by the discretisation error alone,
+    ‖·‖_F relative to the Gram: O(step) over a fixed time.  Keeps three dense n × n matrices and
+    costs the fields (2·N·(P + k·P) flops, N·(1 + k)·Σn_ℓ numbers) and 4·N·n² flops.
+    """
+
+    def __init__(self, layer: int, side: str = "input") -> None:
+        self.layer, self.side = layer, side
+        self.name = f"gram_closure_{side}_{layer}"
+        self._sum: Any = None
+        self._velocity: Any = None
+        self._time = 0.0
+
+    def __call__(self, moment: Moment) -> float:
+        fields = Fields(moment.network, moment.inputs)
+        velocity = weight_gram_velocity(fields, self.layer, moment.residual, self.side)
+        W = moment.network.weights[self.layer - 1]
+        gram = W.T @ W if self.side == "input" else W @ W.T
+        if moment.step == 0:
+            self._sum = gram
+        else:
+            self._sum = self._sum + (moment.time - self._time) * self._velocity
+        self._velocity, self._time = moment.share * velocity.todense(), moment.time
+        xp = namespace(W)
+        return float(xp.linalg.norm(gram - self._sum)) / (float(xp.linalg.norm(gram)) or 1.0)
+
+
+class TruncationError:
+    """How far truncated fields are from the exact run: residual, hidden, conjugates, kernel.
+
+    Parameters
+    ----------
+    kernel : bool, default True
+        Measure the kernel too, by Lanczos.
+
+    Raises
+    ------
+    ValueError
+        When called in a run whose state is not fields.
+
+    Notes
+    -----
+    An array of three or four numbers: ‖r_p − r‖ over the first ‖r‖; the relative distances of h
+    and of φ over all layers (:func:`opflow.hierarchy.field_errors`); ‖K_p − K‖₂/‖K‖₂ to a
+    percent.  Costs the exact fields, and up to 120 kernel products with `kernel`.
+    """
+
+    name = "truncation_error"
+
+    def __init__(self, *, kernel: bool = True) -> None:
+        self.kernel = kernel
+
+    def __call__(self, moment: Moment) -> Any:
+        if moment.fields is None or moment.exact is None:
+            raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
+        exact = Fields(moment.exact, moment.inputs)
+        r = exact.outputs - moment.targets
+        if moment.step == 0:
+            self._start = float(np.linalg.norm(r.astype(np.float64))) or 1.0
+        errors = [float(np.linalg.norm(moment.residual - r)) / self._start]
+        errors += field_errors(moment.fields, exact)
+        if self.kernel:
+            K = collective_kernel(exact)
+            gap = collective_kernel(moment.fields) - K
+            size = largest_eigenvalue(K).value or 1.0
+            errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5 / size)
+        return np.array(errors)

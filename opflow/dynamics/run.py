@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from opflow.arrays import check_real, namespace
-from opflow.dynamics.flow import descend, gradient
 from opflow.dynamics.observe import Moment
-from opflow.dynamics.steppers import GradientDescent
+from opflow.dynamics.steppers import GradientDescent, TruncatedFlow
 from opflow.dynamics.trajectory import Trajectory
 from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_inputs
@@ -46,14 +46,14 @@ def train(
     X: Any,
     y: Any,
     *,
-    method: GradientDescent | None = None,
+    method: GradientDescent | TruncatedFlow | None = None,
     steps: int | None = None,
     until: float | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     loss: str = "sum",
     progress: bool = False,
 ) -> Trajectory:
-    r"""Train a network by full-batch gradient descent.
+    r"""Train a network by full-batch gradient descent, or by a truncation of its hierarchy.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def train(
         Of the network's dtype, finite.
     y : array (N,) or (N, k)
         Targets, of the same dtype, finite.
-    method : GradientDescent, optional
+    method : GradientDescent or TruncatedFlow, optional
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
         Steps to take.
@@ -106,8 +106,10 @@ def train(
     (True, (20, 1))
     """
     method = GradientDescent() if method is None else method
-    if not isinstance(method, GradientDescent):
-        raise TypeError(f"method must be a GradientDescent, not {type(method).__name__}")
+    if not isinstance(method, GradientDescent | TruncatedFlow):
+        raise TypeError(
+            f"method must be a GradientDescent or TruncatedFlow, not {type(method).__name__}"
+        )
     X = check_inputs(X, network)
     y = check_targets(y, network, X)
     limit = _checked_length(steps, until)
@@ -144,26 +146,28 @@ def train(
             interrupted,
         )
 
+    state = method.start(network, X, y)
     bar = tqdm(total=limit, disable=not progress, unit="step", desc="train")
     try:
         for number in range(limit + 1):
             with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
-                value, weights, biases = gradient(network, X, y, spare)
-            value *= share
+                value = share * state.evaluate(spare)
             if not math.isfinite(value) or (losses and value > GROWTH * max(losses[0], floor)):
                 raise DivergenceError(
                     _divergence(number, value, step, reached, X, share), trajectory()
                 )
-            moment = Moment(number, number * step, value, spare, network, X, y)
+            moment = Moment(number, number * step, value, spare, state.network, X, y, share)
+            if observers:  # fields that are a state are copied out for them
+                moment = replace(moment, fields=state.fields, exact=state.exact)
             values = {name: observer(moment) for name, observer in observers.items()}
             # From here to the end of the block nothing is half done.
             for name, observed in values.items():
                 seen[name].append(observed)
             times.append(moment.time)
-            residual, spare, reached = spare, residual, network
+            residual, spare, reached = spare, residual, state.network
             losses.append(value)
             if number < limit:
-                network = descend(network, weights, biases, step * share)
+                state.advance(step * share)
                 bar.set_postfix(loss=f"{value:.4g}", refresh=False)
                 bar.update()
     except KeyboardInterrupt:
@@ -220,7 +224,7 @@ def sharpness(network: ReLUNetwork, X: Any, share: float = 1.0) -> Largest:
 
 
 def _step_size(
-    method: GradientDescent, network: ReLUNetwork, X: Any, share: float
+    method: GradientDescent | TruncatedFlow, network: ReLUNetwork, X: Any, share: float
 ) -> tuple[float, str, int]:
     if method.step != "auto":
         return float(method.step), f"step {float(method.step):.4g}, as given", 0

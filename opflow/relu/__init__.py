@@ -1,8 +1,26 @@
-"""The theory: networks, their fields on a training set, and the kernels of the dynamics."""
+"""The theory: networks, their fields on a training set, and what the fields make."""
 
-from opflow.relu import hierarchy
+from opflow.relu import features, hierarchy
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel, jacobian, layer_kernels
+from opflow.relu.motion import (
+    KernelVelocity,
+    kernel_velocity,
+    layer_kernel_velocities,
+    weight_gram_velocity,
+)
 from opflow.relu.network import ReLUNetwork
 
-__all__ = ["Fields", "ReLUNetwork", "collective_kernel", "hierarchy", "jacobian", "layer_kernels"]
+__all__ = [
+    "Fields",
+    "KernelVelocity",
+    "ReLUNetwork",
+    "collective_kernel",
+    "features",
+    "hierarchy",
+    "jacobian",
+    "kernel_velocity",
+    "layer_kernel_velocities",
+    "layer_kernels",
+    "weight_gram_velocity",
+]

@@ -81,6 +81,29 @@ class Fields:
                 a[s] = rectify(h)
             self.activations.append(a)
 
+    #: whether the fields follow from the network's weights, and may be recomputed from them
+    derived = True
+
+    @classmethod
+    def from_state(
+        cls, network: ReLUNetwork, X: Any, preactivations: list[Any], psi: list[Any]
+    ) -> Fields:
+        """Fields that are a state of their own: a and θ from h, φ = θ ∘ ψ; X is not checked.
+
+        `preactivations` [h^1, …, h^L] is referenced; `psi` is [ψ^1, …, ψ^L], each (N, k, n_ℓ).
+        """
+        self = object.__new__(cls)
+        xp = namespace(network.readout)
+        middle = 0 if network.outputs == 1 else slice(None)
+        self.network, self.inputs, self.derived = network, X, False
+        self.preactivations = preactivations
+        self.activations = [X, *(xp.maximum(h, 0) for h in preactivations)]
+        self.conjugates = [
+            (psi_l * (h > 0)[:, None, :])[:, middle]
+            for psi_l, h in zip(psi, preactivations, strict=True)
+        ]
+        return self
+
     @property
     def samples(self) -> int:
         """N."""
@@ -119,6 +142,7 @@ class Fields:
     def conjugate_rows(self, index: Any) -> list[Any]:
         """Conjugates of some samples, each (b, k, n_ℓ), computed and not kept."""
         net = self.network
+        assert self.derived
         rows = [None, *(a[index] for a in self.activations[1:])]
         seed = namespace(net.readout).broadcast_to(
             net.readout, (rows[-1].shape[0], *net.readout.shape)

@@ -41,6 +41,7 @@ from opflow.relu.tangent import FieldTangent
 __all__ = [
     "Members",
     "conjugate_velocity",
+    "field_errors",
     "field_velocities",
     "hidden_velocity",
     "members",
@@ -232,7 +233,7 @@ def members(
         raise ValueError(f"kind must be 'pullback' or 'pushforward', not {kind!r}")
     if top is not None:
         top = _integer(top, "top", 1, math.inf)
-    depth = _fields(fields).network.depth
+    depth = check_fields(fields).network.depth
     wanted = [
         _layers(fields, lower, upper)
         for lower, upper in (
@@ -315,7 +316,7 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     >>> bool(np.allclose(K.todense(), of.collective_kernel(fields).todense()))
     True
     """
-    layer, order = _layer(fields, layer), _order(fields, order)
+    layer, order = check_layer(fields, layer), _order(fields, order)
     net, n = fields.network, fields.samples
     lowest = max(1, layer - order)  # where the truncation cuts the recursion off
     for m in range(lowest, layer + 1):
@@ -374,7 +375,7 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     >>> of.hierarchy.conjugate_velocity(fields, 2)
     <12x3 Zero 0 float64>
     """
-    layer, order = _layer(fields, layer), _order(fields, order)
+    layer, order = check_layer(fields, layer), _order(fields, order)
     net, rows = fields.network, fields.samples * fields.network.outputs
     if layer == net.depth:
         return Zero(rows * net.widths[layer], rows, net.dtype)
@@ -462,7 +463,7 @@ def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
     >>> of.hierarchy.split(fields, np.zeros(30))[0][0].shape
     (3, 5)
     """
-    tangent = FieldTangent(_fields(fields), fields.network.depth)
+    tangent = FieldTangent(check_fields(fields), fields.network.depth)
     if getattr(stacked, "shape", None) != tangent.shape[:1]:
         raise ValueError(
             f"stacked has shape {getattr(stacked, 'shape', None)} but the stacked fields are "
@@ -474,6 +475,54 @@ def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
         [h[..., 0] for h in hidden],
         [p[:, 0, :, 0] if k == 1 else p[..., 0] for p in conjugate],
     )
+
+
+def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
+    """Relative distances of the hidden and of the conjugate fields from those of a reference.
+
+    Parameters
+    ----------
+    fields, reference : Fields
+        Of networks with the same widths and outputs, on the same number of samples.
+
+    Returns
+    -------
+    hidden, conjugate : float
+        √Σ_ℓ ‖h^ℓ − h^ℓ_ref‖² over √Σ_ℓ ‖h^ℓ_ref‖², and the same for φ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the fields are of another network or training set.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5], seed=0).fields(np.eye(3))
+    >>> of.hierarchy.field_errors(fields, fields)
+    (0.0, 0.0)
+    """
+    shapes = [
+        (f.samples, *f.network.widths, f.network.outputs)
+        for f in (check_fields(fields), check_fields(reference, "reference"))
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"reference has (N, d, n_1, …, n_L, k) = {shapes[1]} but fields has {shapes[0]}: "
+            "they are of another network or training set"
+        )
+    return (
+        _distance(fields.preactivations, reference.preactivations),
+        _distance(fields.conjugates, reference.conjugates),
+    )
+
+
+def _distance(arrays: list[Any], references: list[Any]) -> float:
+    def squares(values: Any) -> float:
+        return float((values.astype(np.float64, copy=False) ** 2).sum())
+
+    error = sum(squares(a - b) for a, b in zip(arrays, references, strict=True))
+    return math.sqrt(error / (sum(map(squares, references)) or 1.0))
 
 
 # -- parts and checks -------------------------------------------------------------------------
@@ -514,9 +563,9 @@ def _down(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
-def _fields(fields: Any) -> Fields:
+def check_fields(fields: Any, name: str = "fields") -> Fields:
     if not isinstance(fields, Fields):
-        raise TypeError(f"fields must be an opflow Fields, not {type(fields).__name__}")
+        raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
     return fields
 
 
@@ -529,12 +578,12 @@ def _integer(value: Any, name: str, low: int, high: float) -> int:
     return int(value)
 
 
-def _layer(fields: Fields, layer: Any, name: str = "layer") -> int:
-    return _integer(layer, name, 1, _fields(fields).network.depth)
+def check_layer(fields: Fields, layer: Any, name: str = "layer") -> int:
+    return _integer(layer, name, 1, check_fields(fields).network.depth)
 
 
 def _layers(fields: Fields, lower: Any, upper: Any) -> tuple[int, int]:
-    lower, upper = _layer(fields, lower, "lower"), _layer(fields, upper, "upper")
+    lower, upper = check_layer(fields, lower, "lower"), check_layer(fields, upper, "upper")
     if lower > upper:
         raise ValueError(f"lower must not be above upper, but lower = {lower}, upper = {upper}")
     return lower, upper
@@ -545,4 +594,8 @@ def _sample(fields: Fields, sample: Any, name: str) -> int:
 
 
 def _order(fields: Fields, order: Any) -> int:
-    return _fields(fields).network.depth if order is None else _integer(order, "order", 0, math.inf)
+    return (
+        check_fields(fields).network.depth
+        if order is None
+        else _integer(order, "order", 0, math.inf)
+    )

@@ -133,10 +133,12 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
 def _route(fields: Fields, route: str | None) -> str:
     if route not in (None, *ROUTES):
         raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
+    if not fields.derived and route == "transport":
+        raise ValueError("route='transport' recomputes fields from weights; these are a state")
     if route is not None:
         return route
     net, n = fields.network, fields.samples
-    if net.outputs == 1 or is_sparse(fields.inputs):
+    if net.outputs == 1 or is_sparse(fields.inputs) or not fields.derived:
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
