@@ -154,7 +154,7 @@ def train(
                 value = share * state.evaluate(spare)
             if not math.isfinite(value) or (losses and value > GROWTH * max(losses[0], floor)):
                 raise DivergenceError(
-                    _divergence(number, value, step, reached, X, share), trajectory()
+                    _divergence(method, number, value, step, reached, X, share), trajectory()
                 )
             moment = Moment(number, number * step, value, spare, state.network, X, y, share)
             if observers:  # fields that are a state are copied out for them
@@ -246,11 +246,17 @@ def _loss_of_zero(y: Any, share: float) -> float:
 
 
 def _divergence(
-    number: int, value: float, step: float, reached: ReLUNetwork, X: Any, share: float
+    method: GradientDescent | TruncatedFlow,
+    number: int,
+    value: float,
+    step: float,
+    reached: ReLUNetwork,
+    X: Any,
+    share: float,
 ) -> str:
     top = sharpness(reached, X, share).value
     limit = f"{2 / top:.4g}" if top > 0 else "infinite"
     return (
-        f"gradient descent diverged at step {number}: loss {value:.4g} with step size {step:.4g}; "
+        f"{method.name} diverged at step {number}: loss {value:.4g} with step size {step:.4g}; "
         f"the stability limit 2/λ_max(K) was {limit} at the last step before"
     )

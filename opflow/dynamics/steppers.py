@@ -35,6 +35,8 @@ class GradientDescent:
 
     step: float | str = "auto"
 
+    name = "gradient descent"
+
     def __post_init__(self) -> None:
         _check_step(self.step)
 
@@ -87,6 +89,8 @@ class TruncatedFlow:
 
     order: int
     step: float | str = "auto"
+
+    name = "the truncated flow"
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool):

@@ -1,0 +1,75 @@
+"""What the documentation says is run: every row of the table, every doctest it leads to."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import opflow as of
+
+DOCS = Path(__file__).parents[1] / "docs"
+TABLE = [
+    (equation.strip(), code)
+    for equation, cell in re.findall(
+        r"^\| (.*) \| (.*`) \|$", (DOCS / "theory.md").read_text(), re.MULTILINE
+    )
+    for code in re.findall(r"`([^`]+)`", cell)
+]
+
+
+def context():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, 4)), rng.standard_normal(8)
+    net = of.ReLUNetwork.random([4, 4, 4, 4], seed=0)
+    fields = net.fields(X)
+    values = {"of": of, "X": X, "y": y[:, None], "net": net, "fields": fields, "N": 8, "k": 1}
+    values |= {"l": 2, "p": 1, "mu": 0, "nu": 3, "v": rng.standard_normal(4)}
+    return values | {"r": fields.outputs - values["y"]}
+
+
+def test_the_table_is_found_whole():
+    text = (DOCS / "theory.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 35 and len(TABLE) >= len(rows)
+
+
+@pytest.mark.parametrize(("equation", "code"), TABLE)
+def test_every_row_of_the_table_runs(equation, code):
+    assert eval(code, context()) is not None
+
+
+@pytest.mark.parametrize(
+    "name", sorted({n for _, c in TABLE for n in re.findall(r"of\.[\w.]+", c)})
+)
+def test_every_name_in_the_table_has_a_doctest_that_passes(name):
+    found = eval(name, context())
+    assert inspect.isfunction(found) or inspect.isclass(found), f"{name} is not public code"
+    source = inspect.getmodule(found)
+    tests = [
+        test
+        for test in doctest.DocTestFinder(recurse=False).find(found, module=source)
+        if test.examples
+    ]
+    assert tests, f"{name} has no doctest"
+    for test in tests:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("page", ["hierarchy.md"])
+def test_every_number_on_the_page_comes_out(page):
+    pytest.importorskip("sklearn", reason="the page uses scikit-learn's digits")
+    result = doctest.testfile(
+        str(DOCS / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.attempted > 20 and result.failed == 0
+
+
+def test_the_python_of_the_readme_runs(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 2
+    names = {}
+    for block in blocks:
+        exec(block, names)
