@@ -6,6 +6,7 @@ it gets.  Nothing here moves an array; mixing host and device arrays is an error
 
 from __future__ import annotations
 
+import math
 import sys
 from types import ModuleType
 from typing import Any
@@ -111,3 +112,13 @@ def check_gates(gates: Any, name: str = "gates") -> Any:
     if gates.dtype != np.bool_:
         raise TypeError(f"{name} must be boolean, not {gates.dtype}: compare first, as in h > 0")
     return gates
+
+
+def check_integer(value: Any, name: str, low: int, high: float = math.inf) -> int:
+    """Return `value` if it is an integer from `low` to `high`, else say what is wrong with it."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {limits}, not {value}")
+    return int(value)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from opflow.arrays import check_integer
 from opflow.dynamics.flow import WeightState
 from opflow.dynamics.truncated import FieldState
 from opflow.relu.network import ReLUNetwork
@@ -93,10 +94,7 @@ class TruncatedFlow:
     name = "the truncated flow"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or isinstance(self.order, bool):
-            raise TypeError(f"order must be an integer, not {self.order!r}")
-        if self.order < 0:
-            raise ValueError(f"order must not be negative, not {self.order}")
+        check_integer(self.order, "order", 0)
         _check_step(self.step)
 
     def start(self, network: ReLUNetwork, X: Any, y: Any) -> FieldState:

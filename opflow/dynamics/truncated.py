@@ -14,8 +14,8 @@ from opflow.arrays import is_sparse, namespace
 from opflow.dynamics.flow import WeightState
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
+from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.tangent import budgets
 
 
 class FieldState:

@@ -25,6 +25,16 @@ def human(number: float, unit: str, base: int = 1000) -> str:
     raise AssertionError
 
 
+def superscript(number: int) -> str:
+    """The number of a layer, as it stands in a symbol: W³."""
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def subscript(number: int) -> str:
+    """The number of a sample, as it stands in a symbol: D₁₂."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
 class Description(str):
     """A description that prints as a tree and shows as a table in a notebook."""
 

@@ -11,8 +11,7 @@ from typing import Any
 from opflow.arrays import check_real, is_sparse, namespace
 from opflow.operators import Gram, Matrix, Operator, Weight, pullback
 from opflow.operators.algebra import scale
-from opflow.relu.fields import Fields
-from opflow.relu.hierarchy import check_fields, check_layer
+from opflow.relu.fields import Fields, check_fields, check_layer
 
 __all__ = ["agop", "feature_ansatz", "target_linearity"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from opflow.arrays import check_real, is_sparse, namespace
+from opflow.arrays import check_integer, check_real, is_sparse, namespace
 from opflow.operators.rows import row_slices
 from opflow.relu.passes import blocks, conjugates, preactivation, rectify
 
@@ -162,3 +162,26 @@ class Fields:
 
     def __repr__(self) -> str:
         return f"<Fields of {self.samples:,} samples on {self.network!r}, {self.nbytes:,} bytes>"
+
+
+def check_fields(fields: Any, name: str = "fields") -> Fields:
+    """Return `fields` if it is a :class:`Fields`, else raise ``TypeError``."""
+    if not isinstance(fields, Fields):
+        raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
+    return fields
+
+
+def check_layer(fields: Fields, layer: Any, name: str = "layer") -> int:
+    """A layer, 1..L."""
+    return check_integer(layer, name, 1, check_fields(fields).network.depth)
+
+
+def check_sample(fields: Fields, sample: Any, name: str) -> int:
+    """A sample, 0..N − 1."""
+    return check_integer(sample, name, 0, check_fields(fields).samples - 1)
+
+
+def check_order(fields: Fields, order: Any) -> int:
+    """An order of truncation; None is the depth, at which nothing is cut off."""
+    depth = check_fields(fields).network.depth
+    return depth if order is None else check_integer(order, "order", 0)

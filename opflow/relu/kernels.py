@@ -12,6 +12,7 @@ from typing import Any
 from opflow.arrays import is_sparse, namespace
 from opflow.operators import Gram, HStack, KhatriRao, Matrix, Operator
 from opflow.operators.algebra import add, scale
+from opflow.operators.describe import superscript
 from opflow.operators.evaluation import FLOPS_PER_BYTE
 from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
@@ -91,8 +92,11 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     """
     kernels = []
     for layer, parts in enumerate(_layer_jacobians(fields), start=1):
-        grams = [Gram(part, symbol=f"A{_up(layer - 1)}∘D{_up(layer)}") for part in parts[:1]]
-        grams += [Gram(part, symbol=f"D{_up(layer)}") for part in parts[1:]]
+        grams = [
+            Gram(part, symbol=f"A{superscript(layer - 1)}∘D{superscript(layer)}")
+            for part in parts[:1]
+        ]
+        grams += [Gram(part, symbol=f"D{superscript(layer)}") for part in parts[1:]]
         kernels.append(scale(fields.network.rates[layer - 1], add(*grams)))
     return kernels
 
@@ -150,10 +154,6 @@ def _route(fields: Fields, route: str | None) -> str:
     return "cached" if cached <= transport else "transport"
 
 
-def _up(number: int) -> str:
-    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
 def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
     """For each layer, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
@@ -161,8 +161,8 @@ def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
     for layer, (below, phi) in enumerate(
         zip(fields.activations[:-1], fields.conjugates, strict=True), start=1
     ):
-        conjugate = Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{_up(layer)}")
-        inputs = Matrix(below, symbol="X" if layer == 1 else f"a{_up(layer - 1)}")
+        conjugate = Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
+        inputs = Matrix(below, symbol="X" if layer == 1 else f"a{superscript(layer - 1)}")
         parts: list[Operator] = [KhatriRao(conjugate, inputs)]
         if net.biases[layer - 1] is not None:
             parts.append(conjugate)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from opflow.arrays import check_real, is_sparse, namespace
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
-from opflow.relu.fields import Fields
-from opflow.relu.hierarchy import check_fields, check_layer, field_velocities, split
+from opflow.relu.fields import Fields, check_fields, check_layer
+from opflow.relu.hierarchy import field_velocities, split
 
 __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities", "weight_gram_velocity"]
 

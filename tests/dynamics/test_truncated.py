@@ -158,7 +158,7 @@ def test_weight_grams_follow_their_closed_equation_as_the_step_shrinks(side, los
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: of.TruncatedFlow(order=-1), ValueError, "order must not be negative"),
+        (lambda: of.TruncatedFlow(order=-1), ValueError, "order must be at least 0"),
         (lambda: of.TruncatedFlow(order=1.0), TypeError, "order must be an integer"),
         (lambda: of.TruncatedFlow(order=1, step="big"), ValueError, "step"),
         (

@@ -1,0 +1,297 @@
+"""The velocity operators of the fields on the whole training set, and their truncation.
+
+H_ℓ and Ψ_ℓ are compositions of lifts, masks and Grams that read as the recursions do;
+:func:`field_velocities` applies all of them at once with what they share done once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import namespace
+from opflow.operators import (
+    BlockDiagonal,
+    FeatureLift,
+    Gram,
+    KhatriRao,
+    Mask,
+    Matrix,
+    Operator,
+    SampleLift,
+    Weight,
+    Zero,
+)
+from opflow.operators.algebra import add, compose, scale
+from opflow.operators.describe import superscript
+from opflow.relu.fields import Fields, check_fields, check_layer, check_order
+from opflow.relu.hierarchy.tangent import FieldTangent
+from opflow.relu.kernels import jacobian
+
+
+def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:
+    r"""H_ℓ: the velocity of the hidden field, ``dh^ℓ/dt = −H_ℓ r``.
+
+    Parameters
+    ----------
+    fields : Fields
+    layer : int
+        ℓ, 1..L.
+    order : int, optional
+        Keep the members with at most so many Gram factors; all by default (ℓ − 1 at most occur).
+
+    Returns
+    -------
+    Operator of shape (N·n_ℓ, N·k)
+        From residuals to the field h^ℓ, both flattened sample-major; the adjoint goes back.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a layer outside 1..L or a negative order.
+
+    Notes
+    -----
+    .. math::
+        H_\ell = \eta_\ell (A^{\ell-1} \otimes I)\, \varphi^{\ell T}
+            + (I \otimes W^\ell)\, \theta^{\ell-1} H_{\ell-1}, \qquad H_0 = 0;
+
+    a bias adds 1 to A.  The kernel follows by reading the outputs off the top field: K is
+    :math:`(I \otimes V)\, \theta^L H_L`.  A product costs 4·N·P_m flops for each layer m <= ℓ and
+    2·N·P_m for each hand-over, O(N·n) memory, and no pair of samples is visited.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 5, 4], seed=0)
+    >>> fields = net.fields(np.eye(3))
+    >>> H = of.hierarchy.hidden_velocity(fields, 2)
+    >>> K = of.SampleLift(net.readout, 3) @ of.Mask(fields.gates[1]) @ H
+    >>> bool(np.allclose(K.todense(), of.collective_kernel(fields).todense()))
+    True
+    """
+    layer, order = check_layer(fields, layer), check_order(fields, order)
+    net, n = fields.network, fields.samples
+    lowest = max(1, layer - order)  # where the truncation cuts the recursion off
+    for m in range(lowest, layer + 1):
+        own = compose(
+            FeatureLift(_activation_gram(fields, m - 1), net.widths[m]),
+            BlockDiagonal(fields.conjugates[m - 1], symbol=f"φ{superscript(m)}").T,
+        )
+        own = scale(net.rates[m - 1], own)
+        if m == lowest:
+            velocity = own
+        else:
+            gate = Mask(fields.gates[m - 2], symbol=f"θ{superscript(m - 1)}")
+            velocity = add(own, compose(SampleLift(_weight(fields, m), n), gate, velocity))
+    return velocity
+
+
+def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:
+    r"""Ψ_ℓ: the velocity of the conjugate field, ``dψ^ℓ/dt = −Ψ_ℓ r``.
+
+    Parameters
+    ----------
+    fields : Fields
+    layer : int
+        ℓ, 1..L.
+    order : int, optional
+        Keep the members with at most so many Gram factors; all by default (L − ℓ − 1 at most
+        occur).
+
+    Returns
+    -------
+    Operator of shape (N·k·n_ℓ, N·k)
+        From residuals to the field ψ^ℓ (N, k, n_ℓ), flattened in C order; zero for ℓ = L, where
+        ψ is the fixed readout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a layer outside 1..L or a negative order.
+
+    Notes
+    -----
+    .. math::
+        (\Psi_\ell r)_{\mu p} = \eta_{\ell+1} \sum_\nu [D^{\ell+1}(r)]_{\mu p,\nu}\, a^\ell_\nu
+            + W^{\ell+1,T} \theta^{\ell+1}_\mu (\Psi_{\ell+1} r)_{\mu p}, \qquad \Psi_L = 0.
+
+    The first term is :math:`(\varphi^{\ell+1} \otimes I)(\varphi^{\ell+1} \odot a^\ell)^T r`: the
+    conjugate Gram D applied through its factor.  2·N·(1 + k)·P_m flops for each layer m > ℓ and
+    2·N·k·P_m for each hand-over.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
+    >>> of.hierarchy.conjugate_velocity(fields, 1).shape
+    (15, 3)
+    >>> of.hierarchy.conjugate_velocity(fields, 2)
+    <12x3 Zero 0 float64>
+    """
+    layer, order = check_layer(fields, layer), check_order(fields, order)
+    net, rows = fields.network, fields.samples * fields.network.outputs
+    if layer == net.depth:
+        return Zero(rows * net.widths[layer], rows, net.dtype)
+    highest = min(net.depth, layer + 1 + order)
+    for m in range(highest, layer, -1):
+        phi = fields.conjugates[m - 1].reshape(rows, -1)
+        phi = Matrix(phi, symbol=f"φ{superscript(m)}")
+        own = compose(
+            FeatureLift(phi, net.widths[m - 1]),
+            KhatriRao(phi, Matrix(fields.activations[m - 1], symbol=f"a{superscript(m - 1)}")).T,
+        )
+        own = scale(net.rates[m - 1], own)
+        if m == highest:
+            velocity = own
+        else:
+            gates = fields.gates[m - 1].repeat(net.outputs, axis=0)
+            gate = Mask(gates, symbol=f"θ{superscript(m)}")
+            velocity = add(own, compose(SampleLift(_weight(fields, m).T, rows), gate, velocity))
+    return velocity
+
+
+def field_velocities(fields: Fields, order: int | None = None) -> Operator:
+    r"""All velocities at once, ``[H_1; …; H_L; Ψ_1; …; Ψ_L]``, with what they share done once.
+
+    Parameters
+    ----------
+    fields : Fields
+    order : int, optional
+        As in :func:`hidden_velocity`.
+
+    Returns
+    -------
+    Operator of shape (N·Σn_ℓ + N·k·Σn_ℓ, N·k)
+        :func:`split` cuts a product into its fields.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative order.
+
+    Notes
+    -----
+    The derivative of the fields along the direction :math:`J^T r` in which gradient flow moves
+    the weights.  At full order one product costs 2·N·P flops for Jᵀ, 2·N·P for the hidden and
+    2·N·k·(P − P_1) for the conjugate fields, and 2·N·(1 + k)·(P − P_1) at most for the
+    hand-overs; the memory beyond the result does not grow with N.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
+    >>> hidden, conjugate = of.hierarchy.split(
+    ...     fields, of.hierarchy.field_velocities(fields) @ np.ones(3)
+    ... )
+    >>> [h.shape for h in hidden], [p.shape for p in conjugate]
+    ([(3, 5), (3, 4)], [(3, 5), (3, 4)])
+    """
+    order = check_order(fields, order)
+    return compose(FieldTangent(fields, order), jacobian(fields, route="cached").T)
+
+
+def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
+    """Views of a stacked field: hidden (N, n_ℓ) and conjugate (N, n_ℓ) or (N, k, n_ℓ).
+
+    Parameters
+    ----------
+    fields : Fields
+    stacked : array (N·Σn_ℓ + N·k·Σn_ℓ,)
+        As :func:`field_velocities` gives it.
+
+    Returns
+    -------
+    hidden, conjugate : lists of arrays, one a layer
+        Shaped as ``fields.preactivations`` and ``fields.conjugates``.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not that of a stacked field.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5], seed=0).fields(np.eye(3))
+    >>> of.hierarchy.split(fields, np.zeros(30))[0][0].shape
+    (3, 5)
+    """
+    tangent = FieldTangent(check_fields(fields), fields.network.depth)
+    if getattr(stacked, "shape", None) != tangent.shape[:1]:
+        raise ValueError(
+            f"stacked has shape {getattr(stacked, 'shape', None)} but the stacked fields are "
+            f"{tangent.shape[:1]}"
+        )
+    hidden, conjugate = tangent.split(stacked[:, None])
+    k = fields.network.outputs
+    return (
+        [h[..., 0] for h in hidden],
+        [p[:, 0, :, 0] if k == 1 else p[..., 0] for p in conjugate],
+    )
+
+
+def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
+    """Relative distances of the hidden and of the conjugate fields from those of a reference.
+
+    Parameters
+    ----------
+    fields, reference : Fields
+        Of networks with the same widths and outputs, on the same number of samples.
+
+    Returns
+    -------
+    hidden, conjugate : float
+        √Σ_ℓ ‖h^ℓ − h^ℓ_ref‖² over √Σ_ℓ ‖h^ℓ_ref‖², and the same for φ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the fields are of another network or training set.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5], seed=0).fields(np.eye(3))
+    >>> of.hierarchy.field_errors(fields, fields)
+    (0.0, 0.0)
+    """
+    shapes = [
+        (f.samples, *f.network.widths, f.network.outputs)
+        for f in (check_fields(fields), check_fields(reference, "reference"))
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"reference has (N, d, n_1, …, n_L, k) = {shapes[1]} but fields has {shapes[0]}: "
+            "they are of another network or training set"
+        )
+    return (
+        _distance(fields.preactivations, reference.preactivations),
+        _distance(fields.conjugates, reference.conjugates),
+    )
+
+
+def _distance(arrays: list[Any], references: list[Any]) -> float:
+    def squares(values: Any) -> float:
+        return float((values.astype(np.float64, copy=False) ** 2).sum())
+
+    error = sum(squares(a - b) for a, b in zip(arrays, references, strict=True))
+    return math.sqrt(error / (sum(map(squares, references)) or 1.0))
+
+
+def _activation_gram(fields: Fields, layer: int) -> Operator:
+    """A^ℓ, plus 1 if the layer above has a bias."""
+    a = fields.activations[layer]
+    gram: Operator = Gram(
+        Matrix(a, symbol=f"a{superscript(layer)}"), symbol=f"A{superscript(layer)}"
+    )
+    if fields.network.biases[layer] is not None:
+        ones = namespace(fields.network.readout).ones((a.shape[0], 1), dtype=a.dtype)
+        gram = add(gram, Gram(ones, symbol="1 1ᵀ"))
+    return gram
+
+
+def _weight(fields: Fields, layer: int) -> Weight:
+    return Weight(fields.network.weights[layer - 1], symbol=f"W{superscript(layer)}")
