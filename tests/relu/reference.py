@@ -17,21 +17,34 @@ def problems(draw, dtype=np.float64, max_depth=4, max_outputs=4):
     samples = draw(st.integers(1, 7))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     weights = [rng.standard_normal((n, m)).astype(dtype) for m, n in itertools.pairwise(widths)]
-    for W in weights:
-        if draw(st.booleans()):
-            W[0] = 0  # a dead unit
-    biases = None
     if draw(st.booleans()):
-        biases = [
-            rng.standard_normal(n).astype(dtype) if draw(st.booleans()) else None
-            for n in widths[1:]
-        ]
+        for W in weights:
+            W[0] *= rng.random() < 0.7  # else a dead unit
+    share = draw(st.sampled_from([1.0, 0.5, 0.0]))  # of layers with a bias
+    biases = [
+        rng.standard_normal(n).astype(dtype) if rng.random() < share else None for n in widths[1:]
+    ]
     rates = list(rng.uniform(0.1, 3.0, depth)) if draw(st.booleans()) else None
     readout = rng.standard_normal((outputs, widths[-1])).astype(dtype)
     X = rng.standard_normal((samples, widths[0])).astype(dtype)
     if samples > 1 and draw(st.booleans()):
         X[-1] = X[0]
     return of.ReLUNetwork(weights, readout, biases=biases, rates=rates), X
+
+
+def rich(depth, outputs, samples=6, width=5):
+    """(network, X) with biases, rates, open gates in every layer and two equal samples."""
+    rng = np.random.default_rng(10 * depth + outputs)
+    widths = [4, *[width] * depth]
+    net = of.ReLUNetwork(
+        [rng.standard_normal((n, m)) for m, n in itertools.pairwise(widths)],
+        rng.standard_normal((outputs, width)),
+        biases=[rng.uniform(0.1, 1.0, n) for n in widths[1:]],
+        rates=rng.uniform(0.3, 2.0, depth),
+    )
+    X = rng.standard_normal((samples, 4))
+    X[-1] = X[0]
+    return net, X
 
 
 def chain_rule_jacobian(network, X, rates=True):

@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows as row_blocks
 from tests.operators.battery import small_blocks
-from tests.relu.reference import problems
+from tests.relu.reference import problems, rich
 
 hierarchy = of.hierarchy
 PROBLEMS = problems(max_depth=5, max_outputs=3)
@@ -96,12 +96,16 @@ def test_members_are_products_of_chains(problem, data):
 
 
 @settings(max_examples=40)
-@given(PROBLEMS, st.integers(0, 5), st.data())
-def test_velocities_are_the_sums_over_sample_pairs(problem, order, data):
+@given(PROBLEMS, st.integers(0, 5), st.integers(0, 59))
+@example(rich(4, 2), 5, 0)
+@example(rich(4, 3), 1, 0)
+@example(rich(4, 1), 1, 2)
+@example(rich(5, 2), 5, 4)
+def test_velocities_are_the_sums_over_sample_pairs(problem, order, pick):
     network, X = problem
     fields = network.fields(X)
     r = residual(fields)
-    layer = data.draw(st.integers(1, network.depth))
+    layer = 1 + pick % network.depth
     H = hierarchy.hidden_velocity(fields, layer, order)
     Psi = hierarchy.conjugate_velocity(fields, layer, order)
     scale = paper_hidden(fields, layer, 5, r)
@@ -114,6 +118,9 @@ def test_velocities_are_the_sums_over_sample_pairs(problem, order, data):
 
 @settings(max_examples=60)
 @given(PROBLEMS, st.sampled_from([None, 0, 1, 2, 3, 5]), st.sampled_from([200, 8 << 20]))
+@example(rich(5, 2), None, 200)
+@example(rich(5, 3), 1, 8 << 20)
+@example(rich(5, 1), 2, 200)
 def test_stacked_velocities_equal_the_compositions_both_ways(problem, order, workspace):
     network, X = problem
     fields = network.fields(X)
@@ -156,6 +163,8 @@ def test_velocities_keep_float32_and_pass_the_dot_test(problem, order):
 
 
 @given(PROBLEMS)
+@example(rich(4, 2))
+@example(rich(3, 1))
 def test_kernel_is_read_off_the_top_hidden_velocity(problem):
     network, X = problem
     fields = network.fields(X)
@@ -166,6 +175,8 @@ def test_kernel_is_read_off_the_top_hidden_velocity(problem):
 
 
 @given(PROBLEMS)
+@example(rich(4, 2))
+@example(rich(3, 1))
 def test_truncation_is_exact_from_order_depth_on_and_counts_gram_factors(problem):
     network, X = problem
     fields = network.fields(X)
@@ -232,6 +243,14 @@ def test_leading_singular_values_come_from_products():
     assert (top.ranks == -1).all()
 
 
+def test_members_of_dead_layers_are_zero():
+    fields = of.ReLUNetwork([-np.ones((4, 3)), np.ones((4, 4))], np.ones(4)).fields(np.ones((2, 3)))
+    for top in (None, 2):
+        found = hierarchy.members(fields, [(0, 1)], top=top)
+        assert not found.norms.any() and not found.traces.any()
+    assert hierarchy.members(fields, [(0, 1)]).ranks == 0
+
+
 def test_one_step_member_is_the_weight_gram():
     net = of.ReLUNetwork.random([3, 5, 5], seed=0)
     fields = net.fields(np.random.default_rng(0).standard_normal((4, 3)))
@@ -241,6 +260,8 @@ def test_one_step_member_is_the_weight_gram():
 
 @settings(max_examples=60)
 @given(PROBLEMS)
+@example(rich(4, 2))
+@example(rich(3, 1))
 def test_kernel_velocity_is_the_product_rule(problem):
     network, X = problem
     fields = network.fields(X)
@@ -289,6 +310,8 @@ def test_kernel_velocity_of_sparse_inputs():
 
 @settings(max_examples=60)
 @given(PROBLEMS)
+@example(rich(4, 2))
+@example(rich(3, 1))
 def test_balancedness_is_conserved_by_the_closed_equations(problem):
     network, X = problem
     fields = network.fields(X)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
-from tests.relu.reference import problems
+from tests.relu.reference import problems, rich
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'opflow[torch]'")
 
@@ -93,6 +93,9 @@ def drawn(problem):
 
 @settings(max_examples=80)
 @given(PROBLEMS)
+@example(rich(5, 2))
+@example(rich(3, 3))
+@example(rich(4, 1))
 def test_hidden_and_conjugate_velocities(problem):
     network, _, fields, r, autodiff = drawn(problem)
     hidden, conjugate = of.hierarchy.split(
@@ -143,6 +146,9 @@ def test_members_are_products_of_layer_jacobians(problem, data):
 
 @settings(max_examples=60)
 @given(PROBLEMS)
+@example(rich(5, 2))
+@example(rich(3, 3))
+@example(rich(4, 1))
 def test_kernel_velocity(problem):
     _, _, fields, r, autodiff = drawn(problem)
     want = autodiff.along_the_flow(autodiff.kernel)
@@ -156,6 +162,9 @@ def test_kernel_velocity(problem):
 
 @settings(max_examples=60)
 @given(PROBLEMS)
+@example(rich(5, 2))
+@example(rich(3, 3))
+@example(rich(4, 1))
 def test_weight_grams_close_in_the_fields(problem):
     network, _, fields, r, autodiff = drawn(problem)
     grams = autodiff.along_the_flow(lambda *p: [(W.T @ W, W @ W.T) for W, _ in autodiff.layers(p)])
@@ -169,6 +178,9 @@ def test_weight_grams_close_in_the_fields(problem):
 
 @settings(max_examples=40)
 @given(PROBLEMS)
+@example(rich(5, 2))
+@example(rich(3, 3))
+@example(rich(4, 1))
 def test_balancedness_is_conserved(problem):
     network, _, _, _, autodiff = drawn(problem)
     for i in range(network.depth - 1):

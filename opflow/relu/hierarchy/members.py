@@ -236,6 +236,8 @@ def _singular_values(B: Operator, top: int | None) -> tuple[Any, float]:
         dense = B.todense()
         return namespace(dense).linalg.svd(dense, compute_uv=False), float(dense.trace())
     start = np.random.default_rng(0).standard_normal(n).astype(B.dtype)
+    if not B.matvec(start).any():  # ARPACK refuses the zero operator that dead units leave
+        return np.zeros(top, dtype=B.dtype), 0.0
     found = spla.svds(B.to_scipy(), k=top, v0=start, return_singular_vectors=False)
     return np.sort(found)[::-1], float(B.trace())
 
