@@ -86,7 +86,7 @@ def draw_truncation(found, title, path):
     figure.suptitle(
         f"Truncated flow against the exact run: {title} (p = L − 1 is exact: at most {exact:.0e})"
     )
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def norms_by_distance(fields, kind):
@@ -117,7 +117,7 @@ def draw_norms(before, after, path):
     axes[0].set_ylabel("operator norm (median)")
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle("Members of the hierarchy, digits, L = 5")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 class KernelMotion:
@@ -147,7 +147,7 @@ def draw_motion(times, motion, path):
         axis.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("‖dK/dt‖ of the layer (Frobenius)")
     figure.suptitle("Velocity of the kernel by layer, digits, L = 4")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def main():

@@ -2,7 +2,10 @@
 
 import doctest
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +76,21 @@ def test_the_python_of_the_readme_runs(capsys):
     names = {}
     for block in blocks:
         exec(block, names)
+
+
+@pytest.mark.parametrize(
+    ("example", "options", "figures"),
+    [("compose_operators", [], 0), ("hierarchy_truncation", ["--steps", "2"], 4)],
+)
+def test_the_examples_run(example, options, figures, tmp_path):
+    pytest.importorskip("sklearn", reason="the examples use scikit-learn's digits")
+    pytest.importorskip("matplotlib", reason="the examples draw figures")
+    root = DOCS.parent
+    options = [*options, "--out", str(tmp_path)] if options else []
+    subprocess.run(
+        [sys.executable, root / "examples" / f"{example}.py", *options],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(root), "MPLBACKEND": "Agg"},
+        stdout=subprocess.DEVNULL,
+    )
+    assert len(list(tmp_path.glob("*.png"))) == figures
