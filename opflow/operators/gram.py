@@ -168,7 +168,10 @@ class GramVelocity(Operator):
 
     @property
     def symbol(self) -> str:
-        return self._symbol or "Ḟ Fᵀ + F Ḟᵀ"
+        if self._symbol:
+            return self._symbol
+        F, dF = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
         flops, moved = self.F.cost(columns) + self.dF.cost(columns)

@@ -136,21 +136,21 @@ class Operator(pylops.LinearOperator):
 
     def matvec(self, x: Any) -> Any:
         """``self @ x`` for a vector of shape (n,) or (n, 1)."""
-        return self._apply(super().matvec, x, self.shape[1], vector=True)
+        return self._apply(super().matvec, x, self.shape[1], self.shape[0], vector=True)
 
     def rmatvec(self, x: Any) -> Any:
         """``self.H @ x`` for a vector of shape (m,) or (m, 1)."""
-        return self._apply(super().rmatvec, x, self.shape[0], vector=True)
+        return self._apply(super().rmatvec, x, self.shape[0], self.shape[1], vector=True)
 
     def matmat(self, X: Any) -> Any:
         """``self @ X`` for a block of vectors, shape (n, columns)."""
-        return self._apply(super().matmat, X, self.shape[1])
+        return self._apply(super().matmat, X, self.shape[1], self.shape[0])
 
     def rmatmat(self, X: Any) -> Any:
         """``self.H @ X`` for a block of vectors, shape (m, columns)."""
-        return self._apply(super().rmatmat, X, self.shape[0])
+        return self._apply(super().rmatmat, X, self.shape[0], self.shape[1])
 
-    def _apply(self, product: Any, x: Any, size: int, vector: bool = False) -> Any:
+    def _apply(self, product: Any, x: Any, size: int, height: int, vector: bool = False) -> Any:
         if not hasattr(x, "dtype"):
             x = np.asarray(x)
         shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
@@ -161,6 +161,8 @@ class Operator(pylops.LinearOperator):
             )
         if x.dtype.kind not in "biufc":
             raise TypeError(f"the operand must be numeric, not {x.dtype}")
+        if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
+            return namespace(x).empty((height, 0), dtype=self._working(x))
         if x.dtype.kind == "c" and self.dtype.kind != "c":
             return product(x.real.astype(self._working(x.real))) + 1j * product(
                 x.imag.astype(self._working(x.imag))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from opflow.arrays import check_real, is_sparse, namespace
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
+from opflow.operators.describe import superscript
 from opflow.relu.fields import Fields, check_fields, check_layer
 from opflow.relu.hierarchy import field_velocities, split
 
@@ -78,9 +79,9 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
         moved = [KhatriRao(dphi, a)] if dphi is not None else []
         moved += [KhatriRao(phi, da)] if da is not None else []
         if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
-            total.append(scale(rate, GramVelocity(KhatriRao(phi, a), add(*moved), symbol="K̇")))
+            total.append(scale(rate, GramVelocity(KhatriRao(phi, a), add(*moved))))
         if b is not None and dphi is not None:  # the 1 that a bias adds to A
-            total.append(scale(rate, GramVelocity(phi, dphi, symbol="Ḋ")))
+            total.append(scale(rate, GramVelocity(phi, dphi)))
     return add(*total)
 
 
@@ -119,11 +120,11 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     ):
         J, A, D = KhatriRao(phi, a), zero, zero
         if da is not None:
-            A = scale(rate, GramVelocity(J, KhatriRao(phi, da), symbol="Ȧ∘D"))
+            A = scale(rate, GramVelocity(J, KhatriRao(phi, da)))
         if dphi is not None:
-            D = scale(rate, GramVelocity(J, KhatriRao(dphi, a), symbol="A∘Ḋ"))
+            D = scale(rate, GramVelocity(J, KhatriRao(dphi, a)))
             if b is not None:
-                D = add(D, scale(rate, GramVelocity(phi, dphi, symbol="Ḋ")))
+                D = add(D, scale(rate, GramVelocity(phi, dphi)))
         layers.append(KernelVelocity(A, D))
     return layers
 
@@ -176,9 +177,12 @@ def weight_gram_velocity(
     net, phi = fields.network, fields.conjugates[layer - 1]
     s = (r[:, None, :] @ phi.reshape(len(r), net.outputs, -1))[:, 0]
     below, W = fields.activations[layer - 1], net.weights[layer - 1]
-    left, right = (below, s @ W) if side == "input" else (below @ W.T, s)
-    moving = GramVelocity(Matrix(left).T, Matrix(right).T, symbol="Ẇ")
-    return scale(-net.rates[layer - 1], moving)
+    left, right = (
+        (Matrix(below, symbol="a"), Matrix(s @ W, symbol="ρ"))
+        if side == "input"
+        else (Matrix(below @ W.T, symbol="u"), Matrix(s, symbol="s"))
+    )
+    return scale(-net.rates[layer - 1], GramVelocity(left.T, right.T))
 
 
 _Pairs = list[tuple[Operator | None, Operator | None]]
@@ -188,22 +192,29 @@ def _moving(fields: Fields, residual: Any) -> tuple[list[tuple[Operator, Operato
     """(φ^ℓ, a^{ℓ-1}) of each layer, and their velocities, None where fixed."""
     r = _residual(fields, residual)
     dh, dpsi = split(fields, field_velocities(fields) @ r.reshape(-1))
-    still, moved = [], []
+    still: list[tuple[Operator, Operator]] = []
+    moved: _Pairs = []
     for i in range(fields.network.depth):
-        phi, a = fields.conjugates[i], fields.activations[i]
-        still.append((_rows(phi), Matrix(a)))
+        below, up = superscript(i), superscript(i + 1)
+        a = fields.activations[i]
+        still.append(
+            (
+                _rows(fields.conjugates[i], f"φ{up}"),
+                Matrix(a, symbol=f"a{below}" if i else "X"),
+            )
+        )
         dphi = da = None
         if i + 1 < fields.network.depth:
-            dphi = _rows(_gated(dpsi[i], fields.activations[i + 1]))
+            dphi = _rows(_gated(dpsi[i], fields.activations[i + 1]), f"dφ{up}")
         if i:
-            da = Matrix(_gated(dh[i - 1], a))
+            da = Matrix(_gated(dh[i - 1], a), symbol=f"da{below}")
         moved.append((dphi, da))
     return still, moved
 
 
-def _rows(phi: Any) -> Matrix:
+def _rows(phi: Any, symbol: str) -> Matrix:
     """Conjugates with the outputs along the rows, (N·k, n)."""
-    return Matrix(phi.reshape(-1, phi.shape[-1]))
+    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
 
 
 def _gated(velocity: Any, activation: Any) -> Any:

@@ -720,6 +720,8 @@ def multiplies_blocks(case: Case, rng: np.random.Generator) -> None:
         case.close(case.op.T @ Y, case.A.T @ Y, case.bound.T @ abs(Y))
         F = np.asfortranarray(X)[::-1]
         case.close(case.op @ F, case.A @ F, case.bound @ abs(F))
+    assert (case.op @ np.zeros((n, 0))).shape == (m, 0)
+    assert (case.op.T @ np.zeros((m, 0))).shape == (n, 0)
 
 
 @check

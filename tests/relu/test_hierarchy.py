@@ -136,6 +136,8 @@ def test_stacked_velocities_equal_the_compositions_both_ways(problem, order, wor
         near(V.T @ np.eye(V.shape[0]), want.T)
         r = residual(fields).ravel()
         near(V @ r, want @ r, np.abs(want) @ np.abs(r))
+        assert (V @ np.zeros((V.shape[1], 0))).shape == (V.shape[0], 0)
+        assert (V.T @ np.zeros((V.shape[0], 0))).shape == (V.shape[1], 0)
         hidden, conjugate = hierarchy.split(fields, V @ r)
     for layer in layers:
         assert hidden[layer - 1].shape == fields.preactivations[layer - 1].shape
@@ -359,6 +361,8 @@ FIELDS = of.ReLUNetwork.random([2, 3, 3], outputs=2, seed=0).fields(np.ones((4, 
         (lambda f: hierarchy.field_velocities(None), TypeError, "fields must be"),
         (lambda f: hierarchy.split(f, np.ones(3)), ValueError, r"stacked has shape \(3,\)"),
         (lambda f: hierarchy.members(f, [(0, 7)]), ValueError, "nu"),
+        (lambda f: hierarchy.members(f, [0, 1]), ValueError, r"pairs must hold \(mu, nu\)"),
+        (lambda f: hierarchy.members(f, [(0, 1)], layers=[2]), ValueError, "layers must hold"),
         (lambda f: hierarchy.members(f, [(0, 0)], kind="B"), ValueError, "kind"),
         (lambda f: hierarchy.members(f, [(0, 0)], top=0), ValueError, "top"),
         (lambda f: of.kernel_velocity(f, np.ones(4)), ValueError, r"residual has shape \(4,\)"),

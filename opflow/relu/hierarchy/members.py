@@ -203,14 +203,17 @@ def members(
         top = check_integer(top, "top", 1, math.inf)
     depth = check_fields(fields).network.depth
     wanted = [
-        _layers(fields, lower, upper)
-        for lower, upper in (
+        _layers(fields, *_two(pair, "layers", "(lower, upper)"))
+        for pair in (
             layers
             if layers is not None
             else [(i, j) for i in range(1, depth) for j in range(i + 1, depth + 1)]
         )
     ]
-    samples = [(check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu")) for mu, nu in pairs]
+    samples = [
+        (check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu"))
+        for mu, nu in (_two(pair, "pairs", "(mu, nu)") for pair in pairs)
+    ]
     shape = (len(wanted), len(samples))
     values: list[list[Any]] = [[] for _ in wanted]
     norms, traces, ranks = np.zeros(shape), np.zeros(shape), np.full(shape, -1)
@@ -240,6 +243,14 @@ def _singular_values(B: Operator, top: int | None) -> tuple[Any, float]:
         return np.zeros(top, dtype=B.dtype), 0.0
     found = spla.svds(B.to_scipy(), k=top, v0=start, return_singular_vectors=False)
     return np.sort(found)[::-1], float(B.trace())
+
+
+def _two(pair: Any, name: str, wanted: str) -> tuple[Any, Any]:
+    try:
+        first, second = pair
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must hold {wanted}, not {pair!r}") from None
+    return first, second
 
 
 def _layers(fields: Fields, lower: Any, upper: Any) -> tuple[int, int]:

@@ -105,17 +105,16 @@ class FieldTangent(Operator):
             size * X[weight].reshape(*W.shape, c)
             for (weight, _), size, W in zip(places, self.scales, net.weights, strict=True)
         ]
-        forward = [M.transpose(1, 2, 0).reshape(M.shape[1], -1) for M in moves]
-        backward = [M.transpose(0, 2, 1).reshape(M.shape[0], -1) for M in moves]
+        forward = [M.transpose(1, 2, 0).reshape(M.shape[1], c * M.shape[0]) for M in moves]
+        backward = [M.transpose(0, 2, 1).reshape(M.shape[0], c * M.shape[1]) for M in moves]
         out = namespace(X).zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
         hidden, conjugate = self.split(out)
         for s in self._blocks(c, X.dtype):
             below: dict[int, Any] = {}
             for layer in range(1, L + 1):
                 W, n = net.weights[layer - 1], net.widths[layer]
-                local = (self.fields.activations[layer - 1][s] @ forward[layer - 1]).reshape(
-                    -1, c, n
-                )
+                local = self.fields.activations[layer - 1][s] @ forward[layer - 1]
+                local = local.reshape(len(local), c, n)
                 bias = places[layer - 1][1]
                 if bias is not None:
                     local += self.scales[layer - 1] * X[bias].T
@@ -127,12 +126,11 @@ class FieldTangent(Operator):
             above: dict[int, Any] = {}
             for layer in range(L - 1, 0, -1):
                 W, n = net.weights[layer], net.widths[layer]
-                local = (self._conjugate(layer + 1, s) @ backward[layer]).reshape(
-                    s.stop - s.start, -1, n
-                )
+                local = self._conjugate(layer + 1, s) @ backward[layer]
+                local = local.reshape(s.stop - s.start, net.outputs * c, n)
                 orders = budgets(L - 1 - layer, self.order, layer - 1)
                 above = {q: _handed_on(above[q - 1], W, local) if q else local for q in orders}
-                block = above[max(orders)].reshape(-1, net.outputs, c, n)
+                block = above[max(orders)].reshape(s.stop - s.start, net.outputs, c, n)
                 conjugate[layer - 1][s] = block.transpose(0, 1, 3, 2)
                 if layer > 1:
                     above = {q: moved * self._gate(layer, s) for q, moved in above.items()}
@@ -150,9 +148,9 @@ class FieldTangent(Operator):
                 W, below = net.weights[layer - 1], self.fields.activations[layer - 1][s]
                 _accumulate(orders, min(self.order, layer - 1), hidden[layer - 1][s].swapaxes(1, 2))
                 total = sum(orders.values())  # (b, c, n_ℓ)
-                flat = total.reshape(len(total), -1)
+                flat = total.reshape(len(total), c * W.shape[0])
                 part = below.T @ flat if is_sparse(below) else (flat.T @ below).T
-                grads[layer - 1] += part.reshape(-1, c, W.shape[0]).transpose(2, 0, 1)
+                grads[layer - 1] += part.reshape(W.shape[1], c, W.shape[0]).transpose(2, 0, 1)
                 bias = places[layer - 1][1]
                 if bias is not None:
                     out[bias] += total.sum(axis=0).T
@@ -167,11 +165,11 @@ class FieldTangent(Operator):
                 block = conjugate[layer - 1][s].swapaxes(2, 3).reshape(b, k * c, n)
                 _accumulate(orders, min(self.order, L - 1 - layer), block)
                 total = sum(orders.values()).reshape(b * k, c * n)
-                grads[layer] += (phi.T @ total).reshape(-1, c, n).transpose(0, 2, 1)
+                grads[layer] += (phi.T @ total).reshape(phi.shape[1], c, n).transpose(0, 2, 1)
                 gate = self._gate(layer + 1, s)
                 orders = {q - 1: (u @ W.T) * gate for q, u in orders.items() if q}
         for (weight, bias), size, grad in zip(places, self.scales, grads, strict=True):
-            out[weight] = size * grad.reshape(-1, c)
+            out[weight] = size * grad.reshape(weight.stop - weight.start, c)
             if bias is not None:
                 out[bias] *= size
         return out
@@ -179,7 +177,8 @@ class FieldTangent(Operator):
 
 def _handed_on(moved: Any, W: Any, local: Any) -> Any:
     """``local + moved W``, with the samples and whatever comes between along the rows."""
-    pushed = (moved.reshape(-1, moved.shape[-1]) @ W).reshape(local.shape)
+    rows = moved.shape[0] * moved.shape[1]
+    pushed = (moved.reshape(rows, moved.shape[-1]) @ W).reshape(local.shape)
     pushed += local
     return pushed
 

@@ -289,7 +289,7 @@ def _activation_gram(fields: Fields, layer: int) -> Operator:
     )
     if fields.network.biases[layer] is not None:
         ones = namespace(fields.network.readout).ones((a.shape[0], 1), dtype=a.dtype)
-        gram = add(gram, Gram(ones, symbol="1 1ᵀ"))
+        gram = add(gram, Gram(Matrix(ones, symbol="1")))
     return gram
 
 
