@@ -242,10 +242,10 @@ class TruncationError:
         if moment.fields is None or moment.exact is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
         exact = Fields(moment.exact, moment.inputs)
-        r = exact.outputs - moment.targets
+        r, norm = exact.outputs - moment.targets, namespace(moment.residual).linalg.norm
         if moment.step == 0:
-            self._start = float(np.linalg.norm(r.astype(np.float64))) or 1.0
-        errors = [float(np.linalg.norm(moment.residual - r)) / self._start]
+            self._start = float(norm(r)) or 1.0
+        errors = [float(norm(moment.residual - r)) / self._start]
         errors += field_errors(moment.fields, exact)
         if self.kernel:
             K = collective_kernel(exact)

@@ -25,9 +25,9 @@ class Trajectory:
     Attributes
     ----------
     network : ReLUNetwork
-        As the run left it.
+        As the run left it; for a method whose state is fields, the weights these drive.
     residual : array (N, k)
-        f − y of that network.
+        f − y of that network, or of the fields where they are the state.
     times, losses : arrays (steps + 1,)
         Time and loss before each step and after the last.
     products : int

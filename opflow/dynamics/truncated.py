@@ -42,7 +42,7 @@ class FieldState:
 
     the last term of each being absent at q = 0; the state moves by Δ at the order of the
     truncation.  At order 0 the fields close among themselves and no weight is needed.  The state
-    holds N·(1 + k)·Σn_ℓ numbers and two sets of weights.
+    holds N·(1 + k)·Σn_ℓ numbers (about twice that while it is set up) and two sets of weights.
     """
 
     def __init__(self, network: ReLUNetwork, X: Any, y: Any, order: int) -> None:
