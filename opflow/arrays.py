@@ -89,6 +89,10 @@ def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
     """
     if not hasattr(x, "dtype"):
         x = np.asarray(x)
+    if not isinstance(x.dtype, np.dtype):
+        raise TypeError(
+            f"{name} must be a NumPy or CuPy array or SciPy sparse matrix, not {type(x).__name__}"
+        )
     if x.dtype not in REAL_DTYPES:
         hint = {
             "i": "convert integers with .astype(float)",

@@ -81,7 +81,8 @@ def _step(text: str) -> float | str:
     if text == "auto":
         return text
     try:
-        return of.GradientDescent(step=float(text)).step
+        of.GradientDescent(step=float(text))
+        return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} must be positive, or auto") from None
 

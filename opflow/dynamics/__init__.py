@@ -1,8 +1,9 @@
 """Time: training as residual dynamics."""
 
 from opflow.dynamics import observe
+from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.run import DivergenceError, train
-from opflow.dynamics.steppers import GradientDescent, TruncatedFlow
 from opflow.dynamics.trajectory import Trajectory
+from opflow.dynamics.truncated import TruncatedFlow
 
 __all__ = ["DivergenceError", "GradientDescent", "Trajectory", "TruncatedFlow", "observe", "train"]

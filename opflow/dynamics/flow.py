@@ -1,85 +1,289 @@
-"""The weights as the state: one pass over the samples gives the residual and the gradient.
+r"""The state of a run and its velocity: parameters that move, a residual that is recomputed.
 
-The residual is always recomputed from the weights, never carried along, so it cannot drift.
+The state is (W¹, …, W^L), or, with the first layer *eliminated*, (C, W², …, W^L): h¹ is linear in
+W¹ and gradient flow moves W¹ by combinations of samples, ``W¹(t) = W¹(0) + Cᵀ X``, so that
+``h¹ = X W¹(0)ᵀ + (X Xᵀ) C`` and ``dC/dt = −η_1 φ^{1T} r``, with any PSD kernel in the place of
+XXᵀ.  With one hidden layer no weight moves at all.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
 
-from opflow.arrays import is_sparse, namespace
+from opflow.arrays import namespace
+from opflow.operators import Operator
+from opflow.relu.fields import Fields
+from opflow.relu.inputs import HiddenPass, first_pass, input_operator
+from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import conjugates, forward_blocks
+from opflow.relu.passes import blocks, conjugates, forward
+
+Arrays = list[Any]
 
 
-def gradient(
-    network: ReLUNetwork, X: Any, y: Any, residual: Any
-) -> tuple[float, list[Any], list[Any]]:
-    r"""Loss and its gradient, summed over the samples; fills `residual`.
+class FirstLayer(Protocol):
+    """How the first layer is a function of the parameter that stands for it."""
+
+    samples: int
+    route: str
+    has_weights: bool
+    inputs: Any
+
+    def start(self, network: ReLUNetwork) -> Any:
+        """The parameter at the start."""
+
+    def weights(self, parameter: Any) -> Any:
+        """W¹."""
+
+    def begin(self, network: ReLUNetwork, parameter: Any, accumulate: Any) -> Any:
+        """A pass over the samples."""
+
+    def fields(self, state: State, memory: Any) -> Fields:
+        """The fields at a state."""
+
+    def predict(self, state: State, X: Any) -> Any:
+        """Outputs at new inputs."""
+
+
+class WeightLayer:
+    """The first layer as its weights: h¹ = X W¹ᵀ + b¹."""
+
+    route, has_weights = "weights", True
+
+    def __init__(self, X: Any) -> None:
+        self.inputs, self.samples = X, int(X.shape[0])
+
+    def start(self, network: ReLUNetwork) -> Any:
+        return network.weights[0]
+
+    def weights(self, parameter: Any) -> Any:
+        return parameter
+
+    def begin(self, network: ReLUNetwork, parameter: Any, accumulate: Any) -> Any:
+        return first_pass(self.inputs, network.weights[0], network.biases[0], accumulate)
+
+    def fields(self, state: State, memory: Any) -> Fields:
+        return Fields(state.network, self.inputs, memory=memory)
+
+    def predict(self, state: State, X: Any) -> Any:
+        return state.network(X)
+
+
+class DualLayer:
+    r"""The first layer eliminated: h¹ = h¹(0) + G C + b¹, G the Gram of the inputs or a kernel.
 
     Parameters
     ----------
     network : ReLUNetwork
-    X : array (N, d) or sparse matrix
-    y : array (N, k)
-    residual : array (N, k)
-        Overwritten by ``f − y``.
-
-    Returns
-    -------
-    loss : float
-        ½ Σ |r|², accumulated in float64.
-    weights, biases : list of arrays
-        ∂loss/∂W^ℓ and ∂loss/∂b^ℓ (None where there is none).
+        The start.
+    X : array (N, d), rows on disk, sparse matrix, operator, or None
+        None if only `gram` is known: the first layer then reads the rows of G, its weights are
+        coefficients of the samples themselves, and d = N.
+    gram : Operator (N, N)
+    cross : callable, optional
+        ``cross(X_new)``, the kernel between new points and the samples, for predictions.
 
     Notes
     -----
-    About 2·N·(3P − P_1) flops in one pass over row blocks; the workspace does not grow with N.
+    h¹ is computed from C once a state, so it never drifts from it: one block product of G with
+    n_1 columns a step, and 4·N·n_1 numbers.
     """
-    xp = namespace(network.readout)
-    loss = 0.0
-    weights = [xp.zeros(W.shape, dtype=W.dtype) for W in network.weights]
-    biases = [None if b is None else xp.zeros(b.shape, dtype=b.dtype) for b in network.biases]
-    for s, activations in forward_blocks(network, X, copies=1):
-        r = xp.subtract(activations[-1] @ network.readout.T, y[s], out=residual[s])
-        loss += 0.5 * float((r.astype(xp.float64) ** 2).sum())
-        phis = conjugates(network, activations, r @ network.readout)
-        for total, bias, phi, below in zip(weights, biases, phis, activations[:-1], strict=True):
-            total += (below.T @ phi).T if is_sparse(below) else phi.T @ below
-            if bias is not None:
-                bias += phi.sum(axis=0)
-    return loss, weights, biases
+
+    route = "eliminated"
+
+    def __init__(
+        self,
+        network: ReLUNetwork,
+        X: Any,
+        gram: Operator,
+        cross: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.inputs, self.gram, self.cross = X, gram, cross
+        self.samples = int(gram.shape[0])
+        #: in the space of a kernel of its own there are none
+        self.has_weights = X is None or cross is None
+        self._weights = network.weights[0]
+        first = (gram if X is None else input_operator(X)).matmat(self._weights.T)
+        self._base = first
+
+    def start(self, network: ReLUNetwork) -> Any:
+        return namespace(self._base).zeros(self._base.shape, dtype=self._base.dtype)
+
+    def weights(self, parameter: Any) -> Any:
+        if self.inputs is None:
+            return self._weights + parameter.T
+        if not self.has_weights:
+            raise ValueError(
+                "the first layer moved in the space of a kernel: it has no weights on X, but "
+                "coefficients on the samples, and predicts through the kernel"
+            )
+        return self._weights + input_operator(self.inputs).rmatmat(parameter).T
+
+    def hidden(self, network: ReLUNetwork, parameter: Any) -> Any:
+        """h¹ on the samples."""
+        h = self.gram.matmat(parameter)
+        h += self._base
+        if network.biases[0] is not None:
+            h += network.biases[0]
+        return h
+
+    def begin(self, network: ReLUNetwork, parameter: Any, accumulate: Any) -> Any:
+        return HiddenPass(self.hidden(network, parameter.astype(self.gram.dtype, copy=False)))
+
+    def fields(self, state: State, memory: Any) -> Fields:
+        first = self.begin(state.upper, state.parameters[0], None)
+        return Fields.from_hidden(state.upper, first, self.samples, self.gram)
+
+    def predict(self, state: State, X: Any) -> Any:
+        if self.cross is None:
+            return state.network(X)
+        net, C = state.upper, state.parameters[0]
+        h = input_operator(X).matmat(self._weights.T) + self.cross(X) @ C.astype(net.dtype)
+        if net.biases[0] is not None:
+            h += net.biases[0]
+        return forward(net, h)[-1] @ net.readout.T
 
 
-def descend(
-    network: ReLUNetwork, weights: list[Any], biases: list[Any], step: float
-) -> ReLUNetwork:
-    """``W^ℓ − step · η_ℓ · ∂loss/∂W^ℓ``, and the biases likewise."""
+class State:
+    """Parameters on a training set.  States are immutable; moving one gives another.
 
-    def moved(old: Any, slope: Any, rate: float) -> Any:
-        return None if old is None else old - (step * rate) * slope
+    Parameters
+    ----------
+    network : ReLUNetwork
+        The start of the run.
+    first : WeightLayer or DualLayer
+    targets : array (N, k)
+    parameters : list of arrays, optional
+        ``[W¹ or C, b¹, W², b², …]``, a bias only where there is one; those of `network` by
+        default.
+    accumulate : dtype, optional
+        Parameters and sums over row blocks are held in this dtype, GEMMs stay in the network's.
+    memory : float, optional
+        Bytes that the fields of :meth:`kernel` may hold.
+    """
 
-    return network.moved(
-        [moved(*args) for args in zip(network.weights, weights, network.rates, strict=True)],
-        [moved(*args) for args in zip(network.biases, biases, network.rates, strict=True)],
-    )
+    def __init__(
+        self,
+        network: ReLUNetwork,
+        first: FirstLayer,
+        targets: Any,
+        parameters: Arrays | None = None,
+        accumulate: Any = None,
+        memory: float | None = None,
+    ) -> None:
+        self.first, self.targets, self._start = first, targets, network
+        self.memory = memory
+        self.accumulate = None if accumulate == network.dtype else accumulate
+        if parameters is None:
+            parameters = [first.start(network), *_flat(network)[1:]]
+            if self.accumulate is not None:
+                parameters = [p.astype(self.accumulate) for p in parameters]
+        self.parameters = parameters
+        weights, biases = _unflat(network, [p.astype(network.dtype, copy=False)
+                                            for p in parameters])  # fmt: skip
+        if first.route == "eliminated":
+            weights[0] = network.weights[0]
+        #: the network above the first layer, and its bias
+        self.upper = network.moved(weights, biases)
 
+    @cached_property
+    def network(self) -> ReLUNetwork:
+        """The network at this state; costs 2·N·d·n_1 flops if its first layer was eliminated."""
+        if self.first.route != "eliminated":
+            return self.upper
+        C = self.parameters[0].astype(self.upper.dtype, copy=False)
+        return self.upper.moved([self.first.weights(C), *self.upper.weights[1:]], self.upper.biases)
 
-class WeightState:
-    """The weights of a network, moved by gradient descent."""
+    def moved(self, direction: Arrays, step: float) -> State:
+        """The state at ``parameters + step · direction``."""
+        parameters = []
+        for old, move in zip(self.parameters, direction, strict=True):
+            new = step * move.astype(old.dtype, copy=False)
+            new += old
+            parameters.append(new)
+        return self.at(parameters)
 
-    fields = exact = None
-
-    def __init__(self, network: ReLUNetwork, X: Any, y: Any) -> None:
-        self.network, self.inputs, self.targets = network, X, y
+    def at(self, parameters: Arrays) -> State:
+        """The same training set at other parameters."""
+        return State(
+            self._start, self.first, self.targets, parameters, self.accumulate, self.memory
+        )
 
     def evaluate(self, residual: Any) -> float:
-        """Fill `residual`, keep the gradient, return the summed loss."""
-        loss, self._weights, self._biases = gradient(
-            self.network, self.inputs, self.targets, residual
-        )
+        """Fill `residual` with f − y, keep the velocity as `slope`, return ½ Σ |r|².
+
+        About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
+        """
+        xp, loss = namespace(residual), 0.0
+
+        def vector(s: slice, f: Any) -> Any:
+            nonlocal loss
+            r = xp.subtract(f, self.targets[s], out=residual[s])
+            loss += 0.5 * float((r.astype(xp.float64) ** 2).sum())
+            return r
+
+        self.slope = self._pass(vector)
         return loss
 
-    def advance(self, step: float) -> None:
-        """Move along the gradient of the last evaluation."""
-        self.network = descend(self.network, self._weights, self._biases, step)
+    def direction(self, u: Any) -> Arrays:
+        """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
+        return self._pass(lambda s, f: u[s])
+
+    def _pass(self, vector: Callable[[slice, Any], Any]) -> Arrays:
+        net = self.upper
+        xp, dtype = namespace(net.readout), self.accumulate or net.dtype
+        first = self.first.begin(net, self.parameters[0], self.accumulate)
+        weights = [None, *(xp.zeros(W.shape, dtype=dtype) for W in net.weights[1:])]
+        biases = [None if b is None else xp.zeros(b.shape, dtype=dtype) for b in net.biases]
+        for s in blocks(net, self.first.samples, copies=1):
+            activations = forward(net, first.rows(s))
+            r = vector(s, activations[-1] @ net.readout.T)
+            phis = conjugates(net, activations, r @ net.readout)
+            for total, phi, below in zip(weights[1:], phis[1:], activations[1:-1], strict=True):
+                total += phi.T @ below
+            for total, phi in zip(biases, phis, strict=True):
+                if total is not None:
+                    total += phi.sum(axis=0)
+            first.collect(s, phis[0])  # last: it may overwrite a¹
+        weights[0] = first.gradient()
+        for rate, W, b in zip(net.rates, weights, biases, strict=True):
+            W *= -rate
+            if b is not None:
+                b *= -rate
+        return _interleaved(weights, biases)
+
+    def outputs(self) -> Any:
+        """f on the samples, (N, k); one forward pass."""
+        net = self.upper
+        first = self.first.begin(net, self.parameters[0], None)
+        out = namespace(net.readout).empty((self.first.samples, net.outputs), dtype=net.dtype)
+        for s in blocks(net, self.first.samples):
+            out[s] = forward(net, first.rows(s))[-1] @ net.readout.T
+        return out
+
+    def kernel(self) -> Operator:
+        """K at this state, gates frozen."""
+        return collective_kernel(self.first.fields(self, self.memory))
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs, in row blocks."""
+        return self.first.predict(self, X)
+
+
+def _flat(network: ReLUNetwork) -> Arrays:
+    return _interleaved(list(network.weights), list(network.biases))
+
+
+def _interleaved(weights: Arrays, biases: Arrays) -> Arrays:
+    return [p for pair in zip(weights, biases, strict=True) for p in pair if p is not None]
+
+
+def _unflat(network: ReLUNetwork, parameters: Arrays) -> tuple[Arrays, Arrays]:
+    rest = iter(parameters)
+    weights, biases = [], []
+    for b in network.biases:
+        weights.append(next(rest))
+        biases.append(None if b is None else next(rest))
+    return weights, biases

@@ -34,26 +34,45 @@ class Moment:
     loss : float
     residual : array (N, k)
         A buffer of the run: copy what is to be kept.
-    network : ReLUNetwork
-    inputs, targets : arrays (N, d), (N, k)
+    state : State
+        Parameters on the training set.
+    inputs : array (N, d) or other inputs
+        None where only their Gram is known.
     share : float
         What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
-    fields : Fields or None
-        The state, for a method whose state is fields.
-    exact : ReLUNetwork or None
-        The exact run next to an approximate one.
     """
 
     step: int
     time: float
     loss: float
     residual: Any
-    network: ReLUNetwork
+    state: Any
     inputs: Any
-    targets: Any
     share: float = 1.0
-    fields: Fields | None = None
-    exact: ReLUNetwork | None = None
+
+    @property
+    def network(self) -> ReLUNetwork:
+        """The network; if its first layer was eliminated, W¹ is computed on first use."""
+        return self.state.network
+
+    @property
+    def targets(self) -> Any:
+        """y, (N, k)."""
+        return self.state.targets
+
+    @property
+    def fields(self) -> Fields | None:
+        """A copy of the state, for a method whose state is fields."""
+        return getattr(self.state, "fields", None)
+
+    @property
+    def exact(self) -> ReLUNetwork | None:
+        """The exact run next to an approximate one."""
+        return getattr(self.state, "exact", None)
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs, (M, k)."""
+        return self.state.predict(X)
 
 
 class Loss:
@@ -239,17 +258,18 @@ class TruncationError:
         self.kernel = kernel
 
     def __call__(self, moment: Moment) -> Any:
-        if moment.fields is None or moment.exact is None:
+        fields, exact_network = moment.fields, moment.exact
+        if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
-        exact = Fields(moment.exact, moment.inputs)
+        exact = Fields(exact_network, moment.inputs)
         r, norm = exact.outputs - moment.targets, namespace(moment.residual).linalg.norm
         if moment.step == 0:
             self._start = float(norm(r)) or 1.0
         errors = [float(norm(moment.residual - r)) / self._start]
-        errors += field_errors(moment.fields, exact)
+        errors += field_errors(fields, exact)
         if self.kernel:
             K = collective_kernel(exact)
-            gap = collective_kernel(moment.fields) - K
+            gap = collective_kernel(fields) - K
             size = largest_eigenvalue(K).value or 1.0
             errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5 / size)
         return np.array(errors)

@@ -1,112 +1,88 @@
-"""Methods: how the state moves from one moment to the next."""
+"""What a method is to the loop, and the step size that methods of fixed step share.
+
+A *method* (:class:`opflow.GradientDescent`, :class:`opflow.ExponentialFlow`, …) is a description;
+:meth:`Method.start` makes the *integrator* that moves the state of one run.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from opflow.arrays import check_integer
-from opflow.dynamics.flow import WeightState
-from opflow.dynamics.truncated import FieldState
-from opflow.relu.network import ReLUNetwork
+from opflow.dynamics.flow import State
+from opflow.spectral.lanczos import Largest, largest_eigenvalue
 
-
-@dataclass(frozen=True)
-class GradientDescent:
-    """Full-batch gradient descent, the Euler step of the gradient flow.
-
-    Parameters
-    ----------
-    step : float or "auto"
-        The step size; "auto" takes 1/λ_max(K) at the start, half the limit of stability
-        2/λ_max(K), from a few Lanczos products.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `step` is neither "auto" nor a positive finite number.
-
-    Examples
-    --------
-    >>> import opflow as of
-    >>> of.GradientDescent(step=0.1)
-    GradientDescent(step=0.1)
-    """
-
-    step: float | str = "auto"
-
-    name = "gradient descent"
-
-    def __post_init__(self) -> None:
-        _check_step(self.step)
-
-    def start(self, network: ReLUNetwork, X: Any, y: Any) -> WeightState:
-        """The state this method moves."""
-        return WeightState(network, X, y)
+#: Lanczos products that may be spent on λ_max(K)
+LANCZOS = 30
 
 
-@dataclass(frozen=True)
-class TruncatedFlow:
-    r"""Hidden and conjugate fields as the state, their velocities truncated at an order.
+class Integrator(Protocol):
+    """What moves the state of a run."""
 
-    Parameters
-    ----------
-    order : int
-        p: keep the members of the hierarchy with at most p Gram factors.  From L on (L layers)
-        it is gradient descent, to rounding.
-    step : float or "auto"
-        As in :class:`GradientDescent`.
+    state: State
+    products: int
+    note: str
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `order` is not an integer >= 0, or `step` is not as above.
+    def evaluate(self, residual: Any) -> float:
+        """Fill `residual` at the state; ½ Σ |r|²."""
 
-    Notes
-    -----
-    Residual, losses and the network of the trajectory are those of the truncated fields, whose
-    weights are driven by φ and a alone.  The exact descent runs next to it with the same steps:
-    observers see it as ``moment.exact`` and the state as ``moment.fields``, and
-    :class:`opflow.observe.TruncationError` compares them.
+    def advance(self, remaining: float) -> float:
+        """Move by one step, of at most `remaining` where the step can be chosen; the time moved."""
 
-    A change is carried through at most p weight matrices a step, in finite increments, so that
-    gate flips and the jumps of ψ they cause are part of it; per unit of time and for a small
-    step the increments are the operators of :func:`opflow.hierarchy.field_velocities` at that
-    order.  A step costs about twice a step of the exact descent at low order and up to
-    2·N·(1 + k)·P·p flops more, and the state N·(1 + k)·Σn_ℓ numbers.
+    def arrays(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on as if it had not stopped."""
 
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> net, X = of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3)
-    >>> run = of.train(
-    ...     net, X, np.ones(3), method=of.TruncatedFlow(order=3), steps=10,
-    ...     observe=[of.observe.TruncationError()],
-    ... )
-    >>> bool(run.observations["truncation_error"].max() < 1e-12)
-    True
-    """
-
-    order: int
-    step: float | str = "auto"
-
-    name = "the truncated flow"
-
-    def __post_init__(self) -> None:
-        check_integer(self.order, "order", 0)
-        _check_step(self.step)
-
-    def start(self, network: ReLUNetwork, X: Any, y: Any) -> FieldState:
-        """The state this method moves."""
-        return FieldState(network, X, y, self.order)
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`arrays` gave."""
 
 
-def _check_step(step: Any) -> None:
+class Method(Protocol):
+    """How a run moves."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def start(self, state: State, share: float) -> Integrator:
+        """The integrator of a run; `share` multiplies the gradient of the summed loss."""
+
+
+def parameter_arrays(state: State) -> dict[str, Any]:
+    """The parameters of a state by name."""
+    return {f"parameter_{i}": p for i, p in enumerate(state.parameters)}
+
+
+def restored(state: State, arrays: dict[str, Any]) -> State:
+    """The state at the parameters that :func:`parameter_arrays` gave."""
+    return state.at([arrays[f"parameter_{i}"] for i in range(len(state.parameters))])
+
+
+def sharpness(state: State, share: float = 1.0) -> Largest:
+    """λ_max of share · K at a state."""
+    top = largest_eigenvalue(state.kernel(), steps=LANCZOS)
+    return Largest(share * top.value, share * top.bound, top.products)
+
+
+def auto_step(state: State, share: float) -> tuple[float, str, int]:
+    """The step size "auto", why, and the products it took."""
+    top = sharpness(state, share)
+    if not top.value > 0:
+        # No gate is open anywhere: the kernel is zero and no step moves anything.
+        return 1.0, "step 1: K = 0, nothing will move", top.products
+    step = 1.0 / (top.value + top.bound)
+    note = (
+        f"step {step:.4g} (auto: 1/λ_max, half the stability limit, with λ_max(K) = "
+        f"{top.value:.4g} at the start from {top.products} Lanczos products)"
+    )
+    return step, note, top.products
+
+
+def check_step(step: Any, name: str = "step") -> None:
+    """Raise unless `step` is a positive finite number or "auto"."""
     if isinstance(step, str):
         if step != "auto":
-            raise ValueError(f"step must be a positive number or 'auto', not {step!r}")
+            raise ValueError(f"{name} must be a positive number or 'auto', not {step!r}")
     elif not isinstance(step, int | float) or isinstance(step, bool):
-        raise TypeError(f"step must be a positive number or 'auto', not {step!r}")
+        raise TypeError(f"{name} must be a positive number or 'auto', not {step!r}")
     elif not 0 < step < math.inf:
-        raise ValueError(f"step must be positive and finite, not {step}")
+        raise ValueError(f"{name} must be positive and finite, not {step}")

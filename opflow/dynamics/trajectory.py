@@ -40,7 +40,13 @@ class Trajectory:
     note : str
         Which step that is and why.
     interrupted : bool
-        Whether Ctrl-C ended the run early.
+        Whether Ctrl-C or a signal ended the run early.
+    route : str
+        "weights", or "eliminated": whether the first layer moved as weights or through the Gram
+        of its inputs.
+    coefficients : array (N, n_1) or None
+        C of a first layer that moved in the space of a kernel, h¹ = h¹(0) + G C on the samples;
+        the first weights of `network` are then those of the start.  None where weights say all.
     """
 
     network: ReLUNetwork
@@ -52,6 +58,40 @@ class Trajectory:
     step: float = float("nan")
     note: str = ""
     interrupted: bool = False
+    route: str = "weights"
+    coefficients: Any = None
+    _state: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of_state(cls, state: Any, **recorded: Any) -> Trajectory:
+        """What was recorded on the way to a state, and what the state gives."""
+        weights = state.first.has_weights
+        return cls(
+            state.network if weights else state.upper,
+            **recorded,
+            route=state.first.route,
+            coefficients=None if weights else state.parameters[0],
+            _state=state,
+        )
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs, (M, k), computed in row blocks.
+
+        Parameters
+        ----------
+        X : array (M, d), rows on disk, sparse matrix or operator
+
+        Raises
+        ------
+        ValueError
+            If the first layer moved in the space of a kernel that is not known as a function
+            (the run was loaded from a file, or the kernel was given as a matrix).
+        """
+        if self._state is not None:
+            return self._state.predict(X)
+        if self.coefficients is not None:
+            raise ValueError("predictions need the kernel of the first layer, which no file keeps")
+        return self.network(X)
 
     def __repr__(self) -> str:
         return (
@@ -72,6 +112,8 @@ class Trajectory:
                   "readout": net.readout}  # fmt: skip
         arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
         arrays |= {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+        if self.coefficients is not None:
+            arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
         arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         if any(a.dtype == object for a in arrays.values()):
@@ -83,6 +125,7 @@ class Trajectory:
             "step": self.step,
             "note": self.note,
             "interrupted": self.interrupted,
+            "route": self.route,
             "checksum": _checksum(arrays),
         }
         write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
@@ -126,6 +169,8 @@ class Trajectory:
             meta["step"],
             meta["note"],
             meta["interrupted"],
+            meta.get("route", "weights"),
+            arrays.get("coefficients"),
         )
 
 

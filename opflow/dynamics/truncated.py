@@ -8,14 +8,109 @@ the Euler step of the truncated flow.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from opflow.arrays import is_sparse, namespace
-from opflow.dynamics.flow import WeightState
+import numpy as np
+
+from opflow.arrays import check_integer, is_array, is_sparse, namespace
+from opflow.dynamics.flow import State
+from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
+from opflow.operators import Operator
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy.tangent import budgets
+from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
+
+
+@dataclass(frozen=True)
+class TruncatedFlow:
+    r"""Hidden and conjugate fields as the state, their velocities truncated at an order.
+
+    Parameters
+    ----------
+    order : int
+        p: keep the members of the hierarchy with at most p Gram factors.  From L on (L layers)
+        it is gradient descent, to rounding.
+    step : float or "auto"
+        As in :class:`GradientDescent`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `order` is not an integer >= 0, or `step` is not as above.
+
+    Notes
+    -----
+    Residual, losses and the network of the trajectory are those of the truncated fields, whose
+    weights are driven by φ and a alone.  The exact descent runs next to it with the same steps:
+    observers see it as ``moment.exact`` and the state as ``moment.fields``, and
+    :class:`opflow.observe.TruncationError` compares them.
+
+    A change is carried through at most p weight matrices a step, in finite increments, so that
+    gate flips and the jumps of ψ they cause are part of it; per unit of time and for a small
+    step the increments are the operators of :func:`opflow.hierarchy.field_velocities` at that
+    order.  A step costs about twice a step of the exact descent at low order and up to
+    2·N·(1 + k)·P·p flops more, and the state N·(1 + k)·Σn_ℓ numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net, X = of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3)
+    >>> run = of.train(
+    ...     net, X, np.ones(3), method=of.TruncatedFlow(order=3), steps=10,
+    ...     observe=[of.observe.TruncationError()],
+    ... )
+    >>> bool(run.observations["truncation_error"].max() < 1e-12)
+    True
+    """
+
+    order: int
+    step: float | str = "auto"
+
+    name = "the truncated flow"
+    by_weights = True
+
+    def __post_init__(self) -> None:
+        check_integer(self.order, "order", 0)
+        check_step(self.step)
+
+    def start(self, state: State, share: float) -> TruncatedIntegrator:
+        """The integrator of a run."""
+        return TruncatedIntegrator(self, state, share)
+
+
+class TruncatedIntegrator:
+    """The fields of the truncated flow, and the exact run next to them, step by step."""
+
+    stochastic = False
+
+    def __init__(self, method: TruncatedFlow, state: State, share: float) -> None:
+        if not is_array(state.first.inputs) and not is_sparse(state.first.inputs):
+            raise ValueError("the truncated flow needs X as an array or a sparse matrix")
+        self.products, self.share = 0, share
+        if method.step == "auto":
+            self.step, self.note, self.products = auto_step(state, share)
+        else:
+            self.step = float(method.step)
+            self.note = f"step {self.step:.4g}, as given"
+        self.state: Any = FieldState(state, method.order)
+
+    def evaluate(self, residual: Any) -> float:
+        self.products += 1
+        return self.state.evaluate(residual)
+
+    def advance(self, remaining: float) -> float:
+        self.state.advance(self.step * self.share)
+        return self.step
+
+    def arrays(self) -> dict[str, Any]:
+        return self.state.arrays() | {"step": np.array(self.step)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.step = float(arrays["step"])
+        self.state.restore(arrays)
 
 
 class FieldState:
@@ -23,9 +118,8 @@ class FieldState:
 
     Parameters
     ----------
-    network : ReLUNetwork
-    X : array (N, d) or sparse matrix
-    y : array (N, k)
+    state : State
+        The start.
     order : int
 
     Notes
@@ -45,9 +139,11 @@ class FieldState:
     holds N·(1 + k)·Σn_ℓ numbers (about twice that while it is set up) and two sets of weights.
     """
 
-    def __init__(self, network: ReLUNetwork, X: Any, y: Any, order: int) -> None:
-        fields, self._exact = Fields(network, X), WeightState(network, X, y)
-        self.network, self.inputs, self.targets, self.order = network, X, y, order
+    def __init__(self, state: State, order: int) -> None:
+        network, X = state.network, state.first.inputs
+        self.first = state.first
+        fields, self._exact = Fields(network, X), state
+        self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
         self.hidden = fields.preactivations
         xp, n, k = namespace(network.readout), fields.samples, network.outputs
         top = xp.broadcast_to(network.readout, (n, *network.readout.shape))
@@ -64,6 +160,37 @@ class FieldState:
     @property
     def exact(self) -> ReLUNetwork:
         return self._exact.network
+
+    def kernel(self) -> Operator:
+        """K of the fields."""
+        return collective_kernel(self.fields)
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs of the network that the fields drive."""
+        return self.network(X)
+
+    def _moving(self) -> dict[str, Any]:
+        """Every array that a step changes; ψ^L is the readout and stays."""
+        net = self.network
+        arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
+        arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
+        arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
+        return arrays | {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return self._moving() | parameter_arrays(self._exact)
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`arrays` gave."""
+        depth = self.network.depth
+        self._exact = restored(self._exact, arrays)
+        self.hidden = [arrays[f"hidden_{i}"] for i in range(depth)]
+        self.psi = [*(arrays[f"psi_{i}"] for i in range(depth - 1)), self.psi[-1]]
+        self.network = self.network.moved(
+            [arrays[f"weight_{i}"] for i in range(depth)],
+            [arrays.get(f"bias_{i}") for i in range(depth)],
+        )
 
     def _blocks(self) -> list[slice]:
         net = self.network
@@ -95,7 +222,7 @@ class FieldState:
     def advance(self, step: float) -> None:
         """Move fields and weights by one step of the truncated hierarchy."""
         net = self.network
-        self._exact.advance(step)
+        self._exact = self._exact.moved(self._exact.slope, step)
         moves = [-step * rate * G for rate, G in zip(net.rates, self._weights, strict=True)]
         shifts = [
             None if g is None else -step * rate * g

@@ -15,11 +15,12 @@ from opflow.operators.algebra import (
 from opflow.operators.blocks import BlockDiagonal
 from opflow.operators.describe import describe
 from opflow.operators.evaluation import Tiled, materialise
+from opflow.operators.function_gram import FunctionGram
 from opflow.operators.gram import CoActivation, Gram, GramVelocity, WeightGram
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.lift import FeatureLift, SampleLift
 from opflow.operators.masks import Mask, PackedGates
-from opflow.operators.matrix import Matrix, Weight
+from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.pullback import pullback, pushforward
 
@@ -31,6 +32,7 @@ __all__ = [
     "Cost",
     "External",
     "FeatureLift",
+    "FunctionGram",
     "Gram",
     "GramVelocity",
     "HStack",
@@ -42,6 +44,7 @@ __all__ = [
     "Operator",
     "PackedGates",
     "Product",
+    "RowMatrix",
     "SampleLift",
     "Scaled",
     "Sum",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_real, is_sparse, namespace
+import numpy as np
+
+from opflow.arrays import check_real, is_array, is_sparse, namespace
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat
 
@@ -45,7 +47,7 @@ class Matrix(Operator):
         self, data: Any, *, symmetric: bool = False, psd: bool = False, symbol: str | None = None
     ) -> None:
         data = check_real(data, self.name_of_argument)
-        if data.ndim != 2 or 0 in data.shape:
+        if len(data.shape) != 2 or 0 in data.shape:
             raise ValueError(
                 f"{self.name_of_argument} must be a non-empty matrix, not of shape {data.shape}"
             )
@@ -115,6 +117,69 @@ class Matrix(Operator):
             ones = namespace(self.data).ones(self.shape[1], self.dtype)
             return self.data.multiply(other.data) @ ones
         return super()._cross_diagonal(other)
+
+
+def is_rows(x: Any) -> bool:
+    """Whether `x` is read by rows: it has `shape`, `dtype` and slicing, and is no array we know."""
+    return (
+        hasattr(x, "shape")
+        and hasattr(x, "__getitem__")
+        and isinstance(getattr(x, "dtype", None), np.dtype)
+        and not is_array(x)
+        and not is_sparse(x)
+    )
+
+
+class RowMatrix(Matrix):
+    """A matrix that is read by rows and never held whole: an h5py or zarr data set, say.
+
+    Parameters
+    ----------
+    data : object with `shape`, `dtype` and row slicing
+        ``data[i:j]`` gives rows i..j-1; an increasing integer array as index gives those rows.
+    symbol : str, optional
+
+    Notes
+    -----
+    A product reads every row once, in blocks within the workspace.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class OnDisk:
+    ...     shape, dtype = (3, 2), np.dtype(float)
+    ...     def __getitem__(self, index):
+    ...         return np.arange(6.0).reshape(3, 2)[index]
+    >>> RowMatrix(OnDisk()) @ np.ones(2)
+    array([1., 5., 9.])
+    """
+
+    def cost(self, columns: int = 1) -> Cost:
+        entries = float(self.shape[0]) * self.shape[1]
+        return Cost(
+            2.0 * entries * columns, entries * self.dtype.itemsize + self._vector_bytes(columns)
+        )
+
+    def _matmat(self, X: Any) -> Any:
+        return blocked_matmat(self, X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        return blocked_rmatmat(self, X)
+
+    def slab(self, index: Any) -> Any:
+        return self.rows(index)
+
+    def rows(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return np.asarray(self.data[index])
+        wanted, inverse = np.unique(index, return_inverse=True)  # increasing, as h5py asks
+        return np.asarray(self.data[wanted])[inverse]
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self.rows(rows)[:, cols]
+
+    def _diagonal(self) -> Any:
+        return Operator._diagonal(self)
 
 
 class Weight(Matrix):

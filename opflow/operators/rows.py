@@ -10,6 +10,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,30 @@ from opflow.arrays import namespace
 
 #: bytes of temporary arrays a product may hold for one block of rows
 WORKSPACE = 8 << 20
+_limit: ContextVar[float | None] = ContextVar("workspace", default=None)
+
+
+def workspace_bytes() -> float:
+    """The workspace in force: `WORKSPACE`, or what :func:`workspace_limit` allows."""
+    limit = _limit.get()
+    return WORKSPACE if limit is None else min(limit, WORKSPACE)
+
+
+@contextmanager
+def workspace_limit(limit: float) -> Iterator[None]:
+    """Keep the workspace of every product below `limit` bytes, in this thread alone.
+
+    Examples
+    --------
+    >>> with workspace_limit(16):
+    ...     row_slices(5, 8)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    token = _limit.set(limit)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
 
 
 def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
@@ -28,7 +54,7 @@ def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> 
     >>> row_slices(5, 8, workspace=16)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    block = max(1, int((workspace or WORKSPACE) // max(bytes_per_row, 1)))
+    block = max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
     pieces = max(1, -(-n // block))
     edges = [-(-n * i // pieces) for i in range(pieces + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
@@ -77,7 +103,7 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
 
 def tiles(m: int, n: int, symmetric: bool, bytes_per_entry: float) -> Iterator[tuple[slice, slice]]:
     """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal."""
-    side = max(1, int((WORKSPACE / bytes_per_entry) ** 0.5))
+    side = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
     columns = row_slices(n, 1, side)
     rows = columns if symmetric else row_slices(m, 1, side)
     for i, r in enumerate(rows):

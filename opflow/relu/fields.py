@@ -1,6 +1,7 @@
 """The fields of a network on a training set: activations, gates, conjugates, outputs.
 
-Activations are computed once and kept; everything else follows from them on first use.
+Activations are computed once and kept, or kept in part, or computed anew row block by row block,
+as memory allows; everything else follows from them on first use.
 """
 
 from __future__ import annotations
@@ -8,31 +9,35 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from opflow.arrays import check_integer, check_real, is_sparse, namespace
-from opflow.operators.rows import row_slices
-from opflow.relu.passes import blocks, conjugates, preactivation, rectify
+from opflow.arrays import check_integer, namespace
+from opflow.operators.algebra import is_operator
+from opflow.operators.masks import pack, unpack
+from opflow.operators.rows import parse_memory
+from opflow.relu.inputs import check_inputs, first_pass, input_rows
+from opflow.relu.passes import blocks, conjugates, forward, preactivation
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
 
-def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = True) -> Any:
-    """Return `X` if it can be the input of `network`, else say why not."""
-    X = check_real(X, name)
-    if X.ndim != 2:
-        raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
-    if X.shape[0] == 0:
-        raise ValueError(f"{name} has shape {X.shape}: there are no samples")
-    if X.shape[1] != network.widths[0]:
-        raise ValueError(
-            f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
-        )
-    if X.dtype != network.dtype:
-        raise TypeError(
-            f"{name} is {X.dtype} but the network is {network.dtype}: cast one with .astype()"
-        )
-    namespace(X, network.readout)
-    return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
+#: how activations are held, fastest products first
+STORAGES = ("cached", "packed", "recomputed")
+
+
+def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
+    """What the fields hold of activations in a storage, and of conjugates once cached."""
+    *lower, top = network.widths[1:]
+    item, n = network.dtype.itemsize, float(samples)
+    return {
+        "cached": n * (1 + network.outputs) * (sum(lower) + top) * item,
+        "packed": n * (sum(lower) * item + -(-top // 8)),
+        "recomputed": 0.0,
+    }[storage]
+
+
+def storage_within(network: ReLUNetwork, samples: int, budget: float) -> str:
+    """The storage with the fastest products that fits `budget` bytes."""
+    return next(s for s in STORAGES if storage_bytes(network, samples, s) <= max(budget, 0.0))
 
 
 class Fields:
@@ -41,21 +46,34 @@ class Fields:
     Parameters
     ----------
     network : ReLUNetwork
-    X : array (N, d) or sparse matrix
+    X : array (N, d), rows on disk, sparse matrix or operator
         Of the network's dtype, finite; referenced, not copied.
+    storage : {"cached", "packed", "recomputed"}, optional
+        How activations are held; "cached" by default, and always for an X that is an operator.
+    memory : float or str, optional
+        Bytes the fields may hold (``"4GB"``): the storage with the fastest products that fits.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `X` cannot be the network's input, or for another storage.
 
     Notes
     -----
     With ℓ = 1..L and index 0 of every list being ℓ = 1, except `activations`, whose index 0 is
     the input:
 
-    * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and kept;
+    * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and held, N·Σn_ℓ numbers;
+      "packed" holds those below the top layer and the gates of the top at one bit each, and
+      "recomputed" nothing: a product then pays another forward pass each way.  Asked for as a
+      list, they are computed anew where they are not held, and not kept;
     * `preactivations` h^ℓ (N, n_ℓ): recomputed from the activations on first use, then kept;
     * `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: read off the activations on first use, then kept;
     * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: computed on first
       use (2·N·k·(P − P_1) flops), then kept;
     * `outputs` f (N, k).
 
+    Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates.
     `nbytes` counts what is held at the moment, without the input.  Fields are treated as
     immutable; do not write to the arrays.
 
@@ -68,21 +86,45 @@ class Fields:
     (array([[ True, False]]), array([[1., 0.]]), array([[3.]]))
     """
 
-    def __init__(self, network: ReLUNetwork, X: Any) -> None:
-        self.network = network
-        self.inputs = check_inputs(X, network)
-        xp, n = namespace(network.readout), self.inputs.shape[0]
-        self.activations: list[Any] = [self.inputs]
-        for layer, width in enumerate(network.widths[1:], start=1):
-            a = xp.empty((n, width), dtype=network.dtype)
-            for s in row_slices(n, width * network.dtype.itemsize):
-                below = self.activations[-1][s]
-                h = preactivation(network, layer, below, out=None if is_sparse(below) else a[s])
-                a[s] = rectify(h)
-            self.activations.append(a)
-
     #: whether the fields follow from the network's weights, and may be recomputed from them
     derived = True
+    #: the Gram of the inputs, where that is all that is known of them
+    gram: Any = None
+
+    def __init__(
+        self,
+        network: ReLUNetwork,
+        X: Any,
+        *,
+        storage: str | None = None,
+        memory: float | str | None = None,
+    ) -> None:
+        self.network, self.inputs = network, check_inputs(X, network)
+        self.samples = int(self.inputs.shape[0])
+        if storage not in (None, *STORAGES):
+            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
+        if storage is None and memory is not None:
+            storage = storage_within(network, self.samples, parse_memory(memory))
+        self.storage = "cached" if storage is None or is_operator(X) else storage
+        self._kept = self._held(first_pass(self.inputs, network.weights[0], network.biases[0]))
+
+    def _held(self, first: Any, storage: str | None = None) -> list[Any]:
+        """What a storage keeps of ``[a^1, …, a^L]``."""
+        net, xp, n = self.network, namespace(self.network.readout), self.samples
+        storage = storage or self.storage
+        if storage == "recomputed":
+            return []
+        kept = [xp.empty((n, width), dtype=net.dtype) for width in net.widths[1:]]
+        packed = storage == "packed"
+        if packed:
+            kept[-1] = xp.empty((n, -(-net.widths[-1] // 8)), dtype=xp.uint8)
+        for s in blocks(net, n):
+            activations = forward(net, first.rows(s))
+            if packed:
+                activations[-1] = pack(activations[-1] > 0)
+            for array, part in zip(kept, activations[1:], strict=True):
+                array[s] = part
+        return kept
 
     @classmethod
     def from_state(
@@ -96,18 +138,42 @@ class Fields:
         xp = namespace(network.readout)
         middle = 0 if network.outputs == 1 else slice(None)
         self.network, self.inputs, self.derived = network, X, False
+        self.samples, self.storage = int(X.shape[0]), "cached"
         self.preactivations = preactivations
-        self.activations = [X, *(xp.maximum(h, 0) for h in preactivations)]
+        self._kept = [xp.maximum(h, 0) for h in preactivations]
         self.conjugates = [
             (psi_l * (h > 0)[:, None, :])[:, middle]
             for psi_l, h in zip(psi, preactivations, strict=True)
         ]
         return self
 
+    @classmethod
+    def from_hidden(cls, network: ReLUNetwork, first: Any, samples: int, gram: Any) -> Fields:
+        """Fields from a pass that gives h^1, where the inputs are known by their Gram alone."""
+        self = object.__new__(cls)
+        self.network, self.inputs, self.gram = network, None, gram
+        self.samples, self.storage = samples, "cached"
+        self._kept = self._held(first)
+        return self
+
     @property
-    def samples(self) -> int:
-        """N."""
-        return int(self.inputs.shape[0])
+    def activations(self) -> list[Any]:
+        """``[X, a^1, …, a^L]``, each (N, n_ℓ)."""
+        net, kept = self.network, self._kept
+        if self.storage != "cached":
+            kept = self._held(first_pass(self.inputs, net.weights[0], net.biases[0]), "cached")
+        return [self.inputs, *kept]
+
+    def rows(self, index: Any) -> list[Any]:
+        """``[X, a^1, …]`` of some samples; zeros and ones of θ^L for a^L where that is packed."""
+        if self.storage == "recomputed":
+            below = input_rows(self.inputs, index)
+            return [below, *forward(self.network, preactivation(self.network, 1, below))[1:]]
+        kept = [a[index] for a in self._kept]
+        if self.storage == "packed":
+            kept[-1] = unpack(kept[-1], self.network.widths[-1])
+        whole = self.inputs is None or is_operator(self.inputs)
+        return [None if whole else input_rows(self.inputs, index), *kept]
 
     @cached_property
     def preactivations(self) -> list[Any]:
@@ -125,7 +191,16 @@ class Fields:
     @cached_property
     def outputs(self) -> Any:
         """f, (N, k)."""
-        return self.activations[-1] @ self.network.readout.T
+        net = self.network
+        if self.storage == "cached":
+            return self._kept[-1] @ net.readout.T
+        out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
+        for s in blocks(net, self.samples):
+            *_, below, top = self.rows(s)
+            if self.storage == "packed":
+                top = preactivation(net, net.depth, below) * top
+            out[s] = top @ net.readout.T
+        return out
 
     @cached_property
     def conjugates(self) -> list[Any]:
@@ -143,7 +218,7 @@ class Fields:
         """Conjugates of some samples, each (b, k, n_ℓ), computed and not kept."""
         net = self.network
         assert self.derived
-        rows = [None, *(a[index] for a in self.activations[1:])]
+        rows = self.rows(index)
         seed = namespace(net.readout).broadcast_to(
             net.readout, (rows[-1].shape[0], *net.readout.shape)
         )
@@ -152,7 +227,7 @@ class Fields:
     @property
     def nbytes(self) -> int:
         """Bytes held now, without the input."""
-        kept = [self.activations[1:]]
+        kept = [self._kept]
         kept += [self.__dict__[k] for k in ("preactivations", "gates", "conjugates")
                  if k in self.__dict__]  # fmt: skip
         outputs = self.__dict__.get("outputs")

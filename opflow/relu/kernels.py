@@ -10,13 +10,23 @@ import math
 from typing import Any
 
 from opflow.arrays import is_sparse, namespace
-from opflow.operators import Gram, HStack, KhatriRao, Matrix, Operator
-from opflow.operators.algebra import add, scale
+from opflow.operators import (
+    BlockDiagonal,
+    FeatureLift,
+    Gram,
+    HStack,
+    KhatriRao,
+    Matrix,
+    Operator,
+    pushforward,
+)
+from opflow.operators.algebra import add, is_operator, scale
 from opflow.operators.describe import superscript
 from opflow.operators.evaluation import FLOPS_PER_BYTE
 from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
+from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates
 
@@ -57,6 +67,8 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
     >>> J.shape, bool(np.allclose((J @ J.T).todense(), K.todense()))
     ((6, 35), True)
     """
+    if fields.gram is not None:
+        raise ValueError("these fields know their inputs by a Gram alone: there is no Jacobian")
     if _route(fields, route) == "transport":
         return Transport(fields, rates=rates)
     layers = [
@@ -91,7 +103,10 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     (3, 3)
     """
     kernels = []
-    for layer, parts in enumerate(_layer_jacobians(fields), start=1):
+    if fields.gram is not None:
+        kernels.append(scale(fields.network.rates[0], _first_kernel_by_gram(fields)))
+    first = 1 + len(kernels)
+    for layer, parts in enumerate(_layer_jacobians(fields, first), start=first):
         grams = [
             Gram(part, symbol=f"A{superscript(layer - 1)}∘D{superscript(layer)}")
             for part in parts[:1]
@@ -139,10 +154,15 @@ def _route(fields: Fields, route: str | None) -> str:
         raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
     if not fields.derived and route == "transport":
         raise ValueError("route='transport' recomputes fields from weights; these are a state")
+    by_rows = fields.inputs is not None and not is_operator(fields.inputs)
+    if route == "transport" and not by_rows:
+        raise ValueError("route='transport' needs inputs that can be read by rows")
     if route is not None:
         return route
     net, n = fields.network, fields.samples
-    if net.outputs == 1 or is_sparse(fields.inputs) or not fields.derived:
+    if fields.storage != "cached":
+        return "transport"
+    if net.outputs == 1 or is_sparse(fields.inputs) or not (fields.derived and by_rows):
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
@@ -154,15 +174,27 @@ def _route(fields: Fields, route: str | None) -> str:
     return "cached" if cached <= transport else "transport"
 
 
-def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
-    """For each layer, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
+def _first_kernel_by_gram(fields: Fields) -> Operator:
+    """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor: ``φ (A⁰ ⊗ I) φᵀ``."""
+    net = fields.network
+    phi = fields.conjugates[0]
+    kernel = pushforward(FeatureLift(fields.gram, net.widths[1]), BlockDiagonal(phi, symbol="φ¹"))
+    if net.biases[0] is None:
+        return kernel
+    return add(kernel, Gram(Matrix(phi.reshape(-1, phi.shape[-1]), symbol="φ¹")))
+
+
+def _layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
+    """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
     out: list[list[Operator]] = []
     for layer, (below, phi) in enumerate(
         zip(fields.activations[:-1], fields.conjugates, strict=True), start=1
     ):
+        if layer < first:
+            continue
         conjugate = Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
-        inputs = Matrix(below, symbol="X" if layer == 1 else f"a{superscript(layer - 1)}")
+        inputs = input_operator(below, "X" if layer == 1 else f"a{superscript(layer - 1)}")
         parts: list[Operator] = [KhatriRao(conjugate, inputs)]
         if net.biases[layer - 1] is not None:
             parts.append(conjugate)
@@ -209,11 +241,14 @@ class Transport(Operator):
         net, n = self.fields.network, self.fields.samples
         first, k = net.weights[0].size, net.outputs
         flops = 2.0 * n * (2 * net.parameters - first + k * net.widths[-1])
-        stored = sum(float(a.size) for a in self.fields.activations) * self.dtype.itemsize
+        stored = float(n) * net.widths[0] * self.dtype.itemsize + self.fields.nbytes
+        if self.fields.storage == "recomputed":
+            flops += 2.0 * n * net.parameters
         return Cost(flops * columns, stored + self._vector_bytes(columns))
 
     def _blocks(self, columns: int, dtype: Any) -> list[slice]:
-        width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns)
+        first, *widths = self.fields.network.widths
+        width = first + sum(widths) * (2 + 3 * columns)
         return row_slices(self.fields.samples, width * dtype.itemsize)
 
     def _rmatmat(self, X: Any) -> Any:
@@ -222,7 +257,7 @@ class Transport(Operator):
         out = xp.zeros((self.shape[1], c), dtype=X.dtype)
         totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
         for s in self._blocks(c, X.dtype):
-            rows = [a[s] for a in self.fields.activations]
+            rows = self.fields.rows(s)
             r = X[s.start * k : s.stop * k].reshape(-1, k, c)
             phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
             for (_, bias), phi, below, total in zip(
@@ -249,7 +284,7 @@ class Transport(Operator):
         ]
         out = xp.empty((self.shape[0], c), dtype=X.dtype)
         for s in self._blocks(c, X.dtype):
-            rows = [a[s] for a in self.fields.activations]
+            rows = self.fields.rows(s)
             tangent = None
             for i, ((_, bias), W) in enumerate(zip(spans(net), net.weights, strict=True)):
                 pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])

@@ -139,14 +139,15 @@ class ReLUNetwork:
 
         Parameters
         ----------
-        X : array (N, d) or sparse matrix
+        X : array (N, d), rows on disk, sparse matrix or operator
             Of the network's dtype.
 
         Notes
         -----
-        Costs 2·N·P flops; memory beyond the result does not grow with N.
+        Costs 2·N·P flops; memory beyond the result does not grow with N (it does, as N·n_1, for
+        a sparse matrix or an operator).
         """
-        from opflow.relu.fields import check_inputs
+        from opflow.relu.inputs import check_inputs
         from opflow.relu.passes import forward_blocks
 
         X = check_inputs(X, self)
@@ -155,13 +156,18 @@ class ReLUNetwork:
             out[s] = activations[-1] @ self.readout.T
         return out
 
-    def fields(self, X: Any) -> Fields:
+    def fields(
+        self, X: Any, *, storage: str | None = None, memory: float | str | None = None
+    ) -> Fields:
         """The fields on a training set: activations kept, the rest on demand.
 
         Parameters
         ----------
-        X : array (N, d) or sparse matrix
+        X : array (N, d), rows on disk, sparse matrix or operator
             Of the network's dtype, finite.
+        storage : {"cached", "packed", "recomputed"}, optional
+        memory : float or str, optional
+            As in :class:`Fields`.
 
         Returns
         -------
@@ -169,7 +175,7 @@ class ReLUNetwork:
         """
         from opflow.relu.fields import Fields
 
-        return Fields(self, X)
+        return Fields(self, X, storage=storage, memory=memory)
 
     def replace(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> ReLUNetwork:
         """The same readout and rates with other weights and biases."""

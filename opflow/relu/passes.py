@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from opflow.arrays import is_sparse, namespace
+from opflow.arrays import namespace
 from opflow.operators.rows import row_slices
+from opflow.relu.inputs import first_pass, is_whole
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None) -> Any:
     """``h^ℓ`` from ``a^{ℓ-1}``, layers counted from 1."""
     W, b = network.weights[layer - 1], network.biases[layer - 1]
-    h = below @ W.T if is_sparse(below) else namespace(W).matmul(below, W.T, out=out)
+    h = below @ W.T if is_whole(below) else namespace(W).matmul(below, W.T, out=out)
     if b is not None:
         h += b
     return h
@@ -31,22 +32,24 @@ def rectify(h: Any) -> Any:
 
 def blocks(network: ReLUNetwork, samples: int, copies: int = 1) -> list[slice]:
     """Row blocks in which all layers of a pass fit the workspace."""
-    width = sum(network.widths[1:]) * (1 + copies)
+    # a block of rows may have to be read into memory, and its width then counts too
+    width = network.widths[0] + sum(network.widths[1:]) * (1 + copies)
     return row_slices(samples, width * network.dtype.itemsize)
 
 
-def forward(network: ReLUNetwork, X: Any) -> list[Any]:
-    """Activations ``[a^0 = X, a^1, …, a^L]``."""
-    activations = [X]
-    for layer in range(1, network.depth + 1):
+def forward(network: ReLUNetwork, hidden: Any) -> list[Any]:
+    """Activations ``[None, a^1, …, a^L]`` from h^1, which becomes a^1."""
+    activations = [None, rectify(hidden)]
+    for layer in range(2, network.depth + 1):
         activations.append(rectify(preactivation(network, layer, activations[-1])))
     return activations
 
 
 def forward_blocks(network: ReLUNetwork, X: Any, copies: int = 0) -> Iterator[tuple[slice, Any]]:
-    """Row block by row block, the slice and the activations of its samples."""
+    """Row block by row block, the slice and the activations ``[None, a^1, …]`` of its samples."""
+    first = first_pass(X, network.weights[0], network.biases[0])
     for s in blocks(network, X.shape[0], copies):
-        yield s, forward(network, X[s])
+        yield s, forward(network, first.rows(s))
 
 
 def conjugates(network: ReLUNetwork, activations: list[Any], seed: Any) -> list[Any]:

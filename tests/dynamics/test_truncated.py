@@ -7,6 +7,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.truncated import FieldState
 from tests.operators.battery import small_blocks
 from tests.relu.reference import problems, rich
@@ -73,7 +74,7 @@ def test_one_small_step_is_the_truncated_velocity(problem, order):
     fields = network.fields(X)
     r = fields.outputs - y
     want = of.hierarchy.field_velocities(fields, order) @ r.ravel()
-    state = FieldState(network, X, y, order)
+    state = FieldState(State(network, WeightLayer(X), y), order)
     before = [h.copy() for h in state.hidden] + [p.copy() for p in state.psi]
     speed = max(np.abs(want).max(), 1e-3)
     size = max(np.abs(b).max() for b in before)
@@ -92,7 +93,7 @@ def test_order_zero_closes_among_the_fields():
     """No weight above the first layer is read: other weights, same fields, same motion."""
     net, X, y = teacher(3)
     rng = np.random.default_rng(3)
-    states = [FieldState(net, X, y, 0) for _ in range(2)]
+    states = [FieldState(State(net, WeightLayer(X), y), 0) for _ in range(2)]
     states[1].network = net.replace([W + rng.standard_normal(W.shape) for W in net.weights])
     for state in states:
         for _ in range(5):

@@ -1,0 +1,213 @@
+"""Gradient descent: the Euler step of the gradient flow, with momentum, schedules and batches."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import check_integer, namespace
+from opflow.dynamics.flow import State, WeightLayer
+from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
+from opflow.relu.inputs import input_rows, is_whole
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    r"""Gradient descent, the Euler step of the gradient flow.
+
+    Parameters
+    ----------
+    step : float, "auto" or callable
+        The step size η; "auto" takes 1/λ_max(K) at the start, half the limit of stability
+        2/λ_max(K), from a few Lanczos products.  A callable is a schedule: ``step(n)`` is the
+        size of step n = 0, 1, ….
+    momentum : float, default 0
+        β of the heavy ball, 0 <= β < 1.
+    batch : int, optional
+        Rows drawn for each step instead of all N: stochastic gradient descent.
+    rng : int or numpy.random.Generator, optional
+        Of the batches.
+    accumulate : {"float64"}, optional
+        For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is none of these.
+
+    Notes
+    -----
+    .. math::
+        M \leftarrow \beta M - \eta\,\eta_\ell\, \partial loss/\partial W^\ell, \qquad
+        W^\ell \leftarrow W^\ell + M.
+
+    Every parameter enters linearly where it enters, so with the first layer eliminated the same
+    recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
+    itself: momentum is an exact recursion in field space.  With β the limit of stability is
+    2(1 + β)/λ_max.
+
+    With a batch of b rows, drawn without replacement, the gradient of the sum is N/b times that
+    of the batch: unbiased, with covariance :math:`\frac{N(N-b)}{b}\,\Sigma`, Σ the covariance of
+    the samples' gradients over the training set (divided by N − 1).  Residual and loss of a
+    moment are those of the whole set, one pass each: observe every so many steps.
+
+    A step costs one product: 2·N·(3P − P_1) flops.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> of.GradientDescent(step=0.1)
+    GradientDescent(step=0.1)
+    >>> of.GradientDescent(step=lambda n: 0.1 / (1 + n), momentum=0.9).momentum
+    0.9
+    """
+
+    step: float | str | Callable[[int], float] = "auto"
+    momentum: float = 0.0
+    batch: int | None = None
+    rng: int | np.random.Generator | None = None
+    accumulate: str | None = None
+
+    name = "gradient descent"
+
+    @property
+    def by_weights(self) -> bool:
+        """Whether the first layer cannot be eliminated."""
+        return self.batch is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a kernel at frozen gates is needed, for its λ_max."""
+        return self.step == "auto"
+
+    @property
+    def extra(self) -> float:
+        """Sets of parameters kept besides those of the state."""
+        wide = 2.0 if self.accumulate else 0.0
+        return wide * 3 + (2.0 + wide if self.momentum else 0.0)
+
+    def __post_init__(self) -> None:
+        if not callable(self.step):
+            check_step(self.step)
+        if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):
+            raise TypeError(f"momentum must be a number, not {self.momentum!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+        if self.batch is not None:
+            check_integer(self.batch, "batch", 1)
+        if self.accumulate not in (None, "float64"):
+            raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
+
+    def __repr__(self) -> str:
+        shown = [f"step={self.step!r}"]
+        shown += [f"{name}={getattr(self, name)!r}" for name in ("momentum", "batch", "accumulate")
+                  if getattr(self, name)]  # fmt: skip
+        return f"GradientDescent({', '.join(shown)})"
+
+    def start(self, state: State, share: float) -> Descent:
+        """The integrator of a run."""
+        if self.batch is None:
+            return Descent(self, state, share)
+        if is_whole(state.first.inputs):
+            raise ValueError(
+                "batch needs inputs that can be read by rows: an array or rows on disk"
+            )
+        check_integer(self.batch, "batch", 1, state.first.samples)
+        return StochasticDescent(self, state, share)
+
+
+class Descent:
+    """Full-batch descent."""
+
+    #: whether :meth:`evaluate` is a pass that the next step does not need
+    stochastic = False
+
+    def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        self.method, self.share, self.number, self.products = method, share, 0, 0
+        if callable(method.step):
+            self.note = "steps by the schedule given"
+            self.step = float("nan")
+        elif method.step == "auto":
+            self.step, self.note, self.products = auto_step(state, share)
+        else:
+            self.step = float(method.step)
+            self.note = f"step {self.step:.4g}, as given"
+        self.state = state
+        self._motion: list[Any] | None = None
+
+    def size(self) -> float:
+        """The size of the next step."""
+        if not callable(self.method.step):
+            return self.step
+        size = float(self.method.step(self.number))
+        if not 0 < size < math.inf:
+            raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
+        return size
+
+    def evaluate(self, residual: Any) -> float:
+        self.products += 1
+        return self.state.evaluate(residual)
+
+    def advance(self, remaining: float) -> float:
+        return self._move(self.state.slope, 1.0)
+
+    def _move(self, slope: list[Any], weight: float) -> float:
+        size = self.size()
+        if self.method.momentum:
+            slope = [size * self.share * weight * g for g in slope]
+            if self._motion is not None:
+                for m, g in zip(self._motion, slope, strict=True):
+                    g += self.method.momentum * m
+            self._motion = slope
+            self.state = self.state.moved(slope, 1.0)
+        else:
+            self.state = self.state.moved(slope, size * self.share * weight)
+        self.number += 1
+        return size
+
+    def arrays(self) -> dict[str, Any]:
+        arrays = parameter_arrays(self.state)
+        arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
+        return arrays | {"number": np.array(self.number), "step": np.array(self.step)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.state = restored(self.state, arrays)
+        self.number, self.step = int(arrays["number"]), float(arrays["step"])
+        if "motion_0" in arrays:
+            self._motion = [arrays[f"motion_{i}"] for i in range(len(self.state.parameters))]
+
+
+class StochasticDescent(Descent):
+    """Descent on rows drawn anew for each step."""
+
+    stochastic = True
+
+    def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        super().__init__(method, state, share)
+        self._rng = np.random.default_rng(method.rng)
+
+    def advance(self, remaining: float) -> float:
+        state, b, n = self.state, int(self.method.batch or 0), self.state.first.samples
+        rows = np.sort(self._rng.choice(n, b, replace=False))
+        drawn = State(
+            state.network,
+            WeightLayer(input_rows(state.first.inputs, rows)),
+            state.targets[rows],
+            state.parameters,
+            state.accumulate,
+        )
+        drawn.evaluate(namespace(state.targets).empty((b, state.targets.shape[1]),
+                                                      dtype=state.targets.dtype))  # fmt: skip
+        return self._move(drawn.slope, n / b)
+
+    def arrays(self) -> dict[str, Any]:
+        return super().arrays() | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        super().restore(arrays)
+        self._rng.bit_generator.state = json.loads(str(arrays["rng"]))

@@ -1,0 +1,286 @@
+"""Which route a run takes and what it may hold, decided from shapes before any work is done.
+
+The routes: *weights*, every layer as its weights; *eliminated*, the first layer through the Gram
+of its inputs (:mod:`opflow.dynamics.flow`), formed once where it fits and pays, through X where
+it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
+from opflow.dynamics.steppers import LANCZOS
+from opflow.operators import FunctionGram, Gram, Operator
+from opflow.operators.algebra import as_operator, is_operator
+from opflow.operators.describe import human
+from opflow.operators.evaluation import FLOPS_PER_BYTE, materialise
+from opflow.operators.rows import WORKSPACE, parse_memory
+from opflow.relu.fields import storage_bytes
+from opflow.relu.inputs import check_inputs, input_operator, is_whole
+from opflow.relu.network import ReLUNetwork
+
+#: steps that a run is taken to have where their number is not known beforehand
+STEPS = 100
+#: elimination is chosen where it takes less than this share of the work
+GAIN = 0.7
+#: the smallest workspace worth having, and Python's own needs
+LEAST_WORKSPACE, OVERHEAD = 1 << 16, 1 << 20
+
+
+class Route(NamedTuple):
+    """A way to make the steps of a run.
+
+    Attributes
+    ----------
+    name : str
+        "weights" or "eliminated", and for the latter how the Gram is evaluated.
+    setup, step : float
+        Flops before the first step, and of each.
+    held : float
+        Bytes it holds at its peak, beyond X and y, with the smallest workspace.
+    """
+
+    name: str
+    setup: float
+    step: float
+    held: float
+
+    def work(self, steps: int) -> float:
+        """Flops of the whole run."""
+        return self.setup + steps * self.step
+
+
+class Plan(NamedTuple):
+    """What was decided.
+
+    Attributes
+    ----------
+    first : WeightLayer or DualLayer
+    workspace : float
+        Bytes a product's row blocks may take.
+    fields : float
+        Bytes that the fields of a frozen kernel may hold.
+    routes : list of Route
+        All that were possible, the chosen one first.
+    """
+
+    first: FirstLayer
+    workspace: float
+    fields: float
+    routes: list[Route]
+
+
+class Problem(NamedTuple):
+    """Shapes that costs follow from."""
+
+    network: ReLUNetwork
+    samples: int
+    entries: float  # stored entries of X
+    whole: bool  # X is applied whole
+    frozen: bool  # kernels at frozen gates are needed: Lanczos, Krylov
+    extra: float  # sets of parameters that the method keeps besides the state
+
+    @property
+    def item(self) -> int:
+        return self.network.dtype.itemsize
+
+    @property
+    def residuals(self) -> float:
+        return float(self.samples * self.network.outputs * self.item)
+
+    def upper(self) -> float:
+        """Parameters above the first layer."""
+        return float(self.network.parameters - self.network.weights[0].size)
+
+    def kernel_bytes(self, parameters: float) -> float:
+        """A Krylov basis and the vectors of a product with K."""
+        return (LANCZOS + 6) * self.residuals + 3 * parameters * self.item
+
+    def workspace(self) -> float:
+        """The least a row block can take, two of them at a time."""
+        net = self.network
+        row = (net.widths[0] + 5 * (1 + net.outputs) * sum(net.widths[1:])) * self.item
+        return 2.0 * max(LEAST_WORKSPACE, row)
+
+
+def weight_route(p: Problem) -> Route:
+    """All layers as weights."""
+    net, n = p.network, float(p.samples)
+    first, hidden = float(net.weights[0].size), n * net.widths[1] * p.item
+    step = 4.0 * p.entries * net.widths[1] + 6.0 * n * p.upper()
+    moving = (4 + p.extra) * net.parameters * p.item + first * p.item
+    if p.whole:  # h¹, and both operands of a whole product
+        moving += 2 * hidden + 2 * first * p.item
+    held = (
+        max(moving, p.kernel_bytes(net.parameters) + 2 * hidden * p.whole) if p.frozen else moving
+    )
+    return Route("weights", 0.0, step, held + 3 * p.residuals + p.workspace() + OVERHEAD)
+
+
+def eliminated_routes(p: Problem, known: Operator | None, inputs: bool) -> list[Route]:
+    """The first layer through its Gram: as it is given or through X, and dense."""
+    net, n, width = p.network, float(p.samples), p.network.widths[1]
+    hidden = n * width * p.item
+    moving = (5 + p.extra) * hidden + (4 + p.extra) * p.upper() * p.item
+    if inputs:  # W¹ as it comes out, and what forms it
+        moving += 2.0 * net.weights[0].size * p.item
+    frozen = p.kernel_bytes(p.upper()) + 6 * hidden + storage_bytes(net, p.samples, "cached")
+    held = (max(moving, frozen) if p.frozen else moving) + 3 * p.residuals + OVERHEAD
+    held += p.workspace()
+    above = 6.0 * n * p.upper()
+    factored = 4.0 * p.entries * width if known is None else known.cost(width).flops
+    middle = net.widths[0] * 40.0 * p.item if known is None else 0.0  # Xᵀ S, some columns of it
+    routes = [Route("eliminated, factored Gram" if known is None else "eliminated, Gram as given",
+                    0.0, factored + above, held + middle)]  # fmt: skip
+    forming = p.entries * (n if known is None else 1.0)
+    if known is not None:
+        forming = known.cost(0).flops
+    routes.append(
+        Route(
+            "eliminated, dense Gram",
+            forming,
+            max(2.0 * n * n * width, FLOPS_PER_BYTE * n * n * p.item) + above,
+            held + n * n * p.item + 2.0 * WORKSPACE,
+        )
+    )
+    return routes
+
+
+def plan(
+    network: ReLUNetwork,
+    X: Any,
+    *,
+    steps: int | None,
+    memory: float | str | None = None,
+    eliminate: bool | None = None,
+    gram: Any = None,
+    frozen: bool = True,
+    extra: float = 0.0,
+) -> Plan:
+    """Choose the route of a run and its workspace.
+
+    Parameters
+    ----------
+    network : ReLUNetwork
+    X : checked inputs, or None where only `gram` is known
+    steps : int, optional
+        How many there will be, if known.
+    memory : float or str, optional
+        Bytes the run may hold beyond X and y; half of what is free by default.
+    eliminate : bool, optional
+        Ask for a route; the cheaper one by default.
+    gram : callable, array, sparse matrix or operator, optional
+        A kernel in the place of XXᵀ.
+    frozen : bool
+        Whether the run needs kernels at frozen gates.
+    extra : float
+        Sets of parameters that the method keeps besides those of the state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that exclude each other.
+    MemoryError
+        If no route fits; it names the smallest budget that would do.
+    """
+    budget = parse_memory(memory)
+    kernel, cross = checked_gram(gram, network, X)
+    shaped: Any = kernel if X is None else X
+    whole = X is not None and is_whole(X)
+    n = int(shaped.shape[0])
+    entries = float(X.nnz if is_sparse(X) else n * network.widths[0]) if X is not None else 0.0
+    if is_operator(X):
+        entries = as_operator(X).cost(1).flops / 2
+    problem = Problem(network, n, entries, whole, frozen, extra)
+    routes = []
+    if kernel is None and not eliminate:
+        routes.append(weight_route(problem))
+    if kernel is not None or eliminate is not False:
+        routes += eliminated_routes(problem, kernel, kernel is None or X is None)
+    if kernel is not None and eliminate is False:
+        raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
+    fitting = [r for r in routes if r.held <= budget]
+    if not fitting:
+        least = min(r.held for r in routes)
+        raise MemoryError(
+            f"memory allows {human(budget, 'B', 1024)} but the run needs at least "
+            f"{human(least, 'B', 1024)} beyond X and y: memory={math.ceil(least)} would do"
+        )
+    count = STEPS if steps is None else max(steps, 1)
+    # the weights are what is asked for in the end: leave them only for a clear gain
+    chosen = min(fitting, key=lambda r: r.work(count) * (GAIN if r.name == "weights" else 1.0))
+    spare = budget - chosen.held
+    workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
+    left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
+    first: FirstLayer = WeightLayer(X)
+    if chosen.name != "weights":
+        operator = Gram(input_operator(X)) if kernel is None else kernel
+        if chosen.name.endswith("dense Gram"):
+            operator = materialise(operator, how="dense", memory=budget)
+        first = DualLayer(network, X, operator, cross)
+    ordered = sorted(routes, key=lambda r: r is not chosen)
+    return Plan(first, workspace, left, ordered)
+
+
+def checked_gram(
+    gram: Any, network: ReLUNetwork, X: Any
+) -> tuple[Operator | None, Callable[[Any], Any] | None]:
+    """The kernel of the first layer as an operator, and its cross kernel where it has one."""
+    if gram is None:
+        if X is None:
+            raise ValueError("X is needed, unless gram= gives the kernel of the samples")
+        return None, None
+    if callable(gram) and not is_operator(gram):
+        if X is None or is_whole(X):
+            raise ValueError("a callable gram needs X as an array or rows on disk")
+        kernel: Operator = FunctionGram(gram, X)
+        cross: Any = lambda new: FunctionGram(gram, new, X)  # noqa: E731
+    else:
+        kernel = as_operator(check_real(gram, "gram", finite=True) if is_array(gram) else gram)
+
+        def cross(new: Any) -> Any:
+            raise ValueError("predictions need the kernel as a function: gram=callable")
+
+    n = kernel.shape[0] if X is None else int(X.shape[0])
+    if kernel.shape != (n, n):
+        raise ValueError(f"gram has shape {kernel.shape} but there are {n} samples: ({n}, {n})")
+    if kernel.dtype != network.dtype:
+        raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
+    if not kernel.symmetric:
+        columns = min(n, 8)
+        xp = namespace(network.readout)
+        probe = xp.eye(n, columns, dtype=network.dtype)
+        gap = abs(kernel.matmat(probe) - kernel.rmatmat(probe)).max()
+        if gap > 100 * n**0.5 * xp.finfo(network.dtype).eps * abs(kernel.matmat(probe)).max():
+            raise ValueError("gram must be symmetric")
+    return kernel, None if X is None else cross
+
+
+def explain(found: Plan, steps: int | None, memory: float | str | None) -> str:
+    """The routes as a table for people."""
+    budget = parse_memory(memory)
+    count = STEPS if steps is None else max(steps, 1)
+    lines = [f"{'route':28} {'set-up':>12} {'a step':>12} {count:>6} steps {'held':>12}"]
+    for i, r in enumerate(found.routes):
+        mark = "chosen" if i == 0 else "" if r.held <= budget else "over the budget"
+        lines.append(
+            f"{r.name:28} {human(r.setup, 'flop', 1000):>12} {human(r.step, 'flop', 1000):>12} "
+            f"{human(r.work(count), 'flop', 1000):>12} {human(r.held, 'B', 1024):>12} {mark}"
+        )
+    return "\n".join(lines)
+
+
+def checked_X(X: Any, network: ReLUNetwork, gram: Any) -> Any:
+    """The inputs, checked; None where a Gram stands for them."""
+    if X is not None:
+        return check_inputs(X, network)
+    if gram is not None and hasattr(gram, "shape") and gram.shape[0] != network.widths[0]:
+        raise ValueError(
+            f"without X the first layer reads rows of gram: the network expects "
+            f"{network.widths[0]} input features but gram has {gram.shape[0]} columns"
+        )
+    return None

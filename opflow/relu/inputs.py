@@ -1,0 +1,138 @@
+"""What a network needs of its inputs: rows of ``h¹ = X W¹ᵀ + b``, and ``∂loss/∂W¹`` from slopes.
+
+X may be an array (a memory map included), anything with ``shape``, ``dtype`` and row slicing
+(read in row blocks), a sparse matrix or an operator (only X· and Xᵀ· are used, on whole fields).
+The classes here are one pass over the samples each; none keeps more of X than a row block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.operators import Operator
+from opflow.operators.algebra import as_operator, is_operator
+from opflow.operators.matrix import RowMatrix, is_rows
+from opflow.operators.rows import row_slices
+
+if TYPE_CHECKING:
+    from opflow.relu.network import ReLUNetwork
+
+
+def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = True) -> Any:
+    """Return `X` if it can be the input of `network`, else say why not.
+
+    Sparse matrices come back by rows, operators as opflow operators, the rest as it is.
+    """
+    if is_operator(X):
+        X = as_operator(X)
+        check_real(X, name)  # the dtype
+    elif not is_rows(X):
+        X = check_real(X, name)
+    if len(X.shape) != 2:
+        raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
+    if X.shape[0] == 0:
+        raise ValueError(f"{name} has shape {X.shape}: there are no samples")
+    if X.shape[1] != network.widths[0]:
+        raise ValueError(
+            f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
+        )
+    if X.dtype != network.dtype:
+        raise TypeError(
+            f"{name} is {X.dtype} but the network is {network.dtype}: cast one with .astype()"
+        )
+    if is_operator(X):
+        return X
+    if is_array(X) or is_sparse(X):
+        namespace(X, network.readout)
+        return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
+    if finite:
+        for s in row_slices(X.shape[0], X.shape[1] * X.dtype.itemsize):
+            check_real(input_rows(X, s), name, finite=True)
+    return X
+
+
+def is_whole(X: Any) -> bool:
+    """Whether only whole products X· and Xᵀ· are to be had, or are much cheaper than by rows."""
+    return is_sparse(X) or is_operator(X)
+
+
+def input_rows(X: Any, index: Any) -> Any:
+    """Rows of X, an array or sparse; what is on disk is read into host memory."""
+    if is_rows(X):
+        return RowMatrix(X).rows(index)
+    rows = X[index]
+    return rows.view(np.ndarray) if isinstance(rows, np.ndarray) else rows  # a memory map's rows
+
+
+def input_operator(X: Any, symbol: str = "X") -> Operator:
+    """X as an operator."""
+    return RowMatrix(X, symbol=symbol) if is_rows(X) else as_operator(X, symbol=symbol)
+
+
+class RowPass:
+    """A pass over row blocks of X; a block is read once for both directions."""
+
+    def __init__(self, X: Any, W: Any, b: Any, accumulate: Any = None) -> None:
+        self._X, self._W, self._b = X, W, b
+        self._dtype = accumulate or W.dtype
+        self._block: Any = None
+        self._total: Any = None
+
+    def rows(self, s: slice) -> Any:
+        """h¹ of some samples; theirs to overwrite."""
+        self._block = input_rows(self._X, s)
+        return _shifted(self._block @ self._W.T, self._b)
+
+    def collect(self, s: slice, slope: Any) -> None:
+        """Take ∂loss/∂h¹ of the samples read last, whose h¹ is not needed any more."""
+        part = slope.T @ self._block
+        if self._total is None:
+            self._total = part.astype(self._dtype, copy=False)
+        else:
+            self._total += part
+
+    def gradient(self) -> Any:
+        """∂loss/∂W¹ of all that was collected."""
+        return self._total
+
+
+class HiddenPass:
+    """A pass over a stored h¹ (N, n_1), which is given away block by block for the slopes."""
+
+    def __init__(self, hidden: Any) -> None:
+        self._hidden = hidden
+
+    def rows(self, s: slice) -> Any:
+        return self._hidden[s]
+
+    def collect(self, s: slice, slope: Any) -> None:
+        self._hidden[s] = slope
+
+    def gradient(self) -> Any:
+        """The slopes of all samples, (N, n_1)."""
+        return self._hidden
+
+
+class WholePass(HiddenPass):
+    """A pass over an X that is applied whole."""
+
+    def __init__(self, X: Any, W: Any, b: Any) -> None:
+        self._operator = input_operator(X)
+        super().__init__(_shifted(self._operator.matmat(W.T), b))
+
+    def gradient(self) -> Any:
+        return self._operator.rmatmat(self._hidden).T
+
+
+def first_pass(X: Any, W: Any, b: Any, accumulate: Any = None) -> RowPass | WholePass:
+    """A pass over the inputs, however they can be read."""
+    return WholePass(X, W, b) if is_whole(X) else RowPass(X, W, b, accumulate)
+
+
+def _shifted(h: Any, b: Any) -> Any:
+    if b is not None:
+        h += b
+    return h
