@@ -248,29 +248,20 @@ class _Run:
         first = self.losses[0] if self.losses else math.inf
         if not math.isfinite(value) or value > GROWTH * max(first, self.floor):
             raise DivergenceError(self._divergence(value), self.trajectory())
-        if not due:
-            self.residual, self.spare, self.reached = (
-                self.spare,
-                self.residual,
-                self.integrator.state,
+        state = self.integrator.state
+        values = {}
+        if due:
+            moment = Moment(
+                self.number, self.time, value, self.spare, state, self.inputs, self.share
             )
-            return
-        moment = Moment(
-            self.number,
-            self.time,
-            value,
-            self.spare,
-            self.integrator.state,
-            self.inputs,
-            self.share,
-        )
-        values = {name: observer(moment) for name, observer in self.observers.items()}
+            values = {name: observer(moment) for name, observer in self.observers.items()}
         # From here to the end nothing is half done.
-        for name, observed in values.items():
-            self.seen[name].append(observed)
-        self.times.append(self.time)
         self.residual, self.spare, self.reached = self.spare, self.residual, state
-        self.losses.append(value)
+        if due:
+            for name, observed in values.items():
+                self.seen[name].append(observed)
+            self.times.append(self.time)
+            self.losses.append(value)
 
     def trajectory(self) -> Trajectory:
         """What was recorded, and the state it led to."""
