@@ -248,7 +248,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, np.ndarray
 def _difference(name: str, saved: str | None, wanted: str | None) -> str:
     words = {"network": "it began from another network", "inputs": "its data set has another X",
              "targets": "its data set has another y"}  # fmt: skip
-    return words.get(name, f"its {name} is {saved}, not {wanted}")
+    return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")
 
 
 def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

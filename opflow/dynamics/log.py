@@ -45,7 +45,8 @@ class Log:
                 if not _is_before(line, resumed):
                     break
                 self._end += len(line)
-        self._file.truncate(self._end)
+        if os.fstat(self._file.fileno()).st_size > self._end:  # never so of a terminal or a pipe
+            self._file.truncate(self._end)
 
     def write(self, step: int, time: float, loss: float, observed: Mapping[str, Any]) -> None:
         """Append one line; warns the first time that it cannot, and goes on."""
