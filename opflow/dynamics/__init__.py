@@ -1,9 +1,18 @@
 """Time: training as residual dynamics."""
 
 from opflow.dynamics import observe
+from opflow.dynamics.checkpoint import Checkpoint
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.run import DivergenceError, train
 from opflow.dynamics.trajectory import Trajectory
 from opflow.dynamics.truncated import TruncatedFlow
 
-__all__ = ["DivergenceError", "GradientDescent", "Trajectory", "TruncatedFlow", "observe", "train"]
+__all__ = [
+    "Checkpoint",
+    "DivergenceError",
+    "GradientDescent",
+    "Trajectory",
+    "TruncatedFlow",
+    "observe",
+    "train",
+]

@@ -104,7 +104,8 @@ class GradientDescent:
             raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
 
     def __repr__(self) -> str:
-        shown = [f"step={self.step!r}"]
+        step = getattr(self.step, "__qualname__", type(self.step).__name__)
+        shown = [f"step={step if callable(self.step) else repr(self.step)}"]
         shown += [f"{name}={getattr(self, name)!r}" for name in ("momentum", "batch", "accumulate")
                   if getattr(self, name)]  # fmt: skip
         return f"GradientDescent({', '.join(shown)})"
@@ -128,21 +129,20 @@ class Descent:
     stochastic = False
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
-        self.method, self.share, self.number, self.products = method, share, 0, 0
-        if callable(method.step):
-            self.note = "steps by the schedule given"
-            self.step = float("nan")
-        elif method.step == "auto":
-            self.step, self.note, self.products = auto_step(state, share)
-        else:
+        self.method, self.state, self.share = method, state, share
+        self.number, self.products = 0, 0
+        self.note, self.step = "steps by the schedule given", float("nan")
+        if not callable(method.step) and method.step != "auto":
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-        self.state = state
         self._motion: list[Any] | None = None
 
     def size(self) -> float:
         """The size of the next step."""
         if not callable(self.method.step):
+            if math.isnan(self.step):  # "auto", and not taken up from a checkpoint
+                self.step, self.note, spent = auto_step(self.state, self.share)
+                self.products += spent
             return self.step
         size = float(self.method.step(self.number))
         if not 0 < size < math.inf:

@@ -1,7 +1,9 @@
 """Observers: what a run records on its way.
 
 An observer is any callable of a :class:`Moment`; what it returns (a number or an array) is kept
-under its name.  Those here cost what their docstrings say.
+under its name.  One that remembers earlier moments has methods ``state()``, a dict of arrays,
+and ``restore(arrays)``, so that a resumed run observes as if it had not stopped.  Those here
+cost what their docstrings say.
 """
 
 from __future__ import annotations
@@ -116,6 +118,14 @@ class GateFlips:
         self._last = now
         return np.array([_differing_bits(a, b) for a, b in zip(now, before, strict=True)])
 
+    def state(self) -> dict[str, Any]:
+        """The gates of the last observation, packed."""
+        return {f"last_{i}": packed for i, packed in enumerate(self._last or [])}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self._last = [arrays[f"last_{i}"] for i in range(len(arrays))]
+
 
 def _differing_bits(a: Any, b: Any) -> int:
     xp = namespace(a)
@@ -158,6 +168,16 @@ class Balancedness:
         start, size = self._start
         return max((float(abs(a - b).max()) / size for a, b in zip(now, start, strict=True)),
                    default=0.0)  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """The invariants at the start."""
+        start, size = self._start
+        return {"size": np.array(size)} | {f"start_{i}": v for i, v in enumerate(start)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        start = [arrays[f"start_{i}"] for i in range(len(arrays) - 1)]
+        self._start = (start, float(arrays["size"]))
 
 
 def balances(network: ReLUNetwork) -> tuple[list[Any], float]:
@@ -221,6 +241,15 @@ class GramClosure:
         xp = namespace(W)
         return float(xp.linalg.norm(gram - self._sum)) / (float(xp.linalg.norm(gram)) or 1.0)
 
+    def state(self) -> dict[str, Any]:
+        """The Euler sum, and the velocity it goes on with."""
+        return {"sum": self._sum, "velocity": self._velocity, "time": np.array(self._time)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self._sum, self._velocity = arrays["sum"], arrays["velocity"]
+        self._time = float(arrays["time"])
+
 
 class TruncationError:
     """How far truncated fields are from the exact run: residual, hidden, conjugates, kernel.
@@ -273,3 +302,81 @@ class TruncationError:
             size = largest_eigenvalue(K).value or 1.0
             errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5 / size)
         return np.array(errors)
+
+    def state(self) -> dict[str, Any]:
+        """The first residual's norm."""
+        return {"start": np.array(self._start)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self._start = float(arrays["start"])
+
+
+class HeldOutLoss:
+    """The loss on data that the run does not train on, ½ |f − y|² averaged over its samples.
+
+    Parameters
+    ----------
+    X : array (M, d), rows on disk, sparse matrix or operator
+    y : array (M,) or (M, k)
+    name : str, default "held_out_loss"
+
+    Notes
+    -----
+    Costs a forward pass over the M samples (and 2·N·d·n_1 flops for W¹, if the first layer was
+    eliminated).
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
+    ...     observe=[of.observe.HeldOutLoss(-np.eye(3), np.ones(3))],
+    ... )
+    >>> run.observations["held_out_loss"].shape
+    (6,)
+    """
+
+    def __init__(self, X: Any, y: Any, *, name: str = "held_out_loss") -> None:
+        self.inputs, self.name = X, name
+        self.targets = y[:, None] if y.ndim == 1 else y
+        if len(self.targets) != X.shape[0]:
+            raise ValueError(f"y has {len(y)} rows but X has {X.shape[0]}")
+
+    def __call__(self, moment: Moment) -> float:
+        r = moment.predict(self.inputs) - self.targets
+        return 0.5 * float((r.astype(np.float64) ** 2).sum()) / len(r)
+
+
+class Accuracy:
+    """The share of samples whose largest output is that of their class.
+
+    Parameters
+    ----------
+    X : array (M, d), rows on disk, sparse matrix or operator
+    labels : int array (M,)
+        The class of each sample, 0..k − 1.
+    name : str, default "accuracy"
+
+    Notes
+    -----
+    Costs as :class:`HeldOutLoss`.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 64], outputs=3, seed=0), np.eye(3), np.eye(3), steps=50,
+    ...     observe=[of.observe.Accuracy(np.eye(3), np.arange(3))],
+    ... )
+    >>> float(run.observations["accuracy"][-1])
+    1.0
+    """
+
+    def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
+        self.inputs, self.labels, self.name = X, labels, name
+        if len(labels) != X.shape[0]:
+            raise ValueError(f"labels has {len(labels)} entries but X has {X.shape[0]} rows")
+
+    def __call__(self, moment: Moment) -> float:
+        return float((moment.predict(self.inputs).argmax(axis=1) == self.labels).mean())

@@ -8,7 +8,7 @@ it does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from opflow.arrays import check_real, is_array, is_sparse, namespace
@@ -72,6 +72,10 @@ class Plan(NamedTuple):
     workspace: float
     fields: float
     routes: list[Route]
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"route": self.routes[0].name, "workspace": self.workspace, "fields": self.fields}
 
 
 class Problem(NamedTuple):
@@ -160,6 +164,7 @@ def plan(
     gram: Any = None,
     frozen: bool = True,
     extra: float = 0.0,
+    resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
 
@@ -179,6 +184,9 @@ def plan(
         Whether the run needs kernels at frozen gates.
     extra : float
         Sets of parameters that the method keeps besides those of the state.
+    resumed : mapping, optional
+        :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
+        is over the same blocks.
 
     Raises
     ------
@@ -211,11 +219,15 @@ def plan(
             f"{human(least, 'B', 1024)} beyond X and y: memory={math.ceil(least)} would do"
         )
     count = STEPS if steps is None else max(steps, 1)
+    if resumed is not None:
+        fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
     # the weights are what is asked for in the end: leave them only for a clear gain
     chosen = min(fitting, key=lambda r: r.work(count) * (GAIN if r.name == "weights" else 1.0))
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
+    if resumed is not None and chosen.name == resumed["route"]:
+        workspace, left = resumed["workspace"], resumed["fields"]
     first: FirstLayer = WeightLayer(X)
     if chosen.name != "weights":
         operator = Gram(input_operator(X)) if kernel is None else kernel
@@ -231,8 +243,6 @@ def checked_gram(
 ) -> tuple[Operator | None, Callable[[Any], Any] | None]:
     """The kernel of the first layer as an operator, and its cross kernel where it has one."""
     if gram is None:
-        if X is None:
-            raise ValueError("X is needed, unless gram= gives the kernel of the samples")
         return None, None
     if callable(gram) and not is_operator(gram):
         if X is None or is_whole(X):
@@ -278,7 +288,9 @@ def checked_X(X: Any, network: ReLUNetwork, gram: Any) -> Any:
     """The inputs, checked; None where a Gram stands for them."""
     if X is not None:
         return check_inputs(X, network)
-    if gram is not None and hasattr(gram, "shape") and gram.shape[0] != network.widths[0]:
+    if not hasattr(gram, "shape"):
+        raise ValueError("X is needed, unless gram= gives the kernel matrix of the samples")
+    if gram.shape[0] != network.widths[0]:
         raise ValueError(
             f"without X the first layer reads rows of gram: the network expects "
             f"{network.widths[0]} input features but gram has {gram.shape[0]} columns"

@@ -1,45 +1,29 @@
-"""The loop: steps, observers, stopping, progress."""
+"""Training: arguments checked, a route planned, a method started, the loop let go."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from opflow.arrays import check_integer, check_real, namespace
+from opflow.dynamics.checkpoint import Checkpoint, Saver, exists, load
 from opflow.dynamics.descent import GradientDescent
+from opflow.dynamics.fingerprint import SAMPLE, fingerprint
 from opflow.dynamics.flow import State
-from opflow.dynamics.observe import Moment
+from opflow.dynamics.log import Log
+from opflow.dynamics.loop import DivergenceError, Loop, Observer
 from opflow.dynamics.plan import checked_X, plan
 from opflow.dynamics.plan import explain as explained
-from opflow.dynamics.steppers import Integrator, Method, sharpness
+from opflow.dynamics.steppers import Method
 from opflow.dynamics.trajectory import Trajectory
 from opflow.operators.rows import workspace_limit
 from opflow.relu.network import ReLUNetwork
 
-Observer = Callable[[Moment], Any]
-
-#: a loss this many times the first one is divergence, not a transient
-GROWTH = 10.0
-
-
-class DivergenceError(ArithmeticError):
-    """The loss became infinite, NaN, or far larger than at the start.
-
-    Attributes
-    ----------
-    trajectory : Trajectory
-        The run up to the last moment before.
-    """
-
-    def __init__(self, message: str, trajectory: Trajectory) -> None:
-        super().__init__(message)
-        self.trajectory = trajectory
+__all__ = ["DivergenceError", "train"]
 
 
 def train(
@@ -57,6 +41,9 @@ def train(
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    resume: bool | str | os.PathLike[str] = False,
+    log: str | os.PathLike[str] | None = None,
     explain: bool = False,
     progress: bool = False,
 ) -> Trajectory:
@@ -97,6 +84,16 @@ def train(
         A positive semidefinite kernel in the place of XXᵀ: ``gram(A, B)`` of two blocks of rows,
         or the (N, N) matrix itself.  h¹ then starts as the first layer makes it and moves in the
         space of the kernel; see Notes.
+    checkpoint : Checkpoint or path, optional
+        Where to save the state on the way, atomically: every ten minutes, and when the run ends
+        or is stopped, unless a :class:`Checkpoint` says otherwise.  SIGINT and SIGTERM then save
+        and stop cleanly.
+    resume : bool or path
+        Go on from the checkpoint (from the start, if there is none yet), or from another state
+        of the run.  The trajectory is that of the uninterrupted run, bit for bit with the same
+        BLAS and number of threads.
+    log : path, optional
+        Append one JSON line for every moment.
     explain : bool
         Print the routes, with what each would cost, and which was taken.
     progress : bool
@@ -110,7 +107,8 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        Naming the argument, before any work is done.
+        Naming the argument, before any work is done; also for a checkpoint of another network,
+        data set or method, or one that is damaged.
     MemoryError
         If `memory` does not suffice, naming what would; before any work is done.
     DivergenceError
@@ -143,8 +141,7 @@ def train(
             f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
         )
     X = checked_X(X, network, gram)
-    y = check_targets(y, network, (gram if X is None else X).shape[0] if X is not None or
-                      hasattr(gram, "shape") else -1)  # fmt: skip
+    y = check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
     limit, end, stops = _checked_length(steps, until, times)
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
@@ -156,136 +153,86 @@ def train(
             raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
         eliminate = False
     count = None if math.isinf(limit) else int(limit)
+    saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss)
     found = plan(
-        network, X, steps=count, memory=memory, eliminate=eliminate, gram=gram,
-        frozen=getattr(method, "frozen", True), extra=getattr(method, "extra", 0.0),
-    )  # fmt: skip
+        network,
+        X,
+        steps=count,
+        memory=memory,
+        eliminate=eliminate,
+        gram=gram,
+        frozen=getattr(method, "frozen", True),
+        extra=getattr(method, "extra", 0.0),
+        resumed=None if held is None else held[1],
+    )
     if explain:
         print(explained(found, count, memory))
+    writer = None
+    if log is not None:
+        writer = Log(log, None if held is None else held[1]["number"])
     with workspace_limit(found.workspace):
         accumulate = getattr(method, "accumulate", None)
         state = State(network, found.first, y, None, accumulate, found.fields)
-        integrator = method.start(state, share)
-        run = _Run(method, integrator, share, observers, every, limit, end, stops)
-        return run.go(progress)
-
-
-class _Run:
-    """One run: what it has recorded, and its loop."""
-
-    def __init__(
-        self,
-        method: Method,
-        integrator: Integrator,
-        share: float,
-        observers: dict[str, Observer],
-        every: int,
-        limit: float,
-        end: float,
-        stops: list[float] | None,
-    ) -> None:
-        self.method, self.integrator, self.share = method, integrator, share
-        self.observers, self.every = observers, every
-        self.limit, self.end, self.stops = limit, end, stops
-        self.number, self.time = 0, 0.0
-        self.times: list[float] = []
-        self.losses: list[float] = []
-        self.seen: dict[str, list[Any]] = {name: [] for name in observers}
-        targets = integrator.state.targets
-        self.inputs = getattr(integrator.state.first, "inputs", None)
-        self.floor = _loss_of_zero(targets, share)
-        xp = namespace(targets)
-        self.residual, self.spare = (xp.empty(targets.shape, targets.dtype) for _ in range(2))
-        self.reached = integrator.state
-        self.interrupted = False
-
-    def go(self, progress: bool) -> Trajectory:
-        """Until the end, or an interrupt."""
-        total = None if math.isinf(self.limit) else int(self.limit)
-        bar = tqdm(total=total, disable=not progress, unit="step", desc="train")
-        try:
-            while True:
-                last = self._finished()
-                self._moment(last)
-                if last:
-                    break
-                self._step()
-                bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
-                bar.update()
-        except KeyboardInterrupt:
-            if not self.losses:
-                raise
-            self.interrupted = True
-        finally:
-            bar.close()
-        return self.trajectory()
-
-    def _finished(self) -> bool:
-        return self.number >= self.limit or self.time >= (1 - 1e-12) * self.end
-
-    def _step(self) -> None:
-        target = self.end
-        if self.stops is not None:
-            target = next(t for t in self.stops if t - self.time > 1e-12 * t)
-        self.time += self.integrator.advance(target - self.time)
-        if math.isclose(self.time, target, rel_tol=1e-12):
-            self.time = target
-        self.number += 1
-
-    def _due(self, last: bool) -> bool:
-        if last or self.number == 0:
-            return True
-        if self.stops is not None:
-            return self.time in self.stops
-        return self.number % self.every == 0
-
-    def _moment(self, last: bool) -> None:
-        due = self._due(last)
-        if not due and getattr(self.integrator, "stochastic", False):
-            return
-        with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
-            value = self.share * self.integrator.evaluate(self.spare)
-        first = self.losses[0] if self.losses else math.inf
-        if not math.isfinite(value) or value > GROWTH * max(first, self.floor):
-            raise DivergenceError(self._divergence(value), self.trajectory())
-        state = self.integrator.state
-        values = {}
-        if due:
-            moment = Moment(
-                self.number, self.time, value, self.spare, state, self.inputs, self.share
-            )
-            values = {name: observer(moment) for name, observer in self.observers.items()}
-        # From here to the end nothing is half done.
-        self.residual, self.spare, self.reached = self.spare, self.residual, state
-        if due:
-            for name, observed in values.items():
-                self.seen[name].append(observed)
-            self.times.append(self.time)
-            self.losses.append(value)
-
-    def trajectory(self) -> Trajectory:
-        """What was recorded, and the state it led to."""
-        done = len(self.losses)
-        return Trajectory.of_state(
-            self.reached,
-            residual=self.residual,
-            times=np.array(self.times[:done]),
-            losses=np.array(self.losses),
-            products=self.integrator.products,
-            observations={name: np.array(values[:done]) for name, values in self.seen.items()},
-            step=getattr(self.integrator, "step", float("nan")),
-            note=self.integrator.note,
-            interrupted=self.interrupted,
+        loop = Loop(
+            method.name,
+            method.start(state, share),
+            share,
+            observers,
+            every,
+            limit,
+            end,
+            stops,
+            saver,
+            writer,
+            found.record(),
         )
+        if held is not None:
+            loop.resume(*held)
+        return loop.go(progress)
 
-    def _divergence(self, value: float) -> str:
-        top = sharpness(self.reached, self.share).value
-        size = getattr(self.integrator, "step", float("nan"))
-        limit = f"{2 / top:.4g}" if top > 0 else "infinite"
-        return (
-            f"{self.method.name} diverged at step {self.number}: loss {value:.4g} with step size "
-            f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before"
+
+def _checkpoint(
+    checkpoint: Checkpoint | str | os.PathLike[str] | None,
+    resume: bool | str | os.PathLike[str],
+    method: Method,
+    network: ReLUNetwork,
+    X: Any,
+    y: Any,
+    gram: Any,
+    loss: str,
+) -> tuple[Saver | None, tuple[dict[str, Any], dict[str, Any]] | None]:
+    """What saves the run, and the state it goes on from."""
+    if checkpoint is None:
+        if resume is True:
+            raise ValueError("resume=True needs checkpoint= to say which run goes on")
+        if resume is False:
+            return None, None
+    elif not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    known = gram if hasattr(gram, "shape") else None
+    identity = {
+        "network": fingerprint(*network.weights, *network.biases, network.readout, network.rates),
+        "inputs": fingerprint(X, known, budget=SAMPLE),
+        "targets": fingerprint(y),
+        "method": f"{method!r}, loss={loss!r}",
+    }
+    held = None
+    if resume is True:
+        assert checkpoint is not None
+        if exists(checkpoint):
+            held = load(checkpoint, identity)
+    elif resume is not False:
+        held = load(resume, identity)
+    elif checkpoint is not None and exists(checkpoint):
+        raise ValueError(
+            f"{checkpoint.path} holds a run already: resume=True goes on from it; remove it, or "
+            "give another path, to begin anew"
         )
+    if checkpoint is None:
+        return None, held
+    saver = Saver(checkpoint, identity, 0 if held is None else held[1]["number"])
+    saver.prepare()
+    return saver, held
 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
@@ -336,8 +283,3 @@ def _named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Ob
         if not callable(observer):
             raise TypeError(f"observe[{name!r}] is not callable: {observer!r}")
     return dict(observe)
-
-
-def _loss_of_zero(y: Any, share: float) -> float:
-    """The loss of the zero function: what a fit from a perfect start is measured against."""
-    return 0.5 * share * float((y.astype(np.float64) ** 2).sum())

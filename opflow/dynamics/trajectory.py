@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from opflow.dynamics.checkpoint import checksum, write_npz
 from opflow.relu.network import ReLUNetwork
 
 SCHEMA = 1
@@ -126,7 +124,7 @@ class Trajectory:
             "note": self.note,
             "interrupted": self.interrupted,
             "route": self.route,
-            "checksum": _checksum(arrays),
+            "checksum": checksum(arrays),
         }
         write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
 
@@ -149,7 +147,7 @@ class Trajectory:
             raise ValueError(f"{path} is not a trajectory, or is corrupt: {error}") from error
         if meta.get("schema") != SCHEMA:
             raise ValueError(f"{path} has schema {meta.get('schema')}; this version reads {SCHEMA}")
-        if meta["checksum"] != _checksum(arrays):
+        if meta["checksum"] != checksum(arrays):
             raise ValueError(f"{path} is corrupt: its checksum does not match")
         depth = sum(name.startswith("weight_") for name in arrays)
         network = ReLUNetwork(
@@ -172,31 +170,3 @@ class Trajectory:
             meta.get("route", "weights"),
             arrays.get("coefficients"),
         )
-
-
-def _checksum(arrays: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
-
-
-def write_npz(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """``numpy.savez`` that leaves either the whole file or the old one."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

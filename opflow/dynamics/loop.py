@@ -1,0 +1,260 @@
+"""The loop of a run: moments recorded, states saved, and where it ends."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from opflow.arrays import namespace
+from opflow.dynamics.checkpoint import Saver
+from opflow.dynamics.log import Log
+from opflow.dynamics.observe import Moment
+from opflow.dynamics.signals import Signals
+from opflow.dynamics.steppers import Integrator, sharpness
+from opflow.dynamics.trajectory import Trajectory
+
+Observer = Callable[[Moment], Any]
+
+#: a loss this many times the first one is divergence, not a transient
+GROWTH = 10.0
+
+
+class DivergenceError(ArithmeticError):
+    """The loss became infinite, NaN, or far larger than at the start.
+
+    Attributes
+    ----------
+    trajectory : Trajectory
+        The run up to the last moment before.
+    """
+
+    def __init__(self, message: str, trajectory: Trajectory) -> None:
+        super().__init__(message)
+        self.trajectory = trajectory
+
+
+class Loop:
+    """One run.
+
+    Parameters
+    ----------
+    name : str
+        Of the method, for messages.
+    integrator : Integrator
+    share : float
+    observers : dict of str to Observer
+    every : int
+        Steps between moments.
+    limit, end : float
+        Steps and time at which it ends, infinite where not given.
+    stops : list of float, optional
+        The only times to record.
+    saver : Saver, optional
+    log : Log, optional
+    meta : dict
+        Kept in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        integrator: Integrator,
+        share: float,
+        observers: dict[str, Observer],
+        every: int,
+        limit: float,
+        end: float,
+        stops: list[float] | None,
+        saver: Saver | None = None,
+        log: Log | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.integrator, self.share = name, integrator, share
+        self.observers, self.every = observers, every
+        self.limit, self.end, self.stops = limit, end, stops
+        self.saver, self.log, self.meta = saver, log, dict(meta or {})
+        self.number, self.time = 0, 0.0
+        self.times: list[float] = []
+        self.losses: list[float] = []
+        self.seen: dict[str, list[Any]] = {observer: [] for observer in observers}
+        targets = integrator.state.targets
+        self.inputs = getattr(integrator.state.first, "inputs", None)
+        # the loss of the zero function: what a fit from a perfect start is measured against
+        self.floor = 0.5 * share * float((targets.astype(np.float64) ** 2).sum())
+        xp = namespace(targets)
+        self.residual, self.spare = (xp.empty(targets.shape, targets.dtype) for _ in range(2))
+        self.reached = integrator.state
+        self.interrupted = self._recorded = self._warned = False
+
+    # -- the loop -------------------------------------------------------------------------
+
+    def go(self, progress: bool) -> Trajectory:
+        """Until the end, a signal, or an interrupt from the keyboard."""
+        total = None if math.isinf(self.limit) else int(self.limit)
+        bar = tqdm(
+            total=total, initial=self.number, disable=not progress, unit="step", desc="train"
+        )
+        signals = Signals() if self.saver is not None else None
+        try:
+            if signals is not None:
+                signals.__enter__()
+            while not self._visit(bool(signals and signals.stop)):
+                self._step()
+                if self.losses:
+                    bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            if not self.losses:
+                raise
+            self.interrupted = True
+        finally:
+            if signals is not None:
+                signals.__exit__()
+            bar.close()
+            if self.log is not None:
+                self.log.close()
+        return self.trajectory()
+
+    def _visit(self, stop: bool) -> bool:
+        """Evaluate where the run is, record and save what is due; whether the run is over."""
+        finished = self.number >= self.limit or self.time >= (1 - 1e-12) * self.end
+        self.interrupted = stop and not finished
+        last, due = finished or stop, self._due()
+        if last and not due:
+            # This moment is recorded because the run ends here; going on, it would not be.
+            self._save()
+        if not self._recorded:
+            self._moment(due or last)
+        if due:
+            self._recorded = True
+            if last or self.number == 0 or (self.saver is not None and self.saver.due(self.number)):
+                self._save()
+        elif not last and self.saver is not None and self.saver.due(self.number):
+            self._save()
+        return last
+
+    def _step(self) -> None:
+        target = self.end
+        if self.stops is not None:
+            target = next(t for t in self.stops if t - self.time > 1e-12 * t)
+        self.time += self.integrator.advance(target - self.time)
+        if math.isclose(self.time, target, rel_tol=1e-12):
+            self.time = target
+        self.number += 1
+        self._recorded = False
+
+    def _due(self) -> bool:
+        if self.stops is not None:
+            return self.number == 0 or self.time in self.stops
+        return self.number % self.every == 0
+
+    def _moment(self, record: bool) -> None:
+        if not record and getattr(self.integrator, "stochastic", False):
+            return
+        self._evaluate()
+        state = self.integrator.state
+        values = {}
+        if record:
+            moment = Moment(
+                self.number, self.time, self.loss, self.spare, state, self.inputs, self.share
+            )
+            values = {name: observer(moment) for name, observer in self.observers.items()}
+        # From here to the end nothing is half done.
+        self._take()
+        if record:
+            for name, observed in values.items():
+                self.seen[name].append(observed)
+            self.times.append(self.time)
+            self.losses.append(self.loss)
+            if self.log is not None:
+                self.log.write(self.number, self.time, self.loss, values)
+
+    def _evaluate(self) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
+            self.loss = self.share * self.integrator.evaluate(self.spare)
+        first = self.losses[0] if self.losses else math.inf
+        if not math.isfinite(self.loss) or self.loss > GROWTH * max(first, self.floor):
+            raise DivergenceError(self._divergence(), self.trajectory())
+
+    def _take(self) -> None:
+        self.residual, self.spare = self.spare, self.residual
+        self.reached = self.integrator.state
+
+    # -- what it leaves ---------------------------------------------------------------------
+
+    def trajectory(self) -> Trajectory:
+        """What was recorded, and the state it led to."""
+        done = len(self.losses)
+        return Trajectory.of_state(
+            self.reached,
+            residual=self.residual,
+            times=np.array(self.times[:done]),
+            losses=np.array(self.losses),
+            products=self.integrator.products,
+            observations={name: np.array(values[:done]) for name, values in self.seen.items()},
+            step=getattr(self.integrator, "step", float("nan")),
+            note=self.integrator.note,
+            interrupted=self.interrupted,
+        )
+
+    def _save(self) -> None:
+        if self.saver is None:
+            return
+        arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
+        arrays |= {"times": np.array(self.times), "losses": np.array(self.losses)}
+        for name, observer in self.observers.items():
+            arrays[f"observed_{name}"] = np.array(self.seen[name])
+            if hasattr(observer, "state") and self.losses:
+                arrays |= {f"memory_{name}_{key}": v for key, v in observer.state().items()}
+        meta = {"number": self.number, "time": self.time, "recorded": self._recorded,
+                "products": self.integrator.products, "note": self.integrator.note}  # fmt: skip
+        error = self.saver.save(self.number, arrays, self.meta | meta)
+        if error is not None and not self._warned:
+            self._warned = True  # a full disk is no reason to lose the run
+            warnings.warn(
+                f"the state of step {self.number} could not be saved: {error}; the run goes on",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def resume(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint holds."""
+        prefix = "observed_"
+        held = {key.removeprefix(prefix) for key in arrays if key.startswith(prefix)}
+        if held != set(self.observers):
+            raise ValueError(
+                f"observe must be as in the checkpoint, which has {sorted(held) or 'none'}, "
+                f"not {sorted(self.observers) or 'none'}"
+            )
+        xp = namespace(self.residual)
+        state = {key.removeprefix("state_"): xp.asarray(value) if value.dtype.kind == "f" else value
+                 for key, value in arrays.items() if key.startswith("state_")}  # fmt: skip
+        self.integrator.restore(state)
+        self.integrator.note = meta["note"]
+        self.number, self.time = meta["number"], meta["time"]
+        self.times, self.losses = arrays["times"].tolist(), arrays["losses"].tolist()
+        for name, observer in self.observers.items():
+            self.seen[name] = list(arrays[prefix + name])
+            mark = f"memory_{name}_"
+            memory = {k.removeprefix(mark): v for k, v in arrays.items() if k.startswith(mark)}
+            if memory:
+                observer.restore(memory)  # type: ignore[attr-defined]
+        self._recorded = meta["recorded"]
+        if self._recorded:
+            self._evaluate()
+            self._take()
+        self.integrator.products = meta["products"]
+
+    def _divergence(self) -> str:
+        top = sharpness(self.reached, self.share).value
+        size = getattr(self.integrator, "step", float("nan"))
+        limit = f"{2 / top:.4g}" if top > 0 else "infinite"
+        return (
+            f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
+            f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before"
+        )

@@ -1,0 +1,45 @@
+"""Ctrl-C and the scheduler's SIGTERM as a request to stop, not as an end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """While open, the first SIGINT or SIGTERM only sets `stop`, for the loop to see.
+
+    A second one of the same kind does what it did before: an immediate ``KeyboardInterrupt``, or
+    the end.  Does nothing outside the main thread, where Python has no signals, nor with a
+    signal that is ignored.
+
+    Attributes
+    ----------
+    stop : str
+        The name of the signal that came, or empty.
+    """
+
+    stop: str = ""
+
+    def __enter__(self) -> Signals:
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in WATCHED:
+                before = signal.getsignal(number)
+                # None is a handler that is not Python's, which could not be put back.
+                if before not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.stop = signal.Signals(number).name
+        signal.signal(number, self._before[number])
