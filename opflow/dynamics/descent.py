@@ -140,9 +140,6 @@ class Descent:
     def size(self) -> float:
         """The size of the next step."""
         if not callable(self.method.step):
-            if math.isnan(self.step):  # "auto", and not taken up from a checkpoint
-                self.step, self.note, spent = auto_step(self.state, self.share)
-                self.products += spent
             return self.step
         size = float(self.method.step(self.number))
         if not 0 < size < math.inf:
@@ -150,6 +147,8 @@ class Descent:
         return size
 
     def evaluate(self, residual: Any) -> float:
+        if self.method.step == "auto" and math.isnan(self.step):  # not taken up from a checkpoint
+            self.step, self.note, self.products = auto_step(self.state, self.share)
         self.products += 1
         return self.state.evaluate(residual)
 

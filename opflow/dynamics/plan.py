@@ -228,8 +228,10 @@ def plan(
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
     if resumed is not None and chosen.name == resumed["route"]:
         workspace, left = resumed["workspace"], resumed["fields"]
-    first: FirstLayer = WeightLayer(X)
-    if chosen.name != "weights":
+    first: FirstLayer
+    if chosen.name == "weights":
+        first = WeightLayer(X)
+    else:
         operator = Gram(input_operator(X)) if kernel is None else kernel
         if chosen.name.endswith("dense Gram"):
             operator = materialise(operator, how="dense", memory=budget)

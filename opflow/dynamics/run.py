@@ -169,7 +169,10 @@ def train(
         print(explained(found, count, memory))
     writer = None
     if log is not None:
-        writer = Log(log, None if held is None else held[1]["number"])
+        last = None
+        if held is not None:  # a moment that was recorded only because the run ended is not kept
+            last = held[1]["number"] - (not held[1]["recorded"])
+        writer = Log(log, last)
     with workspace_limit(found.workspace):
         accumulate = getattr(method, "accumulate", None)
         state = State(network, found.first, y, None, accumulate, found.fields)
