@@ -17,7 +17,6 @@ import re
 import shutil
 import tempfile
 import time
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -234,9 +233,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, np.ndarray
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with open(path, "rb") as file:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # NumPy and ast warn of headers that are odd
-                arrays, head = _parse(file)
+            arrays, head = _parse(file)
         except Exception as error:
             # Damage shows as anything that zipfile, json, NumPy and ast can raise.
             reason = str(error) or type(error).__name__
@@ -267,9 +264,7 @@ def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError("it is truncated or corrupt") from error
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     size = os.fstat(file.fileno()).st_size
-    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()) or (
-        sum(info.file_size for info in members.values()) > size
-    ):
+    if sum(info.file_size for info in members.values()) > size:
         raise ValueError("it is corrupt: it states more data than it has")
     if "metadata" not in members:
         raise ValueError("it is not a checkpoint")
@@ -332,18 +327,16 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: 
             except OSError:  # not every file system has links
                 shutil.copyfile(path, previous)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        previous.unlink(missing_ok=True)
-        raise
-    # Only now, with the new state in place: the one before may be the bad one of two.
-    if rotate:
-        states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
-        for i in range(keep - 1, 1, -1):
-            if states[i - 1].exists():
-                os.replace(states[i - 1], states[i])
-        os.replace(previous, states[1])
-        previous.unlink(missing_ok=True)  # renaming between links to one file does nothing
+        # Only now, with the new state in place: the one before may be the bad one of two.
+        if rotate:
+            states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
+            for i in range(keep - 1, 1, -1):
+                if states[i - 1].exists():
+                    os.replace(states[i - 1], states[i])
+            os.replace(previous, states[1])
+    finally:
+        for left in (Path(temporary), previous):
+            left.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

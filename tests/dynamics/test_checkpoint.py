@@ -98,11 +98,12 @@ def test_due_by_steps_or_seconds_since_the_last_save(path, monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     saver = Saver(of.Checkpoint(path, steps=10, seconds=60), IDENTITY, step=5)
     assert not saver.due(14) and saver.due(15)
+    now[0] = 130.0
     assert saver.save(12, state(0), {}) is None
     assert not saver.due(21) and saver.due(22)
-    now[0] = 159.0
+    now[0] = 189.0
     assert not saver.due(13)
-    now[0] = 160.0
+    now[0] = 190.0
     assert saver.due(13)
     never = Saver(of.Checkpoint(path, seconds=None), IDENTITY)
     now[0] = 1e9
@@ -238,6 +239,7 @@ def test_a_zip_without_a_flaw_that_says_something_else_is_refused(path):
         "swapped": lambda m: m | {"bias.npy": m["scale.npy"], "scale.npy": m["bias.npy"]},
         "missing": lambda m: {name: data for name, data in m.items() if name != "bias.npy"},
         "added": lambda m: m | {"more.npy": m["bias.npy"]},
+        "renamed": lambda m: {name.replace("bias", "basis"): data for name, data in m.items()},
         "reshaped": lambda m: m | {"empty.npy": npy(np.zeros((3, 0)))},
         "viewed": lambda m: m | {"bias.npy": npy(state(1)["bias"].view(np.int64))},
     }
@@ -332,6 +334,20 @@ def test_damage_is_refused_or_harmless(path):
 
 
 # --- saves that fail
+
+
+def test_a_rotation_that_fails_leaves_the_new_state(path, monkeypatch):
+    saver, replace = saver_at(path, 1, 2), os.replace
+
+    def fails_for_the_older(source, target):
+        if str(target) != str(path):
+            raise OSError(errno.EIO, "the disk")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_older)
+    assert saver.save(3, state(3), {}).errno == errno.EIO
+    assert files(path) == [path.name, f"{path.name}.1"]
+    assert [load(f"{path}{end}", IDENTITY)[1]["step"] for end in ("", ".1")] == [3, 1]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "mkstemp"])
