@@ -68,7 +68,7 @@ def truncation(data, steps):
 
 def draw_truncation(found, title, path):
     figure, axes = plt.subplots(len(DEPTHS), len(PARTS), figsize=(13, 8), sharex=True,
-                                layout="constrained")  # fmt: skip
+                                sharey="col", layout="constrained")  # fmt: skip
     exact = 0.0
     for (depth, order), (times, errors) in found.items():
         if order == depth - 1:
@@ -78,11 +78,13 @@ def draw_truncation(found, title, path):
             axis.loglog(times, column, "o-", ms=3, color=COLOURS[order], label=f"p = {order}")
     for row, depth in zip(axes, DEPTHS, strict=True):
         row[0].set_ylabel(f"L = {depth}: relative error")
-        row[0].legend(frameon=False, fontsize=8)
+        row[1].legend(frameon=False, fontsize=8)
     for axis, part in zip(axes[0], PARTS, strict=True):
         axis.set_title(part)
     for axis in axes[-1]:
         axis.set_xlabel("time")
+    for axis in axes.flat:
+        axis.yaxis.set_minor_formatter("")
     figure.suptitle(
         f"Truncated flow against the exact run: {title} (p = L − 1 is exact: at most {exact:.0e})"
     )
@@ -114,6 +116,8 @@ def draw_norms(before, after, path):
                               label=f"{label}, {when}")  # fmt: skip
         axis.set(xlabel="layer distance (Gram factors)", title=kind)
         axis.set_xticks(sorted(norms))
+        axis.set_yticks([5, 10, 20], ["5", "10", "20"])
+        axis.yaxis.set_minor_formatter("")
     axes[0].set_ylabel("operator norm (median)")
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle("Members of the hierarchy, digits, L = 5")

@@ -222,7 +222,7 @@ class Operator(pylops.LinearOperator):
 
     def _diagonal(self) -> Any:
         parts = [
-            self._block(s, s).diagonal()
+            self._block(s, s).diagonal().copy()  # a view would keep the whole block
             for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
         ]
         return namespace(*parts).concatenate(parts)

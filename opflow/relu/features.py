@@ -93,8 +93,9 @@ def feature_ansatz(
     The cosine of the two matrices, as in the code that accompanies arXiv:2212.13881,
 
     .. math::
-        \frac{\langle W^T W, G^\alpha \rangle_F}{\|W^T W\|_F\, \|G^\alpha\|_F}.
+        \frac{\langle W^T W, G^\alpha \rangle_F}{\|W^T W\|_F\, \|G^\alpha\|_F},
 
+    here with the weights as they are; that code subtracts the initial weights from W first.
     With :math:`G = W^T S W`, S the covariance of the conjugates, everything is computed from the
     n_ℓ × n_ℓ matrices S and WWᵀ, in float64: 2·N·k·n_ℓ² + 2·n_ℓ²·n_{ℓ-1} + O(n_ℓ³) flops, and the
     input width never enters as a square.
@@ -161,8 +162,8 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
         TL = 1 - \frac{\|Y_c - H H^+ Y_c\|_F^2}{\|Y_c\|_F^2}, \qquad H = a^\ell,
 
     with :math:`Y_c` the targets minus their mean over the samples: the measure of [1]_, as the
-    authors' published code evaluates it (features not centred), with a pseudo-inverse where that
-    code inverts HᵀH.  O(N·n_ℓ²) flops.
+    authors' published code evaluates it for one output or one-hot classes (features not centred),
+    with a pseudo-inverse where that code inverts HᵀH.  O(N·n_ℓ²) flops.
 
     References
     ----------

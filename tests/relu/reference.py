@@ -10,7 +10,7 @@ import opflow as of
 
 @st.composite
 def problems(draw, dtype=np.float64, max_depth=4, max_outputs=4):
-    """(network, X): depths, widths, outputs, biases, rates, dead units, duplicated samples."""
+    """(network, X): depths, widths, outputs, biases, rates, dead units, gates in common."""
     depth = draw(st.integers(1, max_depth))
     widths = draw(st.lists(st.integers(1, 6), min_size=depth + 1, max_size=depth + 1))
     outputs = draw(st.integers(1, max_outputs))
@@ -28,7 +28,7 @@ def problems(draw, dtype=np.float64, max_depth=4, max_outputs=4):
     readout = rng.standard_normal((outputs, widths[-1])).astype(dtype)
     X = rng.standard_normal((samples, widths[0])).astype(dtype)
     if samples > 1 and draw(st.booleans()):
-        X[-1] = X[0]
+        X[-1] = X[0] * draw(st.sampled_from([1, 2]))  # without biases, 2 keeps every gate
     return of.ReLUNetwork(weights, readout, biases=biases, rates=rates), X
 
 

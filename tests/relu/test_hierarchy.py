@@ -245,6 +245,19 @@ def test_leading_singular_values_come_from_products():
     assert (top.ranks == -1).all()
 
 
+def test_leading_singular_values_and_traces_form_no_dense_member():
+    import tracemalloc
+
+    n = 600
+    fields = of.ReLUNetwork.random([4, n, n, n], seed=0).fields(np.eye(4))
+    with small_blocks(1 << 18):
+        tracemalloc.start()
+        hierarchy.members(fields, [(0, 1)], layers=[(1, 3)], top=2)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < n * n * 8 / 2
+
+
 def test_members_of_dead_layers_are_zero():
     fields = of.ReLUNetwork([-np.ones((4, 3)), np.ones((4, 4))], np.ones(4)).fields(np.ones((2, 3)))
     for top in (None, 2):
@@ -352,6 +365,10 @@ FIELDS = of.ReLUNetwork.random([2, 3, 3], outputs=2, seed=0).fields(np.ones((4, 
         (lambda f: hierarchy.pullback(f.network, 1, 2, 0, 0), TypeError, "fields must be"),
         (lambda f: hierarchy.pushforward(f, 1, 2, 0, 0), ValueError, "lower must not be above"),
         (lambda f: hierarchy.pushforward(f, 2, 1, 9, 0), ValueError, "mu"),
+        (lambda f: hierarchy.pushforward(f, 3, 1, 0, 0), ValueError, "upper must be between 1"),
+        (lambda f: hierarchy.pushforward(f, 2, 0, 0, 0), ValueError, "lower must be between 1"),
+        (lambda f: hierarchy.members(f, [(0, 0)], layers=[(2, 1)]), ValueError, "must not be"),
+        (lambda f: hierarchy.members(f, [(0, 0)], layers=[(1, 3)]), ValueError, "upper"),
         (lambda f: hierarchy.hidden_velocity(f, 3), ValueError, "layer must be between 1 and 2"),
         (lambda f: hierarchy.hidden_velocity(f, 1, -1), ValueError, "order must be at least 0"),
         (lambda f: hierarchy.hidden_velocity(f, True), TypeError, "layer must be an integer"),

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.dynamics.observe import balances
 from tests.relu.reference import problems, rich
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'opflow[torch]'")
@@ -181,8 +182,10 @@ def test_weight_grams_close_in_the_fields(problem):
 @example(rich(5, 2))
 @example(rich(3, 3))
 @example(rich(4, 1))
-def test_balancedness_is_conserved(problem):
+def test_what_the_balancedness_observer_watches_is_conserved(problem):
     network, _, _, _, autodiff = drawn(problem)
+    observed = balances(network)[0]
+    assert len(observed) == network.depth - 1
     for i in range(network.depth - 1):
 
         def balance(*p, i=i):
@@ -192,6 +195,7 @@ def test_balancedness_is_conserved(problem):
             outgoing = (layers[i + 1][0] ** 2).sum(0)
             return outgoing / network.rates[i + 1] - incoming / network.rates[i]
 
+        near(observed[i], balance(*autodiff.parameters))
         layers, moves = autodiff.layers(autodiff.parameters), autodiff.layers(autodiff.velocity)
         size = max(
             float((w.abs().max() * m.abs().max()) * max(w.shape))

@@ -226,7 +226,7 @@ def members(
             )
             found, trace = _singular_values(B, top)
             values[i].append(found)
-            norms[i, j], traces[i, j] = found[0], trace
+            norms[i, j], traces[i, j] = float(found[0]), trace
             if len(found) == B.shape[0]:
                 floor = B.shape[0] * float(np.finfo(B.dtype).eps) * float(found[0])
                 ranks[i, j] = int((found > floor).sum())

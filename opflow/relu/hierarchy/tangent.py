@@ -86,7 +86,7 @@ class FieldTangent(Operator):
     def _blocks(self, columns: int, dtype: Any) -> list[slice]:
         net = self.fields.network
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
-        width = max(net.widths[1:]) * columns * (1 + 3 * orders) * max(net.outputs, 1)
+        width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
         return row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
 
     def _gate(self, layer: int, s: slice) -> Any:
@@ -99,41 +99,42 @@ class FieldTangent(Operator):
         return phi.reshape(-1, phi.shape[-1])
 
     def _matmat(self, X: Any) -> Any:
-        net, c, L = self.fields.network, X.shape[1], self.fields.network.depth
-        places = spans(net)
+        xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
+        places, k = spans(net), net.outputs
         moves = [  # Ẇ^ℓ as (n_ℓ, n_{ℓ-1}, c)
             size * X[weight].reshape(*W.shape, c)
             for (weight, _), size, W in zip(places, self.scales, net.weights, strict=True)
         ]
         forward = [M.transpose(1, 2, 0).reshape(M.shape[1], c * M.shape[0]) for M in moves]
         backward = [M.transpose(0, 2, 1).reshape(M.shape[0], c * M.shape[1]) for M in moves]
-        out = namespace(X).zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
+        out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
         hidden, conjugate = self.split(out)
         for s in self._blocks(c, X.dtype):
-            below: dict[int, Any] = {}
+            moved: dict[int, Any] = {}
             for layer in range(1, L + 1):
-                W, n = net.weights[layer - 1], net.widths[layer]
-                local = self.fields.activations[layer - 1][s] @ forward[layer - 1]
-                local = local.reshape(len(local), c, n)
+                below, place = self.fields.activations[layer - 1][s], hidden[layer - 1][s]
+                local = _times(below, forward[layer - 1], place if c == 1 else None)
+                local = local.reshape(len(place), c, -1)
                 bias = places[layer - 1][1]
                 if bias is not None:
                     local += self.scales[layer - 1] * X[bias].T
                 orders = budgets(layer - 1, self.order, L - layer)
-                below = {q: _handed_on(below[q - 1], W.T, local) if q else local for q in orders}
-                hidden[layer - 1][s] = below[max(orders)].transpose(0, 2, 1)
+                moved = _handed_on(moved, net.weights[layer - 1].T, local, orders)
+                if c > 1:
+                    place[...] = local.transpose(0, 2, 1)
                 if layer < L:
-                    below = {q: moved * self._gate(layer, s) for q, moved in below.items()}
-            above: dict[int, Any] = {}
+                    moved = {q: block * self._gate(layer, s) for q, block in moved.items()}
+            moved = {}
             for layer in range(L - 1, 0, -1):
-                W, n = net.weights[layer], net.widths[layer]
-                local = self._conjugate(layer + 1, s) @ backward[layer]
-                local = local.reshape(s.stop - s.start, net.outputs * c, n)
+                above, place = self._conjugate(layer + 1, s), conjugate[layer - 1][s]
+                local = _times(above, backward[layer], place if c == 1 else None)
+                local = local.reshape(len(place), k * c, -1)
                 orders = budgets(L - 1 - layer, self.order, layer - 1)
-                above = {q: _handed_on(above[q - 1], W, local) if q else local for q in orders}
-                block = above[max(orders)].reshape(s.stop - s.start, net.outputs, c, n)
-                conjugate[layer - 1][s] = block.transpose(0, 1, 3, 2)
+                moved = _handed_on(moved, net.weights[layer], local, orders)
+                if c > 1:
+                    place[...] = local.reshape(len(place), k, c, -1).transpose(0, 1, 3, 2)
                 if layer > 1:
-                    above = {q: moved * self._gate(layer, s) for q, moved in above.items()}
+                    moved = {q: block * self._gate(layer, s) for q, block in moved.items()}
         return out
 
     def _rmatmat(self, X: Any) -> Any:
@@ -175,12 +176,25 @@ class FieldTangent(Operator):
         return out
 
 
-def _handed_on(moved: Any, W: Any, local: Any) -> Any:
-    """``local + moved W``, with the samples and whatever comes between along the rows."""
-    rows = moved.shape[0] * moved.shape[1]
-    pushed = (moved.reshape(rows, moved.shape[-1]) @ W).reshape(local.shape)
-    pushed += local
-    return pushed
+def _times(rows: Any, right: Any, place: Any) -> Any:
+    """``rows @ right``, written to `place` if it is given and the GEMM can."""
+    if place is None:
+        return rows @ right
+    place = place.reshape(rows.shape[0], -1)
+    if is_sparse(rows):
+        place[...] = rows @ right
+        return place
+    return namespace(right).matmul(rows, right, out=place)
+
+
+def _handed_on(moved: dict[int, Any], W: Any, local: Any, orders: set[int]) -> dict[int, Any]:
+    """``{q: local + moved[q − 1] W}``, the highest order in the place of `local` itself."""
+    *lower, highest = sorted(orders)
+    out = {q: local.copy() for q in lower} | {highest: local}
+    for q, block in out.items():
+        if q:
+            block += (moved[q - 1].reshape(-1, W.shape[0]) @ W).reshape(block.shape)
+    return out
 
 
 def _accumulate(orders: dict[int, Any], order: int, block: Any) -> None:
