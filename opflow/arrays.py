@@ -21,7 +21,9 @@ def _module_name(array: Any) -> str:
     if isinstance(array, np.ndarray | np.generic) or sp.issparse(array):
         return "numpy"
     name = type(array).__module__.partition(".")[0]
-    return "cupy" if name == "cupyx" else name
+    if name == "cupyx":
+        return "cupy"
+    return name if is_array(array) else "numpy"  # rows on disk come out as NumPy arrays
 
 
 def namespace(*arrays: Any) -> ModuleType:

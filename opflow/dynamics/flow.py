@@ -65,7 +65,8 @@ class WeightLayer:
         return first_pass(self.inputs, network.weights[0], network.biases[0], accumulate)
 
     def fields(self, state: State, memory: Any) -> Fields:
-        return Fields(state.network, self.inputs, memory=memory)
+        least = None if memory is None else max(memory, 1.0)  # nothing is left: recomputed
+        return Fields(state.network, self.inputs, memory=least)
 
     def predict(self, state: State, X: Any) -> Any:
         return state.network(X)

@@ -125,10 +125,10 @@ def parse_memory(memory: float | str | None) -> float:
     if memory is None:
         return 0.5 * free_memory()
     if isinstance(memory, str):
-        match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([KMGT]?)(i?)B?\s*", memory)
+        match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([kKMGT]?)(i?)B?\s*", memory)
         if match is None:
             raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
-        number, unit, binary = match.groups()
+        number, unit, binary = match[1], match[2].upper(), match[3]
         power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
         memory = float(number) * (1024**power if binary else _UNITS[unit])
     if not memory > 0:

@@ -216,13 +216,14 @@ class Fields:
 
     def conjugate_rows(self, index: Any) -> list[Any]:
         """Conjugates of some samples, each (b, k, n_ℓ), computed and not kept."""
-        net = self.network
         assert self.derived
         rows = self.rows(index)
-        seed = namespace(net.readout).broadcast_to(
-            net.readout, (rows[-1].shape[0], *net.readout.shape)
-        )
-        return conjugates(net, rows, seed)
+        return conjugates(self.network, rows, self.seed(rows))
+
+    def seed(self, rows: list[Any]) -> Any:
+        """ψ^L of some samples: the readout for each."""
+        V = self.network.readout
+        return namespace(V).broadcast_to(V, (rows[-1].shape[0], *V.shape))
 
     @property
     def nbytes(self) -> int:

@@ -306,14 +306,10 @@ class Transport(Operator):
         xp = namespace(net.readout)
         out = xp.zeros((self.fields.samples, net.outputs), dtype=self.dtype)
         for s in self._blocks(net.outputs, self.dtype):
-            for size, b, below, phi in zip(
-                self.scales,
-                net.biases,
-                self.fields.activations[:-1],
-                self.fields.conjugate_rows(s),
-                strict=True,
-            ):
-                norms = Matrix(below[s])._gram_diagonal(None) + (b is not None)
+            rows = self.fields.rows(s)
+            phis = conjugates(net, rows, self.fields.seed(rows))
+            for size, b, below, phi in zip(self.scales, net.biases, rows[:-1], phis, strict=True):
+                norms = Matrix(below)._gram_diagonal(None) + (b is not None)
                 out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
         return out.reshape(-1)
 
@@ -327,16 +323,15 @@ class Transport(Operator):
         for index in (rows, cols):
             wanted = outputs[index]
             sample, output = wanted // k, wanted % k
-            phis = [
-                phi[xp.arange(len(sample)), output] for phi in self.fields.conjugate_rows(sample)
-            ]
-            sides.append((sample, phis))
-        (left, left_phis), (right, right_phis) = sides
+            rows = self.fields.rows(sample)
+            phis = conjugates(net, rows, self.fields.seed(rows))
+            sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
         block = 0
-        for size, b, below, phi, other in zip(
-            self.scales, net.biases, self.fields.activations[:-1], left_phis, right_phis,
+        for size, b, left, right, phi, other in zip(
+            self.scales, net.biases, sides[0][0], sides[1][0], sides[0][1], sides[1][1],
             strict=True,
         ):  # fmt: skip
-            gram = Matrix(below)._gram_block(left, right, None) + (b is not None)
+            gram = left @ right.T
+            gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
             block = block + size**2 * gram * (phi @ other.T)
         return block
