@@ -95,8 +95,7 @@ class Gram(Operator):
         return Gram(factor, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
-        flops, moved = self.factor.cost(columns)
-        return Cost(2 * flops, 2 * moved)
+        return self.factor.cost(columns).times(2)
 
     def _matmat(self, X: Any) -> Any:
         middle = self.factor.rmatmat(X)
@@ -174,8 +173,7 @@ class GramVelocity(Operator):
         return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
-        flops, moved = self.F.cost(columns) + self.dF.cost(columns)
-        return Cost(2 * flops, 2 * moved)
+        return (self.F.cost(columns) + self.dF.cost(columns)).times(2)
 
     def _matmat(self, X: Any) -> Any:
         return self.F.matmat(self.dF.rmatmat(X)) + self.dF.matmat(self.F.rmatmat(X))

@@ -7,14 +7,16 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from opflow.arrays import is_sparse, namespace
 from opflow.operators import Gram, HStack, KhatriRao, Matrix, Operator
 from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
-from opflow.operators.evaluation import FLOPS_PER_BYTE
+from opflow.operators.forming import Work, gram_work
 from opflow.operators.operator import Cost
+from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.network import ReLUNetwork
@@ -131,7 +133,10 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     """
     if _route(fields, route) == "transport":
         return Gram(Transport(fields), symbol="K")
-    return add(*layer_kernels(fields))
+    kernel = add(*layer_kernels(fields))
+    if fields.derived and not is_sparse(fields.inputs):
+        kernel._alternatives = {"transport": partial(collective_kernel, fields, route="transport")}
+    return kernel
 
 
 def _route(fields: Fields, route: str | None) -> str:
@@ -146,12 +151,14 @@ def _route(fields: Fields, route: str | None) -> str:
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
-    item = net.dtype.itemsize
+    # The rates are nominal: which form K has does not depend on the machine unless that was asked
+    # of materialise.
     entries = n * net.outputs * sum(net.widths[1:])
-    cached = max(4.0 * entries, FLOPS_PER_BYTE * 2.0 * entries * item)
+    cached = Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize)
     upper = sum(W.size for W in net.weights[1:])
-    transport = 4.0 * n * (upper + net.outputs * net.widths[-1])
-    return "cached" if cached <= transport else "transport"
+    transport = Cost(4.0 * n * (upper + net.outputs * net.widths[-1]), 0.0)
+    seconds = [MachineProfile().seconds(cost, net.dtype) for cost in (cached, transport)]
+    return "cached" if seconds[0] <= seconds[1] else "transport"
 
 
 def _layer_jacobians(fields: Fields) -> list[list[Operator]]:
@@ -305,3 +312,13 @@ class Transport(Operator):
             gram = Matrix(below)._gram_block(left, right, None) + (b is not None)
             block = block + size**2 * gram * (phi @ other.T)
         return block
+
+
+@gram_work.register
+def _of_transport(J: Transport, rows: int, cols: int) -> Work:
+    """A sub-block of K: the conjugates of its samples, then one GEMM a side and layer."""
+    widths, item = J.fields.network.widths, J.dtype.itemsize
+    upper = sum(W.size for W in J.fields.network.weights[1:])
+    flops = 2.0 * rows * cols * (sum(widths[:-1]) + sum(widths[1:])) + 2.0 * (rows + cols) * upper
+    fields = float(rows + cols) * J.fields.network.outputs * sum(widths) * item
+    return Work(Cost(flops, fields), 3.0 * rows * cols * item + 2 * fields)
