@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OPFLOW_PROFILE", "default")  # what the cost model chooses is then fixed
+
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 

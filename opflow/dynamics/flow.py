@@ -238,7 +238,7 @@ class State:
         first = self.first.begin(net, self.parameters[0], self.accumulate)
         weights = [None, *(xp.zeros(W.shape, dtype=dtype) for W in net.weights[1:])]
         biases = [None if b is None else xp.zeros(b.shape, dtype=dtype) for b in net.biases]
-        for s in blocks(net, self.first.samples, copies=1):
+        for s in blocks(net, self.first.samples, 1, self.first.inputs):
             activations = forward(net, first.rows(s))
             r = vector(s, activations[-1] @ net.readout.T)
             phis = conjugates(net, activations, r @ net.readout)
@@ -260,7 +260,7 @@ class State:
         net = self.upper
         first = self.first.begin(net, self.parameters[0], None)
         out = namespace(net.readout).empty((self.first.samples, net.outputs), dtype=net.dtype)
-        for s in blocks(net, self.first.samples):
+        for s in blocks(net, self.first.samples, X=self.first.inputs):
             out[s] = forward(net, first.rows(s))[-1] @ net.readout.T
         return out
 

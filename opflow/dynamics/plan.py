@@ -7,6 +7,7 @@ it does not.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,10 +15,18 @@ from typing import Any, NamedTuple
 from opflow.arrays import check_real, is_array, is_sparse, namespace
 from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
 from opflow.dynamics.steppers import LANCZOS
-from opflow.operators import FunctionGram, Gram, Operator
+from opflow.operators import (
+    Cost,
+    FunctionGram,
+    Gram,
+    MachineProfile,
+    Operator,
+    machine_profile,
+    materialise,
+)
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import human
-from opflow.operators.evaluation import FLOPS_PER_BYTE, materialise
+from opflow.operators.forming import dense_plan
 from opflow.operators.rows import WORKSPACE, parse_memory
 from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import check_inputs, input_operator, is_whole
@@ -38,20 +47,21 @@ class Route(NamedTuple):
     ----------
     name : str
         "weights" or "eliminated", and for the latter how the Gram is evaluated.
-    setup, step : float
-        Flops before the first step, and of each.
+    setup, step : Cost
+        Before the first step, and of each.
     held : float
         Bytes it holds at its peak, beyond X and y, with the smallest workspace.
     """
 
     name: str
-    setup: float
-    step: float
+    setup: Cost
+    step: Cost
     held: float
 
-    def work(self, steps: int) -> float:
-        """Flops of the whole run."""
-        return self.setup + steps * self.step
+    def seconds(self, steps: int, dtype: Any, profile: MachineProfile | None = None) -> float:
+        """Time of the whole run."""
+        rates = machine_profile() if profile is None else profile
+        return rates.seconds(self.setup, dtype) + steps * rates.seconds(self.step, dtype)
 
 
 class Plan(NamedTuple):
@@ -84,6 +94,7 @@ class Problem(NamedTuple):
     network: ReLUNetwork
     samples: int
     entries: float  # stored entries of X
+    sparse: bool
     whole: bool  # X is applied whole
     frozen: bool  # kernels at frozen gates are needed: Lanczos, Krylov
     extra: float  # sets of parameters that the method keeps besides the state
@@ -100,6 +111,11 @@ class Problem(NamedTuple):
         """Parameters above the first layer."""
         return float(self.network.parameters - self.network.weights[0].size)
 
+    def above(self) -> Cost:
+        """One step of the layers above the first, and entry-wise passes over all fields."""
+        fields = float(self.samples) * sum(self.network.widths[1:])
+        return Cost(6.0 * self.samples * self.upper(), (8 * fields + 6 * self.upper()) * self.item)
+
     def kernel_bytes(self, parameters: float) -> float:
         """A Krylov basis and the vectors of a product with K."""
         return (LANCZOS + 6) * self.residuals + 3 * parameters * self.item
@@ -115,43 +131,45 @@ def weight_route(p: Problem) -> Route:
     """All layers as weights."""
     net, n = p.network, float(p.samples)
     first, hidden = float(net.weights[0].size), n * net.widths[1] * p.item
-    step = 4.0 * p.entries * net.widths[1] + 6.0 * n * p.upper()
+    flops = 4.0 * p.entries * net.widths[1]
+    step = p.above() + Cost(flops, 6.0 * first * p.item, flops if p.sparse else 0.0)
     moving = (4 + p.extra) * net.parameters * p.item + first * p.item
     if p.whole:  # h¹, and both operands of a whole product
         moving += 2 * hidden + 2 * first * p.item
-    held = (
-        max(moving, p.kernel_bytes(net.parameters) + 2 * hidden * p.whole) if p.frozen else moving
-    )
-    return Route("weights", 0.0, step, held + 3 * p.residuals + p.workspace() + OVERHEAD)
+    frozen = p.kernel_bytes(net.parameters) + 2 * hidden * p.whole
+    held = max(moving, frozen) if p.frozen else moving
+    held += 3 * p.residuals + p.workspace() + OVERHEAD
+    return Route("weights", Cost(0.0, 0.0), step, held)
 
 
-def eliminated_routes(p: Problem, known: Operator | None, inputs: bool) -> list[Route]:
-    """The first layer through its Gram: as it is given or through X, and dense."""
+def eliminated_routes(p: Problem, gram: Operator | None, given: bool, weights: bool) -> list[Route]:
+    """The first layer through its Gram: as it is and, with `gram` to form it from, dense.
+
+    `given` says that the Gram is a kernel of its own, `weights` that W¹ is wanted in the end.
+    """
     net, n, width = p.network, float(p.samples), p.network.widths[1]
     hidden = n * width * p.item
     moving = (5 + p.extra) * hidden + (4 + p.extra) * p.upper() * p.item
-    if inputs:  # W¹ as it comes out, and what forms it
+    if weights:  # W¹ as it comes out, and what forms it
         moving += 2.0 * net.weights[0].size * p.item
     frozen = p.kernel_bytes(p.upper()) + 6 * hidden + storage_bytes(net, p.samples, "cached")
     held = (max(moving, frozen) if p.frozen else moving) + 3 * p.residuals + OVERHEAD
     held += p.workspace()
-    above = 6.0 * n * p.upper()
-    factored = 4.0 * p.entries * width if known is None else known.cost(width).flops
-    middle = net.widths[0] * 40.0 * p.item if known is None else 0.0  # Xᵀ S, some columns of it
-    routes = [Route("eliminated, factored Gram" if known is None else "eliminated, Gram as given",
-                    0.0, factored + above, held + middle)]  # fmt: skip
-    forming = p.entries * (n if known is None else 1.0)
-    if known is not None:
-        forming = known.cost(0).flops
-    routes.append(
-        Route(
-            "eliminated, dense Gram",
-            forming,
-            max(2.0 * n * n * width, FLOPS_PER_BYTE * n * n * p.item) + above,
-            held + n * n * p.item + 2.0 * WORKSPACE,
-        )
-    )
-    return routes
+    flops = 4.0 * p.entries * width
+    through = Cost(flops, 2 * hidden, flops if p.sparse else 0.0)
+    middle = net.widths[0] * 32.0 * p.item if p.sparse else net.widths[0] * width * p.item
+    if given:
+        assert gram is not None
+        through, middle = gram.cost(width), 2 * hidden
+    name = "Gram as given" if given else "factored Gram"
+    routes = [Route(f"eliminated, {name}", Cost(0.0, 0.0), p.above() + through, held + middle)]
+    square = n * n * p.item
+    forming = Cost(n * p.entries, square, n * p.entries if p.sparse else 0.0)
+    most = square + 2.0 * WORKSPACE
+    if gram is not None:
+        forming, most = dense_plan(gram)[2:]
+    step = p.above() + Cost(2.0 * n * n * width, square)
+    return [*routes, Route("eliminated, dense Gram", forming, step, held + max(most, square))]
 
 
 def plan(
@@ -203,14 +221,16 @@ def plan(
     entries = float(X.nnz if is_sparse(X) else n * network.widths[0]) if X is not None else 0.0
     if is_operator(X):
         entries = as_operator(X).cost(1).flops / 2
-    problem = Problem(network, n, entries, whole, frozen, extra)
+    if kernel is not None and eliminate is False:
+        raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
+    problem = Problem(network, n, entries, is_sparse(X), whole, frozen, extra)
+    operator = Gram(input_operator(X)) if kernel is None else kernel
     routes = []
     if kernel is None and not eliminate:
         routes.append(weight_route(problem))
     if kernel is not None or eliminate is not False:
-        routes += eliminated_routes(problem, kernel, kernel is None or X is None)
-    if kernel is not None and eliminate is False:
-        raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
+        weights = kernel is None or X is None
+        routes += eliminated_routes(problem, operator, kernel is not None, weights)
     fitting = [r for r in routes if r.held <= budget]
     if not fitting:
         least = min(r.held for r in routes)
@@ -222,7 +242,8 @@ def plan(
     if resumed is not None:
         fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
     # the weights are what is asked for in the end: leave them only for a clear gain
-    chosen = min(fitting, key=lambda r: r.work(count) * (GAIN if r.name == "weights" else 1.0))
+    chosen = min(fitting, key=lambda r: r.seconds(count, network.dtype)
+                 * (GAIN if r.name == "weights" else 1.0))  # fmt: skip
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
@@ -232,7 +253,6 @@ def plan(
     if chosen.name == "weights":
         first = WeightLayer(X)
     else:
-        operator = Gram(input_operator(X)) if kernel is None else kernel
         if chosen.name.endswith("dense Gram"):
             operator = materialise(operator, how="dense", memory=budget)
         first = DualLayer(network, X, operator, cross)
@@ -252,7 +272,9 @@ def checked_gram(
         kernel: Operator = FunctionGram(gram, X)
         cross: Any = lambda new: FunctionGram(gram, new, X)  # noqa: E731
     else:
-        kernel = as_operator(check_real(gram, "gram", finite=True) if is_array(gram) else gram)
+        if is_array(gram):
+            check_real(gram, "gram", finite=True)
+        kernel = copy.copy(as_operator(gram, symbol="G"))
 
         def cross(new: Any) -> Any:
             raise ValueError("predictions need the kernel as a function: gram=callable")
@@ -263,25 +285,27 @@ def checked_gram(
     if kernel.dtype != network.dtype:
         raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
     if not kernel.symmetric:
-        columns = min(n, 8)
         xp = namespace(network.readout)
-        probe = xp.eye(n, columns, dtype=network.dtype)
-        gap = abs(kernel.matmat(probe) - kernel.rmatmat(probe)).max()
-        if gap > 100 * n**0.5 * xp.finfo(network.dtype).eps * abs(kernel.matmat(probe)).max():
+        probe = xp.eye(n, min(n, 8), dtype=network.dtype)
+        columns = kernel.matmat(probe)
+        gap = abs(columns - kernel.rmatmat(probe)).max()
+        if gap > 100 * n**0.5 * xp.finfo(network.dtype).eps * abs(columns).max():
             raise ValueError("gram must be symmetric")
+    kernel.symmetric = kernel.psd = True  # that it is positive is what gram= means
     return kernel, None if X is None else cross
 
 
-def explain(found: Plan, steps: int | None, memory: float | str | None) -> str:
+def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | None) -> str:
     """The routes as a table for people."""
-    budget = parse_memory(memory)
-    count = STEPS if steps is None else max(steps, 1)
-    lines = [f"{'route':28} {'set-up':>12} {'a step':>12} {count:>6} steps {'held':>12}"]
+    budget, count = parse_memory(memory), STEPS if steps is None else max(steps, 1)
+    lines = [f"{'route':26}{'set-up':>12}{'a step':>12}{'moved':>10}{'held':>10}"
+             f"{f'{count} steps':>14}"]  # fmt: skip
     for i, r in enumerate(found.routes):
-        mark = "chosen" if i == 0 else "" if r.held <= budget else "over the budget"
+        mark = "  chosen" if i == 0 else "" if r.held <= budget else "  over the budget"
         lines.append(
-            f"{r.name:28} {human(r.setup, 'flop', 1000):>12} {human(r.step, 'flop', 1000):>12} "
-            f"{human(r.work(count), 'flop', 1000):>12} {human(r.held, 'B', 1024):>12} {mark}"
+            f"{r.name:26}{human(r.setup.flops, 'flop'):>12}{human(r.step.flops, 'flop'):>12}"
+            f"{human(r.step.bytes, 'B', 1024):>10}{human(r.held, 'B', 1024):>10}"
+            f"{r.seconds(count, dtype):>12.2g} s{mark}"
         )
     return "\n".join(lines)
 

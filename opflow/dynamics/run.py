@@ -166,7 +166,7 @@ def train(
         resumed=None if held is None else held[1],
     )
     if explain:
-        print(explained(found, count, memory))
+        print(explained(found, network.dtype, count, memory))
     writer = None
     if log is not None:
         last = None

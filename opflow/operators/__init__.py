@@ -14,19 +14,23 @@ from opflow.operators.algebra import (
 )
 from opflow.operators.blocks import BlockDiagonal
 from opflow.operators.describe import describe
-from opflow.operators.evaluation import Tiled, materialise
+from opflow.operators.evaluation import Candidate, candidates, materialise
+from opflow.operators.forming import Tiled
 from opflow.operators.function_gram import FunctionGram
 from opflow.operators.gram import CoActivation, Gram, GramVelocity, WeightGram
+from opflow.operators.gram_side import GramSide
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.lift import FeatureLift, SampleLift
 from opflow.operators.masks import Mask, PackedGates
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.profile import MachineProfile, machine_profile
 from opflow.operators.pullback import pullback, pushforward
 
 __all__ = [
     "Adjoint",
     "BlockDiagonal",
+    "Candidate",
     "Cast",
     "CoActivation",
     "Cost",
@@ -34,11 +38,13 @@ __all__ = [
     "FeatureLift",
     "FunctionGram",
     "Gram",
+    "GramSide",
     "GramVelocity",
     "HStack",
     "Hadamard",
     "Identity",
     "KhatriRao",
+    "MachineProfile",
     "Mask",
     "Matrix",
     "Operator",
@@ -53,7 +59,9 @@ __all__ = [
     "WeightGram",
     "Zero",
     "as_operator",
+    "candidates",
     "describe",
+    "machine_profile",
     "materialise",
     "pullback",
     "pushforward",

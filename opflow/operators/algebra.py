@@ -195,6 +195,10 @@ class Identity(Operator):
 
     _rmatmat = _matmat
 
+    def _block(self, rows: Any, cols: Any) -> Any:
+        index = np.arange(self.shape[0])
+        return (index[rows][:, None] == index[cols]).astype(self.dtype)
+
     def _diagonal(self) -> Any:
         return np.ones(self.shape[0], dtype=self.dtype)
 

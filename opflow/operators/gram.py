@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_gates, check_real
+from opflow.arrays import check_gates, check_real, namespace
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rows import row_slices, workspace_bytes
 
 
 class Gram(Operator):
@@ -95,16 +96,27 @@ class Gram(Operator):
         return Gram(factor, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
-        flops, moved = self.factor.cost(columns)
-        return Cost(2 * flops, 2 * moved)
+        return self.factor.cost(columns).times(2)
 
     def _matmat(self, X: Any) -> Any:
+        # A sparse factor may be far wider than it is heavy: Fᵀ X, dense, by columns of X.
+        width = self.factor.shape[1] * X.dtype.itemsize
+        columns = max(16, int(workspace_bytes() // width))
+        if getattr(self.factor, "sparse", False) and columns < X.shape[1]:
+            out = namespace(X).empty(X.shape, dtype=X.dtype)
+            for s in row_slices(X.shape[1], 1, columns):
+                out[:, s] = self._product(namespace(X).ascontiguousarray(X[:, s]))
+            return out
+        return self._product(X)
+
+    def _product(self, X: Any) -> Any:
         middle = self.factor.rmatmat(X)
         if self.weights is not None:
             middle = middle * self.weights[:, None]
         return self.factor.matmat(middle)
 
-    _rmatmat = _matmat
+    def _rmatmat(self, X: Any) -> Any:
+        return self._matmat(X)
 
     def rows(self, index: Any) -> Any:
         return self._block(index, slice(0, self.shape[0]))
@@ -174,8 +186,7 @@ class GramVelocity(Operator):
         return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
-        flops, moved = self.F.cost(columns) + self.dF.cost(columns)
-        return Cost(2 * flops, 2 * moved)
+        return (self.F.cost(columns) + self.dF.cost(columns)).times(2)
 
     def _matmat(self, X: Any) -> Any:
         return self.F.matmat(self.dF.rmatmat(X)) + self.dF.matmat(self.F.rmatmat(X))

@@ -13,7 +13,7 @@ from opflow.arrays import is_array, namespace
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import op_namespace, row_slices, tiles
+from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
 
 
 class KhatriRao(Operator):
@@ -81,10 +81,11 @@ class KhatriRao(Operator):
         return self._symbol or f"{self.A.symbol} ⊙ {self.B.symbol}"
 
     def cost(self, columns: int = 1) -> Cost:
-        (rows, p), (n, q) = self.A.shape, self.B.shape
-        stored = self.A.cost(0).bytes + self.B.cost(0).bytes
-        flops = 2.0 * n * p * q + 2.0 * rows * (p if self._scale_a else q)
-        return Cost(columns * flops, stored + self._vector_bytes(columns))
+        scaled, gemm = self._sides()
+        stored = self.A.cost(0).bytes + self.B.cost(0).bytes + self._vector_bytes(columns)
+        width = columns * scaled.shape[1]
+        flops, _, sparse = gemm.cost(width)
+        return Cost(flops + 2.0 * self.shape[0] * width, stored, sparse)
 
     def _sides(self) -> tuple[Operator, Operator]:
         """(the scaled side, the GEMM side)."""
@@ -181,7 +182,10 @@ class KhatriRao(Operator):
         if weights is not None:
             return super()._gram_block(rows, cols, weights)
         block = self.A._gram_block(rows, cols, None)
-        block *= self.B._gram_block(self._sample_index(rows), self._sample_index(cols), None)
+        samples = self._sample_index(rows)
+        block *= self.B._gram_block(
+            samples, samples if rows is cols else self._sample_index(cols), None
+        )
         return block
 
     def _gram_diagonal(self, weights: Any) -> Any:
@@ -317,11 +321,9 @@ class Hadamard(Operator):
         return all(op.row_access for op in self.operands)
 
     def cost(self, columns: int = 1) -> Cost:
-        m, n = self.shape
-        blocks = sum(block_flops(op) for op in self.operands) + len(self.operands) - 1
-        half = 0.5 if self.symmetric else 1.0
-        stored = sum(op.cost(0).bytes for op in self.operands)
-        return Cost(m * n * (half * blocks + 2.0 * columns), stored + self._vector_bytes(columns))
+        from opflow.operators.forming import tiled_cost
+
+        return tiled_cost(self, columns)
 
     def rows(self, index: Any) -> Any:
         return self._block(index, slice(0, self.shape[1]))
@@ -346,21 +348,11 @@ class Hadamard(Operator):
         return tiled_product(self, X, adjoint=True)
 
 
-def block_flops(op: Operator) -> float:
-    """Flops an entry of a sub-block of `op` costs."""
-    if isinstance(op, Gram):
-        F = op.factor
-        if isinstance(F, KhatriRao):
-            return 2.0 * (F.A.shape[1] + F.B.shape[1]) + 1
-        return 2.0 * F.shape[1]
-    return 1.0 + sum(block_flops(part) for part in op.operands)
-
-
 def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
     """``op @ X`` (or its adjoint) from exact sub-blocks, forming one tile at a time."""
     m, n = op.shape
     out = namespace(X).zeros((n if adjoint else m, X.shape[1]), dtype=X.dtype)
-    for r, c in tiles(m, n, op.symmetric, 3 * X.dtype.itemsize):
+    for r, c in tiles(m, n, op.symmetric, tile_side(3 * X.dtype.itemsize)):
         tile = op._block(r, c)
         if adjoint and not op.symmetric:
             out[c] += tile.T @ X[r]

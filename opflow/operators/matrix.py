@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,14 @@ class Matrix(Operator):
     def cost(self, columns: int = 1) -> Cost:
         entries = self.data.nnz if self.sparse else self.data.size
         stored = entries * (self.dtype.itemsize + (4 if self.sparse else 0))
-        return Cost(2.0 * entries * columns, stored + self._vector_bytes(columns))
+        flops = 2.0 * entries * columns
+        return Cost(flops, stored + self._vector_bytes(columns), flops if self.sparse else 0.0)
+
+    @cached_property
+    def pairs(self) -> float:
+        """Pairs of stored entries in one column: the multiplications of ``A Aᵀ``, if sparse."""
+        counts = namespace(self.data).bincount(self.data.indices, minlength=self.shape[1])
+        return float((counts.astype(float) ** 2).sum())
 
     def _matmat(self, X: Any) -> Any:
         # A product in a wider dtype would copy all the data: go by row blocks instead.
@@ -86,8 +94,13 @@ class Matrix(Operator):
         return rows.toarray() if self.sparse else rows
 
     def _block(self, rows: Any, cols: Any) -> Any:
-        block = self.data[rows][:, cols]
-        return block.toarray() if self.sparse else block
+        if self.sparse:
+            return self.data[rows][:, cols].toarray()
+        if isinstance(rows, slice):
+            return self.data[rows][:, cols]
+        if isinstance(cols, slice):  # first the side that is a view: no copy of whole rows
+            return self.data[:, cols][rows]
+        return self.data[rows[:, None], cols]
 
     def _diagonal(self) -> Any:
         return self.data.diagonal().copy()

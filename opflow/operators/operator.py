@@ -8,6 +8,7 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
 
 
 class Cost(NamedTuple):
-    """What one product costs: floating-point operations, and bytes read and written."""
+    """What one product costs: floating-point operations, and bytes read and written.
+
+    `sparse` of the flops are done on sparse data, which is far slower than a matrix product.
+    """
 
     flops: float
     bytes: float
+    sparse: float = 0.0
 
     def __add__(self, other: tuple[Any, ...]) -> Cost:
-        return Cost(self.flops + other[0], self.bytes + other[1])
+        return Cost(*(a + b for a, b in zip(self, Cost(*other), strict=True)))
+
+    def times(self, count: float) -> Cost:
+        """The cost of `count` such products."""
+        return Cost(*(count * number for number in self))
 
 
 class Operator(pylops.LinearOperator):
@@ -81,6 +90,8 @@ class Operator(pylops.LinearOperator):
     row_access: bool = False
     #: the dtype is a choice, not a property of stored data (identity, gates)
     dtype_free: bool = False
+    #: functions that build other forms of this very operator, by name
+    _alternatives: Mapping[str, Callable[[], Operator]] = {}
     #: makes ``ndarray @ op`` call our ``__rmatmul__`` instead of looping over objects
     __array_ufunc__ = None
 
@@ -125,6 +136,10 @@ class Operator(pylops.LinearOperator):
 
     def _vector_bytes(self, columns: int) -> float:
         return float(sum(self.shape)) * columns * self.dtype.itemsize
+
+    def alternatives(self) -> dict[str, Operator]:
+        """Other forms of this operator that :func:`materialise` may choose, by name."""
+        return {name: build() for name, build in self._alternatives.items()}
 
     # -- products -------------------------------------------------------------------------
 

@@ -101,9 +101,13 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
     return out
 
 
-def tiles(m: int, n: int, symmetric: bool, bytes_per_entry: float) -> Iterator[tuple[slice, slice]]:
+def tile_side(bytes_per_entry: float) -> int:
+    """Rows of a square tile that fills the workspace."""
+    return max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
+
+
+def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, slice]]:
     """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal."""
-    side = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
     columns = row_slices(n, 1, side)
     rows = columns if symmetric else row_slices(m, 1, side)
     for i, r in enumerate(rows):

@@ -118,7 +118,7 @@ class Fields:
         packed = storage == "packed"
         if packed:
             kept[-1] = xp.empty((n, -(-net.widths[-1] // 8)), dtype=xp.uint8)
-        for s in blocks(net, n):
+        for s in blocks(net, n, X=self.inputs):
             activations = forward(net, first.rows(s))
             if packed:
                 activations[-1] = pack(activations[-1] > 0)
@@ -195,7 +195,7 @@ class Fields:
         if self.storage == "cached":
             return self._kept[-1] @ net.readout.T
         out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
-        for s in blocks(net, self.samples):
+        for s in blocks(net, self.samples, X=self.inputs):
             *_, below, top = self.rows(s)
             if self.storage == "packed":
                 top = preactivation(net, net.depth, below) * top
@@ -209,7 +209,7 @@ class Fields:
         xp = namespace(net.readout)
         middle = () if net.outputs == 1 else (net.outputs,)
         out = [xp.empty((n, *middle, w), dtype=net.dtype) for w in net.widths[1:]]
-        for s in blocks(net, n, copies=2 * net.outputs):
+        for s in blocks(net, n, 2 * net.outputs, self.inputs):
             for phi, part in zip(out, self.conjugate_rows(s), strict=True):
                 phi[s] = part.reshape(-1, *middle, part.shape[-1])
         return out

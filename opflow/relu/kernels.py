@@ -7,23 +7,24 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from opflow.arrays import is_sparse, namespace
 from opflow.operators import (
-    BlockDiagonal,
-    FeatureLift,
     Gram,
+    GramSide,
     HStack,
     KhatriRao,
     Matrix,
     Operator,
-    pushforward,
 )
 from opflow.operators.algebra import add, is_operator, scale
 from opflow.operators.describe import superscript
-from opflow.operators.evaluation import FLOPS_PER_BYTE
+from opflow.operators.forming import Work, gram_work
+from opflow.operators.matrix import is_rows
 from opflow.operators.operator import Cost
+from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator
@@ -146,7 +147,15 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     """
     if _route(fields, route) == "transport":
         return Gram(Transport(fields), symbol="K")
-    return add(*layer_kernels(fields))
+    kernel = add(*layer_kernels(fields))
+    if fields.derived and _by_rows(fields) and not is_sparse(fields.inputs):
+        kernel._alternatives = {"transport": partial(collective_kernel, fields, route="transport")}
+    return kernel
+
+
+def _by_rows(fields: Fields) -> bool:
+    """Whether transport can read the inputs it needs."""
+    return fields.inputs is not None and not is_operator(fields.inputs)
 
 
 def _route(fields: Fields, route: str | None) -> str:
@@ -154,34 +163,32 @@ def _route(fields: Fields, route: str | None) -> str:
         raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
     if not fields.derived and route == "transport":
         raise ValueError("route='transport' recomputes fields from weights; these are a state")
-    by_rows = fields.inputs is not None and not is_operator(fields.inputs)
-    if route == "transport" and not by_rows:
+    if route == "transport" and not _by_rows(fields):
         raise ValueError("route='transport' needs inputs that can be read by rows")
     if route is not None:
         return route
     net, n = fields.network, fields.samples
     if fields.storage != "cached":
         return "transport"
-    if net.outputs == 1 or is_sparse(fields.inputs) or not (fields.derived and by_rows):
+    if net.outputs == 1 or is_sparse(fields.inputs) or not (fields.derived and _by_rows(fields)):
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
-    item = net.dtype.itemsize
+    # The rates are nominal: which form K has does not depend on the machine unless that was asked
+    # of materialise.
     entries = n * net.outputs * sum(net.widths[1:])
-    cached = max(4.0 * entries, FLOPS_PER_BYTE * 2.0 * entries * item)
+    cached = Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize)
     upper = sum(W.size for W in net.weights[1:])
-    transport = 4.0 * n * (upper + net.outputs * net.widths[-1])
-    return "cached" if cached <= transport else "transport"
+    transport = Cost(4.0 * n * (upper + net.outputs * net.widths[-1]), 0.0)
+    seconds = [MachineProfile().seconds(cost, net.dtype) for cost in (cached, transport)]
+    return "cached" if seconds[0] <= seconds[1] else "transport"
 
 
 def _first_kernel_by_gram(fields: Fields) -> Operator:
-    """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor: ``φ (A⁰ ⊗ I) φᵀ``."""
-    net = fields.network
-    phi = fields.conjugates[0]
-    kernel = pushforward(FeatureLift(fields.gram, net.widths[1]), BlockDiagonal(phi, symbol="φ¹"))
-    if net.biases[0] is None:
-        return kernel
-    return add(kernel, Gram(Matrix(phi.reshape(-1, phi.shape[-1]), symbol="φ¹")))
+    """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor."""
+    phi = Matrix(fields.conjugates[0].reshape(-1, fields.network.widths[1]), symbol="φ¹")
+    kernel = GramSide(phi, fields.gram)
+    return kernel if fields.network.biases[0] is None else add(kernel, Gram(phi))
 
 
 def _layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
@@ -248,7 +255,7 @@ class Transport(Operator):
 
     def _blocks(self, columns: int, dtype: Any) -> list[slice]:
         first, *widths = self.fields.network.widths
-        width = first + sum(widths) * (2 + 3 * columns)
+        width = sum(widths) * (2 + 3 * columns) + (first if is_rows(self.fields.inputs) else 0)
         return row_slices(self.fields.samples, width * dtype.itemsize)
 
     def _rmatmat(self, X: Any) -> Any:
@@ -335,3 +342,13 @@ class Transport(Operator):
             gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
             block = block + size**2 * gram * (phi @ other.T)
         return block
+
+
+@gram_work.register
+def _of_transport(J: Transport, rows: int, cols: int) -> Work:
+    """A sub-block of K: the conjugates of its samples, then one GEMM a side and layer."""
+    widths, item = J.fields.network.widths, J.dtype.itemsize
+    upper = sum(W.size for W in J.fields.network.weights[1:])
+    flops = 2.0 * rows * cols * (sum(widths[:-1]) + sum(widths[1:])) + 2.0 * (rows + cols) * upper
+    fields = float(rows + cols) * J.fields.network.outputs * sum(widths) * item
+    return Work(Cost(flops, fields), 3.0 * rows * cols * item + 2 * fields)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from opflow.arrays import namespace
+from opflow.operators.matrix import is_rows
 from opflow.operators.rows import row_slices
 from opflow.relu.inputs import first_pass, is_whole
 
@@ -30,10 +31,9 @@ def rectify(h: Any) -> Any:
     return namespace(h).maximum(h, 0, out=h)
 
 
-def blocks(network: ReLUNetwork, samples: int, copies: int = 1) -> list[slice]:
-    """Row blocks in which all layers of a pass fit the workspace."""
-    # a block of rows may have to be read into memory, and its width then counts too
-    width = network.widths[0] + sum(network.widths[1:]) * (1 + copies)
+def blocks(network: ReLUNetwork, samples: int, copies: int = 1, X: Any = None) -> list[slice]:
+    """Row blocks in which all layers of a pass fit the workspace, with rows read from disk."""
+    width = sum(network.widths[1:]) * (1 + copies) + (network.widths[0] if is_rows(X) else 0)
     return row_slices(samples, width * network.dtype.itemsize)
 
 
@@ -48,7 +48,7 @@ def forward(network: ReLUNetwork, hidden: Any) -> list[Any]:
 def forward_blocks(network: ReLUNetwork, X: Any, copies: int = 0) -> Iterator[tuple[slice, Any]]:
     """Row block by row block, the slice and the activations ``[None, a^1, …]`` of its samples."""
     first = first_pass(X, network.weights[0], network.biases[0])
-    for s in blocks(network, X.shape[0], copies):
+    for s in blocks(network, X.shape[0], copies, X):
         yield s, forward(network, first.rows(s))
 
 

@@ -562,6 +562,34 @@ def hadamard_outputs(s: Setting) -> Case:
     return Case(op, lambda A, B: gram(A) * gram(repeated(B)), A, B, psd=True)
 
 
+def repeated_entries(G: np.ndarray, k: int) -> np.ndarray:
+    return np.kron(G, np.ones((k, k)))
+
+
+@register
+def gram_side(s: Setting) -> Case:
+    A, G = s.normal(s.N, s.p), s.normal(s.N, s.N)
+    G = G + G.T
+    op = of.GramSide(A, of.Matrix(G, symmetric=True))
+    return Case(op, lambda A, G: gram(A) * G, A, G, symmetric=True)
+
+
+@register
+def gram_side_outputs(s: Setting) -> Case:
+    A, F = s.normal(s.N, s.k, s.p), s.normal(s.N, s.q)
+    op = of.GramSide(A, of.Gram(F))
+    reference = lambda A, F: gram(A.reshape(-1, s.p)) * repeated_entries(gram(F), s.k)  # noqa: E731
+    return Case(op, reference, A, F, psd=True)
+
+
+@register
+def gram_side_sparse(s: Setting) -> Case:
+    A, F = s.sparse(s.N * s.k, s.p), s.normal(s.N, s.q)
+    op = of.materialise(2 * of.Gram(of.KhatriRao(A, F)), how="gram")
+    reference = lambda A, F, c: c * gram(A) * repeated_entries(gram(F), s.k)  # noqa: E731
+    return Case(op, reference, A, F, 2.0, psd=True)
+
+
 @register
 def hadamard_weighted(s: Setting) -> Case:
     A, g = s.normal(s.N, s.p), s.gates(s.N, s.q)
