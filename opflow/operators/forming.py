@@ -14,10 +14,12 @@ from opflow.operators import rows as row_blocks
 from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
 from opflow.operators.gram import Gram, GramVelocity
 from opflow.operators.khatri_rao import Hadamard, KhatriRao, tiled_product
+from opflow.operators.masks import PackedGates
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import (
+    block_rows,
     dense_allowed,
     op_namespace,
     parse_memory,
@@ -177,7 +179,7 @@ def dense_plan(op: Operator, budget: float = math.inf) -> Plan:
     """
     nominal = MachineProfile()
     size = _pass(op, *op.shape)
-    slab = row_slices(op.shape[0], 3 * _pass(op, 1, op.shape[1]))[0].stop
+    slab = block_rows(3 * _pass(op, 1, op.shape[1]))
     choice = min(tile_plan(op), plan(op, slab, op.shape[1]),
                  key=lambda plan: nominal.seconds(plan.cost, op.dtype))  # fmt: skip
     while True:
@@ -235,6 +237,13 @@ def _khatri_rao_bytes(op: KhatriRao, columns: int) -> float:
     rows = float(op.B.shape[0]) * ((columns + op.repeat) * scaled.shape[1] + gemm.shape[1]) * item
     blocks = min(rows, row_blocks.workspace_bytes()) if gemm.row_access else rows
     return 3.0 * max(op.shape) * columns * item + 2 * blocks
+
+
+@product_bytes.register
+def _gates_bytes(op: PackedGates, columns: int) -> float:
+    # Unpacked as bytes, then in the dtype of the product.
+    block = min(_pass(op, *op.shape), row_blocks.workspace_bytes()) * (1 + 1 / op.dtype.itemsize)
+    return 2.0 * max(op.shape) * columns * op.dtype.itemsize + block
 
 
 @product_bytes.register(Hadamard)

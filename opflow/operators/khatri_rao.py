@@ -360,6 +360,7 @@ def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
             out[r] += tile @ X[c]
             if op.symmetric and r != c:
                 out[c] += tile.T @ X[r]
+        del tile  # before the next one is formed
     return out
 
 

@@ -175,7 +175,7 @@ def measure() -> MachineProfile:
     long = np.ones((4096, 4096), dtype=np.float32)  # 64 MB: beyond most caches
     x = np.ones(4096, dtype=np.float32)
     rates["bandwidth"] = long.nbytes / _best(lambda: long @ x)
-    m, width, each, columns = 5_000, 100_000, 20, 32  # V, too, is larger than near caches
+    m, width, each, columns = 5_000, 200_000, 20, 32  # V, too, is larger than most caches
     index = rng.integers(0, width, m * each, dtype=np.int32)
     S = sp.csr_matrix(
         (np.ones(m * each, dtype=np.float32), index, np.arange(m + 1) * each), shape=(m, width)

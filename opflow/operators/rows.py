@@ -54,10 +54,15 @@ def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> 
     >>> row_slices(5, 8, workspace=16)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    block = max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
+    block = block_rows(bytes_per_row, workspace)
     pieces = max(1, -(-n // block))
     edges = [-(-n * i // pieces) for i in range(pieces + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def block_rows(bytes_per_row: float, workspace: float | None = None) -> int:
+    """The most rows of a block within the workspace; one at least."""
+    return max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
 
 
 def index_length(index: Any, size: int) -> int:

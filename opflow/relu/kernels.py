@@ -21,11 +21,11 @@ from opflow.operators import (
 )
 from opflow.operators.algebra import add, is_operator, scale
 from opflow.operators.describe import superscript
-from opflow.operators.forming import Work, gram_work
+from opflow.operators.forming import Work, gram_work, product_bytes
 from opflow.operators.matrix import is_rows
 from opflow.operators.operator import Cost
 from opflow.operators.profile import MachineProfile
-from opflow.operators.rows import row_slices
+from opflow.operators.rows import block_rows, row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
@@ -352,3 +352,10 @@ def _of_transport(J: Transport, rows: int, cols: int) -> Work:
     flops = 2.0 * rows * cols * (sum(widths[:-1]) + sum(widths[1:])) + 2.0 * (rows + cols) * upper
     fields = float(rows + cols) * J.fields.network.outputs * sum(widths) * item
     return Work(Cost(flops, fields), 3.0 * rows * cols * item + 2 * fields)
+
+
+@product_bytes.register
+def _transport_bytes(J: Transport, columns: int) -> float:
+    width = sum(J.fields.network.widths[1:]) * (2 + 3 * columns)
+    block = min(J.fields.samples, block_rows(width * J.dtype.itemsize))
+    return (3.0 * max(J.shape) * columns + 2.0 * block * width) * J.dtype.itemsize

@@ -1,12 +1,21 @@
-"""Factored, tiled and dense are one operator; nothing of size N x N unless asked for."""
+"""Every evaluation is one operator, priced and within its budget; none is formed unless asked."""
 
+import re
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows
+from opflow.operators.gram_side import kernels
+from opflow.operators.khatri_rao import tiled_product
+
+RATES = of.MachineProfile()
 
 
 @pytest.fixture
@@ -79,6 +88,8 @@ def test_dense_over_the_budget_is_refused_before_it_is_allocated():
     ({"products": 2, "columns": 0}, "columns must be"),
     ({"how": "dense", "memory": "lots"}, "memory must be"),
     ({"how": "dense", "memory": -1.0}, "memory must be"),
+    ({"products": 2, "memory": "lots"}, "memory must be"),
+    ({"how": "transport"}, "how must be one of 'factored', 'gram', 'tiled', 'dense'"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(kernel, arguments, match):
     with pytest.raises(ValueError, match=match):
@@ -127,3 +138,282 @@ def test_the_peak_does_not_grow_with_the_number_of_samples():
         return peak_of(lambda: K @ r) - 4 * r.nbytes
 
     assert peak(80_000) < peak(20_000) + 2e6
+
+
+# -- the Gram side ----------------------------------------------------------------------------
+
+
+@given(
+    n=st.integers(1, 9), k=st.integers(1, 4), p=st.integers(1, 40), q=st.integers(1, 5),
+    columns=st.integers(1, 4), dtype=st.sampled_from([np.float32, np.float64]),
+    workspace=st.sampled_from([32, 400, 8 << 20]), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_both_ways_of_the_gram_side_are_its_definition(n, k, p, q, columns, dtype, workspace, seed):
+    rng = np.random.default_rng(seed)
+    A, B = rng.standard_normal((n, k, p)).astype(dtype), rng.standard_normal((n, q)).astype(dtype)
+    X = rng.standard_normal((n * k, columns)).astype(dtype)
+    op = of.GramSide(A, of.Matrix(B @ B.T, psd=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "WORKSPACE", workspace)
+        ways = [op._sweep(X), tiled_product(op, X), op @ X]
+    flat, G = A.reshape(n * k, p).astype(float), np.kron(B.astype(float) @ B.T, np.ones((k, k)))
+    bound = (abs(flat) @ abs(flat).T * abs(G)) @ abs(X)
+    for got in ways:
+        assert got.dtype == dtype
+        error = abs(got - (flat @ flat.T * G) @ X)
+        assert (error <= 4 * np.finfo(dtype).eps * (n * k + p + q) * bound).all()
+
+
+def test_the_gram_side_takes_the_way_of_fewer_flops():
+    A, G = np.ones((40, 8)), of.Matrix(np.ones((40, 40)), psd=True)
+    one, six = of.GramSide(A, G), of.GramSide(np.ones((40, 6, 8)), G)
+    assert one.cost(2).flops == one._tiled_cost(2).flops < one._swept_cost(2).flops
+    assert six.cost(2).flops == six._swept_cost(2).flops < six._tiled_cost(2).flops
+    assert six._swept_cost(2).flops == 2 * 40 * 40 * 8 * 2 + 4 * 240 * 8 * 2
+
+
+@pytest.mark.parametrize("A, gram, match", [
+    (np.ones((3, 2)), of.Matrix(np.ones((3, 3))), "gram must be known to be symmetric"),
+    (np.ones((3, 2)), np.ones((3, 3)), "gram must be known to be symmetric"),
+    (np.ones((4, 2)), of.Identity(3), "A has 4 rows.*order of gram, 3"),
+    (np.ones((2, 2)), of.Identity(3), "A has 2 rows.*order of gram, 3"),
+])  # fmt: skip
+def test_the_gram_side_says_what_is_wrong(A, gram, match):
+    with pytest.raises(ValueError, match=match):
+        of.GramSide(A, gram)
+
+
+def test_each_kernel_of_a_sum_is_taken_its_own_way():
+    rng = np.random.default_rng(11)
+    wide = of.Gram(of.KhatriRao(rng.random((60, 30)), rng.random((60, 500))), symbol="wide")
+    thin = of.Gram(of.KhatriRao(rng.random((60, 2)), rng.random((60, 3))), symbol="thin")
+    K = 2 * wide + thin + of.Identity(60)
+    x = rng.random((60, 3))
+    asked = of.materialise(K, how="gram")
+    assert [type(kernel) for kernel in asked.operands] == [of.Scaled, of.GramSide, of.Identity]
+    assert asked.operands[0].operands[0].gram.data.shape == (60, 60)
+    assert asked.operands[0].operands[0].A.shape == (60, 30)  # the wider side's Gram is kept
+    chosen = of.materialise(K, products=1000, memory=60 * 60 * 8 * 5, profile=RATES)
+    for op in (asked, chosen):
+        assert op.psd
+        np.testing.assert_allclose(op @ x, K @ x, rtol=1e-12)
+        assert str(op.symbol) == str(K.symbol)
+
+
+def test_only_the_kernels_that_pay_keep_a_gram():
+    rng = np.random.default_rng(12)
+    outputs = 8  # a dense matrix would be 64 times a Gram
+    wide = of.Gram(of.KhatriRao(rng.random((60, outputs, 30)), rng.random((60, 900))))
+    thin = of.Gram(of.KhatriRao(rng.random((60, outputs, 4)), rng.random((60, 3))))
+    K = wide + thin
+    op = of.materialise(K, products=500, profile=RATES)
+    assert [type(term) for term in op.operands] == [of.GramSide, of.Gram]
+    assert op.operands[1] is thin
+    x = rng.random(480)
+    np.testing.assert_allclose(op @ x, K @ x, rtol=1e-12)
+
+
+def test_the_gram_side_needs_a_kernel_and_room():
+    with pytest.raises(ValueError, match="how='gram' needs a Gram of a Khatri–Rao product"):
+        of.materialise(of.Gram(np.ones((5, 2))), how="gram")
+    weighted = of.Gram(of.KhatriRao(np.ones((5, 2)), np.ones((5, 2))), np.ones(4))
+    with pytest.raises(ValueError, match="how='gram' needs"):
+        of.materialise(weighted, how="gram")
+    column = np.ones((10**6, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemoryError, match="order 1000000 takes"):
+            of.materialise(of.Gram(of.KhatriRao(column, column)), how="gram", memory="1GB")
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+# -- the choice -------------------------------------------------------------------------------
+
+
+def ones(n, m, k=1):
+    return np.broadcast_to(np.float32(1), (n, m) if k == 1 else (n, k, m))
+
+
+def prices(op, products, columns=1, memory="64GB", profile=RATES):
+    return {c.how: c for c in of.candidates(op, products, columns, memory, profile)}
+
+
+def test_the_flops_are_those_of_the_formulas():
+    n, m, c = 3000, 700, 5
+    form = prices(of.Gram(ones(n, m)), 1, c)
+    assert form["factored"].product == 4 * n * m * c
+    assert form["factored"].setup == form["tiled"].setup == 0
+    assert form["dense"].setup == n * n * m
+    assert form["dense"].product == 2 * n * n * c
+    assert form["tiled"].product == n * n * m + 2 * n * n * c
+    p, q = 20, 300
+    kernel = prices(of.Gram(of.KhatriRao(ones(n, p), ones(n, q))), 1, c)
+    assert kernel["gram"].setup == n * n * q
+    assert kernel["gram"].product == pytest.approx(n * n * p + 2 * n * n * c, rel=0.05)
+
+
+def test_sparse_data_is_priced_by_its_entries():
+    X = sp.random(400, 5000, 0.01, format="csr", rng=np.random.default_rng(0))
+    cost = of.Gram(X).cost(3)
+    assert cost.flops == cost.sparse == 4 * X.nnz * 3
+    kernel = of.KhatriRao(np.ones((800, 7)), X)
+    assert kernel.cost(3).sparse == 2 * X.nnz * 7 * 3
+    slow, fast = (prices(of.Gram(X), 1, 3, profile=of.MachineProfile(sparse=r)) for r in (1e6, 1e9))
+    gain = slow["factored"].seconds - fast["factored"].seconds
+    assert gain == pytest.approx(cost.sparse * (1e-6 - 1e-9))
+    counts = np.bincount(X.indices, minlength=5000).astype(float)
+    assert of.Matrix(X).pairs == (counts**2).sum()
+
+
+@pytest.mark.parametrize("op, products, columns, memory, best", [
+    (of.Gram(ones(1000, 50_000)), 20, 256, "64GB", "dense"),
+    (of.Gram(ones(20_000, 100)), 3, 256, "64GB", "factored"),
+    (of.Gram(ones(4000, 784)), 20, 256, "64GB", "factored"),
+    (of.Gram(of.KhatriRao(ones(2000, 512), ones(2000, 784))), 300, 1, "64GB", "dense"),
+    (of.Gram(of.KhatriRao(ones(20_000, 512), ones(20_000, 784))), 3, 1, "64GB", "factored"),
+    (of.Gram(of.KhatriRao(ones(20_000, 512), ones(20_000, 784))), 500, 1, "64GB", "dense"),
+    (of.Gram(of.KhatriRao(ones(20_000, 512), ones(20_000, 784))), 500, 1, "1GB", "factored"),
+    (of.Gram(of.KhatriRao(ones(2000, 512), ones(2000, 784))), 2, 64, "15MB", "tiled"),
+    (of.Gram(of.KhatriRao(ones(1000, 256, 10), ones(1000, 20_000))), 20, 1, "64GB", "gram"),
+    (of.Gram(of.KhatriRao(ones(1000, 256, 10), ones(1000, 20_000))), 20, 1, "3MB", "factored"),
+])  # fmt: skip
+def test_clear_cases_are_decided_as_they_should(op, products, columns, memory, best):
+    forms = of.candidates(op, products, columns, memory, RATES)
+    assert [f.seconds for f in forms] == sorted(f.seconds for f in forms)
+    chosen = next((f.how for f in forms if f.fits), "factored")
+    assert chosen == best
+
+
+def test_sparsity_decides():
+    X = sp.random(2000, 5000, 1e-3, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    sparse, dense = of.Gram(X), of.Gram(ones(2000, 5000))
+    assert of.materialise(sparse, products=10, columns=256, profile=RATES) is sparse
+    forms = prices(dense, 10, 256)
+    assert forms["dense"].seconds < forms["factored"].seconds
+
+
+def test_an_alternative_of_the_operator_is_a_candidate():
+    slow, fast = of.Gram(np.ones((400, 300))), of.Gram(np.ones((400, 2)))
+    slow._alternatives = {"narrow": partial(lambda op: op, fast)}
+    assert prices(slow, 3)["narrow"].product == fast.cost().flops
+    assert of.materialise(slow, products=3, profile=RATES) is fast
+    assert of.materialise(slow, how="narrow") is fast
+    assert fast.alternatives() == {}
+
+
+def test_the_collective_kernel_can_go_by_transport():
+    rng = np.random.default_rng(13)
+    net = of.ReLUNetwork.random([6, 5, 4], outputs=30, seed=0, dtype=np.float32)
+    fields = net.fields(rng.standard_normal((50, 6), dtype=np.float32))
+    K = of.collective_kernel(fields, route="cached")
+    assert {f.how for f in of.candidates(K, 3, profile=RATES)} == {
+        "factored", "gram", "tiled", "dense", "transport"
+    }  # fmt: skip
+    by_transport = of.materialise(K, products=1, profile=RATES)
+    assert kernels(K) and not kernels(by_transport)
+    x = rng.standard_normal((1500, 2), dtype=np.float32)
+    np.testing.assert_allclose(by_transport @ x, K @ x, rtol=0, atol=2e-5 * abs(K @ x).max())
+    deep = prices(by_transport, 1)
+    assert deep["dense"].setup < 1500**2 * 100  # priced by its sub-blocks, not by products
+
+
+def test_explain_shows_every_candidate_and_what_was_chosen(kernel, capsys):
+    op = of.materialise(kernel, products=7, columns=3, explain=True, profile=RATES)
+    out = capsys.readouterr().out
+    assert "7 products of 3 columns, 30 × 30 float64" in out
+    lines = {line.split()[0]: line for line in out.splitlines()[2:]}
+    assert set(lines) == {"factored", "tiled", "dense", "gram"}
+    (how,) = (how for how, line in lines.items() if line.endswith("chosen"))
+    plain = of.materialise(kernel, products=7, columns=3, profile=RATES)
+    assert type(op) is type(plain) is type(of.materialise(kernel, how=how))
+    assert capsys.readouterr().out == ""
+    for how in ("tiled", None):
+        op = of.materialise(kernel, how=how, explain=True, memory=1e5, profile=RATES)
+        out = capsys.readouterr().out
+        assert re.search(f"{how or 'factored'} .* chosen", out)
+        assert "1 product of 1 column," in out
+    assert op is kernel
+    of.materialise(kernel, products=7, explain=True, memory=10.0, profile=RATES)
+    assert capsys.readouterr().out.count("over the budget") == 4
+
+
+# -- the budget -------------------------------------------------------------------------------
+
+
+def operators_to_form(tmp_path):
+    rng = np.random.default_rng(14)
+    n = 500
+    stored = np.memmap(tmp_path / "X", np.float32, "w+", shape=(n, 40))
+    stored[:] = rng.random((n, 40))
+    F, B = rng.random((n, 30)), rng.random((n, 20))
+    W, gates = of.Weight(rng.random((60, n))), rng.random((n, 400)) < 0.5
+    sums = of.Gram(F) + 0.5 * of.Gram(of.KhatriRao(F, B)) + of.Identity(n)
+    return {
+        "dense": of.Gram(F),
+        "weighted": of.Gram(F, rng.random(30)),
+        "memmap": of.Gram(stored),
+        "sparse": of.Gram(sp.random(n, 900, 0.02, format="csr", rng=rng)),
+        "packed gates": of.CoActivation(gates),
+        "kernel": of.Gram(of.KhatriRao(F, B)),
+        "outputs": of.Gram(of.KhatriRao(rng.random((n // 2, 2, 30)), B[: n // 2])),
+        "sum": sums,
+        "hadamard": of.Hadamard(of.Matrix(rng.random((n, n))), of.Gram(F)),
+        "congruence": W.T @ of.Mask(gates[:60, 0]) @ W,
+        "jacobian": of.KhatriRao(F, rng.random((n, 5))),
+        "velocity": of.GramVelocity(F, rng.random((n, 30))),
+        "gram side": of.GramSide(F, of.Matrix(np.eye(n), psd=True)),
+        "transport": of.collective_kernel(
+            of.ReLUNetwork.random([40, 8, 6], seed=0, dtype=np.float32).fields(stored),
+            route="transport",
+        ),
+    }
+
+
+#: bytes of Python objects, and of the buffers NumPy broadcasts through, whatever the sizes
+SMALL = 150_000
+
+
+@pytest.mark.parametrize("workspace", [20_000, 1_000_000])
+def test_what_a_candidate_holds_is_never_more_than_was_said(tmp_path, monkeypatch, workspace):
+    monkeypatch.setattr(rows, "WORKSPACE", workspace)
+    wrong = []
+    for name, op in operators_to_form(tmp_path).items():
+        x = np.ones((op.shape[1], 3), dtype=op.dtype)
+        for form in of.candidates(op, 5, 3, profile=RATES):
+            peak = peak_of(lambda op=op, form=form, x=x: of.materialise(op, how=form.how) @ x)
+            if peak > form.held + SMALL:
+                wrong.append(f"{name}, {form.how}: {peak:,} of {form.held:,.0f}")
+    assert not wrong
+
+
+def test_forming_keeps_to_the_budget_or_refuses(tmp_path):
+    for name, op in operators_to_form(tmp_path).items():
+        want = op.todense()
+        size = want.nbytes
+        del want
+        formed = 0
+        for budget in (0.99 * size, size + 50_000, 1.1 * size, 1.5 * size, 3 * size):
+            form = partial(of.materialise, op, how="dense", memory=budget)
+            try:
+                peak = peak_of(form)
+            except MemoryError as error:
+                assert "GB" in str(error)
+                continue
+            formed += 1
+            assert peak <= budget + SMALL, f"{name}: {peak:,} of {budget:,.0f}"
+            np.testing.assert_allclose(form().data, op.todense(), rtol=1e-5)
+        assert 1 <= formed <= 4, f"{name} was formed {formed} times"
+
+
+def test_the_choice_keeps_to_the_budget(tmp_path):
+    for op in operators_to_form(tmp_path).values():
+        for budget in (1e3, 1e5, 1e6, 3e6, 1e8):
+            for products in (1, 1000):
+                if not any(f.fits for f in of.candidates(op, products, 1, budget, RATES)):
+                    assert of.materialise(op, products=products, memory=budget, profile=RATES) is op
+                    continue
+                peak = peak_of(partial(of.materialise, op, products=products, memory=budget,
+                                       profile=RATES))  # fmt: skip
+                assert peak <= budget + SMALL
