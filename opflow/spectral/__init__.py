@@ -1,5 +1,6 @@
 """Spectral analysis of symmetric operators."""
 
+from opflow.spectral.functions import Krylov, expm, phi1
 from opflow.spectral.lanczos import Largest, lanczos, largest_eigenvalue
 
-__all__ = ["Largest", "lanczos", "largest_eigenvalue"]
+__all__ = ["Krylov", "Largest", "expm", "lanczos", "largest_eigenvalue", "phi1"]

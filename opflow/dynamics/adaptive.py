@@ -1,0 +1,273 @@
+r"""The gradient flow by a stabilised Runge–Kutta method, and the step control of the flows.
+
+A Chebyshev method of s stages is stable up to :math:`h\lambda_{max} \approx 1.93 s^2`, where s
+steps of gradient descent reach 2s; it works on the parameters, so that the residual is f − y at
+every stage, and takes a gradient at each of them, so that it sees every gate that has flipped.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from opflow.arrays import namespace
+from opflow.dynamics.flow import State
+from opflow.dynamics.steppers import parameter_arrays, restored
+from opflow.spectral.lanczos import lanczos
+
+#: of a step's size: how much of the predicted one is taken, and the limits of its change
+SAFETY, SHRINK, GROW = 0.9, 0.2, 4.0
+#: stages of a step at most
+STAGES = 200
+#: products after which λ_max is measured again
+RENEW = 40
+
+
+class Trial(NamedTuple):
+    """A step that may be taken: where it led, and its error in units of what is allowed."""
+
+    state: State
+    residual: Any
+    loss: float
+    size: float
+    error: float
+
+
+class AdaptiveIntegrator(ABC):
+    """Steps whose size follows an estimate of their error; time is in units of 1/share."""
+
+    def __init__(self, state: State, share: float, tol: float, note: str) -> None:
+        self.state, self.share, self.tol, self.note = state, share, tol, note
+        self.products, self.size = 0, math.nan
+        self._residual: Any = None
+
+    @property
+    def step(self) -> float:
+        """The size of the next step, if nothing cuts it short."""
+        return self.size / self.share
+
+    def evaluate(self, residual: Any) -> float:
+        if self._residual is None:
+            self._residual = namespace(residual).empty_like(residual)
+            self._loss = self.state.evaluate(self._residual)
+            self.products += 1
+        residual[...] = self._residual
+        return self._loss
+
+    def advance(self, remaining: float) -> float:
+        left = remaining * self.share
+        if math.isnan(self.size):
+            self.size = self.first_size()
+        least = 1e-14 * self.size
+        while True:
+            clipped = left < self.size
+            trial = self.attempt(min(self.size, left))
+            with np.errstate(divide="ignore"):
+                wanted = SAFETY * float(np.float64(trial.error)) ** -0.5 if trial.error else GROW
+            change = min(GROW, max(SHRINK, wanted)) if trial.error < math.inf else SHRINK
+            if trial.error <= 1:
+                break
+            self.size = change * trial.size
+            if not self.size > least:
+                raise ArithmeticError(
+                    f"the step size fell to {self.step:.3g} without meeting tol={self.tol:g}"
+                )
+        # A step cut short by `remaining` says nothing against the size it was cut from.
+        self.size = max(self.size if clipped else 0.0, change * trial.size)
+        self.state, self._residual, self._loss = trial.state, trial.residual, trial.loss
+        self.accepted()
+        return remaining if trial.size == left else trial.size / self.share
+
+    def measured(self, mismatch: Any) -> float:
+        """The norm of an error of f, in units of tol·‖r‖ (or of the rounding of f)."""
+        norm = namespace(mismatch).linalg.norm
+        y = self.state.targets
+        scale = max(float(norm(self._residual)), 1e3 * float(np.finfo(y.dtype).eps * norm(y)))
+        error = float(norm(mismatch))
+        return error / (self.tol * scale) if error else 0.0
+
+    @abstractmethod
+    def first_size(self) -> float:
+        """The size of the first step."""
+
+    @abstractmethod
+    def attempt(self, size: float) -> Trial:
+        """A step of at most `size`."""
+
+    @abstractmethod
+    def accepted(self) -> None:
+        """The state has moved."""
+
+    def arrays(self) -> dict[str, Any]:
+        return parameter_arrays(self.state) | {"size": np.array(self.size)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.state, self.size = restored(self.state, arrays), float(arrays["size"])
+        self._residual = None
+        self.accepted()
+
+
+def check_tol(tol: Any) -> None:
+    """Raise unless `tol` is a positive number."""
+    if not isinstance(tol, int | float) or isinstance(tol, bool):
+        raise TypeError(f"tol must be a positive number, not {tol!r}")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be positive and finite, not {tol}")
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    r"""Gradient flow to a tolerance, by a Runge–Kutta–Chebyshev method of first order.
+
+    Parameters
+    ----------
+    tol : float, default 1e-2
+        The estimated error of f in a step is at most `tol` times ‖r‖ at its start.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `tol` is not a positive finite number.
+
+    Notes
+    -----
+    With s stages, :math:`w_0 = 1 + 1/(20 s^2)`, Chebyshev polynomials :math:`T_j` and
+    :math:`w_1 = T_s(w_0)/T_s'(w_0)`, a step is the recursion
+
+    .. math:: \theta_j = \mu_j\theta_{j-1} + \nu_j\theta_{j-2} + (1 - \mu_j - \nu_j)\theta_0
+              + \tilde\mu_j h \dot\theta(\theta_{j-1}),
+
+    stable up to :math:`h\lambda_{max} = (w_0 + 1)/w_1 \approx 1.93 s^2`; s is the least that
+    suffices, with λ_max(K) from a few Lanczos products every forty.  A kink of the flow limits
+    any method to first order, and this one spends all its stages on stability.
+
+    The error is that of the trapezoidal rule,
+    :math:`e = \theta_s - \theta_0 - (h/2)(\dot\theta_0 + \dot\theta_s)`, carried to the outputs
+    as f(θ_s + e) − f(θ_s).  A step costs s + 1 products, and keeps four sets of parameters.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    >>> net = of.ReLUNetwork.random([3, 64], seed=0)
+    >>> run = of.train(net, X, y, method=of.GradientFlow(), times=[1.0, 2.0])
+    >>> run.times
+    array([0., 1., 2.])
+    """
+
+    tol: float = 1e-2
+
+    name = "the gradient flow"
+    #: kernels at frozen gates are needed; sets of parameters besides the state
+    frozen, extra = True, 4.0
+
+    def __post_init__(self) -> None:
+        check_tol(self.tol)
+
+    def start(self, state: State, share: float) -> ChebyshevIntegrator:
+        """The integrator of a run."""
+        return ChebyshevIntegrator(state, share, self.tol)
+
+
+class ChebyshevIntegrator(AdaptiveIntegrator):
+    """Runge–Kutta–Chebyshev steps."""
+
+    def __init__(self, state: State, share: float, tol: float) -> None:
+        super().__init__(state, share, tol, f"steps adapted to an error of {tol:g}·‖r‖ each")
+        self._top, self._vector, self._since = math.nan, None, 0
+
+    def first_size(self) -> float:
+        self.measure()
+        # to first order the error is (hλ)²/2 of what moves, of which this allows all
+        return min(self.tol**0.5, 1.0) / self._top if self._top else 1.0
+
+    def measure(self) -> None:
+        """λ_max(K) at the state, from above, starting where it last was."""
+        alpha, beta, basis = lanczos(self.state.kernel(), 30, self._vector, tol=0.05)
+        values, vectors = eigh_tridiagonal(alpha, beta[:-1])
+        self._top = max(float(values[-1] + abs(beta[-1] * vectors[-1, -1])), 0.0)
+        self._vector = basis @ namespace(basis).asarray(vectors[:, -1], dtype=basis.dtype)
+        self.products += len(alpha) + 1
+        self._since = 0
+
+    def attempt(self, size: float) -> Trial:
+        if self._since >= RENEW:
+            self.measure()
+        stages, size = stable_stages(1.05 * self._top, size)
+        start, slope = self.state, self.state.slope
+        end = self._chebyshev(size, stages)
+        residual = namespace(self._residual).empty_like(self._residual)
+        loss = end.evaluate(residual)
+        defect = [
+            b - a - (0.5 * size) * (first + last)
+            for a, b, first, last in zip(
+                start.parameters, end.parameters, slope, end.slope, strict=True
+            )
+        ]
+        mismatch = end.moved(defect, 1.0).outputs() - start.targets - residual
+        self.products += stages + 1
+        self._since += stages + 1
+        error = self.measured(mismatch)
+        if not error <= 1:
+            self._since = RENEW  # it may be λ_max that has grown
+        return Trial(end, residual, loss, size, error if math.isfinite(error) else math.inf)
+
+    def _chebyshev(self, size: float, stages: int) -> State:
+        start, slope = self.state, self.state.slope
+        w0, w1, T = chebyshev(stages)
+        spare = namespace(self._residual).empty_like(self._residual)
+        before, here = start, start.moved(slope, size * w1 / w0)
+        for j in range(2, stages + 1):
+            here.evaluate(spare)
+            mu, nu = 2 * w0 * T[j - 1] / T[j], -T[j - 2] / T[j]
+            move = 2 * w1 * T[j - 1] / T[j] * size
+            parameters = [
+                (1 - mu - nu) * origin + mu * p + nu * q + move * g
+                for origin, p, q, g in zip(
+                    start.parameters, here.parameters, before.parameters, here.slope, strict=True
+                )
+            ]
+            before, here = here, start.at(parameters)
+        return here
+
+    def accepted(self) -> None:
+        pass
+
+    def arrays(self) -> dict[str, Any]:
+        arrays = super().arrays() | {"top": np.array(self._top), "since": np.array(self._since)}
+        return arrays if self._vector is None else arrays | {"vector": self._vector}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        super().restore(arrays)
+        self._top, self._since = float(arrays["top"]), int(arrays["since"])
+        self._vector = arrays.get("vector")
+
+
+def chebyshev(stages: int) -> tuple[float, float, Any]:
+    """w_0, w_1 and T_0(w_0) … T_s(w_0)."""
+    w0 = 1 + 0.05 / stages**2
+    T, D = [1.0, w0], [0.0, 1.0]
+    for _ in range(2, stages + 1):
+        D.append(2 * T[-1] + 2 * w0 * D[-1] - D[-2])
+        T.append(2 * w0 * T[-1] - T[-2])
+    return w0, T[stages] / D[stages], T
+
+
+def stable_stages(top: float, size: float) -> tuple[int, float]:
+    """The fewest stages stable for a step, and the step, cut to what `STAGES` allow."""
+
+    def limit(stages: int) -> float:
+        w0, w1, _ = chebyshev(stages)
+        return (w0 + 1) / w1
+
+    reach = top * size
+    stages = min(STAGES, max(1, int((min(reach, 4.0 * STAGES**2) / 2.0) ** 0.5)))
+    while stages < STAGES and limit(stages) < reach:
+        stages += 1
+    return stages, size if reach <= limit(stages) else limit(stages) / top
