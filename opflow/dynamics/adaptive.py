@@ -126,7 +126,7 @@ class GradientFlow:
 
     Parameters
     ----------
-    tol : float, default 1e-2
+    tol : float, default 1e-4
         The estimated error of f in a step is at most `tol` times ‖r‖ at its start.
 
     Raises
@@ -161,7 +161,7 @@ class GradientFlow:
     array([0., 1., 2.])
     """
 
-    tol: float = 1e-2
+    tol: float = 1e-4
 
     name = "the gradient flow"
     #: kernels at frozen gates are needed; sets of parameters besides the state

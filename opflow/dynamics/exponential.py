@@ -25,7 +25,7 @@ class ExponentialFlow:
 
     Parameters
     ----------
-    tol : float, default 0.1
+    tol : float, default 1e-3
         The mismatch of a step, predicted against recomputed residual, is at most `tol` times
         ‖r‖ at its start.
     size : int, default 128
@@ -58,7 +58,7 @@ class ExponentialFlow:
     array([  0.,   1., 100.])
     """
 
-    tol: float = 0.1
+    tol: float = 1e-3
     size: int = 128
 
     name = "the exponential flow"

@@ -14,6 +14,7 @@ import numpy as np
 from opflow.arrays import check_integer, namespace
 from opflow.dynamics.adaptive import check_tol
 from opflow.dynamics.flow import State
+from opflow.relu.kernels import jacobian
 from opflow.spectral.functions import Krylov
 
 
@@ -126,6 +127,20 @@ class LinearisedIntegrator:
         self._elapsed += size
         self._state = None
         return remaining if size == left else size / self.share
+
+    def predict(self, X: Any) -> Any:
+        """The linear model at new points, f_0 + J (θ − θ_0), (M, k)."""
+        start = self.origin.network
+        moved = [
+            (p - q).reshape(-1)
+            for p, q in zip(self.state.parameters, self.origin.parameters, strict=True)
+        ]
+        if self.origin.first.route == "eliminated":
+            W = self.state.network.weights[0] - start.weights[0]
+            moved[0] = W.reshape(-1)
+        J = jacobian(start.fields(X), rates=False)
+        direction = namespace(start.readout).concatenate(moved).astype(start.dtype, copy=False)
+        return start(X) + J.matvec(direction).reshape(-1, start.outputs)
 
     def _begin(self, residual: Any) -> None:
         self._start, self._elapsed = residual, 0.0

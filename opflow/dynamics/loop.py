@@ -161,7 +161,14 @@ class Loop:
         values = {}
         if record:
             moment = Moment(
-                self.number, self.time, self.loss, self.spare, state, self.inputs, self.share
+                self.number,
+                self.time,
+                self.loss,
+                self.spare,
+                state,
+                self.inputs,
+                self.share,
+                self._predictor(),
             )
             values = {name: observer(moment) for name, observer in self.observers.items()}
         # From here to the end nothing is half done.
@@ -173,6 +180,10 @@ class Loop:
             self.losses.append(self.loss)
             if self.log is not None:
                 self.log.write(self.number, self.time, self.loss, values)
+
+    def _predictor(self) -> Any:
+        """What predicts: the integrator of a model that is not the network of its state."""
+        return self.integrator if hasattr(self.integrator, "predict") else self.integrator.state
 
     def _evaluate(self) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
@@ -200,6 +211,7 @@ class Loop:
             step=getattr(self.integrator, "step", float("nan")),
             note=self.integrator.note,
             interrupted=self.interrupted,
+            _predictor=self._predictor(),
         )
 
     def _save(self) -> None:

@@ -42,6 +42,8 @@ class Moment:
         None where only their Gram is known.
     share : float
         What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
+    predictor : object with `predict`, optional
+        What :meth:`predict` asks, where the state's network is not the model.
     """
 
     step: int
@@ -51,6 +53,7 @@ class Moment:
     state: Any
     inputs: Any
     share: float = 1.0
+    predictor: Any = None
 
     @property
     def network(self) -> ReLUNetwork:
@@ -74,7 +77,7 @@ class Moment:
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs, (M, k)."""
-        return self.state.predict(X)
+        return (self.predictor or self.state).predict(X)
 
 
 class Loss:

@@ -58,7 +58,7 @@ class Trajectory:
     interrupted: bool = False
     route: str = "weights"
     coefficients: Any = None
-    _state: Any = field(default=None, repr=False)
+    _predictor: Any = field(default=None, repr=False)
 
     @classmethod
     def of_state(cls, state: Any, **recorded: Any) -> Trajectory:
@@ -69,7 +69,6 @@ class Trajectory:
             **recorded,
             route=state.first.route,
             coefficients=None if weights else state.parameters[0],
-            _state=state,
         )
 
     def predict(self, X: Any) -> Any:
@@ -85,8 +84,8 @@ class Trajectory:
             If the first layer moved in the space of a kernel that is not known as a function
             (the run was loaded from a file, or the kernel was given as a matrix).
         """
-        if self._state is not None:
-            return self._state.predict(X)
+        if self._predictor is not None:
+            return self._predictor.predict(X)
         if self.coefficients is not None:
             raise ValueError("predictions need the kernel of the first layer, which no file keeps")
         return self.network(X)

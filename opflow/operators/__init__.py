@@ -17,7 +17,7 @@ from opflow.operators.describe import describe
 from opflow.operators.evaluation import Candidate, candidates, materialise
 from opflow.operators.forming import Tiled
 from opflow.operators.function_gram import FunctionGram
-from opflow.operators.gram import CoActivation, Gram, GramVelocity, WeightGram
+from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, WeightGram
 from opflow.operators.gram_side import GramSide
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.lift import FeatureLift, SampleLift
@@ -34,6 +34,7 @@ __all__ = [
     "Cast",
     "CoActivation",
     "Cost",
+    "CrossGram",
     "External",
     "FeatureLift",
     "FunctionGram",

@@ -421,6 +421,12 @@ class Scaled(_Composite):
     def _diagonal(self) -> Any:
         return self.scalar * self.operands[0]._diagonal()
 
+    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
+        if not isinstance(other, Scaled):
+            return super()._cross_block(other, rows, cols)
+        block = self.operands[0]._cross_block(other.operands[0], rows, cols)
+        return self.scalar * other.scalar * block
+
 
 class Adjoint(_Composite):
     """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
@@ -545,6 +551,12 @@ class HStack(_Composite):
             op._gram_diagonal(None if weights is None else weights[span])
             for op, span in self._spans()
         )
+
+    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
+        if not isinstance(other, HStack) or self.edges != other.edges:
+            return super()._cross_block(other, rows, cols)
+        pairs = zip(self.operands, other.operands, strict=True)
+        return sum(left._cross_block(right, rows, cols) for left, right in pairs)
 
 
 class External(Operator):

@@ -128,6 +128,65 @@ class Gram(Operator):
         return self.factor._gram_diagonal(self.weights)
 
 
+class CrossGram(Operator):
+    r"""The Gram between the rows of two factors: ``F Gᵀ``.
+
+    Parameters
+    ----------
+    F : array (M, m), sparse matrix, or operator
+    G : array (N, m), sparse matrix, or operator
+    symbol : str, optional
+
+    Raises
+    ------
+    ValueError
+        If the factors have different numbers of columns.
+
+    Notes
+    -----
+    A product costs one product with each factor.  Sub-blocks come from rows, or from the Hadamard
+    factors where F and G are Khatri–Rao products.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.CrossGram(np.array([[1.0, 2.0]]), np.eye(2)).todense()
+    array([[1., 2.]])
+    """
+
+    def __init__(self, F: Any, G: Any, *, symbol: str | None = None) -> None:
+        F, G = unify([as_operator(F), as_operator(G)])
+        if F.shape[1] != G.shape[1]:
+            raise ValueError(f"F has shape {F.shape} but G has shape {G.shape}")
+        self.F, self.G = F, G
+        super().__init__((F.shape[0], G.shape[0]), F.dtype, symbol=symbol,
+                         dims=G.dimsd, dimsd=F.dimsd)  # fmt: skip
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.F, self.G)
+
+    @property
+    def symbol(self) -> str:
+        F, G = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        return self._symbol or f"{F} {G}ᵀ"
+
+    def cost(self, columns: int = 1) -> Cost:
+        return self.F.cost(columns) + self.G.cost(columns)
+
+    def _matmat(self, X: Any) -> Any:
+        return self.F.matmat(self.G.rmatmat(X))
+
+    def _rmatmat(self, X: Any) -> Any:
+        return self.G.matmat(self.F.rmatmat(X))
+
+    def rows(self, index: Any) -> Any:
+        return self._block(index, slice(0, self.shape[1]))
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        return self.F._cross_block(self.G, rows, cols)
+
+
 class GramVelocity(Operator):
     r"""The velocity of a Gram whose factor moves: ``Ḟ Fᵀ + F Ḟᵀ``.
 

@@ -207,7 +207,7 @@ class KhatriRao(Operator):
             return sum(self._cross_block(term, rows, cols) for term in other.operands)
         if not _aligned(self, other):
             return super()._cross_block(other, rows, cols)
-        samples = self._sample_index(rows), self._sample_index(cols)
+        samples = self._sample_index(rows), other._sample_index(cols)
         return self.A._cross_block(other.A, rows, cols) * self.B._cross_block(other.B, *samples)
 
     def _cross_diagonal(self, other: Operator) -> Any:
@@ -219,7 +219,11 @@ class KhatriRao(Operator):
 
 
 def _aligned(F: KhatriRao, G: Operator) -> TypeGuard[KhatriRao]:
-    return isinstance(G, KhatriRao) and (F.A.shape, F.B.shape) == (G.A.shape, G.B.shape)
+    """Whether the columns of both are the same pairs of columns."""
+    return isinstance(G, KhatriRao) and (F.A.shape[1], F.B.shape[1]) == (
+        G.A.shape[1],
+        G.B.shape[1],
+    )
 
 
 def _sparse(op: Operator) -> bool:

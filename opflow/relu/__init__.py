@@ -2,7 +2,7 @@
 
 from opflow.relu import features, hierarchy
 from opflow.relu.fields import Fields
-from opflow.relu.kernels import collective_kernel, jacobian, layer_kernels
+from opflow.relu.kernels import collective_kernel, cross_kernel, jacobian, layer_kernels
 from opflow.relu.motion import (
     KernelVelocity,
     kernel_velocity,
@@ -16,6 +16,7 @@ __all__ = [
     "KernelVelocity",
     "ReLUNetwork",
     "collective_kernel",
+    "cross_kernel",
     "features",
     "hierarchy",
     "jacobian",

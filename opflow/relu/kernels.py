@@ -12,6 +12,7 @@ from typing import Any
 
 from opflow.arrays import is_sparse, namespace
 from opflow.operators import (
+    CrossGram,
     Gram,
     GramSide,
     HStack,
@@ -26,7 +27,7 @@ from opflow.operators.matrix import is_rows
 from opflow.operators.operator import Cost
 from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import block_rows, row_slices
-from opflow.relu.fields import Fields
+from opflow.relu.fields import Fields, check_fields
 from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates
@@ -151,6 +152,58 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     if fields.derived and _by_rows(fields) and not is_sparse(fields.inputs):
         kernel._alternatives = {"transport": partial(collective_kernel, fields, route="transport")}
     return kernel
+
+
+def cross_kernel(fields: Fields, other: Fields) -> Operator:
+    r"""The kernel between new points and the training set, K(X*, X).
+
+    Parameters
+    ----------
+    fields : Fields
+        On the new points.
+    other : Fields
+        On the training set, of the same network.
+
+    Returns
+    -------
+    Operator of shape (M·k, N·k)
+        Its adjoint is K(X, X*).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the fields are of networks with other parameters.
+
+    Notes
+    -----
+    :math:`K(X^*, X) = J(X^*) J(X)^T`: to first order, outputs at new points move by
+    ``−K(X*, X) r``, and in the lazy regime they are :math:`f_0 - K(X^*, X) \int_0^t r`.  A product
+    costs half a product with the kernel of each set; sub-blocks are exact.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 5, 4], seed=0)
+    >>> new, train = net.fields(-np.eye(3)[:2]), net.fields(np.eye(3))
+    >>> of.cross_kernel(new, train).shape
+    (2, 3)
+    """
+    ours, theirs = check_fields(fields).network, check_fields(other, "other").network
+    same = ours is theirs or (
+        ours.widths == theirs.widths
+        and ours.rates == theirs.rates
+        and all(
+            a is b or (a is not None and b is not None and bool((a == b).all()))
+            for a, b in zip(
+                (*ours.weights, *ours.biases, ours.readout),
+                (*theirs.weights, *theirs.biases, theirs.readout),
+                strict=True,
+            )
+        )
+    )
+    if not same:
+        raise ValueError("fields and other are of different networks: a cross kernel needs one")
+    return CrossGram(jacobian(fields), jacobian(other), symbol="K(X*, X)")
 
 
 def _by_rows(fields: Fields) -> bool:
@@ -350,7 +403,7 @@ def _of_transport(J: Transport, rows: int, cols: int) -> Work:
     widths, item = J.fields.network.widths, J.dtype.itemsize
     upper = sum(W.size for W in J.fields.network.weights[1:])
     flops = 2.0 * rows * cols * (sum(widths[:-1]) + sum(widths[1:])) + 2.0 * (rows + cols) * upper
-    fields = float(rows + cols) * J.fields.network.outputs * sum(widths) * item
+    fields = float(rows + cols) * (1 + J.fields.network.outputs) * sum(widths) * item
     return Work(Cost(flops, fields), 3.0 * rows * cols * item + 2 * fields)
 
 
