@@ -77,7 +77,7 @@ def _feed(digest: Any, value: Any, budget: float) -> None:
 def _pieces(rows: int, wanted: int, row: int) -> list[tuple[int, int]]:
     """Slices of about `wanted` of the rows, none longer than a sample."""
     if wanted >= rows:
-        length = max(1, SAMPLE // max(row, 1))
+        length = max(1, 2**20 // max(row, 1))
         return [(i, min(i + length, rows)) for i in range(0, rows, length)]
     count = min(max(wanted, 2), PIECES, rows)
     length = max(1, wanted // count)

@@ -98,6 +98,7 @@ class Problem(NamedTuple):
     whole: bool  # X is applied whole
     frozen: bool  # kernels at frozen gates are needed: Lanczos, Krylov
     extra: float  # sets of parameters that the method keeps besides the state
+    vectors: float  # of the Krylov basis
 
     @property
     def item(self) -> int:
@@ -118,13 +119,17 @@ class Problem(NamedTuple):
 
     def kernel_bytes(self, parameters: float) -> float:
         """A Krylov basis and the vectors of a product with K."""
-        return (LANCZOS + 6) * self.residuals + 3 * parameters * self.item
+        return (self.vectors + 6) * self.residuals + 3 * parameters * self.item
 
     def workspace(self) -> float:
         """The least a row block can take, two of them at a time."""
         net = self.network
         row = (net.widths[0] + 5 * (1 + net.outputs) * sum(net.widths[1:])) * self.item
-        return 2.0 * max(LEAST_WORKSPACE, row)
+        least = 2.0 * max(LEAST_WORKSPACE, row)
+        if self.sparse:  # a block of rows is copied with its indices
+            block = min(float(self.samples), least / (sum(net.widths[1:]) * self.item))
+            least += 1.5 * block / self.samples * self.entries * (self.item + 8)
+        return least
 
 
 def weight_route(p: Problem) -> Route:
@@ -182,6 +187,7 @@ def plan(
     gram: Any = None,
     frozen: bool = True,
     extra: float = 0.0,
+    vectors: int = 0,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
@@ -202,6 +208,8 @@ def plan(
         Whether the run needs kernels at frozen gates.
     extra : float
         Sets of parameters that the method keeps besides those of the state.
+    vectors : int
+        Vectors of a Krylov basis at most, besides those of Lanczos for λ_max.
     resumed : mapping, optional
         :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
         is over the same blocks.
@@ -223,7 +231,9 @@ def plan(
         entries = as_operator(X).cost(1).flops / 2
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
-    problem = Problem(network, n, entries, is_sparse(X), whole, frozen, extra)
+    problem = Problem(
+        network, n, entries, is_sparse(X), whole, frozen, extra, max(LANCZOS, 1.5 * vectors)
+    )
     operator = Gram(input_operator(X)) if kernel is None else kernel
     routes = []
     if kernel is None and not eliminate:

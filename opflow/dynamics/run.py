@@ -163,6 +163,7 @@ def train(
         gram=gram,
         frozen=getattr(method, "frozen", True),
         extra=getattr(method, "extra", 0.0),
+        vectors=getattr(method, "size", 0),
         resumed=None if held is None else held[1],
     )
     if explain:

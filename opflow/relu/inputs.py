@@ -49,7 +49,7 @@ def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = T
         namespace(X, network.readout)
         return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
     if finite:
-        for s in row_slices(X.shape[0], X.shape[1] * X.dtype.itemsize):
+        for s in row_slices(X.shape[0], X.shape[1] * X.dtype.itemsize, workspace=2**18):
             check_real(input_rows(X, s), name, finite=True)
     return X
 

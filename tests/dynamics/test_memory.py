@@ -1,0 +1,101 @@
+"""What a run holds stays within `memory`, or the run says what it needs and does not begin."""
+
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import opflow as of
+from tests.dynamics.test_routes import Rows, linear
+
+METHODS = {
+    "descent": of.GradientDescent(),
+    "given step": of.GradientDescent(step=1e-4),
+    "momentum": of.GradientDescent(step=1e-4, momentum=0.9),
+    "accumulated": of.GradientDescent(step=1e-4, accumulate="float64"),
+    "batches": of.GradientDescent(step=1e-5, batch=8, rng=0),
+    "exponential": of.ExponentialFlow(),
+    "flow": of.GradientFlow(),
+    "linearised": of.LinearisedFlow(),
+}
+
+
+@st.composite
+def runs(draw):
+    """(network, X, y, options) of a run of a few steps."""
+    n = draw(st.integers(20, 1500))
+    widths = [draw(st.integers(1, 200))]
+    widths += draw(st.lists(st.integers(1, 60), min_size=1, max_size=3))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    k = draw(st.sampled_from([1, 3]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    network = of.ReLUNetwork.random(widths, outputs=k, seed=rng, dtype=dtype,
+                                    bias=draw(st.booleans()))  # fmt: skip
+    X = rng.standard_normal((n, widths[0])).astype(dtype)
+    y = rng.standard_normal((n, k)).astype(dtype)
+    name = draw(st.sampled_from(list(METHODS)))
+    options = {"method": METHODS[name], "loss": "mean"}
+    kind = draw(st.sampled_from(["array", "rows", "sparse", "operator", "gram"]))
+    if name == "batches":
+        kind = draw(st.sampled_from(["array", "rows"]))
+    elif kind == "gram":
+        options["gram"] = linear
+    else:
+        options["eliminate"] = draw(st.sampled_from([None, True, False]))
+    X = {"rows": Rows, "sparse": sp.csr_array, "operator": of.as_operator}.get(kind, lambda a: a)(X)
+    return network, X, y, options
+
+
+def peak_of(run):
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """What is imported on first use is no memory of a run."""
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    network = of.ReLUNetwork.random([3, 4, 4], seed=0)
+    for method in METHODS.values():
+        for data in (X, sp.csr_array(X)) if method.__class__ is not of.GradientDescent else (X,):
+            of.train(network, data, np.ones(20), steps=1, method=method)
+
+
+@settings(max_examples=40)
+@given(runs(), st.floats(1.0, 30.0))
+def test_the_peak_stays_within_the_budget(run, factor):
+    network, X, y, options = run
+    try:
+        of.train(network, X, y, steps=2, memory=1000, **options)
+        raise AssertionError("1 kB cannot suffice")
+    except MemoryError as error:
+        least = int(re.search(r"memory=(\d+) would do", str(error))[1])
+    budget = int(least * factor)
+
+    def train():
+        try:
+            of.train(network, X, y, steps=2, memory=budget, **options)
+        except of.DivergenceError:
+            pass
+
+    peak = peak_of(train)
+    assert peak <= budget, f"{peak:,} of {budget:,} (least {least:,})"
+
+
+def test_a_refused_run_allocates_nothing():
+    X = np.zeros((100_000, 20))
+    network = of.ReLUNetwork.random([20, 400], seed=0)
+
+    def train():
+        with pytest.raises(MemoryError, match="would do"):
+            of.train(network, X, np.ones(100_000), steps=1, memory="1MB")
+
+    assert peak_of(train) < 8 * 2**20  # the checks of X in row blocks
