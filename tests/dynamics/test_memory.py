@@ -1,5 +1,6 @@
 """What a run holds stays within `memory`, or the run says what it needs and does not begin."""
 
+import contextlib
 import re
 import tracemalloc
 
@@ -81,10 +82,8 @@ def test_the_peak_stays_within_the_budget(run, factor):
     budget = int(least * factor)
 
     def train():
-        try:
+        with contextlib.suppress(of.DivergenceError):
             of.train(network, X, y, steps=2, memory=budget, **options)
-        except of.DivergenceError:
-            pass
 
     peak = peak_of(train)
     assert peak <= budget, f"{peak:,} of {budget:,} (least {least:,})"
