@@ -142,9 +142,9 @@ def materialise(
     >>> dense = of.materialise(K, products=100, explain=True, profile=of.MachineProfile())
     100 products of 1 column, 500 × 500 float64
                     set-up   a product     moved      held      time
-    dense          2 Gflop   500 kflop  1.91 MiB  5.72 MiB    0.05 s  chosen
-    factored        0 flop     8 Mflop  30.6 MiB  70.3 KiB    0.16 s
-    tiled           0 flop     2 Gflop  47.7 MiB  1.91 MiB       4 s
+    dense          1 Gflop   500 kflop  1.91 MiB  5.72 MiB   0.032 s  chosen
+    factored        0 flop     8 Mflop  30.6 MiB  70.3 KiB    0.18 s
+    tiled           0 flop     1 Gflop  31.5 MiB  1.91 MiB     2.2 s
     >>> type(dense).__name__, of.materialise(K) is K
     ('Matrix', True)
     """
