@@ -120,7 +120,9 @@ class DualLayer:
                 "the first layer moved in the space of a kernel: it has no weights on X, but "
                 "coefficients on the samples, and predicts through the kernel"
             )
-        return self._weights + input_operator(self.inputs).rmatmat(parameter).T
+        W = input_operator(self.inputs).rmatmat(parameter).T
+        W += self._weights
+        return W
 
     def hidden(self, network: ReLUNetwork, parameter: Any) -> Any:
         """h¹ on the samples."""
