@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -99,22 +100,19 @@ class Loop:
         bar = tqdm(
             total=total, initial=self.number, disable=not progress, unit="step", desc="train"
         )
-        signals = Signals() if self.saver is not None else None
+        watch = Signals() if self.saver is not None else nullcontext()
         try:
-            if signals is not None:
-                signals.__enter__()
-            while not self._visit(bool(signals and signals.stop)):
-                self._step()
-                if self.losses:
-                    bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
-                bar.update()
+            with watch as signals:
+                while not self._visit(bool(signals and signals.stop)):
+                    self._step()
+                    if self.losses:
+                        bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
+                    bar.update()
         except KeyboardInterrupt:
             if not self.losses:
                 raise
             self.interrupted = True
         finally:
-            if signals is not None:
-                signals.__exit__()
             bar.close()
             if self.log is not None:
                 self.log.close()
@@ -142,7 +140,10 @@ class Loop:
         target = self.end
         if self.stops is not None:
             target = next(t for t in self.stops if t - self.time > 1e-12 * t)
-        self.time += self.integrator.advance(target - self.time)
+        try:
+            self.time += self.integrator.advance(target - self.time)
+        except ArithmeticError as error:  # no step is short enough
+            raise DivergenceError(f"{self.name}: {error}", self.trajectory()) from error
         if math.isclose(self.time, target, rel_tol=1e-12):
             self.time = target
         self.number += 1

@@ -470,6 +470,73 @@ def gram_velocity_of_unlike_factors(s: Setting) -> Case:
     )  # fmt: skip
 
 
+class OnDisk:
+    """Rows that are read by slices and increasing indices only, and copied out."""
+
+    def __init__(self, data: np.ndarray) -> None:
+        self._data, self.shape, self.dtype = data, data.shape, data.dtype
+
+    def __getitem__(self, index):
+        if not isinstance(index, slice):
+            assert (np.diff(index) > 0).all()
+        return self._data[index].copy()
+
+
+@register
+def row_matrix(s: Setting) -> Case:
+    F = s.normal(s.N, s.p)
+    return Case(of.RowMatrix(OnDisk(F)), lambda F: F, F)
+
+
+@register
+def gram_of_rows(s: Setting) -> Case:
+    F = s.normal(s.N, s.p)
+    return Case(of.Gram(of.RowMatrix(OnDisk(F))), gram, F, psd=True)
+
+
+@register
+def jacobian_of_rows(s: Setting) -> Case:
+    A, B = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q)
+    return Case(of.KhatriRao(A, of.RowMatrix(OnDisk(B))), face_split, A, B)
+
+
+def kernel_function(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    return (A @ B.T) ** 2
+
+
+@register
+def function_gram(s: Setting) -> Case:
+    X = s.normal(s.N, s.p)
+    return Case(of.FunctionGram(kernel_function, X), lambda X: gram(X) ** 2, X, psd=True)
+
+
+@register
+def function_gram_of_two(s: Setting) -> Case:
+    X, Y = s.normal(s.N, s.p), s.normal(s.q, s.p)
+    return Case(of.FunctionGram(kernel_function, X, Y), lambda X, Y: (X @ Y.T) ** 2, X, Y)
+
+
+@register
+def cross_gram(s: Setting) -> Case:
+    F, G = s.normal(s.N, s.p), s.normal(s.q, s.p)
+    return Case(of.CrossGram(F, G), lambda F, G: F @ G.T, F, G)
+
+
+@register
+def cross_gram_of_jacobians(s: Setting) -> Case:
+    A, B = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q)
+    C, D = s.normal(3 * s.k, s.p), s.normal(3, s.q)
+    E, G = s.normal(s.N * s.k, s.p), s.normal(3 * s.k, s.p)
+    op = of.CrossGram(
+        of.HStack([2.0 * of.KhatriRao(A, B), of.Matrix(E)]),
+        of.HStack([0.5 * of.KhatriRao(C, D), of.Matrix(G)]),
+    )
+    return Case(
+        op, lambda A, B, C, D, E, G: face_split(A, B) @ face_split(C, D).T + E @ G.T,
+        A, B, C, D, E, G,
+    )  # fmt: skip
+
+
 @register
 def coactivation(s: Setting) -> Case:
     g = s.gates(s.N, 3 * s.p)
