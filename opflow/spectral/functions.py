@@ -111,7 +111,7 @@ class Krylov:
     def defect(self, t: Any) -> Any:
         """The bound on the error of r(t), relative to ‖r‖ and without rounding."""
         if not self._alpha:
-            return np.full(np.shape(t), np.inf if self.norm else 0.0) * (np.asarray(t) > 0)
+            return np.where((np.asarray(t) > 0) & (self.norm > 0), np.inf, 0.0)
         rows = self._vectors[-1] * self._vectors[0]
         return np.abs(self._beta[-1] * (integrated(self._ritz, t) @ rows))
 
@@ -150,7 +150,8 @@ class Krylov:
 
     def at(self, t: Any) -> Any:
         """r(t) = exp(−t·op) r, (n,), or (times, n) for an array of times; see :meth:`reach`."""
-        return self.apply(lambda theta: np.exp(-np.multiply.outer(t, theta)))
+        # as a change of r, so that t = 0 and null modes leave it exactly as it is
+        return self._start + self.apply(lambda theta: np.expm1(-np.multiply.outer(t, theta)))
 
     def integral(self, t: Any) -> Any:
         """∫_0^t r = t φ₁(−t·op) r, of the same shape."""

@@ -1,0 +1,165 @@
+"""Gradient flow to a fixed time: error against kernel products, method by method.
+
+Digits, parity as the target (±1), float64.  The error is ‖r(T) − r_ref(T)‖/‖r(0)‖ against a
+reference with a far smaller step, itself compared with a second one.  Residuals are kept in the
+folder given, so that a run that was stopped goes on, and --plot draws what is there.
+
+    python benchmarks/flow_products.py --keep runs            # all problems: an hour or more
+    python benchmarks/flow_products.py --keep runs --only one-hidden
+    python benchmarks/flow_products.py --keep runs --plot docs/figures/flow_products.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+#: hidden layers, outputs, scaling, λ_max·T at the start
+PROBLEMS = {
+    "one-hidden": (1, 1, "ntk", 1e4),
+    "one-hidden-k10": (1, 10, "ntk", 2e3),
+    "three-hidden": (3, 1, "ntk", 2e3),
+    "three-hidden-standard": (3, 1, "standard", 2e3),
+}
+TITLES = {
+    "one-hidden": "one hidden layer of 256",
+    "one-hidden-k10": "one hidden layer of 256, ten outputs",
+    "three-hidden": "three hidden layers of 256, NTK rates",
+    "three-hidden-standard": "three hidden layers of 256, rates 1",
+}
+
+
+def problem(name: str, samples: int) -> tuple[Any, Any, Any, float]:
+    import numpy as np
+
+    import opflow as of
+    from opflow.data import load
+
+    layers, outputs, scaling, reach = PROBLEMS[name]
+    data = load("digits")
+    X = np.ascontiguousarray(data.inputs[:samples])
+    y = np.where(data.labels % 2 == 0, 1.0, -1.0)[:, None] if outputs == 1 else data.targets
+    net = of.ReLUNetwork.random([64, *[256] * layers], outputs=outputs, scaling=scaling, seed=0)
+    return net, X, np.ascontiguousarray(y[:samples]), reach
+
+
+def measure(name: str, keep: Path, samples: int, references: bool) -> None:
+    import numpy as np
+
+    import opflow as of
+    from opflow.spectral import largest_eigenvalue
+
+    net, X, y, reach = problem(name, samples)
+    folder = keep / name
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def top(network: Any) -> float:
+        return largest_eigenvalue(of.collective_kernel(network.fields(X)), tol=1e-3).value
+
+    first = top(net)
+    T = reach / first
+
+    def run(label: str, method: Any) -> Any:
+        path = folder / f"{label}.npz"
+        if not path.exists():
+            result = of.train(net, X, y, method=method, until=T, every=10**9, eliminate=False)
+            np.savez(path, residual=result.residual, products=result.products,
+                     top=top(result.network))  # fmt: skip
+            print(f"{name:24s} {label:24s} {result.products:7d} products", flush=True)
+        return np.load(path)
+
+    for tol in (1.0, 0.7, 0.5, 0.3, 0.2, 0.1):
+        run(f"ExponentialFlow {tol:g}", of.ExponentialFlow(tol))
+    for tol in (1.0, 0.5, 0.3, 0.2):
+        run(f"GradientFlow {tol:g}", of.GradientFlow(tol))
+    highest = max(first, max(float(np.load(p)["top"]) for p in folder.glob("*Flow*.npz")))
+    if not (folder / "spectrum.npz").exists():
+        order = X.shape[0] * net.outputs
+        lowest = np.nan
+        if order <= 2000:
+            lowest = np.linalg.eigvalsh(of.collective_kernel(net.fields(X)).todense())[0]
+        np.savez(folder / "spectrum.npz", first=first, highest=highest, lowest=lowest,
+                 start=np.linalg.norm(net(X) - y))  # fmt: skip
+    highest = float(np.load(folder / "spectrum.npz")["highest"])
+    for part in (0.95, 0.5, 0.25):
+        run(f"GradientDescent {part:g}", of.GradientDescent(part * 2 / highest))
+    if references:
+        run("reference 2", of.GradientFlow(0.04))
+        run("reference 1", of.GradientFlow(0.02))
+
+
+def report(keep: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    import numpy as np
+
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name in PROBLEMS:
+        folder = keep / name
+        if not (folder / "reference 1.npz").exists():
+            continue
+        spectrum = np.load(folder / "spectrum.npz")
+        reference = np.load(folder / "reference 1.npz")["residual"]
+        start = float(spectrum["start"])
+        print(f"{name}: λ_max {float(spectrum['first']):.4g} (at most {float(spectrum['highest']):.4g}"
+              f" in the run), condition {float(spectrum['first'] / spectrum['lowest']):.3g}, "
+              f"‖r(T)‖/‖r(0)‖ {np.linalg.norm(reference) / start:.3g}")  # fmt: skip
+        curves[name] = {}
+        for path in folder.glob("* *.npz"):
+            data = np.load(path)
+            if path.stem == "reference 1":
+                continue
+            error = float(np.linalg.norm(data["residual"] - reference)) / start
+            curves[name].setdefault(path.stem.split()[0], []).append((int(data["products"]), error))
+        for method, points in sorted(curves[name].items()):
+            for products, error in sorted(points):
+                print(f"   {method:16s} {products:7d} products   error {error:.2e}")
+    return curves
+
+
+def plot(curves: dict[str, dict[str, list[tuple[int, float]]]], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    from opflow.plot import COLOURS
+
+    figure = Figure(figsize=(4.2 * len(curves), 3.9), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    styles = {"GradientDescent": ("o", 0), "GradientFlow": ("s", 2), "ExponentialFlow": ("^", 1)}
+    for ax, (name, methods) in zip(axes, curves.items(), strict=True):
+        for method, (marker, colour) in styles.items():
+            points = sorted(methods[method])
+            ax.loglog(*zip(*points, strict=True), marker + "-", color=COLOURS[colour], ms=5, lw=1.3,
+                      label=method)  # fmt: skip
+        ax.axhline(methods["reference"][0][1], color="0.6", lw=1, ls=":")
+        ax.text(0.98, methods["reference"][0][1], "difference of two references",
+                transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=7, color="0.4")  # fmt: skip
+        ax.set(title=TITLES[name], xlabel="kernel products")
+        ax.title.set_fontsize(10)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, which="major", alpha=0.25, linewidth=0.6)
+    axes[0].set_ylabel("error of r(T) / ‖r(0)‖")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, required=True, help="folder of residuals")
+    parser.add_argument("--only", choices=list(PROBLEMS), action="append")
+    parser.add_argument("--samples", type=int, default=1797)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--no-references", action="store_true")
+    parser.add_argument("--plot", metavar="PNG")
+    args = parser.parse_args()
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(args.threads)
+    if args.plot is None:
+        for name in args.only or PROBLEMS:
+            measure(name, args.keep, args.samples, not args.no_references)
+    curves = report(args.keep)
+    if args.plot is not None:
+        plot(curves, args.plot)
+
+
+if __name__ == "__main__":
+    main()
