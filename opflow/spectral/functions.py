@@ -33,6 +33,8 @@ class Krylov:
     ----------
     products : int
         Products spent so far.
+    top : float
+        The largest Ritz value.
 
     Raises
     ------
@@ -71,7 +73,7 @@ class Krylov:
         xp = namespace(r)
         self.op, self.size, self._start = op, min(size, r.size), r
         self.norm = float(xp.linalg.norm(r))
-        self.products = 0
+        self.products, self.top = 0, 0.0
         self._alpha: list[float] = []
         self._beta: list[float] = []
         self._basis = xp.zeros((min(self.size, 8), r.size), dtype=r.dtype)
@@ -117,7 +119,7 @@ class Krylov:
 
     def rounding(self, t: Any) -> Any:
         """What floating point adds to it."""
-        return 10 * self._eps * (1 + np.asarray(t) * (self.top if self._alpha else 0.0))
+        return 10 * self._eps * (1 + np.asarray(t) * self.top)
 
     def bound(self, t: Any) -> Any:
         """The bound on ‖error of r(t)‖, rounding included; t times it is that of the integral."""

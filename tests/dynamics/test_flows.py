@@ -46,8 +46,8 @@ def reference(net, X, y, T, parts):
 @pytest.fixture(scope="module")
 def exact():
     net, X, y = problem()
-    T = 100 / top(net, X)
-    fine, coarse = reference(net, X, y, T, 6000), reference(net, X, y, T, 3000)
+    T = 5 / top(net, X)
+    fine, coarse = reference(net, X, y, T, 1000), reference(net, X, y, T, 500)
     return net, X, y, T, fine, np.linalg.norm(fine - coarse)
 
 
@@ -56,19 +56,19 @@ def test_converges_to_the_gradient_flow(exact, method):
     net, X, y, T, fine, doubt = exact
     start = np.linalg.norm(net(X) - y)
     errors = []
-    for tol in (1.0, 0.1, 0.01, 1e-3):
+    for tol in (1.0, 0.1, 1e-2, 1e-3):
         run = of.train(net, X, y, method=method(tol), times=[T])
         errors.append(np.linalg.norm(run.residual - fine))
-    assert doubt < 2e-4 * start
-    assert errors[-1] < 1e-3 * start and errors[-1] < 0.1 * errors[0]
-    assert errors[1] < errors[0] and errors[2] < errors[1]
+    assert doubt < 1e-4 * start
+    assert errors[-1] < 5e-3 * start and errors[-1] < 0.05 * errors[0]
+    assert (np.diff(errors) < 0).all()
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
-def test_needs_fewer_products_than_descent_at_its_limit(exact, method):
-    net, X, y, T, fine, _ = exact
-    run = of.train(net, X, y, method=type(method)(1.0), times=[1e3 * T])
-    assert run.products < 0.1 * (1e3 * T / (2 / top(net, X)))
+def test_exponential_steps_go_far_beyond_the_stability_limit():
+    net, X, y = problem()
+    limit = 2 / top(net, X)
+    run = of.train(net, X, y, method=of.ExponentialFlow(1.0), times=[1000 * limit])
+    assert run.products < 200
 
 
 def test_an_exponential_step_is_exact_while_no_gate_flips():
@@ -145,9 +145,9 @@ def test_where_nothing_can_move_nothing_does(method):
     net, X, y = problem()
     dead = net.replace([-np.abs(net.weights[0]), net.weights[1]])
     X = np.abs(X)
-    run = of.train(dead, X, y, method=method, times=[1.0, 1e6])
+    run = of.train(dead, X, y, method=method, times=[1.0, 1e3])
     np.testing.assert_array_equal(run.residual, -y)
-    run = of.train(net, X, net(X), method=method, times=[1.0, 1e6])
+    run = of.train(net, X, net(X), method=method, times=[1.0, 1e3])
     np.testing.assert_allclose(run.residual, 0, atol=1e-12)
     integrator, spare = method.start(state(dead, X, y), 1.0), np.empty_like(y)
     integrator.evaluate(spare)
@@ -159,19 +159,10 @@ def test_float32_stays_float32(method):
     net, X, y = problem(dtype=np.float32)
     run = of.train(net, X, y, method=method, times=[1.0])
     assert run.residual.dtype == run.network.dtype == np.float32
-    wide = of.train(
-        net.replace([W.astype(np.float64) for W in net.weights])
-        if False
-        else of.ReLUNetwork(
-            [W.astype(np.float64) for W in net.weights],
-            net.readout.astype(np.float64),
-            rates=net.rates,
-        ),
-        X.astype(np.float64),
-        y.astype(np.float64),
-        method=method,
-        times=[1.0],
+    wide = of.ReLUNetwork(
+        [W.astype(float) for W in net.weights], net.readout.astype(float), rates=net.rates
     )
+    wide = of.train(wide, X.astype(float), y.astype(float), method=method, times=[1.0])
     assert np.linalg.norm(run.residual - wide.residual) < 2e-2 * np.linalg.norm(y)
 
 
@@ -247,9 +238,9 @@ def test_the_stability_polynomial(stages):
     R = np.polynomial.chebyshev.Chebyshev.basis(stages)(w0 - w1 * z) / T[stages]
     assert np.abs(R).max() <= 1 + 1e-12
     assert np.abs(R[z > 3]).max() < 0.97
-    small = 1e-4
+    small = 1e-3
     R = np.polynomial.chebyshev.Chebyshev.basis(stages)(w0 - w1 * small) / T[stages]
-    assert R == pytest.approx(1 - small + curved[stages] * small**2, abs=1e-12)
+    assert abs(R - (1 - small + curved[stages] * small**2)) < 0.2 * small**3
 
 
 def test_the_fewest_stable_stages_are_taken():

@@ -38,8 +38,8 @@ def exact(values, Q, r, t):
     return Q @ (np.exp(-t * values) * c), Q @ (integrated(values, t) * c)
 
 
-def rounding(values, t, eps=np.finfo(float).eps):
-    return 20 * eps * (1 + t * values.max())
+def rounding(values, t):
+    return 20 * np.finfo(float).eps * (1 + t * values.max())
 
 
 reaches = st.sampled_from([0.0, 1e-6, 0.3, 1.0, 30.0, 1e4])
@@ -131,7 +131,7 @@ def test_an_invariant_space_ends_the_recursion():
 
 
 def test_zero_costs_nothing():
-    op, values, _, r = problem()
+    op, _, _, r = problem()
     krylov = Krylov(op, 0 * r)
     assert krylov.reach(1.0, 1e-10) and krylov.products == 0
     assert not krylov.at(1.0).any() and not krylov.integral(1.0).any()
@@ -140,7 +140,7 @@ def test_zero_costs_nothing():
 
 
 def test_a_shorter_time_needs_no_product():
-    op, values, Q, r = problem()
+    op, _, _, r = problem()
     krylov = Krylov(op, r)
     assert krylov.reach(1.0, 1e-8)
     spent = krylov.products
@@ -148,7 +148,7 @@ def test_a_shorter_time_needs_no_product():
 
 
 def test_float32_stays_float32_and_its_rounding_is_in_the_bound():
-    op64, values, Q, r = problem(40, top=5.0)
+    _, values, Q, r = problem(40, top=5.0)
     op = of.Gram((Q * np.sqrt(values)).astype(np.float32))
     krylov = Krylov(op, r.astype(np.float32))
     assert krylov.reach(10.0, 1e-7)
