@@ -44,6 +44,8 @@ class AdaptiveIntegrator(ABC):
 
     def __init__(self, state: State, share: float, tol: float, note: str) -> None:
         self.state, self.share, self.tol, self.note = state, share, tol, note
+        #: the error of a step, in parts of ‖r‖: tol is in units of the loss
+        self.allowed = tol**0.5
         self.products, self.size = 0, math.nan
         self._residual: Any = None
 
@@ -85,12 +87,12 @@ class AdaptiveIntegrator(ABC):
         return remaining if trial.size == left else trial.size / self.share
 
     def measured(self, mismatch: Any) -> float:
-        """The norm of an error of f, in units of tol·‖r‖ (or of the rounding of f)."""
+        """The norm of an error of f, in units of √tol·‖r‖ (or of the rounding of f)."""
         norm = namespace(mismatch).linalg.norm
         y = self.state.targets
         scale = max(float(norm(self._residual)), 1e3 * float(np.finfo(y.dtype).eps * norm(y)))
         error = float(norm(mismatch))
-        return error / (self.tol * scale) if error else 0.0
+        return error / (self.allowed * scale) if error else 0.0
 
     @abstractmethod
     def first_size(self) -> float:
@@ -128,7 +130,8 @@ class GradientFlow:
     Parameters
     ----------
     tol : float, default 1e-4
-        The estimated error of f in a step is at most `tol` times ‖r‖ at its start.
+        The estimated error e of f in a step has ‖e‖² <= tol·‖r‖², r at its start: in units of
+        the loss, so that 1e-4 allows a hundredth of the residual.
 
     Raises
     ------
@@ -181,13 +184,13 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
     """Runge–Kutta–Chebyshev steps."""
 
     def __init__(self, state: State, share: float, tol: float) -> None:
-        super().__init__(state, share, tol, f"steps adapted to an error of {tol:g}·‖r‖ each")
+        super().__init__(state, share, tol, f"steps adapted to an error of √{tol:g}·‖r‖ each")
         self._top, self._vector, self._since = math.nan, None, 0
 
     def first_size(self) -> float:
         self.measure()
         # to first order the error is (hλ)²/2 of what moves, of which this allows all
-        return min(self.tol**0.5, 1.0) / self._top if self._top else 1.0
+        return min(self.allowed**0.5, 1.0) / self._top if self._top else 1.0
 
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""

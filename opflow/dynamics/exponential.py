@@ -26,8 +26,8 @@ class ExponentialFlow:
     Parameters
     ----------
     tol : float, default 1e-3
-        The mismatch of a step, predicted against recomputed residual, is at most `tol` times
-        ‖r‖ at its start.
+        The mismatch e of a step, predicted against recomputed residual, has ‖e‖² <= tol·‖r‖²,
+        r at its start: in units of the loss.
     size : int, default 128
         Vectors of a Krylov basis at most, of N·k numbers each; a step ends where they do.
 
@@ -78,7 +78,7 @@ class ExponentialIntegrator(AdaptiveIntegrator):
     """Exponential steps."""
 
     def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
-        note = f"steps adapted to a mismatch of {tol:g}·‖r‖ each"
+        note = f"steps adapted to a mismatch of √{tol:g}·‖r‖ each"
         super().__init__(state, share, tol, note)
         self._vectors = vectors
         self._krylov: Krylov | None = None
@@ -98,11 +98,11 @@ class ExponentialIntegrator(AdaptiveIntegrator):
             return 1.0
         krylov.grow()
         self.products += 1
-        return min(self.tol, 1.0) / krylov.top if krylov.top else 1.0
+        return min(self.allowed, 1.0) / krylov.top if krylov.top else 1.0
 
     def attempt(self, size: float) -> Trial:
         krylov, r = self.krylov, self._residual
-        before, allowed = krylov.products, KRYLOV * self.tol
+        before, allowed = krylov.products, KRYLOV * self.allowed
         if not krylov.reach(size, allowed):
             size = krylov.horizon(allowed, size)
         u = krylov.integral(size).reshape(r.shape)
