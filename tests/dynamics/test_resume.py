@@ -21,6 +21,11 @@ RUNS = {
     "every fourth": {"every": 4},
     "truncated": {"method": of.TruncatedFlow(order=1)},
     "mean loss": {"loss": "mean"},
+    "exponential": {"method": of.ExponentialFlow()},
+    "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
+    "flow": {"method": of.GradientFlow()},
+    "linearised": {"method": of.LinearisedFlow()},
+    "linearised, at times": {"method": of.LinearisedFlow(), "times": [0.1, 0.2, 0.5, 1.0, 2.0]},
 }
 
 
