@@ -161,9 +161,9 @@ def _run(
     expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
                         memory=args.memory, method=method, eliminate=options.eliminate(args),
                         X=data.inputs)  # fmt: skip
-    work = expected.routes[0].work(expected.steps)
+    expected_seconds = expected.routes[0].seconds(expected.steps, args.dtype)
     started = time.perf_counter()
-    before = report.analyse(network, data.inputs, work=work, memory=args.memory)
+    before = report.analyse(network, data.inputs, seconds=expected_seconds, memory=args.memory)
     run = of.train(
         network,
         data.inputs,
@@ -184,7 +184,9 @@ def _run(
     stopped = signals.last().name if run.interrupted else ""
     after = {"skipped": "the run was stopped"}
     if not stopped:
-        after = report.analyse(run.network, data.inputs, work=work, memory=args.memory)
+        after = report.analyse(
+            run.network, data.inputs, seconds=expected_seconds, memory=args.memory
+        )
     seconds = time.perf_counter() - started
     return run, report.summary(run, before, after, stopped, seconds), [before, after]
 

@@ -6,6 +6,7 @@ The numbers are those that :func:`opflow.train` decides by (:mod:`opflow.dynamic
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,20 @@ import numpy as np
 
 from opflow.arrays import is_sparse
 from opflow.dynamics.descent import GradientDescent
-from opflow.dynamics.plan import GAIN, STEPS, Problem, Route, eliminated_routes, weight_route
+from opflow.dynamics.plan import (
+    GAIN,
+    STEPS,
+    Problem,
+    Route,
+    eliminated_routes,
+    explain,
+    weight_route,
+)
+from opflow.operators import Cost, Gram, machine_profile
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
 from opflow.relu.fields import storage_bytes
-from opflow.relu.inputs import is_whole
+from opflow.relu.inputs import input_operator, is_whole
 from opflow.relu.network import ReLUNetwork
 
 NO_METHOD: Any = GradientDescent()
@@ -35,9 +45,10 @@ class Estimate(NamedTuple):
     budget : float
         Bytes allowed.
     steps : int
-    products : dict of str to (float, float)
-        Of every way to hold the fields: flops of one product with the kernel at frozen gates,
-        and bytes held for it.
+    dtype : dtype
+    products : dict of str to (Cost, float)
+        Of every way to hold the fields: one product with the kernel at frozen gates, and the
+        bytes held for it.
     checkpoint : float
         Bytes of one state on disk.
     data : float
@@ -50,7 +61,8 @@ class Estimate(NamedTuple):
     fits: bool
     budget: float
     steps: int
-    products: dict[str, tuple[float, float]]
+    dtype: Any
+    products: dict[str, tuple[Cost, float]]
     checkpoint: float
     data: float
     dense: float
@@ -65,9 +77,9 @@ def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwor
 
 
 def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
-    """The shapes of a run on inputs at hand."""
+    """The shapes of a run."""
     entries = float(X.nnz if is_sparse(X) else int(X.shape[0]) * network.widths[0])
-    return Problem(network, int(X.shape[0]), entries, is_whole(X),
+    return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
                    getattr(method, "frozen", True), getattr(method, "extra", 0.0))  # fmt: skip
 
 
@@ -102,21 +114,19 @@ def estimate(
     Examples
     --------
     >>> found = estimate(10**9, [784, 512], 1, "float32", steps=10, memory="100GB")
-    >>> found.routes[0].name, found.routes[0].step
+    >>> found.routes[0].name, found.routes[0].step.flops
     ('weights', 1605632000000000.0)
     """
     network = shape_network(widths, outputs, np.dtype(dtype))
-    frozen, extra = getattr(method, "frozen", True), getattr(method, "extra", 0.0)
-    p = Problem(network, samples, float(samples) * widths[0], False, frozen, extra)
-    if X is not None:
-        p = problem(network, X, method)
-    by_weights = getattr(method, "by_weights", False)
+    if X is None:
+        X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
+    p = problem(network, X, method)
     routes = [] if eliminate else [weight_route(p)]
-    if eliminate is not False and not by_weights:
-        routes += eliminated_routes(p, None, True)
+    if eliminate is not False and not getattr(method, "by_weights", False):
+        routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
-    routes.sort(key=lambda r: (r.held > budget,
-                               r.work(count) * (GAIN if r.name == "weights" else 1)))  # fmt: skip
+    routes.sort(key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
+                               * (GAIN if r.name == "weights" else 1)))  # fmt: skip
     chosen, n = routes[0], float(samples)
     state = float(network.parameters)
     if chosen.name != "weights":
@@ -128,6 +138,7 @@ def estimate(
         chosen.held <= budget,
         budget,
         count,
+        network.dtype,
         _products(p),
         state * p.item,
         stored + p.residuals,
@@ -135,7 +146,7 @@ def estimate(
     )
 
 
-def _products(p: Problem) -> dict[str, tuple[float, float]]:
+def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
     net, n = p.network, float(p.samples)
     k, units, upper = net.outputs, sum(net.widths[1:]), p.upper()
     first = p.entries * net.widths[1]
@@ -144,34 +155,28 @@ def _products(p: Problem) -> dict[str, tuple[float, float]]:
     if not p.whole:  # these read X by rows
         flops["packed"] = 4 * first + 8 * n * upper + 4 * n * k * net.widths[-1]
         flops["recomputed"] = flops["packed"] + 4 * (first + n * upper)
-    return {name: (work, storage_bytes(net, p.samples, name) + vectors)
-            for name, work in flops.items()}  # fmt: skip
+    found = {}
+    for name, work in flops.items():
+        held = storage_bytes(net, p.samples, name) + vectors
+        found[name] = (Cost(work, held, 4 * first if p.sparse else 0.0), held)
+    return found
 
 
 def report(found: Estimate) -> str:
-    """The estimate as a table for people."""
-
-    def flop(value: float) -> str:
-        return f"{human(value, 'flop', 1000):>12}"
-
-    def size(value: float) -> str:
-        return f"{human(value, 'B', 1024):>12}"
-
-    lines = [f"{'route':28}{'set-up':>12}{'a step':>12}{found.steps:>6,} steps{'holds':>12}"]
-    for i, route in enumerate(found.routes):
-        over = route.held > found.budget
-        lines.append(f"{route.name:28}{flop(route.setup)}{flop(route.step)}"
-                     f"{flop(route.work(found.steps))}{size(route.held)}"
-                     f"{'  over the budget' if over else '' if i else '  chosen'}")  # fmt: skip
+    """The estimate as a table for people; its first part is what `train` explains itself with."""
+    lines = [explain(found, found.dtype, found.steps, found.budget)]
     if not found.fits:
         least = min(route.held for route in found.routes)
-        lines.append(f"no route fits: --memory {least:.0f} would do")
-    lines += ["", f"{'one product with K, fields':28}{'':24}{'work':>12}{'holds':>12}"]
-    lines += [f"  {name:26}{'':24}{flop(work)}{size(held)}"
-              for name, (work, held) in found.products.items()]  # fmt: skip
+        lines[0] = lines[0].replace("  chosen", "  over the budget")
+        lines.append(f"no route fits: --memory {math.ceil(least)} would do")
+    lines += ["", f"{'one product with K, fields':38}{'work':>12}{'':10}{'held':>10}"]
+    for name, (cost, held) in found.products.items():
+        seconds = machine_profile().seconds(cost, found.dtype)
+        lines.append(f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
+                     f"{human(held, 'B', 1024):>10}{seconds:>12.2g} s")  # fmt: skip
     lines.append("")
     for name, value in (("budget", found.budget), ("X and y", found.data),
                         ("a checkpoint", found.checkpoint),
-                        ("dense K (never formed unasked)", found.dense)):  # fmt: skip
-        lines.append(f"{name:64}{size(value)}")
+                        ("dense K, never formed unasked", found.dense)):  # fmt: skip
+        lines.append(f"{name:60}{human(value, 'B', 1024):>10}")
     return "\n".join(lines)

@@ -100,7 +100,7 @@ def parser(train_command: Any, estimate_command: Any) -> argparse.ArgumentParser
         command.add_argument("--widths", type=_widths, required=True, help="hidden: 256,256,256")
         command.add_argument("--dtype", choices=("float32", "float64"), default="float64")
         command.add_argument("--memory", type=_memory, metavar="SIZE",
-                             help="what it may hold beyond X and y, as 4GB (half the free)")  # fmt: skip
+                             help="to hold beyond X and y, as 4GB (half the free)")  # fmt: skip
         command.add_argument("--eliminate", choices=("auto", "yes", "no"), default="auto",
                              help="the first layer through the Gram of its inputs")  # fmt: skip
         command.add_argument("--method", choices=tuple(METHODS), default="gd",

@@ -15,6 +15,7 @@ import opflow as of
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.estimate import problem
+from opflow.operators import Cost
 from opflow.operators.describe import human
 from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
 from opflow.relu.fields import storage_bytes
@@ -22,8 +23,8 @@ from opflow.relu.fields import storage_bytes
 EIGENVALUES = 24
 #: products that SciPy's Lanczos takes for them, roughly
 PRODUCTS = 200
-#: flops that may be spent on them whatever the run takes, and the share of the run's otherwise
-ALLOWED, SHARE = 1e12, 0.1
+#: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
+ALLOWED, SHARE = 30.0, 0.1
 
 
 class TrainingAccuracy:
@@ -68,7 +69,7 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
 
 
 def analyse(
-    network: of.ReLUNetwork, X: Any, *, work: float, memory: str | None = None
+    network: of.ReLUNetwork, X: Any, *, seconds: float, memory: str | None = None
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
@@ -76,24 +77,26 @@ def analyse(
     ----------
     network : ReLUNetwork
     X : inputs
-    work : float
-        Flops of the whole run, which the analysis must be small beside.
+    seconds : float
+        That the whole run is expected to take, which the analysis must be small beside.
     memory : str, optional
         As in :func:`opflow.train`.
     """
     p = problem(network, X)
-    flops = PRODUCTS * (4.0 * p.entries * network.widths[1] + 8.0 * p.samples * p.upper())
+    cached = storage_bytes(network, p.samples, "cached")
+    first = 4.0 * p.entries * network.widths[1]
+    product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
+    needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
     held = (
-        storage_bytes(network, p.samples, "cached")
+        cached
         + (2 * EIGENVALUES + 8) * p.residuals
         + 3.0 * network.parameters * p.item
         + 2.0 * p.whole * p.samples * network.widths[1] * p.item
         + p.workspace()
     )
-    allowed, budget = max(ALLOWED, SHARE * work), parse_memory(memory)
-    if flops > allowed:
-        return {"skipped": f"it would take about {human(flops, 'flop', 1000)}, over "
-                           f"{human(allowed, 'flop', 1000)}"}  # fmt: skip
+    allowed, budget = max(ALLOWED, SHARE * seconds), parse_memory(memory)
+    if needed > allowed:
+        return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
     if held > budget:
         return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
                            f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
