@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.plan import (
     GAIN,
     STEPS,
+    Plan,
     Problem,
     Route,
     eliminated_routes,
@@ -164,7 +165,8 @@ def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
 
 def report(found: Estimate) -> str:
     """The estimate as a table for people; its first part is what `train` explains itself with."""
-    lines = [explain(found, found.dtype, found.steps, found.budget)]
+    routes = Plan(cast(Any, None), 0.0, 0.0, found.routes)  # nothing was built
+    lines = [explain(routes, found.dtype, found.steps, found.budget)]
     if not found.fits:
         least = min(route.held for route in found.routes)
         lines[0] = lines[0].replace("  chosen", "  over the budget")
