@@ -18,8 +18,8 @@ from sklearn.datasets import load_sample_image
 
 import opflow as of
 
-FEATURES, WIDTHS, SIGMA = 256, [256, 256], 10.0
-BATCH, MOMENTUM = 4096, 0.9
+FEATURES, WIDTHS, SIGMA = 256, [256, 256], 16.0
+BATCH, MOMENTUM = 2048, 0.95
 
 
 class FourierFeatures:
@@ -70,16 +70,20 @@ def learn(picture, steps):
     moments = sorted({int(steps / 4**i) for i in range(6) if steps >= 4**i} | {0})
     residuals, start = {}, time.perf_counter()
     for i, (a, b) in enumerate(itertools.pairwise(moments)):
-        method = of.GradientDescent(step=step, momentum=MOMENTUM, batch=min(BATCH, len(y)), rng=i)
+        sizes = np.linspace(step, 0.1 * step, b - a)  # ever smaller: the noise of the batches goes
+        method = of.GradientDescent(sizes.__getitem__, MOMENTUM, min(BATCH, len(y)), rng=i)
         run = of.train(network, X, y, method=method, steps=b - a, every=steps, loss="mean")
         network, residuals[b] = run.network, run.residual
-        print(f"step {b:5}  PSNR {psnr(run.residual):5.2f} dB  {time.perf_counter() - start:5.0f} s",
-              flush=True)
+        print(
+            f"step {b:5}  PSNR {psnr(run.residual):5.2f} dB  {time.perf_counter() - start:5.0f} s",
+            flush=True,
+        )
     return residuals
 
 
 def draw(picture, residuals, folder):
     """emerging.png, final.png and error.png."""
+
     def fitted(residual):
         return np.clip(picture + residual.reshape(picture.shape), 0, 1)
 

@@ -119,6 +119,8 @@ def _train(args: argparse.Namespace, signals: _Signals) -> int:
                     options=("--test-data", "--test-targets"))  # fmt: skip
     elif args.test_targets is not None:
         raise ValueError("--test-targets needs --test-data")
+    if args.batch is not None and args.batch > (samples := data.inputs.shape[0]):
+        raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
     folder = RunFolder(args.out, args.overwrite, resume)
     try:
         run, summary, moments = _run(args, method, data, test, folder, signals)

@@ -126,9 +126,10 @@ def estimate(
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
-    routes.sort(key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
-                               * (GAIN if r.name == "weights" else 1)))  # fmt: skip
-    chosen, n = routes[0], float(samples)
+    chosen = min(routes, key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
+                                        * (GAIN if r.name == "weights" else 1)))  # fmt: skip
+    routes.sort(key=lambda r: r is not chosen)
+    n = float(samples)
     state = float(network.parameters)
     if chosen.name != "weights":
         state = n * widths[1] + p.upper()
@@ -152,7 +153,9 @@ def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
     k, units, upper = net.outputs, sum(net.widths[1:]), p.upper()
     first = p.entries * net.widths[1]
     vectors = 3.0 * net.parameters * p.item + p.residuals
-    flops = {"cached": 4 * (first + n * upper) + 4 * n * k * units}
+    # of one output, the narrower side of every layer is scaled
+    scaled = k * units if k > 1 else sum(map(min, itertools.pairwise(net.widths)))
+    flops = {"cached": 4 * (first + n * upper) + 4 * n * scaled}
     if not p.whole:  # these read X by rows
         flops["packed"] = 4 * first + 8 * n * upper + 4 * n * k * net.widths[-1]
         flops["recomputed"] = flops["packed"] + 4 * (first + n * upper)

@@ -76,9 +76,9 @@ class RunFolder:
                 raise ValueError(f"{file} cannot be read: {error}") from error
             for name, option in fixed.items():
                 if before.get(name) != config[name]:
+                    now, then = (json.dumps(c.get(name)) for c in (config, before))
                     raise ValueError(
-                        f"--resume: {option} is {config[name]} but the run in {self.path} has "
-                        f"{before.get(name)}"
+                        f"--resume: {option} is {now} but the run in {self.path} has {then}"
                     )
         self.write(CONFIG, json.dumps(config, indent=2) + "\n")
 

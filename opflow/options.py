@@ -151,6 +151,8 @@ def method(args: argparse.Namespace) -> Any:
     for name in (*DESCENT, "tol"):
         if getattr(args, name) is not None and descent != (name in DESCENT):
             raise ValueError(f"--{name} is not for --method {args.method}")
+    if args.batch is not None and args.eliminate == "yes":
+        raise ValueError("--batch and --eliminate yes exclude each other")
     kind = getattr(of, METHODS[args.method])
     if descent:
         return kind(args.step or "auto", args.momentum or 0.0, args.batch, args.seed)
