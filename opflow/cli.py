@@ -1,299 +1,204 @@
 """The command line: ``opflow train`` and ``opflow estimate``.
 
-Wrong input ends with exit code 2 and one line on stderr; a run that diverges with code 1.
+Wrong input ends with exit code 2 and one line on stderr; a run that diverges with code 1; one
+that is stopped by a signal with 128 + its number, its results written and a way to go on told.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import resource
+import re
+import shlex
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.sparse.linalg as spla
-
 import opflow as of
+from opflow import options, report
 from opflow.data import DataSet, load
-from opflow.estimate import estimate, report
-
-FILES = ("config.json", "trajectory.npz", "summary.json", "summary.txt", "loss.png",
-         "eigenvalues.png", "layer_shares.png")  # fmt: skip
-EIGENVALUES = 24
+from opflow.estimate import estimate
+from opflow.estimate import report as estimated
+from opflow.folder import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        args = _parser().parse_args(argv)
+        args = options.parser(_train, _estimate).parse_args(argv)
     except SystemExit as stop:  # argparse has said what is wrong
         return int(stop.code or 0)
-    try:
-        return int(args.command(args))
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        return _fail(error, 2)
-    except of.DivergenceError as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    with _Signals() as signals:
+        try:
+            return int(args.command(args, signals))
+        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+            return _fail(error, 2)
+        except of.DivergenceError as error:
+            return _fail(error, 1)
+        except KeyboardInterrupt:
+            return _fail(f"stopped by {signals.last().name}", 128 + signals.last())
 
 
 def _fail(error: object, code: int) -> int:
-    print("opflow: error:", " ".join(str(error).split()), file=sys.stderr)
+    text = " ".join("; ".join([str(error), *getattr(error, "__notes__", ())]).split())
+    # What is an argument in Python is an option here.
+    text = re.sub(r"\bresume='([^']*)'", r"--resume-from \1", text)
+    text = re.sub(r"\b(memory|eliminate)=(\w+)", r"--\1 \2", text)
+    print("opflow: error:", text, file=sys.stderr)
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:  # one line, no usage before it
-        self.exit(2, f"opflow: error: {message} (see {self.prog} --help)\n")
+class _Signals:
+    """Knows which signal came last, whoever handled it; lets SIGTERM stop as Ctrl-C does."""
 
-
-def _widths(text: str) -> list[int]:
-    try:
-        widths = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be like 256,256,256") from None
-    if min(widths) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: every width must be at least 1")
-    return widths
-
-
-def _at_least(least: int) -> Any:
-    def count(text: str) -> int:
+    def __enter__(self) -> _Signals:
+        self._restore: list[Any] = []
+        self._came = b""
         try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not (value >= least and value == int(value)):
-            raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least {least}")
-        return int(value)
+            self._pipe, write = os.pipe()
+            os.set_blocking(self._pipe, False)
+            os.set_blocking(write, False)
+            before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+            self._restore += [lambda: signal.set_wakeup_fd(before), lambda: os.close(write)]
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                self._restore.append(lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+        except ValueError:  # not in the main thread, where Python has no signals
+            os.close(write)
+        return self
 
-    return count
+    def __exit__(self, *exception: object) -> None:
+        for restore in self._restore:
+            restore()
+        os.close(self._pipe)
 
-
-def _step(text: str) -> float | str:
-    if text == "auto":
-        return text
-    try:
-        of.GradientDescent(step=float(text))
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive, or auto") from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="opflow", description="Residual dynamics of ReLU networks.")
-    parser.add_argument("--version", action="version", version=f"opflow {of.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    data = "digits, or a file: .npz with X and y, .npy, .csv, SciPy sparse .npz"
-
-    train = commands.add_parser("train", help="train a network on data", description=(
-        "Train by full-batch gradient descent. Integer targets are class labels: they become "
-        "one-hot vectors minus their mean, and the table shows the accuracy."))  # fmt: skip
-    train.add_argument("data", metavar="DATA", help=data)
-    train.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
-    train.add_argument("--widths", type=_widths, required=True, help="hidden widths: 256,256,256")
-    train.add_argument("--steps", type=_at_least(0), required=True)
-    train.add_argument("--step", type=_step, default="auto", help="step size, or auto (default)")
-    train.add_argument("--scaling", choices=("ntk", "standard", "mean-field"), default="ntk")
-    train.add_argument("--seed", type=_at_least(0), default=0)
-    train.add_argument("--dtype", choices=("float32", "float64"), default="float64")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
-    train.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
-    train.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    train.set_defaults(command=_train)
-
-    guess = commands.add_parser(
-        "estimate", help="memory and flops of a run, before anything is allocated"
-    )
-    guess.add_argument("data", metavar="DATA", nargs="?", help=data)
-    guess.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
-    guess.add_argument("--samples", type=_at_least(1), help="N, such as 1e9, instead of DATA")
-    guess.add_argument("--features", type=_at_least(1), help="d, instead of DATA")
-    guess.add_argument("--outputs", type=_at_least(1), help="k (default 1, or as DATA has)")
-    guess.add_argument("--widths", type=_widths, required=True)
-    guess.add_argument("--steps", type=_at_least(0), default=1)
-    guess.add_argument("--dtype", choices=("float32", "float64"), default="float64")
-    guess.set_defaults(command=_estimate)
-    return parser
+    def last(self) -> signal.Signals:
+        """SIGTERM if it came, and SIGINT otherwise."""
+        with contextlib.suppress(BlockingIOError):
+            self._came += os.read(self._pipe, 4096)
+        return signal.SIGTERM if signal.SIGTERM in self._came else signal.SIGINT
 
 
-def _estimate(args: argparse.Namespace) -> int:
-    shape = (args.samples, args.features)
+def _estimate(args: argparse.Namespace, signals: _Signals) -> int:
+    shape, X = (args.samples, args.features), None
     if args.data is not None:
         if any(shape):
             raise ValueError("give either DATA or --samples and --features")
-        data = load(args.data, args.targets)
-        samples, features = data.inputs.shape
+        data = load(args.data, args.targets, args.dtype)
+        X, (samples, features) = data.inputs, data.inputs.shape
         outputs = args.outputs or data.targets.shape[1]
     elif None in shape:
         raise ValueError("DATA, or --samples and --features, is needed")
     else:
         (samples, features), outputs = shape, args.outputs or 1
     print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, {args.dtype}")
-    print(report(estimate(samples, [features, *args.widths], outputs, args.dtype, args.steps)))
+    print(estimated(estimate(
+        samples, [features, *args.widths], outputs, args.dtype, steps=args.steps,
+        memory=args.memory, method=options.method(args), eliminate=options.eliminate(args), X=X,
+    )))  # fmt: skip
     return 0
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace, signals: _Signals) -> int:
+    if args.steps is None and args.until is None:
+        raise ValueError("--steps or --until is needed to know when to stop")
+    resume = args.resume or args.resume_from is not None
+    if resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    method = options.method(args)
     data = load(args.data, args.targets, args.dtype)
-    folder = _prepare(args.out, args.overwrite)
-    features, outputs = data.inputs.shape[1], data.targets.shape[1]
+    test = None
+    if args.test_data is not None:
+        test = load(args.test_data, args.test_targets, args.dtype, like=data,
+                    options=("--test-data", "--test-targets"))  # fmt: skip
+    elif args.test_targets is not None:
+        raise ValueError("--test-targets needs --test-data")
+    if args.batch is not None and args.batch > (samples := data.inputs.shape[0]):
+        raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
+    folder = RunFolder(args.out, args.overwrite, resume)
+    try:
+        run, summary, moments = _run(args, method, data, test, folder, signals)
+        table = report.table(summary)
+        folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+        folder.write("summary.txt", table + "\n")
+        run.save(folder.path / "trajectory.npz")
+        pictures = report.draw(folder.path, run, *moments)
+    except BaseException as error:
+        if folder.failed(hopeless=isinstance(error, of.DivergenceError)) and not folder.resumed:
+            error.add_note(f"what it reached is kept: {_go_on(args)}")
+        raise
+    folder.done()
+    if not args.quiet:
+        print(f"{table}\n\n{pictures}; everything is in {args.out}")
+    if not summary["stopped"]:
+        return 0
+    print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
+          f"{_go_on(args)}", file=sys.stderr)  # fmt: skip
+    return 128 + signal.Signals[summary["stopped"]]
+
+
+def _run(
+    args: argparse.Namespace,
+    method: Any,
+    data: DataSet,
+    test: DataSet | None,
+    folder: RunFolder,
+    signals: _Signals,
+) -> tuple[of.Trajectory, dict[str, Any], list[dict[str, Any]]]:
+    """The run, its summary, and its kernel before and after."""
+    config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
+              if k not in ("command", "argv")}  # fmt: skip
+    config |= {"held_out": test is not None, "version": of.__version__}
+    folder.configure(config, options.FIXED)
+    widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
     network = of.ReLUNetwork.random(
-        [features, *args.widths],
-        outputs=outputs,
-        scaling=args.scaling,
-        seed=args.seed,
-        dtype=args.dtype,
+        widths, outputs=outputs, scaling=args.scaling, seed=args.seed, dtype=args.dtype
     )
+    expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
+                        memory=args.memory, method=method, eliminate=options.eliminate(args),
+                        X=data.inputs)  # fmt: skip
+    expected_seconds = expected.routes[0].seconds(expected.steps, args.dtype)
     started = time.perf_counter()
-    before = _analyse(network, data)
+    before = report.analyse(network, data.inputs, seconds=expected_seconds, memory=args.memory)
     run = of.train(
         network,
         data.inputs,
         data.targets,
-        method=of.GradientDescent(step=args.step),
+        method=method,
         steps=args.steps,
-        observe=[of.observe.ResidualNorm(), of.observe.Balancedness()],
+        until=args.until,
+        observe=report.observers(data, test, len(args.widths)),
+        every=args.every,
+        memory=args.memory,
+        eliminate=options.eliminate(args),
+        checkpoint=of.Checkpoint(folder.checkpoint, **args.checkpoint_every),
+        resume=args.resume_from or folder.resumed,
+        log=folder.log,
+        explain=args.explain,
         progress=not args.quiet,
     )
-    after = _analyse(run.network, data)
-    config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
-              if k != "command"}  # fmt: skip
-    config["version"] = of.__version__
-    summary = _summary(run, data, before, after, time.perf_counter() - started)
-    table = _table(summary)
-    _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _write(folder / "summary.txt", table + "\n")
-    run.save(folder / "trajectory.npz")
-    pictures = _draw(folder, run, before, after)
-    if not args.quiet:
-        print(table)
-        print(f"\n{pictures}; everything is in {folder}")
-    return 0
+    stopped = signals.last().name if run.interrupted else ""
+    after = {"skipped": "the run was stopped"}
+    if not stopped:
+        after = report.analyse(
+            run.network, data.inputs, seconds=expected_seconds, memory=args.memory
+        )
+    seconds = time.perf_counter() - started
+    return run, report.summary(run, before, after, stopped, seconds), [before, after]
 
 
-def _prepare(folder: Path, overwrite: bool) -> Path:
-    """The run folder, made and known to be writable, with nothing in it to lose."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written: {error.strerror}") from error
-    there = [name for name in FILES if (folder / name).exists()]
-    if there and not overwrite:
-        raise ValueError(f"--out {folder} already holds {', '.join(there)}; --overwrite replaces")
-    return folder
-
-
-def _analyse(network: of.ReLUNetwork, data: DataSet) -> dict[str, Any]:
-    """Eigenvalues of K, layer shares of its trace, and accuracy, at one moment."""
-    fields = network.fields(data.inputs)
-    traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
-    K = of.collective_kernel(fields)
-    count = min(EIGENVALUES, K.shape[0] - 1)
-    if K.shape[0] <= 2 * EIGENVALUES:
-        values = np.linalg.eigvalsh(K.todense())[::-1][:EIGENVALUES]
-    else:
-        start = np.random.default_rng(0).standard_normal(K.shape[0]).astype(K.dtype)
-        values = spla.eigsh(K, k=count, v0=start, tol=1e-3, return_eigenvectors=False)
-        values = np.sort(values)[::-1]
-    total = sum(traces) or 1.0
-    accuracy = None
-    if data.labels is not None:
-        accuracy = float((fields.outputs.argmax(axis=1) == data.labels).mean())
-    return {"eigenvalues": [float(v) for v in values], "accuracy": accuracy, "trace": sum(traces),
-            "shares": [t / total for t in traces]}  # fmt: skip
-
-
-def _summary(
-    run: of.Trajectory, data: DataSet, before: dict[str, Any], after: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    norms = run.observations["residual_norm"]
-    top = [moment["eigenvalues"][0] for moment in (before, after)]
-    return {
-        "samples": int(data.inputs.shape[0]),
-        "widths": list(run.network.widths),
-        "outputs": run.network.outputs,
-        "parameters": run.network.parameters,
-        "dtype": str(run.network.dtype),
-        "steps": len(run.times) - 1,
-        "interrupted": run.interrupted,
-        "step": run.step,
-        "note": run.note,
-        "products": run.products,
-        "time": float(run.times[-1]),
-        "loss": [float(run.losses[0]), float(run.losses[-1])],
-        "residual_norm": [float(norms[0]), float(norms[-1])],
-        "accuracy": [before["accuracy"], after["accuracy"]],
-        "largest_eigenvalue": top,
-        "stability_limit": [2 / v if v > 0 else None for v in top],
-        "trace": [before["trace"], after["trace"]],
-        "layer_shares": [before["shares"], after["shares"]],
-        "balancedness_drift": float(run.observations["balancedness_drift"][-1]),
-        "seconds": seconds,
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-
-
-def _table(s: dict[str, Any]) -> str:
-    def pair(values: Sequence[Any]) -> str:
-        start, end = (f"{v:.4g}" if v is not None else "none" for v in values)
-        return f"{start:>12}  ->  {end}"
-
-    rows = [
-        ("network", f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, "
-                    f"{s['parameters']:,} parameters, {s['dtype']}"),
-        ("samples", f"{s['samples']:,}"),
-        ("steps", f"{s['steps']:,}{' (interrupted)' if s['interrupted'] else ''}"),
-        ("step size", s["note"]),
-        ("kernel products", f"{s['products']:,}"),
-        ("loss", pair(s["loss"])),
-        ("residual norm", pair(s["residual_norm"])),
-        ("accuracy", pair(s["accuracy"])) if s["accuracy"][0] is not None else None,
-        ("λ_max(K)", pair(s["largest_eigenvalue"])),
-        ("2/λ_max(K)", pair(s["stability_limit"])),
-        ("tr K", pair(s["trace"])),
-        ("balancedness drift", f"{s['balancedness_drift']:.3g}"),
-        ("time, memory", f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"),
-    ]  # fmt: skip
-    return "\n".join(f"{name:20}{value}" for name, value in filter(None, rows))
-
-
-def _draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> str:
-    from opflow import plot
-
-    try:
-        pictures = {
-            "loss.png": plot.loss(run),
-            "eigenvalues.png": plot.eigenvalues(
-                {"start": before["eigenvalues"], "end": after["eigenvalues"]}
-            ),
-            "layer_shares.png": plot.layer_shares(
-                {"start": before["shares"], "end": after["shares"]}
-            ),
-        }
-    except ImportError as error:
-        return f"no pictures: {error}"
-    for name, ax in pictures.items():
-        temporary = folder / f".{name}"
-        ax.figure.savefig(temporary, format="png")
-        os.replace(temporary, folder / name)
-    return f"pictures: {', '.join(pictures)}"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _go_on(args: argparse.Namespace) -> str:
+    argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
+    if args.resume_from is not None:
+        at = argv.index("--resume-from")
+        del argv[at : at + 2]
+    return shlex.join(["opflow", *argv, "--resume"])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,102 @@
-"""What a run would take: memory and flops from shapes alone, before anything is allocated."""
+"""What a run would take: routes, memory and work from shapes alone, before anything is allocated.
+
+The numbers are those that :func:`opflow.train` decides by (:mod:`opflow.dynamics.plan`).
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from opflow.arrays import is_sparse
+from opflow.dynamics.descent import GradientDescent
+from opflow.dynamics.plan import (
+    GAIN,
+    STEPS,
+    Plan,
+    Problem,
+    Route,
+    eliminated_routes,
+    explain,
+    weight_route,
+)
+from opflow.operators import Cost, Gram, machine_profile
 from opflow.operators.describe import human
-from opflow.operators.rows import WORKSPACE
+from opflow.operators.rows import parse_memory
+from opflow.relu.fields import storage_bytes
+from opflow.relu.inputs import input_operator, is_whole
+from opflow.relu.network import ReLUNetwork
+
+NO_METHOD: Any = GradientDescent()
+
+
+class Estimate(NamedTuple):
+    """What a run would take.
+
+    Attributes
+    ----------
+    routes : list of Route
+        The one that would be taken first.
+    fits : bool
+        Whether any fits the budget.
+    budget : float
+        Bytes allowed.
+    steps : int
+    dtype : dtype
+    products : dict of str to (Cost, float)
+        Of every way to hold the fields: one product with the kernel at frozen gates, and the
+        bytes held for it.
+    checkpoint : float
+        Bytes of one state on disk.
+    data : float
+        Bytes of X and y, in memory or on disk.
+    dense : float
+        Bytes of a dense K, which is never formed unasked.
+    """
+
+    routes: list[Route]
+    fits: bool
+    budget: float
+    steps: int
+    dtype: Any
+    products: dict[str, tuple[Cost, float]]
+    checkpoint: float
+    data: float
+    dense: float
+
+
+def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwork:
+    """A network of these shapes that takes no memory: every weight is one and the same zero."""
+    start = ReLUNetwork.random([1] * len(widths), outputs=outputs, seed=0, dtype=dtype)
+    zero = np.zeros((), dtype=dtype)
+    weights = [np.broadcast_to(zero, (n, m)) for m, n in itertools.pairwise(widths)]
+    return start.moved(weights, [None] * len(weights))
+
+
+def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
+    """The shapes of a run."""
+    entries = float(X.nnz if is_sparse(X) else int(X.shape[0]) * network.widths[0])
+    return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
+                   getattr(method, "frozen", True), getattr(method, "extra", 0.0))  # fmt: skip
 
 
 def estimate(
-    samples: int, widths: Sequence[int], outputs: int, dtype: Any, steps: int
-) -> dict[str, dict[str, float]]:
-    """Bytes and flops of a run.
+    samples: int,
+    widths: Sequence[int],
+    outputs: int = 1,
+    dtype: Any = np.float64,
+    *,
+    steps: int | None = None,
+    memory: float | str | None = None,
+    method: Any = NO_METHOD,
+    eliminate: bool | None = None,
+    X: Any = None,
+) -> Estimate:
+    """Memory and work of every route of a run.
 
     Parameters
     ----------
@@ -26,51 +107,81 @@ def estimate(
     outputs : int
         k.
     dtype : dtype
-    steps : int
-
-    Returns
-    -------
-    dict
-        ``{"bytes": {...}, "flops": {...}}``.
+    steps, memory, method, eliminate
+        As in :func:`opflow.train`.
+    X : inputs, optional
+        Those of the run, if they are at hand: what is sparse is estimated so.
 
     Examples
     --------
-    >>> estimate(10**9, [784, 512], 1, "float32", 10)["bytes"]["X"]
-    3136000000000.0
+    >>> found = estimate(10**9, [784, 512], 1, "float32", steps=10, memory="100GB")
+    >>> found.routes[0].name, found.routes[0].step.flops
+    ('weights', 1605632000000000.0)
     """
-    item = np.dtype(dtype).itemsize
-    sizes = [m * n for m, n in itertools.pairwise(widths)]
-    n, units, parameters = float(samples), sum(widths[1:]), float(sum(sizes))
-    weights = parameters * item
-    residual = n * outputs * item
-    forward = 2 * n * (parameters + outputs * widths[-1])
-    step = 2 * n * (3 * parameters - sizes[0] + 2 * outputs * widths[-1])
-    product = 4 * n * (parameters + outputs * units)
-    return {
-        "bytes": {
-            "X": n * widths[0] * item,
-            "y and residuals": 3 * residual,
-            "weights": weights,
-            "training beyond X and y": 2 * residual + 3 * weights + 2 * WORKSPACE,
-            "step auto: activations": n * units * item,
-            "fields with conjugates": n * units * (1 + outputs) * item,
-            "one product beyond the fields": residual + 3 * weights + 2 * WORKSPACE,
-            "dense K (never formed unasked)": (n * outputs) ** 2 * item,
-        },
-        "flops": {
-            "forward pass": forward,
-            "one step": step,
-            "one product with K": product,
-            f"run of {steps:,} steps": steps * step + forward,
-        },
-    }
+    network = shape_network(widths, outputs, np.dtype(dtype))
+    if X is None:
+        X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
+    p = problem(network, X, method)
+    routes = [] if eliminate else [weight_route(p)]
+    if eliminate is not False and not getattr(method, "by_weights", False):
+        routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
+    count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
+    chosen = min(routes, key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
+                                        * (GAIN if r.name == "weights" else 1)))  # fmt: skip
+    routes.sort(key=lambda r: r is not chosen)
+    n = float(samples)
+    state = float(network.parameters)
+    if chosen.name != "weights":
+        state = n * widths[1] + p.upper()
+    state *= 2 if getattr(method, "momentum", 0.0) else 1
+    stored = p.entries * (p.item + 4.0 * p.whole)
+    return Estimate(
+        routes,
+        chosen.held <= budget,
+        budget,
+        count,
+        network.dtype,
+        _products(p),
+        state * p.item,
+        stored + p.residuals,
+        (n * outputs) ** 2 * p.item,
+    )
 
 
-def report(numbers: dict[str, dict[str, float]]) -> str:
-    """The estimate as a table for people."""
-    lines = []
-    for title, unit, base in (("memory", "B", 1024), ("work", "flop", 1000)):
-        lines.append(title)
-        rows = numbers["bytes" if title == "memory" else "flops"]
-        lines += [f"  {name:32} {human(v, unit, base):>12}" for name, v in rows.items()]
+def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
+    net, n = p.network, float(p.samples)
+    k, units, upper = net.outputs, sum(net.widths[1:]), p.upper()
+    first = p.entries * net.widths[1]
+    vectors = 3.0 * net.parameters * p.item + p.residuals
+    # of one output, the narrower side of every layer is scaled
+    scaled = k * units if k > 1 else sum(map(min, itertools.pairwise(net.widths)))
+    flops = {"cached": 4 * (first + n * upper) + 4 * n * scaled}
+    if not p.whole:  # these read X by rows
+        flops["packed"] = 4 * first + 8 * n * upper + 4 * n * k * net.widths[-1]
+        flops["recomputed"] = flops["packed"] + 4 * (first + n * upper)
+    found = {}
+    for name, work in flops.items():
+        held = storage_bytes(net, p.samples, name) + vectors
+        found[name] = (Cost(work, held, 4 * first if p.sparse else 0.0), held)
+    return found
+
+
+def report(found: Estimate) -> str:
+    """The estimate as a table for people; its first part is what `train` explains itself with."""
+    routes = Plan(cast(Any, None), 0.0, 0.0, found.routes)  # nothing was built
+    lines = [explain(routes, found.dtype, found.steps, found.budget)]
+    if not found.fits:
+        least = min(route.held for route in found.routes)
+        lines[0] = lines[0].replace("  chosen", "  over the budget")
+        lines.append(f"no route fits: --memory {math.ceil(least)} would do")
+    lines += ["", f"{'one product with K, fields':38}{'work':>12}{'':10}{'held':>10}"]
+    for name, (cost, held) in found.products.items():
+        seconds = machine_profile().seconds(cost, found.dtype)
+        lines.append(f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
+                     f"{human(held, 'B', 1024):>10}{seconds:>12.2g} s")  # fmt: skip
+    lines.append("")
+    for name, value in (("budget", found.budget), ("X and y", found.data),
+                        ("a checkpoint", found.checkpoint),
+                        ("dense K, never formed unasked", found.dense)):  # fmt: skip
+        lines.append(f"{name:60}{human(value, 'B', 1024):>10}")
     return "\n".join(lines)

@@ -37,6 +37,38 @@ def loss(trajectory: Any, ax: Any = None) -> Any:
     return _tidy(ax)
 
 
+def held_out(trajectory: Any, ax: Any = None) -> Any:
+    """Loss a sample against time, of the training set and of held-out data; returns the axes.
+
+    The trajectory is of a run of the summed loss with :class:`opflow.observe.HeldOutLoss`.
+    """
+    ax = _axes(ax)
+    losses = {
+        "training set": np.asarray(trajectory.losses) / len(trajectory.residual),
+        "held out": np.asarray(trajectory.observations["held_out_loss"]),
+    }
+    for (label, values), colour in zip(losses.items(), COLOURS, strict=False):
+        ax.plot(trajectory.times, values, color=colour, linewidth=1.8, label=label)
+    if min(values.min() for values in losses.values()) > 0:
+        ax.set_yscale("log")
+    ax.set(xlabel="time", ylabel="loss a sample", title="Training and held-out loss")
+    ax.legend(frameon=False)
+    return _tidy(ax)
+
+
+def accuracy(trajectory: Any, ax: Any = None) -> Any:
+    """Accuracy against time, held-out too where it was observed; returns the axes."""
+    ax = _axes(ax)
+    names = {"accuracy": "training set", "held_out_accuracy": "held out"}
+    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+        if name in trajectory.observations:
+            values = 100 * np.asarray(trajectory.observations[name])
+            ax.plot(trajectory.times, values, color=colour, linewidth=1.8, label=label)
+    ax.set(xlabel="time", ylabel="accuracy (%)", title="Accuracy", ylim=(0, 102))
+    ax.legend(frameon=False, loc="lower right")
+    return _tidy(ax)
+
+
 def eigenvalues(values: Mapping[str, Any], ax: Any = None) -> Any:
     """Eigenvalues against rank, one line a label, on logarithmic axes; returns the axes."""
     ax = _axes(ax)

@@ -1,6 +1,11 @@
 """The command line: runs, and bad input told in one line."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -8,7 +13,11 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.cli import FILES, main
+from opflow import report
+from opflow.cli import main
+from opflow.data import load
+from opflow.estimate import estimate
+from opflow.folder import FILES
 
 TRAIN = ["--widths", "8,8", "--steps", "3", "--quiet"]
 
@@ -32,16 +41,15 @@ def test_digits_run_leaves_everything_in_its_folder(tmp_path, capsys):
     code, out, _ = run(capsys, "train", "digits", "--widths", "16,16", "--steps", 2, "--out",
                        tmp_path / "run")  # fmt: skip
     assert code == 0
-    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES) - {"held_out.png"}
     assert "accuracy" in out and "auto: 1/λ_max" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["samples"] == 1797 and summary["steps"] == 2
     trajectory = of.Trajectory.load(tmp_path / "run" / "trajectory.npz")
     assert trajectory.losses[-1] < trajectory.losses[0]
     assert summary["loss"] == [trajectory.losses[0], trajectory.losses[-1]]
-    for name in FILES:
-        if name.endswith(".png"):
-            assert (tmp_path / "run" / name).read_bytes()[:4] == b"\x89PNG"
+    for picture in (tmp_path / "run").glob("*.png"):
+        assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_labels_become_centred_one_hot_and_accuracy_is_counted(tmp_path, capsys):
@@ -167,3 +175,374 @@ def test_estimate_for_a_billion_samples_allocates_nothing(capsys):
 def test_estimate_needs_a_size(capsys):
     code, _, err = run(capsys, "estimate", "--widths", "8")
     assert code == 2 and "--samples" in err
+
+
+def regression(folder, n=24, d=3, dtype=np.float64, name="data.npz"):
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((n, d)).astype(dtype), rng.standard_normal((n, 2)).astype(dtype)
+    np.savez(folder / name, X=X, y=y)
+    return X, y, folder / name
+
+
+def trained(folder):
+    return of.Trajectory.load(folder / "trajectory.npz")
+
+
+def assert_equal(run, other):
+    np.testing.assert_array_equal(run.losses, other.losses)
+    np.testing.assert_array_equal(run.times, other.times)
+    for W, V in zip(run.network.weights, other.network.weights, strict=True):
+        np.testing.assert_array_equal(W, V)
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "how"),
+    [
+        ([], of.GradientDescent(), {"steps": 3}),
+        (["--step", "0.01", "--momentum", "0.5"], of.GradientDescent(0.01, 0.5), {"steps": 3}),
+        (["--step", "0.01", "--batch", "5", "--seed", "0"],
+         of.GradientDescent(0.01, batch=5, rng=0), {"steps": 3}),
+        (["--eliminate", "yes"], of.GradientDescent(), {"steps": 3, "eliminate": True}),
+        (["--every", "2"], of.GradientDescent(), {"steps": 3, "every": 2}),
+        (["--memory", "2MB"], of.GradientDescent(), {"steps": 3, "memory": "2MB"}),
+        (["--until", "0.05", "--step", "0.02"], of.GradientDescent(0.02), {"until": 0.05}),
+        (["--method", "flow", "--tol", "0.01"], of.GradientFlow(tol=0.01), {"steps": 3}),
+        (["--method", "exponential"], of.ExponentialFlow(), {"steps": 3}),
+        (["--method", "linearised", "--until", "0.1"], of.LinearisedFlow(),
+         {"steps": 3, "until": 0.1}),
+    ],
+)  # fmt: skip
+def test_options_are_those_of_train(tmp_path, capsys, options, method, how):
+    X, y, path = regression(tmp_path)
+    code, _, err = run(capsys, "train", path, *TRAIN, *options, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    net = of.ReLUNetwork.random([3, 8, 8], outputs=2, seed=0)
+    assert_equal(trained(tmp_path / "run"), of.train(net, X, y, method=method, **how))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["route"] == ("eliminated" if "--eliminate" in options else "weights")
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == list(trained(tmp_path / "run").losses)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--memory", "lots"], "--memory"),
+        (["--memory", "1kB"], "--memory"),
+        (["--method", "newton"], "--method"),
+        (["--method", "flow", "--momentum", "0.9"], "--momentum"),
+        (["--tol", "0.1"], "--tol"),
+        (["--method", "flow", "--tol", "0"], "--tol"),
+        (["--momentum", "2"], "momentum"),
+        (["--momentum", "much"], "--momentum"),
+        (["--batch", "0"], "--batch"),
+        (["--batch", "1000"], "batch"),
+        (["--until", "-1"], "--until"),
+        (["--every", "0"], "--every"),
+        (["--eliminate", "maybe"], "--eliminate"),
+        (["--eliminate", "yes", "--batch", "2"], "eliminate"),
+        (["--checkpoint-every", "often"], "--checkpoint-every"),
+        (["--checkpoint-every", "0"], "--checkpoint-every"),
+        (["--checkpoint-every", "0s"], "--checkpoint-every"),
+        (["--resume", "--overwrite"], "--overwrite"),
+        (["--resume-from", "nowhere.npz"], "nowhere.npz"),
+        (["--test-targets", "y.npy"], "--test-data"),
+        (["--test-data", "no.npz"], "no.npz does not exist"),
+    ],
+)
+def test_bad_new_options_are_one_line_and_leave_nothing(tmp_path, capsys, options, word):
+    *_, path = regression(tmp_path)
+    code, out, err = run(capsys, "train", path, *TRAIN, *options, "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert err.startswith("opflow: error: ") and err.count("\n") == 1 and word in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_an_end(tmp_path, capsys):
+    *_, path = regression(tmp_path)
+    code, _, err = run(capsys, "train", path, "--widths", "8", "--out", tmp_path / "run")
+    assert code == 2 and "--steps or --until" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--checkpoint-every", "1"],
+        ["--step", "0.01", "--momentum", "0.9", "--batch", "7"],
+        ["--eliminate", "yes", "--checkpoint-every", "0.001s"],
+        ["--method", "exponential"],
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, capsys, options):
+    *_, path = regression(tmp_path)
+    argv = ["train", path, *TRAIN, *options]
+    assert run(capsys, *argv, "--steps", 3, "--out", tmp_path / "run")[0] == 0
+    code, _, err = run(capsys, *argv, "--steps", 8, "--out", tmp_path / "run", "--resume")
+    assert (code, err) == (0, "")
+    assert run(capsys, *argv, "--steps", 8, "--out", tmp_path / "whole", "--resume")[0] == 0
+    assert_equal(trained(tmp_path / "run"), trained(tmp_path / "whole"))
+    log, whole = ((tmp_path / name / "log.jsonl").read_text() for name in ("run", "whole"))
+    assert log == whole and len(log.splitlines()) == 9
+
+
+def test_a_damaged_checkpoint_is_named_and_the_state_before_it_goes_on(tmp_path, capsys):
+    *_, path = regression(tmp_path)
+    argv = ["train", path, *TRAIN, "--out", tmp_path / "run", "--checkpoint-every", 1]
+    assert run(capsys, *argv)[0] == 0
+    before = (tmp_path / "run" / "summary.txt").read_text()
+    file = tmp_path / "run" / "checkpoint.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    code, _, err = run(capsys, *argv, "--steps", 5, "--resume")
+    assert code == 2 and err.count("\n") == 1
+    assert f"{file} cannot be resumed from" in err and f"--resume-from {file}.1" in err
+    assert (tmp_path / "run" / "summary.txt").read_text() == before
+    assert run(capsys, *argv, "--steps", 5, "--resume-from", f"{file}.1")[0] == 0
+    assert run(capsys, *argv[:-4], "--steps", 5, "--out", tmp_path / "whole")[0] == 0
+    assert_equal(trained(tmp_path / "run"), trained(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (["--widths", "8,4"], "--widths is [8, 4] but the run in"),
+        (["--seed", "1"], "--seed"),
+        (["--step", "0.1"], "--step"),
+        (["--dtype", "float32"], "--dtype"),
+        (["--method", "flow"], "--method"),
+        (["--eliminate", "yes"], "--eliminate"),
+        (["--test-data", "data.npz"], "--test-data"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, capsys, change, word, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    regression(tmp_path)
+    argv = ["train", "data.npz", *TRAIN, "--out", "run"]
+    assert run(capsys, *argv)[0] == 0
+    files = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    code, _, err = run(capsys, *argv, "--resume", *change)
+    assert code == 2 and err.count("\n") == 1 and word in err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == files
+
+
+def test_other_data_are_not_resumed(tmp_path, capsys):
+    X, y, path = regression(tmp_path)
+    argv = ["train", path, *TRAIN, "--out", tmp_path / "run"]
+    assert run(capsys, *argv)[0] == 0
+    np.savez(path, X=X, y=-y)
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 2 and err.count("\n") == 1 and "its data set has another y" in err
+
+
+SLOW = """
+import sys, time
+import opflow as of
+from opflow import report
+from opflow.cli import main
+
+def slow(*args):
+    seen = observers(*args)
+    return seen | {"pause": lambda moment: time.sleep(0.01) or 0.0}
+
+observers, report.observers = report.observers, slow
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stopped_run_leaves_its_results_and_goes_on(tmp_path, capsys, monkeypatch, name, code):
+    *_, path = regression(tmp_path)
+    argv = ["train", path, "--widths", "8,8", "--quiet", "--out", tmp_path / "run", "--steps"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, [*argv, 10**6])], stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or log.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.count("\n") == 1 and f"stopped by {name} at step" in err and "--resume" in err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stopped"] == name and summary["steps"] == len(trained(log.parent).times) - 1
+    assert f"(stopped by {name})" in (tmp_path / "run" / "summary.txt").read_text()
+    observers = report.observers
+    monkeypatch.setattr(report, "observers", lambda *a: observers(*a) | {"pause": lambda m: 0.0})
+    steps = summary["steps"] + 3
+    assert run(capsys, *argv, steps, "--resume")[0] == 0
+    argv[argv.index("--out") + 1] = tmp_path / "whole"
+    assert run(capsys, *argv, steps)[0] == 0
+    assert_equal(trained(tmp_path / "run"), trained(tmp_path / "whole"))
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, capsys, monkeypatch):
+    *_, path = regression(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        report, "analyse", lambda *a, **k: signal.raise_signal(signal.SIGTERM) or time.sleep(1)
+    )
+    code, out, err = run(capsys, "train", path, *TRAIN, "--out", tmp_path / "run")
+    assert (code, out, err) == (143, "", "opflow: error: stopped by SIGTERM\n")
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_diverged_run_keeps_its_log_and_does_not_block_the_next(tmp_path, capsys):
+    argv = ["train", data(tmp_path), *TRAIN, "--out", tmp_path / "run"]
+    assert run(capsys, *argv, "--step", "100", "--steps", "50")[0] == 1
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.jsonl"}
+    assert run(capsys, *argv)[0] == 0
+
+
+def test_a_failed_run_gives_back_what_it_was_to_replace(tmp_path, capsys):
+    argv = ["train", data(tmp_path), *TRAIN, "--out", tmp_path / "run"]
+    assert run(capsys, *argv)[0] == 0
+    files = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    for failing, code in ((["--memory", "1kB"], 2), (["--step", "100", "--steps", "50"], 1)):
+        assert run(capsys, *argv, "--overwrite", *failing)[0] == code
+        assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == files
+    assert run(capsys, *argv, "--overwrite", "--steps", "4")[0] == 0
+    assert len(trained(tmp_path / "run").times) == 5
+    assert not (tmp_path / "run" / ".replaced").exists()
+
+
+def test_held_out_data_are_in_the_table_the_trajectory_and_a_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    train, test = data(tmp_path), data(tmp_path, "test.npz", n=9, y=np.arange(9) % 3)
+    code, out, _ = run(capsys, "train", train, *TRAIN[:-1], "--test-data", test,
+                       "--out", tmp_path / "run")  # fmt: skip
+    assert code == 0 and "held-out loss" in out and "held-out accuracy" in out
+    got = trained(tmp_path / "run")
+    with np.load(train) as arrays:
+        mean = np.eye(3)[arrays["y"]].mean(axis=0)
+    with np.load(test) as arrays:
+        f = got.network(arrays["X"])
+        loss = 0.5 * ((f - np.eye(3)[arrays["y"]] + mean) ** 2).sum() / 9
+        right = (f.argmax(axis=1) == arrays["y"]).mean()
+    assert np.isclose(got.observations["held_out_loss"][-1], loss)
+    assert got.observations["held_out_accuracy"][-1] == right
+    assert (tmp_path / "run" / "held_out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("replace", "word"),
+    [
+        ({"y": np.full(20, 7)}, "class 7"),
+        ({"X": np.ones((20, 4))}, "4 features"),
+        ({"y": np.ones((20, 2))}, "2 columns"),
+    ],
+)
+def test_held_out_data_must_be_like_the_training_set(tmp_path, capsys, replace, word):
+    test = data(tmp_path, "test.npz", **replace)
+    code, _, err = run(capsys, "train", data(tmp_path), *TRAIN, "--test-data", test,
+                       "--out", tmp_path / "run")  # fmt: skip
+    assert code == 2 and err.count("\n") == 1 and word in err and "test.npz" in err
+
+
+def test_npy_files_of_the_right_dtype_stay_on_disk(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40_000, 200), dtype=np.float32)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", rng.standard_normal(40_000, dtype=np.float32))
+    argv = [tmp_path / "X.npy", "--targets", tmp_path / "y.npy", "--widths", "4",
+            "--dtype", "float32", "--memory", "8MB"]  # fmt: skip
+    size = X.nbytes
+    del X
+    assert isinstance(load(*map(str, argv[:3:2]), "float32").inputs, np.memmap)
+    tracemalloc.start()
+    code, _, err = run(capsys, "train", *argv, "--steps", 2, "--quiet", "--out", tmp_path / "run")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (code, err) == (0, "") and peak < size / 2
+    assert type(load(*map(str, argv[:3:2]), "float64").inputs) is np.ndarray
+
+
+def test_files_that_would_not_fit_as_another_dtype_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("opflow.data.free_memory", lambda: 1e3)
+    np.save(tmp_path / "X.npy", np.ones((100, 3), np.float32))
+    np.save(tmp_path / "y.npy", np.ones(100))
+    code, _, err = run(capsys, "train", tmp_path / "X.npy", "--targets", tmp_path / "y.npy", *TRAIN,
+                       "--out", tmp_path / "run")  # fmt: skip
+    assert code == 2 and err.count("\n") == 1 and "--dtype float32" in err
+
+
+def test_h5_files_stay_on_disk(tmp_path, capsys, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    X, y, path = regression(tmp_path)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["X"], file["y"] = X, y
+    assert isinstance(load(str(tmp_path / "data.h5")).inputs, h5py.Dataset)
+    for source in (path, tmp_path / "data.h5"):
+        code, _, err = run(capsys, "train", source, *TRAIN, "--out", tmp_path / source.suffix)
+        assert (code, err) == (0, "")
+    assert_equal(trained(tmp_path / ".h5"), trained(tmp_path / ".npz"))
+    (tmp_path / "bad.h5").write_bytes(b"no")
+    code, _, err = run(capsys, "train", tmp_path / "bad.h5", *TRAIN, "--out", tmp_path / "r")
+    assert code == 2 and err.count("\n") == 1 and "bad.h5 cannot be read" in err
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    code, _, err = run(capsys, "train", tmp_path / "data.h5", *TRAIN, "--out", tmp_path / "r")
+    assert code == 2 and "opflow[hdf5]" in err
+
+
+def test_sparse_files_stay_sparse(tmp_path):
+    sp.save_npz(tmp_path / "X.npz", sp.random_array((12, 50), density=0.1, rng=0))
+    np.save(tmp_path / "y.npy", np.ones(12))
+    X = load(str(tmp_path / "X.npz"), str(tmp_path / "y.npy"), "float32").inputs
+    assert sp.issparse(X) and X.dtype == np.float32
+
+
+@pytest.mark.parametrize("reason", ["time", "memory"])
+def test_an_analysis_that_is_not_affordable_is_skipped_and_says_why(
+    tmp_path, capsys, monkeypatch, reason
+):
+    options = ["--memory", "16MB"]
+    if reason == "time":
+        monkeypatch.setattr(report, "ALLOWED", 0.0)
+        monkeypatch.setattr(report, "SHARE", 0.0)
+        options = []
+    *_, path = regression(tmp_path, n=20_000)
+    code, out, _ = run(capsys, "train", path, *TRAIN[:-1], *options, "--out", tmp_path / "run")
+    assert code == 0
+    assert re.search(r"kernel before +not analysed: it would " +
+                     {"time": "take about", "memory": "hold"}[reason], out)  # fmt: skip
+    assert not (tmp_path / "run" / "eigenvalues.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["tall", "wide", "sparse"])
+@pytest.mark.parametrize("memory", ["1GB", "3MB"])
+def test_train_and_estimate_do_not_disagree(tmp_path, capsys, kind, memory):
+    rng = np.random.default_rng(0)
+    n, d = (200, 20) if kind == "tall" else (20, 2000)
+    X = rng.standard_normal((n, d))
+    if kind == "sparse":
+        sp.save_npz(path := tmp_path / "X.npz", sp.csr_array(X * (rng.random(X.shape) < 0.01)))
+    else:
+        np.save(path := tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", rng.standard_normal(n))
+    argv = [path, "--targets", tmp_path / "y.npy", "--widths", "16,8", "--steps", 30,
+            "--memory", memory]  # fmt: skip
+    _, estimated, _ = run(capsys, "estimate", *argv)
+    _, explained, _ = run(capsys, "train", *argv, "--quiet", "--explain", "--out", tmp_path / "run")
+    table = estimated.splitlines()[1:5]
+    assert explained.splitlines() == table and "chosen" in table[1]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert table[1].split()[0].rstrip(",") == summary["route"]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_estimated_products_are_those_of_the_kernel(outputs):
+    X = np.random.default_rng(0).standard_normal((50, 5))
+    net = of.ReLUNetwork.random([5, 9, 7], outputs=outputs, seed=0)
+    for storage, (cost, _) in estimate(50, [5, 9, 7], outputs).products.items():
+        route = "cached" if storage == "cached" else "transport"
+        K = of.collective_kernel(net.fields(X, storage=storage), route=route)
+        assert cost.flops == K.cost(1).flops
+
+
+def test_estimate_says_when_nothing_fits(capsys):
+    argv = ["estimate", "--samples", "1e6", "--features", 50, "--widths", "64"]
+    _, out, _ = run(capsys, *argv, "--memory", "1MB")
+    assert "chosen" not in out
+    least = re.search(r"--memory (\d+) would do", out)[1]
+    assert "chosen" in run(capsys, *argv, "--memory", least)[1]

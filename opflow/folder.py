@@ -1,0 +1,120 @@
+"""The folder of a run: what may be written there, what a failed run leaves, what goes on.
+
+A run owns the names below and nothing else in its folder.  While it goes on there are its
+configuration, its log and its checkpoints; the results come when it ends or is stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "checkpoint.npz.1"
+RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
+           "layer_shares.png", "held_out.png", "accuracy.png")  # fmt: skip
+FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
+#: where the files of an earlier run wait for the one that replaces it to succeed
+ASIDE = ".replaced"
+
+
+class RunFolder:
+    """A folder that a run may write to.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is not there.
+    overwrite : bool
+        Replace an earlier run; its files come back if this one fails.
+    resume : bool
+        Go on with the run that is there, if one is.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be written, or holds a run and neither is asked for.
+    """
+
+    def __init__(self, path: Path, overwrite: bool, resume: bool) -> None:
+        self.path, self._made = path, not path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
+        self.checkpoint, self.log = path / CHECKPOINT, path / LOG
+        self.resumed = resume and self.has_checkpoint
+        # A configuration and a log alone are of a run that got nowhere: nothing is lost.
+        there = [name for name in (CHECKPOINT, OLDER, *RESULTS) if (path / name).exists()]
+        if there and not overwrite and not self.resumed:
+            raise ValueError(f"--out {path} already holds {', '.join(there)}; --overwrite replaces"
+                             + (", --resume goes on" if self.has_checkpoint else ""))  # fmt: skip
+        if overwrite:
+            self._move(path, path / ASIDE)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a state to go on from."""
+        return any((self.path / name).exists() for name in (CHECKPOINT, OLDER))
+
+    def configure(self, config: Mapping[str, Any], fixed: Mapping[str, str]) -> None:
+        """Write the configuration, or compare it with that of the run that goes on.
+
+        `fixed` are the entries in which the two must agree, and the options they come from.
+        """
+        file = self.path / CONFIG
+        if self.resumed and file.exists():
+            try:
+                before = dict(json.loads(file.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise ValueError(f"{file} cannot be read: {error}") from error
+            for name, option in fixed.items():
+                if before.get(name) != config[name]:
+                    now, then = (json.dumps(c.get(name)) for c in (config, before))
+                    raise ValueError(
+                        f"--resume: {option} is {now} but the run in {self.path} has {then}"
+                    )
+        self.write(CONFIG, json.dumps(config, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write one file atomically."""
+        temporary = self.path / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+    def done(self) -> None:
+        """The results are there: what they replace goes."""
+        shutil.rmtree(self.path / ASIDE, ignore_errors=True)
+
+    def failed(self, *, hopeless: bool) -> bool:
+        """Leave nothing that blocks the next run; whether there is a state to go on from.
+
+        A run that is hopeless would fail again: its states go, its log stays to be looked at.
+        """
+        if self.resumed or (self.has_checkpoint and not hopeless):
+            return self.has_checkpoint
+        replaces = (self.path / ASIDE).exists()
+        kept = (CONFIG, LOG) if hopeless and not replaces else ()
+        for name in FILES:
+            if name not in kept:
+                (self.path / name).unlink(missing_ok=True)
+        self._move(self.path / ASIDE, self.path)
+        if self._made and not any(self.path.iterdir()):
+            self.path.rmdir()
+        return False
+
+    @staticmethod
+    def _move(source: Path, target: Path) -> None:
+        if target.name == ASIDE:
+            shutil.rmtree(target, ignore_errors=True)
+        for file in [source / name for name in FILES if (source / name).exists()]:
+            target.mkdir(exist_ok=True)
+            os.replace(file, target / file.name)
+        if source.name == ASIDE and source.exists():
+            source.rmdir()

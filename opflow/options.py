@@ -1,0 +1,164 @@
+"""The options of the command line, checked as they are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import opflow as of
+from opflow.operators.rows import parse_memory
+
+METHODS = {
+    "gd": "GradientDescent",
+    "flow": "GradientFlow",
+    "exponential": "ExponentialFlow",
+    "linearised": "LinearisedFlow",
+}
+#: options of the methods, by the one that has them; the others have a tolerance
+DESCENT = ("step", "momentum", "batch")
+#: what a run that goes on must have in common with its beginning
+FIXED = {
+    name: "--" + name
+    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate")
+}
+FIXED["held_out"] = "--test-data"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:  # one line, no usage before it
+        self.exit(2, f"opflow: error: {message} (see {self.prog} --help)\n")
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        widths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be like 256,256,256") from None
+    if min(widths) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: every width must be at least 1")
+    return widths
+
+
+def _at_least(least: int) -> Any:
+    def count(text: str) -> int:
+        value = _number(text)
+        if not (value >= least and value == int(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least {least}")
+        return int(value)
+
+    return count
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _positive(text: str) -> float:
+    if not (value := _number(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
+    return value
+
+
+def _step(text: str) -> float | str:
+    if text != "auto" and not _number(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be positive, or auto")
+    return text if text == "auto" else _number(text)
+
+
+def _memory(text: str) -> str:
+    try:
+        parse_memory(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be like 4GB or 512MiB") from None
+    return text
+
+
+def _interval(text: str) -> dict[str, Any]:
+    value = _number(text.removesuffix("s"))
+    if text.endswith("s") and value > 0:
+        return {"steps": None, "seconds": value}
+    if not (value >= 1 and value == int(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be steps, as 100, or seconds, as 600s")
+    return {"steps": int(value), "seconds": None}
+
+
+def parser(train_command: Any, estimate_command: Any) -> argparse.ArgumentParser:
+    """The parser of the command line; `command` among its results is one of those given."""
+    top = _Parser(prog="opflow", description="Residual dynamics of ReLU networks.")
+    top.add_argument("--version", action="version", version=f"opflow {of.__version__}")
+    commands = top.add_subparsers(required=True, metavar="command")
+    data = "digits, or a file: .npz or .h5 with X and y, .npy, .csv, SciPy sparse .npz"
+
+    def common(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
+        command.add_argument("--widths", type=_widths, required=True, help="hidden: 256,256,256")
+        command.add_argument("--dtype", choices=("float32", "float64"), default="float64")
+        command.add_argument("--memory", type=_memory, metavar="SIZE",
+                             help="to hold beyond X and y, as 4GB (half the free)")  # fmt: skip
+        command.add_argument("--eliminate", choices=("auto", "yes", "no"), default="auto",
+                             help="the first layer through the Gram of its inputs")  # fmt: skip
+        command.add_argument("--method", choices=tuple(METHODS), default="gd",
+                             help="gradient descent (default), or a flow")  # fmt: skip
+        command.add_argument("--step", type=_step, help="gd: step size, or auto (default)")
+        command.add_argument("--momentum", type=float, help="gd: of the heavy ball")
+        command.add_argument("--batch", type=_at_least(1), help="gd: rows drawn for each step")
+        command.add_argument("--tol", type=_positive, help="flows: tolerance")
+
+    train = commands.add_parser("train", help="train a network on data", description=(
+        "Train by gradient descent or flow.  Integer targets are class labels: they become "
+        "one-hot vectors minus their mean, and the table shows the accuracy."))  # fmt: skip
+    train.add_argument("data", metavar="DATA", help=data)
+    common(train)
+    train.add_argument("--steps", type=_at_least(0), help="steps to take")
+    train.add_argument("--until", type=_positive, help="time to reach")
+    train.add_argument("--scaling", choices=("ntk", "standard", "mean-field"), default="ntk")
+    train.add_argument("--seed", type=_at_least(0), default=0, help="of the weights, the batches")
+    train.add_argument("--test-data", metavar="FILE", help="held-out data, of any kind of DATA")
+    train.add_argument("--test-targets", metavar="FILE", help=".npy or .csv with their y")
+    train.add_argument("--every", type=_at_least(1), default=1, help="steps between records")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    train.add_argument("--checkpoint-every", type=_interval, metavar="STEPS|SECONDSs",
+                       default="600s", help="as 100 or 600s (default)")  # fmt: skip
+    train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    train.add_argument("--resume-from", metavar="FILE", help="go on from another of its states")
+    train.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
+    train.add_argument("--explain", action="store_true", help="print the routes and their costs")
+    train.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    train.set_defaults(command=train_command)
+
+    guess = commands.add_parser(
+        "estimate", help="memory and work of every route, before anything is allocated"
+    )
+    guess.add_argument("data", metavar="DATA", nargs="?", help=data)
+    common(guess)
+    guess.add_argument("--samples", type=_at_least(1), help="N, such as 1e9, instead of DATA")
+    guess.add_argument("--features", type=_at_least(1), help="d, instead of DATA")
+    guess.add_argument("--outputs", type=_at_least(1), help="k (default 1, or as DATA has)")
+    guess.add_argument("--steps", type=_at_least(0))
+    guess.set_defaults(command=estimate_command, seed=0)
+    return top
+
+
+def method(args: argparse.Namespace) -> Any:
+    """The method that the options describe."""
+    descent = args.method == "gd"
+    for name in (*DESCENT, "tol"):
+        if getattr(args, name) is not None and descent != (name in DESCENT):
+            raise ValueError(f"--{name} is not for --method {args.method}")
+    if args.batch is not None and args.eliminate == "yes":
+        raise ValueError("--batch and --eliminate yes exclude each other")
+    kind = getattr(of, METHODS[args.method])
+    if descent:
+        return kind(args.step or "auto", args.momentum or 0.0, args.batch, args.seed)
+    return kind() if args.tol is None else kind(tol=args.tol)
+
+
+def eliminate(args: argparse.Namespace) -> bool | None:
+    """What `--eliminate` is in Python."""
+    return {"auto": None, "yes": True, "no": False}[args.eliminate]

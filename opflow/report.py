@@ -1,0 +1,217 @@
+"""What a run on the command line says of itself: its kernel before and after, a table, pictures."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg as spla
+
+import opflow as of
+from opflow.data import DataSet
+from opflow.dynamics.observe import Moment
+from opflow.estimate import problem
+from opflow.operators import Cost
+from opflow.operators.describe import human
+from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
+from opflow.relu.fields import storage_bytes
+
+EIGENVALUES = 24
+#: products that SciPy's Lanczos takes for them, roughly
+PRODUCTS = 200
+#: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
+ALLOWED, SHARE = 30.0, 0.1
+
+
+class TrainingAccuracy:
+    """The share of training samples whose largest output is that of their class; 2·N·k flops."""
+
+    name = "accuracy"
+
+    def __init__(self, labels: Any) -> None:
+        self.labels = labels
+
+    def __call__(self, moment: Moment) -> float:
+        return float(((moment.residual + moment.targets).argmax(axis=1) == self.labels).mean())
+
+
+class Drift(of.observe.Balancedness):
+    """Balancedness where the weights are at hand: W¹ of an eliminated layer costs many a step."""
+
+    def __call__(self, moment: Moment) -> float:
+        return (
+            float("nan") if moment.state.first.route == "eliminated" else super().__call__(moment)
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {} if self._start is None else super().state()
+
+
+def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]:
+    """What the command line records of a run; held-out data cost forward passes."""
+    seen: dict[str, Any] = {
+        "step": lambda moment: moment.step,
+        "residual_norm": of.observe.ResidualNorm(),
+    }
+    if depth > 1:
+        seen["balancedness_drift"] = Drift()
+    if data.labels is not None:
+        seen["accuracy"] = TrainingAccuracy(data.labels)
+    if test is not None:
+        seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)
+        if test.labels is not None:
+            seen["held_out_accuracy"] = of.observe.Accuracy(test.inputs, test.labels)
+    return seen
+
+
+def analyse(
+    network: of.ReLUNetwork, X: Any, *, seconds: float, memory: str | None = None
+) -> dict[str, Any]:
+    """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
+
+    Parameters
+    ----------
+    network : ReLUNetwork
+    X : inputs
+    seconds : float
+        That the whole run is expected to take, which the analysis must be small beside.
+    memory : str, optional
+        As in :func:`opflow.train`.
+    """
+    p = problem(network, X)
+    cached = storage_bytes(network, p.samples, "cached")
+    first = 4.0 * p.entries * network.widths[1]
+    product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
+    needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
+    held = (
+        cached
+        + (2 * EIGENVALUES + 8) * p.residuals
+        + 3.0 * network.parameters * p.item
+        + 2.0 * p.whole * p.samples * network.widths[1] * p.item
+        + p.workspace()
+    )
+    allowed, budget = max(ALLOWED, SHARE * seconds), parse_memory(memory)
+    if needed > allowed:
+        return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
+    if held > budget:
+        return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
+                           f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
+    with workspace_limit(min(float(WORKSPACE), (p.workspace() + budget - held) / 2)):
+        fields = network.fields(X)
+        K = of.collective_kernel(fields)
+        if K.shape[0] <= 2 * EIGENVALUES:
+            values = np.linalg.eigvalsh(K.todense())
+        else:
+            start = np.random.default_rng(0).standard_normal(K.shape[0]).astype(K.dtype)
+            values = spla.eigsh(K, EIGENVALUES, v0=start, tol=1e-3, return_eigenvectors=False)
+        traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
+    total = sum(traces) or 1.0
+    return {
+        "eigenvalues": [float(v) for v in np.sort(values)[::-1][:EIGENVALUES]],
+        "trace": sum(traces),
+        "shares": [t / total for t in traces],
+    }
+
+
+def summary(
+    run: of.Trajectory, before: dict[str, Any], after: dict[str, Any], stopped: str, seconds: float
+) -> dict[str, Any]:
+    """The numbers of a run."""
+
+    def ends(name: str) -> list[float] | None:
+        values = run.observations.get(name)
+        return None if values is None else [float(values[0]), float(values[-1])]
+
+    both = (before, after)
+    top = [m["eigenvalues"][0] if "eigenvalues" in m else None for m in both]
+    drift = ends("balancedness_drift")
+    return {
+        "samples": int(run.residual.shape[0]),
+        "widths": list(run.network.widths),
+        "outputs": run.network.outputs,
+        "parameters": run.network.parameters,
+        "dtype": str(run.network.dtype),
+        "steps": int(run.observations["step"][-1]),
+        "stopped": stopped or None,
+        "route": run.route,
+        "step": run.step if np.isfinite(run.step) else None,
+        "note": run.note,
+        "products": run.products,
+        "time": float(run.times[-1]),
+        "loss": [float(run.losses[0]), float(run.losses[-1])],
+        "residual_norm": ends("residual_norm"),
+        "accuracy": ends("accuracy"),
+        "held_out_loss": ends("held_out_loss"),
+        "held_out_accuracy": ends("held_out_accuracy"),
+        "largest_eigenvalue": top,
+        "stability_limit": [2 / v if v else None for v in top],
+        "trace": [m.get("trace") for m in both],
+        "layer_shares": [m.get("shares") for m in both],
+        "kernel_skipped": [m.get("skipped") for m in both],
+        "balancedness_drift": drift[1] if drift and np.isfinite(drift[1]) else None,
+        "seconds": seconds,
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def table(s: dict[str, Any]) -> str:
+    """The numbers of a run for people."""
+
+    def pair(name: str) -> str | None:
+        if s[name] is None or s[name] == [None, None]:
+            return None
+        start, end = (f"{v:.4g}" if v is not None else "none" for v in s[name])
+        return f"{start:>12}  ->  {end}"
+
+    skipped = dict(zip(("before", "after"), s["kernel_skipped"], strict=True))
+    rows = [
+        ("network", f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, "
+                    f"{s['parameters']:,} parameters, {s['dtype']}"),
+        ("samples", f"{s['samples']:,}"),
+        ("steps", f"{s['steps']:,}" + (f" (stopped by {s['stopped']})" if s["stopped"] else "")),
+        ("route", s["route"]),
+        ("step size", s["note"]),
+        ("kernel products", f"{s['products']:,}"),
+        ("loss", pair("loss")),
+        ("residual norm", pair("residual_norm")),
+        ("accuracy", pair("accuracy")),
+        ("held-out loss", pair("held_out_loss")),
+        ("held-out accuracy", pair("held_out_accuracy")),
+        ("λ_max(K)", pair("largest_eigenvalue")),
+        ("2/λ_max(K)", pair("stability_limit")),
+        ("tr K", pair("trace")),
+        *((f"kernel {when}", f"not analysed: {why}") for when, why in skipped.items() if why),
+        ("balancedness drift", s["balancedness_drift"] and f"{s['balancedness_drift']:.3g}"),
+        ("time, memory", f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:20}{value}" for name, value in rows if value is not None)
+
+
+def draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Write the pictures of a run, and say which."""
+    from opflow import plot
+
+    def of_kernel(name: str) -> dict[str, Sequence[float]]:
+        moments = {"start": before, "end": after}
+        return {when: moment[name] for when, moment in moments.items() if name in moment}
+
+    try:
+        pictures = {"loss.png": plot.loss(run)}
+        if of_kernel("eigenvalues"):
+            pictures["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
+            pictures["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
+        if "held_out_loss" in run.observations:
+            pictures["held_out.png"] = plot.held_out(run)
+        if "accuracy" in run.observations:
+            pictures["accuracy.png"] = plot.accuracy(run)
+    except ImportError as error:
+        return f"no pictures: {error}"
+    for name, ax in pictures.items():
+        temporary = folder / f".{name}"
+        ax.figure.savefig(temporary, format="png")
+        os.replace(temporary, folder / name)
+    return f"pictures: {', '.join(pictures)}"
