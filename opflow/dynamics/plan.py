@@ -98,7 +98,7 @@ class Problem(NamedTuple):
     whole: bool  # X is applied whole
     frozen: bool  # kernels at frozen gates are needed: Lanczos, Krylov
     extra: float  # sets of parameters that the method keeps besides the state
-    vectors: float  # of the Krylov basis
+    vectors: float = LANCZOS  # of the Krylov basis
 
     @property
     def item(self) -> int:
