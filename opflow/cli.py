@@ -163,7 +163,7 @@ def _run(
     expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
                         memory=args.memory, method=method, eliminate=options.eliminate(args),
                         X=data.inputs)  # fmt: skip
-    expected_seconds = expected.routes[0].seconds(expected.steps, args.dtype)
+    expected_seconds = expected.seconds
     started = time.perf_counter()
     before = report.analyse(network, data.inputs, seconds=expected_seconds, memory=args.memory)
     run = of.train(

@@ -15,16 +15,17 @@ import numpy as np
 from opflow.arrays import is_sparse
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.plan import (
-    GAIN,
     STEPS,
     Plan,
     Problem,
     Route,
+    best,
     eliminated_routes,
     explain,
+    rates_for,
     weight_route,
 )
-from opflow.operators import Cost, Gram, machine_profile
+from opflow.operators import Cost, Gram
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
 from opflow.relu.fields import storage_bytes
@@ -67,6 +68,12 @@ class Estimate(NamedTuple):
     checkpoint: float
     data: float
     dense: float
+
+    @property
+    def seconds(self) -> float:
+        """Time of the whole run."""
+        rates = rates_for(self.routes, self.steps, self.dtype)
+        return self.routes[0].seconds(self.steps, self.dtype, rates)
 
 
 def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwork:
@@ -126,8 +133,7 @@ def estimate(
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
-    chosen = min(routes, key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
-                                        * (GAIN if r.name == "weights" else 1)))  # fmt: skip
+    chosen = best([r for r in routes if r.held <= budget] or routes, count, network.dtype)
     routes.sort(key=lambda r: r is not chosen)
     n = float(samples)
     state = float(network.parameters)
@@ -174,9 +180,10 @@ def report(found: Estimate) -> str:
         least = min(route.held for route in found.routes)
         lines[0] = lines[0].replace("  chosen", "  over the budget")
         lines.append(f"no route fits: --memory {math.ceil(least)} would do")
+    rates = rates_for(found.routes, found.steps, found.dtype)
     lines += ["", f"{'one product with K, fields':38}{'work':>12}{'':10}{'held':>10}"]
     for name, (cost, held) in found.products.items():
-        seconds = machine_profile().seconds(cost, found.dtype)
+        seconds = rates.seconds(cost, found.dtype)
         lines.append(f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
                      f"{human(held, 'B', 1024):>10}{seconds:>12.2g} s")  # fmt: skip
     lines.append("")

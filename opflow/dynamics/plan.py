@@ -58,9 +58,8 @@ class Route(NamedTuple):
     step: Cost
     held: float
 
-    def seconds(self, steps: int, dtype: Any, profile: MachineProfile | None = None) -> float:
+    def seconds(self, steps: int, dtype: Any, rates: MachineProfile) -> float:
         """Time of the whole run."""
-        rates = machine_profile() if profile is None else profile
         return rates.seconds(self.setup, dtype) + steps * rates.seconds(self.step, dtype)
 
 
@@ -251,7 +250,7 @@ def plan(
     count = STEPS if steps is None else max(steps, 1)
     if resumed is not None:
         fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
-    chosen = _best(fitting, count, network.dtype)
+    chosen = best(fitting, count, network.dtype)
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
@@ -268,14 +267,23 @@ def plan(
     return Plan(first, workspace, left, ordered)
 
 
-def _best(routes: list[Route], steps: int, dtype: Any) -> Route:
+def best(routes: list[Route], steps: int, dtype: Any) -> Route:
     """The fastest; but weights, which are what is wanted in the end, unless the gain is clear."""
-    fastest = min(routes, key=lambda r: r.seconds(steps, dtype))
-    near = [r for r in routes if GAIN * r.seconds(steps, dtype) <= fastest.seconds(steps, dtype)]
+    rates = rates_for(routes, steps, dtype)
+    seconds = {r.name: r.seconds(steps, dtype, rates) for r in routes}
+    fastest = min(routes, key=lambda r: seconds[r.name])
+    near = [r for r in routes if GAIN * seconds[r.name] <= seconds[fastest.name]]
     for weights in (r for r in near if r.name == "weights"):
         least = min(near, key=lambda r: r.held)
         return least if least.held < 0.5 * weights.held else weights
     return fastest
+
+
+def rates_for(routes: list[Route], steps: int, dtype: Any) -> MachineProfile:
+    """The machine's rates; nominal ones for a run that would be over before they are measured."""
+    nominal = MachineProfile()
+    long = max(r.seconds(steps, dtype, nominal) for r in routes) > 1.0
+    return machine_profile() if long else nominal
 
 
 def checked_gram(
@@ -318,12 +326,13 @@ def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | No
     budget, count = parse_memory(memory), STEPS if steps is None else max(steps, 1)
     lines = [f"{'route':26}{'set-up':>12}{'a step':>12}{'moved':>10}{'held':>10}"
              f"{f'{count} steps':>14}"]  # fmt: skip
+    rates = rates_for(found.routes, count, dtype)
     for i, r in enumerate(found.routes):
         mark = "  chosen" if i == 0 else "" if r.held <= budget else "  over the budget"
         lines.append(
             f"{r.name:26}{human(r.setup.flops, 'flop'):>12}{human(r.step.flops, 'flop'):>12}"
             f"{human(r.step.bytes, 'B', 1024):>10}{human(r.held, 'B', 1024):>10}"
-            f"{r.seconds(count, dtype):>12.2g} s{mark}"
+            f"{r.seconds(count, dtype, rates):>12.2g} s{mark}"
         )
     return "\n".join(lines)
 
