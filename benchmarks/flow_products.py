@@ -86,7 +86,7 @@ def measure(name: str, keep: Path, samples: int, references: bool) -> None:
     highest = float(np.load(folder / "spectrum.npz")["highest"])
     run("GradientDescent 0.95", of.GradientDescent(0.95 * 2 / highest))
     if references:
-        for part, label in ((0.5, "reference 2"), (0.25, "reference 1")):
+        for part, label in ((1.0, "reference 2"), (0.5, "reference 1")):
             path = folder / f"{label}.npz"
             if not path.exists():
                 residual, products = heun(net, X, y, T, math.ceil(T * highest / part))
