@@ -15,15 +15,16 @@ import numpy as np
 from opflow.arrays import is_sparse
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.plan import (
-    GAIN,
     STEPS,
     Plan,
     Problem,
     Route,
+    _best,
     eliminated_routes,
     explain,
     weight_route,
 )
+from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import Cost, Gram, machine_profile
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
@@ -80,8 +81,10 @@ def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwor
 def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
     """The shapes of a run."""
     entries = float(X.nnz if is_sparse(X) else int(X.shape[0]) * network.widths[0])
+    vectors = max(LANCZOS, 1.5 * getattr(method, "size", 0))
     return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
-                   getattr(method, "frozen", True), getattr(method, "extra", 0.0))  # fmt: skip
+                   getattr(method, "frozen", True), getattr(method, "extra", 0.0),
+                   vectors)  # fmt: skip
 
 
 def estimate(
@@ -126,8 +129,8 @@ def estimate(
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
-    chosen = min(routes, key=lambda r: (r.held > budget, r.seconds(count, network.dtype)
-                                        * (GAIN if r.name == "weights" else 1)))  # fmt: skip
+    fitting = [r for r in routes if r.held <= budget]
+    chosen = _best(fitting or routes, count, network.dtype)
     routes.sort(key=lambda r: r is not chosen)
     n = float(samples)
     state = float(network.parameters)
@@ -137,7 +140,7 @@ def estimate(
     stored = p.entries * (p.item + 4.0 * p.whole)
     return Estimate(
         routes,
-        chosen.held <= budget,
+        bool(fitting),
         budget,
         count,
         network.dtype,
