@@ -4,7 +4,7 @@ pip install 'opflow[demo]' && python examples/image_regression.py --out runs/pho
 
 The training set are the 273,280 pixels of scikit-learn's `china.jpg`, a sample the random Fourier
 features of a pixel's position, its targets the three colours.  No feature matrix exists: rows are
-computed as they are read.  About four minutes on two cores.
+computed as they are read.  Two and a half minutes on one core, to 21.9 dB.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def draw(picture, residuals, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("photograph"))
+    parser.add_argument("--out", type=Path, default=Path("runs/photograph"))
     parser.add_argument("--steps", type=int, default=4096)
     parser.add_argument("--pixels", type=int, default=10**6, help="thin the picture to so many")
     args = parser.parse_args()

@@ -25,6 +25,7 @@ from opflow.dynamics.plan import (
     rates_for,
     weight_route,
 )
+from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import Cost, Gram
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
@@ -87,8 +88,10 @@ def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwor
 def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
     """The shapes of a run."""
     entries = float(X.nnz if is_sparse(X) else int(X.shape[0]) * network.widths[0])
+    vectors = max(LANCZOS, 1.5 * getattr(method, "size", 0))
     return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
-                   getattr(method, "frozen", True), getattr(method, "extra", 0.0))  # fmt: skip
+                   getattr(method, "frozen", True), getattr(method, "extra", 0.0),
+                   vectors)  # fmt: skip
 
 
 def estimate(
@@ -143,7 +146,7 @@ def estimate(
     stored = p.entries * (p.item + 4.0 * p.whole)
     return Estimate(
         routes,
-        chosen.held <= budget,
+        bool(fitting),
         budget,
         count,
         network.dtype,

@@ -33,7 +33,7 @@ def loss(trajectory: Any, ax: Any = None) -> Any:
     ax.plot(trajectory.times, trajectory.losses, color=COLOURS[0], linewidth=1.8)
     if np.min(trajectory.losses) > 0:
         ax.set_yscale("log")
-    ax.set(xlabel="time (steps × step size)", ylabel="loss", title="Training loss")
+    ax.set(xlabel="time", ylabel="loss", title="Training loss")
     return _tidy(ax)
 
 
@@ -47,8 +47,8 @@ def held_out(trajectory: Any, ax: Any = None) -> Any:
         "training set": np.asarray(trajectory.losses) / len(trajectory.residual),
         "held out": np.asarray(trajectory.observations["held_out_loss"]),
     }
-    for (label, values), colour in zip(losses.items(), COLOURS, strict=False):
-        ax.plot(trajectory.times, values, color=colour, linewidth=1.8, label=label)
+    for (label, values), colour, style in zip(losses.items(), COLOURS, ("-", "--"), strict=False):
+        ax.plot(trajectory.times, values, style, color=colour, linewidth=1.8, label=label)
     if min(values.min() for values in losses.values()) > 0:
         ax.set_yscale("log")
     ax.set(xlabel="time", ylabel="loss a sample", title="Training and held-out loss")
@@ -60,10 +60,10 @@ def accuracy(trajectory: Any, ax: Any = None) -> Any:
     """Accuracy against time, held-out too where it was observed; returns the axes."""
     ax = _axes(ax)
     names = {"accuracy": "training set", "held_out_accuracy": "held out"}
-    for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+    for (name, label), colour, style in zip(names.items(), COLOURS, ("-", "--"), strict=False):
         if name in trajectory.observations:
             values = 100 * np.asarray(trajectory.observations[name])
-            ax.plot(trajectory.times, values, color=colour, linewidth=1.8, label=label)
+            ax.plot(trajectory.times, values, style, color=colour, linewidth=1.8, label=label)
     ax.set(xlabel="time", ylabel="accuracy (%)", title="Accuracy", ylim=(0, 102))
     ax.legend(frameon=False, loc="lower right")
     return _tidy(ax)

@@ -89,7 +89,7 @@ def analyse(
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
     held = (
         cached
-        + (2 * EIGENVALUES + 8) * p.residuals
+        + (4 * EIGENVALUES + 12) * p.residuals  # the basis, and ARPACK's copy of it
         + 3.0 * network.parameters * p.item
         + 2.0 * p.whole * p.samples * network.widths[1] * p.item
         + p.workspace()

@@ -546,3 +546,29 @@ def test_estimate_says_when_nothing_fits(capsys):
     assert "chosen" not in out
     least = re.search(r"--memory (\d+) would do", out)[1]
     assert "chosen" in run(capsys, *argv, "--memory", least)[1]
+
+
+@pytest.mark.parametrize(
+    ("n", "widths", "outputs", "dtype"),
+    [
+        (3000, [20, 32], 1, "float64"),
+        (20_000, [8, 16, 16], 1, "float32"),
+        (500, [3000, 64], 2, "float64"),
+        (2000, [30, 64, 64], 5, "float64"),
+    ],
+)
+def test_the_analysis_keeps_its_budget(n, widths, outputs, dtype):
+    X = np.random.default_rng(0).standard_normal((n, widths[0])).astype(dtype)
+    net = of.ReLUNetwork.random(widths, outputs=outputs, seed=0, dtype=dtype)
+
+    def peak(memory):
+        tracemalloc.start()
+        found = report.analyse(net, X, seconds=1e3, memory=str(memory))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return "skipped" in found, most
+
+    memory = 1e6
+    while (result := peak(memory))[0]:
+        memory *= 1.1
+    assert result[1] <= memory

@@ -4,6 +4,7 @@ import doctest
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE = [
@@ -70,13 +72,26 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
         assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("page", ["hierarchy.md"])
+@pytest.mark.parametrize("page", ["hierarchy.md", "training.md"])
 def test_every_number_on_the_page_comes_out(page):
     pytest.importorskip("sklearn", reason="the page uses scikit-learn's digits")
     result = doctest.testfile(
-        str(DOCS / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
+        str(DOCS / page),
+        module_relative=False,
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
     )
     assert result.attempted > 20 and result.failed == 0
+
+
+def test_the_commands_of_the_training_page_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="the page uses scikit-learn's digits")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / "training.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 5 and all(program == "opflow" for program, *_ in commands)
+    for _, *options in commands:
+        assert main(options) == 0
+    assert of.Trajectory.load(tmp_path / "run" / "trajectory.npz").losses.shape == (41,)
 
 
 def test_the_python_of_the_readme_runs(capsys):
@@ -89,7 +104,11 @@ def test_the_python_of_the_readme_runs(capsys):
 
 @pytest.mark.parametrize(
     ("example", "options", "figures"),
-    [("compose_operators", [], 0), ("hierarchy_truncation", ["--steps", "2"], 4)],
+    [
+        ("compose_operators", [], 0),
+        ("hierarchy_truncation", ["--steps", "2"], 4),
+        ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
+    ],
 )
 def test_the_examples_run(example, options, figures, tmp_path):
     pytest.importorskip("sklearn", reason="the examples use scikit-learn's digits")
