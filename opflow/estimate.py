@@ -136,7 +136,8 @@ def estimate(
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
-    chosen = best([r for r in routes if r.held <= budget] or routes, count, network.dtype)
+    fitting = [r for r in routes if r.held <= budget]
+    chosen = best(fitting or routes, count, network.dtype)
     routes.sort(key=lambda r: r is not chosen)
     n = float(samples)
     state = float(network.parameters)
