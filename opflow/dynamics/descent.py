@@ -188,7 +188,7 @@ class StochasticDescent(Descent):
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
-        self._rng = np.random.default_rng(method.rng)
+        self._rng, self._drawn = np.random.default_rng(method.rng), 0
 
     def advance(self, remaining: float) -> float:
         state, b, n = self.state, int(self.method.batch or 0), self.state.first.samples
@@ -202,11 +202,15 @@ class StochasticDescent(Descent):
         )
         drawn.evaluate(namespace(state.targets).empty((b, state.targets.shape[1]),
                                                       dtype=state.targets.dtype))  # fmt: skip
+        spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
+        self.products += spent
         return self._move(drawn.slope, n / b)
 
     def arrays(self) -> dict[str, Any]:
-        return super().arrays() | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        state = {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        return super().arrays() | state | {"drawn": np.array(self._drawn)}
 
     def restore(self, arrays: dict[str, Any]) -> None:
         super().restore(arrays)
+        self._drawn = int(arrays["drawn"])
         self._rng.bit_generator.state = json.loads(str(arrays["rng"]))

@@ -56,7 +56,6 @@ class Loop:
     stops : list of float, optional
         The only times to record.
     saver : Saver, optional
-    log : Log, optional
     meta : dict
         Kept in every checkpoint.
     """
@@ -72,13 +71,13 @@ class Loop:
         end: float,
         stops: list[float] | None,
         saver: Saver | None = None,
-        log: Log | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.integrator, self.share = name, integrator, share
         self.observers, self.every = observers, every
         self.limit, self.end, self.stops = limit, end, stops
-        self.saver, self.log, self.meta = saver, log, dict(meta or {})
+        self.saver, self.meta = saver, dict(meta or {})
+        self.log: Log | None = None
         self.number, self.time = 0, 0.0
         self.times: list[float] = []
         self.losses: list[float] = []

@@ -249,12 +249,17 @@ def plan(
         )
     count = STEPS if steps is None else max(steps, 1)
     if resumed is not None:
-        fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
+        fitting = [r for r in fitting if r.name == resumed["route"]]
+        if not fitting:
+            raise ValueError(
+                f"the checkpoint is of a run on the route {resumed['route']!r}, which eliminate= or "
+                f"memory= now rule out"
+            )
     chosen = best(fitting, count, network.dtype)
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
-    if resumed is not None and chosen.name == resumed["route"]:
+    if resumed is not None:
         workspace, left = resumed["workspace"], resumed["fields"]
     first: FirstLayer
     if chosen.name == "weights":

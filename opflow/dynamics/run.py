@@ -153,6 +153,8 @@ def train(
             raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
         eliminate = False
     count = None if math.isinf(limit) else int(limit)
+    if count and getattr(method, "batch", None):  # in passes over all rows
+        count = max(1, count * method.batch // y.shape[0])  # type: ignore[attr-defined]
     saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss)
     found = plan(
         network,
@@ -168,12 +170,6 @@ def train(
     )
     if explain:
         print(explained(found, network.dtype, count, memory))
-    writer = None
-    if log is not None:
-        last = None
-        if held is not None:  # a moment that was recorded only because the run ended is not kept
-            last = held[1]["number"] - (not held[1]["recorded"])
-        writer = Log(log, last)
     with workspace_limit(found.workspace):
         accumulate = getattr(method, "accumulate", None)
         state = State(network, found.first, y, None, accumulate, found.fields)
@@ -187,11 +183,15 @@ def train(
             end,
             stops,
             saver,
-            writer,
             found.record(),
         )
+        last = None
         if held is not None:
             loop.resume(*held)
+            # a moment that was recorded only because the run ended is not kept
+            last = held[1]["number"] - (not held[1]["recorded"])
+        if log is not None:
+            loop.log = Log(log, last)
         return loop.go(progress)
 
 

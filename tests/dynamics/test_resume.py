@@ -90,6 +90,16 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(tmp_path):
             of.train(*arguments, steps=4, checkpoint=path, resume=True, **options)
 
 
+def test_a_run_goes_on_along_its_own_route(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((6, 6)), rng.standard_normal(6)  # all shapes agree
+    net, path = of.ReLUNetwork.random([6, 6], seed=0), tmp_path / "run.npz"
+    of.train(net, X, y, steps=2, checkpoint=path, eliminate=True)
+    with pytest.raises(ValueError, match=r"route 'eliminated, .* rule out"):
+        of.train(net, X, y, steps=4, checkpoint=path, resume=True, eliminate=False)
+    assert of.train(net, X, y, steps=4, checkpoint=path, resume=True).route == "eliminated"
+
+
 def test_a_damaged_state_names_the_good_one(tmp_path):
     net, X, y = problem()
     path = tmp_path / "run.npz"

@@ -243,6 +243,14 @@ def test_batches_are_unbiased_with_the_stated_noise():
     assert error < 10 / draws**0.5
 
 
+def test_rows_drawn_are_counted_as_products():
+    X = np.random.default_rng(0).standard_normal((12, 3))
+    method = of.GradientDescent(step=1e-3, batch=5, rng=0)
+    run = of.train(of.ReLUNetwork.random([3, 4], seed=0), X, np.ones(12), steps=10, method=method,
+                   every=10)  # fmt: skip
+    assert run.products == 2 + 50 // 12  # two moments, and fifty rows
+
+
 def test_a_batch_of_everything_is_descent():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
