@@ -153,7 +153,7 @@ class GradientFlow:
     A stage j is the state at time :math:`c_j h` to first order, with a known error in
     :math:`h^2\ddot f`, so the difference :math:`f_s - f_j/c_j + (1/c_j - 1) f_0` at
     :math:`c_j \approx 1/2` measures the error of the step on the outputs, at no cost.  A step costs
-    s products and keeps four sets of parameters.
+    s products and keeps some six sets of parameters.
 
     Examples
     --------
@@ -170,7 +170,7 @@ class GradientFlow:
 
     name = "the gradient flow"
     #: kernels at frozen gates are needed; sets of parameters besides the state
-    frozen, extra = True, 4.0
+    frozen, extra = True, 6.0
 
     def __post_init__(self) -> None:
         check_tol(self.tol)

@@ -153,7 +153,7 @@ class Descent:
         return self.state.evaluate(residual)
 
     def advance(self, remaining: float) -> float:
-        return self._move(self.state.slope, 1.0)
+        return self._move(self.state.taken(), 1.0)
 
     def _move(self, slope: list[Any], weight: float) -> float:
         size = self.size()
@@ -204,7 +204,7 @@ class StochasticDescent(Descent):
                                                       dtype=state.targets.dtype))  # fmt: skip
         spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
         self.products += spent
-        return self._move(drawn.slope, n / b)
+        return self._move(drawn.taken(), n / b)
 
     def arrays(self) -> dict[str, Any]:
         state = {"rng": np.array(json.dumps(self._rng.bit_generator.state))}

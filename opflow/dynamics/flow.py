@@ -230,6 +230,12 @@ class State:
         self.slope = self._pass(vector)
         return loss
 
+    def taken(self) -> Arrays:
+        """The slope, given away: a state that has been left need not hold it."""
+        slope = self.slope
+        del self.slope
+        return slope
+
     def direction(self, u: Any) -> Arrays:
         """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
         return self._pass(lambda s, f: u[s])

@@ -252,8 +252,8 @@ def plan(
         fitting = [r for r in fitting if r.name == resumed["route"]]
         if not fitting:
             raise ValueError(
-                f"the checkpoint is of a run on the route {resumed['route']!r}, which eliminate= or "
-                f"memory= now rule out"
+                f"the checkpoint is of a run on the route {resumed['route']!r}, which eliminate= "
+                f"or memory= now rule out"
             )
     chosen = best(fitting, count, network.dtype)
     spare = budget - chosen.held

@@ -222,7 +222,7 @@ class FieldState:
     def advance(self, step: float) -> None:
         """Move fields and weights by one step of the truncated hierarchy."""
         net = self.network
-        self._exact = self._exact.moved(self._exact.slope, step)
+        self._exact = self._exact.moved(self._exact.taken(), step)
         moves = [-step * rate * G for rate, G in zip(net.rates, self._weights, strict=True)]
         shifts = [
             None if g is None else -step * rate * g

@@ -89,6 +89,32 @@ def test_the_peak_stays_within_the_budget(run, factor):
     assert peak <= budget, f"{peak:,} of {budget:,} (least {least:,})"
 
 
+@pytest.mark.parametrize(
+    ("n", "widths", "options"),
+    [
+        (20, [3000, 300], {"eliminate": False}),  # weights
+        (1500, [10, 200], {"eliminate": True}),  # h¹ and C
+        (20, [30, 700, 700], {"eliminate": True}),  # weights above
+        (60_000, [4, 4], {"eliminate": False}),  # residuals and the basis of Lanczos
+        (20, [3000, 300], {"eliminate": False, "method": of.GradientDescent(1e-4, momentum=0.9)}),
+        (20, [3000, 300], {"eliminate": False, "method": of.GradientFlow()}),
+    ],
+)
+def test_whatever_dominates_is_counted(n, widths, options):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((n, widths[0])), rng.standard_normal(n)
+    network = of.ReLUNetwork.random(widths, seed=0)
+
+    def train(memory):
+        return of.train(network, X, y, steps=3, loss="mean", memory=memory, **options)
+
+    with pytest.raises(MemoryError) as info:
+        train(1000)
+    least = int(re.search(r"memory=(\d+) would do", str(info.value))[1])
+    peak = peak_of(lambda: train(least))
+    assert 0.3 * least <= peak <= least, f"{peak:,} of {least:,}"
+
+
 def test_a_refused_run_allocates_nothing():
     X = np.zeros((100_000, 20))
     network = of.ReLUNetwork.random([20, 400], seed=0)
