@@ -217,7 +217,7 @@ def plan(
     Raises
     ------
     ValueError, TypeError
-        For arguments that exclude each other.
+        For arguments that exclude each other, or the route of `resumed`.
     MemoryError
         If no route fits; it names the smallest budget that would do.
     """
@@ -242,6 +242,13 @@ def plan(
         weights = kernel is None or X is None
         routes += eliminated_routes(problem, operator, kernel is not None, weights)
     fitting = [r for r in routes if r.held <= budget]
+    if resumed is not None:
+        # Parameters of one kind say nothing to the other.
+        kind = resumed["route"].split(",")[0]
+        routes = [r for r in routes if r.name.split(",")[0] == kind]
+        if not routes:
+            raise ValueError(f"the run to go on with is one of {kind!r}, which eliminate= excludes")
+        fitting = [r for r in fitting if r in routes]
     if not fitting:
         least = min(r.held for r in routes)
         raise MemoryError(
