@@ -165,6 +165,7 @@ def train(
         frozen=getattr(method, "frozen", True),
         extra=getattr(method, "extra", 0.0),
         vectors=getattr(method, "size", 0),
+        kept=getattr(method, "kept", 0.0),
         resumed=None if held is None else held[1],
     )
     if explain:
