@@ -250,7 +250,7 @@ def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, np.ndarray
 
 def _difference(name: str, saved: str | None, wanted: str | None) -> str:
     words = {"network": "it began from another network", "inputs": "its data set has another X",
-             "targets": "its data set has another y"}  # fmt: skip
+             "targets": "its data set has another y", "gram": "its kernel is another"}  # fmt: skip
     return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")
 
 

@@ -171,6 +171,13 @@ class Loop:
                 self._predictor(),
             )
             values = {name: observer(moment) for name, observer in self.observers.items()}
+            for name, value in values.items():
+                # here, where it costs a step, and not when all is put together
+                if self.seen[name] and np.shape(value) != np.shape(self.seen[name][0]):
+                    raise ValueError(
+                        f"observe[{name!r}] gave shape {np.shape(value)} at step {self.number} "
+                        f"but {np.shape(self.seen[name][0])} at the start"
+                    )
         # From here to the end nothing is half done.
         self._take()
         if record:
@@ -219,10 +226,11 @@ class Loop:
             return
         arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
         arrays |= {"times": np.array(self.times), "losses": np.array(self.losses)}
-        for name, observer in self.observers.items():
+        for number, name in enumerate(sorted(self.observers)):  # a name may begin with another
+            observer = self.observers[name]
             arrays[f"observed_{name}"] = np.array(self.seen[name])
             if hasattr(observer, "state") and self.losses:
-                arrays |= {f"memory_{name}_{key}": v for key, v in observer.state().items()}
+                arrays |= {f"memory_{number}_{key}": v for key, v in observer.state().items()}
         meta = {"number": self.number, "time": self.time, "recorded": self._recorded,
                 "products": self.integrator.products, "note": self.integrator.note}  # fmt: skip
         error = self.saver.save(self.number, arrays, self.meta | meta)
@@ -250,9 +258,10 @@ class Loop:
         self.integrator.note = meta["note"]
         self.number, self.time = meta["number"], meta["time"]
         self.times, self.losses = arrays["times"].tolist(), arrays["losses"].tolist()
-        for name, observer in self.observers.items():
+        for number, name in enumerate(sorted(self.observers)):
+            observer = self.observers[name]
             self.seen[name] = list(arrays[prefix + name])
-            mark = f"memory_{name}_"
+            mark = f"memory_{number}_"
             memory = {k.removeprefix(mark): v for k, v in arrays.items() if k.startswith(mark)}
             if memory:
                 observer.restore(memory)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace
+from opflow.arrays import check_real, namespace
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
@@ -341,13 +341,17 @@ class HeldOutLoss:
     """
 
     def __init__(self, X: Any, y: Any, *, name: str = "held_out_loss") -> None:
+        y = check_real(y, "y", finite=True)
         self.inputs, self.name = X, name
         self.targets = y[:, None] if y.ndim == 1 else y
         if len(self.targets) != X.shape[0]:
             raise ValueError(f"y has {len(y)} rows but X has {X.shape[0]}")
 
     def __call__(self, moment: Moment) -> float:
-        r = moment.predict(self.inputs) - self.targets
+        f = moment.predict(self.inputs)
+        if f.shape != self.targets.shape:
+            raise ValueError(f"{self.name}: y has shape {self.targets.shape} but outputs {f.shape}")
+        r = f - self.targets
         return 0.5 * float((r.astype(np.float64) ** 2).sum()) / len(r)
 
 
@@ -377,7 +381,12 @@ class Accuracy:
     """
 
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
+        labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
         self.inputs, self.labels, self.name = X, labels, name
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels must be integers of shape (M,), not {labels.dtype} of {labels.shape}"
+            )
         if len(labels) != X.shape[0]:
             raise ValueError(f"labels has {len(labels)} entries but X has {X.shape[0]} rows")
 

@@ -98,6 +98,8 @@ class Problem(NamedTuple):
     frozen: bool  # kernels at frozen gates are needed: Lanczos, Krylov
     extra: float  # sets of parameters that the method keeps besides the state
     vectors: float = LANCZOS  # of the Krylov basis
+    kept: float = 0.0  # fields of all samples that the state holds at its peak
+    cached: bool = False  # fields cannot be held but whole
 
     @property
     def item(self) -> int:
@@ -141,8 +143,11 @@ def weight_route(p: Problem) -> Route:
     if p.whole:  # h¹, and both operands of a whole product
         moving += 2 * hidden + 2 * first * p.item
     frozen = p.kernel_bytes(net.parameters) + 2 * hidden * p.whole
+    if p.cached:
+        frozen += storage_bytes(net, p.samples, "cached")
     held = max(moving, frozen) if p.frozen else moving
     held += 3 * p.residuals + p.workspace() + OVERHEAD
+    held += p.kept * storage_bytes(net, p.samples, "cached")
     return Route("weights", Cost(0.0, 0.0), step, held)
 
 
@@ -187,6 +192,7 @@ def plan(
     frozen: bool = True,
     extra: float = 0.0,
     vectors: int = 0,
+    kept: float = 0.0,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
@@ -209,6 +215,8 @@ def plan(
         Sets of parameters that the method keeps besides those of the state.
     vectors : int
         Vectors of a Krylov basis at most, besides those of Lanczos for λ_max.
+    kept : float
+        Copies of all fields that the state holds at its peak.
     resumed : mapping, optional
         :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
         is over the same blocks.
@@ -216,7 +224,7 @@ def plan(
     Raises
     ------
     ValueError, TypeError
-        For arguments that exclude each other.
+        For arguments that exclude each other, or the route of `resumed`.
     MemoryError
         If no route fits; it names the smallest budget that would do.
     """
@@ -231,8 +239,9 @@ def plan(
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
     problem = Problem(
-        network, n, entries, is_sparse(X), whole, frozen, extra, max(LANCZOS, 1.5 * vectors)
-    )
+        network, n, entries, is_sparse(X), whole, frozen, extra, max(LANCZOS, 1.5 * vectors),
+        kept, is_operator(X),
+    )  # fmt: skip
     operator = Gram(input_operator(X)) if kernel is None else kernel
     routes = []
     if kernel is None and not eliminate:
@@ -241,6 +250,13 @@ def plan(
         weights = kernel is None or X is None
         routes += eliminated_routes(problem, operator, kernel is not None, weights)
     fitting = [r for r in routes if r.held <= budget]
+    if resumed is not None:
+        # Parameters of one kind say nothing to the other.
+        kind = resumed["route"].split(",")[0]
+        routes = [r for r in routes if r.name.split(",")[0] == kind]
+        if not routes:
+            raise ValueError(f"the run to go on with is one of {kind!r}, which eliminate= excludes")
+        fitting = [r for r in fitting if r in routes]
     if not fitting:
         least = min(r.held for r in routes)
         raise MemoryError(

@@ -12,7 +12,7 @@ from typing import Any
 from opflow.arrays import check_integer, check_real, namespace
 from opflow.dynamics.checkpoint import Checkpoint, Saver, exists, load
 from opflow.dynamics.descent import GradientDescent
-from opflow.dynamics.fingerprint import SAMPLE, fingerprint
+from opflow.dynamics.fingerprint import SAMPLE, fingerprint, kernel_mark
 from opflow.dynamics.flow import State
 from opflow.dynamics.log import Log
 from opflow.dynamics.loop import DivergenceError, Loop, Observer
@@ -20,6 +20,7 @@ from opflow.dynamics.plan import checked_X, plan
 from opflow.dynamics.plan import explain as explained
 from opflow.dynamics.steppers import Method
 from opflow.dynamics.trajectory import Trajectory
+from opflow.operators.algebra import is_operator
 from opflow.operators.rows import workspace_limit
 from opflow.relu.network import ReLUNetwork
 
@@ -166,6 +167,7 @@ def train(
         frozen=getattr(method, "frozen", True),
         extra=getattr(method, "extra", 0.0),
         vectors=getattr(method, "size", 0),
+        kept=getattr(method, "kept", 0.0),
         resumed=None if held is None else held[1],
     )
     if explain:
@@ -220,6 +222,8 @@ def _checkpoint(
         "targets": fingerprint(y),
         "method": f"{method!r}, loss={loss!r}",
     }
+    if callable(gram) and not is_operator(gram):
+        identity["gram"] = kernel_mark(gram, X)
     held = None
     if resume is True:
         assert checkpoint is not None
@@ -282,8 +286,13 @@ def _checked_length(
 
 def _named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Observer]:
     if not isinstance(observe, Mapping):
-        observe = {getattr(o, "name", getattr(o, "__name__", type(o).__name__)): o for o in observe}
+        names = [getattr(o, "name", getattr(o, "__name__", type(o).__name__)) for o in observe]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"observe has two called {twice[0]!r}: name one, or give a mapping")
+        observe = dict(zip(names, observe, strict=True))
     for name, observer in observe.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names in observe must be strings, not {name!r}")
         if not callable(observer):
             raise TypeError(f"observe[{name!r}] is not callable: {observer!r}")
     return dict(observe)

@@ -71,6 +71,8 @@ class TruncatedFlow:
 
     name = "the truncated flow"
     by_weights = True
+    #: sets of parameters besides the state, and of fields: a moment's copy, while it is set up
+    extra, kept = 4.0, 3.0
 
     def __post_init__(self) -> None:
         check_integer(self.order, "order", 0)

@@ -124,3 +124,17 @@ def test_a_refused_run_allocates_nothing():
             of.train(network, X, np.ones(100_000), steps=1, memory="1MB")
 
     assert peak_of(train) < 8 * 2**20  # the checks of X in row blocks
+
+
+@pytest.mark.parametrize("method", [of.TruncatedFlow(order=2), of.GradientDescent()])
+def test_fields_that_are_held_whole_are_counted(method):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((4000, 20)), rng.standard_normal((4000, 3))
+    network = of.ReLUNetwork.random([20, 100, 60, 30], outputs=3, seed=0)
+    if isinstance(method, of.GradientDescent):  # the fields of an operator are always cached
+        X = of.as_operator(X)
+    with pytest.raises(MemoryError) as refused:
+        of.train(network, X, y, steps=2, method=method, memory=1)
+    need = int(re.search(r"memory=(\d+)", str(refused.value))[1])
+    run = lambda: of.train(network, X, y, steps=2, method=method, memory=need)  # noqa: E731
+    assert peak_of(run) <= need

@@ -193,3 +193,32 @@ def test_kills_at_any_moment_lose_nothing(tmp_path):
     resumed = long_run(reached + 3, path, "resume").communicate(timeout=300)[0].split()
     straight = long_run(reached + 3, "").communicate(timeout=300)[0].split()
     assert resumed[-3:] == straight[-3:]
+
+
+def test_another_kernel_function_is_refused(tmp_path):
+    net, X, y = problem()
+    held, step = tmp_path / "run.npz", of.GradientDescent(1e-3)
+    of.train(net, X, y, steps=2, method=step, gram=lambda A, B: A @ B.T, checkpoint=held)
+    for gram in (lambda A, B: (A @ B.T) ** 2, None):
+        with pytest.raises(ValueError, match="its kernel is another"):
+            of.train(net, X, y, steps=4, method=step, gram=gram, checkpoint=held, resume=True)
+
+
+@pytest.mark.parametrize("eliminate", [True, False])
+def test_a_run_goes_on_by_its_route_or_not_at_all(eliminate, tmp_path):
+    rng = np.random.default_rng(0)  # of a shape at which C could be taken for W
+    net, X = of.ReLUNetwork.random([5, 5], seed=0), rng.standard_normal((5, 5))
+    y, step, held = rng.standard_normal(5), of.GradientDescent(1e-3), tmp_path / "run.npz"
+    of.train(net, X, y, steps=2, method=step, eliminate=eliminate, checkpoint=held)
+    with pytest.raises(ValueError, match="which eliminate= excludes"):
+        of.train(net, X, y, steps=4, method=step, eliminate=not eliminate, checkpoint=held,
+                 resume=True)  # fmt: skip
+
+
+def test_observers_whose_names_begin_alike_are_restored(tmp_path):
+    net, X, y = problem()
+    for steps, resume in ((2, False), (4, True)):
+        seen = {"flips": of.observe.GateFlips(), "flips_top": of.observe.GateFlips()}
+        run = of.train(net, X, y, steps=steps, observe=seen, checkpoint=tmp_path / "run.npz",
+                       resume=resume)  # fmt: skip
+    np.testing.assert_array_equal(run.observations["flips"], run.observations["flips_top"])

@@ -232,3 +232,24 @@ def test_a_product_at_size_needs_little_beyond_the_fields():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 64 * 2**20
+
+
+def test_what_observers_give_is_checked_as_it_comes():
+    net, X, y = of.ReLUNetwork.random([3, 4], outputs=3, seed=0), np.eye(3), np.eye(3)
+
+    def growing(moment):
+        return np.zeros(moment.step)
+
+    with pytest.raises(ValueError, match=r"'growing'.* shape \(1,\) at step 1 but \(0,\)"):
+        of.train(net, X, y, steps=3, observe=[growing])
+    with pytest.raises(ValueError, match="two called 'loss'"):
+        of.train(net, X, y, steps=1, observe=[of.observe.Loss(), of.observe.Loss()])
+    with pytest.raises(TypeError, match="must be strings, not 3"):
+        of.train(net, X, y, steps=1, observe={3: of.observe.Loss()})
+    with pytest.raises(ValueError, match=r"y has shape \(3, 1\) but outputs \(3, 3\)"):
+        of.train(net, X, y, steps=1, observe=[of.observe.HeldOutLoss(X, np.ones(3))])
+    with pytest.raises(ValueError, match="contains NaN"):
+        of.observe.HeldOutLoss(X, [1.0, np.nan, 0.0])
+    for labels in (np.zeros((3, 1), dtype=int), np.eye(3), np.zeros(3)):
+        with pytest.raises(ValueError, match="labels must be integers"):
+            of.observe.Accuracy(X, labels)
