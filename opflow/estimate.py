@@ -27,6 +27,7 @@ from opflow.dynamics.plan import (
 )
 from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import Cost, Gram
+from opflow.operators.algebra import is_operator
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
 from opflow.relu.fields import storage_bytes
@@ -91,7 +92,7 @@ def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
     vectors = max(LANCZOS, 1.5 * getattr(method, "size", 0))
     return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
                    getattr(method, "frozen", True), getattr(method, "extra", 0.0),
-                   vectors)  # fmt: skip
+                   vectors, getattr(method, "kept", 0.0), is_operator(X))  # fmt: skip
 
 
 def estimate(

@@ -13,7 +13,8 @@ import numpy as np
 from opflow.arrays import check_integer, namespace
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
-from opflow.relu.inputs import input_rows, is_whole
+from opflow.operators.algebra import is_operator
+from opflow.relu.inputs import input_rows
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class GradientDescent:
     accumulate: str | None = None
 
     name = "gradient descent"
+    #: the steps are given: no time can be asked for
+    stepwise = True
 
     @property
     def by_weights(self) -> bool:
@@ -114,10 +117,8 @@ class GradientDescent:
         """The integrator of a run."""
         if self.batch is None:
             return Descent(self, state, share)
-        if is_whole(state.first.inputs):
-            raise ValueError(
-                "batch needs inputs that can be read by rows: an array or rows on disk"
-            )
+        if is_operator(state.first.inputs):
+            raise ValueError("batch needs inputs that can be read by rows, not an operator")
         check_integer(self.batch, "batch", 1, state.first.samples)
         return StochasticDescent(self, state, share)
 

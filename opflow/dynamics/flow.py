@@ -15,7 +15,13 @@ from typing import Any, Protocol
 from opflow.arrays import namespace
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
-from opflow.relu.inputs import HiddenPass, first_pass, input_operator
+from opflow.relu.inputs import (
+    HiddenPass,
+    check_inputs,
+    first_pass,
+    input_operator,
+    input_rows,
+)
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import blocks, conjugates, forward
@@ -142,11 +148,16 @@ class DualLayer:
     def predict(self, state: State, X: Any) -> Any:
         if self.cross is None:
             return state.network(X)
-        net, C = state.upper, state.parameters[0]
-        h = input_operator(X).matmat(self._weights.T) + self.cross(X) @ C.astype(net.dtype)
-        if net.biases[0] is not None:
-            h += net.biases[0]
-        return forward(net, h)[-1] @ net.readout.T
+        net, C = state.upper, state.parameters[0].astype(state.upper.dtype, copy=False)
+        X = check_inputs(X, net)
+        out = namespace(net.readout).empty((X.shape[0], net.outputs), dtype=net.dtype)
+        for s in blocks(net, X.shape[0], X=X):
+            new = input_rows(X, s)
+            h = new @ self._weights.T + self.cross(new) @ C
+            if net.biases[0] is not None:
+                h += net.biases[0]
+            out[s] = forward(net, h)[-1] @ net.readout.T
+        return out
 
 
 class State:

@@ -266,10 +266,10 @@ class Loop:
             if memory:
                 observer.restore(memory)  # type: ignore[attr-defined]
         self._recorded = meta["recorded"]
+        self._evaluate()
         if self._recorded:
-            self._evaluate()
             self._take()
-        self.integrator.products = meta["products"]
+        self.integrator.products = meta["products"]  # the saved run had paid for this already
 
     def _divergence(self) -> str:
         top = sharpness(self.reached, self.share).value

@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from opflow.arrays import check_real, is_array, is_sparse, namespace
 from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
@@ -257,6 +260,7 @@ def plan(
         if not routes:
             raise ValueError(f"the run to go on with is one of {kind!r}, which eliminate= excludes")
         fitting = [r for r in fitting if r in routes]
+        fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
     if not fitting:
         least = min(r.held for r in routes)
         raise MemoryError(
@@ -264,18 +268,12 @@ def plan(
             f"{human(least, 'B', 1024)} beyond X and y: memory={math.ceil(least)} would do"
         )
     count = STEPS if steps is None else max(steps, 1)
-    if resumed is not None:
-        fitting = [r for r in fitting if r.name == resumed["route"]]
-        if not fitting:
-            raise ValueError(
-                f"the checkpoint is of a run on the route {resumed['route']!r}, which eliminate= "
-                f"or memory= now rule out"
-            )
     chosen = best(fitting, count, network.dtype)
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
-    if resumed is not None:
+    if resumed is not None and resumed["workspace"] <= workspace and resumed["fields"] <= left:
+        # The same row blocks again, unless there is less memory now: sums in the same order.
         workspace, left = resumed["workspace"], resumed["fields"]
     first: FirstLayer
     if chosen.name == "weights":
@@ -317,29 +315,40 @@ def checked_gram(
         if X is None or is_whole(X):
             raise ValueError("a callable gram needs X as an array or rows on disk")
         kernel: Operator = FunctionGram(gram, X)
-        cross: Any = lambda new: FunctionGram(gram, new, X)  # noqa: E731
+        cross: Any = partial(_cross, gram, X)
     else:
         if is_array(gram):
             check_real(gram, "gram", finite=True)
         kernel = copy.copy(as_operator(gram, symbol="G"))
-
-        def cross(new: Any) -> Any:
-            raise ValueError("predictions need the kernel as a function: gram=callable")
+        cross = _no_cross
 
     n = kernel.shape[0] if X is None else int(X.shape[0])
     if kernel.shape != (n, n):
         raise ValueError(f"gram has shape {kernel.shape} but there are {n} samples: ({n}, {n})")
     if kernel.dtype != network.dtype:
         raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
+    xp = namespace(network.readout)
+    probe = xp.asarray(np.random.default_rng(0).standard_normal((n, 4)), dtype=network.dtype)
+    columns = kernel.matmat(probe)
+    if not bool(xp.isfinite(columns).all()):
+        raise ValueError("gram contains NaN or infinity")
+    eps, size = float(xp.finfo(network.dtype).eps), float(abs(columns).max())
     if not kernel.symmetric:
-        xp = namespace(network.readout)
-        probe = xp.eye(n, min(n, 8), dtype=network.dtype)
-        columns = kernel.matmat(probe)
-        gap = abs(columns - kernel.rmatmat(probe)).max()
-        if gap > 100 * n**0.5 * xp.finfo(network.dtype).eps * abs(columns).max():
+        gap = float(abs(columns - kernel.rmatmat(probe)).max())
+        if gap > 100 * n**0.5 * eps * size:
             raise ValueError("gram must be symmetric")
+    if float((probe * columns).sum(axis=0).min()) < -100 * n * eps * size:
+        raise ValueError("gram must be positive semidefinite")
     kernel.symmetric = kernel.psd = True  # that it is positive is what gram= means
     return kernel, None if X is None else cross
+
+
+def _cross(function: Callable[[Any, Any], Any], X: Any, new: Any) -> Operator:
+    return FunctionGram(function, new, X)
+
+
+def _no_cross(new: Any) -> Any:
+    raise ValueError("predictions need the kernel as a function: gram=callable")
 
 
 def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | None) -> str:

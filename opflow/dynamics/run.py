@@ -144,6 +144,8 @@ def train(
     X = checked_X(X, network, gram)
     y = check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
     limit, end, stops = _checked_length(steps, until, times)
+    if stops is not None and getattr(method, "stepwise", False):
+        raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")

@@ -45,6 +45,8 @@ class Trajectory:
     coefficients : array (N, n_1) or None
         C of a first layer that moved in the space of a kernel, h¹ = h¹(0) + G C on the samples;
         the first weights of `network` are then those of the start.  None where weights say all.
+    model : bool
+        Whether `network` is the model: not so with such a kernel, nor for a linearised flow.
     """
 
     network: ReLUNetwork
@@ -58,6 +60,7 @@ class Trajectory:
     interrupted: bool = False
     route: str = "weights"
     coefficients: Any = None
+    model: bool = True
     _predictor: Any = field(default=None, repr=False)
 
     @classmethod
@@ -69,6 +72,7 @@ class Trajectory:
             **recorded,
             route=state.first.route,
             coefficients=None if weights else state.parameters[0],
+            model=weights and recorded.get("_predictor", state) is state,
         )
 
     def predict(self, X: Any) -> Any:
@@ -86,8 +90,11 @@ class Trajectory:
         """
         if self._predictor is not None:
             return self._predictor.predict(X)
-        if self.coefficients is not None:
-            raise ValueError("predictions need the kernel of the first layer, which no file keeps")
+        if not self.model:
+            raise ValueError(
+                "the model of this run is not its network, but a linearisation or a function of a "
+                "kernel, which no file keeps: predict before saving"
+            )
         return self.network(X)
 
     def __repr__(self) -> str:
@@ -123,6 +130,7 @@ class Trajectory:
             "note": self.note,
             "interrupted": self.interrupted,
             "route": self.route,
+            "model": self.model,
             "checksum": checksum(arrays),
         }
         write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
@@ -168,4 +176,5 @@ class Trajectory:
             meta["interrupted"],
             meta.get("route", "weights"),
             arrays.get("coefficients"),
+            meta.get("model", True),
         )

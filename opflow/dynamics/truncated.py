@@ -8,6 +8,7 @@ the Euler step of the truncated flow.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ class TruncatedFlow:
     step: float | str = "auto"
 
     name = "the truncated flow"
-    by_weights = True
+    by_weights = stepwise = True
     #: sets of parameters besides the state, and of fields: a moment's copy, while it is set up
     extra, kept = 4.0, 3.0
 
@@ -104,6 +105,8 @@ class TruncatedIntegrator:
         return self.state.evaluate(residual)
 
     def advance(self, remaining: float) -> float:
+        # A state of its own, so that what was reached keeps its network; the fields are shared.
+        self.state = copy.copy(self.state)
         self.state.advance(self.step * self.share)
         return self.step
 
@@ -164,8 +167,8 @@ class FieldState:
         return self._exact.network
 
     def kernel(self) -> Operator:
-        """K of the fields."""
-        return collective_kernel(self.fields)
+        """K of the network that the fields drive."""
+        return collective_kernel(Fields(self.network, self.inputs))
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs of the network that the fields drive."""

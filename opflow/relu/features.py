@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_real, is_sparse, namespace
+from opflow.arrays import check_real, is_array, namespace
 from opflow.operators import Gram, Matrix, Operator, Weight, pullback
 from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_fields, check_layer
@@ -180,8 +180,8 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
     """
     layer = 0 if layer == 0 and layer is not False else check_layer(fields, layer)
     H = check_fields(fields).activations[layer]
-    if is_sparse(H):
-        raise ValueError("layer 0 is a sparse matrix: target_linearity needs dense activations")
+    if not is_array(H):
+        raise ValueError("layer 0 is sparse, on disk or an operator: an array is needed")
     Y = check_real(targets, "targets", finite=True)
     Y = Y[:, None] if Y.ndim == 1 else Y
     if Y.ndim != 2 or len(Y) != fields.samples:

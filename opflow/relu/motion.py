@@ -14,6 +14,7 @@ from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
 from opflow.relu.fields import Fields, check_fields, check_layer
 from opflow.relu.hierarchy import field_velocities, split
+from opflow.relu.inputs import input_operator
 
 __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities", "weight_gram_velocity"]
 
@@ -176,11 +177,13 @@ def weight_gram_velocity(
     r = _residual(fields, residual).reshape(fields.samples, -1)
     net, phi = fields.network, fields.conjugates[layer - 1]
     s = (r[:, None, :] @ phi.reshape(len(r), net.outputs, -1))[:, 0]
-    below, W = fields.activations[layer - 1], net.weights[layer - 1]
+    if layer == 1 and fields.inputs is None:
+        raise ValueError("these fields know their inputs by a Gram alone: there is no W¹")
+    below, W = input_operator(fields.activations[layer - 1], "a"), net.weights[layer - 1]
     left, right = (
-        (Matrix(below, symbol="a"), Matrix(s @ W, symbol="ρ"))
+        (below, Matrix(s @ W, symbol="ρ"))
         if side == "input"
-        else (Matrix(below @ W.T, symbol="u"), Matrix(s, symbol="s"))
+        else (Matrix(below.matmat(W.T), symbol="u"), Matrix(s, symbol="s"))
     )
     return scale(-net.rates[layer - 1], GramVelocity(left.T, right.T))
 
@@ -200,7 +203,7 @@ def _moving(fields: Fields, residual: Any) -> tuple[list[tuple[Operator, Operato
         still.append(
             (
                 _rows(fields.conjugates[i], f"φ{up}"),
-                Matrix(a, symbol=f"a{below}" if i else "X"),
+                input_operator(a, f"a{below}" if i else "X"),
             )
         )
         dphi = da = None

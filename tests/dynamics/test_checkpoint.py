@@ -170,7 +170,8 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(path, name, 
     saver_at(path, 1)
     message = refused(path, reason, identity={**IDENTITY, name: "flow"})
     assert ";" not in message, "the other three do agree"
-    refused(path, "its gram is none, not rbf", identity={**IDENTITY, "gram": "rbf"})
+    refused(path, "its kernel is another", identity={**IDENTITY, "gram": "rbf"})
+    refused(path, "its scheme is none, not a", identity={**IDENTITY, "scheme": "a"})
     refused(path, "its method is descent, not none", identity={"network": "a" * 64})
 
 

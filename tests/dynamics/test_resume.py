@@ -95,7 +95,7 @@ def test_a_run_goes_on_along_its_own_route(tmp_path):
     X, y = rng.standard_normal((6, 6)), rng.standard_normal(6)  # all shapes agree
     net, path = of.ReLUNetwork.random([6, 6], seed=0), tmp_path / "run.npz"
     of.train(net, X, y, steps=2, checkpoint=path, eliminate=True)
-    with pytest.raises(ValueError, match=r"route 'eliminated, .* rule out"):
+    with pytest.raises(ValueError, match="which eliminate= excludes"):
         of.train(net, X, y, steps=4, checkpoint=path, resume=True, eliminate=False)
     assert of.train(net, X, y, steps=4, checkpoint=path, resume=True).route == "eliminated"
 

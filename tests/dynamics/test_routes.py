@@ -1,5 +1,7 @@
 """Every way to hold the inputs, the fields and the first layer gives the same trajectory."""
 
+import pickle
+
 import numpy as np
 import pylops
 import pytest
@@ -152,6 +154,38 @@ def test_a_kernel_function_predicts_at_new_points():
     assert observed.observations["held_out_loss"][-1] == pytest.approx(loss)
 
 
+def test_predictions_of_a_kernel_check_their_inputs():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    run = of.train(of.ReLUNetwork.random([4, 16], seed=0), X, y, gram=linear, steps=5)
+    again = pickle.loads(pickle.dumps(run))
+    np.testing.assert_allclose(again.predict(X), run.predict(X), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"X has shape \(2, 5\)"):
+        run.predict(np.ones((2, 5)))
+    with pytest.raises(TypeError, match="X is float32"):
+        run.predict(X.astype(np.float32))
+
+
+def test_a_linearised_run_does_not_predict_from_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    run = of.train(of.ReLUNetwork.random([4, 16], seed=0), X, y, method=of.LinearisedFlow(),
+                   times=[1.0])  # fmt: skip
+    np.testing.assert_allclose(run.predict(X) - y[:, None], run.residual, atol=1e-7)
+    run.save(tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="linearisation"):
+        of.Trajectory.load(tmp_path / "run.npz").predict(X)
+
+
+def test_batches_of_sparse_rows():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    network = of.ReLUNetwork.random([4, 16], seed=0)
+    runs = [of.train(network, data, y, steps=5, method=of.GradientDescent(1e-2, batch=7, rng=0))
+            for data in (X, sp.csr_array(X))]  # fmt: skip
+    np.testing.assert_allclose(runs[0].residual, runs[1].residual, atol=1e-12)
+
+
 def test_a_kernel_run_keeps_its_coefficients_in_its_file(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
@@ -285,6 +319,9 @@ def test_moments_every_so_many_steps():
         ({"eliminate": True, "method": of.GradientDescent(batch=3)}, "moves weights"),
         ({"method": of.GradientDescent(batch=21)}, "batch must be between 1 and 20"),
         ({"times": [1.0, 0.5]}, "times must be increasing"),
+        ({"times": [0.5, 1.0]}, "times are for methods that choose their steps"),
+        ({"gram": -np.eye(20)}, "gram must be positive semidefinite"),
+        ({"gram": sp.csr_array(np.full((20, 20), np.nan))}, "gram contains NaN"),
         ({"times": [1.0], "until": 2.0}, "exclude each other"),
         ({"resume": True}, "resume=True needs checkpoint"),
     ],

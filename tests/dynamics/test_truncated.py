@@ -88,6 +88,16 @@ def test_one_small_step_is_the_truncated_velocity(problem, order):
     assert np.abs(got + want).max() <= 1e-5 * speed * max(size, 1, speed)
 
 
+def test_a_diverged_flow_keeps_the_network_it_reached():
+    net, X, y = teacher(3)
+    with pytest.raises(of.DivergenceError) as info:
+        of.train(net, X, y, steps=200, method=of.TruncatedFlow(order=0, step=1e3))
+    reached = info.value.trajectory
+    assert len(reached.losses) == 1
+    for a, b in zip(reached.network.weights, net.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_order_zero_closes_among_the_fields():
     """No weight above the first layer is read: other weights, same fields, same motion."""
     net, X, y = teacher(3)

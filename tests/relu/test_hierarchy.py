@@ -4,12 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows as row_blocks
-from tests.operators.battery import small_blocks
+from tests.operators.battery import OnDisk, small_blocks
 from tests.relu.reference import problems, rich
 
 hierarchy = of.hierarchy
@@ -420,3 +421,24 @@ def test_a_product_with_all_velocities_keeps_its_workspace_as_the_samples_grow()
         extra.append(tracemalloc.get_traced_memory()[1] - result.nbytes)
         tracemalloc.stop()
     assert max(extra) <= 3 * row_blocks.WORKSPACE
+
+
+@pytest.mark.parametrize("kind", ["rows", "sparse", "operator"])
+def test_velocities_on_inputs_that_are_no_array(kind):
+    net, X = rich(3, 2)
+    fields, r = net.fields(X), residual(net.fields(X))
+    other = net.fields(
+        {"rows": OnDisk, "sparse": sp.csr_array, "operator": of.as_operator}[kind](X)
+    )
+    for layer in (1, 3):
+        H = hierarchy.hidden_velocity(fields, layer)
+        near(hierarchy.hidden_velocity(other, layer) @ r.ravel(), H @ r.ravel())
+        for side in ("input", "output"):
+            G = of.weight_gram_velocity(fields, layer, r, side).todense()
+            near(of.weight_gram_velocity(other, layer, r, side).todense(), G)
+    if kind == "operator":
+        with pytest.raises(ValueError, match="read by rows"):
+            of.kernel_velocity(other, r)
+    else:
+        dK = of.kernel_velocity(fields, r).todense()
+        near(of.kernel_velocity(other, r).todense(), dK)

@@ -12,6 +12,7 @@ from typing import Any
 
 from opflow.arrays import is_sparse, namespace
 from opflow.operators import Operator
+from opflow.operators.algebra import is_operator
 from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
@@ -53,6 +54,8 @@ class FieldTangent(Operator):
 
     def __init__(self, fields: Fields, order: int) -> None:
         net, n = fields.network, fields.samples
+        if fields.inputs is None or is_operator(fields.inputs):
+            raise ValueError("the velocities of all fields need inputs that can be read by rows")
         self.fields, self.order = fields, order
         self.scales = [math.sqrt(rate) for rate in net.rates]
         # (start, stop) of h^1, …, h^L, ψ^1, …, ψ^L among the rows

@@ -28,6 +28,7 @@ from opflow.operators.algebra import add, compose, scale
 from opflow.operators.describe import superscript
 from opflow.relu.fields import Fields, check_fields, check_layer, check_order
 from opflow.relu.hierarchy.tangent import FieldTangent
+from opflow.relu.inputs import input_operator
 from opflow.relu.kernels import jacobian
 
 
@@ -283,12 +284,15 @@ def _distance(arrays: list[Any], references: list[Any]) -> float:
 
 def _activation_gram(fields: Fields, layer: int) -> Operator:
     """A^ℓ, plus 1 if the layer above has a bias."""
-    a = fields.activations[layer]
-    gram: Operator = Gram(
-        Matrix(a, symbol=f"a{superscript(layer)}"), symbol=f"A{superscript(layer)}"
-    )
-    if fields.network.biases[layer] is not None:
-        ones = namespace(fields.network.readout).ones((a.shape[0], 1), dtype=a.dtype)
+    net = fields.network
+    gram: Operator
+    if layer == 0 and fields.gram is not None:
+        gram = fields.gram
+    else:
+        a = input_operator(fields.activations[layer], f"a{superscript(layer)}")
+        gram = Gram(a, symbol=f"A{superscript(layer)}")
+    if net.biases[layer] is not None:
+        ones = namespace(net.readout).ones((fields.samples, 1), dtype=net.dtype)
         gram = add(gram, Gram(Matrix(ones, symbol="1")))
     return gram
 
