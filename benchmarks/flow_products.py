@@ -44,7 +44,9 @@ def problem(name: str, samples: int) -> tuple[Any, Any, Any, float]:
     return net, X, np.ascontiguousarray(y[:samples]), reach
 
 
-def measure(name: str, keep: Path, samples: int, references: bool) -> None:
+def measure(
+    name: str, keep: Path, samples: int, references: bool, longer: float | None = None
+) -> None:
     import numpy as np
 
     import opflow as of
@@ -58,7 +60,7 @@ def measure(name: str, keep: Path, samples: int, references: bool) -> None:
         return largest_eigenvalue(of.collective_kernel(network.fields(X)), tol=1e-3).value
 
     first = top(net)
-    T = reach / first
+    T = (longer or reach) / first
 
     def run(label: str, method: Any) -> Any:
         path = folder / f"{label}.npz"
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PROBLEMS), action="append")
     parser.add_argument("--samples", type=int, default=1797)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--reach", type=float, help="λ_max·T, in a folder of its own")
     parser.add_argument("--no-references", action="store_true")
     parser.add_argument("--plot", metavar="PNG")
     args = parser.parse_args()
@@ -187,7 +190,7 @@ def main() -> None:
         os.environ[variable] = str(args.threads)
     if args.plot is None:
         for name in args.only or PROBLEMS:
-            measure(name, args.keep, args.samples, not args.no_references)
+            measure(name, args.keep, args.samples, not args.no_references, args.reach)
     curves = report(args.keep)
     if args.plot is not None:
         plot(curves, args.plot)
