@@ -168,6 +168,10 @@ def plot(curves: dict[str, dict[str, list[tuple[int, float]]]], path: str) -> No
             color="0.4",
         )
         ax.set(title=TITLES[name], xlabel="kernel products")
+        low, high = ax.get_xlim()
+        ticks = [t for t in (50, 100, 200, 500, 1000, 2000, 5000, 10_000) if low <= t <= high]
+        ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+        ax.set_xticks([], minor=True)
         ax.title.set_fontsize(10)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", alpha=0.25, linewidth=0.6)
