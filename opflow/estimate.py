@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from opflow.arrays import is_sparse
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.plan import (
     STEPS,
@@ -22,16 +21,15 @@ from opflow.dynamics.plan import (
     best,
     eliminated_routes,
     explain,
+    problem,
     rates_for,
     weight_route,
 )
-from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import Cost, Gram
-from opflow.operators.algebra import is_operator
 from opflow.operators.describe import human
 from opflow.operators.rows import parse_memory
 from opflow.relu.fields import storage_bytes
-from opflow.relu.inputs import input_operator, is_whole
+from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
 
 NO_METHOD: Any = GradientDescent()
@@ -86,15 +84,6 @@ def shape_network(widths: Sequence[int], outputs: int, dtype: Any) -> ReLUNetwor
     return start.moved(weights, [None] * len(weights))
 
 
-def problem(network: ReLUNetwork, X: Any, method: Any = NO_METHOD) -> Problem:
-    """The shapes of a run."""
-    entries = float(X.nnz if is_sparse(X) else int(X.shape[0]) * network.widths[0])
-    vectors = max(LANCZOS, 1.5 * getattr(method, "size", 0))
-    return Problem(network, int(X.shape[0]), entries, is_sparse(X), is_whole(X),
-                   getattr(method, "frozen", True), getattr(method, "extra", 0.0),
-                   vectors, getattr(method, "kept", 0.0), is_operator(X))  # fmt: skip
-
-
 def estimate(
     samples: int,
     widths: Sequence[int],
@@ -132,7 +121,7 @@ def estimate(
     network = shape_network(widths, outputs, np.dtype(dtype))
     if X is None:
         X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
-    p = problem(network, X, method)
+    p = problem(network, X, int(X.shape[0]), method)
     routes = [] if eliminate else [weight_route(p)]
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)

@@ -14,7 +14,7 @@ import scipy.sparse.linalg as spla
 import opflow as of
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
-from opflow.estimate import problem
+from opflow.dynamics.plan import problem
 from opflow.operators import Cost
 from opflow.operators.describe import human
 from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
@@ -82,7 +82,7 @@ def analyse(
     memory : str, optional
         As in :func:`opflow.train`.
     """
-    p = problem(network, X)
+    p = problem(network, X, int(X.shape[0]))
     cached = storage_bytes(network, p.samples, "cached")
     first = 4.0 * p.entries * network.widths[1]
     product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)

@@ -136,6 +136,32 @@ class Problem(NamedTuple):
         return least
 
 
+def problem(network: ReLUNetwork, X: Any, samples: int, method: Any = None) -> Problem:
+    """The shapes of a run; X is None where only a Gram is known.
+
+    A method says by `frozen` whether it needs kernels at frozen gates (it does by default), by
+    `extra` how many sets of parameters and by `kept` how many copies of all fields it holds
+    besides the state, and by `size` how many vectors its Krylov basis has at most.
+    """
+    entries = 0.0 if X is None else float(samples * network.widths[0])
+    if is_sparse(X):
+        entries = float(X.nnz)
+    elif is_operator(X):
+        entries = as_operator(X).cost(1).flops / 2
+    return Problem(
+        network,
+        samples,
+        entries,
+        is_sparse(X),
+        is_whole(X),
+        getattr(method, "frozen", True),
+        getattr(method, "extra", 0.0),
+        max(LANCZOS, 1.5 * getattr(method, "size", 0)),
+        getattr(method, "kept", 0.0),
+        is_operator(X),
+    )
+
+
 def weight_route(p: Problem) -> Route:
     """All layers as weights."""
     net, n = p.network, float(p.samples)
@@ -192,10 +218,7 @@ def plan(
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
-    frozen: bool = True,
-    extra: float = 0.0,
-    vectors: int = 0,
-    kept: float = 0.0,
+    method: Any = None,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
@@ -212,14 +235,8 @@ def plan(
         Ask for a route; the cheaper one by default.
     gram : callable, array, sparse matrix or operator, optional
         A kernel in the place of XXᵀ.
-    frozen : bool
-        Whether the run needs kernels at frozen gates.
-    extra : float
-        Sets of parameters that the method keeps besides those of the state.
-    vectors : int
-        Vectors of a Krylov basis at most, besides those of Lanczos for λ_max.
-    kept : float
-        Copies of all fields that the state holds at its peak.
+    method : Method, optional
+        As :func:`problem` reads it.
     resumed : mapping, optional
         :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
         is over the same blocks.
@@ -234,24 +251,16 @@ def plan(
     budget = parse_memory(memory)
     kernel, cross = checked_gram(gram, network, X)
     shaped: Any = kernel if X is None else X
-    whole = X is not None and is_whole(X)
-    n = int(shaped.shape[0])
-    entries = float(X.nnz if is_sparse(X) else n * network.widths[0]) if X is not None else 0.0
-    if is_operator(X):
-        entries = as_operator(X).cost(1).flops / 2
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
-    problem = Problem(
-        network, n, entries, is_sparse(X), whole, frozen, extra, max(LANCZOS, 1.5 * vectors),
-        kept, is_operator(X),
-    )  # fmt: skip
+    shapes = problem(network, X, int(shaped.shape[0]), method)
     operator = Gram(input_operator(X)) if kernel is None else kernel
     routes = []
     if kernel is None and not eliminate:
-        routes.append(weight_route(problem))
+        routes.append(weight_route(shapes))
     if kernel is not None or eliminate is not False:
         weights = kernel is None or X is None
-        routes += eliminated_routes(problem, operator, kernel is not None, weights)
+        routes += eliminated_routes(shapes, operator, kernel is not None, weights)
     fitting = [r for r in routes if r.held <= budget]
     if resumed is not None:
         # Parameters of one kind say nothing to the other.
@@ -270,8 +279,8 @@ def plan(
     count = STEPS if steps is None else max(steps, 1)
     chosen = best(fitting, count, network.dtype)
     spare = budget - chosen.held
-    workspace = min(float(WORKSPACE), (problem.workspace() + spare) / 2)
-    left = max(0.0, spare - 2 * (workspace - problem.workspace() / 2))
+    workspace = min(float(WORKSPACE), (shapes.workspace() + spare) / 2)
+    left = max(0.0, spare - 2 * (workspace - shapes.workspace() / 2))
     if resumed is not None and resumed["workspace"] <= workspace and resumed["fields"] <= left:
         # The same row blocks again, unless there is less memory now: sums in the same order.
         workspace, left = resumed["workspace"], resumed["fields"]

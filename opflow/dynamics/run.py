@@ -166,10 +166,7 @@ def train(
         memory=memory,
         eliminate=eliminate,
         gram=gram,
-        frozen=getattr(method, "frozen", True),
-        extra=getattr(method, "extra", 0.0),
-        vectors=getattr(method, "size", 0),
-        kept=getattr(method, "kept", 0.0),
+        method=method,
         resumed=None if held is None else held[1],
     )
     if explain:
