@@ -1,0 +1,137 @@
+"""What every spectral routine asks of its operator, and what its numbers carry with them."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from opflow.operators.algebra import as_operator
+from opflow.operators.operator import Operator
+from opflow.operators.rows import op_namespace
+
+#: orders up to which LAPACK's whole spectrum (a second or less) is preferred to an estimate
+DENSE = 1024
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration ended before it reached its tolerance; its result says how far it came."""
+
+
+class Estimate(float):
+    """A number that knows how sure it is.
+
+    Attributes
+    ----------
+    low, high : float
+        The 95 % confidence interval, or bounds that hold for certain; both equal the value
+        where it is exact (to rounding).
+    products : int
+        Products with the operator that were spent on it, each with one vector.
+    how : str
+        Where it comes from: ``"exact"``, or the name of the estimator.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> of.spectral.Estimate(2.0, 1.5, 2.5, products=10, how="Hutch++")
+    2 [1.5, 2.5] (Hutch++, 10 products)
+    >>> of.spectral.Estimate(2.0, products=0) + 1, of.spectral.Estimate(2.0).exact
+    (3.0, True)
+    """
+
+    low: float
+    high: float
+    products: int
+    how: str
+
+    def __new__(
+        cls,
+        value: float,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        products: int = 0,
+        how: str = "exact",
+    ) -> Estimate:
+        self = super().__new__(cls, value)
+        self.low = float(value if low is None else low)
+        self.high = float(value if high is None else high)
+        self.products, self.how = int(products), how
+        return self
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing but rounding separates the value from the truth."""
+        return self.how == "exact"
+
+    def __getnewargs_ex__(self) -> tuple[Any, dict[str, Any]]:
+        return (float(self), self.low, self.high), {"products": self.products, "how": self.how}
+
+    def __repr__(self) -> str:
+        bars = "" if self.exact else f" [{self.low:.6g}, {self.high:.6g}]"
+        return f"{float(self):.6g}{bars} ({self.how}, {self.products} products)"
+
+
+def symmetric_operator(op: Any, name: str = "op") -> Operator:
+    """`op` as an opflow operator that is square, real and, as far as can be seen, symmetric.
+
+    Parameters
+    ----------
+    op : operator of opflow, PyLops or SciPy, array (n, n) or sparse matrix
+    name : str
+        What the caller's argument is called.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is none of these, or not square, real, symmetric or finite.
+
+    Notes
+    -----
+    Where the tags do not say that it is symmetric, one product with a block of two random
+    vectors does: ``x·(op y) = y·(op x)`` to rounding.
+    """
+    op = as_operator(op)
+    n = op.shape[0]
+    if op.shape[1] != n or n == 0:
+        raise ValueError(f"{name} must be square and not empty, not of shape {op.shape}")
+    if op.dtype.kind != "f":
+        raise TypeError(f"{name} must be real, not {op.dtype}")
+    if not op.symmetric:
+        xp = op_namespace(op)
+        x = gaussian(op, 2, np.random.default_rng(0x5EED))
+        y = finite(op.matmat(x), name)
+        cross = x.T @ y
+        gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
+        size = float(xp.linalg.norm(x)) * float(xp.linalg.norm(y))
+        rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * size
+        if gap > rounding:
+            raise ValueError(
+                f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by {gap:.3g} "
+                f"for random x and y, where rounding allows {rounding:.1g}"
+            )
+    return op
+
+
+def finite(values: Any, name: str = "op") -> Any:
+    """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
+    if values.size and not np.isfinite(float(abs(values).max())):
+        raise ValueError(f"products with {name} contain NaN or infinity")
+    return values
+
+
+def gaussian(op: Operator, columns: int, rng: Any) -> Any:
+    """Independent standard normal vectors, (n, columns), of the operator's dtype and device."""
+    draw = np.random.default_rng(rng).standard_normal((op.shape[1], columns))
+    return op_namespace(op).asarray(draw, dtype=op.dtype)
+
+
+def check_shift(shift: Any, name: str = "shift") -> float:
+    """`shift` as a float, if it is finite and not negative."""
+    if not isinstance(shift, numbers.Real) or isinstance(shift, bool):
+        raise TypeError(f"{name} must be a number, not {shift!r}")
+    if not 0 <= float(shift) < np.inf:
+        raise ValueError(f"{name} must be finite and not negative, not {shift!r}")
+    return float(shift)
