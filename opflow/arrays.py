@@ -128,3 +128,15 @@ def check_integer(value: Any, name: str, low: int, high: float = math.inf) -> in
         limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} must be {limits}, not {value}")
     return int(value)
+
+
+def to_host(x: Any) -> Any:
+    """`x` as a NumPy array: itself, or an explicit copy of what is on a device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> to_host(np.ones(2))
+    array([1., 1.])
+    """
+    return x.get() if _module_name(x) == "cupy" else np.asarray(x)
