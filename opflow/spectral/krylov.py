@@ -213,3 +213,10 @@ def phi_values(order: int, x: Any) -> Any:
     for k in range(1, order):
         value = (1 / math.factorial(k) - value) / large
     return np.where(x < order, np.exp(-small) * series / math.factorial(order), value)
+
+
+def check_tol(tol: Any) -> float:
+    """`tol` as a float, if it is positive."""
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, not {tol!r}")
+    return float(tol)
