@@ -110,15 +110,15 @@ class Recursion:
         """`w` (k, n) without its parts in the spaces of the columns `grown`."""
         span = slice(int(grown[0]), int(grown[-1]) + 1)  # a view: a basis is never copied
         basis = self._basis[span, : int(self.counts[grown].max())]
-        full, where = w, slice(None)
-        if grown.size < span.stop - span.start:
-            xp = namespace(w)
-            full, where = xp.zeros((len(basis), w.shape[1]), dtype=w.dtype), where - span.start
-            full[where] = w
+        gaps = grown.size < len(basis)
+        full = w
+        if gaps:
+            full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
+            full[where - span.start] = w
         for _ in range(2):  # once is not enough in floating point
             inside = (basis @ full[:, :, None]).transpose(0, 2, 1)
             full = full - (inside @ basis)[:, 0]
-        return full[where]
+        return full[where - span.start] if gaps else full
 
     def _reserve(self, count: int) -> None:
         held = self._alpha.shape[1]
