@@ -59,7 +59,7 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     Z = finite(apply(Q))
     H, W = _host(Q.T @ Z), _host(Q.T @ omega)
     # Below full rank, no column alone adds to the range: leaving it out takes nothing away.
-    S = _unit((Vt / sizes[:, None])) if rank == m else np.zeros((rank, m))
+    S = _unit(Vt / sizes[:, None]) if rank == m else np.zeros((rank, m))
     V = xp.asarray(W - S * (S * W).sum(axis=0), dtype=Q.dtype)
     E, F = omega - Q @ V, Y - Z @ V
     quad, square = (_host((E * G).sum(axis=0, dtype=np.float64)) for G in (F, E))
@@ -124,12 +124,12 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
     inverse = np.linalg.inv(R).T
     along = np.sqrt(values)[:, None] * (vectors.T @ R)  # Fᵀω
     S = _unit((vectors.T @ inverse) / np.sqrt(values)[:, None])
-    O = _unit(inverse)  # noqa: E741: the same directions, for Ω itself
+    off = _unit(inverse)  # the same for Ω itself
     total = float(np.trace(G)) - shift * n
-    first, height = (S * along).sum(axis=0), (O * R).sum(axis=0)
+    first, height = (S * along).sum(axis=0), (off * R).sum(axis=0)
     samples = total - _forms(G, S) + (n - m + 1) * (first / height) ** 2
     without = np.zeros((m, m))
-    pairs = zip(_second_directions(S), _second_directions(O), strict=True)
+    pairs = zip(_second_directions(S), _second_directions(off), strict=True)
     for (i, D), (_, B) in pairs:
         rest = first[i] ** 2 + (along[:, i] @ D) ** 2
         square = height[i] ** 2 + (R[:, i] @ B) ** 2
@@ -157,10 +157,11 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
               \frac{\omega_i^T P A P \omega_i}{\|P \omega_i\|^2}
 
     over the columns of :math:`\Omega_2`.  Given Q the samples are independent, so Student's t
-    holds towards where they are no more skew than normal.  If few eigenvalues are left they are
-    as skew as :math:`\chi^2` of few degrees of freedom; the interval reaches as far as that
-    distribution does, with an upper 80 % limit of the variance and one degree of freedom a sample
-    at least.  3k products, 12·n·k² flops and five blocks (n, k).
+    serves where they are no more skew than normal.  If few eigenvalues of :math:`P A P` are far
+    from the others, samples are as skew as :math:`\chi^2` of few degrees of freedom, and t covers
+    as little as 80 %.  So each end reaches as far as the mean of such samples would, had they
+    begun at the farthest sample on the other side: with degrees of freedom from an upper 80 %
+    limit of the variance, one a sample at least.  3k products, 12·n·k² flops, five blocks (n, k).
     """
     n, k = omega.shape[0], omega.shape[1] // 2
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
@@ -171,17 +172,24 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     F = finite(apply(E))
     quad, square = (_host((E * G).sum(axis=0, dtype=np.float64)) for G in (F, E))
     samples = (n - k) * quad / square
-    total, size = float(along.sum()), float(np.abs(samples).mean())
-    error = _spread(samples)
-    rounding = n**0.5 * eps * (float(np.abs(along).sum()) + size)
-    below = above = student.ppf(0.975, k - 1) * error
-    if error > 0:
-        widest = error * np.sqrt((k - 1) / chi2.ppf(0.2, k - 1))
-        freedom = max(k, 2 * (size / widest) ** 2)
-        above = max(above, size * (freedom / chi2.ppf(0.025, freedom) - 1))
-    value = total + samples.mean()
-    low = max(value - below, total) if psd else value - above
-    return Estimate(value, low - rounding, value + above + rounding, products=3 * k, how="Hutch++")
+    total, middle = float(along.sum()), float(samples.mean())
+    rounding = n**0.5 * eps * float(np.abs(along).sum() + np.abs(samples).mean())
+    value = total + middle
+    low = value - _skew_reach(samples, float(samples.max()) - middle) - rounding
+    high = value + _skew_reach(samples, middle - float(samples.min())) + rounding
+    low = min(max(low, total - rounding), value) if psd else low
+    return Estimate(value, low, high, products=3 * k, how="Hutch++")
+
+
+def _skew_reach(samples: Any, span: float) -> float:
+    """How far a mean reaches if its samples are as skew as χ² that starts `span` away."""
+    k, error = len(samples), _spread(samples)
+    normal = float(student.ppf(0.975, k - 1)) * error
+    if error == 0:
+        return 0.0
+    widest = error * np.sqrt((k - 1) / chi2.ppf(0.2, k - 1))
+    freedom = max(k, 2 * (span / widest) ** 2)
+    return max(normal, float(span * (freedom / chi2.ppf(0.025, freedom) - 1)))
 
 
 def _host(x: Any) -> Any:

@@ -131,4 +131,3 @@ def _gram_square_sum(op: Gram) -> float:
         M += rows.T @ rows
     squares = M**2 if op.weights is None else M**2 * op.weights * op.weights[:, None]
     return float(finite(squares).sum(dtype=np.float64))
-
