@@ -214,7 +214,7 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
     Examples
     --------
     >>> import opflow as of
-    >>> float(of.spectral.participation_ratio(of.Identity(7)))
+    >>> round(float(of.spectral.participation_ratio(of.Identity(7))), 9)
     7.0
     """
     op, rng = symmetric_operator(op), np.random.default_rng(rng)
