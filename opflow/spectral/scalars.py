@@ -54,10 +54,10 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     -----
     Exact for n <= 1024; for sparse matrices; for Grams of a dense factor F of width p < n, as
     :math:`\|F^T F\|_F`, 2·n·p² flops; and from all entries, formed tile by tile, where by the
-    cost model that takes no longer than the products.  That is so for dense matrices, and for
-    kernels up to some 16 times as many samples as products, as every product with a Gram costs
-    4·n·p flops and its entries n²·p.  Else :func:`opflow.spectral.estimators.xnystrace` of
-    op², two products a sample, which is good to a few digits as the square decays fast.
+    cost model that takes no longer than the products: for a kernel A∘D of widths p and q, whose
+    entries cost n²·(p + q) flops and whose products 4·n·p·q, up to some
+    ``n = 4·products·p·q / (p + q)``.  Else :func:`opflow.spectral.estimators.xnystrace` of op², two
+    products a sample; the square decays fast, and so does its error.
 
     Examples
     --------

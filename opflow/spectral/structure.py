@@ -42,7 +42,7 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
 def products_worth(exact: Cost, op: Operator) -> int:
     """0 for what structure gives at `exact`; n if that is as dear as n products."""
     n = op.shape[0]
-    dear = NOMINAL.seconds(exact, op.dtype) >= n * NOMINAL.seconds(op.cost(1), op.dtype)
+    dear = NOMINAL.seconds(exact, op.dtype) > 0.5 * n * NOMINAL.seconds(op.cost(1), op.dtype)
     return n if dear else 0
 
 
