@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import check_integer, check_real, namespace, to_host
 from opflow.operators.algebra import add
 from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
+from opflow.spectral.estimators import skew_quantile
 from opflow.spectral.scalars import Seed, frobenius_norm
 from opflow.spectral.structure import entries_cost, inner_products, pays
 from opflow.spectral.trace import FEWEST, PRODUCTS
@@ -62,8 +62,10 @@ def alignment(
     1.0
     """
     op = symmetric_operator(op)
-    Y = finite(_columns(y, op.shape[0]), "y").astype(op.dtype, copy=False)
+    Y = _columns(y, op.shape[0]).astype(op.dtype, copy=False)
     spent, largest = Y.shape[1], float(abs(Y).max())
+    if not math.isfinite(largest):
+        raise ValueError("y contains NaN or infinity")
     if centred:
         op, Y = _centred(op), Y - Y.mean(axis=0)
         spent += 1
@@ -104,7 +106,7 @@ def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 
     -----
     :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`: exact under the condition of
     :func:`frobenius_norm`, else from :math:`E\,(K_0 v)^T (K_1 v) = \langle K_0, K_1\rangle_F` for
-    Gaussian v, with a jackknife interval of artanh of the cosine.
+    Gaussian v, with a jackknife interval of artanh of the cosine, as wide as skew samples need.
 
     Examples
     --------
@@ -190,7 +192,7 @@ def _compared(
     if not (math.isfinite(value) and value):
         return Estimate(value, products=2 * m, how=how)
     without = stretched(ratio((G.sum(axis=0) - G) / (m - 1)))
-    error = math.sqrt((m - 1) * float(without.var())) * float(student.ppf(0.975, m - 1))
+    error = math.sqrt((m - 1) * float(without.var())) * skew_quantile(m)
     middle = float(stretched(value))
     low, high = float(back(middle - error)), float(back(middle + error))
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
@@ -244,7 +246,7 @@ def _orthonormal(U: Any, name: str) -> Any:
     if getattr(U, "ndim", 0) != 2 or not 0 < U.shape[1] <= U.shape[0]:
         shape = getattr(U, "shape", None)
         raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {shape}")
-    Q, R = namespace(U).linalg.qr(finite(U, name))
+    Q, R = namespace(U).linalg.qr(check_real(U, name, finite=True))
     sizes = np.abs(np.diag(to_host(R)))
     if not sizes.min() > U.shape[0] * np.finfo(U.dtype).eps * sizes.max():
         raise ValueError(f"{name} must have linearly independent columns")

@@ -11,10 +11,10 @@ without sample j, :math:`E \sum_j (\theta_j - \bar\theta)^2` is never below the 
 
 Nor is the error normal.  Where one eigenvalue stands out of all that the sketch has left, samples
 are as skew as :math:`\chi^2` with one degree of freedom; their mean is on one side of the truth
-more often than not, with too small a spread, and Student's t covers 80 %.  So ends of intervals
-reach as far as 95 % take for such samples (:func:`_skew`): both, but for the upper end of a PSD
-trace from the exchangeable estimators, where the jackknife has enough to spare.  Intervals
-therefore err on the wide side for spectra with nothing so special.
+more often than not, with too small a spread, and Student's t covers 80 %.  So intervals reach as
+far as 95 % take for such samples (:func:`skew_quantile`) at both ends, but for the upper one of a
+PSD trace from the exchangeable estimators, where the jackknife has enough to spare.  They err on
+the wide side for spectra with nothing so special.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     rounding = n**0.5 * eps * scale
     floor = total - rounding if psd else -np.inf
     error = _error(samples, without)
-    below, above = (reach(m) * error + rounding for reach in (_skew, _normal if psd else _skew))
+    below, above = (
+        reach(m) * error + rounding for reach in (skew_quantile, _normal if psd else skew_quantile)
+    )
     return _estimate(samples.mean(), below, above, floor, m + rank, "XTrace")
 
 
@@ -144,7 +146,7 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
         without[i] = total - S[:, i] @ G @ S[:, i] - _forms(G, D) + (n - m + 2) * rest / square
     rounding = n**0.5 * eps * (total + shift * n)
     error = _error(samples, without)
-    below, above = (reach(m) * error + rounding for reach in (_skew, _normal))
+    below, above = (reach(m) * error + rounding for reach in (skew_quantile, _normal))
     return _estimate(samples.mean(), below, above, total - rounding, m, "XNysTrace")
 
 
@@ -179,7 +181,7 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     samples = (n - k) * quad / square
     total = float(along.sum())
     rounding = n**0.5 * eps * float(np.abs(along).sum() + np.abs(samples).mean())
-    reach = _skew(k) * _spread(samples) + rounding
+    reach = skew_quantile(k) * _spread(samples) + rounding
     floor = total - rounding if psd else -np.inf
     return _estimate(total + samples.mean(), reach, reach, floor, 3 * k, "Hutch++")
 
@@ -229,7 +231,7 @@ def _normal(m: int) -> float:
     return float(student.ppf(0.975, m - 1))
 
 
-def _skew(m: int) -> float:
+def skew_quantile(m: int) -> float:
     """The same for m samples of χ² with one degree of freedom."""
     return max(_normal(m), float((m / chi2.ppf(0.025, m) - 1) * (m / 2) ** 0.5))
 

@@ -19,8 +19,8 @@ def projections(eigenvectors: Any, r: Any) -> Any:
     Parameters
     ----------
     eigenvectors : array (n, k)
-    r : array (n,), (n, c) or (N, outputs) with N·outputs = n
-        The last is flattened sample-major.
+    r : array (n,), (N, outputs) with N·outputs = n, or (n, c)
+        Residuals of N samples are one vector, flattened sample-major; c > 1 columns are as many.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def projections(eigenvectors: Any, r: Any) -> Any:
     array([1., 2.])
     """
     n = _vectors(eigenvectors).shape[0]
-    if r.ndim == 2 and r.shape[0] != n and r.size == n:
+    if r.size == n:
         r = r.reshape(-1)
     if r.ndim not in (1, 2) or r.shape[0] != n:
         raise ValueError(f"r has shape {r.shape} but the eigenvectors {eigenvectors.shape}")

@@ -92,7 +92,7 @@ def test_spread_and_students_t_alone_would_not_cover(how, monkeypatch):
 
     whole = estimators._error
     monkeypatch.setattr(estimators, "_error", lambda samples, without: whole(samples, None))
-    monkeypatch.setattr(estimators, "_skew", estimators._normal)
+    monkeypatch.setattr(estimators, "skew_quantile", estimators._normal)
     values = SPECTRA["cliff of 9" if how == "xtrace" else "cliff of 17"]
     found = [run(how, values, seed) for seed in range(200)]
     assert np.mean([x.low <= values.sum() <= x.high for x in found]) < 0.85
