@@ -1,0 +1,326 @@
+r"""Stochastic Lanczos quadrature: tr f(op) for any f, from products with random vectors alone.
+
+Lanczos on a random vector v of squared norm n gives a Gauss rule, ``v·f(op)v ≈ Σ wⱼ f(θⱼ)``,
+whose mean over v is tr f(op).  All vectors go in lockstep, one block product a step.  What all
+of them agree on, isolated eigenvalues, is counted exactly and leaves the statistics.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from opflow.arrays import check_integer, namespace, to_host
+from opflow.operators.operator import Operator
+from opflow.spectral.checks import (
+    ConvergenceWarning,
+    Estimate,
+    finite,
+    gaussian,
+    symmetric_operator,
+)
+from opflow.spectral.structure import rounding_level
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    r"""A Gauss rule of the spectrum for each of several random vectors.
+
+    Attributes
+    ----------
+    nodes : array (probes, m)
+        Ritz values, ascending.
+    weights : array (probes, m)
+        Not negative; each row sums to n.
+    products : int
+        Products with one vector that it took.
+    pinned : bool array (probes, m)
+        Eigenvalues of known multiplicity: their weight is it, exactly.
+    settled : bool array (probes, m)
+        Nodes that are eigenvalues, of known weight in their probe's measure.
+    level : float
+        How far rounding moves an eigenvalue.
+
+    Notes
+    -----
+    A simple or few-fold eigenvalue that has converged shows in every probe, with Ritz vectors
+    that span a space of fewer dimensions than there are probes: its eigenspace, found for no
+    further product.  It gets its multiplicity as weight, and the rest of each row is scaled to
+    what is left: the exact law of a random vector on the complement.  That takes away the few
+    large eigenvalues that would make the error bars of a kernel wide and skewed.
+    """
+
+    nodes: Any
+    weights: Any
+    products: int
+    pinned: Any
+    settled: Any
+    level: float
+    _plain: Any = field(repr=False)  # weights before anything was pinned
+    _coarse: tuple[Any, Any] = field(repr=False)  # nodes and weights of the rule of fewer steps
+
+    @property
+    def order(self) -> int:
+        """The order n of the operator."""
+        return round(float(self.weights[0].sum()))
+
+    def trace(self, f: Callable[[Any], Any], *, how: str = "Lanczos quadrature") -> Estimate:
+        """tr f(op), with a 95 % confidence interval.
+
+        Parameters
+        ----------
+        f : function
+            Of an array of eigenvalues, elementwise.  Rounding may bring nodes of a PSD operator
+            slightly below zero.
+        how : str
+            What the estimate calls itself.
+
+        Returns
+        -------
+        Estimate
+            ``how`` ends in ``"not converged"`` if more steps are needed rather than probes.
+
+        Raises
+        ------
+        ValueError
+            If f is not finite on the nodes.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the error of the finite number of steps exceeds the statistical one, and one part
+            in a thousand of the trace of \\|f\\|.
+
+        Notes
+        -----
+        Student's t for the number of probes times the standard error, the larger of what the
+        probes show and what theory says of random vectors on a sphere in d dimensions,
+        ``2d/(d+2)·(tr f² − (tr f)²/d)``.  The finite number of steps adds twice the difference
+        to the rule of three quarters of them; rounding adds its own.
+
+        Examples
+        --------
+        >>> import numpy as np, opflow as of
+        >>> rule = of.spectral.quadrature(of.Gram(np.diag([1.0, 2.0, 3.0])))
+        >>> round(rule.trace(np.sqrt), 10)
+        6.0
+        """
+        mean, spread, bias, rounding = (float(part) for part in self.integrate(f))
+        half = spread + bias + rounding
+        size = float((self.weights * np.abs(f(self.nodes))).sum(axis=1).mean())
+        if bias > max(spread, 1e-3 * size):
+            how += ", not converged"
+            warnings.warn(
+                f"{how} after {self.nodes.shape[1]} steps: these leave an error of {bias:.2g}, "
+                f"the random vectors one of {spread:.2g}; increase steps",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return Estimate(mean, mean - half, mean + half, products=self.products, how=how)
+
+    def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any, Any]:
+        """tr f and three 95 % half-widths of its error: statistics, finite steps, rounding.
+
+        `f` maps eigenvalues (probes, m) to values (probes, m, …); the results have shape (…).
+        """
+        values = np.asarray(f(self.nodes), dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"f is not finite on all of {self.nodes.min()} to {self.nodes.max()}")
+        probes = len(self.nodes)
+        rows = total(self.weights, values)
+        free = np.where(self.pinned, 0.0, self.weights)
+        d = float(free[0].sum())
+        first, second = total(free, values).mean(axis=0), total(free, values**2).mean(axis=0)
+        theory = 2 * d / (d + 2) * np.maximum(second - first**2 / max(d, 1.0), 0.0)
+        variance = np.maximum(rows.var(axis=0, ddof=1), theory) / probes
+        spread = student.ppf(0.975, probes - 1) * np.sqrt(variance)
+        nodes, weights = self._coarse
+        coarse = total(weights, np.asarray(f(nodes), dtype=np.float64))
+        bias = 2 * np.abs((total(self._plain, values) - coarse).mean(axis=0))
+        moved = np.abs(np.asarray(f(self.nodes + self.level)) - values)
+        eps = np.finfo(np.float64).eps * self.nodes.shape[1]
+        rounding = total(self.weights, moved + eps * np.abs(values)).mean(axis=0)
+        return rows.mean(axis=0), spread, bias, rounding
+
+
+def total(weights: Any, values: Any) -> Any:
+    """Sums over nodes, (probes, …), of weights (probes, m) and values (probes, m, …)."""
+    return np.einsum("km,km...->k...", weights, values)
+
+
+def quadrature(
+    op: Any,
+    *,
+    probes: int = 10,
+    steps: int = 60,
+    rng: int | np.random.Generator | None = 0,
+    reorthogonalise: bool = True,
+) -> Quadrature:
+    r"""Gauss rules of the spectrum of a symmetric operator, by Lanczos on random vectors.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Symmetric.
+    probes : int, default 10
+        Random vectors, 2 at least; the error falls as 1/√probes.
+    steps : int, default 60
+        Block products at most; fewer if all Krylov spaces are invariant earlier.
+    rng : int or numpy.random.Generator, default 0
+    reorthogonalise : bool, default True
+        Hold all probes·steps·n numbers of the bases.  ``False`` holds three vectors a probe:
+        converged eigenvalues then come several times, as ghosts that share the weight of one, so
+        sums over the rule are right, but nothing can be pinned: intervals of functions that live
+        on a few eigenvalues are wide and skewed.
+
+    Returns
+    -------
+    Quadrature
+
+    Raises
+    ------
+    ValueError, TypeError
+        For operators that are not symmetric, real and finite, and numbers out of range.
+
+    Notes
+    -----
+    A rule of m steps is exact for polynomials of degree 2m − 1 on its own vector, which is
+    uniform on the sphere of squared radius n.  Costs `steps` products with blocks of `probes`
+    vectors, 8·n·probes·steps²/2 flops for the bases and 2·n·(probes·steps)² to compare them.
+    """
+    op = symmetric_operator(op)
+    check_integer(probes, "probes", 2)
+    check_integer(steps, "steps", 1)
+    n = op.shape[0]
+    start = namespace_rows(gaussian(op, probes, rng))
+    alpha, beta, basis = lockstep(op, start, min(steps, n), reorthogonalise)
+    nodes, vectors = _ritz(alpha, beta)
+    plain = n * vectors[:, 0] ** 2
+    m = alpha.shape[1]
+    # a rule of fewer steps, for the error of this one; the same one if the space is invariant
+    fewer = m - m // 4 if beta[:, -1].any() else m
+    coarse_nodes, coarse = _ritz(alpha[:, :fewer], beta[:, :fewer])
+    level = rounding_level(op, nodes)
+    residual = np.abs(beta[:, -1:] * vectors[:, -1])
+    gaps = np.pad(np.diff(nodes), ((0, 0), (1, 1)), constant_values=np.inf)
+    settled = residual <= np.maximum(1e-3 * np.minimum(gaps[:, 1:], gaps[:, :-1]), level)
+    count = np.zeros_like(plain)
+    if basis is not None:
+        count = _multiplicities(nodes, vectors, residual, basis, n)
+    free = np.where(count > 0, 0.0, plain)
+    sums, left = free.sum(axis=1, keepdims=True), n - count[0].sum()
+    weights = count + free * (left / np.maximum(sums, np.finfo(np.float64).tiny))
+    return Quadrature(
+        nodes, weights, probes * m, count > 0, settled, level,
+        plain, (coarse_nodes, n * coarse[:, 0] ** 2),
+    )  # fmt: skip
+
+
+def namespace_rows(block: Any) -> Any:
+    """The columns of `block` as contiguous rows of norm 1."""
+    xp = namespace(block)
+    rows = xp.ascontiguousarray(block.T)
+    return rows / xp.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, Any, Any]:
+    """Lanczos from each of several unit vectors at once, a block product a step.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric, of order n.
+    start : array (probes, n)
+        Unit rows, of the operator's dtype.
+    steps : int
+        At most n.
+    keep : bool
+        Keep the bases, and reorthogonalise each vector against its own (twice).
+
+    Returns
+    -------
+    alpha, beta : arrays (probes, m), on the host in float64
+        Diagonals and, in ``beta[:, :-1]``, off-diagonals; ``beta[:, -1]`` is the norm of the
+        next residual.  A probe whose space is invariant goes on with β = 0 and its first α:
+        nodes without weight, inside the spectrum.
+    basis : array (probes, m, n) or None
+    """
+    xp = namespace(start)
+    probes, n = start.shape
+    alpha, beta = (np.zeros((probes, steps)) for _ in range(2))
+    basis = xp.zeros((probes, steps, n), dtype=start.dtype) if keep else None
+    tiny = 10 * n**0.5 * float(np.finfo(op.dtype).eps)
+    q, previous, alive = start, xp.zeros_like(start), np.ones(probes, dtype=bool)
+    column = lambda numbers: xp.asarray(numbers[:, None], dtype=start.dtype)  # noqa: E731
+    m = 0
+    for m in range(steps):
+        w = xp.ascontiguousarray(finite(op.matmat(q.T)).T)
+        scale = to_host(xp.linalg.norm(w, axis=1))
+        inner = to_host(xp.matmul(q[:, None], w[:, :, None]))[:, 0, 0].astype(np.float64)
+        if basis is not None:
+            basis[:, m] = q
+            span = basis[:, : m + 1]
+            for _ in range(2):  # once is not enough in floating point
+                w -= xp.matmul(xp.matmul(w[:, None], span.transpose(0, 2, 1)), span)[:, 0]
+        else:
+            w -= column(inner) * q + column(beta[:, m - 1] if m else inner * 0) * previous
+        norms = to_host(xp.linalg.norm(w, axis=1)).astype(np.float64)
+        alpha[:, m] = np.where(alive, inner, alpha[:, 0])
+        alive &= (norms > tiny * scale) & (m + 1 < n)
+        beta[:, m] = np.where(alive, norms, 0.0)
+        if not alive.any():
+            break
+        previous, q = q, w / column(np.where(alive, norms, np.inf))
+    return alpha[:, : m + 1], beta[:, : m + 1], None if basis is None else basis[:, : m + 1]
+
+
+def _ritz(alpha: Any, beta: Any) -> tuple[Any, Any]:
+    """Eigenvalues (probes, m) and eigenvectors (probes, m, m) of the tridiagonal matrices."""
+    index = np.arange(alpha.shape[1])
+    matrices = np.zeros((*alpha.shape, alpha.shape[1]))
+    matrices[:, index, index] = alpha
+    matrices[:, index[1:], index[:-1]] = beta[:, :-1]  # eigh reads the lower triangle
+    values, vectors = np.linalg.eigh(matrices)
+    return values, vectors
+
+
+def _multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, n: int) -> Any:
+    """Multiplicities (probes, m) of the eigenvalues that all probes have found; 0 elsewhere.
+
+    The j-th nodes from either end of the spectrum belong together.  Their Ritz vectors, one a
+    probe, have a Gram matrix whose rank is the multiplicity, if that is below the number of
+    probes.
+    """
+    probes, m = nodes.shape
+    flat = basis.reshape(probes * m, -1)
+    gram = to_host(flat @ flat.T).astype(np.float64).reshape(probes, m, probes * m)
+    eps = float(np.finfo(basis.dtype).eps)
+    # nodes without weight are not of this probe's space, or rounding's copies of others
+    real = vectors[:, 0] ** 2 > eps**1.5
+    ranks = [np.nonzero(row)[0] for row in real]
+    shortest = min(map(len, ranks))
+    top, count, each = np.abs(nodes).max(), np.zeros((probes, m)), np.arange(probes)
+    for side in (1, -1):
+        for j in range(shortest):
+            place = np.array([index[-1 - j] if side > 0 else index[j] for index in ranks])
+            if count[each, place].any():
+                break
+            own = vectors[each, :, place]
+            if n * (own[:, 0] ** 2).mean() < 1e-3:
+                continue  # no eigenvector weighs so little in all probes: a copy
+            shared = np.matmul(own[:, None], gram).reshape(probes, probes, m)
+            spread = np.linalg.eigvalsh(np.einsum("ijm,jm->ij", shared, own))
+            found = int((spread > 1e-2).sum())
+            if found < probes and spread[-found - 1] < 1e-5:
+                count[each, place] = found
+            elif residual[each, place].max() > 1e-6 * top:
+                break  # what lies further inside has converged even less
+    left = n - count[0].sum()
+    rest = np.where(count > 0, 0.0, vectors[:, 0] ** 2).sum(axis=1)
+    consistent = left == 0 or (left > 0 and rest.min() > eps)
+    return count if consistent else np.zeros_like(count)
