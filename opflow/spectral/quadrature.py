@@ -18,13 +18,14 @@ from scipy.stats import t as student
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
+    DENSE,
     ConvergenceWarning,
     Estimate,
     finite,
     gaussian,
     symmetric_operator,
 )
-from opflow.spectral.structure import rounding_level
+from opflow.spectral.structure import dense_spectrum, rounding_level
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class Quadrature:
     level: float
     _plain: Any = field(repr=False)  # weights before anything was pinned
     _coarse: tuple[Any, Any] = field(repr=False)  # nodes and weights of the rule of fewer steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether these are all eigenvalues, with their multiplicities."""
+        return bool(self.pinned.all())
 
     @property
     def order(self) -> int:
@@ -110,9 +116,12 @@ class Quadrature:
         >>> round(rule.trace(np.sqrt), 10)
         6.0
         """
-        mean, spread, bias, rounding = (float(part) for part in self.integrate(f))
-        half = spread + bias + rounding
-        size = float((self.weights * np.abs(f(self.nodes))).sum(axis=1).mean())
+        mean, spread, bias = (float(part) for part in self.integrate(f))
+        values = f(self.nodes)
+        size = float((self.weights * np.abs(values)).sum(axis=1).mean())
+        moved = float((self.weights * np.abs(f(self.nodes + self.level) - values)).sum(1).mean())
+        eps = float(np.finfo(np.float64).eps) * self.nodes.shape[1]
+        half = spread + bias + moved + eps * size
         if bias > max(spread, 1e-3 * size):
             how += ", not converged"
             warnings.warn(
@@ -123,8 +132,8 @@ class Quadrature:
             )
         return Estimate(mean, mean - half, mean + half, products=self.products, how=how)
 
-    def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any, Any]:
-        """tr f and three 95 % half-widths of its error: statistics, finite steps, rounding.
+    def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+        """tr f, the 95 % half-width that the random vectors leave it, and what the steps do.
 
         `f` maps eigenvalues (probes, m) to values (probes, m, …); the results have shape (…).
         """
@@ -137,15 +146,13 @@ class Quadrature:
         d = float(free[0].sum())
         first, second = total(free, values).mean(axis=0), total(free, values**2).mean(axis=0)
         theory = 2 * d / (d + 2) * np.maximum(second - first**2 / max(d, 1.0), 0.0)
-        variance = np.maximum(rows.var(axis=0, ddof=1), theory) / probes
-        spread = student.ppf(0.975, probes - 1) * np.sqrt(variance)
+        freedom = max(probes - 1, 1)
+        variance = np.maximum(rows.var(axis=0) * (probes / freedom), theory) / probes
+        spread = student.ppf(0.975, freedom) * np.sqrt(variance)
         nodes, weights = self._coarse
         coarse = total(weights, np.asarray(f(nodes), dtype=np.float64))
         bias = 2 * np.abs((total(self._plain, values) - coarse).mean(axis=0))
-        moved = np.abs(np.asarray(f(self.nodes + self.level)) - values)
-        eps = np.finfo(np.float64).eps * self.nodes.shape[1]
-        rounding = total(self.weights, moved + eps * np.abs(values)).mean(axis=0)
-        return rows.mean(axis=0), spread, bias, rounding
+        return rows.mean(axis=0), spread, bias
 
 
 def total(weights: Any, values: Any) -> Any:
@@ -199,12 +206,13 @@ def quadrature(
     n = op.shape[0]
     start = namespace_rows(gaussian(op, probes, rng))
     alpha, beta, basis = lockstep(op, start, min(steps, n), reorthogonalise)
-    nodes, vectors = _ritz(alpha, beta)
+    eps = float(np.finfo(op.dtype).eps)
+    nodes, vectors = _ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2
     m = alpha.shape[1]
     # a rule of fewer steps, for the error of this one; the same one if the space is invariant
     fewer = m - m // 4 if beta[:, -1].any() else m
-    coarse_nodes, coarse = _ritz(alpha[:, :fewer], beta[:, :fewer])
+    coarse_nodes, coarse = _ritz(alpha[:, :fewer], beta[:, :fewer], eps)
     level = rounding_level(op, nodes)
     residual = np.abs(beta[:, -1:] * vectors[:, -1])
     gaps = np.pad(np.diff(nodes), ((0, 0), (1, 1)), constant_values=np.inf)
@@ -219,6 +227,33 @@ def quadrature(
         nodes, weights, probes * m, count > 0, settled, level,
         plain, (coarse_nodes, n * coarse[:, 0] ** 2),
     )  # fmt: skip
+
+
+def exact_rule(op: Operator) -> Quadrature | None:
+    """The whole spectrum as a rule of one row without error, where LAPACK can have it."""
+    found = dense_spectrum(op)
+    if found is None:
+        return None
+    nodes, weights = found.values[None], np.ones((1, len(found.values)))
+    if found.zeros:
+        nodes = np.concatenate([np.zeros((1, 1)), nodes], axis=1)
+        weights = np.concatenate([np.full((1, 1), float(found.zeros)), weights], axis=1)
+    certain, level = np.ones(nodes.shape, dtype=bool), rounding_level(op, found.values)
+    return Quadrature(
+        nodes, weights, found.products, certain, certain, level, weights, (nodes, weights)
+    )
+
+
+def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Quadrature:
+    """The exact rule or the estimated one, as `how` says; exact where possible by default."""
+    if how not in (None, "exact", "estimate"):
+        raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
+    rule = None if how == "estimate" else exact_rule(op)
+    if rule is None and how == "exact":
+        raise ValueError(
+            f"how='exact' takes a side of at most {DENSE}, and op has order {op.shape[0]}"
+        )
+    return rule or quadrature(op, probes=probes, steps=steps, rng=rng)
 
 
 def namespace_rows(block: Any) -> Any:
@@ -279,14 +314,24 @@ def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[A
     return alpha[:, : m + 1], beta[:, : m + 1], None if basis is None else basis[:, : m + 1]
 
 
-def _ritz(alpha: Any, beta: Any) -> tuple[Any, Any]:
-    """Eigenvalues (probes, m) and eigenvectors (probes, m, m) of the tridiagonal matrices."""
-    index = np.arange(alpha.shape[1])
-    matrices = np.zeros((*alpha.shape, alpha.shape[1]))
+def _ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
+    """Eigenvalues (probes, m) and vectors (probes, m, m) of the tridiagonal matrices.
+
+    A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
+    them gets the whole of what the start vector has of them, the others are left none.
+    """
+    probes, m = alpha.shape
+    index = np.arange(m)
+    matrices = np.zeros((probes, m, m))
     matrices[:, index, index] = alpha
     matrices[:, index[1:], index[:-1]] = beta[:, :-1]  # eigh reads the lower triangle
     values, vectors = np.linalg.eigh(matrices)
-    return values, vectors
+    apart = np.diff(values) > 16 * eps * np.abs(values).max()
+    first = np.maximum.accumulate(np.pad(apart, ((0, 0), (1, 0))) * index, axis=1)
+    belongs = (first[:, :, None] == index) * vectors[:, 0, :, None]
+    merged = np.matmul(vectors, belongs)
+    norms = np.linalg.norm(merged, axis=1, keepdims=True)
+    return values, merged / np.where(norms > 0, norms, 1.0)
 
 
 def _multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, n: int) -> Any:
