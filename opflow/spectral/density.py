@@ -88,8 +88,8 @@ class Density:
             return np.linspace(low - 4 * self.width, high + 4 * self.width, points)
         if high == 0.0:
             return np.ones(points)
-        ends = np.log10([low, high]) + 4 * self.width * np.array([-1, 1])
-        return 10.0 ** np.linspace(*ends, points)
+        reach = 10.0 ** (4 * self.width)
+        return np.geomspace(low / reach, high * reach, points)
 
     def _on(self, grid: Any, function: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
         grid = np.asarray(grid, dtype=np.float64)
@@ -186,8 +186,8 @@ class QuadratureDensity(Density):
         nodes, level = self._rule.nodes[..., None], self._rule.level
         mean, spread = self._share(nodes <= grid)
         # rounding may carry an eigenvalue across the point, but not a zero
-        level = np.where(nodes == 0, 0.0, level)
-        fewer, more = nodes + level <= grid, nodes - level <= grid
+        shift = np.where(nodes == 0, 0.0, level)
+        fewer, more = nodes + shift <= grid, nodes - shift <= grid
         low = self._share(fewer)[0] - spread - self._slack(fewer)[0]
         high = self._share(more)[0] + spread + self._slack(more)[1]
         n = self.order
@@ -230,6 +230,8 @@ class QuadratureDensity(Density):
         gap = (places[each, following] - places[each, last]) / self.width
         loose = np.pad(np.where(self._rule.settled, 0.0, self._rule.weights), ((0, 0), (1, 1)))
         weight = loose[each, last] + loose[each, following]
+        if self._psd and not self.log:  # below zero there is only the tail of what is above
+            weight = weight * np.exp(-0.5 * (np.minimum(grid, 0.0) / self.width) ** 2)
         return (np.clip(gap / 2 - 1, 0.0, 1.0) * weight).mean(axis=0)
 
 
