@@ -51,25 +51,21 @@ class ChebyshevDensity(Density):
         known = self.order - rank  # zeros of the structure: taken out of the density, exactly
         at = np.arccos(np.clip(-self._centre / self._half, -1.0, 1.0))
         self._known = known * np.cos(k * at) * self._jackson
-        self._zeros = known
         self.width = self._half * self._resolution
         if log:
             top = max(abs(support[0]), abs(support[1])) or 1.0
             self.width = float(np.log10(1 + self.width / top))
-        low, high = (float(end[0]) for end in self._within(np.zeros(1), psd))
-        self.null = Estimate(known, max(low, known), max(high, known), products=products,
-                             how=self.how)  # fmt: skip
+        low, high = (float(end[0]) for end in self._cumulative(np.zeros(1))[1:])
+        most = self.order * (high if psd else high - low)
+        self.null = Estimate(known, known, max(most, known), products=products, how=self.how)
 
-    def _within(self, x: Any, psd: bool) -> tuple[Any, Any]:
-        """Bounds on how many eigenvalues are at `x`."""
-        reach = 3 * self._half * self._resolution
-        value, half = self._interval(self._counts(x + reach) - (not psd) * self._counts(x - reach))
-        return np.zeros_like(value), np.minimum(value + half, self.order)
-
-    def _interval(self, rows: Any) -> tuple[Any, Any]:
-        probes = len(rows)
-        half = student.ppf(0.975, probes - 1) * rows.std(axis=0, ddof=1) / probes**0.5
-        return rows.mean(axis=0), half
+    def _interval(self, rows: Any, count: bool = False) -> tuple[Any, Any]:
+        """Mean and 95 % half-width; of a `count`, at least what a random projection has."""
+        probes, n, mean = len(rows), self.order, rows.mean(axis=0)
+        variance = rows.var(axis=0, ddof=1)
+        if count:
+            variance = np.maximum(variance, 2 / (n + 2) * np.maximum(mean * (n - mean), 0.0))
+        return mean, student.ppf(0.975, probes - 1) * (variance / probes) ** 0.5
 
     def _angles(self, grid: Any) -> Any:
         return np.arccos(np.clip((grid - self._centre) / self._half, -1.0, 1.0))
@@ -97,11 +93,11 @@ class ChebyshevDensity(Density):
     def _cumulative(self, grid: Any) -> tuple[Any, Any, Any]:
         # the damped step is 1 only some resolutions away, where they are finest at the ends
         angles = self._angles(grid)
-        reach = 3 * self._half * self._resolution * (np.sin(angles) + self._resolution)
+        reach = 4 * self._half * self._resolution * (np.sin(angles) + self._resolution)
         value, _ = self._interval(self._counts(grid))
-        below, error = self._interval(self._counts(grid - reach))
-        above, other = self._interval(self._counts(grid + reach))
-        n, tail = self.order, 1e-3  # of the Jackson kernel, beyond three resolutions
+        below, error = self._interval(self._counts(grid - reach), count=True)
+        above, other = self._interval(self._counts(grid + reach), count=True)
+        n, tail = self.order, 1e-3  # of the Jackson kernel, beyond four resolutions
         low, high = (below - error) / n - tail, (above + other) / n + tail
         return value / n, np.clip(low, 0, 1), np.clip(high, 0, 1)
 

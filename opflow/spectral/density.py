@@ -127,6 +127,7 @@ class QuadratureDensity(Density):
         self.order, self.log, self.products = rule.order, log, rule.products
         self.how = "exact" if rule.exact else "Lanczos quadrature"
         self._rule, self._psd = rule, psd
+        self._doubt = 0.0  # how many more zeros there may be than were taken for granted
         self.null = self._zeros(zero, self.order - rank)
         real = np.where(zero, 0.0, rule.weights) > 0
         seen = rule.nodes[real]
@@ -143,15 +144,25 @@ class QuadratureDensity(Density):
         if not self._psd:  # from below they may be uncertain as well
             last, following = map(float, self._slack(self._rule.nodes < 0))
             low, high = low - following, high + last
-        own = np.where(zero, self._rule.weights, 0.0).sum(axis=1, keepdims=True)
         low, high = max(low, float(least)), max(high, float(least))
-        if low == least > 0 and own.min() > 0:
-            value, rest = float(least), self.order - own
-            scale = np.where(zero, least / own, (self.order - least) / np.where(rest, rest, 1.0))
-            weights = np.where(self._rule.pinned & ~zero, 1.0, scale) * self._rule.weights
-            weights *= self.order / weights.sum(axis=1, keepdims=True)
-            self._rule = replace(self._rule, weights=weights, pinned=self._rule.pinned | zero)
+        if low == least > 0 and self._settle_zeros(zero, float(least)):
+            value, self._doubt = float(least), high - least
         return Estimate(max(value, float(least)), low, high, products=self.products, how=self.how)
+
+    def _settle_zeros(self, zero: Any, least: float) -> bool:
+        """Give the nodes that are zero the weight `least` in all; False if that cannot be."""
+        rule = self._rule
+        own, fixed, free = (
+            np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
+            for part in (zero, ~zero & rule.pinned, ~zero & ~rule.pinned)
+        )
+        left = self.order - least - fixed
+        if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
+            return False
+        scale = np.where(rule.pinned, 1.0, left / np.where(free > 0, free, 1.0))
+        weights = rule.weights * np.where(zero, least / own, scale)
+        self._rule = replace(rule, weights=weights, pinned=rule.pinned | zero)
+        return True
 
     def _axis(self, nodes: Any) -> Any:
         if not self.log:
@@ -179,6 +190,7 @@ class QuadratureDensity(Density):
 
         mean, spread, bias = self._rule.integrate(bumps)
         bias = bias + factor * self._unresolved(grid)
+        bias = bias + mean * self._doubt / max(self.order - self.null, 1.0)
         floor = 0.0 if self._rule.exact else 1e-6 * factor  # a millionth of all eigenvalues there
         return mean / self.order, (spread + bias) / self.order + floor
 
@@ -189,7 +201,7 @@ class QuadratureDensity(Density):
         shift = np.where(nodes == 0, 0.0, level)
         fewer, more = nodes + shift <= grid, nodes - shift <= grid
         low = self._share(fewer)[0] - spread - self._slack(fewer)[0]
-        high = self._share(more)[0] + spread + self._slack(more)[1]
+        high = self._share(more)[0] + spread + self._slack(more)[1] + self._doubt * (grid >= 0)
         n = self.order
         return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
 

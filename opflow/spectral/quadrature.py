@@ -125,9 +125,9 @@ class Quadrature:
             bias = max(bias, self._from_zero(f, values))
         size = float((self.weights * np.abs(values)).sum(axis=1).mean())
         moved = float((self.weights * np.abs(f(self.nodes + self.level) - values)).sum(1).mean())
-        eps = float(np.finfo(np.float64).eps) * self.nodes.shape[1]
-        half = spread + bias + moved + eps * size
-        if bias > max(spread, 1e-3 * size):
+        rounding = moved + float(np.finfo(np.float64).eps) * self.nodes.shape[1] * size
+        half = spread + bias + rounding
+        if bias > max(spread + rounding, 1e-3 * size):
             how += ", not converged"
             warnings.warn(
                 f"{how} after {self.nodes.shape[1]} steps: these leave an error of {bias:.2g}, "

@@ -99,6 +99,15 @@ def test_null_spaces_of_kernels(dtype, how):
     assert ((low <= exact * (1 + 1e-3)) & (exact <= high * (1 + 1e-3) + 1e-9)).mean() > 0.9
 
 
+def test_more_zeros_than_the_structure_demands_stay_within_the_bars():
+    F = np.random.default_rng(0).standard_normal((400, 100))
+    F[:, 97:] = 0
+    rho = density(of.Gram(F), how="estimate")
+    assert rho.null.low <= 303 <= rho.null.high
+    low, high = rho.cdf_band(0.0)
+    assert low <= 303 / 400 <= high
+
+
 def test_few_zeros_are_counted_exactly():
     values = np.r_[np.zeros(4), np.random.default_rng(0).uniform(1, 3, 196)]
     rho = density(prescribed(values), how="estimate")
