@@ -17,7 +17,7 @@ from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
 from opflow.spectral.density import Density
 from opflow.spectral.lanczos import lanczos
-from opflow.spectral.quadrature import normalised
+from opflow.spectral.lockstep import normalised
 from opflow.spectral.structure import check_psd, rank_bound
 
 
@@ -151,8 +151,8 @@ def kernel_polynomial(
     --------
     >>> import numpy as np, opflow as of
     >>> rho = of.spectral.kernel_polynomial(of.Gram(np.diag([1.0, 1.0, 2.0])))
-    >>> rho.cdf([0.5, 2.0, 4.5]).round(1)[[0, 2]]
-    array([-0.,  1.])
+    >>> bool(np.allclose(rho.cdf([0.5, 4.5]), [0, 1], atol=0.01))
+    True
     """
     op = symmetric_operator(op)
     check_integer(degree, "degree", 2)

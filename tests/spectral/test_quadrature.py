@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral.checks import ConvergenceWarning
-from opflow.spectral.quadrature import exact_rule, lockstep, normalised, quadrature
+from opflow.spectral.lockstep import lockstep, normalised
+from opflow.spectral.quadrature import exact_rule, quadrature
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 names = st.sampled_from(sorted(SPECTRA))
