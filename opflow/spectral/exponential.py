@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, check_real, namespace
 from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
 
@@ -72,8 +72,8 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     >>> bool(np.allclose(of.spectral.phi1(op, np.ones(2), 0.5), [0.5, 1 - np.exp(-0.5)]))
     True
     """
-    out = _over_times(op, r, t, 1, tol, size)
-    return _factors(t, r) * out
+    r = check_real(r, "r")
+    return _factors(t, r) * _over_times(op, r, t, 1, tol, size)
 
 
 def phi(op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int = 128) -> Any:
@@ -124,7 +124,7 @@ def _factors(t: Any, r: Any) -> Any:
 
 def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int) -> Any:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
-    op, tol = symmetric_operator(op), check_tol(tol)
+    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")

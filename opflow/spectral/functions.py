@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace
+from opflow.arrays import check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
 from opflow.spectral.exponential import expm, phi, phi1
 from opflow.spectral.krylov import Krylov, check_tol, integrated
@@ -217,7 +217,7 @@ def _by_lanczos(
     psd: bool,
 ) -> Any:
     """f(op) r from spaces that grow until `judge` is content with them."""
-    op, tol = symmetric_operator(op), check_tol(tol)
+    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     space = Recursion(op, r[:, None] if r.ndim == 1 else r, size)

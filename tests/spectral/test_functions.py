@@ -274,6 +274,31 @@ def test_phi_functions_of_every_order(drawn, reach, order, size):
         assert np.linalg.norm(out[index] - value) <= allowed
 
 
+@pytest.mark.parametrize("order", [0, 1, 3, 4])
+def test_phi_functions_of_a_block_survive_restarts(order):
+    op, values, Q, r = problem()
+    R, times = block_like(r, Q), np.array([1.0, 0.6])
+    counting = Counting(op.todense())
+    out = phi(counting, R, times, order, tol=1e-10, size=8)
+    assert len(counting.widths) > 40  # of several spaces
+    for got, t in zip(out, times, strict=True):
+        value = in_eigenvectors(lambda x, t=t: phi_values(order, t * x), values, Q, R)
+        allowed = 1e-10 * np.linalg.norm(R, axis=0) / math.factorial(order) + 1e-13
+        assert (np.linalg.norm(got - value, axis=0) <= allowed).all()
+
+
+def test_the_bound_holds_for_columns_whose_spaces_are_shorter():
+    op, values, Q, r = problem()
+    krylov = Krylov(op, np.stack([r, r[::-1]], axis=1))
+    for m in range(30):
+        krylov.grow(np.array([m < 6, True]))
+    error = krylov.at(0.1) - in_eigenvectors(
+        lambda x: np.exp(-0.1 * x), values, Q, np.stack([r, r[::-1]], axis=1)
+    )
+    short, long = np.linalg.norm(error, axis=0)
+    assert long < 1e-9 < 1e-3 < short <= krylov.bound(0.1)[0]
+
+
 def test_phi_values_have_full_relative_accuracy():
     mpmath = pytest.importorskip("mpmath")
     for order in range(9):
@@ -390,6 +415,23 @@ def test_any_function_of_a_block(drawn, name):
     R = block_like(r, Q)
     error = np.linalg.norm(funm(op, f, R, tol=1e-10) - in_eigenvectors(f, values, Q, R), axis=0)
     assert (error <= 1e-8 * np.linalg.norm(R, axis=0)).all()
+
+
+def test_a_smooth_function_stops_long_before_the_whole_space():
+    _, values, Q, r = problem(200)
+    counting = Counting((Q * values) @ Q.T)
+    out = funm(counting, lambda x: np.cos(x / 50), r)
+    assert len(counting.widths) < 20
+    error = np.linalg.norm(out - in_eigenvectors(lambda x: np.cos(x / 50), values, Q, r))
+    assert error < 1e-8 * np.linalg.norm(r)
+
+
+def test_an_eigenvector_beside_others_ends_its_space_and_does_no_harm():
+    op, values, Q, r = problem(40)
+    R = np.stack([Q[:, 3], r, np.zeros(40)], axis=1)
+    value = in_eigenvectors(lambda x: 1 / x, values, Q, R)
+    np.testing.assert_allclose(inv(op, R, tol=1e-12), value, atol=1e-10)
+    np.testing.assert_allclose(funm(op, np.reciprocal, R, tol=1e-12), value, atol=1e-10)
 
 
 def test_functions_of_an_indefinite_operator():
