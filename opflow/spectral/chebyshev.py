@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer, to_host
+from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
 from opflow.spectral.density import Density
 from opflow.spectral.lanczos import lanczos
-from opflow.spectral.lockstep import normalised
 from opflow.spectral.whole import check_psd, rank_bound
 
 
@@ -164,7 +163,8 @@ def kernel_polynomial(
         check_psd(op, ritz, "op on a log axis")
     low, high = (float(ritz[i] + s * abs(beta[-1] * vectors[-1, i])) for i, s in ((0, -1), (-1, 1)))
     low = 0.0 if op.psd else low
-    start = normalised(gaussian(op, probes, generator)).T * op.shape[0] ** 0.5
+    start = gaussian(op, probes, generator)
+    start = start * (op.shape[0] ** 0.5 / namespace(start).linalg.norm(start, axis=0))
     products, margin = len(alpha), 0.01
     while True:
         wide = margin * (high - low or abs(high) or 1.0)

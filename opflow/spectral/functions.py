@@ -220,6 +220,7 @@ def _by_lanczos(
     op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
+    check_integer(size, "size", 2)
     space = Recursion(op, r[:, None] if r.ndim == 1 else r, size)
     eps = float(np.finfo(r.dtype).eps)
     error, wanted = np.where(space.norms > 0, np.inf, 0.0), space.norms > 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace
+from opflow.arrays import check_integer, namespace
 from opflow.operators.operator import Operator
 from opflow.spectral.recursion import Recursion, check_psd
 
@@ -73,6 +73,7 @@ class Krylov:
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
         if r.ndim not in (1, 2) or op.shape != (len(r), len(r)):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
+        check_integer(size, "size", 2)
         self._start, self._vector = r, r.ndim == 1
         self._space = Recursion(op, r[:, None] if self._vector else r, size)
         self.op, self.size, self.top = op, self._space.size, 0.0

@@ -1,8 +1,6 @@
 """Lanczos from many start vectors in lockstep, and what they find in common.
 
-One block product a step serves all of them, and so do the reorthogonalisations, as batched
-products; the small tridiagonal matrices are the host's.  The start vectors stay independent, as
-random probes have to, so this is not block Lanczos.
+The start vectors stay independent, as random probes have to, so this is not block Lanczos.
 """
 
 from __future__ import annotations
@@ -11,31 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace, to_host
+from opflow.arrays import to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import finite
-
-
-def normalised(block: Any) -> Any:
-    """The columns of `block` as contiguous rows of norm 1."""
-    xp = namespace(block)
-    rows = xp.ascontiguousarray(block.T)
-    return rows / xp.linalg.norm(rows, axis=1, keepdims=True)
+from opflow.spectral.recursion import Recursion
 
 
 def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, Any, Any]:
-    """Lanczos from each of several unit vectors at once, a block product a step.
+    """Lanczos from each of several vectors at once, a block product a step.
 
     Parameters
     ----------
     op : Operator
         Symmetric, of order n.
-    start : array (probes, n)
-        Unit rows, of the operator's dtype.
+    start : array (n, probes)
     steps : int
-        At most n.
     keep : bool
-        Keep the bases, and reorthogonalise each vector against its own (twice).
+        As in :class:`opflow.spectral.recursion.Recursion`.
 
     Returns
     -------
@@ -45,33 +34,13 @@ def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[A
         nodes without weight, inside the spectrum.
     basis : array (probes, m, n) or None
     """
-    xp = namespace(start)
-    probes, n = start.shape
-    alpha, beta = (np.zeros((probes, steps)) for _ in range(2))
-    basis = xp.zeros((probes, steps, n), dtype=start.dtype) if keep else None
-    tiny = 10 * n**0.5 * float(np.finfo(op.dtype).eps)
-    q, previous, alive = start, xp.zeros_like(start), np.ones(probes, dtype=bool)
-    column = lambda numbers: xp.asarray(numbers[:, None], dtype=start.dtype)  # noqa: E731
-    m = 0
-    for m in range(steps):
-        w = xp.ascontiguousarray(finite(op.matmat(q.T)).T)
-        scale = to_host(xp.linalg.norm(w, axis=1))
-        inner = to_host(xp.matmul(q[:, None], w[:, :, None]))[:, 0, 0].astype(np.float64)
-        if basis is not None:
-            basis[:, m] = q
-            span = basis[:, : m + 1]
-            for _ in range(2):  # once is not enough in floating point
-                w -= xp.matmul(xp.matmul(w[:, None], span.transpose(0, 2, 1)), span)[:, 0]
-        else:
-            w -= column(inner) * q + column(beta[:, m - 1] if m else inner * 0) * previous
-        norms = to_host(xp.linalg.norm(w, axis=1)).astype(np.float64)
-        alpha[:, m] = np.where(alive, inner, alpha[:, 0])
-        alive &= (norms > tiny * scale) & (m + 1 < n)
-        beta[:, m] = np.where(alive, norms, 0.0)
-        if not alive.any():
-            break
-        previous, q = q, w / column(np.where(alive, norms, np.inf))
-    return alpha[:, : m + 1], beta[:, : m + 1], None if basis is None else basis[:, : m + 1]
+    space = Recursion(op, start, steps, keep=keep)
+    space.reserve(space.size)
+    while space.open.any():
+        space.grow()
+    alpha, beta = space.tridiagonal()
+    last = np.where(space.counts == alpha.shape[1], space.residuals, 0.0)
+    return alpha, np.column_stack([beta, last]), space.basis if keep else None
 
 
 def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:

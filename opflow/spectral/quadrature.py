@@ -24,7 +24,7 @@ from opflow.spectral.checks import (
     gaussian,
     symmetric_operator,
 )
-from opflow.spectral.lockstep import lockstep, multiplicities, normalised, ritz
+from opflow.spectral.lockstep import lockstep, multiplicities, ritz
 from opflow.spectral.whole import dense_spectrum, rounding_level
 
 
@@ -218,8 +218,7 @@ def quadrature(
     check_integer(probes, "probes", 2)
     check_integer(steps, "steps", 1)
     n = op.shape[0]
-    start = normalised(gaussian(op, probes, rng))
-    alpha, beta, basis = lockstep(op, start, min(steps, n), reorthogonalise)
+    alpha, beta, basis = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2

@@ -1,7 +1,7 @@
-r"""Krylov spaces that grow on demand, one for each column of a block, by block products.
+r"""The Lanczos recursion: Krylov spaces that grow on demand, one for each column of a block.
 
-The Lanczos recursion ``op V = V T + β_m v_{m+1} e_mᵀ`` is kept for every column by itself; the
-columns share nothing but the products, which are done for all of them at once.
+``op V = V T + β_m v_{m+1} e_mᵀ`` is kept for every column by itself; the columns share nothing but
+the products, and the reorthogonalisations, which are done for all of them at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Recursion:
     r : array (n, c)
         Starts, of the operator's dtype; zero columns have empty spaces.
     size : int
-        Vectors of a basis at most, from 2: size·n·c numbers.
+        Vectors of a basis at most.
+    keep : bool, default True
+        Hold the bases, size·n·c numbers, and reorthogonalise against them.  Without them there
+        are three vectors a column, and eigenvalues that have converged come again, as ghosts.
 
     Attributes
     ----------
@@ -55,22 +58,22 @@ class Recursion:
     A vector costs one product and, for the reorthogonalisation (done twice), 8·n·m flops.
     """
 
-    def __init__(self, op: Operator, r: Any, size: int) -> None:
+    def __init__(self, op: Operator, r: Any, size: int, *, keep: bool = True) -> None:
         n, columns = r.shape
         if op.shape != (n, n):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         if r.dtype != op.dtype:
             raise TypeError(f"op is {op.dtype} but r is {r.dtype}")
-        check_integer(size, "size", 2)
+        check_integer(size, "size", 1)
         xp = namespace(r)
-        self.op, self.size, self.products = op, min(size, n), 0
+        self.op, self.size, self.keep, self.products = op, min(size, n), keep, 0
         self.norms = to_host(xp.linalg.norm(r, axis=0)).astype(np.float64)
         if not np.isfinite(self.norms).all():
             raise ValueError("r contains NaN or infinity, or its norm overflows")
         self.counts = np.zeros(columns, dtype=int)
         self.open = self.norms > 0
         held = min(self.size, 8)
-        self._basis = xp.zeros((columns, held, n), dtype=r.dtype)
+        self._basis = xp.zeros((columns, held if keep else 1, n), dtype=r.dtype)
         self._alpha, self._beta = np.zeros((2, columns, held))
         scale = xp.asarray(np.where(self.open, self.norms, 1.0), dtype=r.dtype)
         self._next = (r / scale).T.copy()
@@ -84,18 +87,23 @@ class Recursion:
             return
         xp, n = namespace(self._next), self._next.shape[1]
         at = self.counts[grown]
-        self._reserve(int(at.max()) + 1)
+        self.reserve(int(at.max()) + 1)
         self.counts[grown] += 1
-        where, place = xp.asarray(grown), xp.asarray(at)
+        where = xp.asarray(grown)
         v = self._next[where]
-        self._basis[where, place] = v
         w = self.op.matmat(v.T).T
         self.products += grown.size
         alpha = (v * w).sum(axis=1)
         scale = to_host(xp.linalg.norm(w, axis=1))
         if not np.isfinite(scale).all():
             raise ValueError("products with op contain NaN or infinity")
-        w = self._orthogonal(w, grown, where)
+        if self.keep:
+            self._basis[where, xp.asarray(at)] = v
+            w = self._orthogonal(w, grown, where)
+        else:
+            before = xp.asarray(np.where(at > 0, self._beta[grown, at - 1], 0.0), dtype=w.dtype)
+            w = w - alpha[:, None] * v - before[:, None] * self._basis[where, 0]
+            self._basis[where, 0] = v
         beta = to_host(xp.linalg.norm(w, axis=1)).astype(np.float64)
         invariant = (at + 1 == n) | (beta <= 10 * n**0.5 * self._eps * scale)
         self._alpha[grown, at] = to_host(alpha)
@@ -120,18 +128,32 @@ class Recursion:
             full = full - (inside @ basis)[:, 0]
         return full[where - span.start] if gaps else full
 
-    def _reserve(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
+        """Make room for `count` vectors a column, or for twice as many as there are."""
         held = self._alpha.shape[1]
         if count <= held:
             return
-        xp, (columns, _, n) = namespace(self._basis), self._basis.shape
-        more = min(held, self.size - held)
-        empty = xp.zeros((columns, more, n), dtype=self._basis.dtype)
-        self._basis = xp.concatenate([self._basis, empty], axis=1)
+        more = min(max(held, count - held), self.size - held)
+        columns = len(self._alpha)
+        if self.keep:
+            xp, n = namespace(self._basis), self._basis.shape[2]
+            grown = xp.zeros((columns, held + more, n), dtype=self._basis.dtype)
+            grown[:, :held] = self._basis
+            self._basis = grown
         self._alpha, self._beta = (
             np.concatenate([x, np.zeros((columns, more))], axis=1)
             for x in (self._alpha, self._beta)
         )
+
+    @property
+    def basis(self) -> Any:
+        """The Lanczos vectors, (c, m, n); those beyond the end of a space are zero."""
+        return self._basis[:, : int(self.counts.max())]
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """β_m of every column, the norm of what comes next; 0 for an invariant space."""
+        return self._beta[np.arange(len(self._beta)), np.maximum(self.counts - 1, 0)]
 
     def tridiagonal(self) -> tuple[np.ndarray, np.ndarray]:
         """The diagonals (c, m) and off-diagonals (c, m − 1), filled up by decoupled values."""
@@ -147,9 +169,7 @@ class Recursion:
         if self._ritz is None:
             values, vectors = eigh_tridiagonals(*self.tridiagonal())
             each, end = np.arange(len(values)), np.maximum(self.counts - 1, 0)
-            self._ritz = Ritz(
-                values, vectors, vectors[:, 0], vectors[each, end], self._beta[each, end]
-            )
+            self._ritz = Ritz(values, vectors, vectors[:, 0], vectors[each, end], self.residuals)
         return self._ritz
 
     def combine(self, coefficients: np.ndarray) -> Any:
