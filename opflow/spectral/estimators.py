@@ -52,6 +52,14 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
               + (n - m + 1) \frac{\omega_i^T P_i A P_i \omega_i}{\|P_i \omega_i\|^2}.
 
     2m products, 16·n·m² flops and six blocks (n, m).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = 0.5 ** np.arange(50)
+    >>> omega = np.random.default_rng(0).standard_normal((50, 20))
+    >>> bool(np.isclose(xtrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
+    True
     """
     n, m = omega.shape
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
@@ -113,6 +121,14 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
 
     A is shifted by a multiple of the rounding of its products, which is taken off again.  m
     products, 10·n·m² flops and five blocks (n, m).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = 0.5 ** np.arange(50)
+    >>> omega = np.random.default_rng(0).standard_normal((50, 20))
+    >>> bool(np.isclose(xnystrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
+    True
     """
     n, m = omega.shape
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
@@ -169,6 +185,14 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
 
     over the columns of :math:`\Omega_2`, which are independent given Q.  3k products, 12·n·k²
     flops and five blocks (n, k).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = 0.5 ** np.arange(50)
+    >>> omega = np.random.default_rng(0).standard_normal((50, 40))
+    >>> bool(np.isclose(hutch_pp(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
+    True
     """
     n, k = omega.shape[0], omega.shape[1] // 2
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)

@@ -137,7 +137,10 @@ def test_principal_angles_agree_with_scipy(n, data, dtype, seed):
     got = principal_angles(U, V)
     assert got.shape == (min(p, q),) and (np.diff(got) >= -1e-12).all()
     condition = np.linalg.cond(U) + np.linalg.cond(V)
-    np.testing.assert_allclose(got, want, atol=20 * n * np.finfo(dtype).eps * condition)
+    tol = 20 * n * np.finfo(dtype).eps * condition
+    # SciPy's own digits end at √ε for angles that are zero, as those of any n + 1 vectors are
+    np.testing.assert_allclose(np.cos(got), np.cos(want), atol=tol)
+    assert (got[: max(0, p + q - n)] <= tol).all()
 
 
 @pytest.mark.parametrize("angles", [[1e-12, 1e-10], [1e-9, 1.0], [0.0, math.pi / 2]])
