@@ -3,6 +3,7 @@ import pytest
 from numpy.polynomial import chebyshev
 
 import opflow as of
+import opflow.spectral.chebyshev as chebyshev_module
 from opflow.spectral.chebyshev import _moments, kernel_polynomial
 from opflow.spectral.density import density
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
@@ -72,12 +73,13 @@ def test_kernels_in_either_precision(dtype):
     assert rho.null.high >= zeros
 
 
-def test_bounds_widen_until_the_spectrum_is_inside():
-    """Lanczos has not seen the ends of a long, dense spectrum after its few steps."""
-    values = np.r_[np.linspace(-1, 1, 500), 1.9]
-    rho = kernel_polynomial(prescribed(values), degree=400, rng=1)
-    assert rho.cdf(2.2) == pytest.approx(1, abs=1e-3)
-    assert abs(rho.cdf(0.0) - 0.5) < 0.06
+def test_bounds_widen_until_the_spectrum_is_inside(monkeypatch):
+    few = chebyshev_module.lanczos
+    monkeypatch.setattr(chebyshev_module, "lanczos", lambda op, steps, rng: few(op, 1, rng=rng))
+    values = np.r_[np.linspace(0, 1, 300), 5.0]
+    rho = kernel_polynomial(prescribed(values), rng=1)
+    assert rho.cdf(6.0) == pytest.approx(1, abs=1e-3)
+    assert abs(rho.cdf(0.5) - 0.5) < 0.1
 
 
 def test_zero_and_order_one():

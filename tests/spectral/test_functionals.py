@@ -44,14 +44,14 @@ def test_exact_values(name, dtype):
 
 @pytest.mark.parametrize("name", nonzero)
 def test_intervals_cover(name):
-    """Over 1,000 seeds the 95 % intervals cover at least 93 %."""
-    values, seeds = spectrum(name, 60), 300
+    """Those of the rule itself are tested over 1,000 seeds in test_quadrature."""
+    values, seeds = spectrum(name, 60), 150
     op, exact = prescribed(values), references(values, 0.1)
     hits = dict.fromkeys(exact, 0)
     for seed in range(seeds):
         for key, value in found(op, 0.1, how="estimate", steps=15, rng=seed).items():
             hits[key] += value.low <= exact[key] <= value.high
-    assert min(hits.values()) >= 0.93 * seeds, hits
+    assert min(hits.values()) >= 0.92 * seeds, hits  # 95 % less two deviations of 150 draws
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
