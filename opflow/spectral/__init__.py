@@ -15,13 +15,14 @@ from opflow.spectral.functionals import effective_dimension, effective_rank, log
 from opflow.spectral.functions import Krylov, expm, funm, inv, phi, phi1, sqrtm
 from opflow.spectral.lanczos import Largest, lanczos, largest_eigenvalue
 from opflow.spectral.modes import (
+    Sharpness,
     decay,
     layer_shares,
     projections,
     sharpness,
     spectrum_shares,
 )
-from opflow.spectral.preconditioners import jacobi, nystrom
+from opflow.spectral.preconditioners import Jacobi, Nystrom, jacobi, nystrom
 from opflow.spectral.quadrature import Quadrature, quadrature
 from opflow.spectral.regression import KernelRegression, kernel_regression
 from opflow.spectral.scalars import condition_number, frobenius_norm, norm, participation_ratio
@@ -35,10 +36,13 @@ __all__ = [
     "Diagonal",
     "Eigenpairs",
     "Estimate",
+    "Jacobi",
     "KernelRegression",
     "Krylov",
     "Largest",
+    "Nystrom",
     "Quadrature",
+    "Sharpness",
     "SingularTriplets",
     "Solution",
     "alignment",

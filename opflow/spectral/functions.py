@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, namespace
+from opflow.arrays import check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
 from opflow.spectral.exponential import expm, phi, phi1
 from opflow.spectral.krylov import Krylov, check_tol, integrated
