@@ -11,8 +11,10 @@ from opflow.spectral.comparison import (
 )
 from opflow.spectral.density import Density, density
 from opflow.spectral.eigen import Eigenpairs, eigh, eigsh
+from opflow.spectral.exponential import expm, phi, phi1
 from opflow.spectral.functionals import effective_dimension, effective_rank, logdet
-from opflow.spectral.functions import Krylov, expm, funm, inv, phi, phi1, sqrtm
+from opflow.spectral.functions import funm, inv, sqrtm
+from opflow.spectral.krylov import Krylov
 from opflow.spectral.lanczos import Largest, lanczos, largest_eigenvalue
 from opflow.spectral.modes import (
     Sharpness,

@@ -16,15 +16,12 @@ import numpy as np
 
 from opflow.arrays import check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
-from opflow.spectral.exponential import expm, phi, phi1
-from opflow.spectral.krylov import Krylov, check_tol, integrated
+from opflow.spectral.krylov import check_tol
 from opflow.spectral.recursion import Recursion, Ritz, check_psd, eigh_tridiagonals
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖
 Judgement = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-__all__ = ["Krylov", "expm", "funm", "integrated", "inv", "phi", "phi1", "sqrtm"]
 
 
 def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 128) -> Any:

@@ -109,19 +109,61 @@ def test_a_run_of_the_mean_loss_measures_what_it_descends():
     assert run.observations["sharpness"][0] == pytest.approx(top / 30, rel=1e-3)
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("eliminate", [False, True])
+def test_alignments_are_those_of_the_dense_kernels(outputs, eliminate):
+    X, y = data(d=50, k=outputs)
+    seen = []
+
+    def dense(moment):
+        kernels = [moment.kernel, *moment.layer_kernels]
+        seen.append(([K.todense() for K in kernels], moment.residual.ravel().copy()))
+        return 0.0
+
+    run = of.train(of.ReLUNetwork.random([50, 9, 8], outputs=outputs, seed=0), X, y, steps=4,
+                   observe={"y": of.observe.Alignment(), "dense": dense,
+                            "r": of.observe.Alignment(residual=True)},
+                   eliminate=eliminate)  # fmt: skip
+    for i, (kernels, r) in enumerate(seen):
+        np.testing.assert_allclose(kernels[0], sum(kernels[1:]), atol=1e-12)
+        for name, v in (("y", y.ravel()), ("r", r)):
+            expected = [v @ K @ v / np.linalg.norm(K) / (v @ v) for K in kernels]
+            np.testing.assert_allclose(run.observations[name][i], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_spectrum_is_the_broadened_one_on_one_grid(log):
+    X, y = data()
+    seen = []
+    spectrum = of.observe.Spectrum(points=60, log=log)
+    run = of.train(of.ReLUNetwork.random([4, 9, 8], seed=0), X, y, steps=6, every=3,
+                   observe=[spectrum, lambda m: seen.append(m.kernel.todense()) or 0.])  # fmt: skip
+    place = np.log10 if log else np.asarray
+    for values, K in zip(run.observations["spectrum"], seen, strict=True):
+        eigenvalues = np.linalg.eigvalsh(K)
+        eigenvalues = eigenvalues[eigenvalues > 1e-10 * eigenvalues[-1]]
+        away = (place(spectrum.grid)[:, None] - place(eigenvalues)) / spectrum.width
+        expected = np.exp(-0.5 * away**2).sum(axis=1) / (30 * spectrum.width * (2 * np.pi) ** 0.5)
+        np.testing.assert_allclose(values, expected, atol=1e-6 * expected.max())
+    own = of.observe.Spectrum([1.0, 2.0])
+    run = of.train(of.ReLUNetwork.random([4, 9], seed=0), X, y, steps=1, observe=[own])
+    assert run.observations["spectrum"].shape == (2, 2)
+
+
 def test_a_resumed_run_observes_as_if_it_had_not_stopped(tmp_path):
     X, y = data()
     net = of.ReLUNetwork.random([4, 9, 8], seed=0)
 
     def observers():
         top = of.observe.TopEigenpairs(3)
-        return [top, top.angles, top.modes, of.observe.KernelDistance(), of.observe.Sharpness()]
+        return [top, top.angles, top.modes, of.observe.KernelDistance(), of.observe.Sharpness(),
+                of.observe.Spectrum(), of.observe.Alignment()]  # fmt: skip
 
     whole = of.train(net, X, y, steps=6, observe=observers())
     path = of.Checkpoint(tmp_path / "run.npz", steps=3)
     of.train(net, X, y, steps=3, observe=observers(), checkpoint=path)
     resumed = of.train(net, X, y, steps=6, observe=observers(), checkpoint=path, resume=True)
-    assert set(whole.observations) == set(resumed.observations) and len(whole.observations) == 5
+    assert set(whole.observations) == set(resumed.observations) and len(whole.observations) == 7
     for name, values in whole.observations.items():
         np.testing.assert_array_equal(resumed.observations[name], values, err_msg=name)
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.spectral import ConvergenceWarning, Krylov
-from opflow.spectral.functions import expm, funm, integrated, inv, phi, phi1, sqrtm
-from opflow.spectral.krylov import phi_values
+from opflow.spectral import ConvergenceWarning, Krylov, expm, funm, inv, phi, phi1, sqrtm
+from opflow.spectral.krylov import integrated, phi_values
 from opflow.spectral.recursion import Recursion
 
 SPECTRA = {

@@ -7,7 +7,13 @@ cost what their docstrings say.
 """
 
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.observe.spectra import KernelDistance, Sharpness, TopEigenpairs
+from opflow.dynamics.observe.spectra import (
+    Alignment,
+    KernelDistance,
+    Sharpness,
+    Spectrum,
+    TopEigenpairs,
+)
 from opflow.dynamics.observe.training import (
     Accuracy,
     Balancedness,
@@ -22,6 +28,7 @@ from opflow.dynamics.observe.training import (
 
 __all__ = [
     "Accuracy",
+    "Alignment",
     "Balancedness",
     "GateFlips",
     "GramClosure",
@@ -31,6 +38,7 @@ __all__ = [
     "Moment",
     "ResidualNorm",
     "Sharpness",
+    "Spectrum",
     "TopEigenpairs",
     "TruncationError",
     "balances",

@@ -8,6 +8,7 @@ from typing import Any
 
 from opflow.operators.operator import Operator
 from opflow.relu.fields import Fields
+from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork
 
 
@@ -62,9 +63,19 @@ class Moment:
         return getattr(self.state, "exact", None)
 
     @cached_property
+    def snapshot(self) -> Fields:
+        """The fields of the network of the state, computed once for all observers of a moment."""
+        return self.state.snapshot()
+
+    @cached_property
     def kernel(self) -> Operator:
-        """K of the state; costs its fields, once for all observers of a moment."""
-        return self.state.kernel()
+        """K of the state."""
+        return collective_kernel(self.snapshot)
+
+    @cached_property
+    def layer_kernels(self) -> list[Operator]:
+        """The shares of the layers in K."""
+        return layer_kernels(self.snapshot)
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs, (M, k)."""

@@ -1,4 +1,4 @@
-"""Observers of the moving kernel: its leading modes, its sharpness, how far it has come."""
+"""Observers of the moving kernel: modes, spectrum, sharpness, alignment, how far it has come."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.spectral.checks import gaussian
-from opflow.spectral.comparison import principal_angles
+from opflow.spectral.comparison import alignment, principal_angles
+from opflow.spectral.density import density
 from opflow.spectral.eigen import Eigenpairs, eigsh
 from opflow.spectral.lanczos import largest_eigenvalue
 
@@ -120,6 +121,125 @@ class Modes(_OfPairs):
     def __call__(self, moment: Moment) -> Any:
         self.top.at(moment)
         return to_host(self.top.first.T @ moment.residual.reshape(-1)).astype(np.float64)
+
+
+class Spectrum:
+    r"""The density of the eigenvalues of K, on one grid all along the run.
+
+    Parameters
+    ----------
+    grid : array (g,), optional
+        Eigenvalues; by default `points` of them, evenly over the spectrum of the start on this
+        axis and a decade (or a tenth of it) beyond either end.
+    points : int, default 200
+    log : bool, default True
+        A density per unit of log₁₀ λ, as in :func:`opflow.spectral.density`.
+    probes, steps : int, default 4 and 60
+    rng : int or numpy.random.Generator, default 0
+        As there; the same random vectors at every moment, if it is an integer.
+
+    Attributes
+    ----------
+    grid : array (g,)
+    width : float
+        Of the Gaussian that stands for an eigenvalue: that of the start, at every moment.
+
+    Notes
+    -----
+    An array (g,) a moment, named ``spectrum``: its integral over the axis is the fraction of
+    eigenvalues that are not zero.  Costs the fields and probes·steps products.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> spectrum = of.observe.Spectrum(points=50)
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
+    ...     observe=[spectrum],
+    ... )
+    >>> run.observations["spectrum"].shape, spectrum.grid.shape
+    ((6, 50), (50,))
+    """
+
+    name = "spectrum"
+
+    def __init__(
+        self,
+        grid: Any = None,
+        *,
+        points: int = 200,
+        log: bool = True,
+        probes: int = 4,
+        steps: int = 60,
+        rng: int | np.random.Generator | None = 0,
+    ) -> None:
+        self.grid = None if grid is None else np.asarray(grid, dtype=np.float64)
+        self.points, self.log = check_integer(points, "points", 1), log
+        self.width: float | None = None
+        self._options: dict[str, Any] = {"probes": check_integer(probes, "probes", 2),
+                         "steps": check_integer(steps, "steps", 1), "rng": rng}  # fmt: skip
+
+    def __call__(self, moment: Moment) -> Any:
+        rho = density(moment.kernel, log=self.log, width=self.width, **self._options)
+        self.width = rho.width
+        if self.grid is None:
+            low, high = rho.grid(2)
+            reach = 10.0 if self.log else 0.1 * (high - low)
+            self.grid = (np.geomspace(low / reach, high * reach, self.points) if self.log
+                         else np.linspace(low - reach, high + reach, self.points))  # fmt: skip
+        return rho(self.grid)
+
+    def state(self) -> dict[str, Any]:
+        """The grid and the width."""
+        return {"grid": self.grid, "width": np.array(self.width)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.grid, self.width = arrays["grid"], float(arrays["width"])
+
+
+class Alignment:
+    r"""Kernel-target alignment: of K, then of the share of each layer.
+
+    Parameters
+    ----------
+    centred : bool, default False
+        As in :func:`opflow.spectral.alignment`.
+    products : int, default 60
+        To spend on the norm of each kernel, where it is estimated.
+    residual : bool, default False
+        Align with what is left to learn instead of the targets.
+
+    Notes
+    -----
+    An array (1 + L,) a moment, named ``alignment``:
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` of K, K_1, …, K_L.  NaN for a kernel that is zero.
+    Costs the fields and L + 1 Frobenius norms: exact ones form every entry tile by tile.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
+    ...     observe=[of.observe.Alignment()],
+    ... )
+    >>> run.observations["alignment"].shape
+    (6, 3)
+    """
+
+    name = "alignment"
+
+    def __init__(
+        self, *, centred: bool = False, products: int = 60, residual: bool = False
+    ) -> None:
+        self.centred, self.products, self.residual = centred, products, residual
+
+    def __call__(self, moment: Moment) -> Any:
+        y = (moment.residual if self.residual else moment.targets).reshape(-1)
+        return np.array([
+            float(alignment(K, y, centred=self.centred, products=self.products))
+            for K in (moment.kernel, *moment.layer_kernels)
+        ])  # fmt: skip
 
 
 class Sharpness:
