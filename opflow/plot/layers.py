@@ -1,0 +1,139 @@
+"""Pictures of norms by layer, and of eigenvectors whose samples are the pixels of a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from opflow.plot.axes import COLOURS, DIVERGING, MARKERS, axes, tidy
+from opflow.relu.hierarchy import Members
+
+
+def hierarchy_norms(values: Mapping[str, Any], ax: Any = None) -> Any:
+    """Norms of the hierarchy's members against layer distance, or any norms against layers.
+
+    Parameters
+    ----------
+    values : mapping of str to Members, or to array (L,) or (L, …)
+        What :func:`opflow.hierarchy.members` gives, whose norms are drawn against the distance
+        of the two layers, or norms of layers 1..L, such as those of
+        :func:`opflow.layer_kernel_velocities`.  Lines are medians over the further axes (sample
+        pairs), bands reach from the smallest to the largest.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+
+    Returns
+    -------
+    matplotlib axes
+        Logarithmic; norms that are zero are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or members and arrays are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.plot
+    >>> fields = of.ReLUNetwork.random([3, 8, 8, 8], seed=0).fields(np.eye(3))
+    >>> found = of.hierarchy.members(fields, [(0, 0), (1, 1)])
+    >>> ax = opflow.plot.hierarchy_norms({"μ = ν": found})
+    >>> ax.get_xlabel(), ax.lines[0].get_xdata().tolist()
+    ('layer distance (Gram factors)', [1, 2])
+    """
+    kinds = {isinstance(v, Members) for v in values.values()}
+    if len(kinds) != 1:
+        raise ValueError("values must hold members, or norms of layers, and at least one of them")
+    members = kinds.pop()
+    ax, ticks = axes(ax), set[int]()
+    for i, (label, found) in enumerate(values.items()):
+        norms = _by_distance(found) if members else dict(enumerate(np.asarray(found), start=1))
+        seen = {x: v[v > 0] for x, v in ((x, np.ravel(v)) for x, v in norms.items())}
+        seen = {x: v for x, v in seen.items() if v.size}
+        colour, where = COLOURS[i % len(COLOURS)], list(seen)
+        ax.semilogy(where, [np.median(v) for v in seen.values()], MARKERS[i % len(MARKERS)] + "-",
+                    color=colour, ms=5, lw=1.6, label=label)  # fmt: skip
+        if any(v.size > 1 for v in seen.values()):
+            low, high = ([f(v) for v in seen.values()] for f in (np.min, np.max))
+            ax.fill_between(where, low, high, color=colour, alpha=0.15, lw=0)
+        ticks.update(where)
+    ax.set_xticks(sorted(ticks))
+    ax.set(xlabel="layer distance (Gram factors)" if members else "layer",
+           ylabel="operator norm" if members else "norm",
+           title="Members of the hierarchy" if members else "Norms by layer")  # fmt: skip
+    ax.legend(frameon=False)
+    return tidy(ax)
+
+
+def _by_distance(found: Members) -> dict[int, Any]:
+    distances = np.array([upper - lower for lower, upper in found.layers])
+    return {int(d): found.norms[distances == d] for d in np.unique(distances)}
+
+
+def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any = None) -> Any:
+    """Eigenvectors as pictures, where samples are the pixels of one.
+
+    Parameters
+    ----------
+    vectors : array (h·w, m) or (3·h·w, m)
+        One a column; rows are pixels in row-major order, each with its three colours if the
+        kernel is of three outputs.
+    shape : (h, w)
+    eigenvalues : array (m,), optional
+        For the titles.
+    ax : matplotlib axes, optional
+        Of a new figure by default; the pictures fill it.
+
+    Returns
+    -------
+    matplotlib axes
+        Its ``child_axes`` are those of the pictures.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Each mode has its own scale, with zero in the middle (white, or grey for colours): the sign and
+    the size of an eigenvector are arbitrary.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow.plot
+    >>> ax = opflow.plot.modes(np.eye(6)[:, :2], (2, 3), [4.0, 1.0])
+    >>> [picture.get_title() for picture in ax.child_axes]
+    ['1: λ = 4', '2: λ = 1']
+    """
+    vectors = np.asarray(vectors, dtype=float)
+    height, width = shape
+    colours = vectors.shape[0] // (height * width) if vectors.ndim == 2 else 0
+    if colours not in (1, 3) or vectors.shape[0] != colours * height * width:
+        raise ValueError(
+            f"vectors has shape {vectors.shape}, but a picture of {height} × {width} has "
+            f"{height * width} rows, or {3 * height * width} with colours"
+        )
+    m = vectors.shape[1]
+    if eigenvalues is not None and np.shape(eigenvalues) != (m,):
+        raise ValueError(f"eigenvalues has shape {np.shape(eigenvalues)}, not ({m},)")
+    columns = max(1, min(m, round(math.sqrt(m * height / width * 1.6))))
+    rows = -(-m // columns)
+    ax = axes(ax, (2.0 * columns, (2.0 * height / width + 0.3) * rows + 0.3))
+    ax.axis("off")
+    for i, vector in enumerate(vectors.T):
+        row, column = divmod(i, columns)
+        picture = ax.inset_axes((column / columns + 0.01 / columns, 1 - (row + 1) / rows,
+                                 0.98 / columns, 0.86 / rows))  # fmt: skip
+        size = float(abs(vector).max()) or 1.0
+        if colours == 1:
+            picture.imshow(vector.reshape(height, width), cmap=DIVERGING, vmin=-size, vmax=size)
+        else:
+            picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size)
+        value = "" if eigenvalues is None else f": λ = {float(eigenvalues[i]):.3g}"
+        picture.set_title(f"{i + 1}{value}", fontsize=8, pad=2)
+        picture.set_axis_off()
+    return ax

@@ -1,0 +1,312 @@
+"""Pictures of spectra: eigenvalues, their density, the decay along them, the layers they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import check_integer
+from opflow.plot.axes import COLOURS, MARKERS, axes, plain_ticks, shades, tidy
+
+Fit = tuple[int, int]
+
+
+def power_law(values: Any, ranks: Fit) -> tuple[float, float]:
+    r"""The exponent and the factor of eigenvalues that fall as a power of their rank.
+
+    Parameters
+    ----------
+    values : array (n,)
+        Eigenvalues in any order.
+    ranks : (int, int)
+        First and last rank of the fit, counted from 1.
+
+    Returns
+    -------
+    exponent, factor : floats
+        λ ≈ factor · rank^exponent.
+
+    Raises
+    ------
+    ValueError
+        If the ranks are not two or more of those there are, or an eigenvalue among them is not
+        positive.
+
+    Notes
+    -----
+    Least squares in log λ against log rank.
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> exponent, factor = opflow.plot.power_law([3.0, 3 / 4, 3 / 9], (1, 3))
+    >>> round(exponent, 10), round(factor, 10)
+    (-2.0, 3.0)
+    """
+    values = np.sort(np.asarray(values, dtype=float))[::-1]
+    first, last = ranks
+    last = check_integer(last, "the last rank of a fit", 1, len(values))
+    first = check_integer(first, "the first rank of a fit", 1, max(last - 1, 1))
+    chosen = values[first - 1 : last]
+    if len(chosen) < 2 or not (chosen > 0).all():
+        raise ValueError(
+            f"a fit needs two positive eigenvalues at least, but ranks {first} to {last} end "
+            f"at {chosen[-1]:.3g}"
+        )
+    slope, offset = np.polyfit(np.log(np.arange(first, last + 1)), np.log(chosen), 1)
+    return float(slope), float(np.exp(offset))
+
+
+def eigenvalues(values: Mapping[str, Any], ax: Any = None, *, fit: Fit | None = None) -> Any:
+    """Eigenvalues against rank on logarithmic axes, one line a label.
+
+    Parameters
+    ----------
+    values : mapping of str to array
+        Those that are not positive are left out.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+    fit : (int, int), optional
+        Draw a power law through these ranks of every line, :func:`power_law`, with its exponent
+        in the legend.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    ValueError
+        As :func:`power_law`.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow.plot
+    >>> ax = opflow.plot.eigenvalues({"K": 1 / np.arange(1, 50) ** 2}, fit=(5, 40))
+    >>> ax.lines[1].get_label()
+    'ranks 5–40: rank^−2.00'
+    """
+    laws = {} if fit is None else {label: power_law(v, fit) for label, v in values.items()}
+    ax = axes(ax)
+    for (label, numbers), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
+        numbers = np.sort(np.asarray(numbers))[::-1]
+        positive = numbers[numbers > 0]
+        rank = np.arange(1, len(positive) + 1)
+        ax.plot(rank, positive, marker + "-", color=colour, ms=4, lw=1, label=label)
+        if fit is not None:
+            exponent, factor = laws[label]
+            law = f"ranks {fit[0]}–{fit[1]}: rank^{exponent:.2f}".replace("-", "−")
+            ends = np.array(fit, dtype=float)
+            ax.plot(ends, factor * ends**exponent, "--", color="black", lw=1.5, zorder=3, label=law)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        plain_ticks(axis)
+    ax.set(xlabel="rank", ylabel="eigenvalue of K", title="Largest eigenvalues of K")
+    ax.legend(frameon=False)
+    return tidy(ax)
+
+
+def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any = None) -> Any:
+    r"""The spectral density with its 95 % band, or the cumulative density.
+
+    Parameters
+    ----------
+    found : Density, or mapping of str to Density
+        What :func:`opflow.spectral.density` or :func:`opflow.spectral.kernel_polynomial` gives.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+    cumulative : bool, default False
+        Draw the share of the eigenvalues up to each value.
+    grid : array, optional
+        Where to evaluate it; 400 points of its support by default.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Notes
+    -----
+    On a logarithmic axis what is drawn is the density per decade,
+    :math:`\ln(10)\,\lambda\,\rho(\lambda)`, so that areas are shares of the spectrum on either
+    axis.  Zero eigenvalues are a number in the legend, not part of the curve.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.plot
+    >>> found = of.spectral.density(of.Gram(np.random.default_rng(0).standard_normal((40, 40))))
+    >>> opflow.plot.density(found).get_xlabel()
+    'eigenvalue of K'
+    """
+    curves = found if isinstance(found, Mapping) else {"": found}
+    ax = axes(ax)
+    logs = {bool(curve.log) for curve in curves.values()}
+    if len(logs) != 1:
+        raise ValueError("found holds densities on a linear and on a logarithmic axis: draw each")
+    log = logs.pop()
+    for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
+        points = support(curve) if grid is None else np.asarray(grid, dtype=float)
+        if cumulative:
+            height, error = np.asarray(curve.cdf(points)), None
+        else:
+            unit = np.log(10) * points if log else 1.0
+            height, error = unit * np.asarray(curve(points)), unit * np.asarray(curve.error(points))
+        null = null_label(curve)
+        text = ", ".join(part for part in (label, null) if part)
+        ax.plot(points, height, color=colour, lw=1.8, label=text or None)
+        if error is not None:
+            band = "95 % band" if len(curves) == 1 else None
+            low, high = np.maximum(height - error, 0), height + error
+            ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
+    if log:
+        ax.set_xscale("log")
+    ax.set_ylim(0, 1.02 if cumulative else None)
+    ax.set_xlabel("eigenvalue of K")
+    if cumulative:
+        ax.set(ylabel="share of the eigenvalues up to it", title="Cumulative spectral density")
+    else:
+        ax.set(ylabel="density per decade" if log else "density", title="Spectral density of K")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
+    return tidy(ax)
+
+
+def support(curve: Any, points: int = 400) -> Any:
+    """A grid over the support of a density, even on its axis."""
+    low, high = (float(end) for end in curve.support)
+    return (np.geomspace if curve.log else np.linspace)(low, high, points)
+
+
+def null_label(curve: Any) -> str:
+    """The zero eigenvalues of a density in words, or nothing if it has none."""
+    null = curve.null
+    if null is None or not float(null) > 0:
+        return ""
+    low, high = getattr(null, "low", null), getattr(null, "high", null)
+    between = "" if low == high else f" [{low:,.0f}, {high:,.0f}]"
+    return f"{float(null):,.0f}{between} zero eigenvalues"
+
+
+def decay(
+    times: Any,
+    coefficients: Any,
+    eigenvalues: Any,
+    predicted: Any = None,
+    ax: Any = None,
+    *,
+    modes: Sequence[int] | None = None,
+    tolerance: float = 0.1,
+) -> Any:
+    r"""The residual mode by mode as it decays, against the prediction of a constant kernel.
+
+    Parameters
+    ----------
+    times : array (T,)
+    coefficients : array (T, k)
+        :math:`u_i \cdot r(t)`, with :math:`u_i` the eigenvectors of the kernel at the start.
+    eigenvalues : array (k,)
+        :math:`\lambda_i`.
+    predicted : array (T, k), optional
+        What a constant kernel gives; :math:`e^{-\lambda_i t}\, u_i \cdot r(0)` by default.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+    modes : sequence of int, optional
+        Which to draw, counted from 1; at most six, ever further apart, by default.
+    tolerance : float, default 0.1
+        A circle marks where a mode first departs from its prediction by more than this share.
+
+    Returns
+    -------
+    matplotlib axes
+        Logarithmic; in time as well if the decay times of the modes differ by more than 30.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Departures below some hundred times the rounding of the largest coefficient are not marked,
+    and no smaller value is drawn.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow.plot
+    >>> t = np.linspace(0, 3, 20)
+    >>> ax = opflow.plot.decay(t, np.exp(-np.outer(t, [2.0, 1.0])), [2.0, 1.0])
+    >>> [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
+    ['mode 1, λ = 2', 'mode 2, λ = 1', 'predicted']
+    """
+    coefficients = np.asarray(coefficients)
+    rounding = np.finfo(coefficients.dtype).eps if coefficients.dtype.kind == "f" else 0.0
+    times = np.asarray(times, dtype=float)
+    sizes = np.abs(coefficients.astype(float))
+    rates = np.asarray(eigenvalues, dtype=float)
+    if sizes.shape != (len(times), len(rates)):
+        raise ValueError(f"coefficients has shape {sizes.shape}, not ({len(times)}, {len(rates)})")
+    if predicted is None:
+        predicted = sizes[0] * np.exp(-np.outer(times - times[0], rates))
+    predicted = np.abs(np.asarray(predicted, dtype=float))
+    if predicted.shape != sizes.shape:
+        raise ValueError(f"predicted has shape {predicted.shape}, not {sizes.shape}")
+    if modes is None:
+        modes = np.unique(np.geomspace(1, len(rates), 6).round().astype(int)).tolist()
+    chosen = [check_integer(mode, "modes", 1, len(rates)) - 1 for mode in modes]
+    ax, floor = axes(ax), 100 * float(rounding) * float(sizes.max())
+    gap = np.abs(sizes - predicted)
+    off = (gap > tolerance * predicted) & (gap > floor)
+    marked = False
+    for mode, colour in zip(chosen, shades(len(chosen)), strict=True):
+        ax.plot(times, _above(sizes[:, mode], floor), color=colour, lw=1.8,
+                label=f"mode {mode + 1}, λ = {rates[mode]:.3g}")  # fmt: skip
+        ax.plot(times, _above(predicted[:, mode], floor), "--", color=colour, lw=1.2)
+        if off[:, mode].any():
+            first = int(off[:, mode].argmax())
+            label = None if marked else f"departs by more than {100 * tolerance:g} %"
+            ax.plot(times[first], sizes[first, mode], "o", ms=8, mfc="none", mew=1.6,
+                    color=COLOURS[1], zorder=4, label=label)  # fmt: skip
+            marked = True
+    ax.plot([], [], "--", color="0.3", lw=1.2, label="predicted")
+    ax.set_yscale("log")
+    shown = rates[chosen]
+    if (shown > 0).all() and shown.max() > 30 * shown.min():
+        ax.set_xscale("log")
+    ax.set(xlabel="time", ylabel="size of the residual along the mode, |uᵢ·r|",
+           title="Decay of the residual, mode by mode")  # fmt: skip
+    ax.legend(frameon=False, fontsize=8)
+    return tidy(ax)
+
+
+def _above(values: Any, floor: float) -> Any:
+    return np.where(values > floor, values, np.nan)
+
+
+def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
+    """Share of each layer in tr K, a group of bars a layer.
+
+    Parameters
+    ----------
+    shares : mapping of str to sequence of L floats
+        Such as those at the start and at the end of a run.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+
+    Returns
+    -------
+    matplotlib axes
+    """
+    ax = axes(ax)
+    width = 0.8 / max(len(shares), 1)
+    for i, (label, values) in enumerate(shares.items()):
+        x = np.arange(len(values)) + (i - (len(shares) - 1) / 2) * width
+        ax.bar(x, 100 * np.asarray(values), 0.92 * width, color=COLOURS[i], label=label)
+    layers = max((len(values) for values in shares.values()), default=0)
+    ax.set_xticks(range(layers), [f"layer {i + 1}" for i in range(layers)])
+    ax.set(ylabel="share of tr K (%)", title="Which layers the kernel lives in")
+    ax.set_ylim(0, 100 * max(max(v) for v in shares.values()) * 1.18)
+    ax.legend(frameon=False, ncols=len(shares), loc="upper right")
+    tidy(ax).grid(False, axis="x")
+    return ax
