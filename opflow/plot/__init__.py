@@ -4,9 +4,10 @@ matplotlib is imported when one is drawn: ``pip install 'opflow[plot]'``.
 """
 
 from opflow.plot.axes import COLOURS
+from opflow.plot.decay import decay
 from opflow.plot.kernel import block_means, clustered, heat_map
-from opflow.plot.layers import hierarchy_norms, modes
-from opflow.plot.spectra import decay, density, eigenvalues, layer_shares, power_law
+from opflow.plot.layers import hierarchy_norms, layer_shares, modes
+from opflow.plot.spectra import density, eigenvalues, power_law
 from opflow.plot.training import accuracy, alignment, held_out, loss, sharpness
 
 __all__ = [

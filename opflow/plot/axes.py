@@ -63,6 +63,13 @@ def shades(count: int) -> Sequence[Any]:
     return list(colormaps[SEQUENTIAL](np.linspace(0.0, 0.85, max(count, 1))))
 
 
+def number(value: float) -> str:
+    """Three digits, without an exponent where there is no need of one."""
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    return np.format_float_positional(value, 3, fractional=False, trim="-")
+
+
 def one_line_each(values: Any, name: str, length: int) -> dict[str, Any]:
     """The mapping of labels to arrays whose first axis has `length`, checked."""
     arrays = {str(label): np.asarray(numbers, dtype=float) for label, numbers in values.items()}

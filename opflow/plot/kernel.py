@@ -189,16 +189,16 @@ def heat_map(
 
     Notes
     -----
-    Costs :func:`block_means`.  Colours go from the 1st to the 99th percentile of the cells off
-    the diagonal, so that a strong diagonal leaves the rest to be seen; a kernel with negative
-    entries is drawn in a map whose middle is zero.
+    Costs :func:`block_means`.  Colours go from the 0.3rd to the 99.7th percentile of the cells
+    off the diagonal, so that a strong diagonal leaves the rest to be seen; where negative entries
+    are more than a fringe, zero is in the middle of the map.
 
     Examples
     --------
     >>> import numpy as np, opflow as of, opflow.plot
     >>> K = of.Gram(np.random.default_rng(0).standard_normal((500, 20)))
     >>> opflow.plot.heat_map(K, cells=50).get_xlabel()
-    'samples, clustered; a cell is a mean over 10 × 10'
+    'samples, clustered, in 50 blocks'
     """
     op, samples = _samples(op, outputs)
     words = "samples"
@@ -216,19 +216,19 @@ def heat_map(
     means = block_means(op, order, cells=cells, outputs=outputs)
     ax = axes(ax, (5.6, 4.6))
     off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
-    low, high = (float(q) for q in np.quantile(off, (0.01, 0.99)))
-    if low < 0:
+    low, high = (float(q) for q in np.quantile(off, (0.003, 0.997)))
+    signed = -low > 0.25 * high
+    if signed:
         low, high = -max(-low, high), max(-low, high)
     beyond = (means.min() < low, means.max() > high)
-    image = ax.imshow(means, cmap=DIVERGING if low < 0 else SEQUENTIAL, vmin=low, vmax=high,
+    image = ax.imshow(means, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
                       extent=(0, len(order), len(order), 0), interpolation="nearest")  # fmt: skip
     ax.figure.colorbar(
         image, ax=ax, shrink=0.85, label="kernel" + (", mean over outputs" if outputs > 1 else ""),
         extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
     )  # fmt: skip
     if len(means) < len(order):
-        per = f"{len(order) / len(means):.3g}"
-        words += f"; a cell is a mean over {per} × {per}"
+        words += f", in {len(means):,} blocks"
     ax.set(xlabel=words, title=f"Kernel of {len(order):,} samples")
     if labels is not None:
         _name_classes(ax, labels[order])

@@ -1,15 +1,43 @@
-"""Pictures of norms by layer, and of eigenvectors whose samples are the pixels of a picture."""
+"""Pictures of shares and norms by layer, and of eigenvectors whose samples are the pixels of a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from opflow.plot.axes import COLOURS, DIVERGING, MARKERS, axes, tidy
+from opflow.plot.axes import COLOURS, DIVERGING, MARKERS, axes, number, plain_ticks, tidy
 from opflow.relu.hierarchy import Members
+
+
+def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
+    """Share of each layer in tr K, a group of bars a layer.
+
+    Parameters
+    ----------
+    shares : mapping of str to sequence of L floats
+        Such as those at the start and at the end of a run.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+
+    Returns
+    -------
+    matplotlib axes
+    """
+    ax = axes(ax)
+    width = 0.8 / max(len(shares), 1)
+    for i, (label, values) in enumerate(shares.items()):
+        x = np.arange(len(values)) + (i - (len(shares) - 1) / 2) * width
+        ax.bar(x, 100 * np.asarray(values), 0.92 * width, color=COLOURS[i], label=label)
+    layers = max((len(values) for values in shares.values()), default=0)
+    ax.set_xticks(range(layers), [f"layer {i + 1}" for i in range(layers)])
+    ax.set(ylabel="share of tr K (%)", title="Which layers the kernel lives in")
+    ax.set_ylim(0, 100 * max(max(v) for v in shares.values()) * 1.18)
+    ax.legend(frameon=False, ncols=len(shares), loc="upper right")
+    tidy(ax).grid(False, axis="x")
+    return ax
 
 
 def hierarchy_norms(values: Mapping[str, Any], ax: Any = None) -> Any:
@@ -61,6 +89,7 @@ def hierarchy_norms(values: Mapping[str, Any], ax: Any = None) -> Any:
             ax.fill_between(where, low, high, color=colour, alpha=0.15, lw=0)
         ticks.update(where)
     ax.set_xticks(sorted(ticks))
+    plain_ticks(ax.yaxis)
     ax.set(xlabel="layer distance (Gram factors)" if members else "layer",
            ylabel="operator norm" if members else "norm",
            title="Members of the hierarchy" if members else "Norms by layer")  # fmt: skip
@@ -133,7 +162,7 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
             picture.imshow(vector.reshape(height, width), cmap=DIVERGING, vmin=-size, vmax=size)
         else:
             picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size)
-        value = "" if eigenvalues is None else f": λ = {float(eigenvalues[i]):.3g}"
+        value = "" if eigenvalues is None else f": λ = {number(float(eigenvalues[i]))}"
         picture.set_title(f"{i + 1}{value}", fontsize=8, pad=2)
         picture.set_axis_off()
     return ax

@@ -1,14 +1,14 @@
-"""Pictures of spectra: eigenvalues, their density, the decay along them, the layers they are of."""
+"""Pictures of spectra: eigenvalues against rank, and their density."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import check_integer
-from opflow.plot.axes import COLOURS, MARKERS, axes, plain_ticks, shades, tidy
+from opflow.plot.axes import COLOURS, MARKERS, axes, plain_ticks, tidy
 
 Fit = tuple[int, int]
 
@@ -165,7 +165,7 @@ def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any =
     ax.set_ylim(0, 1.02 if cumulative else None)
     ax.set_xlabel("eigenvalue of K")
     if cumulative:
-        ax.set(ylabel="share of the eigenvalues up to it", title="Cumulative spectral density")
+        ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density")
     else:
         ax.set(ylabel="density per decade" if log else "density", title="Spectral density of K")
     if ax.get_legend_handles_labels()[0]:
@@ -187,126 +187,3 @@ def null_label(curve: Any) -> str:
     low, high = getattr(null, "low", null), getattr(null, "high", null)
     between = "" if low == high else f" [{low:,.0f}, {high:,.0f}]"
     return f"{float(null):,.0f}{between} zero eigenvalues"
-
-
-def decay(
-    times: Any,
-    coefficients: Any,
-    eigenvalues: Any,
-    predicted: Any = None,
-    ax: Any = None,
-    *,
-    modes: Sequence[int] | None = None,
-    tolerance: float = 0.1,
-) -> Any:
-    r"""The residual mode by mode as it decays, against the prediction of a constant kernel.
-
-    Parameters
-    ----------
-    times : array (T,)
-    coefficients : array (T, k)
-        :math:`u_i \cdot r(t)`, with :math:`u_i` the eigenvectors of the kernel at the start.
-    eigenvalues : array (k,)
-        :math:`\lambda_i`.
-    predicted : array (T, k), optional
-        What a constant kernel gives; :math:`e^{-\lambda_i t}\, u_i \cdot r(0)` by default.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-    modes : sequence of int, optional
-        Which to draw, counted from 1; at most six, ever further apart, by default.
-    tolerance : float, default 0.1
-        A circle marks where a mode first departs from its prediction by more than this share.
-
-    Returns
-    -------
-    matplotlib axes
-        Logarithmic; in time as well if the decay times of the modes differ by more than 30.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    Notes
-    -----
-    Departures below some hundred times the rounding of the largest coefficient are not marked,
-    and no smaller value is drawn.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow.plot
-    >>> t = np.linspace(0, 3, 20)
-    >>> ax = opflow.plot.decay(t, np.exp(-np.outer(t, [2.0, 1.0])), [2.0, 1.0])
-    >>> [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
-    ['mode 1, λ = 2', 'mode 2, λ = 1', 'predicted']
-    """
-    coefficients = np.asarray(coefficients)
-    rounding = np.finfo(coefficients.dtype).eps if coefficients.dtype.kind == "f" else 0.0
-    times = np.asarray(times, dtype=float)
-    sizes = np.abs(coefficients.astype(float))
-    rates = np.asarray(eigenvalues, dtype=float)
-    if sizes.shape != (len(times), len(rates)):
-        raise ValueError(f"coefficients has shape {sizes.shape}, not ({len(times)}, {len(rates)})")
-    if predicted is None:
-        predicted = sizes[0] * np.exp(-np.outer(times - times[0], rates))
-    predicted = np.abs(np.asarray(predicted, dtype=float))
-    if predicted.shape != sizes.shape:
-        raise ValueError(f"predicted has shape {predicted.shape}, not {sizes.shape}")
-    if modes is None:
-        modes = np.unique(np.geomspace(1, len(rates), 6).round().astype(int)).tolist()
-    chosen = [check_integer(mode, "modes", 1, len(rates)) - 1 for mode in modes]
-    ax, floor = axes(ax), 100 * float(rounding) * float(sizes.max())
-    gap = np.abs(sizes - predicted)
-    off = (gap > tolerance * predicted) & (gap > floor)
-    marked = False
-    for mode, colour in zip(chosen, shades(len(chosen)), strict=True):
-        ax.plot(times, _above(sizes[:, mode], floor), color=colour, lw=1.8,
-                label=f"mode {mode + 1}, λ = {rates[mode]:.3g}")  # fmt: skip
-        ax.plot(times, _above(predicted[:, mode], floor), "--", color=colour, lw=1.2)
-        if off[:, mode].any():
-            first = int(off[:, mode].argmax())
-            label = None if marked else f"departs by more than {100 * tolerance:g} %"
-            ax.plot(times[first], sizes[first, mode], "o", ms=8, mfc="none", mew=1.6,
-                    color=COLOURS[1], zorder=4, label=label)  # fmt: skip
-            marked = True
-    ax.plot([], [], "--", color="0.3", lw=1.2, label="predicted")
-    ax.set_yscale("log")
-    shown = rates[chosen]
-    if (shown > 0).all() and shown.max() > 30 * shown.min():
-        ax.set_xscale("log")
-    ax.set(xlabel="time", ylabel="size of the residual along the mode, |uᵢ·r|",
-           title="Decay of the residual, mode by mode")  # fmt: skip
-    ax.legend(frameon=False, fontsize=8)
-    return tidy(ax)
-
-
-def _above(values: Any, floor: float) -> Any:
-    return np.where(values > floor, values, np.nan)
-
-
-def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
-    """Share of each layer in tr K, a group of bars a layer.
-
-    Parameters
-    ----------
-    shares : mapping of str to sequence of L floats
-        Such as those at the start and at the end of a run.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-
-    Returns
-    -------
-    matplotlib axes
-    """
-    ax = axes(ax)
-    width = 0.8 / max(len(shares), 1)
-    for i, (label, values) in enumerate(shares.items()):
-        x = np.arange(len(values)) + (i - (len(shares) - 1) / 2) * width
-        ax.bar(x, 100 * np.asarray(values), 0.92 * width, color=COLOURS[i], label=label)
-    layers = max((len(values) for values in shares.values()), default=0)
-    ax.set_xticks(range(layers), [f"layer {i + 1}" for i in range(layers)])
-    ax.set(ylabel="share of tr K (%)", title="Which layers the kernel lives in")
-    ax.set_ylim(0, 100 * max(max(v) for v in shares.values()) * 1.18)
-    ax.legend(frameon=False, ncols=len(shares), loc="upper right")
-    tidy(ax).grid(False, axis="x")
-    return ax
