@@ -1,4 +1,4 @@
-"""Pictures of shares and norms by layer, and of eigenvectors whose samples are the pixels of a picture."""
+"""Pictures of shares and norms by layer, and of eigenvectors of pixels."""
 
 from __future__ import annotations
 

@@ -110,80 +110,70 @@ def eigenvalues(values: Mapping[str, Any], ax: Any = None, *, fit: Fit | None = 
 
 
 def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any = None) -> Any:
-    r"""The spectral density with its 95 % band, or the cumulative density.
+    """The spectral density with its 95 % band, or the cumulative density with its own.
 
     Parameters
     ----------
     found : Density, or mapping of str to Density
-        What :func:`opflow.spectral.density` or :func:`opflow.spectral.kernel_polynomial` gives.
+        What :func:`opflow.spectral.density` or :func:`opflow.spectral.kernel_polynomial` gives,
+        all on the same axis, linear or logarithmic.
     ax : matplotlib axes, optional
         Of a new figure by default.
     cumulative : bool, default False
-        Draw the share of the eigenvalues up to each value.
+        Draw the share of the eigenvalues up to each value, zeros included.
     grid : array, optional
-        Where to evaluate it; 400 points of its support by default.
+        Where to evaluate it; 400 points that cover its support by default.
 
     Returns
     -------
     matplotlib axes
 
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or the axes are mixed.
+
     Notes
     -----
-    On a logarithmic axis what is drawn is the density per decade,
-    :math:`\ln(10)\,\lambda\,\rho(\lambda)`, so that areas are shares of the spectrum on either
-    axis.  Zero eigenvalues are a number in the legend, not part of the curve.
+    Equal areas are equal shares of the spectrum on either axis: on a logarithmic one the density
+    is per decade.  Zero eigenvalues are a number in the legend, not part of the density.
 
     Examples
     --------
     >>> import numpy as np, opflow as of, opflow.plot
-    >>> found = of.spectral.density(of.Gram(np.random.default_rng(0).standard_normal((40, 40))))
-    >>> opflow.plot.density(found).get_xlabel()
-    'eigenvalue of K'
+    >>> found = of.spectral.density(of.Gram(np.random.default_rng(0).standard_normal((40, 30))))
+    >>> [text.get_text() for text in opflow.plot.density(found).get_legend().get_texts()]
+    ['10 of 40 eigenvalues are zero', '95 % band']
     """
     curves = found if isinstance(found, Mapping) else {"": found}
-    ax = axes(ax)
     logs = {bool(curve.log) for curve in curves.values()}
     if len(logs) != 1:
-        raise ValueError("found holds densities on a linear and on a logarithmic axis: draw each")
-    log = logs.pop()
+        raise ValueError("found must hold densities on the same axis, linear or logarithmic")
+    ax, log = axes(ax), logs.pop()
     for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
-        points = support(curve) if grid is None else np.asarray(grid, dtype=float)
-        if cumulative:
-            height, error = np.asarray(curve.cdf(points)), None
-        else:
-            unit = np.log(10) * points if log else 1.0
-            height, error = unit * np.asarray(curve(points)), unit * np.asarray(curve.error(points))
-        null = null_label(curve)
-        text = ", ".join(part for part in (label, null) if part)
+        points = curve.grid() if grid is None else np.asarray(grid, dtype=float)
+        height = curve.cdf(points) if cumulative else curve(points)
+        low, high = curve.cdf_band(points) if cumulative else curve.band(points)
+        text = ", ".join(part for part in (label, _zeros(curve)) if part)
         ax.plot(points, height, color=colour, lw=1.8, label=text or None)
-        if error is not None:
-            band = "95 % band" if len(curves) == 1 else None
-            low, high = np.maximum(height - error, 0), height + error
-            ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
+        band = "95 % band" if len(curves) == 1 else None
+        ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
     if log:
         ax.set_xscale("log")
     ax.set_ylim(0, 1.02 if cumulative else None)
     ax.set_xlabel("eigenvalue of K")
     if cumulative:
-        ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density")
+        ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density of K")
     else:
         ax.set(ylabel="density per decade" if log else "density", title="Spectral density of K")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+    ax.legend(frameon=False)
     return tidy(ax)
 
 
-def support(curve: Any, points: int = 400) -> Any:
-    """A grid over the support of a density, even on its axis."""
-    low, high = (float(end) for end in curve.support)
-    return (np.geomspace if curve.log else np.linspace)(low, high, points)
-
-
-def null_label(curve: Any) -> str:
+def _zeros(curve: Any) -> str:
     """The zero eigenvalues of a density in words, or nothing if it has none."""
     null = curve.null
-    if null is None or not float(null) > 0:
+    if not null.high > 0.5:
         return ""
-    low, high = getattr(null, "low", null), getattr(null, "high", null)
-    between = "" if low == high else f" [{low:,.0f}, {high:,.0f}]"
-    return f"{float(null):,.0f}{between} zero eigenvalues"
+    between = f" [{null.low:,.0f}, {null.high:,.0f}]" if null.high - null.low >= 1 else ""
+    return f"{float(null):,.0f}{between} of {curve.order:,} eigenvalues are zero"
