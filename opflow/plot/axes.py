@@ -37,9 +37,10 @@ def tidy(ax: Any) -> Any:
 
 def plain_ticks(axis: Any) -> None:
     """Ticks of a logarithmic axis as 60 rather than 6 × 10¹, more of them on a short one."""
-    low, high = np.log10(axis.get_view_interval())
-    if max(abs(low), abs(high)) > 4:
+    ends = axis.get_view_interval()
+    if min(ends) < 1e-4 or max(ends) > 1e4:
         return
+    low, high = np.log10(ends)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
     if high - low < 2:
