@@ -4,7 +4,7 @@ matplotlib is imported when one is drawn: ``pip install 'opflow[plot]'``.
 """
 
 from opflow.plot.axes import COLOURS
-from opflow.plot.decay import decay
+from opflow.plot.decay import decay, projections
 from opflow.plot.kernel import block_means, clustered, heat_map
 from opflow.plot.layers import hierarchy_norms, layer_shares, modes
 from opflow.plot.spectra import density, eigenvalues, power_law
@@ -26,5 +26,6 @@ __all__ = [
     "loss",
     "modes",
     "power_law",
+    "projections",
     "sharpness",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import check_integer
-from opflow.plot.axes import COLOURS, axes, number, shades, tidy
+from opflow.plot.axes import COLOURS, MARKERS, axes, number, shades, tidy
+
+#: the label of what was not measured
+PREDICTED = "predicted"
 
 
 def decay(
@@ -99,6 +102,45 @@ def decay(
     ax.set(xlabel="time", ylabel="size of the residual along the mode, |uᵢ·r|",
            title="Decay of the residual, mode by mode")  # fmt: skip
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return tidy(ax)
+
+
+def projections(values: Mapping[str, Any], ax: Any = None) -> Any:
+    r"""The size of a residual, or of targets, along each eigenvector, one line a label.
+
+    Parameters
+    ----------
+    values : mapping of str to array (k,)
+        :math:`u_i \cdot r` for the eigenvectors of descending eigenvalues; what is labelled
+        "predicted" may leave the axis, which shows the others whole.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> ax = opflow.plot.projections({"start": [3.0, -1.0], "end": [0.1, 0.5]})
+    >>> ax.lines[0].get_ydata().tolist()
+    [3.0, 1.0]
+    """
+    ax = axes(ax)
+    for (label, numbers), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
+        sizes = np.abs(np.asarray(numbers, dtype=float))
+        rank = np.arange(1, len(sizes) + 1)
+        ax.plot(rank, _above(sizes, 0.0), marker, color=colour, ms=5, label=label)
+    seen = np.abs(np.concatenate([np.asarray(v, float) for k, v in values.items()
+                                  if k != PREDICTED]))  # fmt: skip
+    ax.set_yscale("log")
+    if (seen > 0).any():  # a prediction may fall far below what is there to be seen
+        ax.set_ylim(bottom=seen[seen > 0].min() / 10)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="rank of the mode", ylabel="size of the residual along the mode, |uᵢ·r|",
+           title="The residual in the modes of K")  # fmt: skip
+    ax.legend(frameon=False)
     return tidy(ax)
 
 

@@ -214,6 +214,14 @@ def heat_map(
         words = "samples, clustered"
     order = _index(order, samples)
     means = block_means(op, order, cells=cells, outputs=outputs)
+    named = None if labels is None else labels[order]
+    return show_means(means, len(order), words, ax, labels=named, outputs=outputs)
+
+
+def show_means(
+    means: Any, samples: int, words: str, ax: Any = None, *, labels: Any = None, outputs: int = 1
+) -> Any:
+    """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
     ax = axes(ax, (5.6, 4.6))
     off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
     low, high = (float(q) for q in np.quantile(off, (0.003, 0.997)))
@@ -222,16 +230,16 @@ def heat_map(
         low, high = -max(-low, high), max(-low, high)
     beyond = (means.min() < low, means.max() > high)
     image = ax.imshow(means, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
-                      extent=(0, len(order), len(order), 0), interpolation="nearest")  # fmt: skip
+                      extent=(0, samples, samples, 0), interpolation="nearest")  # fmt: skip
     ax.figure.colorbar(
         image, ax=ax, shrink=0.85, label="kernel" + (", mean over outputs" if outputs > 1 else ""),
         extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
     )  # fmt: skip
-    if len(means) < len(order):
+    if len(means) < samples:
         words += f", in {len(means):,} blocks"
-    ax.set(xlabel=words, title=f"Kernel of {len(order):,} samples")
+    ax.set(xlabel=words, title=f"Kernel of {samples:,} samples")
     if labels is not None:
-        _name_classes(ax, labels[order])
+        _name_classes(ax, labels)
     return ax
 
 
