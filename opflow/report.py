@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import opflow as of
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.plan import problem
+from opflow.folder import write_pictures
 from opflow.operators import Cost
 from opflow.operators.describe import human
 from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
@@ -150,11 +151,12 @@ def summary(
         "largest_eigenvalue": top,
         "stability_limit": [2 / v if v else None for v in top],
         "trace": [m.get("trace") for m in both],
+        "eigenvalues": [m.get("eigenvalues") for m in both],
         "layer_shares": [m.get("shares") for m in both],
         "kernel_skipped": [m.get("skipped") for m in both],
         "balancedness_drift": drift[1] if drift and np.isfinite(drift[1]) else None,
         "seconds": seconds,
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory": peak_memory(),
     }
 
 
@@ -193,25 +195,61 @@ def table(s: dict[str, Any]) -> str:
 
 def draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> str:
     """Write the pictures of a run, and say which."""
+    return attempt(folder, lambda: pictures(run, before, after))
+
+
+def attempt(folder: Path, make: Callable[[], dict[str, Any]]) -> str:
+    """Write the pictures that `make` gives, and say which, or why there are none."""
+    try:
+        made = make()
+    except ImportError as error:
+        return f"no pictures: {error}"
+    write_pictures(folder, made)
+    return f"pictures: {', '.join(made)}"
+
+
+def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The axes of the pictures of a run, by file name."""
     from opflow import plot
 
     def of_kernel(name: str) -> dict[str, Sequence[float]]:
         moments = {"start": before, "end": after}
         return {when: moment[name] for when, moment in moments.items() if name in moment}
 
-    try:
-        pictures = {"loss.png": plot.loss(run)}
-        if of_kernel("eigenvalues"):
-            pictures["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
-            pictures["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
-        if "held_out_loss" in run.observations:
-            pictures["held_out.png"] = plot.held_out(run)
-        if "accuracy" in run.observations:
-            pictures["accuracy.png"] = plot.accuracy(run)
-    except ImportError as error:
-        return f"no pictures: {error}"
-    for name, ax in pictures.items():
-        temporary = folder / f".{name}"
-        ax.figure.savefig(temporary, format="png")
-        os.replace(temporary, folder / name)
-    return f"pictures: {', '.join(pictures)}"
+    found = {"loss.png": plot.loss(run)}
+    if of_kernel("eigenvalues"):
+        found["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
+        found["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
+    if "held_out_loss" in run.observations:
+        found["held_out.png"] = plot.held_out(run)
+    if "accuracy" in run.observations:
+        found["accuracy.png"] = plot.accuracy(run)
+    return found
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Draw the pictures of a run folder from its trajectory and its summary, if it has one."""
+    if not (folder / "trajectory.npz").exists():
+        return []
+    run, numbers = of.Trajectory.load(folder / "trajectory.npz"), {}
+    file = folder / "summary.json"
+    if file.exists():
+        try:
+            numbers = dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+    none = [None, None]
+    moments = [
+        {"eigenvalues": values, "shares": shares} if values and shares else {}
+        for values, shares in zip(
+            numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
+        )
+    ]
+    made = pictures(run, *moments)
+    write_pictures(folder, made)
+    return [folder / name for name in made]
+
+
+def peak_memory() -> int:
+    """Bytes that the process held at its peak."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
