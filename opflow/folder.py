@@ -20,7 +20,8 @@ RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenva
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = ("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png",
-            "cumulative.png", "layer_shares.png", "projections.png", "heat_map.png")  # fmt: skip
+            "cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png",
+            "heat_map.png")  # fmt: skip
 #: where results wait for the others of them
 UNFINISHED = ".unfinished"
 #: where the files of an earlier run wait for the one that replaces it to succeed

@@ -142,12 +142,13 @@ def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tupl
             moments[when] = found.numbers(fields, y)
             arrays |= {f"{when}_{name}": value for name, value in found.arrays.items()}
             kernels[when], bases[when] = found.fast, found.vectors
-            residual = to_host(fields.outputs - y).ravel()
+            residual = (fields.outputs - y).ravel()
             if found.vectors is not None:
                 first = next(basis for basis in bases.values() if basis is not None)
-                arrays[f"{when}_projections"] = to_host(first.T @ residual).astype(np.float64)
-                inside = np.linalg.norm(found.vectors.T @ residual) / np.linalg.norm(residual)
-                moments[when]["residual_in_top"] = _json(inside**2)
+                arrays[f"{when}_projections"] = of.spectral.projections(first, residual)
+                inside = of.spectral.projections(found.vectors, residual)
+                size = float((residual**2).sum()) or 1.0
+                moments[when]["residual_in_top"] = float((inside**2).sum()) / size
         if len(kernels) == 2:
             summary["drift"] = _drift(kernels, bases, arrays)
         if ask.heat_map:
@@ -204,6 +205,7 @@ class _Kernel:
         found["layer_shares"] = self.arrays["layer_shares"].tolist()
         if self._allowed("eigenpairs", 8 * self.top + 40, ": ask for fewer by --top"):
             found |= self._eigenpairs()
+            self.arrays["mode_shares"] = of.spectral.spectrum_shares(layers, self.vectors)
         if self._allowed("norms", 80, ""):
             spectral, target = of.spectral, y.ravel()
             for name in NUMBERS:

@@ -123,6 +123,7 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> dict[str, Any]:
             fit = None
         found["eigenvalues.png"] = plot.eigenvalues(values, fit=fit)
         found["projections.png"] = plot.projections(every("projections"))
+        found["mode_shares.png"] = plot.mode_shares(list(every("mode_shares").values())[-1])
     densities = {when: Saved(arrays, when) for when in every("grid")}
     if densities:
         one = next(iter(densities.values())) if len(densities) == 1 else densities

@@ -6,7 +6,7 @@ matplotlib is imported when one is drawn: ``pip install 'opflow[plot]'``.
 from opflow.plot.axes import COLOURS
 from opflow.plot.decay import decay, projections
 from opflow.plot.kernel import block_means, clustered, heat_map
-from opflow.plot.layers import hierarchy_norms, layer_shares, modes
+from opflow.plot.layers import hierarchy_norms, layer_shares, mode_shares, modes
 from opflow.plot.spectra import density, eigenvalues, power_law
 from opflow.plot.training import accuracy, alignment, held_out, loss, sharpness
 
@@ -24,6 +24,7 @@ __all__ = [
     "hierarchy_norms",
     "layer_shares",
     "loss",
+    "mode_shares",
     "modes",
     "power_law",
     "projections",

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from opflow.plot.axes import COLOURS, DIVERGING, MARKERS, axes, number, plain_ticks, tidy
+from opflow.plot.axes import (
+    COLOURS,
+    DIVERGING,
+    MARKERS,
+    axes,
+    line_colours,
+    number,
+    plain_ticks,
+    tidy,
+)
 from opflow.relu.hierarchy import Members
 
 
@@ -37,6 +46,42 @@ def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
     ax.set_ylim(0, 100 * max(max(v) for v in shares.values()) * 1.18)
     ax.legend(frameon=False, ncols=len(shares), loc="upper right")
     tidy(ax).grid(False, axis="x")
+    return ax
+
+
+def mode_shares(shares: Any, ax: Any = None) -> Any:
+    """The share of each layer in each of the largest eigenvalues, as bars that add up to one.
+
+    Parameters
+    ----------
+    shares : array (L, k)
+        What :func:`opflow.spectral.spectrum_shares` gives.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> ax = opflow.plot.mode_shares([[0.25, 0.5], [0.75, 0.5]])
+    >>> [bar.get_height() for bar in ax.patches]
+    [25.0, 50.0, 75.0, 50.0]
+    """
+    shares = 100 * np.asarray(shares, dtype=float)
+    if shares.ndim != 2:
+        raise ValueError(f"shares must have shape (layers, modes), not {shares.shape}")
+    ax, rank = axes(ax), np.arange(1, shares.shape[1] + 1)
+    below = np.cumsum(shares, axis=0) - shares
+    for i, colour in enumerate(line_colours(len(shares))):
+        ax.bar(rank, shares[i], 0.85, bottom=below[i], color=colour, label=f"layer {i + 1}")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="rank of the eigenvalue", ylabel="share of the eigenvalue (%)", ylim=(0, 100),
+           title="Which layers the modes live in")  # fmt: skip
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
+    tidy(ax).grid(False)
     return ax
 
 

@@ -149,18 +149,20 @@ def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any =
     logs = {bool(curve.log) for curve in curves.values()}
     if len(logs) != 1:
         raise ValueError("found must hold densities on the same axis, linear or logarithmic")
-    ax, log = axes(ax), logs.pop()
+    ax, log, top = axes(ax), logs.pop(), 0.0
     for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
         points = curve.grid() if grid is None else np.asarray(grid, dtype=float)
         height = curve.cdf(points) if cumulative else curve(points)
         low, high = curve.cdf_band(points) if cumulative else curve.band(points)
         text = ", ".join(part for part in (label, _zeros(curve)) if part)
         ax.plot(points, height, color=colour, lw=1.8, label=text or None)
+        # where nothing is known, the band may be far higher than all there is to be seen
+        top = max(top, min(1.05 * float(high.max()), 2.5 * float(height.max())))
         band = "95 % band" if len(curves) == 1 else None
         ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
     if log:
         ax.set_xscale("log")
-    ax.set_ylim(0, 1.02 if cumulative else None)
+    ax.set_ylim(0, 1.02 if cumulative else top or None)
     ax.set_xlabel("eigenvalue of K")
     if cumulative:
         ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density of K")
