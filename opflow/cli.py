@@ -195,12 +195,10 @@ def _run(
 
 
 def _spectrum(args: argparse.Namespace, signals: _Signals) -> int:
-    out = args.out
-    if out is None:
-        if not args.run.is_dir():
-            raise ValueError("--out DIR is needed where no run folder is given")
-        out = args.run / "spectrum"
     what = spectrum.subject(args.run, args.data, args.targets)
+    if args.out is None and not args.run.is_dir():
+        raise ValueError("--out DIR is needed where no run folder is given")
+    out = args.out or args.run / "spectrum"
     ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map,
                        args.memory, args.seed)  # fmt: skip
     with ResultFolder(out, SPECTRUM, args.overwrite) as folder:

@@ -24,6 +24,7 @@ from opflow.operators.evaluation import candidates
 from opflow.operators.forming import dense_plan
 from opflow.operators.rows import parse_memory
 from opflow.spectral import Estimate
+from opflow.spectral.checks import DENSE
 
 #: seconds that a heat map may take, whatever the rest does
 ALLOWED = 30.0
@@ -172,6 +173,8 @@ class _Kernel:
         n, item = K.shape[0], K.dtype.itemsize
         self.K, self.ask, self.budget = K, ask, budget
         self.top = min(ask.top, n)
+        # small kernels are decomposed whole
+        self.least = 4.0 * n if n <= DENSE else 0.0
         self.arrays: dict[str, Any] = {}
         self.vectors: Any = None
         self.skipped: dict[str, str] = {}
@@ -187,7 +190,7 @@ class _Kernel:
 
     def _allowed(self, name: str, vectors: float, ask: str) -> bool:
         """Whether that many vectors fit in what is left; if not, it is said."""
-        need = vectors * self.K.shape[0] * self.K.dtype.itemsize
+        need = max(vectors, self.least) * self.K.shape[0] * self.K.dtype.itemsize
         left = self.budget - self.held
         if need > left:
             sizes = human(need, "B", 1024), human(max(left, 0), "B", 1024)

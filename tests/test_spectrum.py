@@ -1,4 +1,4 @@
-"""``opflow spectrum`` and ``opflow plot``: numbers against dense references, bad input in a line."""
+"""``opflow spectrum`` and ``opflow plot``: numbers against dense references, bad input."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_the_numbers_are_those_of_the_dense_kernels(trained, capsys):
         np.testing.assert_allclose(arrays[f"{when}_mode_shares"], forms, rtol=1e-7)
         inside = ((vectors[:, :6].T @ r) ** 2).sum() / (r @ r)
         assert np.isclose(found["residual_in_top"], inside)
-        assert np.isclose(found["null"]["value"], (values < 1e-12 * values[0]).sum())
+        assert np.isclose(found["null"]["value"], (values < 1e-14 * values[0]).sum())
         grid, cdf = arrays[f"{when}_grid"], arrays[f"{when}_cdf"]
         between = np.min(abs(np.log(grid[:, None] / values[values > 0])), axis=1) > 1e-6
         share = (values <= grid[:, None]).mean(axis=1)
@@ -131,7 +131,7 @@ def test_classes_are_drawn_side_by_side(tmp_path, capsys):
 
 
 def test_a_trajectory_file_is_one_moment(trained, capsys, tmp_path):
-    folder, _, _, networks = trained
+    folder, *_ = trained
     code, out, err = run(capsys, "spectrum", folder / "trajectory.npz", tmp_path / "data.npz",
                          "--out", tmp_path / "out", "--no-density", "--no-heat-map")  # fmt: skip
     assert (code, err) == (0, "") and "K(0)" not in out
@@ -188,7 +188,7 @@ def test_an_analysis_that_fails_leaves_everything_as_it_was(trained, capsys, mon
 
 def test_what_does_not_fit_or_takes_long_is_left_out_and_said(trained, capsys, monkeypatch):
     folder, *_ = trained
-    code, out, err = run(capsys, "spectrum", folder, "--memory", "300kB", "--probes", 100)
+    code, out, err = run(capsys, "spectrum", folder, "--memory", "1MB", "--probes", 1000)
     assert (code, err) == (0, "")
     assert re.search(r"density, end +not computed: it would hold .* of --memory: fewer", out)
     summary, arrays = results(folder / "spectrum")
@@ -219,8 +219,8 @@ def test_what_did_not_converge_is_noted(trained, capsys, monkeypatch):
     [
         (["nowhere"], "nowhere does not exist"),
         (["."], "config.json"),
-        (["run/trajectory.npz"], "--out"),
-        (["run/trajectory.npz", "--out", "o"], "give DATA"),
+        (["run/trajectory.npz", "data.npz"], "--out"),
+        (["run/trajectory.npz"], "give DATA"),
         (["data.npz", "data.npz", "--out", "o"], "not a trajectory"),
         (["run", "other.npz"], "4 features"),
         (["run", "no.npz"], "no.npz does not exist"),
@@ -293,10 +293,10 @@ def test_the_memory_allowed_is_kept(tmp_path):
 
     rng = np.random.default_rng(0)
     net = of.ReLUNetwork.random([8, 16], seed=0)
-    X, y = rng.standard_normal((3000, 8)), rng.standard_normal((3000, 1))
+    X, y = rng.standard_normal((1200, 8)), rng.standard_normal((1200, 1))
     what = spectrum.Subject({"start": net, "end": net.moved(
         [1.01 * W for W in net.weights], net.biases)}, DataSet(X, y))  # fmt: skip
-    ask = spectrum.Ask(top=4, steps=20, probes=4, memory="40MB")
+    ask = spectrum.Ask(top=4, steps=20, probes=4, memory="15MB")
     tracemalloc.start()
     summary, _ = spectrum.analyse(what, ask)
     peak = tracemalloc.get_traced_memory()[1]
