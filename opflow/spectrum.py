@@ -178,15 +178,17 @@ class _Kernel:
         self.arrays: dict[str, Any] = {}
         self.vectors: Any = None
         self.skipped: dict[str, str] = {}
-        products = BLOCKS + (ask.steps * ask.probes * ask.density + SCALARS) // (self.top + 4)
-        forms = candidates(K, products, self.top + 4, budget / 2)
-        best = next((form for form in forms if form.fits), forms[0])
-        if best.seconds > ALLOWED:
-            say(f"some {products * (self.top + 4):,} products with K will take about "
-                f"{best.seconds:,.0f} s ({best.how})")  # fmt: skip
+        columns = max(self.top + 4, ask.probes)
+        products = BLOCKS + (ask.steps * ask.probes * ask.density + SCALARS) // columns
+        forms = candidates(K, products, columns, budget / 2)
+        factored = next(form for form in forms if form.how == "factored")
+        used = next((form for form in forms if form.fits), factored)
+        if used.seconds > ALLOWED:
+            say(f"some {products * columns:,} products with K will take about "
+                f"{used.seconds:,.0f} s ({used.how})")  # fmt: skip
         # factors tell how many eigenvalues are zero, a dense matrix does not
-        self.fast = of.materialise(K, products=products, columns=self.top + 4, memory=budget / 2)
-        self.held = n * float(n) * item if best.how == "dense" and self.fast is not K else 0.0
+        self.fast = of.materialise(K, products=products, columns=columns, memory=budget / 2)
+        self.how, self.held = used.how, used.held
 
     def _allowed(self, name: str, vectors: float, ask: str) -> bool:
         """Whether that many vectors fit in what is left; if not, it is said."""
@@ -236,7 +238,7 @@ class _Kernel:
             "largest_residual": float(pairs.residuals.max()),
             "converged": pairs.converged,
             "products": pairs.products,
-            "how": f"{pairs.how.partition(',')[0]}, {type(self.fast).__name__}",
+            "how": f"{pairs.how.partition(',')[0]}, {self.how}",
             "power_law": None if ranks is None else [*power_law(pairs.eigenvalues, ranks), *ranks],
         }
 

@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 import signal
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import opflow as of
-from opflow import spectrum
+from opflow import spectrum, spectrum_report
 from opflow.cli import main
 from opflow.data import DataSet
 from opflow.folder import SPECTRUM
@@ -30,12 +33,24 @@ def regression(folder, n=40, d=3):
     return X, y
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A run folder of two outputs, next to its data."""
+    folder = tmp_path_factory.mktemp("original")
+    regression(folder)
+    assert main(["train", str(folder / "data.npz"), *TRAIN, "--out", str(folder / "run")]) == 0
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_path, capsys):
-    """A run folder of two outputs, its data and its networks."""
-    X, y = regression(tmp_path)
-    code, _, err = run(capsys, "train", tmp_path / "data.npz", *TRAIN, "--out", tmp_path / "run")
-    assert (code, err) == (0, "")
+def trained(original, tmp_path):
+    """A copy of it, its data and its networks."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["data"] = str(tmp_path / "data.npz")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with np.load(tmp_path / "data.npz") as file:
+        X, y = file["X"], file["y"]
     networks = {
         "start": of.ReLUNetwork.random([3, 8, 8], outputs=2, seed=0),
         "end": of.Trajectory.load(tmp_path / "run" / "trajectory.npz").network,
@@ -119,6 +134,7 @@ def test_the_folder_holds_table_arrays_and_pictures(trained, capsys):
     np.testing.assert_array_equal(arrays["heat_map"], want)
 
 
+@pytest.mark.usefixtures("quick")
 def test_classes_are_drawn_side_by_side(tmp_path, capsys):
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([3, 5, 8], 10))
@@ -144,6 +160,7 @@ def test_a_trajectory_file_is_one_moment(trained, capsys, tmp_path):
     np.testing.assert_allclose(arrays["network_eigenvalues"], whole["end_eigenvalues"], rtol=1e-8)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_linearised_run_has_the_kernel_of_its_start(tmp_path, capsys):
     regression(tmp_path)
     assert run(capsys, "train", tmp_path / "data.npz", *TRAIN, "--method", "linearised",
@@ -167,7 +184,14 @@ def test_nothing_is_overwritten_unasked_and_what_is_replaced_goes(trained, capsy
     assert len(results(folder / "spectrum")[1]["end_eigenvalues"]) == 3
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """No pictures, where it is not them that matter."""
+    monkeypatch.setattr(spectrum_report, "pictures", lambda *args: {})
+
+
 @pytest.mark.parametrize("failure", ["error", "signal"])
+@pytest.mark.usefixtures("quick")
 def test_an_analysis_that_fails_leaves_everything_as_it_was(trained, capsys, monkeypatch, failure):
     folder, *_ = trained
 
@@ -201,6 +225,7 @@ def test_what_does_not_fit_or_takes_long_is_left_out_and_said(trained, capsys, m
     assert not (folder / "spectrum" / "heat_map.png").exists()
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_did_not_converge_is_noted(trained, capsys, monkeypatch):
     folder, *_ = trained
     eigsh = of.spectral.eigsh
@@ -241,6 +266,7 @@ def test_bad_input_is_one_line_and_code_2(trained, capsys, monkeypatch, tmp_path
     assert sorted(tmp_path.rglob("*")) == there
 
 
+@pytest.mark.usefixtures("quick")
 def test_data_that_moved_are_asked_for(trained, capsys, tmp_path):
     (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
     code, _, err = run(capsys, "spectrum", tmp_path / "run")
@@ -277,8 +303,6 @@ def test_plot_says_what_is_missing_or_damaged(trained, capsys, damage, tmp_path)
 
 
 def test_without_matplotlib_the_numbers_are_there(trained, capsys, monkeypatch):
-    import sys
-
     folder, *_ = trained
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, _ = run(capsys, "spectrum", folder)
@@ -289,8 +313,6 @@ def test_without_matplotlib_the_numbers_are_there(trained, capsys, monkeypatch):
 
 
 def test_the_memory_allowed_is_kept(tmp_path):
-    import tracemalloc
-
     rng = np.random.default_rng(0)
     net = of.ReLUNetwork.random([8, 16], seed=0)
     X, y = rng.standard_normal((1200, 8)), rng.standard_normal((1200, 1))
