@@ -88,18 +88,14 @@ def analyse(
     product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
 
-    def held_with(block: int) -> float:
-        return (
-            cached
-            + (7 * EIGENVALUES + 2 * block + 12) * p.residuals  # a basis, then residuals measured
-            + 3.0 * network.parameters * p.item * block
-            + 2.0 * p.whole * p.samples * network.widths[1] * p.item * block
-            + p.workspace()
-        )
-
+    held = (
+        cached
+        + (7 * EIGENVALUES + 2 * BLOCK + 12) * p.residuals  # a basis, then residuals measured
+        + 3.0 * network.parameters * p.item * EIGENVALUES
+        + 2.0 * p.whole * p.samples * network.widths[1] * p.item * BLOCK
+        + p.workspace()
+    )
     allowed, budget = max(ALLOWED, SHARE * seconds), parse_memory(memory)
-    block = BLOCK if held_with(BLOCK) <= budget else 1
-    held = held_with(block)
     if needed > allowed:
         return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
     if held > budget:
@@ -108,7 +104,7 @@ def analyse(
     with workspace_limit(min(float(WORKSPACE), (p.workspace() + budget - held) / 2)):
         fields = network.fields(X)
         K = of.collective_kernel(fields)
-        values = _largest(K, block, budget - held)
+        values = _largest(K, budget - held)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
     total = sum(traces) or 1.0
     return {
@@ -118,13 +114,13 @@ def analyse(
     }
 
 
-def _largest(K: of.Operator, block: int, spare: float) -> Any:
+def _largest(K: of.Operator, spare: float) -> Any:
     """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
     n = K.shape[0]
-    k, least = min(EIGENVALUES, n), (EIGENVALUES + 5 * block) * n * K.dtype.itemsize
-    few = n <= 3 * (k + block)
+    k, least = min(EIGENVALUES, n), (EIGENVALUES + 5 * BLOCK) * n * K.dtype.itemsize
+    few = n <= 3 * (k + BLOCK)
     return of.spectral.eigsh(
-        K, k, tol=1e-3, block=min(block, n), memory=spare + least,
+        K, k, tol=1e-3, block=min(BLOCK, n), memory=spare + least,
         method="lapack" if few else "lanczos",
     ).eigenvalues  # fmt: skip
 

@@ -22,7 +22,7 @@ from opflow.folder import CONFIG
 from opflow.operators.describe import human
 from opflow.operators.evaluation import candidates
 from opflow.operators.forming import dense_plan
-from opflow.operators.rows import parse_memory
+from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
 from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
 
@@ -126,8 +126,13 @@ def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tupl
     hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
     forms all N²·k entries on and above the diagonal, once.
     """
-    data, y = what.data, what.data.targets
     budget = parse_memory(ask.memory)
+    with workspace_limit(min(float(WORKSPACE), budget / 16)):
+        return _analyse(what, ask, budget, say)
+
+
+def _analyse(what: Subject, ask: Ask, budget: float, say: Callable[[str], None]) -> tuple[Any, Any]:
+    data, y = what.data, what.data.targets
     arrays: dict[str, Any] = {}
     summary: dict[str, Any] = {"samples": int(y.shape[0]), "step": _json(what.step)}
     moments: dict[str, Any] = {}
@@ -170,7 +175,7 @@ class _Kernel:
     """The analysis of one kernel; what does not fit or was not asked for stays None."""
 
     def __init__(self, K: of.Operator, ask: Ask, budget: float, say: Callable[[str], None]) -> None:
-        n, item = K.shape[0], K.dtype.itemsize
+        n = K.shape[0]
         self.K, self.ask, self.budget = K, ask, budget
         self.top = min(ask.top, n)
         # small kernels are decomposed whole
