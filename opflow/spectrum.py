@@ -179,7 +179,7 @@ class _Kernel:
         self.K, self.ask, self.budget = K, ask, budget
         self.top = min(ask.top, n)
         # small kernels are decomposed whole
-        self.least = 4.0 * n if n <= DENSE else 0.0
+        self.whole = 4.0 * n if n <= DENSE else 0.0
         self.arrays: dict[str, Any] = {}
         self.vectors: Any = None
         self.skipped: dict[str, str] = {}
@@ -197,7 +197,7 @@ class _Kernel:
 
     def _allowed(self, name: str, vectors: float, ask: str) -> bool:
         """Whether that many vectors fit in what is left; if not, it is said."""
-        need = max(vectors, self.least) * self.K.shape[0] * self.K.dtype.itemsize
+        need = (self.whole or vectors) * self.K.shape[0] * self.K.dtype.itemsize
         left = self.budget - self.held
         if need > left:
             sizes = human(need, "B", 1024), human(max(left, 0), "B", 1024)
