@@ -113,12 +113,14 @@ def modes(pixels, steps, folder):
     """The leading modes of a photograph's kernel, before and after it has been learned."""
     picture = photograph(pixels)
     shape = picture.shape[:2]
-    X, grey = FourierFeatures(*shape)[:], picture.mean(axis=2).reshape(-1)
+    features, grey = FourierFeatures(*shape), picture.mean(axis=2).reshape(-1)
+    features.waves /= 4  # slower waves, which a small picture can show
+    X = features[:]
     network = of.ReLUNetwork.random([X.shape[1], 128, 128], seed=0, dtype=np.float32)
     run = of.train(network, X, grey - grey.mean(), steps=steps,
                    method=of.GradientDescent(momentum=0.9), every=steps)  # fmt: skip
     print(f"photograph of {shape[1]} × {shape[0]}: {run}")
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = Figure(figsize=(9, 7.2), layout="constrained")
     for ax, (when, net) in zip(
         figure.subplots(2, 1), {"at the start": network, "trained": run.network}.items(),
         strict=True,

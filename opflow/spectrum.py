@@ -275,7 +275,9 @@ def _drift(kernels: Mapping[str, Any], bases: Mapping[str, Any], arrays: Any) ->
         for name in ("kernel_distance", "kernel_alignment")
     }
     if all(basis is not None for basis in bases.values()):
-        angles = np.sort(np.asarray(of.spectral.principal_angles(*bases.values()), float))
+        angles = np.sort(
+            np.asarray(of.spectral.principal_angles(*bases.values()), dtype=np.float64)
+        )
         arrays["principal_angles"] = angles
         found["largest_angle"] = float(np.degrees(angles[-1]))
         found["median_angle"] = float(np.median(np.degrees(angles)))

@@ -76,6 +76,12 @@ def test_cumulative_density_draws_its_own_band_and_takes_a_grid():
     assert ax.get_ylim() == (0, 1.02) and legend(ax) == ["start", "end"]
 
 
+def test_a_density_says_how_many_eigenvalues_may_be_zero():
+    assert legend(plot.density(Density(True, Estimate(0, 0, 3, how="x"))))[0].startswith(
+        "at most 3"
+    )
+
+
 def test_densities_on_different_axes_are_refused():
     with pytest.raises(ValueError, match="same axis"):
         plot.density({"a": Density(False), "b": Density(True)})
@@ -309,12 +315,21 @@ def test_modes_are_pictures_centred_at_zero(colours):
     titles = ["1: λ = 1230", "2: λ = 5", "3: λ = 1", "4: λ = 0.25", "5: λ = 1.00e-05"]
     assert [p.get_title() for p in pictures] == titles
     shown, want = pictures[1].images[0], vectors[:, 1].reshape(4, 6, -1)
+    want = want if want.sum() > 0 else -want
     if colours == 1:
         np.testing.assert_allclose(shown.get_array(), want[..., 0])
         assert shown.norm.vmin == -shown.norm.vmax == -abs(want).max()
     else:
         grey = (np.asarray(shown.get_array()) - 0.5) * 2 * abs(want).max()
         np.testing.assert_allclose(grey, want, atol=1e-12)
+
+
+def test_modes_fill_the_axes_they_are_given():
+    from matplotlib.figure import Figure
+
+    for size, columns in (((9, 3), 4), ((3, 9), 1), ((6, 6), 2)):
+        ax = plot.modes(np.eye(6)[:, :4], (2, 3), None, Figure(figsize=size).add_subplot())
+        assert len({round(p.get_position().x0, 6) for p in ax.child_axes}) == columns
 
 
 def test_modes_say_what_does_not_fit():

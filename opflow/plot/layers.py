@@ -173,8 +173,8 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
 
     Notes
     -----
-    Each mode has its own scale, with zero in the middle (white, or grey for colours): the sign and
-    the size of an eigenvector are arbitrary.
+    Each mode has its own scale, with zero in the middle (white, or grey for colours): the size of
+    an eigenvector is arbitrary, and so is its sign, here such that the sum is positive.
 
     Examples
     --------
@@ -194,15 +194,19 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
     m = vectors.shape[1]
     if eigenvalues is not None and np.shape(eigenvalues) != (m,):
         raise ValueError(f"eigenvalues has shape {np.shape(eigenvalues)}, not ({m},)")
-    columns = max(1, min(m, round(math.sqrt(m * height / width * 1.6))))
-    rows = -(-m // columns)
-    ax = axes(ax, (2.0 * columns, (2.0 * height / width + 0.3) * rows + 0.3))
+    if ax is None:
+        columns = max(1, min(m, round(math.sqrt(m * height / width * 1.6))))
+        rows = -(-m // columns)
+        ax = axes(ax, (2.0 * columns, (2.0 * height / width + 0.3) * rows + 0.3))
+    else:
+        columns = _columns(m, height / width, ax.bbox.height / ax.bbox.width)
+        rows = -(-m // columns)
     ax.axis("off")
     for i, vector in enumerate(vectors.T):
         row, column = divmod(i, columns)
         picture = ax.inset_axes((column / columns + 0.01 / columns, 1 - (row + 1) / rows,
                                  0.98 / columns, 0.86 / rows))  # fmt: skip
-        size = float(abs(vector).max()) or 1.0
+        vector, size = np.sign(vector.sum() or 1.0) * vector, float(abs(vector).max()) or 1.0
         if colours == 1:
             picture.imshow(vector.reshape(height, width), cmap=DIVERGING, vmin=-size, vmax=size)
         else:
@@ -211,3 +215,12 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
         picture.set_title(f"{i + 1}{value}", fontsize=8, pad=2)
         picture.set_axis_off()
     return ax
+
+
+def _columns(count: int, picture: float, space: float) -> int:
+    """Columns that make pictures largest; both shapes are heights over widths."""
+
+    def size(columns: int) -> float:
+        return min(1 / columns, space / (-(-count // columns) * (picture * 1.15)))
+
+    return max(range(1, count + 1), key=size)

@@ -177,5 +177,7 @@ def _zeros(curve: Any) -> str:
     null = curve.null
     if not null.high > 0.5:
         return ""
+    if float(null) < 0.5:
+        return f"at most {null.high:,.0f} of {curve.order:,} eigenvalues are zero"
     between = f" [{null.low:,.0f}, {null.high:,.0f}]" if null.high - null.low >= 1 else ""
     return f"{float(null):,.0f}{between} of {curve.order:,} eigenvalues are zero"
