@@ -77,7 +77,7 @@ def spectrum(X, y, labels, steps, folder):
 
     figure, axes = side_by_side(11.0, 4.6)
     for ax, (when, K) in zip(axes, kernels.items(), strict=True):
-        plot.heat_map(K, ax, labels=labels)
+        plot.heat_map(K, ax, labels=labels, cells=200)
         ax.set_title(f"{ax.get_title()}, {when}")
     save(figure, folder / "spectrum_kernel.png")
 
@@ -127,7 +127,7 @@ def modes(pixels, steps, folder):
     ):  # fmt: skip
         pairs = of.spectral.eigsh(of.collective_kernel(net.fields(X)), 8, tol=1e-4)
         plot.modes(pairs.eigenvectors, shape, pairs.eigenvalues, ax)
-        ax.set_title(f"Modes of the kernel, {when}", pad=14)
+        ax.set_title(f"Modes of the kernel, {when}", pad=4)
         print(f"{when}: {pairs!r}")
     save(figure, folder / "spectrum_modes.png")
 

@@ -374,3 +374,23 @@ def test_without_matplotlib_pictures_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"opflow\[plot\]"):
         plot.eigenvalues({"K": [2.0, 1.0]})
+
+
+def test_decay_of_a_constant_kernel_is_exponential_and_of_a_narrow_network_departs():
+    X, y = np.random.default_rng(0).standard_normal((2, 20, 4))
+    net = of.ReLUNetwork.random([4, 16], seed=0)
+    pairs = of.spectral.eigsh(of.collective_kernel(net.fields(X)), 10)
+    seen = {"u": lambda moment: pairs.eigenvectors.T @ moment.residual[:, 0]}
+    end = 4 / pairs.eigenvalues[0]
+    lazy = of.train(net, X, y[:, 0], until=end, steps=20, method=of.LinearisedFlow(), observe=seen)
+    real = of.train(net, X, y[:, 0], until=end, method=of.GradientFlow(tol=1e-3), observe=seen)
+    drawn = {}
+    for name, run in (("lazy", lazy), ("real", real)):
+        drawn[name] = plot.decay(run.times, run.observations["u"], pairs.eigenvalues)
+    solid, dashed = (
+        [np.asarray(shown.get_ydata()) for shown in drawn["lazy"].lines[i:-1:2]] for i in (0, 1)
+    )
+    for values, predicted in zip(solid, dashed, strict=True):
+        np.testing.assert_allclose(values, predicted, atol=1e-6 * values[0])
+    marked = "departs by more than 10 %"
+    assert marked in legend(drawn["real"]) and marked not in legend(drawn["lazy"])
