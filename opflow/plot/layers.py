@@ -67,7 +67,7 @@ def mode_shares(shares: Any, ax: Any = None) -> Any:
     --------
     >>> import opflow.plot
     >>> ax = opflow.plot.mode_shares([[0.25, 0.5], [0.75, 0.5]])
-    >>> [bar.get_height() for bar in ax.patches]
+    >>> [float(bar.get_height()) for bar in ax.patches]
     [25.0, 50.0, 75.0, 50.0]
     """
     shares = 100 * np.asarray(shares, dtype=float)

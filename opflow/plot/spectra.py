@@ -154,7 +154,8 @@ def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any =
         points = curve.grid() if grid is None else np.asarray(grid, dtype=float)
         height = curve.cdf(points) if cumulative else curve(points)
         low, high = curve.cdf_band(points) if cumulative else curve.band(points)
-        text = ", ".join(part for part in (label, _zeros(curve)) if part)
+        parts = (label, "" if cumulative and label else _zeros(curve))
+        text = ", ".join(part for part in parts if part)
         ax.plot(points, height, color=colour, lw=1.8, label=text or None)
         # where nothing is known, the band may be far higher than all there is to be seen
         top = max(top, min(1.05 * float(high.max()), 2.5 * float(height.max())))
@@ -162,7 +163,7 @@ def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any =
         ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
     if log:
         ax.set_xscale("log")
-    ax.set_ylim(0, 1.02 if cumulative else top or None)
+    ax.set_ylim(0, 1.02 if cumulative else 1.2 * top or None)  # room for the legend
     ax.set_xlabel("eigenvalue of K")
     if cumulative:
         ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density of K")
