@@ -1,4 +1,4 @@
-"""The command line: ``opflow train`` and ``opflow estimate``.
+"""The command line: ``opflow train``, ``estimate``, ``spectrum`` and ``plot``.
 
 Wrong input ends with exit code 2 and one line on stderr; a run that diverges with code 1; one
 that is stopped by a signal with 128 + its number, its results written and a way to go on told.
@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import opflow as of
-from opflow import options, report
+from opflow import options, report, spectrum, spectrum_report
 from opflow.data import DataSet, load
+from opflow.dynamics.checkpoint import write_npz
 from opflow.estimate import estimate
 from opflow.estimate import report as estimated
-from opflow.folder import RunFolder
+from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        args = options.parser(_train, _estimate).parse_args(argv)
+        args = options.parser(COMMANDS).parse_args(argv)
     except SystemExit as stop:  # argparse has said what is wrong
         return int(stop.code or 0)
     args.argv = list(sys.argv[1:] if argv is None else argv)
@@ -193,6 +194,38 @@ def _run(
     return run, report.summary(run, before, after, stopped, seconds), [before, after]
 
 
+def _spectrum(args: argparse.Namespace, signals: _Signals) -> int:
+    what = spectrum.subject(args.run, args.data, args.targets)
+    if args.out is None and not args.run.is_dir():
+        raise ValueError("--out DIR is needed where no run folder is given")
+    out = args.out or args.run / "spectrum"
+    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map,
+                       args.memory, args.seed)  # fmt: skip
+    with ResultFolder(out, SPECTRUM, args.overwrite) as folder:
+        started = time.perf_counter()
+        summary, arrays = spectrum.analyse(what, ask, lambda text: print(text, file=sys.stderr))
+        summary["seconds"] = time.perf_counter() - started
+        summary["peak_memory"] = report.peak_memory()
+        table = spectrum_report.table(summary)
+        write_npz(folder.staging / "spectrum.npz", arrays)
+        (folder.staging / "spectrum.json").write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+        (folder.staging / "spectrum.txt").write_text(table + "\n", "utf-8")
+        pictures = report.attempt(
+            folder.staging, lambda: spectrum_report.pictures(arrays, summary["outputs"])
+        )
+    if not args.quiet:
+        print(f"{table}\n\n{pictures}; everything is in {out}")
+    return 0
+
+
+def _plot(args: argparse.Namespace, signals: _Signals) -> int:
+    drawn = report.redraw(args.run) + spectrum_report.redraw(args.run)
+    if not drawn:
+        raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
+    print(f"pictures: {', '.join(map(str, drawn))}")
+    return 0
+
+
 def _go_on(args: argparse.Namespace) -> str:
     argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
     if args.resume_from is not None:
@@ -200,6 +233,8 @@ def _go_on(args: argparse.Namespace) -> str:
         del argv[at : at + 2]
     return shlex.join(["opflow", *argv, "--resume"])
 
+
+COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot}
 
 if __name__ == "__main__":
     sys.exit(main())

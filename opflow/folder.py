@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,81 @@ CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "
 RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
            "layer_shares.png", "held_out.png", "accuracy.png")  # fmt: skip
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
+#: what an analysis of the spectrum leaves
+SPECTRUM = ("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png",
+            "cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png",
+            "heat_map.png")  # fmt: skip
+#: where results wait for the others of them
+UNFINISHED = ".unfinished"
 #: where the files of an earlier run wait for the one that replaces it to succeed
 ASIDE = ".replaced"
+
+
+def make_writable(path: Path) -> bool:
+    """Make a folder and see that it can be written; whether it was not there before."""
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
+    return made
+
+
+def write_pictures(folder: Path, pictures: Mapping[str, Any]) -> None:
+    """Write the figures of these axes, each atomically, under their names."""
+    for name, ax in pictures.items():
+        temporary = folder / f".{name}"
+        ax.figure.savefig(temporary, format="png")
+        os.replace(temporary, folder / name)
+
+
+class ResultFolder:
+    """A folder whose results come together at the end of a ``with`` block, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is not there, and removed again if nothing comes of it.
+    names : sequence of str
+        What it may hold of an earlier analysis.
+    overwrite : bool
+        Replace that.
+
+    Attributes
+    ----------
+    staging : Path
+        Where to write, in the ``with`` block.
+
+    Raises
+    ------
+    ValueError
+        If the folder cannot be written, or holds one of the names and `overwrite` is false.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], overwrite: bool) -> None:
+        self.path, self.names, self.staging = path, names, path / UNFINISHED
+        there = [name for name in names if (path / name).exists()]
+        if there and not overwrite:
+            raise ValueError(f"--out {path} already holds {', '.join(there)}; --overwrite replaces")
+        self._made = make_writable(path)
+
+    def __enter__(self) -> ResultFolder:
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir()
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            written = sorted(file.name for file in self.staging.iterdir())
+            for name in written:
+                os.replace(self.staging / name, self.path / name)
+            for name in set(self.names) - set(written):
+                (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        if self._made and not any(self.path.iterdir()):
+            self.path.rmdir()
 
 
 class RunFolder:
@@ -41,13 +114,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, overwrite: bool, resume: bool) -> None:
-        self.path, self._made = path, not path.exists()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
+        self.path, self._made = path, make_writable(path)
         self.checkpoint, self.log = path / CHECKPOINT, path / LOG
         self.resumed = resume and self.has_checkpoint
         # A configuration and a log alone are of a run that got nowhere: nothing is lost.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _interval(text: str) -> dict[str, Any]:
     return {"steps": int(value), "seconds": None}
 
 
-def parser(train_command: Any, estimate_command: Any) -> argparse.ArgumentParser:
-    """The parser of the command line; `command` among its results is one of those given."""
+def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """The parser of the command line; `command` among its results is one of the functions."""
     top = _Parser(prog="opflow", description="Residual dynamics of ReLU networks.")
     top.add_argument("--version", action="version", version=f"opflow {of.__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
@@ -130,7 +131,7 @@ def parser(train_command: Any, estimate_command: Any) -> argparse.ArgumentParser
     train.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
     train.add_argument("--explain", action="store_true", help="print the routes and their costs")
     train.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    train.set_defaults(command=train_command)
+    train.set_defaults(command=functions["train"])
 
     guess = commands.add_parser(
         "estimate", help="memory and work of every route, before anything is allocated"
@@ -141,7 +142,33 @@ def parser(train_command: Any, estimate_command: Any) -> argparse.ArgumentParser
     guess.add_argument("--features", type=_at_least(1), help="d, instead of DATA")
     guess.add_argument("--outputs", type=_at_least(1), help="k (default 1, or as DATA has)")
     guess.add_argument("--steps", type=_at_least(0))
-    guess.set_defaults(command=estimate_command, seed=0)
+    guess.set_defaults(command=functions["estimate"], seed=0)
+
+    look = commands.add_parser("spectrum", help="the spectrum of the kernel of a run", description=(
+        "Eigenvalues, density, norms and alignment of the kernel at the start and the end of a "
+        "run, with error bars; a table, an .npz and pictures."))  # fmt: skip
+    look.add_argument("run", type=Path, metavar="RUN|NETWORK",
+                      help="folder of a run, or its trajectory .npz and DATA")  # fmt: skip
+    look.add_argument("data", metavar="DATA", nargs="?", help=data + " (that of the run)")
+    look.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
+    look.add_argument("--out", type=Path, metavar="DIR", help="for results (RUN/spectrum)")
+    look.add_argument("--top", type=_at_least(1), default=20, help="eigenpairs (20)")
+    look.add_argument("--density", action=argparse.BooleanOptionalAction, default=True,
+                      help="of the spectrum (yes)")  # fmt: skip
+    look.add_argument("--steps", type=_at_least(4), default=100, help="of its quadrature (100)")
+    look.add_argument("--probes", type=_at_least(2), default=10, help="its random vectors (10)")
+    look.add_argument("--heat-map", action=argparse.BooleanOptionalAction, default=True,
+                      help="of the kernel at the end (yes)")  # fmt: skip
+    look.add_argument("--memory", type=_memory, metavar="SIZE",
+                      help="to hold beyond X and y, as 4GB (half the free)")  # fmt: skip
+    look.add_argument("--seed", type=_at_least(0), default=0, help="of the random vectors")
+    look.add_argument("--overwrite", action="store_true", help="replace an earlier analysis")
+    look.add_argument("--quiet", action="store_true", help="no table")
+    look.set_defaults(command=functions["spectrum"])
+
+    draw = commands.add_parser("plot", help="draw the pictures of a run, or of its spectrum, anew")
+    draw.add_argument("run", type=Path, metavar="RUN", help="folder of a run or a spectrum")
+    draw.set_defaults(command=functions["plot"])
     return top
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse.linalg as spla
 
 import opflow as of
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.plan import problem
+from opflow.folder import write_pictures
 from opflow.operators import Cost
 from opflow.operators.describe import human
 from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
 from opflow.relu.fields import storage_bytes
 
 EIGENVALUES = 24
-#: products that SciPy's Lanczos takes for them, roughly
-PRODUCTS = 200
+#: vectors in a block of the Lanczos that finds them, and products it takes, roughly
+BLOCK, PRODUCTS = 8, 250
 #: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
 ALLOWED, SHARE = 30.0, 0.1
 
@@ -87,11 +87,12 @@ def analyse(
     first = 4.0 * p.entries * network.widths[1]
     product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
+
     held = (
         cached
-        + (4 * EIGENVALUES + 12) * p.residuals  # the basis, and ARPACK's copy of it
-        + 3.0 * network.parameters * p.item
-        + 2.0 * p.whole * p.samples * network.widths[1] * p.item
+        + (7 * EIGENVALUES + 2 * BLOCK + 12) * p.residuals  # a basis, then residuals measured
+        + 3.0 * network.parameters * p.item * EIGENVALUES
+        + 2.0 * p.whole * p.samples * network.widths[1] * p.item * BLOCK
         + p.workspace()
     )
     allowed, budget = max(ALLOWED, SHARE * seconds), parse_memory(memory)
@@ -103,18 +104,25 @@ def analyse(
     with workspace_limit(min(float(WORKSPACE), (p.workspace() + budget - held) / 2)):
         fields = network.fields(X)
         K = of.collective_kernel(fields)
-        if K.shape[0] <= 2 * EIGENVALUES:
-            values = np.linalg.eigvalsh(K.todense())
-        else:
-            start = np.random.default_rng(0).standard_normal(K.shape[0]).astype(K.dtype)
-            values = spla.eigsh(K, EIGENVALUES, v0=start, tol=1e-3, return_eigenvectors=False)
+        values = _largest(K, budget - held)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
     total = sum(traces) or 1.0
     return {
-        "eigenvalues": [float(v) for v in np.sort(values)[::-1][:EIGENVALUES]],
+        "eigenvalues": values.tolist(),
         "trace": sum(traces),
         "shares": [t / total for t in traces],
     }
+
+
+def _largest(K: of.Operator, spare: float) -> Any:
+    """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
+    n = K.shape[0]
+    k, least = min(EIGENVALUES, n), (EIGENVALUES + 5 * BLOCK) * n * K.dtype.itemsize
+    few = n <= 3 * (k + BLOCK)
+    return of.spectral.eigsh(
+        K, k, tol=1e-3, block=min(BLOCK, n), memory=spare + least,
+        method="lapack" if few else "lanczos",
+    ).eigenvalues  # fmt: skip
 
 
 def summary(
@@ -150,11 +158,12 @@ def summary(
         "largest_eigenvalue": top,
         "stability_limit": [2 / v if v else None for v in top],
         "trace": [m.get("trace") for m in both],
+        "eigenvalues": [m.get("eigenvalues") for m in both],
         "layer_shares": [m.get("shares") for m in both],
         "kernel_skipped": [m.get("skipped") for m in both],
         "balancedness_drift": drift[1] if drift and np.isfinite(drift[1]) else None,
         "seconds": seconds,
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory": peak_memory(),
     }
 
 
@@ -193,25 +202,61 @@ def table(s: dict[str, Any]) -> str:
 
 def draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> str:
     """Write the pictures of a run, and say which."""
+    return attempt(folder, lambda: pictures(run, before, after))
+
+
+def attempt(folder: Path, make: Callable[[], dict[str, Any]]) -> str:
+    """Write the pictures that `make` gives, and say which, or why there are none."""
+    try:
+        made = make()
+    except ImportError as error:
+        return f"no pictures: {error}"
+    write_pictures(folder, made)
+    return f"pictures: {', '.join(made)}"
+
+
+def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The axes of the pictures of a run, by file name."""
     from opflow import plot
 
     def of_kernel(name: str) -> dict[str, Sequence[float]]:
         moments = {"start": before, "end": after}
         return {when: moment[name] for when, moment in moments.items() if name in moment}
 
-    try:
-        pictures = {"loss.png": plot.loss(run)}
-        if of_kernel("eigenvalues"):
-            pictures["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
-            pictures["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
-        if "held_out_loss" in run.observations:
-            pictures["held_out.png"] = plot.held_out(run)
-        if "accuracy" in run.observations:
-            pictures["accuracy.png"] = plot.accuracy(run)
-    except ImportError as error:
-        return f"no pictures: {error}"
-    for name, ax in pictures.items():
-        temporary = folder / f".{name}"
-        ax.figure.savefig(temporary, format="png")
-        os.replace(temporary, folder / name)
-    return f"pictures: {', '.join(pictures)}"
+    found = {"loss.png": plot.loss(run)}
+    if of_kernel("eigenvalues"):
+        found["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
+        found["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
+    if "held_out_loss" in run.observations:
+        found["held_out.png"] = plot.held_out(run)
+    if "accuracy" in run.observations:
+        found["accuracy.png"] = plot.accuracy(run)
+    return found
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Draw the pictures of a run folder from its trajectory and its summary, if it has one."""
+    if not (folder / "trajectory.npz").exists():
+        return []
+    run, numbers = of.Trajectory.load(folder / "trajectory.npz"), {}
+    file = folder / "summary.json"
+    if file.exists():
+        try:
+            numbers = dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+    none = [None, None]
+    moments = [
+        {"eigenvalues": values, "shares": shares} if values and shares else {}
+        for values, shares in zip(
+            numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
+        )
+    ]
+    made = pictures(run, *moments)
+    write_pictures(folder, made)
+    return [folder / name for name in made]
+
+
+def peak_memory() -> int:
+    """Bytes that the process held at its peak."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,275 @@
+r"""A kernel as a picture: means over blocks of its entries, in an order that shows.
+
+Nothing N × N is ever held: a picture has a few hundred cells a side, and entries are formed in
+tiles of the workspace's size on the way to their means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from opflow.arrays import check_integer, to_host
+from opflow.operators.operator import Operator
+from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
+from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes
+from opflow.spectral.checks import symmetric_operator
+
+#: samples that the clustering looks at, whatever the size
+LANDMARKS = 512
+
+
+def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 1) -> Any:
+    r"""Means of a kernel over blocks of samples, or its entries if it is small.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric, of order N·k.
+    order : int array (m,), optional
+        Samples in the order to take them; all N as they are by default.
+    cells : int, default 400
+        Blocks a side; no more than samples.
+    outputs : int, default 1
+        k, where rows are samples × outputs, sample-major: entries are then means over the
+        outputs, :math:`\frac1k \sum_p K_{(\mu p)(\nu p)}`.
+
+    Returns
+    -------
+    array (c, c), float64, on the host
+        c = min(cells, m).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, `outputs` does not divide its order, or `order` does not index
+        its samples.
+
+    Notes
+    -----
+    All m² k entries are formed, half of them by symmetry, in tiles within the workspace; memory
+    is c² numbers and a tile.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.plot
+    >>> opflow.plot.block_means(of.Gram(np.array([[1.0], [1.0], [2.0], [4.0]])), cells=2)
+    array([[1., 3.],
+           [3., 9.]])
+    """
+    op, samples = _samples(op, outputs)
+    order = np.arange(samples) if order is None else _index(order, samples)
+    check_integer(cells, "cells", 1)
+    xp, m = op_namespace(op), len(order)
+    c = min(cells, m)
+    edges = -(-m * np.arange(c + 1) // c)  # blocks of nearly equal size
+    block, size = np.repeat(np.arange(c), np.diff(edges)), np.diff(edges)
+    sums = np.zeros((c, c))
+
+    def adder(s: slice) -> tuple[Any, slice]:
+        """What sums the rows of a tile by their blocks, and which blocks these are."""
+        first, last = block[s][0], block[s][-1] + 1
+        indicator = block[s] == np.arange(first, last)[:, None]
+        return xp.asarray(indicator, dtype=op.dtype), slice(first, last)
+
+    # the blocks of a tile add up in the operator's dtype, tiles in float64
+    for r, s in tiles(m, m, True, tile_side(4 * op.dtype.itemsize)):
+        (left, rows), (right, cols) = adder(r), adder(s)
+        entries = sum(
+            op.block(xp.asarray(order[r] * outputs + p), xp.asarray(order[s] * outputs + p))
+            for p in range(outputs)
+        )
+        part = to_host(left @ entries @ right.T).astype(np.float64)
+        sums[rows, cols] += part
+        if r != s:
+            sums[cols, rows] += part.T
+    return sums / (outputs * np.outer(size, size))
+
+
+def clustered(op: Any, *, outputs: int = 1, rng: int | np.random.Generator | None = 0) -> Any:
+    r"""An order of the samples in which those that the kernel finds alike are neighbours.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric PSD, of order N·k.
+    outputs : int, default 1
+        As in :func:`block_means`.
+    rng : int or numpy.random.Generator, default 0
+        Of the landmarks.
+
+    Returns
+    -------
+    int array (N,)
+        A permutation.
+
+    Notes
+    -----
+    Up to 512 landmarks, drawn at random, are clustered by average linkage of the cosine distance
+    :math:`1 - K_{\mu\nu} / \sqrt{K_{\mu\mu} K_{\nu\nu}}` and put in the order of the tree's leaves
+    that keeps neighbours closest; the other samples go to the landmark they are most alike.
+    Forms 512·N·k entries, in row blocks.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.plot
+    >>> X = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    >>> order = opflow.plot.clustered(of.Gram(X))
+    >>> X[order].tolist() in ([[1, 0], [1, 0], [0, 1], [0, 1]], [[0, 1], [0, 1], [1, 0], [1, 0]])
+    True
+    """
+    op, samples = _samples(op, outputs)
+    xp = op_namespace(op)
+    count = min(samples, LANDMARKS)
+    if count < 2:
+        return np.arange(samples)
+    chosen = np.sort(np.random.default_rng(rng).choice(samples, count, replace=False))
+
+    def alike(rows: Any) -> Any:
+        """Entries of the mean kernel between samples and landmarks, in units of the rows'."""
+        return to_host(sum(
+            op.block(xp.asarray(rows * outputs + p), xp.asarray(chosen * outputs + p))
+            for p in range(outputs)
+        ))  # fmt: skip
+
+    K = alike(chosen).astype(np.float64)
+    size = np.sqrt(np.maximum(np.diag(K), 0))
+    size[size == 0] = 1.0
+    distance = np.maximum(1 - K / np.outer(size, size), 0)
+    distance = (distance + distance.T) / 2
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+    rank = np.empty(count, dtype=int)
+    rank[leaves_list(tree)] = np.arange(count)
+    nearest = np.empty(samples, dtype=int)
+    for s in row_slices(samples, 4 * count * op.dtype.itemsize):
+        nearest[s] = (alike(np.arange(s.start, s.stop)) / size).argmax(axis=1)
+    nearest[chosen] = np.arange(count)
+    return np.argsort(rank[nearest], kind="stable")
+
+
+def heat_map(
+    op: Any,
+    ax: Any = None,
+    *,
+    order: Any = None,
+    labels: Any = None,
+    cells: int = 400,
+    outputs: int = 1,
+) -> Any:
+    r"""The kernel as a heat map, in tiles: like samples side by side.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric, of order N·k.
+    ax : matplotlib axes, optional
+        Of a new figure by default.
+    order : int array (m,), optional
+        Samples in the order to draw them, which may be some of them only.
+    labels : array (N,), optional
+        The class of each sample: classes are drawn side by side and named.  Without it and
+        without `order`, samples are clustered, :func:`clustered`.
+    cells : int, default 400
+        Cells a side at most; above, a cell is the mean over a block.
+    outputs : int, default 1
+        k; the mean over the outputs is drawn.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`block_means`, or if `labels` has not an entry a sample.
+
+    Notes
+    -----
+    Costs :func:`block_means`.  Colours go from the 0.3rd to the 99.7th percentile of the cells
+    off the diagonal, so that a strong diagonal leaves the rest to be seen; where negative entries
+    are more than a fringe, zero is in the middle of the map.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.plot
+    >>> K = of.Gram(np.random.default_rng(0).standard_normal((500, 20)))
+    >>> opflow.plot.heat_map(K, cells=50).get_xlabel()
+    'samples, clustered, in 50 blocks'
+    """
+    op, samples = _samples(op, outputs)
+    words = "samples"
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != (samples,):
+            raise ValueError(f"labels has shape {labels.shape}, not ({samples},)")
+        if order is None:
+            order = np.argsort(labels, kind="stable")
+        words = "samples, class by class"
+    elif order is None:
+        order = clustered(op, outputs=outputs)
+        words = "samples, clustered"
+    order = _index(order, samples)
+    means = block_means(op, order, cells=cells, outputs=outputs)
+    named = None if labels is None else labels[order]
+    return show_means(means, len(order), words, ax, labels=named, outputs=outputs)
+
+
+def show_means(
+    means: Any, samples: int, words: str, ax: Any = None, *, labels: Any = None, outputs: int = 1
+) -> Any:
+    """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
+    ax = axes(ax, (5.6, 4.6))
+    off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
+    low, high = (float(q) for q in np.quantile(off, (0.003, 0.997)))
+    signed = -low > 0.25 * high
+    if signed:
+        low, high = -max(-low, high), max(-low, high)
+    beyond = (means.min() < low, means.max() > high)
+    image = ax.imshow(means, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
+                      extent=(0, samples, samples, 0), interpolation="nearest")  # fmt: skip
+    ax.figure.colorbar(
+        image, ax=ax, shrink=0.85, label="kernel" + (", mean over outputs" if outputs > 1 else ""),
+        extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
+    )  # fmt: skip
+    if len(means) < samples:
+        words += f", in {len(means):,} blocks"
+    ax.set(xlabel=words, title=f"Kernel of {samples:,} samples")
+    if labels is not None:
+        _name_classes(ax, labels)
+    return ax
+
+
+def _name_classes(ax: Any, labels: Any) -> None:
+    """Thin lines between runs of equal labels, and their names at the side if there is room."""
+    starts = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
+    if len(starts) > 30:
+        return
+    for start in starts[1:]:
+        ax.axhline(start, color="white", lw=0.6)
+        ax.axvline(start, color="white", lw=0.6)
+    centres = (starts + np.r_[starts[1:], len(labels)]) / 2
+    ax.set_yticks(centres, [str(labels[start]) for start in starts])
+    ax.set_xticks(centres, [str(labels[start]) for start in starts])
+    ax.tick_params(length=0)
+
+
+def _samples(op: Any, outputs: int) -> tuple[Operator, int]:
+    op = symmetric_operator(op)
+    check_integer(outputs, "outputs", 1)
+    if op.shape[0] % outputs:
+        raise ValueError(f"op has order {op.shape[0]}, which is no multiple of {outputs} outputs")
+    return op, op.shape[0] // outputs
+
+
+def _index(order: Any, samples: int) -> Any:
+    order = np.asarray(order)
+    if order.ndim != 1 or order.dtype.kind not in "iu" or not order.size:
+        raise ValueError(f"order must be a vector of integers, not {order.dtype} {order.shape}")
+    if order.min() < 0 or order.max() >= samples:
+        outside = f"outside 0..{samples - 1}"
+        raise ValueError(f"order runs from {order.min()} to {order.max()}, {outside}")
+    return order

@@ -1,0 +1,313 @@
+"""``opflow spectrum``: what the kernel of a network looks like, at the start and the end of a run.
+
+Numbers with their error bars, arrays for further work, pictures.  What does not fit in memory, or
+would take long, is left out and said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import opflow as of
+from opflow.arrays import to_host
+from opflow.data import DataSet, load
+from opflow.folder import CONFIG
+from opflow.operators.describe import human
+from opflow.operators.evaluation import candidates
+from opflow.operators.forming import dense_plan
+from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
+from opflow.spectral import Estimate
+from opflow.spectral.checks import DENSE
+
+#: seconds that a heat map may take, whatever the rest does
+ALLOWED = 30.0
+#: block products of the eigenpairs, and products of the norms, roughly
+BLOCKS, SCALARS = 26, 200
+#: accuracy of the eigenpairs, relative to their eigenvalues
+TOL = 1e-6
+#: numbers of a kernel, in the order of the table
+NUMBERS = ("norm", "trace", "frobenius_norm", "effective_rank", "participation_ratio")
+
+
+class Ask(NamedTuple):
+    """What is asked of an analysis; the defaults are those of the command line."""
+
+    top: int = 20
+    density: bool = True
+    steps: int = 100
+    probes: int = 10
+    heat_map: bool = True
+    memory: str | None = None
+    seed: int = 0
+
+
+class Subject(NamedTuple):
+    """What is analysed: networks by the moment they are of, on a data set."""
+
+    networks: dict[str, of.ReLUNetwork]
+    data: DataSet
+    step: float = math.nan
+    time: float = math.nan
+
+
+def subject(path: Path, data: str | None, targets: str | None) -> Subject:
+    """The networks and the data of a run folder, or of a trajectory file and DATA.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If something is missing, does not fit, or the model of the run is not its network.
+    """
+    config: dict[str, Any] = {}
+    file = path
+    if path.is_dir():
+        file = path / "trajectory.npz"
+        try:
+            config = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is no run folder: {CONFIG} cannot be read") from error
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    if data is None and "data" not in config:
+        raise ValueError(f"{path} does not say what data it was trained on: give DATA")
+    run = of.Trajectory.load(file)
+    network = run.network
+    if data is None:
+        data, targets = config["data"], targets or config.get("targets")
+        if data != "digits" and not Path(data).exists():
+            raise FileNotFoundError(f"{data}, the data of {path}, does not exist: give DATA")
+    found = load(data, targets, network.dtype)
+    d, k = found.inputs.shape[1], found.targets.shape[1]
+    if (d, k) != (network.widths[0], network.outputs):
+        takes = f"takes {network.widths[0]} to {network.outputs}"
+        raise ValueError(f"{data} has {d} features and {k} targets, the network of {path} {takes}")
+    if not run.model and config.get("method") != "linearised":
+        raise ValueError(f"the model of {path} is not its network: no file keeps its kernel")
+    networks = {"network": network}
+    if config:
+        start = of.ReLUNetwork.random([d, *config["widths"]], outputs=k, scaling=config["scaling"],
+                                      seed=config["seed"], dtype=network.dtype)  # fmt: skip
+        networks = {"start": start}
+        if run.model:  # the kernel of a linearised run is that of its start
+            networks["end"] = network
+    return Subject(networks, found, run.step, float(run.times[-1]))
+
+
+def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tuple[Any, Any]:
+    """The numbers (JSON) and the arrays of an analysis.
+
+    Parameters
+    ----------
+    what : Subject
+    ask : Ask
+    say : function
+        What is told of the time it will take.
+
+    Returns
+    -------
+    summary : dict
+    arrays : dict of str to array
+
+    Raises
+    ------
+    MemoryError
+        If not even the fields fit in memory.
+
+    Notes
+    -----
+    Per moment some 26·(top + 4) products for the eigenpairs, steps · probes for the density and a
+    hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
+    forms all N²·k entries on and above the diagonal, once.
+    """
+    budget = parse_memory(ask.memory)
+    with workspace_limit(min(float(WORKSPACE), budget / 16)):
+        return _analyse(what, ask, budget, say)
+
+
+def _analyse(what: Subject, ask: Ask, budget: float, say: Callable[[str], None]) -> tuple[Any, Any]:
+    data, y = what.data, what.data.targets
+    arrays: dict[str, Any] = {}
+    summary: dict[str, Any] = {"samples": int(y.shape[0]), "step": _json(what.step)}
+    moments: dict[str, Any] = {}
+    bases, kernels = {}, {}
+    # at the worst there are the fields of all, a dense kernel of one, the work on another
+    share, work = budget / (4 * len(what.networks)), budget * (1 - len(what.networks) / 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", of.spectral.ConvergenceWarning)
+        for when, network in what.networks.items():
+            fields = network.fields(data.inputs, memory=share)
+            K = of.collective_kernel(fields)
+            found = _Kernel(K, ask, work, say)
+            moments[when] = found.numbers(fields, y)
+            arrays |= {f"{when}_{name}": value for name, value in found.arrays.items()}
+            kernels[when], bases[when] = found.fast, found.vectors
+            residual = (fields.outputs - y).ravel()
+            if found.vectors is not None:
+                first = next(basis for basis in bases.values() if basis is not None)
+                arrays[f"{when}_projections"] = of.spectral.projections(first, residual)
+                inside = of.spectral.projections(found.vectors, residual)
+                size = float((residual**2).sum()) or 1.0
+                moments[when]["residual_in_top"] = float((inside**2).sum()) / size
+        if len(kernels) == 2:
+            summary["drift"] = _drift(kernels, bases, arrays)
+        if ask.heat_map:
+            reason = _heat_map(K, data, arrays, budget)
+            if reason:
+                moments[when]["skipped"]["heat map"] = reason
+    network = next(iter(what.networks.values()))
+    summary |= {"widths": list(network.widths), "outputs": network.outputs,
+                "dtype": str(network.dtype), "time": _json(what.time), "top": ask.top,
+                "moments": moments, "notes": sorted({str(w.message) for w in caught})}  # fmt: skip
+    if "start_eigenvalues" in arrays and len(kernels) == 2:
+        decay = np.exp(-what.time * arrays["start_eigenvalues"])
+        arrays["predicted_projections"] = arrays["start_projections"] * decay
+    return summary, arrays
+
+
+class _Kernel:
+    """The analysis of one kernel; what does not fit or was not asked for stays None."""
+
+    def __init__(self, K: of.Operator, ask: Ask, budget: float, say: Callable[[str], None]) -> None:
+        n = K.shape[0]
+        self.K, self.ask, self.budget = K, ask, budget
+        self.top = min(ask.top, n)
+        # small kernels are decomposed whole
+        self.whole = 4.0 * n if n <= DENSE else 0.0
+        self.arrays: dict[str, Any] = {}
+        self.vectors: Any = None
+        self.skipped: dict[str, str] = {}
+        columns = max(self.top + 4, ask.probes)
+        products = BLOCKS + (ask.steps * ask.probes * ask.density + SCALARS) // columns
+        forms = candidates(K, products, columns, budget / 2)
+        factored = next(form for form in forms if form.how == "factored")
+        used = next((form for form in forms if form.fits), factored)
+        if used.seconds > ALLOWED:
+            say(f"some {products * columns:,} products with K will take about "
+                f"{used.seconds:,.0f} s ({used.how})")  # fmt: skip
+        # factors tell how many eigenvalues are zero, a dense matrix does not
+        self.fast = of.materialise(K, products=products, columns=columns, memory=budget / 2)
+        self.how, self.held = used.how, used.held
+
+    def _allowed(self, name: str, vectors: float, ask: str) -> bool:
+        """Whether that many vectors fit in what is left; if not, it is said."""
+        need = (self.whole or vectors) * self.K.shape[0] * self.K.dtype.itemsize
+        left = self.budget - self.held
+        if need > left:
+            sizes = human(need, "B", 1024), human(max(left, 0), "B", 1024)
+            self.skipped[name] = "it would hold {}, over the {} left of --memory{}".format(
+                *sizes, ask
+            )
+        return need <= left
+
+    def numbers(self, fields: of.Fields, y: Any) -> dict[str, Any]:
+        """Everything that is a number; arrays are kept."""
+        found: dict[str, Any] = {"skipped": self.skipped}
+        layers = of.layer_kernels(fields)
+        traces = np.array([float(layer.trace()) for layer in layers])
+        self.arrays["layer_shares"] = traces / (traces.sum() or 1.0)
+        found["layer_shares"] = self.arrays["layer_shares"].tolist()
+        if self._allowed("eigenpairs", 8 * self.top + 40, ": ask for fewer by --top"):
+            found |= self._eigenpairs()
+            self.arrays["mode_shares"] = of.spectral.spectrum_shares(layers, self.vectors)
+        if self._allowed("norms", 80, ""):
+            spectral, target = of.spectral, y.ravel()
+            for name in NUMBERS:
+                of_kernel = self.K if name == "trace" else self.fast
+                found[name] = _estimate(getattr(spectral, name)(of_kernel))
+            alignments = [spectral.alignment(op, target) for op in (self.fast, *layers)]
+            self.arrays["alignment"] = np.array([float(a) for a in alignments])
+            found["alignment"] = [_estimate(a) for a in alignments]
+        vectors = self.ask.probes * (min(self.ask.steps, self.K.shape[0]) + 6)
+        if self.ask.density and self._allowed("density", vectors, ": fewer --steps or --probes"):
+            found["null"] = self._density(fields.network.parameters)
+        return found
+
+    def _eigenpairs(self) -> dict[str, Any]:
+        pairs = of.spectral.eigsh(self.fast, self.top, tol=TOL, memory=self.budget - self.held,
+                                  how="factored", rng=self.ask.seed)  # fmt: skip
+        self.vectors = pairs.eigenvectors
+        self.arrays |= {"eigenvalues": pairs.eigenvalues, "residual_norms": pairs.residuals,
+                        "eigenvectors": to_host(pairs.eigenvectors)}  # fmt: skip
+        ranks = fit_ranks(pairs.eigenvalues)
+        from opflow.plot import power_law
+
+        return {
+            "eigenvalues": pairs.eigenvalues.tolist(),
+            "largest_residual": float(pairs.residuals.max()),
+            "converged": pairs.converged,
+            "products": pairs.products,
+            "how": f"{pairs.how.partition(',')[0]}, {self.how}",
+            "power_law": None if ranks is None else [*power_law(pairs.eigenvalues, ranks), *ranks],
+        }
+
+    def _density(self, parameters: int) -> dict[str, Any]:
+        rho = of.spectral.density(
+            self.K if parameters < self.K.shape[0] else self.fast, log=True,
+            probes=self.ask.probes, steps=self.ask.steps, rng=self.ask.seed,
+        )  # fmt: skip
+        grid = rho.grid()
+        low, high = rho.band(grid)
+        below, above = rho.cdf_band(grid)
+        null = np.array([float(rho.null), rho.null.low, rho.null.high, rho.order])
+        self.arrays |= {"grid": grid, "density": rho(grid), "density_low": low,
+                        "density_high": high, "cdf": rho.cdf(grid), "cdf_low": below,
+                        "cdf_high": above, "null": null}  # fmt: skip
+        return _estimate(rho.null)
+
+
+def fit_ranks(eigenvalues: Any) -> tuple[int, int] | None:
+    """Ranks that a power law is fitted to: from a quarter of the positive ones on, if any."""
+    last = int((eigenvalues > 1e-12 * eigenvalues[0]).sum())
+    return (max(1, last // 4), last) if last >= 4 else None
+
+
+def _drift(kernels: Mapping[str, Any], bases: Mapping[str, Any], arrays: Any) -> dict[str, Any]:
+    before, after = kernels.values()
+    found: dict[str, Any] = {
+        name: _estimate(getattr(of.spectral, name)(before, after))
+        for name in ("kernel_distance", "kernel_alignment")
+    }
+    if all(basis is not None for basis in bases.values()):
+        angles = np.sort(
+            np.asarray(of.spectral.principal_angles(*bases.values()), dtype=np.float64)
+        )
+        arrays["principal_angles"] = angles
+        found["largest_angle"] = float(np.degrees(angles[-1]))
+        found["median_angle"] = float(np.median(np.degrees(angles)))
+    return found
+
+
+def _heat_map(K: of.Operator, data: DataSet, arrays: dict[str, Any], budget: float) -> str:
+    """Block means in an order that shows, or why there are none."""
+    from opflow.plot import block_means, clustered
+
+    outputs = data.targets.shape[1]
+    seconds = of.machine_profile().seconds(dense_plan(K, budget).cost, K.dtype) / outputs
+    if seconds > ALLOWED:
+        return f"it would take about {seconds:,.0f} s, over {ALLOWED:,.0f} s"
+    if data.labels is None:
+        order = clustered(K, outputs=outputs)
+    else:
+        order = np.argsort(data.labels, kind="stable")
+        arrays["heat_map_labels"] = np.asarray(data.classes)[np.asarray(data.labels)[order]]
+    arrays["heat_map"] = block_means(K, order, outputs=outputs)
+    arrays["heat_map_order"] = order
+    return ""
+
+
+def _json(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _estimate(value: Any) -> dict[str, Any]:
+    """An estimate for JSON; plain numbers are exact."""
+    value = value if isinstance(value, Estimate) else Estimate(value)
+    return {"value": _json(value), "low": _json(value.low), "high": _json(value.high),
+            "how": value.how, "products": value.products}  # fmt: skip

@@ -1,0 +1,186 @@
+"""The table and the pictures of ``opflow spectrum``, from what its analysis found."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opflow import plot
+from opflow.folder import write_pictures
+from opflow.plot.kernel import show_means
+from opflow.spectral import Estimate
+from opflow.spectrum import NUMBERS, fit_ranks
+
+NAMES = dict(zip(NUMBERS, ("‖K‖", "tr K", "‖K‖_F", "effective rank", "participation ratio"),
+                 strict=True))  # fmt: skip
+
+
+def table(s: Mapping[str, Any]) -> str:
+    """The numbers for people, a column a moment."""
+    moments = list(s["moments"].values())
+    network = f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, {s['dtype']}"
+    lines = [f"{'network':24}{network}", f"{'samples':24}{s['samples']:,}"]
+
+    def row(name: str, cells: list[str | None]) -> None:
+        if any(cells):
+            lines.append(f"{name:24}" + "".join(f"{cell or '':34}" for cell in cells).rstrip())
+
+    if len(moments) > 1:
+        row("", [f"{when}" for when in s["moments"]])
+    row("λ_max(K)", [_first(m.get("eigenvalues")) for m in moments])
+    if s["step"] is not None:
+        row("2/step", [f"{2 / s['step']:.5g}" for _ in moments])
+    for name, label in NAMES.items():
+        row(label, [_bars(m.get(name)) for m in moments])
+    row("zero eigenvalues", [_bars(m.get("null")) for m in moments])
+    row("power law", [_law(m.get("power_law")) for m in moments])
+    row("alignment of K with y", [_bars(m.get("alignment", [None])[0]) for m in moments])
+    for i in range(len(s["widths"]) - 1):
+        row(
+            f"layer {i + 1}: share of tr K",
+            [f"{100 * m['layer_shares'][i]:.3g} %" for m in moments],
+        )
+        row("   alignment with y", [_bars(m["alignment"][i + 1] if "alignment" in m else None)
+                                    for m in moments])  # fmt: skip
+    row(f"‖r‖² in the top {s['top']}", [_percent(m.get("residual_in_top")) for m in moments])
+    row("‖K u − λ u‖ at most", [_pairs(m) for m in moments])
+    if "drift" in s:
+        drift = s["drift"]
+        lines.append(f"{'‖K(t) − K(0)‖/‖K(0)‖':24}{_bars(drift['kernel_distance'])}")
+        lines.append(f"{'alignment K(t), K(0)':24}{_bars(drift['kernel_alignment'])}")
+        if "largest_angle" in drift:
+            lines.append(f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
+                         f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
+    for when, m in s["moments"].items():
+        lines += [
+            f"{name + ', ' + when:24}not computed: {why}" for name, why in m["skipped"].items()
+        ]
+    lines += [f"{'note':24}{note}" for note in s["notes"]]
+    if "seconds" in s:
+        used = f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
+        lines.append(f"{'time, memory':24}{used}")
+    return "\n".join(lines)
+
+
+def _first(values: list[float] | None) -> str | None:
+    return f"{values[0]:.5g}" if values else None
+
+
+def _bars(value: Mapping[str, Any] | None) -> str | None:
+    """A number, with its interval if it is not exact."""
+    if value is None or value["value"] is None:
+        return None
+    text = f"{value['value']:.5g}"
+    if value["how"] == "exact":
+        return text
+    ends = ("∞" if end is None else f"{end:.5g}" for end in (value["low"], value["high"]))
+    return f"{text} [{', '.join(ends)}]"
+
+
+def _law(found: list[float] | None) -> str | None:
+    return f"rank^{found[0]:.2f}, ranks {found[2]} to {found[3]}" if found else None
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.3g} %"
+
+
+def _pairs(moment: Mapping[str, Any]) -> str | None:
+    if "largest_residual" not in moment:
+        return None
+    state = "" if moment["converged"] else "NOT CONVERGED, "
+    return f"{moment['largest_residual']:.1e} ({state}{moment['products']:,} products)"
+
+
+def pictures(arrays: Mapping[str, Any], outputs: int) -> dict[str, Any]:
+    """The axes of all pictures that the arrays give, by file name.
+
+    Raises
+    ------
+    ImportError
+        If there is no matplotlib.
+    """
+
+    def every(name: str) -> dict[str, Any]:
+        """The arrays of that name by moment."""
+        return {key.removesuffix(f"_{name}"): value for key, value in arrays.items()
+                if key.endswith(f"_{name}")}  # fmt: skip
+
+    found = {"layer_shares.png": plot.layer_shares(every("layer_shares"))}
+    if values := every("eigenvalues"):
+        ranks = [fit_ranks(numbers) for numbers in values.values()]
+        fit = (
+            None
+            if None in ranks
+            else (max(r[0] for r in ranks if r), min(r[1] for r in ranks if r))
+        )
+        if fit is not None and fit[0] >= fit[1]:
+            fit = None
+        found["eigenvalues.png"] = plot.eigenvalues(values, fit=fit)
+        found["projections.png"] = plot.projections(every("projections"))
+        found["mode_shares.png"] = plot.mode_shares(list(every("mode_shares").values())[-1])
+    densities = {when: Saved(arrays, when) for when in every("grid")}
+    if densities:
+        one = next(iter(densities.values())) if len(densities) == 1 else densities
+        found["density.png"] = plot.density(one)
+        found["cumulative.png"] = plot.density(one, cumulative=True)
+    if "heat_map" in arrays:
+        labels = arrays.get("heat_map_labels")
+        words = "samples, " + ("clustered" if labels is None else "class by class")
+        found["heat_map.png"] = show_means(
+            arrays["heat_map"], len(arrays["heat_map_order"]), words, labels=labels, outputs=outputs
+        )
+    return found
+
+
+def redraw(folder: Path) -> list[Path]:
+    """Draw the pictures of a spectrum anew: that in a folder, or that of a run folder."""
+    drawn = []
+    for place in (folder, folder / "spectrum"):
+        if (place / "spectrum.npz").exists():
+            try:
+                with np.load(place / "spectrum.npz", allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+                outputs = int(json.loads((place / "spectrum.json").read_text("utf-8"))["outputs"])
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{place}: the spectrum cannot be read: {error}") from error
+            made = pictures(arrays, outputs)
+            write_pictures(place, made)
+            drawn += [place / name for name in made]
+    return drawn
+
+
+class Saved:
+    """A density on the grid that it was kept on."""
+
+    log = True
+
+    def __init__(self, arrays: Mapping[str, Any], when: str) -> None:
+        self._of = lambda name: arrays[f"{when}_{name}"]
+        value, low, high, order = (float(x) for x in self._of("null"))
+        how = "exact" if low == high else "estimated"
+        self.null, self.order = Estimate(value, low, high, how=how), int(order)
+
+    def grid(self) -> Any:
+        """Its grid, the only one."""
+        return self._of("grid")
+
+    def __call__(self, grid: Any) -> Any:
+        return self._of("density")
+
+    def band(self, grid: Any) -> tuple[Any, Any]:
+        """The 95 % band of the density."""
+        return self._of("density_low"), self._of("density_high")
+
+    def cdf(self, grid: Any) -> Any:
+        """The share of eigenvalues up to the grid."""
+        return self._of("cdf")
+
+    def cdf_band(self, grid: Any) -> tuple[Any, Any]:
+        """Its 95 % band."""
+        return self._of("cdf_low"), self._of("cdf_high")
