@@ -49,7 +49,7 @@ def measure(args: argparse.Namespace) -> None:
 
     import opflow as of
     from opflow.spectral.chebyshev import kernel_polynomial
-    from opflow.spectral.density import density
+    from opflow.spectral.distribution import density
 
     n = args.samples
     rng = np.random.default_rng(0)

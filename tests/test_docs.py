@@ -108,6 +108,7 @@ def test_the_python_of_the_readme_runs(capsys):
         ("compose_operators", [], 0),
         ("hierarchy_truncation", ["--steps", "2"], 4),
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
+        ("spectral_analysis", ["--quick"], 6),
     ],
 )
 def test_the_examples_run(example, options, figures, tmp_path):

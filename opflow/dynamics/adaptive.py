@@ -19,7 +19,7 @@ from scipy.linalg import eigh_tridiagonal
 from opflow.arrays import namespace
 from opflow.dynamics.flow import State
 from opflow.dynamics.steppers import parameter_arrays, restored
-from opflow.spectral.lanczos import lanczos
+from opflow.spectral.tridiagonal import lanczos
 
 #: of a step's size: how much of the predicted one is taken, and the limits of its change
 SAFETY, SHRINK, GROW = 0.9, 0.2, 4.0

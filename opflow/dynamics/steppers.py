@@ -10,7 +10,7 @@ import math
 from typing import Any, Protocol
 
 from opflow.dynamics.flow import State
-from opflow.spectral.lanczos import Largest, largest_eigenvalue
+from opflow.spectral.tridiagonal import Largest, largest_eigenvalue
 
 #: Lanczos products that may be spent on λ_max(K)
 LANCZOS = 30

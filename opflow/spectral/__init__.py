@@ -9,13 +9,13 @@ from opflow.spectral.comparison import (
     kernel_distance,
     principal_angles,
 )
-from opflow.spectral.density import Density, density
+from opflow.spectral.distribution import Density, density
 from opflow.spectral.eigen import Eigenpairs, eigh, eigsh
 from opflow.spectral.exponential import expm, phi, phi1
 from opflow.spectral.functionals import effective_dimension, effective_rank, logdet
 from opflow.spectral.functions import funm, inv, sqrtm
+from opflow.spectral.gauss import Quadrature, quadrature
 from opflow.spectral.krylov import Krylov
-from opflow.spectral.lanczos import Largest, lanczos, largest_eigenvalue
 from opflow.spectral.modes import (
     Sharpness,
     decay,
@@ -25,12 +25,12 @@ from opflow.spectral.modes import (
     spectrum_shares,
 )
 from opflow.spectral.preconditioners import Jacobi, Nystrom, jacobi, nystrom
-from opflow.spectral.quadrature import Quadrature, quadrature
 from opflow.spectral.regression import KernelRegression, kernel_regression
 from opflow.spectral.scalars import condition_number, frobenius_norm, norm, participation_ratio
-from opflow.spectral.solve import Solution, solve
+from opflow.spectral.solver import Solution, solve
 from opflow.spectral.svd import SingularTriplets, svds
-from opflow.spectral.trace import Diagonal, diagonal, trace
+from opflow.spectral.traces import Diagonal, diagonal, trace
+from opflow.spectral.tridiagonal import Largest, lanczos, largest_eigenvalue
 
 __all__ = [
     "ConvergenceWarning",

@@ -15,8 +15,8 @@ from scipy.stats import t as student
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
-from opflow.spectral.density import Density
-from opflow.spectral.lanczos import lanczos
+from opflow.spectral.distribution import Density
+from opflow.spectral.tridiagonal import lanczos
 from opflow.spectral.whole import check_psd, rank_bound
 
 

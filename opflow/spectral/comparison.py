@@ -17,7 +17,7 @@ from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operato
 from opflow.spectral.estimators import skew_quantile
 from opflow.spectral.scalars import Seed, frobenius_norm
 from opflow.spectral.structure import entries_cost, inner_products, pays
-from opflow.spectral.trace import FEWEST, PRODUCTS
+from opflow.spectral.traces import FEWEST, PRODUCTS
 
 
 def alignment(

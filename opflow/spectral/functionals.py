@@ -14,7 +14,7 @@ import numpy as np
 
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, check_shift, symmetric_operator
-from opflow.spectral.quadrature import Quadrature, choose_rule
+from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.whole import check_psd
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from opflow.arrays import namespace, to_host
 from opflow.spectral.checks import DENSE, Estimate, check_shift, finite, symmetric_operator
 from opflow.spectral.scalars import Seed, eigenvalues, extremes
-from opflow.spectral.trace import trace
+from opflow.spectral.traces import trace
 
 
 def projections(eigenvectors: Any, r: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from opflow.arrays import check_real, is_sparse
 from opflow.operators.algebra import as_operator
 from opflow.spectral.checks import symmetric_operator
-from opflow.spectral.solve import Solution, solve
+from opflow.spectral.solver import Solution, solve
 
 
 @dataclass(frozen=True, eq=False)

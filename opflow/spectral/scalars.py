@@ -23,9 +23,9 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.estimators import xnystrace
-from opflow.spectral.lanczos import lanczos
 from opflow.spectral.structure import diagonal_cost, pays, square_sum
-from opflow.spectral.trace import FEWEST, PRODUCTS, trace
+from opflow.spectral.traces import FEWEST, PRODUCTS, trace
+from opflow.spectral.tridiagonal import lanczos
 
 Seed = int | np.random.Generator | None
 

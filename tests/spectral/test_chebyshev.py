@@ -5,7 +5,7 @@ from numpy.polynomial import chebyshev
 import opflow as of
 import opflow.spectral.chebyshev as chebyshev_module
 from opflow.spectral.chebyshev import _moments, kernel_polynomial
-from opflow.spectral.density import density
+from opflow.spectral.distribution import density
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.spectral.density import density
+from opflow.spectral.distribution import density
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 

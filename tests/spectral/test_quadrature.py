@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral.checks import ConvergenceWarning
+from opflow.spectral.gauss import exact_rule, quadrature
 from opflow.spectral.lockstep import lockstep
-from opflow.spectral.quadrature import exact_rule, quadrature
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 names = st.sampled_from(sorted(SPECTRA))

@@ -17,7 +17,7 @@ from opflow.spectral.scalars import (
     participation_ratio,
 )
 from opflow.spectral.structure import diagonal_cost, inner_products, pays, square_sum
-from opflow.spectral.trace import diagonal, trace
+from opflow.spectral.traces import diagonal, trace
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 
 SPECTRA = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.spectral import ConvergenceWarning
 from opflow.spectral.preconditioners import jacobi, nystrom
-from opflow.spectral.solve import solve
+from opflow.spectral.solver import solve
 
 from .test_preconditioners import operator, problems
 

@@ -11,9 +11,9 @@ from opflow.arrays import check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.spectral.checks import gaussian
 from opflow.spectral.comparison import alignment, principal_angles
-from opflow.spectral.density import density
+from opflow.spectral.distribution import density
 from opflow.spectral.eigen import Eigenpairs, eigsh
-from opflow.spectral.lanczos import largest_eigenvalue
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 
 class TopEigenpairs:

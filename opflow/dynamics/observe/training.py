@@ -16,7 +16,7 @@ from opflow.relu.kernels import collective_kernel
 from opflow.relu.motion import weight_gram_velocity
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import forward_blocks
-from opflow.spectral.lanczos import largest_eigenvalue
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 
 class Loss:

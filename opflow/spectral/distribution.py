@@ -15,7 +15,7 @@ import numpy as np
 
 from opflow.arrays import check_integer
 from opflow.spectral.checks import Estimate, symmetric_operator
-from opflow.spectral.quadrature import Quadrature, choose_rule
+from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.whole import check_psd, rank_bound
 
 
@@ -300,6 +300,13 @@ def density(
     The band of the density holds the broadened one: probes and finite steps.  That of the
     cumulative density holds the true one, by the inequalities of Chebyshev, Markov and
     Stieltjes.  Costs what :func:`quadrature` does.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rho = of.spectral.density(of.Gram(np.ones((5, 2))))
+    >>> rho.null, rho.support[1].__round__(9)
+    (4 (exact, 2 products), 10.0)
     """
     op = symmetric_operator(op)
     check_integer(probes, "probes", 2)
