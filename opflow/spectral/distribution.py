@@ -306,7 +306,7 @@ def density(
     >>> import numpy as np, opflow as of
     >>> rho = of.spectral.density(of.Gram(np.ones((5, 2))))
     >>> rho.null, rho.support[1].__round__(9)
-    (4 (exact, 2 products), 10.0)
+    (4 (exact, 5 products), 10.0)
     """
     op = symmetric_operator(op)
     check_integer(probes, "probes", 2)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.arrays import check_integer
+from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     DENSE,
@@ -25,7 +26,7 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.lockstep import lockstep, multiplicities, ritz
-from opflow.spectral.whole import dense_spectrum, rounding_level
+from opflow.spectral.whole import dense_spectrum, factor, rounding_level
 
 
 @dataclass(frozen=True)
@@ -255,13 +256,36 @@ def exact_rule(op: Operator) -> Quadrature | None:
     if found is None:
         return None
     nodes, weights = found.values[None], np.ones((1, len(found.values)))
-    if found.zeros:
-        nodes = np.concatenate([np.zeros((1, 1)), nodes], axis=1)
-        weights = np.concatenate([np.full((1, 1), float(found.zeros)), weights], axis=1)
     certain, level = np.ones(nodes.shape, dtype=bool), rounding_level(op, found.values)
-    return Quadrature(
+    rule = Quadrature(
         nodes, weights, found.products, certain, certain, level, weights, (nodes, weights)
     )
+    return with_zeros(rule, found.zeros)
+
+
+def with_zeros(rule: Quadrature, count: int) -> Quadrature:
+    """The rule of a spectrum that has so many zeros more, known for certain."""
+    if not count:
+        return rule
+
+    def padded(values: Any, fill: Any) -> Any:
+        return np.pad(values, ((0, 0), (1, 0)), constant_values=fill)
+
+    def both(nodes: Any, weights: Any) -> tuple[Any, Any]:
+        return padded(nodes, 0.0), padded(weights, float(count))
+
+    nodes, weights = both(rule.nodes, rule.weights)
+    order = np.argsort(nodes, axis=1, kind="stable")  # rounding has made some negative
+
+    def sort(values: Any) -> Any:
+        return np.take_along_axis(values, order, axis=1)
+
+    return Quadrature(
+        sort(nodes), sort(weights), rule.products,
+        sort(padded(rule.pinned, True)), sort(padded(rule.settled, True)), rule.level,
+        sort(padded(rule._plain, float(count))), both(*rule._coarse),
+        None if rule._radau is None else both(*rule._radau),
+    )  # fmt: skip
 
 
 def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Quadrature:
@@ -273,4 +297,10 @@ def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any
         raise ValueError(
             f"how='exact' takes a side of at most {DENSE}, and op has order {op.shape[0]}"
         )
-    return rule or quadrature(op, probes=probes, steps=steps, rng=rng)
+    if rule is not None:
+        return rule
+    # the zeros that the structure demands are left out of what is estimated
+    F = factor(op)
+    zeros = 0 if F is None else max(op.shape[0] - F.shape[1], 0)
+    narrow = op if F is None or not zeros else Gram(F.T)
+    return with_zeros(quadrature(narrow, probes=probes, steps=steps, rng=rng), zeros)

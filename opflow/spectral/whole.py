@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import to_host
-from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero
+from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import DENSE, finite
+from opflow.spectral.preconditioners import Jacobi
 
 
 class Spectrum(NamedTuple):
@@ -56,6 +57,29 @@ def rank_bound(op: Operator) -> int:
     return min(side, sum(parts)) if isinstance(op, Sum | HStack) else side
 
 
+def factor(op: Operator) -> Operator | None:
+    """F with ``op = F Fᵀ``, as the structure gives it; ``None`` if it does not.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> from opflow.spectral.whole import factor
+    >>> factor(2.0 * of.Gram(np.ones((5, 2))) + of.Gram(np.ones((5, 1)))).shape
+    (5, 3)
+    """
+    if isinstance(op, Gram):
+        if op.weights is None:
+            return op.factor
+        return op.factor @ Jacobi(op.weights**0.5, symbol="√w") if op.psd else None
+    if isinstance(op, Scaled) and op.scalar > 0:
+        inner = factor(op.operands[0])
+        return None if inner is None else scale(op.scalar**0.5, inner)
+    if isinstance(op, Sum):
+        parts = [part for part in map(factor, op.operands) if part is not None]
+        return HStack(parts) if len(parts) == len(op.operands) else None
+    return None
+
+
 def dense_spectrum(op: Operator) -> Spectrum | None:
     """The whole spectrum by LAPACK if a side of `op` is at most ``DENSE``, else ``None``.
 
@@ -82,13 +106,11 @@ def dense_spectrum(op: Operator) -> Spectrum | None:
     if n <= DENSE:
         matrix = finite(op.todense())
         return Spectrum(_eigenvalues(matrix), 0, n)
-    if isinstance(op, Gram) and op.psd and op.factor.shape[1] <= DENSE:
-        matrix = finite((op.factor.T @ op.factor).todense())
-        if op.weights is not None:
-            root = op.weights**0.5
-            matrix = matrix * root[:, None] * root
-        return Spectrum(_eigenvalues(matrix), n - len(matrix), len(matrix))
-    return None
+    F = factor(op)
+    if F is None or F.shape[1] > DENSE:
+        return None
+    matrix = finite((F.T @ F).todense())
+    return Spectrum(_eigenvalues(matrix), n - len(matrix), len(matrix))
 
 
 def _eigenvalues(matrix: Any) -> Any:
