@@ -15,8 +15,8 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_sparse, namespace
-from opflow.operators.rows import dense_allowed, row_slices, selector
+from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
+from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 
 if TYPE_CHECKING:
     from types import NotImplementedType
@@ -176,6 +176,8 @@ class Operator(pylops.LinearOperator):
             )
         if x.dtype.kind not in "biufc":
             raise TypeError(f"the operand must be numeric, not {x.dtype}")
+        if whereabouts(self) not in (None, module_name(x)):
+            raise TypeError(mixed(self, x))
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
         if x.dtype.kind == "c" and self.dtype.kind != "c":
@@ -219,8 +221,9 @@ class Operator(pylops.LinearOperator):
         >>> of.Gram(np.array([[1.0, 2.0], [3.0, 4.0]])).block([1], slice(None))
         array([[11., 25.]])
         """
-        rows = _checked_index(rows, self.shape[0], "rows")
-        cols = _checked_index(cols, self.shape[1], "cols")
+        xp = op_namespace(self)
+        rows = _checked_index(rows, self.shape[0], "rows", xp)
+        cols = _checked_index(cols, self.shape[1], "cols", xp)
         return self._block(rows, cols)
 
     def _block(self, rows: Any, cols: Any) -> Any:
@@ -439,8 +442,8 @@ def _is_scalar(x: Any) -> bool:
     return isinstance(x, numbers.Number | np.generic) or (is_array(x) and x.ndim == 0)
 
 
-def _checked_index(index: Any, size: int, name: str) -> Any:
-    """A slice with step, or an integer array, inside ``range(size)``."""
+def _checked_index(index: Any, size: int, name: str, xp: Any) -> Any:
+    """A slice with step, or an integer array of the module `xp`, inside ``range(size)``."""
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
         # A backward slice that reaches row 0 stops at -1, which would mean the last row.
@@ -458,4 +461,5 @@ def _checked_index(index: Any, size: int, name: str) -> Any:
         raise TypeError(f"{name} must hold integers, not {index.dtype}")
     if int(index.min()) < -size or int(index.max()) >= size:
         raise IndexError(f"{name} runs from {index.min()} to {index.max()}, outside 0..{size - 1}")
-    return index % size
+    index = index % size
+    return xp.asarray(index) if isinstance(index, np.ndarray) else index

@@ -67,6 +67,10 @@ class Setting:
     def sparse(self, *shape: int) -> sp.csr_matrix:
         return sp.csr_matrix(self.normal(*shape) * (self.rng.random(shape) < 0.6))
 
+    def host(self, x: np.ndarray) -> np.ndarray:
+        """What stays on the host, whatever the backend."""
+        return x
+
     def scalar(self, low: float = -3, high: float = 3) -> float:
         return float(self.rng.uniform(low, high))
 
