@@ -78,8 +78,7 @@ def unify(operators: Sequence[Operator]) -> list[Operator]:
     if not dtypes:
         dtypes = {np.result_type(*(op.dtype for op in operators))}
     target = np.result_type(*dtypes)
-    placed = _placed(operators)
-    return [op.astype(target) if op.dtype_free else op for op in placed]
+    return [op.astype(target) if op.dtype_free else op for op in _placed(operators)]
 
 
 def _placed(operators: Sequence[Operator]) -> Sequence[Operator]:
@@ -89,18 +88,19 @@ def _placed(operators: Sequence[Operator]) -> Sequence[Operator]:
         raise TypeError(mixed(*(op for op in operators if whereabouts(op) is not None)))
     if places <= {"numpy"}:  # where those without data are anyway
         return operators
-    return [_at(op, *places) for op in operators]
+    return [placed(op, *places) for op in operators]
 
 
-def _at(op: Operator, where: str) -> Operator:
+def placed(op: Operator, where: str) -> Operator:
+    """`op`; if it has no data, one that makes its entries in that array module."""
     if whereabouts(op) is not None:
         return op
     parts: dict[str, Any] = {}
     for name, part in vars(op).items():
         if isinstance(part, Operator):
-            parts[name] = _at(part, where)
+            parts[name] = placed(part, where)
         elif isinstance(part, tuple | list) and any(isinstance(x, Operator) for x in part):
-            parts[name] = type(part)(_at(x, where) for x in part)
+            parts[name] = type(part)(placed(x, where) for x in part)
     other = copy.copy(op)
     other.__dict__ = vars(op) | parts | {"_where": where}
     return other

@@ -8,6 +8,7 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,7 +168,7 @@ class Operator(pylops.LinearOperator):
 
     def _apply(self, product: Any, x: Any, size: int, height: int, vector: bool = False) -> Any:
         if not hasattr(x, "dtype"):
-            x = np.asarray(x)
+            x = op_namespace(self).asarray(x)
         shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
         if x.ndim == 0 or x.ndim > 2 or x.shape[0] != size or (not vector and x.ndim != 2):
             raise ValueError(
@@ -221,10 +222,19 @@ class Operator(pylops.LinearOperator):
         >>> of.Gram(np.array([[1.0, 2.0], [3.0, 4.0]])).block([1], slice(None))
         array([[11., 25.]])
         """
-        xp = op_namespace(self)
-        rows = _checked_index(rows, self.shape[0], "rows", xp)
-        cols = _checked_index(cols, self.shape[1], "cols", xp)
-        return self._block(rows, cols)
+        from opflow.operators import algebra
+
+        indices = (_checked_index(rows, self.shape[0], "rows"),
+                   _checked_index(cols, self.shape[1], "cols"))  # fmt: skip
+        where = whereabouts(self)
+        if any(module_name(i) != "numpy" for i in indices if not isinstance(i, slice)):
+            if where == "numpy":
+                raise TypeError(mixed(self, *(i for i in indices if not isinstance(i, slice))))
+            where = "cupy"  # where the entries of an operator without data are wanted
+        if where in (None, "numpy"):
+            return self._block(*indices)
+        op, xp = algebra.placed(self, where), sys.modules[where]
+        return op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
@@ -354,7 +364,7 @@ class Operator(pylops.LinearOperator):
             return algebra.compose(self, algebra.as_operator(x))
         if _is_scalar(x):
             return algebra.scale(x, self)
-        x = x if hasattr(x, "dtype") else np.asarray(x)
+        x = x if hasattr(x, "dtype") else op_namespace(self).asarray(x)
         # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
         # can be neither is a field.
         fields = (x.shape, x.shape[:-1]) if x.ndim > 2 else (x.shape,)
@@ -442,8 +452,8 @@ def _is_scalar(x: Any) -> bool:
     return isinstance(x, numbers.Number | np.generic) or (is_array(x) and x.ndim == 0)
 
 
-def _checked_index(index: Any, size: int, name: str, xp: Any) -> Any:
-    """A slice with step, or an integer array of the module `xp`, inside ``range(size)``."""
+def _checked_index(index: Any, size: int, name: str) -> Any:
+    """A slice with step, or an integer array, inside ``range(size)``."""
     if isinstance(index, slice):
         start, stop, step = index.indices(size)
         # A backward slice that reaches row 0 stops at -1, which would mean the last row.
@@ -461,5 +471,4 @@ def _checked_index(index: Any, size: int, name: str, xp: Any) -> Any:
         raise TypeError(f"{name} must hold integers, not {index.dtype}")
     if int(index.min()) < -size or int(index.max()) >= size:
         raise IndexError(f"{name} runs from {index.min()} to {index.max()}, outside 0..{size - 1}")
-    index = index % size
-    return xp.asarray(index) if isinstance(index, np.ndarray) else index
+    return index % size

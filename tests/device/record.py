@@ -42,9 +42,7 @@ def ufunc_keywords(cupy) -> list[str]:
 def tidy(signature: inspect.Signature) -> str:
     """Names, kinds and whether there is a default; annotations and values do not matter."""
     parameters = [
-        p.replace(
-            annotation=p.empty, default=None if p.default is not p.empty else p.empty
-        )
+        p.replace(annotation=p.empty, default=None if p.default is not p.empty else p.empty)
         for p in signature.parameters.values()
         if p.name != "self"
     ]
@@ -162,7 +160,8 @@ def main() -> None:
         classes[name] = {
             key: described(getattr(cls, key), ufunc)
             for key in sorted(dir(cls))
-            if not key.startswith("_") or re.fullmatch(r"__(i?(add|sub|mul|matmul|truediv)|index)__", key)
+            if not key.startswith("_")
+            or re.fullmatch(r"__(i?(add|sub|mul|matmul|truediv)|index)__", key)
         }
         if name.startswith("cupyx.scipy.sparse"):  # set by the constructor, not on the class
             fields = {"coo": ("data", "row", "col")}.get(cls.format, ("data", "indices", "indptr"))

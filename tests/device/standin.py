@@ -67,14 +67,22 @@ def _note(kind: str, entries: int) -> None:
 
 
 def _site() -> str:
-    """The nearest line of opflow or of the tests."""
+    """The nearest line of opflow or of the tests; of `opflow.arrays`, the line that called it."""
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path != HERE and path.is_relative_to(ROOT):
+        if path not in (HERE, ROOT / "opflow/arrays.py") and path.is_relative_to(ROOT):
             return f"{path.relative_to(ROOT)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
+
+
+def _foreign() -> bool:
+    """Whether the code that called NumPy is a library's, and neither opflow's nor a test's."""
+    frame = sys._getframe(1)
+    while Path(frame.f_code.co_filename) == HERE or "/numpy/" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return not Path(frame.f_code.co_filename).is_relative_to(ROOT)
 
 
 # -- signatures -------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ class _Flags:
 # -- the array --------------------------------------------------------------------------------
 
 
-class ndarray:  # noqa: N801
+class ndarray:
     """A device array."""
 
     __slots__ = ("_a",)
@@ -172,16 +180,18 @@ class ndarray:  # noqa: N801
             "a NumPy array explicitly."
         )
 
+    # NumPy's functions find CuPy's by their names; libraries may, opflow may not rely on it
+
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        # A NumPy scalar on the left of an operator; anything else is NumPy used on device data.
-        if method == "__call__" and any(isinstance(x, np.generic) for x in inputs):
-            return _called(ufunc, inputs, kwargs)
-        raise TypeError(f"numpy.{ufunc.__name__} was called on a device array: use its own module")
+        scalar = any(isinstance(x, np.generic) for x in inputs)  # on the left of an operator
+        if method != "__call__" or (not scalar and not _foreign()):
+            raise TypeError(f"numpy.{ufunc.__name__} was called on a device array")
+        return _called(ufunc, inputs, kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
-        raise TypeError(
-            f"numpy.{function.__name__} was called on a device array: use its own module"
-        )
+        if not _foreign():
+            raise TypeError(f"numpy.{function.__name__} was called on a device array")
+        return getattr(sys.modules["cupy"], function.__name__)(*args, **kwargs)
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         _note("to host", self.size)
@@ -372,7 +382,7 @@ for _name, _text in API["classes"]["cupy.ndarray"].items():
 # -- sparse -----------------------------------------------------------------------------------
 
 
-class _sparse:  # noqa: N801
+class _sparse:
     """What the three formats share; a SciPy matrix with the same wall around it."""
 
     __array_priority__ = 101
