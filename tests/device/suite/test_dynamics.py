@@ -102,21 +102,23 @@ def test_a_step_on_a_batch_sends_the_numbers_of_its_rows() -> None:
 
 
 @pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
-def test_a_step_of_the_flow_brings_loss_and_error_together() -> None:
+@pytest.mark.parametrize("run", ["flow", "exponential"])
+def test_a_step_of_a_flow_brings_loss_and_error_together(run) -> None:
     net, X, y = problem(depth=2, outputs=2, bias=True)
     there = net.to("gpu"), put(X), put(y)
-    with transfers() as made:
-        run = of.train(*there, method=of.GradientFlow(tol=1e-2), steps=6)
-    lanczos = [t for t in made if "lanczos" in t.site]
-    steps = [t for t in made if "measured" in t.site and t.kind == "to host"]
-    start = {"evaluate", "measured", "__init__", "check_real", "check_targets", "__init__"}
-    assert all(t.entries == 2 for t in steps)
-    assert len(steps) <= 2 * 6  # some steps are tried twice
-    others = [t for t in made if t not in lanczos and t not in steps]
-    assert run.products > 20
-    assert len([t for t in others if t.site.split()[-1] in start]) == len(
-        [t for t in others if t.kind == "scalar"]
-    ) <= 12  # fmt: skip
+
+    def spent(steps):
+        with small_blocks(200), transfers() as made:
+            of.train(*there, **RUNS[run], steps=steps, every=100)
+        spectral = [t for t in made if t.site.startswith("opflow/spectral/")]
+        ends = [t for t in made if t.site.endswith("measured") and t.kind == "to host"]
+        others = [t for t in made if t not in spectral and t not in ends]
+        return ends, collections.Counter(t.site for t in others)
+
+    few, many = spent(2), spent(8)
+    assert 8 <= len(many[0]) <= 16  # some steps are tried twice
+    assert all(t.entries == 2 for t in many[0])
+    assert many[1] == few[1]
 
 
 @pytest.mark.parametrize("run", [r for r in RUNS if r not in ("kernel", "batches")])

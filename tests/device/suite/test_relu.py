@@ -148,7 +148,9 @@ def test_motion_and_features(case) -> None:
         got, want = (of.features.feature_ansatz(f, layer) for f in (device, host))
         assert got == pytest.approx(want, rel=tolerance)
         got = of.features.target_linearity(device, r, layer)
-        assert got == pytest.approx(of.features.target_linearity(host, r_host, layer), abs=tolerance)
+        assert got == pytest.approx(
+            of.features.target_linearity(host, r_host, layer), abs=tolerance
+        )
 
 
 def test_a_network_moves_on_request_and_back() -> None:
