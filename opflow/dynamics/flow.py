@@ -72,7 +72,7 @@ class WeightLayer:
 
     def fields(self, state: State, memory: Any) -> Fields:
         least = None if memory is None else max(memory, 1.0)  # nothing is left: recomputed
-        return Fields(state.network, self.inputs, memory=least)
+        return Fields(state.network, self.inputs, memory=least, finite=False)
 
     def predict(self, state: State, X: Any) -> Any:
         return state.network(X)

@@ -232,7 +232,7 @@ class GramClosure:
         self._time = 0.0
 
     def __call__(self, moment: Moment) -> float:
-        fields = Fields(moment.network, moment.inputs)
+        fields = Fields(moment.network, moment.inputs, finite=False)
         velocity = weight_gram_velocity(fields, self.layer, moment.residual, self.side)
         W = moment.network.weights[self.layer - 1]
         gram = W.T @ W if self.side == "input" else W @ W.T
@@ -294,7 +294,7 @@ class TruncationError:
         fields, exact_network = moment.fields, moment.exact
         if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
-        exact = Fields(exact_network, moment.inputs)
+        exact = Fields(exact_network, moment.inputs, finite=False)
         r, norm = exact.outputs - moment.targets, namespace(moment.residual).linalg.norm
         if moment.step == 0:
             self._start = float(norm(r)) or 1.0

@@ -147,7 +147,7 @@ class FieldState:
     def __init__(self, state: State, order: int) -> None:
         network, X = state.network, state.first.inputs
         self.first = state.first
-        fields, self._exact = Fields(network, X), state
+        fields, self._exact = Fields(network, X, finite=False), state
         self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
         self.hidden = fields.preactivations
         xp, n, k = namespace(network.readout), fields.samples, network.outputs
@@ -168,7 +168,7 @@ class FieldState:
 
     def kernel(self) -> Operator:
         """K of the network that the fields drive."""
-        return collective_kernel(Fields(self.network, self.inputs))
+        return collective_kernel(Fields(self.network, self.inputs, finite=False))
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs of the network that the fields drive."""
