@@ -187,7 +187,9 @@ def to_device(x: Any, device: str) -> Any:
 def _cupy() -> ModuleType:
     try:
         import cupy
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise
         raise ImportError("device 'gpu' needs CuPy: pip install 'opflow[gpu]'") from error
     if not cupy.cuda.is_available():
         raise ImportError("device 'gpu' needs a CUDA device, and CuPy finds none")

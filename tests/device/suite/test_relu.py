@@ -154,7 +154,7 @@ def test_motion_and_features(case) -> None:
 
 
 def test_a_network_moves_on_request_and_back() -> None:
-    net, X, _ = problem(bias=True)
+    net = problem(bias=True)[0]
     with transfers() as made:
         there = net.to("gpu")
     assert all(t.kind == "to device" for t in made)
