@@ -554,12 +554,40 @@ class Device:
         pass
 
 
+class LinearOperator:
+    """An operator given by its products."""
+
+    def __init__(self, shape, matvec, rmatvec=None, matmat=None, dtype=None, rmatmat=None) -> None:
+        self.shape, self.dtype, self.matvec = shape, np.dtype(dtype), matvec
+
+
+def cg(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=None):
+    """Conjugate gradients, with the stopping rule and the callback of CuPy."""
+    precondition = (lambda r: r) if M is None else M.matvec
+    limit = max(float(atol), rtol * float(np.linalg.norm(b._a)))
+    x = device(np.zeros_like(b._a)) if x0 is None else x0
+    r, direction, before = b - A.matvec(x), None, None
+    for done in range(1, (maxiter or 10 * b.size) + 1):
+        z = precondition(r)
+        rho = np.vdot(r._a, z._a)
+        direction = z if before is None else z + direction * (rho / before)
+        image = A.matvec(direction)
+        length = rho / np.vdot(direction._a, image._a)
+        x, r, before = x + direction * length, r - image * length, rho
+        if callback is not None:
+            callback(x)
+        if np.linalg.norm(r._a) <= limit:
+            return x, 0
+    return x, done
+
+
 OWN = {
     "cupy": {
         "ndarray": ndarray, "asarray": asarray, "array": array, "asnumpy": asnumpy,
         "asanyarray": asarray, "get_array_module": get_array_module,
     },
     "cupy.cuda": {"Device": Device, "is_available": lambda: True},
+    "cupyx.scipy.sparse.linalg": {"LinearOperator": LinearOperator, "cg": cg},
     "cupyx.scipy.sparse": {
         "csr_matrix": csr_matrix, "csc_matrix": csc_matrix, "coo_matrix": coo_matrix,
         "spmatrix": _sparse, "issparse": lambda x: isinstance(x, _sparse),

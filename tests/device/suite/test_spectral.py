@@ -118,6 +118,6 @@ def numbers(result) -> list:
     """Arrays and numbers in a result."""
     if isinstance(result, tuple | list):
         return [x for part in result for x in numbers(part)]
-    if hasattr(result, "shape") or isinstance(result, float):
-        return [result]
-    return [x for x in vars(result).values() if hasattr(x, "shape") and hasattr(x, "dtype")]
+    if hasattr(result, "__dict__") and not isinstance(result, float):
+        return [x for x in vars(result).values() if hasattr(x, "shape") and hasattr(x, "dtype")]
+    return [] if isinstance(result, str) else [result]
