@@ -567,7 +567,8 @@ def cg(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=Non
     limit = max(float(atol), rtol * float(np.linalg.norm(b._a)))
     x = device(np.zeros_like(b._a)) if x0 is None else x0
     r, direction, before = b - A.matvec(x), None, None
-    for done in range(1, (maxiter or 10 * b.size) + 1):
+    steps = maxiter or 10 * b.size
+    for _ in range(steps):
         z = precondition(r)
         rho = np.vdot(r._a, z._a)
         direction = z if before is None else z + direction * (rho / before)
@@ -578,7 +579,7 @@ def cg(A, b, x0=None, *, rtol=1e-5, atol=0.0, maxiter=None, M=None, callback=Non
             callback(x)
         if np.linalg.norm(r._a) <= limit:
             return x, 0
-    return x, done
+    return x, steps
 
 
 OWN = {
