@@ -113,7 +113,7 @@ def curvlinops_contenders(net, X, r) -> dict[str, Callable]:
         linear.weight = torch.nn.Parameter(torch.from_numpy(W))
         layers += [linear, torch.nn.ReLU()]
     module = torch.nn.Sequential(*layers[:-1])
-    trained = {k: p for k, p in list(module.named_parameters())[:-1]}
+    trained = list(module.parameters())[:-1]
     data = [(torch.from_numpy(X), torch.zeros(len(X), 1, dtype=torch.from_numpy(X).dtype))]
     rt = torch.from_numpy(r)
     J = JacobianLinearOperator(module, trained, data, check_deterministic=False)

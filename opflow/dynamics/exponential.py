@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from opflow.arrays import check_integer, namespace
 from opflow.dynamics.adaptive import AdaptiveIntegrator, Trial, check_tol
 from opflow.dynamics.flow import State
-from opflow.spectral.functions import Krylov
+from opflow.spectral.krylov import Krylov
 
 #: the error of the Krylov solution, in parts of what a step may have
 KRYLOV = 0.1

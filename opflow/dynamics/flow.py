@@ -287,9 +287,13 @@ class State:
             out[s] = forward(net, first.rows(s))[-1] @ net.readout.T
         return out
 
+    def snapshot(self) -> Fields:
+        """The fields at this state."""
+        return self.first.fields(self, self.memory)
+
     def kernel(self) -> Operator:
         """K at this state, gates frozen."""
-        return collective_kernel(self.first.fields(self, self.memory))
+        return collective_kernel(self.snapshot())
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs, in row blocks."""

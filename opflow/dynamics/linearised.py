@@ -15,7 +15,7 @@ from opflow.arrays import check_integer, namespace
 from opflow.dynamics.adaptive import check_tol
 from opflow.dynamics.flow import State
 from opflow.relu.kernels import jacobian
-from opflow.spectral.functions import Krylov
+from opflow.spectral.krylov import Krylov
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,13 @@ class FieldState:
     def exact(self) -> ReLUNetwork:
         return self._exact.network
 
+    def snapshot(self) -> Fields:
+        """The fields of the network that they drive."""
+        return Fields(self.network, self.inputs, finite=False)
+
     def kernel(self) -> Operator:
         """K of the network that the fields drive."""
-        return collective_kernel(Fields(self.network, self.inputs, finite=False))
+        return collective_kernel(self.snapshot())
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs of the network that the fields drive."""

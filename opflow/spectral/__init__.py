@@ -1,16 +1,87 @@
 """Spectral analysis of symmetric operators."""
 
+from opflow.spectral.block import block_lanczos
+from opflow.spectral.chebyshev import kernel_polynomial
 from opflow.spectral.checks import ConvergenceWarning, Estimate
-from opflow.spectral.functions import Krylov, expm, phi1
+from opflow.spectral.comparison import (
+    alignment,
+    kernel_alignment,
+    kernel_distance,
+    principal_angles,
+)
+from opflow.spectral.density import Density, density
+from opflow.spectral.eigen import Eigenpairs, eigh, eigsh
+from opflow.spectral.exponential import expm, phi, phi1
+from opflow.spectral.functionals import effective_dimension, effective_rank, logdet
+from opflow.spectral.functions import funm, inv, sqrtm
+from opflow.spectral.krylov import Krylov
 from opflow.spectral.lanczos import Largest, lanczos, largest_eigenvalue
+from opflow.spectral.modes import (
+    Sharpness,
+    decay,
+    layer_shares,
+    projections,
+    sharpness,
+    spectrum_shares,
+)
+from opflow.spectral.preconditioners import Jacobi, Nystrom, jacobi, nystrom
+from opflow.spectral.quadrature import Quadrature, quadrature
+from opflow.spectral.regression import KernelRegression, kernel_regression
+from opflow.spectral.scalars import condition_number, frobenius_norm, norm, participation_ratio
+from opflow.spectral.solve import Solution, solve
+from opflow.spectral.svd import SingularTriplets, svds
+from opflow.spectral.trace import Diagonal, diagonal, trace
 
 __all__ = [
     "ConvergenceWarning",
+    "Density",
+    "Diagonal",
+    "Eigenpairs",
     "Estimate",
+    "Jacobi",
+    "KernelRegression",
     "Krylov",
     "Largest",
+    "Nystrom",
+    "Quadrature",
+    "Sharpness",
+    "SingularTriplets",
+    "Solution",
+    "alignment",
+    "block_lanczos",
+    "condition_number",
+    "decay",
+    "density",
+    "diagonal",
+    "effective_dimension",
+    "effective_rank",
+    "eigh",
+    "eigsh",
     "expm",
+    "frobenius_norm",
+    "funm",
+    "inv",
+    "jacobi",
+    "kernel_alignment",
+    "kernel_distance",
+    "kernel_polynomial",
+    "kernel_regression",
     "lanczos",
     "largest_eigenvalue",
+    "layer_shares",
+    "logdet",
+    "norm",
+    "nystrom",
+    "participation_ratio",
+    "phi",
     "phi1",
+    "principal_angles",
+    "projections",
+    "quadrature",
+    "sharpness",
+    "solve",
+    "spectrum_shares",
+    "sqrtm",
+    "svds",
+    "trace",
 ]

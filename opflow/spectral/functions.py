@@ -1,253 +1,253 @@
-r"""The actions of exp(−t·op) and of its integral on a vector, from one Krylov space.
+r"""Functions of a symmetric operator on vectors: the inverse, the square root, any f.
 
-For a symmetric PSD operator the Lanczos basis V and tridiagonal T give
-``exp(−t·op) r ≈ ‖r‖ V exp(−tT) e₁`` with an error bound that costs no product; a space that
-would grow too large is restarted at the latest time it serves.
+All come from Krylov spaces, ``f(op) r ≈ ‖r‖ V f(T) e₁``.  For the inverse and the square root (as
+for the exponential, in :mod:`opflow.spectral.exponential`) the distance to the answer is bounded
+at no product: it is an integral of residuals :math:`\beta_m [g_s(T)]_{m1} v_{m+1}` whose sign does
+not change, which T alone gives.  For a general f it is estimated.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import check_integer, namespace
-from opflow.operators.operator import Operator
+from opflow.arrays import check_integer, check_real, namespace
+from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
+from opflow.spectral.krylov import check_tol
+from opflow.spectral.recursion import Recursion, Ritz, check_psd, eigh_tridiagonals
 
-
-class Krylov:
-    r"""The linear flow ``dr/dt = −op·r`` in a Krylov space that grows as it is asked to.
-
-    Parameters
-    ----------
-    op : Operator
-        Symmetric PSD, of order n.
-    r : array (n,)
-        r(0), of the operator's dtype.
-    size : int, default 128
-        Vectors of the basis held at most, from 2: size·n numbers.
-
-    Attributes
-    ----------
-    products : int
-        Products spent so far.
-    top : float
-        The largest Ritz value.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit, or once a Ritz value shows that `op` is not PSD.
-
-    Notes
-    -----
-    With m vectors, T tridiagonal and :math:`\beta_m` the norm of the next residual, the Krylov
-    solution has the defect :math:`\beta_m\|r\|\,[e^{-sT}]_{m1}`, whose sign does not depend on s
-    (−T has nonnegative off-diagonals up to alternating signs).  As op is PSD no error grows, so
-
-    .. math:: \|r(t) - r_m(t)\| \le \beta_m \|r\| \int_0^t |[e^{-sT}]_{m1}|\, ds
-              = \beta_m \|r\|\, |[t\,\varphi_1(-tT)]_{m1}|,
-
-    and t times that bounds the error of :math:`\int_0^t r = t\,\varphi_1(-t\,op)\,r`.  Rounding
-    adds some :math:`\epsilon\,(1 + t\lambda_{max})\|r\|`, the conditioning of the exponential.
-    Each product is followed by a reorthogonalisation (done twice) of 8·n·m flops.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> flow = of.spectral.Krylov(of.Gram(np.diag([1.0, 2.0, 3.0])), np.ones(3))
-    >>> flow.reach(0.5, tol=1e-10), flow.products
-    (True, 3)
-    >>> bool(np.allclose(flow.at(0.5), np.exp([-0.5, -2.0, -4.5])))
-    True
-    """
-
-    def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
-        if r.ndim != 1 or op.shape != (r.size, r.size):
-            raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
-        if r.dtype != op.dtype:
-            raise TypeError(f"op is {op.dtype} but r is {r.dtype}")
-        check_integer(size, "size", 2)
-        xp = namespace(r)
-        self.op, self.size, self._start = op, min(size, r.size), r
-        self.norm = float(xp.linalg.norm(r))
-        self.products, self.top = 0, 0.0
-        self._alpha: list[float] = []
-        self._beta: list[float] = []
-        self._basis = xp.zeros((min(self.size, 8), r.size), dtype=r.dtype)
-        self._next: Any = r / self.norm if self.norm > 0 else None
-        self._eps = float(np.finfo(r.dtype).eps)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the space is invariant (or r zero) or has its full size."""
-        return self._next is None or len(self._alpha) == self.size
-
-    def grow(self) -> None:
-        """Add a vector to the space, for one product."""
-        m, xp = len(self._alpha), namespace(self._next)
-        n = self._next.size
-        if m == len(self._basis):
-            more = xp.zeros((min(m, self.size - m), n), dtype=self._basis.dtype)
-            self._basis = xp.concatenate([self._basis, more])
-        self._basis[m] = self._next
-        basis = self._basis[: m + 1]
-        w = self.op.matvec(basis[m])
-        self.products += 1
-        self._alpha.append(float(basis[m] @ w))
-        scale = float(xp.linalg.norm(w))
-        for _ in range(2):  # once is not enough in floating point
-            w = w - basis.T @ (basis @ w)
-        beta = float(xp.linalg.norm(w))
-        invariant = m + 1 == n or beta <= 10 * n**0.5 * self._eps * scale
-        self._beta.append(0.0 if invariant else beta)
-        self._next = None if invariant else w / beta
-        values, vectors = eigh_tridiagonal(self._alpha, self._beta[:-1])
-        self.top = max(float(values[-1]), 0.0)
-        if values[0] < -10 * n**0.5 * self._eps * max(self.top, -float(values[0])):
-            raise ValueError(f"op must be PSD, but has an eigenvalue of at most {values[0]:.4g}")
-        self._ritz, self._vectors = np.maximum(values, 0.0), vectors
-
-    def defect(self, t: Any) -> Any:
-        """The bound on the error of r(t), relative to ‖r‖ and without rounding."""
-        if not self._alpha:
-            return np.where((np.asarray(t) > 0) & (self.norm > 0), np.inf, 0.0)
-        rows = self._vectors[-1] * self._vectors[0]
-        return np.abs(self._beta[-1] * (integrated(self._ritz, t) @ rows))
-
-    def rounding(self, t: Any) -> Any:
-        """What floating point adds to it."""
-        return 10 * self._eps * (1 + np.asarray(t) * self.top)
-
-    def bound(self, t: Any) -> Any:
-        """The bound on ‖error of r(t)‖, rounding included; t times it is that of the integral."""
-        return self.norm * np.minimum(self.defect(t) + self.rounding(t), 1.0)
-
-    def reach(self, t: float, tol: float) -> bool:
-        """Grow until r(t) is within `tol`·‖r‖ or rounding; False if the size does not suffice."""
-        while not self.defect(t) <= max(tol, self.rounding(t)):
-            if self.exhausted:
-                return False
-            self.grow()
-        return True
-
-    def horizon(self, tol: float, t: float) -> float:
-        """A time up to which r is within `tol`·‖r‖ times the share of `t` that has passed."""
-        times = t * np.geomspace(1.0, 1e-24, 400)
-        met = self.defect(times) <= np.maximum(tol * times / t, self.rounding(times))
-        return float(times[int(np.argmax(met))])
-
-    def apply(self, function: Callable[[Any], Any]) -> Any:
-        """``function(op) r`` in the space.
-
-        `function` maps the Ritz values (m,) to as many values, or to (…, m) for several results.
-        """
-        basis, xp = self._basis[: len(self._alpha)], namespace(self._basis)
-        if not self._alpha:  # nothing is known of op: it is asked for at t = 0 only, or r = 0
-            return function(np.zeros(1)) * self._start
-        weights = self.norm * (function(self._ritz) * self._vectors[0]) @ self._vectors.T
-        return xp.asarray(weights, dtype=self._basis.dtype) @ basis
-
-    def at(self, t: Any) -> Any:
-        """r(t) = exp(−t·op) r, (n,), or (times, n) for an array of times; see :meth:`reach`."""
-        # as a change of r, so that t = 0 and null modes leave it exactly as it is
-        return self._start + self.apply(lambda theta: np.expm1(-np.multiply.outer(t, theta)))
-
-    def integral(self, t: Any) -> Any:
-        """∫_0^t r = t φ₁(−t·op) r, of the same shape."""
-        return self.apply(lambda theta: integrated(theta, t))
+#: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
+#: relative to max|f|·‖r‖
+Judgement = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def expm(op: Operator, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
-    r"""The action of the exponential, exp(−t·op) r.
+def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 128) -> Any:
+    r"""The action of the inverse, (op + shift)⁻¹ r.
+
+    For systems that need more than a few hundred products use :func:`opflow.spectral.solve`,
+    which holds no basis and can be preconditioned.
 
     Parameters
     ----------
-    op : Operator
-        Symmetric PSD, of order n.
-    r : array (n,)
-        Of the operator's dtype.
-    t : float or array of floats
-        Not negative; all times come from the same Krylov spaces.
+    op, r, size
+        As in :func:`expm`.
+    shift : float, default 0
+        Not negative.
     tol : float, default 1e-8
-        The error is at most ``tol·‖r‖`` in norm, plus rounding, some ε·(1 + t λ_max)·‖r‖.
-    size : int, default 128
-        Vectors of the basis held at most: size·n numbers.  Smaller ones cost more products.
+        With a shift the error is at most ``tol·‖(op + shift)⁻¹‖·‖r‖``, without one the residual
+        at most ``tol·‖r‖``; plus rounding, some ε times the condition number.
 
     Returns
     -------
-    array (n,), or ``t.shape + (n,)``
+    array of the shape of r
 
     Raises
     ------
     ValueError, TypeError
-        For shapes, dtypes or times that do not fit, or once `op` is seen not to be PSD.
+        For shapes or dtypes that do not fit, a negative shift, or an `op` seen not to be PSD.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `size` vectors do not suffice; the result is what they give.
 
     Notes
     -----
-    Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products, fewer if the spectrum decays,
-    and 8·n·m flops for the m-th.  exp(0) is the identity and null vectors are kept.
-    :class:`Krylov` tells the products spent and the bound.
+    The residual of the Krylov solution is :math:`\beta_m\|r\|\,|[(T + \lambda)^{-1}]_{m1}|`.  As
+    op is PSD, λ is a lower bound of the spectrum, and the error is at most 1/λ times that.
+    Some :math:`\frac12\sqrt{\kappa}\log(2/tol)` products, and 8·n·m flops for the m-th.
 
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> op = of.Gram(np.diag([0.0, 1.0, 2.0]))
-    >>> bool(np.allclose(of.spectral.expm(op, np.ones(3), 0.5), np.exp([0.0, -0.5, -2.0])))
-    True
-    >>> of.spectral.expm(op, np.ones(3), [0.0, 0.5]).shape
-    (2, 3)
+    >>> of.spectral.inv(of.Gram(np.diag([0.0, 1.0, 2.0])), np.ones(3), 1.0).round(12)
+    array([1. , 0.5, 0.2])
     """
-    return _over_times(op, r, t, tol, size)[0]
+    shift = check_shift(shift)
+
+    def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
+        top = ritz.values.max(axis=1, keepdims=True) + shift
+        values = np.maximum(ritz.values + shift, np.maximum(eps * top, np.finfo(float).tiny))
+        residual = np.abs(ritz.beta * (ritz.first * ritz.last / values).sum(axis=1))
+        low = values.min(axis=1)
+        error = residual * low / shift if shift else residual
+        return 1 / values, error, 10 * eps * top[:, 0] / low
+
+    return _by_lanczos(op, r, judge, "inv", tol, size, psd=True)
 
 
-def phi1(op: Operator, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
-    r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
+def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+    r"""The action of the square root, op^½ r.
 
-    Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
-    rounding.
+    Parameters
+    ----------
+    op, r, size
+        As in :func:`expm`.
+    tol : float, default 1e-8
+        The error is at most ``tol·‖op‖^½·‖r‖``, plus rounding: some ε·‖op‖/√λ_min, and √(ε‖op‖)
+        if `op` is singular, for that is what an error of ε‖op‖ in a null eigenvalue does.
+
+    Returns
+    -------
+    array of the shape of r
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes or dtypes that do not fit, or once `op` is seen not to be PSD.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `size` vectors do not suffice; the result is what they give.
+
+    Notes
+    -----
+    :math:`A^{1/2} = \frac1\pi \int_0^\infty s^{-1/2} A (A+s)^{-1} ds`.  The residuals of all
+    shifted systems are multiples of one vector, :math:`\beta_m\|r\|\,[(T+s)^{-1}]_{m1} v_{m+1}`
+    (see [1]_), of one sign, and :math:`\|(A+s)^{-1}\| \le 1/s`; so the error is at most
+
+    .. math:: \frac{\beta_m\|r\|}\pi \int_0^\infty s^{-1/2} |[(T+s)^{-1}]_{m1}|\, ds
+              = \beta_m \|r\|\, |[T^{-1/2}]_{m1}|.
+
+    .. [1] T. Chen, A. Greenbaum, C. Musco, C. Musco, Error bounds for Lanczos-based matrix
+       function approximation, SIAM J. Matrix Anal. Appl. 43 (2022).
 
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> op = of.Gram(np.diag([0.0, 1.0]))
-    >>> bool(np.allclose(of.spectral.phi1(op, np.ones(2), 0.5), [0.5, 1 - np.exp(-0.5)]))
-    True
+    >>> of.spectral.sqrtm(of.Gram(np.diag([1.0, 2.0, 3.0])), np.ones(3)).round(12)
+    array([1., 2., 3.])
     """
-    return _over_times(op, r, t, tol, size)[1]
+
+    def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
+        top = np.maximum(ritz.values.max(axis=1), np.finfo(float).tiny)
+        relative = ritz.values / top[:, None]
+        safe = np.maximum(relative, eps)
+        error = np.abs(ritz.beta / top * (ritz.first * ritz.last * safe**-0.5).sum(axis=1))
+        roots = np.sqrt(relative) * np.sqrt(top)[:, None]
+        return roots, error, 10 * eps * safe.min(axis=1) ** -0.5
+
+    return _by_lanczos(op, r, judge, "sqrtm", tol, size, psd=True)
 
 
-def _over_times(op: Operator, r: Any, t: Any, tol: float, size: int) -> tuple[Any, Any]:
-    """exp(−t·op) r and its integral, restarted wherever the size of the space ends."""
-    times = np.asarray(t, dtype=np.float64)
-    if not (np.isfinite(times).all() and (times >= 0).all()):
-        raise ValueError(f"t must be finite and not negative, not {t!r}")
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, not {tol!r}")
-    xp = namespace(r)
-    values, integrals = (xp.empty((times.size, r.size), dtype=r.dtype) for _ in range(2))
-    flat, end = times.ravel(), float(times.max(initial=0.0))
-    krylov, total = Krylov(op, r, size=size), xp.zeros_like(r)
-    start, scale = 0.0, krylov.norm
-    while True:
-        left = end - start
-        # the bounds of the pieces add up, so each may have its share of the time
-        allowed = tol * scale / krylov.norm * (left / end) if krylov.norm and left else tol
-        reached = left if krylov.reach(left, allowed) else krylov.horizon(allowed, left)
-        here = (flat >= start) & (flat <= start + reached) if start else flat <= reached
-        values[here] = krylov.at(flat[here] - start)
-        integrals[here] = total + krylov.integral(flat[here] - start)
-        if reached >= left:
-            return values.reshape(*times.shape, r.size), integrals.reshape(*times.shape, r.size)
-        total = total + krylov.integral(reached)
-        start += reached
-        krylov = Krylov(op, krylov.at(reached), size=size)
+def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+    r"""The action of any function, f(op) r.
+
+    Parameters
+    ----------
+    op, r, size
+        As in :func:`expm`, but `op` need not be PSD.
+    f : function
+        Of an array of eigenvalues (float64, on the host), to an array of the same shape.  Those
+        of an `op` with the tag ``psd`` are never negative.
+    tol : float, default 1e-8
+        Where to stop: once the last fifth of the space changed the result by less than
+        ``tol·max|f|·‖r‖``, the maximum over the Ritz values.  An estimate, not a bound: where
+        the convergence stalls before it goes on, it is too small.  :func:`expm`, :func:`inv` and
+        :func:`sqrtm` have bounds.
+
+    Returns
+    -------
+    array of the shape of r
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes or dtypes that do not fit, or if `f` is not finite on the spectrum.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `size` vectors do not suffice; the result is what they give.
+
+    Notes
+    -----
+    :math:`f(op) r \approx \|r\| V f(T) e_1`, exact for polynomials of a degree below the number
+    of vectors, so the error is at most twice that of the best polynomial on the spectrum.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.funm(of.Gram(np.diag([0.0, 1.0, 2.0])), np.cos, np.ones(3)).round(4)
+    array([ 1.    ,  0.5403, -0.6536])
+    """
+    op = symmetric_operator(op)
+
+    def values_of(theta: np.ndarray) -> np.ndarray:
+        values = np.asarray(f(np.maximum(theta, 0.0) if op.psd else theta), dtype=np.float64)
+        if values.shape != theta.shape:
+            raise ValueError(f"f maps shape {theta.shape} to shape {values.shape}, not to the same")
+        if not np.isfinite(values).all():
+            raise ValueError("f is not finite at an estimate of an eigenvalue of op")
+        return values
+
+    def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
+        values = values_of(ritz.values)
+        m = values.shape[1]
+        earlier = m - max(1, m // 5)
+        rounding = np.full(len(values), 10 * eps)
+        if not earlier:
+            return values, np.full(len(values), np.inf), rounding
+        alpha, beta = space.tridiagonal()
+        theta, vectors = eigh_tridiagonals(alpha[:, :earlier], beta[:, : earlier - 1])
+        now = _coefficients(values, ritz.vectors)
+        now[:, :earlier] -= _coefficients(values_of(theta), vectors)
+        scale = np.abs(values).max(axis=1)
+        change = np.linalg.norm(now, axis=1) / np.where(scale > 0, scale, 1.0)
+        return values, change, rounding
+
+    return _by_lanczos(op, r, judge, "funm", tol, size, psd=False)
 
 
-def integrated(theta: Any, t: Any) -> Any:
-    """``∫_0^t exp(−sθ) ds``, of shape ``t.shape + θ.shape``; accurate for small tθ, t at θ = 0."""
-    theta, t = np.asarray(theta), np.asarray(t, dtype=np.float64)[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(theta * t > 0, -np.expm1(-theta * t) / theta, t)
+def _by_lanczos(
+    op: Any,
+    r: Any,
+    judge: Callable[[Recursion, Ritz, float], Judgement],
+    name: str,
+    tol: float,
+    size: int,
+    *,
+    psd: bool,
+) -> Any:
+    """f(op) r from spaces that grow until `judge` is content with them."""
+    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
+    if r.ndim not in (1, 2):
+        raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
+    check_integer(size, "size", 2)
+    space = Recursion(op, r[:, None] if r.ndim == 1 else r, size)
+    eps = float(np.finfo(r.dtype).eps)
+    error, wanted = np.where(space.norms > 0, np.inf, 0.0), space.norms > 0
+    if not wanted.any():
+        return namespace(r).zeros_like(r)
+    while (wanted & space.open).any():
+        for _ in range(max(1, int(space.counts.max()) // 8)):  # a spectrum costs O(m³)
+            space.grow(wanted)
+        ritz = space.ritz()
+        if psd:
+            check_psd(ritz.values, len(r), eps)
+            ritz = ritz._replace(values=np.maximum(ritz.values, 0.0))
+        values, estimate, rounding = judge(space, ritz, eps)
+        invariant = ritz.beta == 0  # then f(T) is f(op) on the space
+        error = np.where(wanted, np.where(invariant, 0.0, estimate) + rounding, error)
+        wanted = wanted & ~(error <= np.maximum(tol, 2 * rounding))
+    # an answer that rounding leaves nothing of is none
+    missed = (wanted & ~invariant) | ~(error < 0.5)
+    if missed.any():
+        warnings.warn(
+            f"{name}: with {int(space.counts.max())} vectors {int(missed.sum())} of {len(error)} "
+            f"columns are within {float(error[missed].max()):.1e} of the answer (relative to "
+            f"max|f|·‖r‖), not {tol:.1e}; give a larger size",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    out = space.combine(_coefficients(values, ritz.vectors))
+    return out[:, 0] if r.ndim == 1 else out
+
+
+def _coefficients(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """f(T) e₁ of every column, (c, m)."""
+    return ((values * vectors[:, 0])[:, None, :] @ vectors.transpose(0, 2, 1))[:, 0]

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.arrays import is_sparse, to_host
 from opflow.operators import rows as row_blocks
+from opflow.spectral.preconditioners import Jacobi, Nystrom
 
 #: the array module of the cases
 xp = np
@@ -807,6 +808,23 @@ def materialised(s: Setting) -> Case:
     A, B = s.normal(s.N, s.p), s.normal(s.N, s.q)
     op = of.materialise(of.Hadamard(of.Gram(A), of.Gram(B)), how="dense")
     return Case(op, lambda A, B: gram(A) * gram(B), A, B, psd=True)
+
+
+# -- preconditioners --------------------------------------------------------------------------
+
+
+@register
+def nystrom(s: Setting) -> Case:
+    U = np.linalg.qr(s.normal(s.N, min(s.N, s.p)))[0]
+    w = -s.rng.random(U.shape[1]).astype(s.dtype)
+    reference = lambda U, w, one: one * np.eye(s.N) + weighted_gram(U, w)  # noqa: E731
+    return Case(Nystrom(U, w), reference, U, w, 1.0, psd=True)
+
+
+@register
+def jacobi(s: Setting) -> Case:
+    d = np.abs(s.normal(s.N))
+    return Case(Jacobi(d), lambda d: np.diag(d), d, psd=True)
 
 
 # -- checks -----------------------------------------------------------------------------------

@@ -1,3 +1,6 @@
+import math
+import warnings
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -5,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.spectral import Krylov, expm, phi1
-from opflow.spectral.functions import integrated
+from opflow.spectral import ConvergenceWarning, Krylov, expm, funm, inv, phi, phi1, sqrtm
+from opflow.spectral.krylov import integrated, phi_values
+from opflow.spectral.recursion import Recursion
 
 SPECTRA = {
     "spread": lambda n, rng: rng.uniform(0, 3, n),
@@ -174,10 +178,360 @@ def test_more_products_than_vectors_when_restarted():
         ({"size": 1}, ValueError, "size"),
         ({"r": np.ones(3)}, ValueError, "shape"),
         ({"r": np.ones(4, np.float32)}, TypeError, "float32"),
+        ({"r": np.full(4, np.nan)}, ValueError, "NaN"),
         ({"op": -of.Gram(np.eye(4))}, ValueError, "PSD"),
+        ({"op": of.Matrix(np.triu(np.ones((4, 4))))}, ValueError, "symmetric"),
+        ({"op": np.ones((4, 3))}, ValueError, "square"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, error, message):
     given = {"op": of.Gram(np.eye(4)), "r": np.ones(4), "t": 1.0} | arguments
     with pytest.raises(error, match=message):
         expm(given.pop("op"), given.pop("r"), given.pop("t"), **given)
+
+
+# -- blocks and φ-functions -------------------------------------------------------------------
+
+
+def in_eigenvectors(f, values, Q, r):
+    """f(op) r, from the eigenvalues the operator was made of."""
+    return Q @ (f(values) * (Q.T @ r).T).T
+
+
+def block_like(r, Q, seed=1):
+    """r beside a zero column, an eigenvector, its opposite scale and a random one."""
+    rng = np.random.default_rng(seed)
+    n = len(r)
+    return np.stack([r, np.zeros(n), Q[:, -1], 1e-5 * r, rng.standard_normal(n)], axis=1)
+
+
+@given(problems(), reaches, tolerances, st.sampled_from([6, 128]))
+def test_a_block_is_its_columns(drawn, reach, tol, size):
+    op, values, Q, r = drawn
+    R, t = block_like(r, Q), min(reach, 3.0 if size == 6 else reach) / (values.max() or 1.0)
+    allowed = (tol + 30 * rounding(values, t)) * np.linalg.norm(R, axis=0)
+    value = in_eigenvectors(lambda x: np.exp(-t * x), values, Q, R)
+    integral = in_eigenvectors(lambda x: integrated(x, t), values, Q, R)
+    error = np.linalg.norm(expm(op, R, t, tol=tol, size=size) - value, axis=0)
+    assert (error <= allowed).all()
+    error = np.linalg.norm(phi1(op, R, t, tol=tol, size=size) - integral, axis=0)
+    assert (error <= t * allowed).all()
+
+
+@given(problems(), reaches, st.integers(1, 12))
+def test_the_bounds_of_a_block_hold_for_every_column(drawn, reach, products):
+    op, values, Q, r = drawn
+    R, t = block_like(r, Q), reach / (values.max() or 1.0)
+    krylov = Krylov(op, R)
+    for _ in range(products):
+        if not krylov.exhausted:
+            krylov.grow()
+    times = np.array([t, 0.1 * t])
+    assert krylov.bound(times).shape == (2, 5)
+    for bound, out, integral, t in zip(
+        krylov.bound(times), krylov.at(times), krylov.integral(times), times, strict=True
+    ):
+        value = in_eigenvectors(lambda x, t=t: np.exp(-t * x), values, Q, R)
+        exact_integral = in_eigenvectors(lambda x, t=t: integrated(x, t), values, Q, R)
+        assert (np.linalg.norm(out - value, axis=0) <= bound).all()
+        assert (np.linalg.norm(integral - exact_integral, axis=0) <= t * bound).all()
+
+
+class Counting(of.Matrix):
+    """A matrix that notes the widths of its products."""
+
+    def __init__(self, data):
+        super().__init__(data, psd=True)
+        self.widths = []
+
+    def _matmat(self, X):
+        self.widths.append(X.shape[1])
+        return super()._matmat(X)
+
+
+def test_a_block_is_multiplied_as_one_and_settled_columns_no_more():
+    op, _, Q, r = problem()
+    counting = Counting(op.todense())
+    easy = Q[:, :1] + Q[:, 1:2]
+    krylov = Krylov(counting, np.concatenate([r[:, None], easy, 0 * easy, -r[:, None]], axis=1))
+    assert krylov.reach(1.0, 1e-8)
+    assert counting.widths[0] == 3 and counting.widths[-1] == 2
+    assert sum(counting.widths) == krylov.products < 100
+    assert len(counting.widths) <= 45
+
+
+@given(problems(), reaches, st.integers(0, 6), st.sampled_from([7, 128]))
+def test_phi_functions_of_every_order(drawn, reach, order, size):
+    op, values, Q, r = drawn
+    t = min(reach, 3.0 if size == 7 else reach) / (values.max() or 1.0)
+    times = np.array([[0.0, t], [0.3 * t, 0.01 * t]])
+    out = phi(op, r, times, order, tol=1e-9, size=size)
+    assert out.shape == (2, 2, len(r))
+    allowed = (1e-9 + 30 * rounding(values, t)) * np.linalg.norm(r) / math.factorial(order)
+    for index in np.ndindex(2, 2):
+        value = in_eigenvectors(lambda x, t=times[index]: phi_values(order, t * x), values, Q, r)
+        assert np.linalg.norm(out[index] - value) <= allowed
+
+
+@pytest.mark.parametrize("order", [0, 1, 3, 4])
+def test_phi_functions_of_a_block_survive_restarts(order):
+    op, values, Q, r = problem()
+    R, times = block_like(r, Q), np.array([1.0, 0.6])
+    counting = Counting(op.todense())
+    out = phi(counting, R, times, order, tol=1e-10, size=8)
+    assert len(counting.widths) > 40  # of several spaces
+    for got, t in zip(out, times, strict=True):
+        value = in_eigenvectors(lambda x, t=t: phi_values(order, t * x), values, Q, R)
+        allowed = 1e-10 * np.linalg.norm(R, axis=0) / math.factorial(order) + 1e-13
+        assert (np.linalg.norm(got - value, axis=0) <= allowed).all()
+
+
+def test_the_bound_holds_for_columns_whose_spaces_are_shorter():
+    op, values, Q, r = problem()
+    krylov = Krylov(op, np.stack([r, r[::-1]], axis=1))
+    for m in range(30):
+        krylov.grow(np.array([m < 6, True]))
+    error = krylov.at(0.1) - in_eigenvectors(
+        lambda x: np.exp(-0.1 * x), values, Q, np.stack([r, r[::-1]], axis=1)
+    )
+    short, long = np.linalg.norm(error, axis=0)
+    assert long < 1e-9 < 1e-3 < short <= krylov.bound(0.1)[0]
+
+
+def test_phi_values_have_full_relative_accuracy():
+    mpmath = pytest.importorskip("mpmath")
+    for order in range(9):
+        for x in np.geomspace(1e-12, 600, 60):
+            want = mpmath.hyp1f1(1, order + 1, -mpmath.mpf(float(x))) / mpmath.factorial(order)
+            assert abs(float(phi_values(order, x) / want - 1)) < 2e-15
+        assert phi_values(order, 0.0) == pytest.approx(1 / math.factorial(order), rel=1e-15)
+
+
+def test_phi_functions_solve_their_equation():
+    op, _, _, r = problem(20, top=3.0)
+    t, h = 0.7, 1e-4
+    x = [s**2 * phi(op, r, s, 2, tol=1e-14) for s in (t - h, t, t + h)]
+    np.testing.assert_allclose((x[2] - x[0]) / (2 * h), -(op @ x[1]) + t * r, atol=1e-7)
+
+
+def test_no_time_is_the_identity_for_blocks_too():
+    op, _, Q, r = problem()
+    R = block_like(r, Q)
+    np.testing.assert_array_equal(expm(op, R, 0.0), R)
+    np.testing.assert_array_equal(expm(op, R, [0.0, 1.0])[0], R)
+    assert expm(op, R.astype(np.float64), np.zeros((0, 2))).shape == (0, 2, 60, 5)
+
+
+def test_null_vectors_do_not_move_at_all():
+    op = of.Gram(np.diag([0.0, 0.0, 1.0, 2.0]))
+    r = np.array([3.0, -1.0, 1.0, 1.0])
+    np.testing.assert_allclose(expm(op, r, 1e6)[:2], [3.0, -1.0], rtol=1e-15)
+    np.testing.assert_array_equal(expm(op, np.array([3.0, -1.0, 0, 0]), 1e9), [3.0, -1.0, 0, 0])
+
+
+# -- inverse, square root, any function -------------------------------------------------------
+
+
+def space_bounds(monkeypatch, function, *arguments, **options):
+    """What a function returns, and the error it claims: of the judgement it stopped at."""
+    claimed = []
+    judged = of.spectral.functions._by_lanczos
+
+    def spying(op, r, judge, *rest, **kw):
+        def noted(*given):
+            claimed.append(judge(*given))
+            return claimed[-1]
+
+        return judged(op, r, noted, *rest, **kw)
+
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        patch.setattr(of.spectral.functions, "_by_lanczos", spying)
+        out = function(*arguments, **options)
+    if not claimed:  # r = 0
+        return out, 0.0
+    values, error, rounding = claimed[-1]
+    return out, float(((error + rounding) * np.abs(values).max(axis=1))[0])
+
+
+sizes = st.integers(2, 45)
+
+
+@given(problems(), st.sampled_from([1e-6, 1e-2, 1.0]), sizes)
+def test_the_bound_of_the_inverse_holds_in_every_space(drawn, shift, size):
+    op, values, Q, r = drawn
+    shift *= values.max() or 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        out, bound = space_bounds(patch, inv, op, r, shift, tol=1e-12, size=size)
+    value = in_eigenvectors(lambda x: 1 / (x + shift), values, Q, r)
+    assert np.linalg.norm(out - value) <= bound * np.linalg.norm(r)
+
+
+@given(problems(), sizes)
+def test_the_bound_of_the_square_root_holds_in_every_space(drawn, size):
+    op, values, Q, r = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        out, bound = space_bounds(patch, sqrtm, op, r, tol=1e-12, size=size)
+    value = in_eigenvectors(np.sqrt, values, Q, r)
+    assert np.linalg.norm(out - value) <= bound * np.linalg.norm(r)
+
+
+@given(problems(), st.sampled_from([1e-6, 1e-2, 1.0]), tolerances)
+def test_inverse_and_square_root_of_blocks_meet_their_tolerance(drawn, shift, tol):
+    op, values, Q, r = drawn
+    top, R, eps = values.max() or 1.0, block_like(r, Q), np.finfo(float).eps
+    norms = np.linalg.norm(R, axis=0)
+    value = in_eigenvectors(lambda x: 1 / (x + shift * top), values, Q, R)
+    error = np.linalg.norm(inv(op, R, shift * top, tol=tol) - value, axis=0)
+    assert (error <= (tol + 40 * eps / shift) / (values.min() + shift * top) * norms).all()
+    value = in_eigenvectors(np.sqrt, values, Q, R)
+    error = np.linalg.norm(sqrtm(op, R, tol=tol) - value, axis=0)
+    assert (error <= (tol + 20 * eps**0.5) * top**0.5 * norms).all()
+
+
+def test_square_root_and_inverse_bounds_are_of_use(monkeypatch):
+    _, values, Q, r = problem(200)
+    op = of.Matrix((Q * values) @ Q.T, psd=True)
+    for function, f in (
+        (sqrtm, np.sqrt),
+        (lambda *a, **k: inv(*a, 1.0, **k), lambda x: 1 / (x + 1)),
+    ):
+        for tol in (1e-3, 1e-6):
+            out, bound = space_bounds(monkeypatch, function, op, r, tol=tol)
+            error = np.linalg.norm(out - in_eigenvectors(f, values, Q, r)) / np.linalg.norm(r)
+            assert 0.002 * bound < error <= bound <= tol * f(values).max()
+
+
+@given(problems(), st.sampled_from(["cos", "power", "step"]))
+def test_any_function_of_a_block(drawn, name):
+    op, values, Q, r = drawn
+    top = values.max() or 1.0
+    f = {
+        "cos": lambda x: np.cos(x / top),
+        "power": lambda x: (x / top) ** 3,
+        "step": lambda x: 1 / (1 + np.exp(-20 * (x / top - 0.5))),
+    }[name]
+    R = block_like(r, Q)
+    error = np.linalg.norm(funm(op, f, R, tol=1e-10) - in_eigenvectors(f, values, Q, R), axis=0)
+    assert (error <= 1e-8 * np.linalg.norm(R, axis=0)).all()
+
+
+def test_a_smooth_function_stops_long_before_the_whole_space():
+    _, values, Q, r = problem(200)
+    counting = Counting((Q * values) @ Q.T)
+    out = funm(counting, lambda x: np.cos(x / 50), r)
+    assert len(counting.widths) < 20
+    error = np.linalg.norm(out - in_eigenvectors(lambda x: np.cos(x / 50), values, Q, r))
+    assert error < 1e-8 * np.linalg.norm(r)
+
+
+def test_an_eigenvector_beside_others_ends_its_space_and_does_no_harm():
+    op, values, Q, r = problem(40)
+    R = np.stack([Q[:, 3], r, np.zeros(40)], axis=1)
+    value = in_eigenvectors(lambda x: 1 / x, values, Q, R)
+    np.testing.assert_allclose(inv(op, R, tol=1e-12), value, atol=1e-10)
+    np.testing.assert_allclose(funm(op, np.reciprocal, R, tol=1e-12), value, atol=1e-10)
+
+
+def test_functions_of_an_indefinite_operator():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((30, 30))
+    A += A.T
+    np.testing.assert_allclose(
+        funm(A, lambda x: x**2 - x, np.ones(30)), A @ A.sum(1) - A.sum(1), atol=1e-10
+    )
+
+
+def test_a_polynomial_is_exact_in_as_many_vectors_as_its_degree_needs():
+    op, values, Q, r = problem()
+    with pytest.warns(ConvergenceWarning, match="size"):
+        out = funm(op, lambda x: (x / 50) ** 4, r, size=5)
+    np.testing.assert_allclose(
+        out, in_eigenvectors(lambda x: (x / 50) ** 4, values, Q, r), atol=1e-12
+    )
+
+
+def test_what_did_not_converge_says_so():
+    values = np.geomspace(1e-10, 1, 300)
+    op, r = of.Gram(np.diag(values**0.5)), np.ones(300)
+    with pytest.warns(ConvergenceWarning, match=r"inv: with 20 vectors 1 of 2 columns"):
+        inv(op, np.stack([r, np.eye(300)[0]], axis=1), 1e-6, size=20)
+    with pytest.warns(ConvergenceWarning, match="sqrtm"):
+        sqrtm(op, r, size=20)
+    with pytest.warns(ConvergenceWarning, match="funm"):
+        funm(op, np.sqrt, r, size=20)
+    with pytest.warns(ConvergenceWarning, match="inv"):  # no solution exists
+        inv(of.Gram(np.diag([0.0, 1.0, 2.0])), np.ones(3))
+
+
+def test_the_inverse_of_a_singular_operator_on_its_range():
+    op = of.Gram(np.diag([0.0, 1.0, 2.0]))
+    np.testing.assert_allclose(inv(op, np.array([0.0, 1.0, 1.0])), [0, 1, 0.25], atol=1e-14)
+    np.testing.assert_array_equal(sqrtm(op, np.array([1.0, 0, 0])), np.zeros(3))
+    np.testing.assert_array_equal(inv(of.Zero(3), np.ones(3), 0.5), 2 * np.ones(3))
+    np.testing.assert_array_equal(sqrtm(of.Zero(3), np.ones(3)), np.zeros(3))
+    assert inv(np.array([[4.0]]), np.ones(1))[0] == 0.25
+
+
+@pytest.mark.parametrize("function", [inv, sqrtm, lambda op, r: funm(op, np.cos, r)])
+def test_functions_of_float32_stay_float32(function):
+    _, values, Q, r = problem(40, top=5.0)
+    op = of.Gram((Q * np.sqrt(values)).astype(np.float32))
+    R = np.stack([r, r[::-1]], axis=1).astype(np.float32)
+    out = function(op, R)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, function(op.astype(np.float64), R.astype(float)), atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: inv(np.eye(3), np.ones(3), -1.0), ValueError, "shift"),
+        (lambda: inv(-np.eye(3), np.ones(3), 1.0), ValueError, "PSD"),
+        (lambda: sqrtm(-np.eye(3), np.ones(3)), ValueError, "PSD"),
+        (lambda: sqrtm(np.eye(3), np.ones(4)), ValueError, "shape"),
+        (lambda: sqrtm(np.eye(3), np.ones((3, 1, 1))), ValueError, "vector"),
+        (lambda: sqrtm(np.eye(3), np.ones(3), size=0), ValueError, "size"),
+        (lambda: sqrtm(np.eye(3), np.ones(3), tol=-1), ValueError, "tol"),
+        (lambda: funm(np.zeros((3, 3)), np.reciprocal, np.ones(3)), ValueError, "f is not finite"),
+        (lambda: funm(np.eye(3), lambda x: 1.0, np.ones(3)), ValueError, "shape"),
+        (lambda: funm(np.diag([1.0, np.inf]), np.cos, np.ones(2)), ValueError, "NaN or inf"),
+        (lambda: phi(np.eye(3), np.ones(3), 1.0, -1), ValueError, "order"),
+        (lambda: phi(np.eye(3), np.ones(3), 1.0, 1.5), TypeError, "order"),
+        (lambda: sqrtm(np.eye(3), np.ones(3, np.float32)), TypeError, "float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_what_does_not_fit_a_function_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# -- the recursion ----------------------------------------------------------------------------
+
+
+@given(problems(), st.integers(1, 12))
+def test_every_space_of_a_block_is_a_lanczos_space(drawn, steps):
+    op, values, Q, r = drawn
+    R = block_like(r, Q)
+    space = Recursion(op, R, 128)
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        space.grow(rng.random(5) < 0.7)
+    if not space.counts.any():
+        return
+    alpha, beta = space.tridiagonal()
+    eps, top = np.finfo(float).eps, values.max()
+    for j, m in enumerate(space.counts):
+        V = space._basis[j, :m].T
+        np.testing.assert_allclose(V.T @ V, np.eye(m), atol=100 * eps * len(r) ** 0.5)
+        off = beta[j, : max(m - 1, 0)]
+        T = (
+            np.diag(alpha[j])
+            if not m
+            else np.diag(alpha[j, :m]) + np.diag(off, 1) + np.diag(off, -1)
+        )
+        np.testing.assert_allclose(
+            V.T @ op.matmat(V), T[:m, :m], atol=1e3 * eps * len(r) ** 0.5 * top
+        )
+    assert space.products == space.counts.sum()

@@ -1,19 +1,13 @@
-"""Observers: what a run records on its way.
-
-An observer is any callable of a :class:`Moment`; what it returns (a number or an array) is kept
-under its name.  One that remembers earlier moments has methods ``state()``, a dict of arrays,
-and ``restore(arrays)``, so that a resumed run observes as if it had not stopped.  Those here
-cost what their docstrings say.
-"""
+"""Observers of the run itself: losses, gates, invariants, truncation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import beside, check_real, namespace, to_host
+from opflow.dynamics.observe.moment import Moment
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
@@ -23,61 +17,6 @@ from opflow.relu.motion import weight_gram_velocity
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import forward_blocks
 from opflow.spectral.lanczos import largest_eigenvalue
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What an observer sees.
-
-    Attributes
-    ----------
-    step : int
-    time : float
-    loss : float
-    residual : array (N, k)
-        A buffer of the run: copy what is to be kept.
-    state : State
-        Parameters on the training set.
-    inputs : array (N, d) or other inputs
-        None where only their Gram is known.
-    share : float
-        What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
-    predictor : object with `predict`, optional
-        What :meth:`predict` asks, where the state's network is not the model.
-    """
-
-    step: int
-    time: float
-    loss: float
-    residual: Any
-    state: Any
-    inputs: Any
-    share: float = 1.0
-    predictor: Any = None
-
-    @property
-    def network(self) -> ReLUNetwork:
-        """The network; if its first layer was eliminated, W¹ is computed on first use."""
-        return self.state.network
-
-    @property
-    def targets(self) -> Any:
-        """y, (N, k)."""
-        return self.state.targets
-
-    @property
-    def fields(self) -> Fields | None:
-        """A copy of the state, for a method whose state is fields."""
-        return getattr(self.state, "fields", None)
-
-    @property
-    def exact(self) -> ReLUNetwork | None:
-        """The exact run next to an approximate one."""
-        return getattr(self.state, "exact", None)
-
-    def predict(self, X: Any) -> Any:
-        """Outputs at new inputs, (M, k)."""
-        return (self.predictor or self.state).predict(X)
 
 
 class Loss:

@@ -1,0 +1,45 @@
+"""Observers: what a run records on its way.
+
+An observer is any callable of a :class:`Moment`; what it returns (a number or an array) is kept
+under its name.  One that remembers earlier moments has methods ``state()``, a dict of arrays,
+and ``restore(arrays)``, so that a resumed run observes as if it had not stopped.  Those here
+cost what their docstrings say.
+"""
+
+from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.spectra import (
+    Alignment,
+    KernelDistance,
+    Sharpness,
+    Spectrum,
+    TopEigenpairs,
+)
+from opflow.dynamics.observe.training import (
+    Accuracy,
+    Balancedness,
+    GateFlips,
+    GramClosure,
+    HeldOutLoss,
+    Loss,
+    ResidualNorm,
+    TruncationError,
+    balances,
+)
+
+__all__ = [
+    "Accuracy",
+    "Alignment",
+    "Balancedness",
+    "GateFlips",
+    "GramClosure",
+    "HeldOutLoss",
+    "KernelDistance",
+    "Loss",
+    "Moment",
+    "ResidualNorm",
+    "Sharpness",
+    "Spectrum",
+    "TopEigenpairs",
+    "TruncationError",
+    "balances",
+]

@@ -1,0 +1,82 @@
+"""What an observer sees of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from opflow.operators.operator import Operator
+from opflow.relu.fields import Fields
+from opflow.relu.kernels import collective_kernel, layer_kernels
+from opflow.relu.network import ReLUNetwork
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What an observer sees.
+
+    Attributes
+    ----------
+    step : int
+    time : float
+    loss : float
+    residual : array (N, k)
+        A buffer of the run: copy what is to be kept.
+    state : State
+        Parameters on the training set.
+    inputs : array (N, d) or other inputs
+        None where only their Gram is known.
+    share : float
+        What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
+    predictor : object with `predict`, optional
+        What :meth:`predict` asks, where the state's network is not the model.
+    """
+
+    step: int
+    time: float
+    loss: float
+    residual: Any
+    state: Any
+    inputs: Any
+    share: float = 1.0
+    predictor: Any = None
+
+    @property
+    def network(self) -> ReLUNetwork:
+        """The network; if its first layer was eliminated, W¹ is computed on first use."""
+        return self.state.network
+
+    @property
+    def targets(self) -> Any:
+        """y, (N, k)."""
+        return self.state.targets
+
+    @property
+    def fields(self) -> Fields | None:
+        """A copy of the state, for a method whose state is fields."""
+        return getattr(self.state, "fields", None)
+
+    @property
+    def exact(self) -> ReLUNetwork | None:
+        """The exact run next to an approximate one."""
+        return getattr(self.state, "exact", None)
+
+    @cached_property
+    def snapshot(self) -> Fields:
+        """The fields of the network of the state, computed once for all observers of a moment."""
+        return self.state.snapshot()
+
+    @cached_property
+    def kernel(self) -> Operator:
+        """K of the state."""
+        return collective_kernel(self.snapshot)
+
+    @cached_property
+    def layer_kernels(self) -> list[Operator]:
+        """The shares of the layers in K."""
+        return layer_kernels(self.snapshot)
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs, (M, k)."""
+        return (self.predictor or self.state).predict(X)

@@ -1,0 +1,276 @@
+"""Kernels compared with targets, with other kernels and by their eigenvectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import check_integer, check_real, namespace, to_host
+from opflow.operators.algebra import add
+from opflow.operators.gram import GramVelocity
+from opflow.operators.operator import Operator
+from opflow.operators.rows import op_namespace
+from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
+from opflow.spectral.estimators import skew_quantile
+from opflow.spectral.scalars import Seed, frobenius_norm
+from opflow.spectral.structure import entries_cost, inner_products, pays
+from opflow.spectral.trace import FEWEST, PRODUCTS
+
+
+def alignment(
+    op: Any, y: Any, *, centred: bool = False, products: int = PRODUCTS, rng: Seed = 0
+) -> Estimate:
+    r"""The alignment of a kernel with targets, from −1 to 1 (from 0 for a PSD kernel).
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    y : array (n,), (n, k) or (N, k) with N·k = n
+        One target a row of `op`, or k columns of them.  Targets of N samples and k outputs go with
+        a kernel of N·k rows, and are one vector then, flattened sample-major as opflow does.
+    centred : bool, default False
+        Project out the constant on both sides of the kernel and from the targets.
+    products : int, default 60
+        To spend on an estimate of the norm, from 30.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Estimate
+        NaN for a kernel that is zero, or constant and centred.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite, or `y` has another shape, is not finite, or is
+        zero (constant, if centred).
+
+    Notes
+    -----
+    :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column.  Costs one product a column (one more if
+    centred) and :func:`frobenius_norm`.  For layers, call it for each of ``layer_kernels(fields)``.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> y = np.array([1.0, -1.0, 1.0])
+    >>> round(float(of.spectral.alignment(of.Gram(y[:, None]), y)), 12)
+    1.0
+    """
+    op = symmetric_operator(op)
+    Y = _columns(y, op.shape[0]).astype(op.dtype, copy=False)
+    spent, largest = Y.shape[1], float(abs(Y).max())
+    if not math.isfinite(largest):
+        raise ValueError("y contains NaN or infinity")
+    if centred:
+        op, Y = _centred(op), Y - Y.mean(axis=0)
+        spent += 1
+    small = to_host(Y.T @ Y).astype(np.float64)
+    if not small.trace() > Y.size * (float(np.finfo(op.dtype).eps) * largest) ** 2:
+        raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
+    across = float((Y * finite(op.matmat(Y))).sum(dtype=np.float64)) / float(np.linalg.norm(small))
+    size = frobenius_norm(op, products=products, rng=rng)
+    if size == 0:
+        return Estimate(math.nan, products=spent + size.products, how=size.how)
+    ends = sorted(
+        across / x if x else math.copysign(math.inf, across) for x in (size.low, size.high)
+    )
+    return Estimate(across / size, *ends, products=spent + size.products, how=size.how)
+
+
+def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+    r"""The cosine of the angle between two kernels as matrices.
+
+    Parameters
+    ----------
+    K0, K1 : operators, arrays (n, n) or sparse matrices
+    products : int, default 60
+        To spend on an estimate, from 30; half with each kernel, on the same vectors.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Estimate
+        NaN if either kernel is zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the kernels are not symmetric, real, finite and of one order.
+
+    Notes
+    -----
+    :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`: exact under the condition of
+    :func:`frobenius_norm`, else from :math:`E\,(K_0 v)^T (K_1 v) = \langle K_0, K_1\rangle_F` for
+    Gaussian v, with a jackknife interval of artanh of the cosine, as wide as skew samples need.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.kernel_alignment(np.eye(2), np.diag([1.0, 0.0]))
+    0.707107 (exact, 0 products)
+    """
+
+    def cosine(G: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return G[..., 0, 1] / np.sqrt(G[..., 0, 0] * G[..., 1, 1])
+
+    edge = 1 - 1e-15
+    return _compared(K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh,
+                     products, rng)  # fmt: skip
+
+
+def kernel_distance(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+    r"""How far one kernel is from another, relative to the first.
+
+    Parameters
+    ----------
+    K0, K1, products, rng
+        As for :func:`kernel_alignment`.
+
+    Returns
+    -------
+    Estimate
+        ∞ if `K0` is zero and `K1` is not, NaN if both are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for :func:`kernel_alignment`.
+
+    Notes
+    -----
+    :math:`\|K_1 - K_0\|_F / \|K_0\|_F`, exact or estimated as there, with a jackknife interval of
+    the logarithm.  The difference is taken of entries or of products, so a small distance keeps
+    its digits.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.kernel_distance(np.eye(2), 1.5 * np.eye(2))
+    0.5 (exact, 0 products)
+    """
+
+    def distance(G: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.sqrt(G[..., 1, 1] / G[..., 0, 0])
+
+    return _compared(K0, K1, distance, np.log, np.exp, products, rng, change=True)
+
+
+def _compared(
+    K0: Any,
+    K1: Any,
+    ratio: Callable[[Any], Any],
+    stretched: Callable[[Any], Any],
+    back: Callable[[Any], Any],
+    products: int,
+    rng: Seed,
+    *,
+    change: bool = False,
+) -> Estimate:
+    """`ratio` of the inner products of two kernels; its interval is even once `stretched`."""
+    pair = [symmetric_operator(K0, "K0"), symmetric_operator(K1, "K1")]
+    if pair[0].shape != pair[1].shape:
+        raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
+    check_integer(products, "products", 2 * FEWEST)
+    if all(pays(entries_cost(op), op, products // 2) for op in pair):
+        return Estimate(float(ratio(inner_products(pair, change=change))))
+    V = gaussian(pair[0], products // 2, rng)
+    Y = [finite(op.matmat(V), name) for op, name in zip(pair, ("K0", "K1"), strict=True)]
+    if change:
+        Y[1] = Y[1] - Y[0]
+    xp = namespace(V)
+    sums = xp.stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
+    G = to_host(sums).T.reshape(-1, 2, 2)
+    m, how = len(G), "Hutchinson"
+    value = float(ratio(G.mean(axis=0)))
+    if not (math.isfinite(value) and value):
+        return Estimate(value, products=2 * m, how=how)
+    without = stretched(ratio((G.sum(axis=0) - G) / (m - 1)))
+    error = math.sqrt((m - 1) * float(without.var())) * skew_quantile(m)
+    middle = float(stretched(value))
+    low, high = float(back(middle - error)), float(back(middle + error))
+    return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
+
+
+def principal_angles(U: Any, V: Any) -> Any:
+    r"""The principal angles between the spaces that two sets of columns span.
+
+    Parameters
+    ----------
+    U : array (n, p), V : array (n, q)
+        Linearly independent columns: eigenvectors at two times, say.
+
+    Returns
+    -------
+    array (min(p, q),), float64, on the host
+        Radians from 0 to π/2, ascending.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of rows differ, or columns are dependent to rounding.
+
+    Notes
+    -----
+    Cosines are singular values of :math:`Q_U^T Q_V`, sines those of
+    :math:`(I - Q_U Q_U^T) Q_V` (Björck and Golub 1973): each where it keeps its digits, so that
+    angles far below :math:`\sqrt\epsilon` are right.  4·n·(p + q)² flops.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> U, V = np.eye(3)[:, :1], np.array([[1.0, 0.0], [1e-12, 0.0], [0.0, 1.0]])
+    >>> of.spectral.principal_angles(U, V)
+    array([1.e-12])
+    """
+    U, V = _orthonormal(U, "U"), _orthonormal(V, "V")
+    if U.shape[0] != V.shape[0]:
+        raise ValueError(f"V has shape {V.shape} but U has shape {U.shape}")
+    if U.shape[1] < V.shape[1]:
+        U, V = V, U
+    xp = namespace(U, V)
+    both = U.T @ V
+    cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
+    sines = to_host(xp.linalg.svd(V - U @ both, compute_uv=False)).astype(np.float64)[::-1]
+    near = np.arcsin(np.minimum(sines, 1.0))
+    return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
+
+
+def _orthonormal(U: Any, name: str) -> Any:
+    if getattr(U, "ndim", 0) != 2 or not 0 < U.shape[1] <= U.shape[0]:
+        shape = getattr(U, "shape", None)
+        raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {shape}")
+    Q, R = namespace(U).linalg.qr(check_real(U, name, finite=True))
+    sizes = np.abs(np.diag(to_host(R)))
+    if not sizes.min() > U.shape[0] * np.finfo(U.dtype).eps * sizes.max():
+        raise ValueError(f"{name} must have linearly independent columns")
+    return Q
+
+
+def _columns(y: Any, n: int) -> Any:
+    """Targets as columns (n, k)."""
+    y = y if hasattr(y, "dtype") else np.asarray(y)
+    if y.dtype.kind not in "biuf":
+        raise TypeError(f"y must hold real numbers, not {y.dtype}")
+    if y.ndim == 2 and y.shape[0] != n and y.size == n:
+        y = y.reshape(-1)
+    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
+        raise ValueError(f"y has shape {y.shape} but op has order {n}")
+    return y.reshape(n, -1)
+
+
+def _centred(op: Operator) -> Operator:
+    """``C op C`` with C the projector off the constant, as a sum that knows its entries.
+
+    (C K C)_ij = K_ij − r_i − r_j + g, with the means r of rows and g of all: K plus Ḟ Fᵀ + F Ḟᵀ
+    for F = 1 and Ḟ = g/2 − r.
+    """
+    ones = op_namespace(op).ones((op.shape[0], 1), dtype=op.dtype)
+    means = finite(op.matmat(ones)) / op.shape[0]
+    return add(op, GramVelocity(ones, means.mean() / 2 - means))

@@ -1,0 +1,394 @@
+r"""Eigenpairs of a symmetric operator: a few by block Lanczos with thick restarts, or all of them.
+
+The start block is wider than the number of pairs asked for, so every copy of a repeated eigenvalue
+is in it with probability one; residuals are measured on the result, not inferred.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse.linalg as spla
+
+from opflow.arrays import check_integer, namespace, to_host
+from opflow.operators.evaluation import materialise
+from opflow.operators.forming import Tiled, dense
+from opflow.operators.matrix import Matrix
+from opflow.operators.operator import Operator
+from opflow.operators.rows import op_namespace, parse_memory
+from opflow.spectral.block import BlockKrylov, check_start
+from opflow.spectral.checks import DENSE, ConvergenceWarning, finite, gaussian, symmetric_operator
+
+#: block steps that pairs of a flat spectrum take, roughly; what the cost model is told
+STEPS = 26
+WHICH = ("LM", "LA", "SA", "BE")
+METHODS = ("lanczos", "lapack", "arpack", "lobpcg")
+
+
+@dataclass(frozen=True, eq=False)
+class Eigenpairs:
+    """Eigenpairs and how good they are.
+
+    Attributes
+    ----------
+    eigenvalues : array (k,), float64, on the host
+        Descending.
+    eigenvectors : array (n, k)
+        Orthonormal columns, of the operator's dtype, where its data are.
+    residuals : array (k,), on the host
+        ‖op u − λ u‖, measured: an eigenvalue lies within that of λ.
+    converged : bool
+        Whether every residual is within the tolerance, or the rounding of the products.
+    products : int
+        Products with the operator, counted by vectors; those of forming it are not among them.
+    how : str
+        ``"lanczos, dense"``: the method, and how the operator was evaluated.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> values, vectors = of.spectral.eigsh(of.Gram(np.diag([3.0, 2.0, 1.0])), 2)
+    >>> values.round(12), vectors.shape
+    (array([9., 4.]), (3, 2))
+    """
+
+    eigenvalues: Any
+    eigenvectors: Any
+    residuals: Any
+    converged: bool
+    products: int
+    how: str
+
+    def __iter__(self) -> Any:
+        """Unpack as SciPy's ``eigsh`` result: values, vectors."""
+        return iter((self.eigenvalues, self.eigenvectors))
+
+    def __repr__(self) -> str:
+        values = self.eigenvalues
+        return (
+            f"<{len(values)} eigenpairs from {values[0]:.4g} to {values[-1]:.4g}, residuals up to "
+            f"{self.residuals.max():.1e} ({'' if self.converged else 'not '}converged, {self.how}, "
+            f"{self.products:,} products)>"
+        )
+
+
+class Tolerance(NamedTuple):
+    """When a pair is good enough: relative to its eigenvalue, or what rounding allows."""
+
+    relative: float
+    rounding: float
+
+    @classmethod
+    def of(cls, op: Operator, tol: float) -> Tolerance:
+        """The tolerance asked for, and 4·√n·ε relative to the norm."""
+        if not 0 <= tol < 1:
+            raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
+        return cls(float(tol), 4 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
+
+    def met(self, values: Any, residuals: Any, scale: float) -> Any:
+        """Which pairs are good enough, for an operator of norm `scale`."""
+        return residuals <= np.maximum(self.relative * abs(values), self.rounding * scale)
+
+
+def eigsh(
+    op: Any,
+    k: int = 6,
+    *,
+    which: str = "LM",
+    tol: float = 0.0,
+    method: str | None = None,
+    block: int | None = None,
+    steps: int = 1000,
+    start: Any = None,
+    memory: float | str | None = None,
+    how: str | None = None,
+    rng: int | np.random.Generator | None = 0,
+) -> Eigenpairs:
+    r"""A few eigenpairs of a symmetric operator.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Symmetric, float32 or float64.
+    k : int, default 6
+        Pairs, 1 to n.
+    which : {"LM", "LA", "SA", "BE"}
+        Largest in magnitude, largest or smallest algebraically, or half from each end.
+    tol : float, default 0
+        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|.  Residuals at the rounding of the
+        products, 4·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
+    method : {"lanczos", "lapack", "arpack", "lobpcg"}, optional
+        Block Lanczos here, the whole spectrum by LAPACK, or SciPy's solvers (host data only).
+        LAPACK up to order 1,024 and where the block would span a third of the space, Lanczos
+        otherwise.
+    block : int, optional
+        Vectors in a block, k + 4 by default.  A smaller one takes fewer products (a third at 1)
+        but may miss copies of an eigenvalue repeated more often than it is wide.
+    steps : int, default 1000
+        Block products (iterations) at most.
+    start : array (n, b), optional
+        Where to begin, such as eigenvectors of a nearby operator; random vectors are added to it.
+    memory : float or str, optional
+        Bytes for the basis and, where that pays, the dense operator; half of what is free by
+        default.
+    how : str, optional
+        As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Eigenpairs
+        Unpacks as ``values, vectors``; eigenvalues descending.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an operator that is not square, symmetric, real and finite, and arguments out of range.
+    MemoryError
+        If not even a basis of three blocks fits in `memory`.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a pair did not converge; `converged` and `residuals` say so too.
+
+    Notes
+    -----
+    Block Lanczos with thick restarts: the Krylov space of a block V of b vectors, Rayleigh–Ritz in
+    it, and a restart from the best Ritz vectors when the basis is as large as allowed.  A flat
+    spectrum takes some 26 blocks for 20 pairs, a decaying one far fewer.  Costs b products a block,
+    8·n·m·b flops for the m-th column of the basis and k products to measure the residuals; holds
+    the basis, at most 40 blocks.
+
+    References
+    ----------
+    Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, 2000.
+    Tropp and Webber, Randomized algorithms for low-rank matrix approximation, 2023.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 50], seed=0).fields(np.eye(3))
+    >>> pairs = of.spectral.eigsh(of.collective_kernel(fields), 2)
+    >>> pairs.converged, bool((pairs.residuals < 1e-12).all())
+    (True, True)
+    """
+    op = symmetric_operator(op)
+    n = op.shape[0]
+    check_integer(k, "k", 1, n)
+    check_integer(steps, "steps", 1)
+    if which not in WHICH:
+        raise ValueError(f"which must be one of {', '.join(WHICH)}, not {which!r}")
+    if method not in (None, *METHODS):
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    tolerance, rng = Tolerance.of(op, tol), np.random.default_rng(rng)
+    width = min(k + 4, n) if block is None else check_integer(block, "block", 1, n)
+    start = None if start is None else check_start(op, start, "start")
+    if method is None:
+        method = "lapack" if n <= max(DENSE, 3 * (k + width)) else "lanczos"
+    if method == "lapack":
+        whole = eigh(op, memory=memory)
+        chosen = choose(whole.eigenvalues, k, which)
+        return Eigenpairs(
+            whole.eigenvalues[chosen], whole.eigenvectors[:, chosen], whole.residuals[chosen],
+            bool(tolerance.met(0, whole.residuals, abs(whole.eigenvalues).max()).all()),
+            whole.products, whole.how,
+        )  # fmt: skip
+    budget = parse_memory(memory)
+    size = basis_size(op, k, width, budget)
+    evaluated, way = evaluate(op, STEPS, width, budget - size * n * op.dtype.itemsize, how)
+    if method == "lanczos":
+        found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
+    else:
+        found = _scipy(evaluated, k, which, tolerance, method, steps, start, rng)
+    return measured(evaluated, found, tolerance, f"{method}, {way}")
+
+
+def choose(values: Any, k: int, which: str) -> Any:
+    """Indices of the k values asked for, descending by value; `values` in any order."""
+    order = np.argsort(-values, kind="stable")
+    if which == "LA":
+        return order[:k]
+    if which == "SA":
+        return order[len(order) - k :]
+    if which == "BE":
+        return np.concatenate([order[: -(-k // 2)], order[len(order) - k // 2 :]])
+    best = np.argsort(-abs(values), kind="stable")[:k]
+    return best[np.argsort(-values[best], kind="stable")]
+
+
+def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
+    """Columns of the basis: 40 blocks, or what half the budget holds; room to restart."""
+    n, item = op.shape[0], op.dtype.itemsize
+    least = min(n, k + 3 * width)
+    if (least + 2 * width) * n * item > budget:
+        raise MemoryError(
+            f"a basis of {least} vectors of {n} takes {(least + 2 * width) * n * item / 1e9:.3g} "
+            f"GB, over the budget of {budget / 1e9:.3g} GB; ask for fewer pairs or give block="
+        )
+    return max(least, min(n, 40 * width, int(budget / 2 / (n * item)) - 2 * width))
+
+
+def evaluate(
+    op: Operator, products: int, columns: int, budget: float, how: str | None
+) -> tuple[Operator, str]:
+    """The operator in the cheapest form for that many block products, and what that is called."""
+    budget = max(budget, 1.0)
+    form = materialise(op, products=products, columns=columns, memory=budget, how=how)
+    names = {Matrix: "dense", Tiled: "tiled"}
+    return form, "factored" if form is op else names.get(type(form), how or "Gram-side")
+
+
+class Found(NamedTuple):
+    """Vectors (n, k) that span what was asked for, the norm as far as it was seen, products."""
+
+    vectors: Any
+    scale: float
+    products: int
+
+
+def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eigenpairs:
+    """Rayleigh–Ritz in the span of the vectors, and true residuals."""
+    xp, k, vectors = namespace(found.vectors), found.vectors.shape[1], found.vectors
+    vectors = xp.linalg.qr(vectors)[0]
+    W = finite(op.matmat(vectors))
+    small = to_host(vectors.T @ W).astype(np.float64)
+    values, turn = np.linalg.eigh((small + small.T) / 2)
+    values, turn = values[::-1], xp.asarray(turn[:, ::-1], dtype=op.dtype)
+    vectors, W = vectors @ turn, W @ turn
+    gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
+    residuals = to_host(xp.linalg.norm(gaps, axis=0)).astype(np.float64)
+    scale = max(found.scale, float(xp.linalg.norm(W, axis=0).max()))
+    met = tolerance.met(values, residuals, scale)
+    if not met.all():
+        warnings.warn(
+            f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
+            f"{residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
+            ConvergenceWarning, stacklevel=3,
+        )  # fmt: skip
+    return Eigenpairs(values, vectors, residuals, bool(met.all()), found.products + k, how)
+
+
+def _lanczos(
+    op: Operator, k: int, which: str, tolerance: Tolerance, width: int, size: int, steps: int,
+    start: Any, rng: np.random.Generator,
+) -> Found:  # fmt: skip
+    """Ritz vectors of the pairs asked for."""
+    if start is None or start.shape[1] < width:
+        parts = [] if start is None else [start / (op_namespace(op).linalg.norm(start) or 1.0)]
+        more = gaussian(op, width - sum(part.shape[1] for part in parts), rng)
+        start = op_namespace(op).concatenate([*parts, more / op.shape[0] ** 0.5], axis=1)
+    space = BlockKrylov(op, start, size, rng)
+    values, coordinates = np.zeros(0), np.zeros((0, 0))
+    for _ in range(steps):
+        if space.full:
+            kept = choose(values, min(k + width, space.filled - width), which)
+            space.restart(values[kept], coordinates[:, kept])
+        space.expand()
+        values, coordinates, residuals = space.ritz()
+        if len(values) >= k:
+            chosen = choose(values, k, which)
+            if space.complete or tolerance.met(values, residuals, space.scale)[chosen].all():
+                break
+    chosen = choose(values, min(k, len(values)), which)
+    return Found(space.combine(coordinates[:, chosen]), space.scale, space.products)
+
+
+def _scipy(
+    op: Operator, k: int, which: str, tolerance: Tolerance, method: str, steps: int, start: Any,
+    rng: np.random.Generator,
+) -> Found:  # fmt: skip
+    """The same by ARPACK or LOBPCG; what did not converge is measured by the caller."""
+    if op_namespace(op) is not np:
+        raise TypeError(f"method={method!r} is SciPy's, for host data; use 'lanczos' on a device")
+    counted = _Counted(op)
+    if method == "arpack":
+        v0 = gaussian(op, 1, rng)[:, 0] if start is None else start.sum(axis=1)
+        try:
+            vectors = spla.eigsh(counted, k, which=which, v0=v0, tol=tolerance.relative,
+                                 maxiter=steps)[1]  # fmt: skip
+        except spla.ArpackNoConvergence as stopped:
+            more = gaussian(op, k - stopped.eigenvectors.shape[1], rng)
+            vectors = np.concatenate([stopped.eigenvectors, more], axis=1).astype(op.dtype)
+        return Found(vectors, 0.0, counted.columns)
+    if which not in ("LA", "SA") and not (which == "LM" and op.psd):
+        raise ValueError(f"method='lobpcg' finds which='LA' or 'SA', not {which!r}")
+    first = gaussian(op, k, rng)
+    if start is not None:
+        first[:, : start.shape[1]] = start[:, :k]
+    size = float(np.linalg.norm(op.matmat(first))) / float(np.linalg.norm(first))
+    counted.columns += k
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what did not converge is measured
+        vectors = spla.lobpcg(counted, first, largest=which != "SA", maxiter=steps,
+                              tol=max(tolerance) * size)[1]  # fmt: skip
+    return Found(vectors.astype(op.dtype), 0.0, counted.columns)
+
+
+class _Counted(spla.LinearOperator):
+    """An operator for SciPy's solvers that counts the vectors it multiplies."""
+
+    def __init__(self, op: Operator) -> None:
+        super().__init__(op.dtype, op.shape)
+        self.op, self.columns = op, 0
+
+    def _matvec(self, x: Any) -> Any:
+        self.columns += 1
+        return self.op.matvec(x)
+
+    def _matmat(self, X: Any) -> Any:
+        self.columns += X.shape[1]
+        return self.op.matmat(X)
+
+
+def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
+    """All eigenpairs of a symmetric operator, through its tiles and LAPACK.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Symmetric.
+    memory : float or str, optional
+        Bytes to hold; half of what is free by default.
+
+    Returns
+    -------
+    Eigenpairs
+        Eigenvalues descending; of a PSD operator's, those that rounding made negative are kept.
+
+    Raises
+    ------
+    MemoryError
+        Before anything is formed, if four n × n arrays (the matrix, its copy, LAPACK's workspace)
+        do not fit.
+
+    Notes
+    -----
+    Forms n² entries, then some 9·n³ flops: exact to n·ε·‖op‖, for every multiplicity.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.eigh(of.Gram(np.array([[1.0], [1.0]]))).eigenvalues.round(12) + 0.0
+    array([2., 0.])
+    """
+    op = symmetric_operator(op)
+    n = op.shape[0]
+    need, budget = 4.0 * n * n * op.dtype.itemsize, parse_memory(memory)
+    if need > budget:
+        raise MemoryError(
+            f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
+            f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
+        )
+    A = finite(dense(op, memory))
+    xp = namespace(A)
+    values, vectors = xp.linalg.eigh(A)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
+    return Eigenpairs(
+        to_host(values).astype(np.float64), vectors, residuals.astype(np.float64),
+        True, 0, "lapack, dense",
+    )  # fmt: skip

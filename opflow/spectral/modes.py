@@ -1,0 +1,242 @@
+"""What becomes of modes: residuals on eigenvectors, their decay, shares of layers, stability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opflow.arrays import namespace, to_host
+from opflow.spectral.checks import DENSE, Estimate, check_shift, finite, symmetric_operator
+from opflow.spectral.scalars import Seed, eigenvalues, extremes
+from opflow.spectral.trace import trace
+
+
+def projections(eigenvectors: Any, r: Any) -> Any:
+    r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
+
+    Parameters
+    ----------
+    eigenvectors : array (n, k)
+    r : array (n,), (N, outputs) with N·outputs = n, or (n, c)
+        Residuals of N samples are one vector, flattened sample-major; c > 1 columns are as many.
+
+    Returns
+    -------
+    array (k,) or (k, c)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.projections(np.eye(3)[:, :2], np.array([1.0, 2.0, 3.0]))
+    array([1., 2.])
+    """
+    n = _vectors(eigenvectors).shape[0]
+    if r.size == n:
+        r = r.reshape(-1)
+    if r.ndim not in (1, 2) or r.shape[0] != n:
+        raise ValueError(f"r has shape {r.shape} but the eigenvectors {eigenvectors.shape}")
+    return eigenvectors.T @ r
+
+
+def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
+    r"""How the coefficients of r on eigenvectors decay in the lazy regime.
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+    eigenvectors : array (n, k)
+    r : array (n,) or (N, outputs)
+        The residual at time 0.
+    times : array (t,)
+
+    Returns
+    -------
+    array (t, k)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    :math:`u_i^T r(t) = e^{-\lambda_i t}\, u_i^T r(0)`, what ``dr/dt = −K r`` gives for a constant
+    K; where :func:`projections` of the true residuals leave it, the kernel has moved.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.decay(np.array([0.0, np.log(2)]), np.eye(2), np.ones(2), [0.0, 1.0])
+    array([[1. , 1. ],
+           [1. , 0.5]])
+    """
+    start = projections(eigenvectors, r)
+    xp = namespace(start)
+    if start.ndim != 1:
+        raise ValueError(f"r must be one vector of {eigenvectors.shape[0]} entries, not {r.shape}")
+    values = xp.asarray(eigenvalues, dtype=start.dtype)
+    times = xp.asarray(times, dtype=start.dtype)
+    if values.shape != start.shape:
+        raise ValueError(
+            f"eigenvalues has shape {values.shape} but there are {start.size} eigenvectors"
+        )
+    if times.ndim != 1:
+        raise ValueError(f"times must be one-dimensional, not of shape {times.shape}")
+    return xp.exp(-times[:, None] * values) * start
+
+
+def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:
+    r"""The share of each layer in the trace of the kernel.
+
+    Parameters
+    ----------
+    kernels : sequence of operators (n, n)
+        ``layer_kernels(fields)``.
+    rng : int or numpy.random.Generator, default 0
+        For layers whose trace is estimated; see :func:`trace`.
+
+    Returns
+    -------
+    array (layers,)
+        Sums to 1; zero if the trace is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no kernel, or one is not symmetric, real and finite.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.layer_shares([np.eye(2), 3 * np.eye(2)])
+    array([0.25, 0.75])
+    """
+    if not kernels:
+        raise ValueError("kernels must not be empty")
+    traces = np.array([float(trace(kernel, rng=rng)) for kernel in kernels])
+    total = traces.sum()
+    return traces / total if total else traces
+
+
+def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Any:
+    r"""The share of each layer in each eigenvalue of the kernel.
+
+    Parameters
+    ----------
+    kernels : sequence of L operators (n, n)
+        That sum to the kernel: ``layer_kernels(fields)``.
+    eigenvectors : array (n, k)
+        Of their sum.
+
+    Returns
+    -------
+    array (L, k), float64, on the host
+        Columns sum to 1; those of eigenvalues that are zero to rounding are zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no kernel, one is not symmetric, real and finite, or shapes do not fit.
+
+    Notes
+    -----
+    :math:`u_i^T K_\ell u_i / \lambda_i` with :math:`\lambda_i = \sum_\ell u_i^T K_\ell u_i`, by
+    perturbation theory also the part that a change of the layer's rate has in the eigenvalue's.
+    k products with each layer.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.spectrum_shares([np.diag([1.0, 0.0]), np.diag([3.0, 2.0])], np.eye(2))
+    array([[0.25, 0.  ],
+           [0.75, 1.  ]])
+    """
+    if not kernels:
+        raise ValueError("kernels must not be empty")
+    U = _vectors(eigenvectors)
+    parts = []
+    for i, kernel in enumerate(kernels):
+        op = symmetric_operator(kernel, f"kernels[{i}]")
+        if op.shape[0] != U.shape[0]:
+            raise ValueError(f"kernels[{i}] has shape {op.shape} but the eigenvectors {U.shape}")
+        forms = (U * finite(op.matmat(U), f"kernels[{i}]")).sum(axis=0)
+        parts.append(to_host(forms).astype(np.float64))
+    shares = np.array(parts)
+    total, size = shares.sum(axis=0), np.abs(shares).sum(axis=0).max(initial=0.0)
+    known = np.abs(total) > U.shape[0] * np.finfo(U.dtype).eps * size
+    return np.where(known, shares / np.where(known, total, 1.0), 0.0)
+
+
+class Sharpness(NamedTuple):
+    """The largest eigenvalue against the largest that a step size keeps stable.
+
+    Attributes
+    ----------
+    largest : Estimate
+    limit : float
+        2 / step.
+    ratio : Estimate
+        largest / limit: above 1, gradient descent at this step amplifies the top mode.
+    """
+
+    largest: Estimate
+    limit: float
+    ratio: Estimate
+
+
+def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sharpness:
+    r"""Where a step size stands against the edge of stability.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        The kernel with the rates of its layers, or the Hessian of the loss.
+    step : float
+    products, rng
+        As for :func:`norm`.
+
+    Returns
+    -------
+    Sharpness
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite, or `step` not positive.
+
+    Notes
+    -----
+    A step of gradient descent takes a mode from c to :math:`(1 - h\lambda)\,c`, which grows for
+    :math:`\lambda > 2/h`.  Bounds are those of :func:`norm`, here of the largest eigenvalue.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.sharpness(np.diag([1.0, 4.0]), 0.25).ratio
+    0.5 (exact, 0 products)
+    """
+    op, step = symmetric_operator(op), check_shift(step, "step")
+    if step == 0:
+        raise ValueError("step must be positive, not 0")
+    if op.shape[0] <= DENSE:
+        largest = Estimate(float(eigenvalues(op)[-1]))
+    else:
+        _, (top, ceiling), spent = extremes(op, products, rng)
+        largest = Estimate(top, top, ceiling, products=spent, how="Lanczos")
+    ends = (x * step / 2 for x in (float(largest), largest.low, largest.high))
+    ratio = Estimate(*ends, products=largest.products, how=largest.how)
+    return Sharpness(largest, 2 / step, ratio)
+
+
+def _vectors(U: Any) -> Any:
+    if getattr(U, "ndim", 0) != 2:
+        raise ValueError(f"eigenvectors must be an array (n, k), not {type(U).__name__} of shape "
+                         f"{getattr(U, 'shape', None)}")  # fmt: skip
+    return U

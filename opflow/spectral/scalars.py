@@ -1,0 +1,291 @@
+"""Norms and other numbers of a symmetric operator: exact where that is cheap, else with bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta as beta_law
+
+from opflow.arrays import check_integer, to_host
+from opflow.operators.algebra import Scaled, Sum
+from opflow.operators.forming import dense
+from opflow.operators.gram import Gram
+from opflow.operators.operator import Operator
+from opflow.operators.rows import op_namespace
+from opflow.spectral.checks import (
+    DENSE,
+    Estimate,
+    check_shift,
+    finite,
+    gaussian,
+    symmetric_operator,
+)
+from opflow.spectral.estimators import xnystrace
+from opflow.spectral.lanczos import lanczos
+from opflow.spectral.structure import diagonal_cost, pays, square_sum
+from opflow.spectral.trace import FEWEST, PRODUCTS, trace
+
+Seed = int | np.random.Generator | None
+
+
+def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+    r"""The Frobenius norm of a symmetric operator.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 60
+        To spend on an estimate, from 30.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Estimate
+        With a 95 % confidence interval.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite.
+
+    Notes
+    -----
+    Exact for n <= 1024; for sparse matrices; for Grams of a dense factor F of width p < n, as
+    :math:`\|F^T F\|_F`, 2·n·p² flops; and from all entries, formed tile by tile, where by the
+    cost model that takes no longer than the products: for a kernel A∘D of widths p and q, whose
+    entries cost n²·(p + q) flops and whose products 4·n·p·q, up to some
+    ``n = 4·products·p·q / (p + q)``.  Else :func:`opflow.spectral.estimators.xnystrace` of op², two
+    products a sample; the square decays fast, and so does its error.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.frobenius_norm(of.Gram(np.array([[1.0, 0.0], [0.0, 2.0]])))
+    4.12311 (exact, 0 products)
+    """
+    op = symmetric_operator(op)
+    check_integer(products, "products", 2 * FEWEST)
+    square = square_sum(op, products)
+    if square is not None:
+        return Estimate(math.sqrt(square))
+    found = xnystrace(lambda X: op.matmat(op.matmat(X)), gaussian(op, products // 2, rng))
+    value, low, high = (math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
+    return Estimate(value, low, high, products=2 * found.products, how=found.how)
+
+
+def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
+    r"""The spectral norm, the largest absolute value of an eigenvalue, between two bounds.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 40
+        Steps of Lanczos, from 2; n numbers are held for each.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Estimate
+        `low` holds for certain, to rounding; `high` with a probability of 95 %.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite.
+
+    Notes
+    -----
+    Exact by LAPACK for n <= 1024.  Else the value and `low` are the largest Ritz value θ.  That an
+    eigenvalue lies within the residual of θ bounds nothing from above: it may be another one.
+    What does is that the next Lanczos vector is :math:`p(A) v` with the monic characteristic
+    polynomial of T over :math:`\prod \beta`, and has norm 1: so
+    :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component along the
+    eigenvector u is below :math:`\delta` with probability 5 % only, :math:`\delta^2` being that
+    quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and van der Vorst 2000).  Beyond θ,
+    p grows without bound, and the bound is where it reaches :math:`1/\delta`.  For PSD operators
+    it is capped by the trace, and always by the Frobenius norm, where these are exact for less
+    than the products.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.norm(of.Gram(np.diag([1.0, 3.0])))
+    9 (exact, 0 products)
+    """
+    op = symmetric_operator(op)
+    check_integer(products, "products", 2)
+    if op.shape[0] <= DENSE:
+        return Estimate(float(np.abs(eigenvalues(op)).max()))
+    (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
+    low, high = max(top, -bottom), max(ceiling, -floor)
+    if op.psd and pays(diagonal_cost(op), op, products):
+        high = min(high, float(trace(op, how="exact")))
+    square = square_sum(op, products)
+    if square is not None:
+        high = min(high, math.sqrt(square))
+    return Estimate(low, low, max(low, high), products=spent, how="Lanczos")
+
+
+def condition_number(
+    op: Any, shift: float = 0.0, *, products: int = 100, rng: Seed = 0
+) -> Estimate:
+    r"""The condition number of ``op + shift·I``.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Known to be PSD if n > 1024.
+    shift : float, default 0
+    products, rng
+        As for :func:`norm`.
+
+    Returns
+    -------
+    Estimate
+        ∞ if the operator is singular to rounding, ``n·ε`` times its largest eigenvalue.  An
+        estimate is a lower bound; `high` holds with a probability of 95 % and is ∞ where nothing
+        is known that keeps the smallest eigenvalue off zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite, or `shift` is negative, or n > 1024 and `op` is
+        not known to be PSD: extremes say nothing of eigenvalues next to zero.
+
+    Notes
+    -----
+    :math:`(\lambda_{max} + \lambda) / (\lambda_{min} + \lambda)`, or the extreme absolute values
+    of an indefinite op.  Exact by LAPACK for n <= 1024; else by the bounds of :func:`norm` at both
+    ends, and with :math:`\lambda_{min} = 0` where a Gram is narrower than n.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> G = of.Gram(np.diag([1.0, 3.0]))
+    >>> float(of.spectral.condition_number(G)), float(of.spectral.condition_number(G, 1.0))
+    (9.0, 5.0)
+    """
+    op, shift = symmetric_operator(op), check_shift(shift)
+    check_integer(products, "products", 2)
+    n, eps = op.shape[0], float(np.finfo(op.dtype).eps)
+    if n <= DENSE:
+        sizes = np.abs(eigenvalues(op) + shift)
+        return Estimate(_ratio(float(sizes.max()), float(sizes.min()), n * eps))
+    if not op.psd:
+        raise ValueError(f"op of order {n} > {DENSE} must be known to be PSD")
+    (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=True)
+    if rank_at_most(op) < n:
+        bottom = floor = 0.0
+        if shift == 0:
+            return Estimate(math.inf)
+    bottom, floor = max(bottom, 0.0), max(floor, 0.0)
+    value = _ratio(top + shift, bottom + shift, n * eps)
+    high = _ratio(ceiling + shift, floor + shift, n * eps)
+    return Estimate(value, value, high, products=spent, how="Lanczos")
+
+
+def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+    r"""How many eigenvalues a spectrum amounts to: n if all are equal, 1 if one dominates.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 60
+        To spend on an estimate of either factor, from 30.
+    rng : int or numpy.random.Generator, default 0
+
+    Returns
+    -------
+    Estimate
+        0 for the zero operator.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite.
+
+    Notes
+    -----
+    :math:`(\mathrm{tr}\, A)^2 / \|A\|_F^2`, from :func:`trace` and :func:`frobenius_norm`; the
+    interval combines the ends of both.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> round(float(of.spectral.participation_ratio(of.Identity(7))), 9)
+    7.0
+    """
+    op, rng = symmetric_operator(op), np.random.default_rng(rng)
+    size = frobenius_norm(op, products=products, rng=rng)
+    total = trace(op, products=products, rng=rng)
+    if size == 0:
+        return Estimate(0.0, products=size.products + total.products)
+    ends = sorted(abs(x) for x in (total.low, total.high))
+    least = 0.0 if total.low <= 0 <= total.high else ends[0]
+    how = size.how if total.exact else total.how
+    return Estimate(
+        (total / size) ** 2,
+        (least / size.high) ** 2,
+        (ends[1] / size.low) ** 2 if size.low > 0 else math.inf,
+        products=size.products + total.products,
+        how=how,
+    )
+
+
+def eigenvalues(op: Operator) -> Any:
+    """All eigenvalues by LAPACK, ascending, float64 on the host."""
+    return to_host(op_namespace(op).linalg.eigvalsh(finite(dense(op)).astype(np.float64)))
+
+
+def extremes(
+    op: Operator, products: int, rng: Seed = 0, *, both: bool = False
+) -> tuple[tuple[float, float], tuple[float, float], int]:
+    """(smallest Ritz value, bound below it), (largest, bound above it), products spent.
+
+    With `both` the two bounds hold together with 95 %, else each does.
+    """
+    n = op.shape[0]
+    alpha, beta, _ = lanczos(op, products, rng=rng)
+    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        raise ValueError("products with op contain NaN or infinity")
+    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    ritz = np.linalg.eigvalsh(T)
+    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
+    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
+    above = _beyond(ritz, beta, reach) + rounding
+    below = _beyond(-ritz[::-1], beta, reach) + rounding
+    return (float(ritz[0]), -below), (float(ritz[-1]), above), len(alpha)
+
+
+def _beyond(ritz: Any, beta: Any, reach: float) -> float:
+    """Where Π (x − θ_j) / β_j, beyond the largest θ, reaches ``exp(reach)``."""
+    top = float(ritz[-1])
+    low, high = 0.0, top - float(ritz[0]) + float(beta[-1])
+    if high == 0:
+        return top
+    with np.errstate(divide="ignore"):  # a β of zero has its root at θ
+        target = float(np.log(beta).sum()) + reach
+        while np.log(high + (top - ritz)).sum() < target:
+            high *= 2
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            short = np.log(middle + (top - ritz)).sum() < target
+            low, high = (middle, high) if short else (low, middle)
+    return top + high
+
+
+def rank_at_most(op: Operator) -> int:
+    """What widths of Grams say of the rank."""
+    if isinstance(op, Gram):
+        return min(op.factor.shape)
+    if isinstance(op, Scaled):
+        return rank_at_most(op.operands[0])
+    if isinstance(op, Sum):
+        return min(sum(rank_at_most(part) for part in op.operands), op.shape[0])
+    return op.shape[0]
+
+
+def _ratio(top: float, bottom: float, rounding: float) -> float:
+    return math.inf if bottom <= rounding * top else top / bottom

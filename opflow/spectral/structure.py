@@ -1,0 +1,133 @@
+"""What structure gives exactly, and when that is cheaper than an estimate made of products.
+
+Prices are those of the cost model (:func:`opflow.operators.forming.block_work`) at the nominal
+rates of no machine in particular, so that a number is exact or estimated alike everywhere.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import to_host
+from opflow.operators.algebra import Scaled, Sum
+from opflow.operators.forming import block_work, dense_plan
+from opflow.operators.function_gram import FunctionGram
+from opflow.operators.gram import Gram
+from opflow.operators.khatri_rao import Hadamard
+from opflow.operators.lift import FeatureLift, SampleLift
+from opflow.operators.masks import Mask
+from opflow.operators.matrix import Matrix
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.profile import MachineProfile
+from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
+from opflow.spectral.checks import DENSE, finite
+
+NOMINAL = MachineProfile()
+
+
+def pays(exact: Cost, op: Operator, products: int) -> bool:
+    """Whether what costs `exact` takes no longer than `products` products of `op`, or op is small.
+
+    Small is an order of at most `DENSE`: then even products with the identity are quick.
+    """
+    estimate = op.cost(products)
+    return op.shape[0] <= DENSE or NOMINAL.seconds(exact, op.dtype) <= NOMINAL.seconds(
+        estimate, op.dtype
+    )
+
+
+def products_worth(exact: Cost, op: Operator) -> int:
+    """0 for what structure gives at `exact`; n if that is as dear as n products."""
+    n = op.shape[0]
+    dear = NOMINAL.seconds(exact, op.dtype) > 0.5 * n * NOMINAL.seconds(op.cost(1), op.dtype)
+    return n if dear else 0
+
+
+@singledispatch
+def diagonal_cost(op: Operator) -> Cost:
+    """What ``op.diagonal()`` costs: n entries where blocks are cheap, n products elsewhere."""
+    return block_work(op, 1, 1).cost.times(op.shape[0])
+
+
+@diagonal_cost.register(Sum)
+@diagonal_cost.register(Scaled)
+@diagonal_cost.register(Hadamard)
+def _of_parts(op: Operator) -> Cost:
+    return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
+
+
+@diagonal_cost.register(SampleLift)
+@diagonal_cost.register(FeatureLift)
+def _of_lift(op: Operator) -> Cost:
+    return diagonal_cost(op.operands[0])
+
+
+@diagonal_cost.register(Mask)
+@diagonal_cost.register(FunctionGram)
+def _of_entries(op: Operator) -> Cost:
+    return op.cost(1).times(1 / op.shape[0])
+
+
+def inner_products(ops: list[Operator], *, change: bool = False) -> Any:
+    """⟨A_i, A_j⟩ = Σ (A_i ∘ A_j) of symmetric operators by one pass over their entries.
+
+    With `change`, the second operator is replaced by its difference from the first, taken entry
+    by entry so that nothing cancels.  (len(ops), len(ops)), float64 on the host.
+    """
+    n, count = ops[0].shape[0], len(ops)
+    held = (2 + count) * max(op.dtype.itemsize for op in ops)
+    xp = op_namespace(ops[0])
+    total = xp.zeros((count, count))
+    if all(_by_tiles(op) for op in ops):
+        pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held))]
+    else:
+        pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
+    for r, c, times in pieces:
+        parts = [op._block(r, c) for op in ops]
+        if change:
+            parts[1] = parts[1] - parts[0]
+        sums = [(a * b).sum(dtype=np.float64) for a in parts for b in parts]
+        total += times * xp.stack(sums).reshape(count, count)
+    return to_host(finite(total))
+
+
+def _by_tiles(op: Operator) -> bool:
+    """Whether square tiles, of the symmetric half, are cheaper to form than whole rows."""
+    rows, cols, *_ = dense_plan(op)
+    return rows == cols
+
+
+def entries_cost(op: Operator) -> Cost:
+    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
+    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
+
+
+def square_sum(op: Operator, products: int) -> float | None:
+    """The exact ‖op‖_F² of a symmetric operator, if structure gives it cheaper than `products`."""
+    if isinstance(op, Scaled):
+        inner = square_sum(op.operands[0], products)
+        return None if inner is None else op.scalar**2 * inner
+    if isinstance(op, Matrix) and op.sparse:
+        return float(op.data.multiply(op.data).sum(dtype=np.float64))
+    if isinstance(op, Gram) and op.factor.row_access and not getattr(op.factor, "sparse", False):
+        n, width = op.factor.shape
+        small = Cost(2.0 * n * width**2, float(width) ** 2 * op.dtype.itemsize)
+        if width < n and pays(small + op.factor.cost(0), op, products):
+            return _gram_square_sum(op)
+    if pays(entries_cost(op), op, products):
+        return float(inner_products([op])[0, 0])
+    return None
+
+
+def _gram_square_sum(op: Gram) -> float:
+    """‖F diag(w) Fᵀ‖_F² = Σ_ij w_i w_j M_ij² with the small M = FᵀF."""
+    height, width = op.factor.shape
+    M = op_namespace(op).zeros((width, width), dtype=op.dtype)
+    for s in row_slices(height, 3 * width * op.dtype.itemsize):
+        rows = op.factor.rows(s)
+        M += rows.T @ rows
+    squares = M**2 if op.weights is None else M**2 * op.weights * op.weights[:, None]
+    return float(finite(squares).sum(dtype=np.float64))

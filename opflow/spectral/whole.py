@@ -1,0 +1,116 @@
+"""What can be had of a spectrum without estimating: LAPACK where one side is small, rank bounds.
+
+A Gram ``F diag(w) Fᵀ`` with F (n, p) has the nonzero spectrum of a matrix of order p, so the
+smaller side decides, and n − p of its eigenvalues are zero by structure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opflow.arrays import to_host
+from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero
+from opflow.operators.gram import CrossGram, Gram
+from opflow.operators.operator import Operator
+from opflow.spectral.checks import DENSE, finite
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues (m,) ascending, on the host, in float64; so many more that are zero."""
+
+    values: Any
+    zeros: int
+    products: int
+
+
+def rank_bound(op: Operator) -> int:
+    """The largest rank that the structure of `op` allows.
+
+    Parameters
+    ----------
+    op : Operator
+
+    Returns
+    -------
+    int
+        At most ``min(op.shape)``; no product is spent.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> from opflow.spectral.whole import rank_bound
+    >>> rank_bound(of.Gram(np.ones((5, 2)))), rank_bound(2.0 * of.Identity(5))
+    (2, 5)
+    """
+    side = min(op.shape)
+    parts = [rank_bound(part) for part in op.operands]
+    if isinstance(op, Zero) or (isinstance(op, Scaled) and op.scalar == 0):
+        return 0
+    if isinstance(op, Gram):
+        weights = op.weights
+        return min(*parts, side if weights is None else int((weights != 0).sum()))
+    if isinstance(op, Product | CrossGram | Scaled | Adjoint | Cast):
+        return min(parts)
+    return min(side, sum(parts)) if isinstance(op, Sum | HStack) else side
+
+
+def dense_spectrum(op: Operator) -> Spectrum | None:
+    """The whole spectrum by LAPACK if a side of `op` is at most ``DENSE``, else ``None``.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric.
+
+    Returns
+    -------
+    Spectrum or None
+
+    Raises
+    ------
+    ValueError
+        If `op` has entries that are not finite.
+
+    Notes
+    -----
+    Some 4/3·m³ flops for the smaller side m, and what forming it costs: tiles where the structure
+    gives them, else m products.
+    """
+    n = op.shape[0]
+    if n <= DENSE:
+        matrix = finite(op.todense())
+        return Spectrum(_eigenvalues(matrix), 0, n)
+    if isinstance(op, Gram) and op.psd and op.factor.shape[1] <= DENSE:
+        matrix = finite((op.factor.T @ op.factor).todense())
+        if op.weights is not None:
+            root = op.weights**0.5
+            matrix = matrix * root[:, None] * root
+        return Spectrum(_eigenvalues(matrix), n - len(matrix), len(matrix))
+    return None
+
+
+def _eigenvalues(matrix: Any) -> Any:
+    matrix = to_host(matrix).astype(np.float64)
+    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def rounding_level(op: Operator, values: Any) -> float:
+    """Below which eigenvalues cannot be told from zero, given some of the spectrum of `op`.
+
+    Notes
+    -----
+    A product is accurate to some ε·λ_max, and so is LAPACK; √n allows for the sums inside.  The
+    negative values that rounding gives a PSD operator show how far it really goes.
+    """
+    top = float(np.abs(values).max(initial=0.0))
+    level = op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top
+    return max(level, -2.0 * float(values.min(initial=0.0))) if op.psd else 4 * level
+
+
+def check_psd(op: Operator, values: Any, name: str = "op") -> None:
+    """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
+    top, least = float(np.abs(values).max(initial=0.0)), float(values.min(initial=0.0))
+    if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
+        raise ValueError(f"{name} must be PSD, but has an eigenvalue of at most {least:.4g}")

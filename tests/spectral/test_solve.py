@@ -1,0 +1,205 @@
+import numpy as np
+import pylops
+import pytest
+import scipy.sparse.linalg as spla
+from hypothesis import given
+from hypothesis import strategies as st
+
+import opflow as of
+from opflow.spectral import ConvergenceWarning
+from opflow.spectral.preconditioners import jacobi, nystrom
+from opflow.spectral.solve import solve
+
+from .test_preconditioners import operator, problems
+
+
+class Counting(of.Matrix):
+    """A matrix that notes the widths of its products."""
+
+    def __init__(self, data):
+        super().__init__(data, psd=True)
+        self.widths = []
+
+    def _matmat(self, X):
+        self.widths.append(X.shape[1])
+        return super()._matmat(X)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """The kernel of a network on smooth data: a curve in five dimensions."""
+    t = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    X = np.stack([np.cos(t), np.sin(t), np.cos(2 * t), np.sin(3 * t), 1 + 0 * t], axis=1)
+    net = of.ReLUNetwork.random([5, 256], seed=0)
+    return of.collective_kernel(net.fields(X)), np.sin(t) + 0.3 * np.cos(5 * t)
+
+
+@given(
+    problems(),
+    st.sampled_from([1e-4, 1e-2, 1.0]),
+    st.sampled_from([None, "nystrom", "jacobi"]),
+    st.sampled_from([(), (1,), (4,)]),
+)
+def test_solutions_agree_with_dense_ones(drawn, shift, preconditioner, columns):
+    op, values = drawn
+    n, shift = len(values), shift * (values.max() or 1.0)
+    b = np.random.default_rng(n).standard_normal((n, *columns))
+    if columns == (4,):
+        b[:, 1], b[:, 2] = 0, 1e-7 * b[:, 2]
+    solution = solve(op, b, shift, preconditioner=preconditioner, rank=10, tol=1e-9, maxiter=500)
+    A = op.todense() + shift * np.eye(n)
+    residuals = np.linalg.norm(b - A @ solution.x, axis=0)
+    norms = np.linalg.norm(b, axis=0)
+    assert solution.converged and (residuals <= 1.001e-9 * norms).all()
+    rounding = 50 * np.finfo(float).eps * (values.max() + shift) * np.linalg.norm(solution.x)
+    np.testing.assert_allclose(solution.residuals * norms, residuals, rtol=0, atol=rounding)
+    assert np.shape(solution.residuals) == columns and solution.x.shape == b.shape
+    error = np.linalg.norm(solution.x - np.linalg.solve(A, b), axis=0)
+    assert (error <= 1.1e-9 * norms / (values.min() + shift)).all()
+
+
+def test_an_iteration_is_one_block_product(smooth):
+    kernel, y = smooth
+    counting = Counting(kernel.todense())
+    B = np.stack([y, y**2, np.roll(y, 7)], axis=1)
+    solution = solve(counting, B, 1.0)
+    assert set(counting.widths) == {3}
+    assert solution.products == sum(counting.widths)
+    assert solution.iterations < len(counting.widths) <= solution.iterations + 4
+
+
+def test_nystrom_cuts_the_iterations_on_a_smooth_kernel(smooth):
+    kernel, y = smooth
+    shift = 1e-5 * kernel.trace() / 400
+    plain = solve(kernel, y, shift, maxiter=4000)
+    sketched = solve(kernel, y, shift, preconditioner="nystrom", rank=200)
+    assert plain.converged and sketched.converged
+    assert 15 * sketched.iterations < plain.iterations  # 185 and 3380 when this was written
+    assert 8 * sketched.products < plain.products  # the sketch included
+    np.testing.assert_allclose(kernel @ sketched.x, kernel @ plain.x, atol=1e-5)
+
+
+def test_jacobi_undoes_a_scaling():
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(1, 1e4, 100)
+    F = rng.standard_normal((100, 100)) / 10 + 3 * np.eye(100)
+    op, b = of.Gram(scale[:, None] * F), rng.standard_normal(100)
+    with pytest.warns(ConvergenceWarning):
+        plain = solve(op, b, maxiter=200)
+    scaled = solve(op, b, preconditioner="jacobi", maxiter=200)
+    assert not plain.converged and scaled.converged and scaled.iterations < 60
+
+
+def test_preconditioners_may_be_operators(smooth):
+    kernel, y = smooth
+    P = nystrom(kernel, 0.1, 50)
+    ours, theirs = (solve(kernel, y, 0.1, preconditioner=p) for p in (P, P.to_scipy()))
+    assert ours.iterations == theirs.iterations < solve(kernel, y, 0.1).iterations / 2
+    assert ours.products == ours.iterations + 1
+
+
+def test_solvers_of_scipy_and_pylops_take_them(smooth):
+    kernel, y = smooth
+    shift = 1e-3
+    A = kernel + shift * of.Identity(400)
+    P = nystrom(kernel, shift, 100)
+    want = solve(kernel, y, shift, preconditioner=P, tol=1e-11).x
+    x, info = spla.cg(A, y, M=P, rtol=1e-11)
+    assert info == 0
+    np.testing.assert_allclose(A @ x, A @ want, atol=1e-9)
+    steps = dict(niter=40, tol=0.0)
+    plain = pylops.cg(A, y, x0=np.zeros(400), **steps)[0]
+    # half of P on either side: P^½ A P^½ z = P^½ y
+    half = of.spectral.preconditioners.Nystrom(P.data, (1 + P.weights) ** 0.5 - 1)
+    np.testing.assert_allclose((half @ half).todense(), P.todense(), atol=1e-12)
+    z = pylops.cg(half @ A @ half, half @ y, x0=np.zeros(400), **steps)[0]
+    sketched = np.linalg.norm(y - A @ (half @ z))
+    assert sketched < 1e-3 * np.linalg.norm(y - A @ plain)
+    least_squares = pylops.optimization.leastsquares.preconditioned_inversion
+    plain, sketched = (least_squares(A, y, p, iter_lim=60)[0] for p in (of.Identity(400), P))
+    assert np.linalg.norm(y - A @ sketched) < 0.1 * np.linalg.norm(y - A @ plain)
+    assert jacobi(kernel, shift).to_scipy().shape == kernel.shape
+
+
+def test_singular_and_consistent_is_solved_and_inconsistent_says_so():
+    op = operator(np.where(np.arange(40) < 20, 1.0 + np.arange(40), 0.0), np.random.default_rng(0))
+    consistent = solve(op, op @ np.ones(40))
+    assert consistent.converged
+    with pytest.warns(ConvergenceWarning, match="residual is"):
+        inconsistent = solve(op, np.ones(40))
+    assert not inconsistent.converged and np.isfinite(inconsistent.x).all()
+    assert 1e-3 < inconsistent.residuals <= 1
+    with pytest.warns(ConvergenceWarning):
+        assert not solve(of.Zero(3), np.ones(3)).x.any()
+
+
+def test_one_column_that_fails_is_not_hidden_by_the_others():
+    op = of.Gram(np.diag([0.0, 1.0, 2.0, 3.0]))
+    B = np.stack([np.array([0, 1.0, 1, 1]), 1e-9 * np.array([1.0, 0, 0, 0])], axis=1)
+    with pytest.warns(ConvergenceWarning, match="iterations"):
+        solution = solve(op, B)
+    assert not solution.converged and solution.residuals[1] == 1
+
+
+def test_a_condition_of_1e12_is_solved_or_says_so():
+    values = np.geomspace(1e-12, 1, 60)
+    op = of.Gram(np.diag(np.sqrt(values)))
+    b = np.ones(60)
+    with pytest.warns(ConvergenceWarning):
+        plain = solve(op, b, maxiter=60)
+    assert not plain.converged and plain.residuals > 1e-8
+    assert solve(op, b, preconditioner="jacobi").iterations <= 2
+
+
+def test_rounding_is_refined_away():
+    rng = np.random.default_rng(0)
+    op = operator(np.geomspace(1e-5, 1, 80), rng)
+    solution = solve(op, rng.standard_normal(80), tol=3e-11, maxiter=4000)
+    assert solution.converged and solution.residuals <= 3e-11
+
+
+def test_float32_stays_float32(smooth):
+    kernel, y = smooth
+    single = of.Matrix(kernel.todense().astype(np.float32), psd=True)
+    solution = solve(single, y.astype(np.float32), 1.0, preconditioner="nystrom")
+    assert solution.x.dtype == np.float32 and solution.converged
+    np.testing.assert_allclose(solution.x, solve(kernel, y, 1.0).x, atol=1e-3)
+
+
+def test_smallest_systems():
+    solution = solve(np.array([[3.0]]), np.array([4.0]), 1.0)
+    assert solution.x == 1 and solution.converged and solution.iterations == 1
+    nothing = solve(np.eye(3), np.zeros((3, 2)), 1.0)
+    assert nothing.converged and not nothing.x.any() and not nothing.products
+
+
+indefinite = np.diag([1.0, -1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: solve(np.eye(3), np.ones(3), -1.0), ValueError, "shift must be"),
+        (lambda: solve(indefinite, np.array([0, 1.0, 0])), ValueError, "op . shift must be PSD"),
+        (lambda: solve(np.eye(3), np.ones(3), preconditioner=indefinite), ValueError, "precond"),
+        (lambda: solve(np.eye(3), np.ones(3), preconditioner="ilu"), ValueError, "ilu"),
+        (lambda: solve(np.eye(3), np.ones(3), preconditioner=np.eye(2)), ValueError, "shape"),
+        (lambda: solve(np.eye(3), np.ones(4)), ValueError, "shape"),
+        (lambda: solve(np.eye(3), np.ones((3, 0))), ValueError, "shape"),
+        (lambda: solve(np.eye(3), np.array([1, np.nan, 1])), ValueError, "b contains NaN"),
+        (lambda: solve(np.diag([1.0, np.inf]), np.ones(2)), ValueError, "NaN or infinity"),
+        (
+            lambda: solve(of.Matrix(np.full((2, 2), np.nan), psd=True), np.ones(2)),
+            ValueError,
+            "NaN",
+        ),
+        (lambda: solve(np.triu(np.ones((3, 3))), np.ones(3)), ValueError, "symmetric"),
+        (lambda: solve(np.eye(3), np.ones(3), tol=2), ValueError, "tol"),
+        (lambda: solve(np.eye(3), np.ones(3), maxiter=0), ValueError, "maxiter"),
+        (lambda: solve(np.eye(3), np.ones(3, np.float32)), TypeError, "float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_does_not_fit_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
