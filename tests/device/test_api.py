@@ -50,7 +50,7 @@ MISTAKES = [
      "cupy.linalg has no vector_norm"),
     ("dynamics/adaptive.py", "empty = namespace(self._residual).empty_like",
      "empty = namespace(self._residual).empty_copy", "cupy has no empty_copy"),
-    ("spectral/lanczos.py", "xp.linalg.norm(v)", "xp.linalg.norm(v, ordinal=2)", "'ordinal'"),
+    ("spectral/recursion.py", "xp.linalg.norm(r, axis=0)", "xp.linalg.norm(r, axes=0)", "'axes'"),
     ("arrays.py", "from cupyx.scipy import sparse", "from cupyx.scipy import sparsity",
      "cupyx.scipy has no sparsity"),
 ]  # fmt: skip
