@@ -815,15 +815,15 @@ def materialised(s: Setting) -> Case:
 
 @register
 def nystrom(s: Setting) -> Case:
-    U = np.linalg.qr(s.normal(s.N, min(s.N, s.p)))[0]
-    w = -s.rng.random(U.shape[1]).astype(s.dtype)
+    U = xp.linalg.qr(s.normal(s.N, min(s.N, s.p)))[0]
+    w = xp.asarray(-s.rng.random(U.shape[1]).astype(s.dtype))
     reference = lambda U, w, one: one * np.eye(s.N) + weighted_gram(U, w)  # noqa: E731
     return Case(Nystrom(U, w), reference, U, w, 1.0, psd=True)
 
 
 @register
 def jacobi(s: Setting) -> Case:
-    d = np.abs(s.normal(s.N))
+    d = abs(s.normal(s.N))
     return Case(Jacobi(d), lambda d: np.diag(d), d, psd=True)
 
 

@@ -93,7 +93,6 @@ def spent(run, steps, **options) -> collections.Counter:
 def test_a_step_brings_one_number_to_the_host_and_moves_nothing_else(run) -> None:
     few, many = spent(run, 5, every=100), spent(run, 25, every=100)
     assert many - few == collections.Counter(scalar=20)
-    assert few["to host"] == 0
 
 
 @pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
