@@ -1,7 +1,8 @@
 """Which array module an array belongs to, and whether it is fit to be computed with.
 
 Code in opflow never names NumPy for data it was given: it asks :func:`namespace` and uses what
-it gets.  Nothing here moves an array; mixing host and device arrays is an error.
+it gets.  Mixing host and device arrays is an error; only :func:`to_host`, :func:`to_device` and
+:func:`beside` move data, where they are called by name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import scipy.sparse as sp
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def _module_name(array: Any) -> str:
+def module_name(array: Any) -> str:
+    """``"numpy"`` or ``"cupy"``: where an array, or the data of an operator, is."""
+    where = getattr(array, "_where", None)  # an operator that knows
+    if where is not None:
+        return where
     if isinstance(array, np.ndarray | np.generic) or sp.issparse(array):
         return "numpy"
     name = type(array).__module__.partition(".")[0]
@@ -49,13 +54,26 @@ def namespace(*arrays: Any) -> ModuleType:
     >>> namespace(np.ones(3), None).__name__
     'numpy'
     """
-    names = {_module_name(a) for a in arrays if a is not None}
+    names = {module_name(a) for a in arrays if a is not None}
     if len(names) > 1:
-        raise TypeError(
-            f"arrays live in different modules ({', '.join(sorted(names))}); "
-            "move them to one device first"
-        )
+        raise TypeError(mixed(*arrays))
     return sys.modules[names.pop()] if names else np
+
+
+def mixed(*arrays: Any) -> str:
+    """Which of the arrays or operators is where, and what to do about it."""
+    places = [f"{_described(a)} is {_PLACE[module_name(a)]}" for a in arrays if a is not None]
+    return (
+        f"host and device operands do not mix: {', '.join(dict.fromkeys(places))}; move one of "
+        "them, with network.to('gpu') or network.to('cpu'), cupy.asarray(x) or x.get()"
+    )
+
+
+_PLACE = {"numpy": "on the host (numpy)", "cupy": "on the device (cupy)"}
+
+
+def _described(x: Any) -> str:
+    return f"{type(x).__name__} of shape {tuple(x.shape)}"
 
 
 def is_sparse(x: Any) -> bool:
@@ -139,4 +157,53 @@ def to_host(x: Any) -> Any:
     >>> to_host(np.ones(2))
     array([1., 1.])
     """
-    return x.get() if _module_name(x) == "cupy" else np.asarray(x)
+    return x.get() if module_name(x) == "cupy" else np.asarray(x)
+
+
+def to_device(x: Any, device: str) -> Any:
+    """An array or sparse matrix on ``"cpu"`` or ``"gpu"``: itself if it is there, else a copy.
+
+    Raises
+    ------
+    ValueError
+        For another device.
+    ImportError
+        If CuPy is not installed, or finds no CUDA device.
+    """
+    if device not in ("cpu", "gpu"):
+        raise ValueError(f"device must be 'cpu' or 'gpu', not {device!r}")
+    if device == "cpu":
+        return x.get() if module_name(x) == "cupy" else x
+    xp = _cupy()
+    if module_name(x) == "cupy":
+        return x
+    if not is_sparse(x):
+        return xp.asarray(x)
+    from cupyx.scipy import sparse
+
+    return getattr(sparse, f"{x.format}_matrix")(x)
+
+
+def _cupy() -> ModuleType:
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise
+        raise ImportError("device 'gpu' needs CuPy: pip install 'opflow[gpu]'") from error
+    if not cupy.cuda.is_available():
+        raise ImportError("device 'gpu' needs a CUDA device, and CuPy finds none")
+    return cupy
+
+
+def beside(x: Any, like: Any) -> Any:
+    """`x` where `like` is; for what comes from a file or a random generator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> beside([1.0, 2.0], np.ones(2))
+    array([1., 2.])
+    """
+    xp = namespace(like)
+    return to_host(x) if xp is np else xp.asarray(x)

@@ -4,6 +4,11 @@ import os
 
 os.environ.setdefault("OPFLOW_PROFILE", "default")  # what the cost model chooses is then fixed
 
+import functools
+import subprocess
+import sys
+
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 
@@ -16,3 +21,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+@functools.cache
+def missing_device() -> str | None:
+    """Why there is no GPU to test on; None if there is one."""
+    code = (
+        "import cupy, sys; sys.exit(not cupy.cuda.is_available() and 'CuPy finds no CUDA device')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := missing_device()):
+        pytest.skip(f"no GPU to test on: {reason}")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import namespace
+from opflow.arrays import namespace, to_host
 from opflow.dynamics.flow import State
 from opflow.dynamics.steppers import parameter_arrays, restored
 from opflow.spectral.tridiagonal import lanczos
@@ -48,6 +48,8 @@ class AdaptiveIntegrator(ABC):
         self.allowed = tol**0.5
         self.products, self.size = 0, math.nan
         self._residual: Any = None
+        #: the norm of an error that is the rounding of f
+        self._rounding: float | None = None
 
     @property
     def step(self) -> float:
@@ -86,13 +88,18 @@ class AdaptiveIntegrator(ABC):
         self.accepted()
         return remaining if trial.size == left else trial.size / self.share
 
-    def measured(self, mismatch: Any) -> float:
-        """The norm of an error of f, in units of √tol·‖r‖ (or of the rounding of f)."""
-        norm = namespace(mismatch).linalg.norm
-        y = self.state.targets
-        scale = max(float(norm(self._residual)), 1e3 * float(np.finfo(y.dtype).eps * norm(y)))
-        error = float(norm(mismatch))
-        return error / (self.allowed * scale) if error else 0.0
+    def measured(self, loss: Any, mismatch: Any) -> tuple[float, float]:
+        """The loss, and the norm of an error of f in units of √tol·‖r‖ (or of the rounding of f).
+
+        Both come to the host together.
+        """
+        xp = namespace(mismatch)
+        if self._rounding is None:
+            y = self.state.targets
+            self._rounding = 1e3 * float(np.finfo(y.dtype).eps * xp.linalg.norm(y))
+        scale = max(math.sqrt(2 * self._loss), self._rounding)
+        loss, error = map(float, to_host(xp.stack([loss, xp.linalg.norm(mismatch)])))
+        return loss, error / (self.allowed * scale) if error else 0.0
 
     @abstractmethod
     def first_size(self) -> float:
@@ -212,7 +219,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         halfway, residual = empty(self._residual), empty(self._residual)
         before, here = start, start.moved(slope, size * w1 / w0)
         for j in range(2, stages + 1):
-            here.evaluate(halfway if j == middle + 1 else residual)
+            here.fill(halfway if j == middle + 1 else residual)
             mu, nu = 2 * w0 * T[j - 1] / T[j], -T[j - 2] / T[j]
             move = 2 * w1 * T[j - 1] / T[j] * size
             parameters = [
@@ -222,12 +229,13 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
                 )
             ]
             before, here = here, start.at(parameters)
-        loss = here.evaluate(residual)
+        total = here.fill(residual)
         self.products += stages
         self._since += stages
         c = consistent[middle]
         weight = (0.5 - curved[stages]) / (curved[stages] - curved[middle] / c)
-        error = self.measured(weight * (residual - halfway / c + (1 / c - 1) * self._residual))
+        mismatch = weight * (residual - halfway / c + (1 / c - 1) * self._residual)
+        loss, error = self.measured(total, mismatch)
         if not error <= 1:
             self._since = RENEW  # it may be λ_max that has grown
         return Trial(here, residual, loss, size, error if math.isfinite(error) else math.inf)

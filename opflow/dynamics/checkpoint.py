@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from opflow.arrays import check_integer
+from opflow.arrays import check_integer, to_host
 
 SCHEMA = 1
 FORMAT = "opflow checkpoint"
@@ -144,8 +144,9 @@ class Saver:
         Parameters
         ----------
         step : int
-        arrays : dict of str to NumPy array
-            Numbers, booleans or text; loaded with the same dtype, shape and memory order.
+        arrays : dict of str to array
+            On the host or a device; numbers, booleans or text.  Loaded on the host, with the same
+            dtype, shape and memory order.
         meta : dict
             What JSON can hold.
 
@@ -162,7 +163,7 @@ class Saver:
         """
         from opflow import __version__  # the package imports this module
 
-        held = {name: np.asarray(array) for name, array in arrays.items()}
+        held = {name: to_host(array) for name, array in arrays.items()}
         for name, array in held.items():
             if not _plain(array.dtype):
                 raise TypeError(f"{name} has dtype {array.dtype}, which a checkpoint cannot hold")

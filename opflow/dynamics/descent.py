@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import beside, check_integer, namespace
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
 from opflow.operators.algebra import is_operator
@@ -193,7 +193,7 @@ class StochasticDescent(Descent):
 
     def advance(self, remaining: float) -> float:
         state, b, n = self.state, int(self.method.batch or 0), self.state.first.samples
-        rows = np.sort(self._rng.choice(n, b, replace=False))
+        rows = beside(np.sort(self._rng.choice(n, b, replace=False)), state.targets)
         drawn = State(
             state.network,
             WeightLayer(input_rows(state.first.inputs, rows)),
@@ -201,8 +201,8 @@ class StochasticDescent(Descent):
             state.parameters,
             state.accumulate,
         )
-        drawn.evaluate(namespace(state.targets).empty((b, state.targets.shape[1]),
-                                                      dtype=state.targets.dtype))  # fmt: skip
+        drawn.fill(namespace(state.targets).empty((b, state.targets.shape[1]),
+                                                  dtype=state.targets.dtype))  # fmt: skip
         spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
         self.products += spent
         return self._move(drawn.taken(), n / b)

@@ -108,9 +108,9 @@ class ExponentialIntegrator(AdaptiveIntegrator):
         u = krylov.integral(size).reshape(r.shape)
         end = self.state.moved(self.state.direction(u), 1.0)
         residual = namespace(r).empty_like(r)
-        loss = end.evaluate(residual)
+        total = end.fill(residual)
         self.products += krylov.products - before + 2
-        error = self.measured(residual - krylov.at(size).reshape(r.shape))
+        loss, error = self.measured(total, residual - krylov.at(size).reshape(r.shape))
         return Trial(end, residual, loss, size, error if math.isfinite(error) else math.inf)
 
     def accepted(self) -> None:

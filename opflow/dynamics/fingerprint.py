@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import is_sparse
+from opflow.operators.rows import op_namespace
 from opflow.relu.inputs import input_rows
 
 #: bytes of X that tell one data set from another
@@ -71,7 +72,8 @@ def _feed(digest: Any, value: Any, budget: float) -> None:
             _feed(digest, part, budget / 3)
     elif hasattr(value, "matvec") and not hasattr(value, "__getitem__"):
         vector = np.random.default_rng(0).standard_normal(value.shape[1]).astype(value.dtype)
-        product = np.asarray(value.matvec(vector), dtype=np.float64)
+        vector = op_namespace(value).asarray(vector) if hasattr(value, "operands") else vector
+        product = np.asarray(_host(value.matvec(vector)), dtype=np.float64)
         weighted = np.linspace(1, 2, len(product)) * product
         digest.update(f"{np.linalg.norm(product):.3e} {np.linalg.norm(weighted):.3e}".encode())
     elif len(value.shape) == 0:

@@ -72,7 +72,7 @@ class WeightLayer:
 
     def fields(self, state: State, memory: Any) -> Fields:
         least = None if memory is None else max(memory, 1.0)  # nothing is left: recomputed
-        return Fields(state.network, self.inputs, memory=least)
+        return Fields(state.network, self.inputs, memory=least, finite=False)
 
     def predict(self, state: State, X: Any) -> Any:
         return state.network(X)
@@ -230,12 +230,16 @@ class State:
 
         About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
         """
+        return float(self.fill(residual))
+
+    def fill(self, residual: Any) -> Any:
+        """As :meth:`evaluate`, with the loss left on the device."""
         xp, loss = namespace(residual), 0.0
 
         def vector(s: slice, f: Any) -> Any:
             nonlocal loss
             r = xp.subtract(f, self.targets[s], out=residual[s])
-            loss += 0.5 * float((r.astype(xp.float64) ** 2).sum())
+            loss = loss + 0.5 * (r.astype(xp.float64) ** 2).sum()
             return r
 
         self.slope = self._pass(vector)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from opflow.arrays import namespace
+from opflow.arrays import module_name, namespace, to_host
 from opflow.dynamics.checkpoint import Saver
 from opflow.dynamics.log import Log
 from opflow.dynamics.observe import Moment
@@ -170,7 +170,7 @@ class Loop:
                 self.share,
                 self._predictor(),
             )
-            values = {name: observer(moment) for name, observer in self.observers.items()}
+            values = {name: _kept(observer(moment)) for name, observer in self.observers.items()}
             for name, value in values.items():
                 # here, where it costs a step, and not when all is put together
                 if self.seen[name] and np.shape(value) != np.shape(self.seen[name][0]):
@@ -252,7 +252,7 @@ class Loop:
                 f"not {sorted(self.observers) or 'none'}"
             )
         xp = namespace(self.residual)
-        state = {key.removeprefix("state_"): xp.asarray(value) if value.dtype.kind == "f" else value
+        state = {key.removeprefix("state_"): xp.asarray(value) if value.ndim else value
                  for key, value in arrays.items() if key.startswith("state_")}  # fmt: skip
         self.integrator.restore(state)
         self.integrator.note = meta["note"]
@@ -279,3 +279,8 @@ class Loop:
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
             f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before"
         )
+
+
+def _kept(value: Any) -> Any:
+    """What an observer gave, on the host."""
+    return value if module_name(value) == "numpy" else to_host(value)

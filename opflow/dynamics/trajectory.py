@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from opflow.arrays import to_host
 from opflow.dynamics.checkpoint import checksum, write_npz
 from opflow.relu.network import ReLUNetwork
 
@@ -119,7 +120,7 @@ class Trajectory:
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
-        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
         if any(a.dtype == object for a in arrays.values()):
             raise TypeError("observations of changing shape cannot be saved")
         meta = {

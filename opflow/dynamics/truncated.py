@@ -147,7 +147,7 @@ class FieldState:
     def __init__(self, state: State, order: int) -> None:
         network, X = state.network, state.first.inputs
         self.first = state.first
-        fields, self._exact = Fields(network, X), state
+        fields, self._exact = Fields(network, X, finite=False), state
         self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
         self.hidden = fields.preactivations
         xp, n, k = namespace(network.readout), fields.samples, network.outputs
@@ -168,7 +168,7 @@ class FieldState:
 
     def snapshot(self) -> Fields:
         """The fields of the network that they drive."""
-        return Fields(self.network, self.inputs)
+        return Fields(self.network, self.inputs, finite=False)
 
     def kernel(self) -> Operator:
         """K of the network that the fields drive."""
@@ -209,14 +209,14 @@ class FieldState:
     def evaluate(self, residual: Any) -> float:
         """Fill `residual` from the fields, keep ∂W and ∂b, return the summed loss."""
         net, xp = self.network, namespace(residual)
-        self._exact.evaluate(xp.empty_like(residual))
+        self._exact.fill(xp.empty_like(residual))
         self._weights = [xp.zeros_like(W) for W in net.weights]
         self._biases = [None if b is None else xp.zeros_like(b) for b in net.biases]
         loss = 0.0
         for s in self._blocks():
             r = residual[s]
             xp.subtract(xp.maximum(self.hidden[-1][s], 0) @ net.readout.T, self.targets[s], out=r)
-            loss += 0.5 * float((r.astype(xp.float64) ** 2).sum())
+            loss = loss + 0.5 * (r.astype(xp.float64) ** 2).sum()
             below = self.inputs[s]
             for h, psi, total, bias in zip(
                 self.hidden, self.psi, self._weights, self._biases, strict=True
@@ -226,7 +226,7 @@ class FieldState:
                 if bias is not None:
                     bias += slope.sum(axis=0)
                 below = xp.maximum(h[s], 0)
-        return loss
+        return float(loss)
 
     def advance(self, step: float) -> None:
         """Move fields and weights by one step of the truncated hierarchy."""

@@ -11,6 +11,7 @@ for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and 
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -20,8 +21,9 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_sparse, namespace
-from opflow.operators.operator import Cost, Operator
+from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
+from opflow.operators.operator import Cost, Operator, check_dtype
+from opflow.operators.rows import op_namespace, whereabouts
 
 
 def is_operator(x: Any) -> bool:
@@ -76,7 +78,32 @@ def unify(operators: Sequence[Operator]) -> list[Operator]:
     if not dtypes:
         dtypes = {np.result_type(*(op.dtype for op in operators))}
     target = np.result_type(*dtypes)
-    return [op.astype(target) if op.dtype_free else op for op in operators]
+    return [op.astype(target) if op.dtype_free else op for op in _placed(operators)]
+
+
+def _placed(operators: Sequence[Operator]) -> Sequence[Operator]:
+    """The operators on one side; those without data go where the others are."""
+    places = {where for op in operators if (where := whereabouts(op)) is not None}
+    if len(places) > 1:
+        raise TypeError(mixed(*(op for op in operators if whereabouts(op) is not None)))
+    if places <= {"numpy"}:  # where those without data are anyway
+        return operators
+    return [placed(op, *places) for op in operators]
+
+
+def placed(op: Operator, where: str) -> Operator:
+    """`op`; if it has no data, one that makes its entries in that array module."""
+    if whereabouts(op) is not None:
+        return op
+    parts: dict[str, Any] = {}
+    for name, part in vars(op).items():
+        if isinstance(part, Operator):
+            parts[name] = placed(part, where)
+        elif isinstance(part, tuple | list) and any(isinstance(x, Operator) for x in part):
+            parts[name] = type(part)(placed(x, where) for x in part)
+    other = copy.copy(op)
+    other.__dict__ = vars(op) | parts | {"_where": where}
+    return other
 
 
 # -- rules ------------------------------------------------------------------------------------
@@ -196,14 +223,14 @@ class Identity(Operator):
     _rmatmat = _matmat
 
     def _block(self, rows: Any, cols: Any) -> Any:
-        index = np.arange(self.shape[0])
+        index = op_namespace(self).arange(self.shape[0])
         return (index[rows][:, None] == index[cols]).astype(self.dtype)
 
     def _diagonal(self) -> Any:
-        return np.ones(self.shape[0], dtype=self.dtype)
+        return op_namespace(self).ones(self.shape[0], dtype=self.dtype)
 
-    def astype(self, dtype: Any) -> Identity:
-        return self if self.dtype == np.dtype(dtype) else Identity(self.shape[0], dtype)
+    def astype(self, dtype: Any) -> Operator:
+        return self if self.dtype == np.dtype(dtype) else _retyped(self, dtype)
 
     def cost(self, columns: int = 1) -> Cost:
         return Cost(0.0, self._vector_bytes(columns))
@@ -241,11 +268,18 @@ class Zero(Operator):
     def _rmatmat(self, X: Any) -> Any:
         return namespace(X).zeros((self.shape[1], X.shape[1]), dtype=X.dtype)
 
-    def astype(self, dtype: Any) -> Zero:
-        return self if self.dtype == np.dtype(dtype) else Zero(self.shape[0], self.shape[1], dtype)
+    def astype(self, dtype: Any) -> Operator:
+        return self if self.dtype == np.dtype(dtype) else _retyped(self, dtype)
 
     def cost(self, columns: int = 1) -> Cost:
         return Cost(0.0, self._vector_bytes(columns))
+
+
+def _retyped(op: Operator, dtype: Any) -> Operator:
+    """The same operator without data in another dtype, and in its place."""
+    other = copy.copy(op)
+    other.dtype = check_dtype(dtype)
+    return other
 
 
 class _Composite(Operator):
@@ -323,7 +357,7 @@ class Sum(_Composite):
 
 
 def _iadd(out: Any, other: Any) -> Any:
-    if not out.flags.writeable or (hasattr(out, "base") and out.base is not None):
+    if not getattr(out.flags, "writeable", True) or out.base is not None:
         return out + other  # a view may belong to an operator's data
     out += other
     return out
@@ -579,6 +613,11 @@ class External(Operator):
             dimsd=getattr(op, "dimsd", None),
         )
 
+    @property
+    def data(self) -> Any:
+        """An array of its own on a device, if there is one: the operator is then there."""
+        return _device_array(self.op)
+
     def _matmat(self, X: Any) -> Any:
         return self._block_product(self.op.matmat, X, self.shape[0])
 
@@ -590,3 +629,15 @@ class External(Operator):
         if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
             return namespace(X).empty(shape, dtype=dtype)
         return product(X).reshape(shape).astype(dtype, copy=False)
+
+
+def _device_array(op: Any) -> Any:
+    """An array on a device among the attributes of an operator of another library."""
+    for part in getattr(op, "__dict__", {}).values():
+        for value in part if isinstance(part, tuple | list) else [part]:
+            found = value if is_array(value) or is_sparse(value) else None
+            if is_operator(value):
+                found = _device_array(value)
+            if found is not None and module_name(found) != "numpy":
+                return found
+    return None

@@ -52,6 +52,11 @@ class FunctionGram(Operator):
         shape = (int(self._X.shape[0]), int(self._Y.shape[0]))
         super().__init__(shape, one.dtype, psd=Y is None, symbol=symbol)
 
+    @property
+    def data(self) -> Any:
+        """The samples: the operator is where they are."""
+        return self._X
+
     def _values(self, rows: Any, cols: Any) -> Any:
         left, right = _rows(self._X, rows), _rows(self._Y, cols)
         block = self.function(left, right)

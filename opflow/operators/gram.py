@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_gates, check_real, namespace
+from opflow.arrays import check_gates, check_real, mixed, module_name, namespace
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import row_slices, workspace_bytes
+from opflow.operators.rows import row_slices, whereabouts, workspace_bytes
 
 
 class Gram(Operator):
@@ -59,6 +59,8 @@ class Gram(Operator):
                 )
             if factor.dtype_free:
                 factor = factor.astype(weights.dtype)
+            if whereabouts(factor) not in (None, module_name(weights)):
+                raise TypeError(mixed(factor, weights))
             if weights.dtype != factor.dtype:
                 raise TypeError(f"weights is {weights.dtype} but the factor is {factor.dtype}")
         self.factor, self.weights = factor, weights

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from opflow.arrays import namespace
 from opflow.operators import rows as row_blocks
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
@@ -197,7 +195,8 @@ class Side(NamedTuple):
 
 def stand_in(op: Operator) -> Matrix:
     """A dense matrix of the shape, dtype and tags of `op`, that occupies no memory."""
-    zero = np.broadcast_to(op.dtype.type(0), op.shape)
+    xp = op_namespace(op)
+    zero = xp.broadcast_to(xp.zeros((), dtype=op.dtype), op.shape)
     return Matrix(zero, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
 
 

@@ -133,7 +133,7 @@ class KhatriRao(Operator):
             elif c == 1:
                 out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
             else:
-                xp.einsum("bn,bcn->bc", factor, pushed, out=out[rows])
+                out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
         return out
 
     def _rmatmat(self, X: Any) -> Any:

@@ -8,6 +8,7 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +16,8 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_sparse, namespace
-from opflow.operators.rows import dense_allowed, row_slices, selector
+from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
+from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 
 if TYPE_CHECKING:
     from types import NotImplementedType
@@ -167,7 +168,7 @@ class Operator(pylops.LinearOperator):
 
     def _apply(self, product: Any, x: Any, size: int, height: int, vector: bool = False) -> Any:
         if not hasattr(x, "dtype"):
-            x = np.asarray(x)
+            x = op_namespace(self).asarray(x)
         shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
         if x.ndim == 0 or x.ndim > 2 or x.shape[0] != size or (not vector and x.ndim != 2):
             raise ValueError(
@@ -176,6 +177,8 @@ class Operator(pylops.LinearOperator):
             )
         if x.dtype.kind not in "biufc":
             raise TypeError(f"the operand must be numeric, not {x.dtype}")
+        if whereabouts(self) not in (None, module_name(x)):
+            raise TypeError(mixed(self, x))
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
         if x.dtype.kind == "c" and self.dtype.kind != "c":
@@ -219,9 +222,19 @@ class Operator(pylops.LinearOperator):
         >>> of.Gram(np.array([[1.0, 2.0], [3.0, 4.0]])).block([1], slice(None))
         array([[11., 25.]])
         """
-        rows = _checked_index(rows, self.shape[0], "rows")
-        cols = _checked_index(cols, self.shape[1], "cols")
-        return self._block(rows, cols)
+        from opflow.operators import algebra
+
+        indices = (_checked_index(rows, self.shape[0], "rows"),
+                   _checked_index(cols, self.shape[1], "cols"))  # fmt: skip
+        where = whereabouts(self)
+        if any(module_name(i) != "numpy" for i in indices if not isinstance(i, slice)):
+            if where == "numpy":
+                raise TypeError(mixed(self, *(i for i in indices if not isinstance(i, slice))))
+            where = "cupy"  # where the entries of an operator without data are wanted
+        if where in (None, "numpy"):
+            return self._block(*indices)
+        op, xp = algebra.placed(self, where), sys.modules[where]
+        return op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
@@ -351,7 +364,7 @@ class Operator(pylops.LinearOperator):
             return algebra.compose(self, algebra.as_operator(x))
         if _is_scalar(x):
             return algebra.scale(x, self)
-        x = x if hasattr(x, "dtype") else np.asarray(x)
+        x = x if hasattr(x, "dtype") else op_namespace(self).asarray(x)
         # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
         # can be neither is a field.
         fields = (x.shape, x.shape[:-1]) if x.ndim > 2 else (x.shape,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace
+from opflow.arrays import module_name, namespace
 
 #: bytes of temporary arrays a product may hold for one block of rows
 WORKSPACE = 8 << 20
@@ -80,12 +81,24 @@ def selector(op: Any, index: Any, size: int) -> Any:
 
 
 def op_namespace(op: Any) -> Any:
-    """The array module of the data at the leaves of an operator."""
-    data = getattr(op, "data", None)
-    if data is not None:
-        return namespace(data)
-    modules = [op_namespace(child) for child in getattr(op, "operands", ())]
-    return next((m for m in modules if m is not np), np)
+    """The array module of the data at the leaves of an operator; NumPy if it has none."""
+    return sys.modules[whereabouts(op) or "numpy"]
+
+
+def whereabouts(op: Any) -> str | None:
+    """``"numpy"`` or ``"cupy"``, where the data of an operator is; None if it has none.
+
+    Found once and kept: operators do not change.
+    """
+    known = vars(op)
+    if "_where" not in known:
+        data = getattr(op, "data", None)
+        if data is not None:
+            op._where = module_name(data)
+        else:
+            found = (whereabouts(child) for child in getattr(op, "operands", ()))
+            op._where = next((where for where in found if where is not None), None)
+    return op._where
 
 
 def blocked_matmat(op: Any, X: Any) -> Any:

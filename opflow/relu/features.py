@@ -123,7 +123,7 @@ def feature_ansatz(
     values, vectors = xp.linalg.eigh(S)
     root = (vectors * xp.sqrt(xp.maximum(values, 0))) @ vectors.T
     spectrum, U = xp.linalg.eigh(root @ weight_gram @ root)
-    kept = spectrum > len(S) * xp.finfo(xp.float64).eps * xp.abs(spectrum).max(initial=0)
+    kept = spectrum > len(S) * xp.finfo(xp.float64).eps * xp.abs(spectrum).max()
     spectrum, U = spectrum[kept], U[:, kept]
     size = float(xp.linalg.norm(weight_gram)) * float(xp.linalg.norm(spectrum**power))
     if size == 0:

@@ -56,6 +56,8 @@ class Fields:
         How activations are held; "cached" by default, and always for an X that is an operator.
     memory : float or str, optional
         Bytes the fields may hold (``"4GB"``): the storage with the fastest products that fits.
+    finite : bool, default True
+        Make sure that X is, one pass over it; not needed for an X that has been checked.
 
     Raises
     ------
@@ -102,8 +104,9 @@ class Fields:
         *,
         storage: str | None = None,
         memory: float | str | None = None,
+        finite: bool = True,
     ) -> None:
-        self.network, self.inputs = network, check_inputs(X, network)
+        self.network, self.inputs = network, check_inputs(X, network, finite=finite)
         self.samples = int(self.inputs.shape[0])
         if storage not in (None, *STORAGES):
             raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")

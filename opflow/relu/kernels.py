@@ -297,6 +297,11 @@ class Transport(Operator):
         self.scales = [math.sqrt(r) if rates else 1.0 for r in net.rates]
         super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
 
+    @property
+    def data(self) -> Any:
+        """The readout: the operator is where it is."""
+        return self.fields.network.readout
+
     def cost(self, columns: int = 1) -> Cost:
         net, n = self.fields.network, self.fields.samples
         first, k = net.weights[0].size, net.outputs

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse, namespace
+from opflow.arrays import check_real, is_sparse, namespace, to_device
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -186,6 +186,43 @@ class ReLUNetwork:
         """As :meth:`replace`, for arrays a step has just made: shapes are not checked again."""
         other = object.__new__(ReLUNetwork)
         other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
+        return other
+
+    def to(self, device: str) -> ReLUNetwork:
+        """This network with its arrays on another device.
+
+        Parameters
+        ----------
+        device : {"cpu", "gpu"}
+            Host memory, or the current CUDA device through CuPy.
+
+        Returns
+        -------
+        ReLUNetwork
+            What is there already is referenced, not copied.
+
+        Raises
+        ------
+        ValueError
+            For another device.
+        ImportError
+            If CuPy is not installed, or finds no CUDA device.
+
+        Notes
+        -----
+        Moves P + k·n_L numbers, and nothing else ever moves unasked: inputs and targets have to
+        be where the network is, and host and device arrays do not mix.
+
+        Examples
+        --------
+        >>> import opflow as of
+        >>> net = of.ReLUNetwork.random([4, 8], seed=0)
+        >>> net.to("cpu").weights[0] is net.weights[0]
+        True
+        """
+        biases = [None if b is None else to_device(b, device) for b in self.biases]
+        other = self.moved([to_device(W, device) for W in self.weights], biases)
+        other.readout = to_device(self.readout, device)
         return other
 
     # -- making one -----------------------------------------------------------------------

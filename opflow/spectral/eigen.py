@@ -192,8 +192,9 @@ def eigsh(
     if method == "lapack":
         whole = eigh(op, memory=memory)
         chosen = choose(whole.eigenvalues, k, which)
+        vectors = whole.eigenvectors[:, op_namespace(op).asarray(chosen)]
         return Eigenpairs(
-            whole.eigenvalues[chosen], whole.eigenvectors[:, chosen], whole.residuals[chosen],
+            whole.eigenvalues[chosen], vectors, whole.residuals[chosen],
             bool(tolerance.met(0, whole.residuals, abs(whole.eigenvalues).max()).all()),
             whole.products, whole.how,
         )  # fmt: skip

@@ -191,7 +191,7 @@ def nystrom(
     eigenvalues = np.maximum(singular**2 - jitter, 0.0)
     kept = eigenvalues > n * eps * eigenvalues[0]
     eigenvalues = eigenvalues[kept]
-    floor = 0.0 if shift and not kept.all() else float(eigenvalues.min(initial=np.inf))
+    floor = 0.0 if shift and not kept.all() else float(np.min(eigenvalues, initial=np.inf))
     weights = (floor + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
     U = Q @ xp.asarray(left[:, kept], dtype=op.dtype)
     return Nystrom(U, xp.asarray(weights, dtype=op.dtype))

@@ -67,7 +67,8 @@ class Recursion:
         check_integer(size, "size", 1)
         xp = namespace(r)
         self.op, self.size, self.keep, self.products = op, min(size, n), keep, 0
-        self.norms = to_host(xp.linalg.norm(r, axis=0)).astype(np.float64)
+        norms = xp.linalg.norm(r, axis=0)
+        self.norms = to_host(norms).astype(np.float64)
         if not np.isfinite(self.norms).all():
             raise ValueError("r contains NaN or infinity, or its norm overflows")
         self.counts = np.zeros(columns, dtype=int)
@@ -75,8 +76,8 @@ class Recursion:
         held = min(self.size, 8)
         self._basis = xp.zeros((columns, held if keep else 1, n), dtype=r.dtype)
         self._alpha, self._beta = np.zeros((2, columns, held))
-        scale = xp.asarray(np.where(self.open, self.norms, 1.0), dtype=r.dtype)
-        self._next = (r / scale).T.copy()
+        self._next = (r / xp.where(norms > 0, norms, 1)).T.copy()
+        self._before = xp.zeros(columns, dtype=r.dtype)
         self._ritz: Ritz | None = None
         self._eps = float(np.finfo(r.dtype).eps)
 
@@ -89,29 +90,34 @@ class Recursion:
         at = self.counts[grown]
         self.reserve(int(at.max()) + 1)
         self.counts[grown] += 1
-        where = xp.asarray(grown)
+        span = slice(int(grown[0]), int(grown[-1]) + 1)
+        # Numbers go to the device only where columns part ways.
+        where = span if grown.size == span.stop - span.start else xp.asarray(grown)
         v = self._next[where]
         w = self.op.matmat(v.T).T
         self.products += grown.size
         alpha = (v * w).sum(axis=1)
-        scale = to_host(xp.linalg.norm(w, axis=1))
-        if not np.isfinite(scale).all():
-            raise ValueError("products with op contain NaN or infinity")
+        scale = xp.linalg.norm(w, axis=1)
         if self.keep:
-            self._basis[where, xp.asarray(at)] = v
+            level = (at == at[0]).all()
+            place = (where, int(at[0])) if level else (xp.asarray(grown), xp.asarray(at))
+            self._basis[place] = v
             w = self._orthogonal(w, grown, where)
         else:
-            before = xp.asarray(np.where(at > 0, self._beta[grown, at - 1], 0.0), dtype=w.dtype)
-            w = w - alpha[:, None] * v - before[:, None] * self._basis[where, 0]
+            w = w - alpha[:, None] * v - self._before[where][:, None] * self._basis[where, 0]
             self._basis[where, 0] = v
-        beta = to_host(xp.linalg.norm(w, axis=1)).astype(np.float64)
-        invariant = (at + 1 == n) | (beta <= 10 * n**0.5 * self._eps * scale)
-        self._alpha[grown, at] = to_host(alpha)
+        length = xp.linalg.norm(w, axis=1)
+        numbers = to_host(xp.stack([alpha, scale, length])).astype(np.float64)
+        if not np.isfinite(numbers[1]).all():
+            raise ValueError("products with op contain NaN or infinity")
+        alphas, scales, beta = numbers
+        invariant = (at + 1 == n) | (beta <= 10 * n**0.5 * self._eps * scales)
+        self._alpha[grown, at] = alphas
         self._beta[grown, at] = np.where(invariant, 0.0, beta)
         self.open[grown] = ~invariant & (at + 1 < self.size)
-        self._next[where] = (
-            w / xp.asarray(np.where(invariant, np.inf, beta), dtype=w.dtype)[:, None]
-        )
+        self._before[where] = length
+        # what comes after an invariant space is not used
+        self._next[where] = w / xp.maximum(length, xp.finfo(w.dtype).tiny)[:, None]
         self._ritz = None
 
     def _orthogonal(self, w: Any, grown: np.ndarray, where: Any) -> Any:

@@ -238,6 +238,8 @@ class _System:
         length = float(xp.linalg.norm(v))
         if not np.isfinite(length):
             raise _Stop
+        if length == 0:  # CuPy asks for the residual of x = 0
+            return flat
         image = finite(self.op.matmat(v)) + self.shift * v
         self.products += v.shape[1]
         self._curvature(v, image, "op + shift")

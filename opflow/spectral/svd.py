@@ -58,7 +58,7 @@ class SingularTriplets:
     def _pairs(self, vectors: Any) -> Eigenpairs:
         sigma = self.singular_values
         # op (opᵀ u − σ v) + σ (op v − σ u), where one of the two is zero
-        residuals = sigma.max(initial=0.0) * self.residuals
+        residuals = np.max(sigma, initial=0.0) * self.residuals
         return Eigenpairs(sigma**2, vectors, residuals, self.converged, self.products, self.how)
 
 

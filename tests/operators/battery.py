@@ -8,6 +8,9 @@ values of its arrays, bounds every rounding error: ``|error| <= eps · size · |
 entry, where `size` counts the operations an entry goes through.  Signs therefore enter a
 reference as data (``A + s * B`` with the leaf s = -1), never as a minus.
 
+Every array of a case is one of the backend, NumPy unless :func:`use` says otherwise; references
+are computed on the host.
+
 To add an operator: write a factory, put :func:`register` on it, break the operator once in a
 scratch copy and see the battery fail.
 """
@@ -26,10 +29,30 @@ import scipy.sparse.linalg as spla
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.arrays import is_sparse, to_host
 from opflow.operators import rows as row_blocks
 from opflow.spectral.preconditioners import Jacobi, Nystrom
 
+#: the array module of the cases
+xp = np
+
+
+def use(module) -> None:
+    """Make the cases of another array module from here on."""
+    global xp
+    xp = module
+
+
 DEGENERATE = ("none", "dead", "duplicated", "deficient", "zero")
+
+
+def csr_matrix(dense):
+    """A dense array by rows, sparse."""
+    if xp is np:
+        return sp.csr_matrix(dense)
+    from cupyx.scipy import sparse
+
+    return sparse.csr_matrix(dense)
 
 
 @dataclass
@@ -60,13 +83,13 @@ class Setting:
             x[:] = x[:, :1] * x[:1]
         elif self.degenerate == "zero":
             x[:] = 0
-        return x.astype(self.dtype)
+        return xp.asarray(x.astype(self.dtype))
 
     def gates(self, *shape: int) -> np.ndarray:
         return self.normal(*shape) > 0
 
     def sparse(self, *shape: int) -> sp.csr_matrix:
-        return sp.csr_matrix(self.normal(*shape) * (self.rng.random(shape) < 0.6))
+        return csr_matrix(self.normal(*shape) * xp.asarray(self.rng.random(shape) < 0.6))
 
     def scalar(self, low: float = -3, high: float = 3) -> float:
         return float(self.rng.uniform(low, high))
@@ -111,22 +134,22 @@ class Case:
 
     def __init__(self, op: of.Operator, reference: Callable, *leaves, **exact_tags: bool) -> None:
         self.op, self.exact_tags = op, exact_tags
-        dense = [np.asarray(x.toarray() if sp.issparse(x) else x, dtype=np.float64) for x in leaves]
-        self.A = reference(*dense)
-        self.bound = reference(*(np.abs(x) for x in dense))
+        dense = [to_host(x.toarray() if is_sparse(x) else x).astype(np.float64) for x in leaves]
+        self.A = xp.asarray(reference(*dense))
+        self.bound = xp.asarray(reference(*(np.abs(x) for x in dense)))
         self.size = 16 + sum(sum(x.shape) for x in dense) + sum(op.shape)
 
     def random(self, rng: np.random.Generator, *shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(self.op.dtype)
+        return xp.asarray(rng.standard_normal(shape).astype(self.op.dtype))
 
     def close(self, got, want, bound, dtype=None, factor: float = 1.0) -> None:
         """``|got - want| <= eps · size · bound``, entry by entry."""
-        got = np.asarray(got)
-        assert got.shape == np.shape(want)
+        got, want, bound = to_host(got), to_host(want), to_host(bound)
+        assert got.shape == want.shape
         eps = np.finfo(dtype or self.op.dtype).eps
         tiny = np.finfo(np.float32).tiny
         error = np.abs(got - want)
-        allowed = factor * eps * self.size * np.asarray(bound) + tiny
+        allowed = factor * eps * self.size * bound + tiny
         assert (error <= allowed).all(), f"error {error.max():.3g}, allowed {allowed.max():.3g}"
 
 
@@ -375,7 +398,7 @@ def gram_dense(s: Setting) -> Case:
 
 @register
 def gram_weighted(s: Setting) -> Case:
-    F, w = s.normal(s.N, s.p), np.abs(s.normal(s.p))
+    F, w = s.normal(s.N, s.p), abs(s.normal(s.p))
     return Case(of.Gram(F, weights=w), weighted_gram, F, w, psd=True)
 
 
@@ -387,7 +410,7 @@ def gram_indefinite(s: Setting) -> Case:
 
 @register
 def gram_sparse(s: Setting) -> Case:
-    F, w = s.sparse(s.N, s.p), np.abs(s.normal(s.p))
+    F, w = s.sparse(s.N, s.p), abs(s.normal(s.p))
     return Case(of.Gram(F, w), weighted_gram, F, w, psd=True)
 
 
@@ -792,15 +815,15 @@ def materialised(s: Setting) -> Case:
 
 @register
 def nystrom(s: Setting) -> Case:
-    U = np.linalg.qr(s.normal(s.N, min(s.N, s.p)))[0]
-    w = -s.rng.random(U.shape[1]).astype(s.dtype)
+    U = xp.linalg.qr(s.normal(s.N, min(s.N, s.p)))[0]
+    w = xp.asarray(-s.rng.random(U.shape[1]).astype(s.dtype))
     reference = lambda U, w, one: one * np.eye(s.N) + weighted_gram(U, w)  # noqa: E731
     return Case(Nystrom(U, w), reference, U, w, 1.0, psd=True)
 
 
 @register
 def jacobi(s: Setting) -> Case:
-    d = np.abs(s.normal(s.N))
+    d = abs(s.normal(s.N))
     return Case(Jacobi(d), lambda d: np.diag(d), d, psd=True)
 
 
@@ -831,10 +854,10 @@ def multiplies_blocks(case: Case, rng: np.random.Generator) -> None:
         X, Y = case.random(rng, n, columns), case.random(rng, m, columns)
         case.close(case.op @ X, case.A @ X, case.bound @ abs(X))
         case.close(case.op.T @ Y, case.A.T @ Y, case.bound.T @ abs(Y))
-        F = np.asfortranarray(X)[::-1]
+        F = xp.asfortranarray(X)[::-1]
         case.close(case.op @ F, case.A @ F, case.bound @ abs(F))
-    assert (case.op @ np.zeros((n, 0))).shape == (m, 0)
-    assert (case.op.T @ np.zeros((m, 0))).shape == (n, 0)
+    assert (case.op @ xp.zeros((n, 0))).shape == (m, 0)
+    assert (case.op.T @ xp.zeros((m, 0))).shape == (n, 0)
 
 
 @check
@@ -871,9 +894,9 @@ def is_linear(case: Case, rng: np.random.Generator) -> None:
 def block_product_is_its_columns(case: Case, rng: np.random.Generator) -> None:
     m, n = case.op.shape
     X, Y = case.random(rng, n, 3), case.random(rng, m, 3)
-    columns = np.stack([case.op @ x for x in X.T], axis=1)
+    columns = xp.stack([case.op @ x for x in X.T], axis=1)
     case.close(case.op @ X, columns, case.bound @ abs(X), factor=2)
-    columns = np.stack([case.op.T @ y for y in Y.T], axis=1)
+    columns = xp.stack([case.op.T @ y for y in Y.T], axis=1)
     case.close(case.op.T @ Y, columns, case.bound.T @ abs(Y), factor=2)
 
 
@@ -885,17 +908,17 @@ def products_leave_the_operand_alone(case: Case, rng: np.random.Generator) -> No
         before, out = X.copy(), op @ X
         out += 1  # and the result is the caller's own
         assert (before == X).all()
-        case.close(op @ X + 1, out, np.abs(out) + 1, factor=2)
+        case.close(op @ X + 1, out, abs(out) + 1, factor=2)
 
 
 @check
 def tags_are_true(case: Case, rng: np.random.Generator) -> None:
-    op, dense = case.op, case.A
+    op, dense, bound = case.op, to_host(case.A), to_host(case.bound)
     if op.symmetric:
-        case.close(dense, dense.T, case.bound)
+        case.close(dense, dense.T, bound)
     if op.psd:
         assert op.symmetric
-        floor = np.finfo(op.dtype).eps * case.size * np.linalg.norm(case.bound)
+        floor = np.finfo(op.dtype).eps * case.size * np.linalg.norm(bound)
         assert np.linalg.eigvalsh((dense + dense.T) / 2).min() >= -floor
     for tag, expected in case.exact_tags.items():
         assert getattr(op, tag) == expected, f"{tag} is {getattr(op, tag)}"
@@ -926,7 +949,7 @@ def keeps_the_dtype(case: Case, rng: np.random.Generator) -> None:
 @check
 def computes_wider_operands_in_their_dtype(case: Case, rng: np.random.Generator) -> None:
     m, n = case.op.shape
-    X, Y = rng.standard_normal((n, 2)), rng.standard_normal((m, 2))
+    X, Y = (xp.asarray(rng.standard_normal((size, 2))) for size in (n, m))
     assert (case.op @ X).dtype == (case.op.T @ Y).dtype == np.float64
     case.close(case.op @ X, case.A @ X, case.bound @ abs(X))
     case.close(case.op.T @ Y, case.A.T @ Y, case.bound.T @ abs(Y))
@@ -944,7 +967,7 @@ def survives_pickle(case: Case, rng: np.random.Generator) -> None:
 
 
 def picked(size: int, index: object) -> np.ndarray:
-    index = index if isinstance(index, slice) else np.asarray(index)
+    index = index if isinstance(index, slice) else to_host(index)
     if not isinstance(index, slice) and index.size == 0:
         return np.arange(0)
     return np.arange(size)[index]
@@ -959,6 +982,7 @@ def indices(size: int, rng: np.random.Generator) -> list:
         slice(-1, None),
         slice(0, 0),
         rng.integers(0, size, 4),
+        xp.asarray(rng.integers(-size, size, 3)),
         [-1, 0, -size],
         rng.random(size) < 0.5,
         [],
@@ -967,12 +991,12 @@ def indices(size: int, rng: np.random.Generator) -> list:
 
 @check
 def gives_sub_blocks(case: Case, rng: np.random.Generator) -> None:
-    m, n = case.op.shape
+    (m, n), A, bound = case.op.shape, to_host(case.A), to_host(case.bound)
     for rows in indices(m, rng):
         for cols in indices(n, rng):
             r, c = picked(m, rows), picked(n, cols)
             want = np.ix_(r, c)
-            case.close(case.op.block(rows, cols), case.A[want], case.bound[want])
+            case.close(case.op.block(rows, cols), A[want], bound[want])
 
 
 @check
@@ -993,8 +1017,8 @@ def gives_diagonal_and_trace(case: Case, rng: np.random.Generator) -> None:
         with pytest.raises(ValueError, match=f"square.*{m}, {n}"):
             case.op.diagonal()
         return
-    case.close(case.op.diagonal(), np.diag(case.A), np.diag(case.bound))
-    case.close(case.op.trace(), np.trace(case.A), np.trace(case.bound))
+    case.close(case.op.diagonal(), case.A.diagonal(), case.bound.diagonal())
+    case.close(case.op.trace(), case.A.trace(), case.bound.trace())
 
 
 @check
@@ -1031,7 +1055,7 @@ def composes_with_pylops(case: Case, rng: np.random.Generator) -> None:
         case.close(difference.matvec(x), sign * (A @ x - T @ x), total, factor=2)
     stack = pylops.VStack([op, term])
     case.close(
-        stack.matvec(x), np.concatenate([A @ x, T @ x]), np.concatenate([b, abs(T)]) @ abs(x)
+        stack.matvec(x), xp.concatenate([A @ x, T @ x]), xp.concatenate([b, abs(T)]) @ abs(x)
     )
 
 
@@ -1058,12 +1082,13 @@ def multiplies_arrays_from_the_right(case: Case, rng: np.random.Generator) -> No
     case.close(Y @ op, Y @ case.A, abs(Y) @ case.bound)
     case.close(Y[0] @ op, Y[0] @ case.A, abs(Y[0]) @ case.bound)
     x = case.random(rng, n)
-    for S in (sp.csr_matrix(Y), sp.csr_array(Y), sp.coo_array(Y)):
+    host = xp is np
+    for S in (csr_matrix(Y), *([sp.csr_array(Y), sp.coo_array(Y)] if host else [])):
         chain = S @ op
         assert isinstance(chain, of.Operator)
         case.close(chain @ x, Y @ (case.A @ x), abs(Y) @ case.bound @ abs(x), factor=2)
     T = case.random(rng, m, n)
-    for term in (T, sp.csr_array(T)):
+    for term in (T, *([sp.csr_array(T)] if host else [])):
         case.close((term + op) @ x, T @ x + case.A @ x, (abs(T) + case.bound) @ abs(x), factor=2)
 
 
@@ -1083,10 +1108,11 @@ def multiplies_complex_vectors_by_parts(case: Case, rng: np.random.Generator) ->
 def multiplies_integer_vectors(case: Case, rng: np.random.Generator) -> None:
     m, n = case.op.shape
     for x in (rng.integers(-4, 5, n), rng.random(n) < 0.5, list(range(n))):
-        values = np.asarray(x, dtype=np.float64)
+        x = x if isinstance(x, list) else xp.asarray(x)
+        values = xp.asarray(x, dtype=np.float64)
         assert (case.op @ x).dtype == case.op.dtype
         case.close(case.op @ x, case.A @ values, case.bound @ abs(values))
-    y = rng.integers(-4, 5, (m, 2))
+    y = xp.asarray(rng.integers(-4, 5, (m, 2)))
     case.close(case.op.T @ y, case.A.T @ y, case.bound.T @ abs(y))
 
 
@@ -1095,7 +1121,7 @@ def refuses_other_shapes(case: Case, rng: np.random.Generator) -> None:
     op, (m, n) = case.op, case.op.shape
     for shape in ((n + 1,), (n + 1, 2), (n, 2, 2)):
         with pytest.raises(ValueError) as error:
-            op @ np.ones(shape, dtype=op.dtype)
+            op @ xp.ones(shape, dtype=op.dtype)
         assert str(op.shape) in str(error.value)
         assert str(shape) in str(error.value)
     other = of.Identity(n + 1)
@@ -1104,7 +1130,7 @@ def refuses_other_shapes(case: Case, rng: np.random.Generator) -> None:
     assert str(op.shape) in str(error.value)
     assert str(other.shape) in str(error.value)
     with pytest.raises(ValueError, match="cannot add"):
-        op + np.ones((m + 1, n), dtype=op.dtype)
+        op + xp.ones((m + 1, n), dtype=op.dtype)
     with pytest.raises(IndexError, match="rows"):
         op.block([m], [0])
     with pytest.raises(IndexError, match="cols"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, namespace
+from opflow.arrays import beside, check_real, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
@@ -58,7 +58,8 @@ class GateFlips:
                 packed[s] = pack(a > 0)
         before = self._last if self._last is not None and moment.step else now
         self._last = now
-        return np.array([_differing_bits(a, b) for a, b in zip(now, before, strict=True)])
+        flips = [_differing_bits(a, beside(b, a)) for a, b in zip(now, before, strict=True)]
+        return to_host(xp.stack(flips))
 
     def state(self) -> dict[str, Any]:
         """The gates of the last observation, packed."""
@@ -69,11 +70,10 @@ class GateFlips:
         self._last = [arrays[f"last_{i}"] for i in range(len(arrays))]
 
 
-def _differing_bits(a: Any, b: Any) -> int:
+def _differing_bits(a: Any, b: Any) -> Any:
     xp = namespace(a)
     return sum(
-        int(xp.unpackbits(a[s] ^ b[s]).sum(dtype=xp.int64))
-        for s in row_slices(len(a), 8 * a.shape[1])
+        xp.unpackbits(a[s] ^ b[s]).sum(dtype=xp.int64) for s in row_slices(len(a), 8 * a.shape[1])
     )
 
 
@@ -108,8 +108,8 @@ class Balancedness:
         if self._start is None or moment.step == 0:
             self._start = (now, size)
         start, size = self._start
-        return max((float(abs(a - b).max()) / size for a, b in zip(now, start, strict=True)),
-                   default=0.0)  # fmt: skip
+        drifts = (float(abs(a - beside(b, a)).max()) for a, b in zip(now, start, strict=True))
+        return max((drift / size for drift in drifts), default=0.0)
 
     def state(self) -> dict[str, Any]:
         """The invariants at the start."""
@@ -171,14 +171,15 @@ class GramClosure:
         self._time = 0.0
 
     def __call__(self, moment: Moment) -> float:
-        fields = Fields(moment.network, moment.inputs)
+        fields = Fields(moment.network, moment.inputs, finite=False)
         velocity = weight_gram_velocity(fields, self.layer, moment.residual, self.side)
         W = moment.network.weights[self.layer - 1]
         gram = W.T @ W if self.side == "input" else W @ W.T
         if moment.step == 0:
             self._sum = gram
         else:
-            self._sum = self._sum + (moment.time - self._time) * self._velocity
+            velocity_before = beside(self._velocity, gram)
+            self._sum = beside(self._sum, gram) + (moment.time - self._time) * velocity_before
         self._velocity, self._time = moment.share * velocity.todense(), moment.time
         xp = namespace(W)
         return float(xp.linalg.norm(gram - self._sum)) / (float(xp.linalg.norm(gram)) or 1.0)
@@ -232,7 +233,7 @@ class TruncationError:
         fields, exact_network = moment.fields, moment.exact
         if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
-        exact = Fields(exact_network, moment.inputs)
+        exact = Fields(exact_network, moment.inputs, finite=False)
         r, norm = exact.outputs - moment.targets, namespace(moment.residual).linalg.norm
         if moment.step == 0:
             self._start = float(norm(r)) or 1.0

@@ -14,10 +14,11 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 from opflow import operators
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators import Identity, Mask, Operator, Weight
 from opflow.operators.algebra import compose
 from opflow.operators.describe import subscript, superscript
+from opflow.operators.rows import op_namespace
 from opflow.relu.fields import Fields, check_fields, check_layer, check_sample
 
 
@@ -185,7 +186,8 @@ def members(
     Notes
     -----
     With `top` a member costs some tens of products (4·n² flops a step each) and O(n·top) memory,
-    without it n products and O(n³) flops.  Traces are exact, from row blocks of the member.
+    without it (and on a device, where ARPACK is not) n products and O(n³) flops.  Traces are
+    exact, from row blocks of the member.
 
     Examples
     --------
@@ -235,9 +237,11 @@ def members(
 
 def _singular_values(B: Operator, top: int | None) -> tuple[Any, float]:
     n = B.shape[0]
-    if top is None or top >= n:
+    xp = op_namespace(B)
+    if top is None or top >= n or xp is not np:  # a member is no larger than the weights
         dense = B.todense()
-        return namespace(dense).linalg.svd(dense, compute_uv=False), float(dense.trace())
+        found = to_host(xp.linalg.svd(dense, compute_uv=False))
+        return found[:top], float(dense.trace())
     start = np.random.default_rng(0).standard_normal(n).astype(B.dtype)
     if not B.matvec(start).any():  # ARPACK refuses the zero operator that dead units leave
         return np.zeros(top, dtype=B.dtype), 0.0

@@ -63,6 +63,11 @@ class FieldTangent(Operator):
         self.edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         super().__init__((self.edges[-1], net.parameters), net.dtype, symbol="∂(h,ψ)/∂W")
 
+    @property
+    def data(self) -> Any:
+        """The readout: the operator is where it is."""
+        return self.fields.network.readout
+
     def cost(self, columns: int = 1) -> Cost:
         net, n, L = self.fields.network, self.fields.samples, self.fields.network.depth
         size = [W.size for W in net.weights]

@@ -1,0 +1,14 @@
+"""The tests in `suite` run on a device, or on the stand-in for one, in a process of their own.
+
+PyLops decides at import which array modules there are, so the choice is made before: by
+``OPFLOW_DEVICE``, which :mod:`tests.device.test_device` sets.  Plain ``pytest`` runs them so.
+"""
+
+import os
+
+if os.environ.get("OPFLOW_DEVICE") == "stand-in":
+    from tests.device import standin
+
+    standin.install()
+elif os.environ.get("OPFLOW_DEVICE") != "cuda":
+    collect_ignore = ["suite"]

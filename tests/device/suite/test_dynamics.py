@@ -1,0 +1,180 @@
+"""Runs on device arrays follow those on the host, and a step moves one number."""
+
+import collections
+import itertools
+
+import cupy
+import numpy as np
+import pytest
+
+import opflow as of
+from opflow.arrays import module_name, to_host
+from tests.device.counting import STAND_IN, transfers
+from tests.device.suite.sides import agree, problem, put
+from tests.operators.battery import small_blocks
+
+
+def rbf(A, B):
+    """A kernel function that asks its arguments which module they are of."""
+    xp = np if isinstance(A, np.ndarray) else cupy
+    squares = (A**2).sum(1)[:, None] + (B**2).sum(1) - 2 * A @ B.T
+    return xp.exp(-squares)
+
+
+RUNS = {
+    "descent": {"method": of.GradientDescent()},
+    "momentum": {"method": of.GradientDescent(0.01, momentum=0.9)},
+    "batches": {"method": of.GradientDescent(0.01, batch=4, rng=0)},
+    "flow": {"method": of.GradientFlow(tol=1e-2)},
+    "exponential": {"method": of.ExponentialFlow()},
+    "linearised": {"method": of.LinearisedFlow()},
+    "truncated": {"method": of.TruncatedFlow(1)},
+    "eliminated": {"method": of.GradientDescent(0.01), "eliminate": True},
+    "kernel": {"method": of.GradientDescent(0.01), "gram": rbf},
+    "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
+    "mean loss": {"method": of.GradientDescent(), "loss": "mean"},
+}
+#: scalars a step may bring to the host; what a Lanczos or Krylov step brings is counted below
+ONE_NUMBER = ["descent", "momentum", "truncated", "eliminated", "kernel", "mean loss"]
+
+
+def train(where, run, net, X, y, **options):
+    if where == "device":
+        net, X, y = net.to("gpu"), put(X), put(y)
+    return of.train(net, X, y, **RUNS[run], **options)
+
+
+CASES = [
+    {"depth": depth, "outputs": outputs, "bias": bias, "sparse": sparse}
+    for depth, outputs, bias, sparse in itertools.product((1, 3), (1, 2), (False, True), (0, 1))
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c.values())))
+@pytest.mark.parametrize("workspace", [200, 8 << 20])
+def test_trajectories_are_those_of_the_host(run, case, workspace) -> None:
+    if case["sparse"] and run == "kernel":
+        pytest.skip("a kernel function needs rows")
+    data = problem(**case)
+    new = problem(seed=5)[1]
+    with small_blocks(workspace):
+        host, device = (train(where, run, *data, steps=4) for where in ("host", "device"))
+        predictions = host.predict(new), device.predict(put(new))
+    assert host.route == device.route
+    np.testing.assert_allclose(device.times, host.times, rtol=1e-10)
+    np.testing.assert_allclose(device.losses, host.losses, rtol=1e-10)
+    agree(device.residual, host.residual, factor=1e5)
+    agree(predictions[1], predictions[0], factor=1e5)
+    for got, want in zip(device.network.weights, host.network.weights, strict=True):
+        agree(got, want, factor=1e5)
+
+
+def test_float32_runs_with_sums_in_float64() -> None:
+    data = problem(dtype=np.float32)
+    method = of.GradientDescent(0.01, accumulate="float64")
+    net, X, y = data
+    host = of.train(net, X, y, method=method, steps=4)
+    device = of.train(net.to("gpu"), put(X), put(y), method=method, steps=4)
+    agree(device.residual, host.residual)
+
+
+def spent(run, steps, **options) -> collections.Counter:
+    """Transfers of a run, by kind."""
+    net, X, y = problem(depth=2, outputs=2, bias=True)
+    there = net.to("gpu"), put(X), put(y)
+    with small_blocks(200), transfers() as made:
+        of.train(*there, **RUNS[run], steps=steps, **options)
+    return collections.Counter(t.kind for t in made)
+
+
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+@pytest.mark.parametrize("run", ONE_NUMBER)
+def test_a_step_brings_one_number_to_the_host_and_moves_nothing_else(run) -> None:
+    few, many = spent(run, 5, every=100), spent(run, 25, every=100)
+    assert many - few == collections.Counter(scalar=20)
+
+
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+def test_a_step_on_a_batch_sends_the_numbers_of_its_rows() -> None:
+    assert spent("batches", 25, every=100) - spent("batches", 5, every=100) == {"to device": 20}
+
+
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+@pytest.mark.parametrize("run", ["flow", "exponential"])
+def test_a_step_of_a_flow_brings_loss_and_error_together(run) -> None:
+    net, X, y = problem(depth=2, outputs=2, bias=True)
+    there = net.to("gpu"), put(X), put(y)
+
+    def spent(steps):
+        with small_blocks(200), transfers() as made:
+            of.train(*there, **RUNS[run], steps=steps, every=100)
+        spectral = [t for t in made if t.site.startswith("opflow/spectral/")]
+        ends = [t for t in made if t.site.endswith("measured") and t.kind == "to host"]
+        others = [t for t in made if t not in spectral and t not in ends]
+        # the start of the next Lanczos run, of 30 products
+        others = [t for t in others if not t.site.endswith(" measure")]
+        return ends, collections.Counter(t.site for t in others)
+
+    few, many = spent(2), spent(8)
+    assert 8 <= len(many[0]) <= 16  # some steps are tried twice
+    assert all(t.entries == 2 for t in many[0])
+    assert many[1] == few[1]
+
+
+@pytest.mark.parametrize("run", [r for r in RUNS if r not in ("kernel", "batches")])
+@pytest.mark.parametrize("onto", ["device", "host"])
+def test_a_run_is_saved_and_goes_on_on_either_side(run, onto, tmp_path) -> None:
+    data = problem(depth=2, bias=True)
+    path = tmp_path / "run.npz"
+    watch = lambda: [of.observe.GateFlips(), of.observe.Balancedness(),  # noqa: E731
+                     of.observe.GramClosure(2)]  # fmt: skip
+    whole = train("device", run, *data, steps=6, observe=watch())
+    train("device", run, *data, steps=3, observe=watch(), checkpoint=path)
+    end = train(onto, run, *data, steps=6, observe=watch(), checkpoint=path, resume=True)
+    np.testing.assert_allclose(end.losses, whole.losses, rtol=1e-10)
+    for name, values in whole.observations.items():
+        assert isinstance(values, np.ndarray)
+        np.testing.assert_allclose(end.observations[name], values, rtol=1e-6, atol=1e-9)
+
+
+def test_a_trajectory_is_saved_from_the_device_and_read_on_the_host(tmp_path) -> None:
+    run = train("device", "descent", *problem(bias=True), steps=2)
+    run.save(tmp_path / "run.npz")
+    back = of.Trajectory.load(tmp_path / "run.npz")
+    assert isinstance(back.residual, np.ndarray)
+    assert (back.network.weights[0] == to_host(run.network.weights[0])).all()
+    assert (back.residual == to_host(run.residual)).all()
+
+
+def test_observers_give_what_they_give_on_the_host() -> None:
+    net, X, y = problem(depth=2, outputs=2, bias=True)
+    labels = np.arange(len(y)) % 2
+
+    def watched(put):
+        return [of.observe.Loss(), of.observe.ResidualNorm(), of.observe.GateFlips(),
+                of.observe.Balancedness(), of.observe.GramClosure(1, "output"),
+                of.observe.HeldOutLoss(put(X), put(y)), of.observe.Accuracy(put(X), put(labels)),
+                of.observe.TruncationError()]  # fmt: skip
+
+    options = {"method": of.TruncatedFlow(1), "steps": 3}
+    host = of.train(net, X, y, observe=watched(lambda x: x), **options)
+    device = of.train(net.to("gpu"), put(X), put(y), observe=watched(put), **options)
+    for name, values in host.observations.items():
+        np.testing.assert_allclose(device.observations[name], values, rtol=1e-6, atol=1e-9)
+
+
+def test_an_observer_may_give_device_arrays() -> None:
+    net, X, y = problem()
+    run = of.train(net.to("gpu"), put(X), put(y), steps=2,
+                   observe={"first": lambda m: m.residual[0].copy()})  # fmt: skip
+    assert module_name(run.residual) == "cupy"
+    assert isinstance(run.observations["first"], np.ndarray)
+    assert run.observations["first"].shape == (3, 1)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_divergence_is_reported() -> None:
+    net, X, y = problem()
+    with pytest.raises(of.DivergenceError, match="stability limit"):
+        of.train(net.to("gpu"), put(X), put(y), method=of.GradientDescent(1e3), steps=50)
