@@ -7,7 +7,7 @@ is in it with probability one; residuals are measured on the result, not inferre
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +15,20 @@ import scipy.sparse.linalg as spla
 
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.evaluation import materialise
-from opflow.operators.forming import Tiled, dense
+from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace, parse_memory
 from opflow.spectral.block import BlockKrylov, check_start
 from opflow.spectral.checks import DENSE, ConvergenceWarning, finite, gaussian, symmetric_operator
+from opflow.spectral.recursion import Recursion
 
+#: vectors of a block beyond the pairs asked for, and random ones that join a given start
+GUARD, FRESH = 4, 2
+#: block products before a given start is believed: what it lacks must have had its chance
+TRIAL = 3
+#: columns of a basis whose projected problem is small beside its products
+BASIS = 1000
 #: block steps that pairs of a flat spectrum take, roughly; what the cost model is told
 STEPS = 26
 WHICH = ("LM", "LA", "SA", "BE")
@@ -43,9 +50,12 @@ class Eigenpairs:
     converged : bool
         Whether every residual is within the tolerance, or the rounding of the products.
     products : int
-        Products with the operator, counted by vectors; those of forming it are not among them.
+        Products with the operator, counted by vectors, also where they formed a matrix of an
+        operator that gives its entries in no other way.
     how : str
         ``"lanczos, dense"``: the method, and how the operator was evaluated.
+    start : array (n, b)
+        Where the search of a nearby operator may begin: the eigenvectors and what came next.
 
     Examples
     --------
@@ -61,6 +71,13 @@ class Eigenpairs:
     converged: bool
     products: int
     how: str
+    guard: Any = field(default=None, repr=False)
+
+    @property
+    def start(self) -> Any:
+        if self.guard is None:
+            return self.eigenvectors
+        return namespace(self.guard).concatenate([self.eigenvectors, self.guard], axis=1)
 
     def __iter__(self) -> Any:
         """Unpack as SciPy's ``eigsh`` result: values, vectors."""
@@ -130,7 +147,9 @@ def eigsh(
     steps : int, default 1000
         Block products (iterations) at most.
     start : array (n, b), optional
-        Where to begin, such as eigenvectors of a nearby operator; random vectors are added to it.
+        Where to begin, such as the `start` of pairs of a nearby operator.  Two random vectors
+        join it, three block products are spent at least, and the pair next to those asked for must
+        have settled too: a start from an invariant space cannot hide what is outside it.
     memory : float or str, optional
         Bytes for the basis and, where that pays, the dense operator; half of what is free by
         default.
@@ -161,7 +180,7 @@ def eigsh(
     it, and a restart from the best Ritz vectors when the basis is as large as allowed.  A flat
     spectrum takes some 26 blocks for 20 pairs, a decaying one far fewer.  Costs b products a block,
     8·n·m·b flops for the m-th column of the basis and k products to measure the residuals; holds
-    the basis, at most 40 blocks.
+    the basis, at most 40 blocks or 1,000 columns, whichever is less, but k and four blocks.
 
     References
     ----------
@@ -185,8 +204,10 @@ def eigsh(
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     tolerance, rng = Tolerance.of(op, tol), np.random.default_rng(rng)
-    width = min(k + 4, n) if block is None else check_integer(block, "block", 1, n)
-    start = None if start is None else check_start(op, start, "start")
+    width = min(k + GUARD, n) if block is None else check_integer(block, "block", 1, n)
+    if start is not None:
+        start = check_start(op, start, "start")
+        width = min(max(width, start.shape[1] + FRESH), n)
     if method is None:
         method = "lapack" if n <= max(DENSE, 3 * (k + width)) else "lanczos"
     if method == "lapack":
@@ -196,7 +217,7 @@ def eigsh(
         return Eigenpairs(
             whole.eigenvalues[chosen], vectors, whole.residuals[chosen],
             bool(tolerance.met(0, whole.residuals, abs(whole.eigenvalues).max()).all()),
-            whole.products, whole.how,
+            whole.products, whole.how, next_to(whole.eigenvalues, k, which, whole.eigenvectors),
         )  # fmt: skip
     budget = parse_memory(memory)
     size = basis_size(op, k, width, budget)
@@ -221,8 +242,25 @@ def choose(values: Any, k: int, which: str) -> Any:
     return best[np.argsort(-values[best], kind="stable")]
 
 
+def next_to(values: Any, k: int, which: str, vectors: Any) -> Any:
+    """The vectors of the few values that come after the k asked for."""
+    more = min(k + GUARD, len(values))
+    return vectors[:, np.setdiff1d(choose(values, more, which), choose(values, k, which))]
+
+
+def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -> bool:
+    """Whether the pair next to the k asked for has converged, or cannot be one of them."""
+    if which == "BE" or len(values) <= k:
+        return True
+    chosen = choose(values, k, which)
+    following = int(np.setdiff1d(choose(values, k + 1, which), chosen)[0])
+    ranked = abs(values) if which == "LM" else values if which == "LA" else -values
+    best = ranked[following] + residuals[following]
+    return bool(within[following] or best < ranked[chosen].min())
+
+
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
-    """Columns of the basis: 40 blocks, or what half the budget holds; room to restart."""
+    """Columns of the basis: 40 blocks, or `BASIS`, or half the budget; with room to restart."""
     n, item = op.shape[0], op.dtype.itemsize
     least = min(n, k + 3 * width)
     if (least + 2 * width) * n * item > budget:
@@ -230,13 +268,16 @@ def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
             f"a basis of {least} vectors of {n} takes {(least + 2 * width) * n * item / 1e9:.3g} "
             f"GB, over the budget of {budget / 1e9:.3g} GB; ask for fewer pairs or give block="
         )
-    return max(least, min(n, 40 * width, int(budget / 2 / (n * item)) - 2 * width))
+    most = min(n, 40 * width, max(BASIS, k + 4 * width))
+    return max(least, min(most, int(budget / 2 / (n * item)) - 2 * width))
 
 
 def evaluate(
     op: Operator, products: int, columns: int, budget: float, how: str | None
 ) -> tuple[Operator, str]:
     """The operator in the cheapest form for that many block products, and what that is called."""
+    if isinstance(op, Matrix) and how is None:
+        return op, "as given"
     budget = max(budget, 1.0)
     form = materialise(op, products=products, columns=columns, memory=budget, how=how)
     names = {Matrix: "dense", Tiled: "tiled"}
@@ -244,11 +285,13 @@ def evaluate(
 
 
 class Found(NamedTuple):
-    """Vectors (n, k) that span what was asked for, the norm as far as it was seen, products."""
+    """Vectors (n, k) that span what was asked for, and what comes next; the norm as far as it was
+    seen; products."""
 
     vectors: Any
     scale: float
     products: int
+    guard: Any = None
 
 
 def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eigenpairs:
@@ -270,7 +313,8 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
             f"{residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
             ConvergenceWarning, stacklevel=3,
         )  # fmt: skip
-    return Eigenpairs(values, vectors, residuals, bool(met.all()), found.products + k, how)
+    return Eigenpairs(values, vectors, residuals, bool(met.all()), found.products + k, how,
+                      found.guard)  # fmt: skip
 
 
 def _lanczos(
@@ -278,24 +322,36 @@ def _lanczos(
     start: Any, rng: np.random.Generator,
 ) -> Found:  # fmt: skip
     """Ritz vectors of the pairs asked for."""
-    if start is None or start.shape[1] < width:
-        parts = [] if start is None else [start / (op_namespace(op).linalg.norm(start) or 1.0)]
-        more = gaussian(op, width - sum(part.shape[1] for part in parts), rng)
-        start = op_namespace(op).concatenate([*parts, more / op.shape[0] ** 0.5], axis=1)
-    space = BlockKrylov(op, start, size, rng)
+    xp, more = op_namespace(op), width - (0 if start is None else start.shape[1])
+    block = gaussian(op, more, rng) / op.shape[0] ** 0.5
+    if start is not None:
+        norms = xp.linalg.norm(start, axis=0)
+        block = xp.concatenate([start / xp.where(norms > 0, norms, 1), block], axis=1)
+    space = BlockKrylov(op, block, size, rng)
     values, coordinates = np.zeros(0), np.zeros((0, 0))
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         if space.full:
             kept = choose(values, min(k + width, space.filled - width), which)
             space.restart(values[kept], coordinates[:, kept])
         space.expand()
+        # a projected problem costs O(m³): it is solved when the space has grown by a tenth
+        if step < steps and not space.full and space.filled < 1.1 * len(values):
+            continue
         values, coordinates, residuals = space.ritz()
-        if len(values) >= k:
-            chosen = choose(values, k, which)
-            if space.complete or tolerance.met(values, residuals, space.scale)[chosen].all():
+        if len(values) < k:
+            continue
+        within = tolerance.met(values, residuals, space.scale)
+        if space.complete or within[choose(values, k, which)].all():
+            believed = start is None or (
+                step >= TRIAL and settled_next(values, residuals, k, which, within)
+            )
+            if space.complete or believed:
                 break
     chosen = choose(values, min(k, len(values)), which)
-    return Found(space.combine(coordinates[:, chosen]), space.scale, space.products)
+    return Found(
+        space.combine(coordinates[:, chosen]), space.scale, space.products,
+        space.combine(next_to(values, len(chosen), which, coordinates)),
+    )  # fmt: skip
 
 
 def _scipy(
@@ -306,6 +362,13 @@ def _scipy(
     if op_namespace(op) is not np:
         raise TypeError(f"method={method!r} is SciPy's, for host data; use 'lanczos' on a device")
     counted = _Counted(op)
+    space = Recursion(op, gaussian(op, 1, rng), 10)
+    while space.open[0]:
+        space.grow()
+    counted.columns += space.products
+    scale = float(abs(space.ritz().values).max())
+    if scale == 0:
+        return Found(gaussian(op, k, rng), 0.0, counted.columns)
     if method == "arpack":
         v0 = gaussian(op, 1, rng)[:, 0] if start is None else start.sum(axis=1)
         try:
@@ -314,7 +377,7 @@ def _scipy(
         except spla.ArpackNoConvergence as stopped:
             more = gaussian(op, k - stopped.eigenvectors.shape[1], rng)
             vectors = np.concatenate([stopped.eigenvectors, more], axis=1).astype(op.dtype)
-        return Found(vectors, 0.0, counted.columns)
+        return Found(vectors, scale, counted.columns)
     if which not in ("LA", "SA") and not (which == "LM" and op.psd):
         raise ValueError(f"method='lobpcg' finds which='LA' or 'SA', not {which!r}")
     first = gaussian(op, k, rng)
@@ -326,7 +389,7 @@ def _scipy(
         warnings.simplefilter("ignore", UserWarning)  # what did not converge is measured
         vectors = spla.lobpcg(counted, first, largest=which != "SA", maxiter=steps,
                               tol=max(tolerance) * size)[1]  # fmt: skip
-    return Found(vectors.astype(op.dtype), 0.0, counted.columns)
+    return Found(vectors.astype(op.dtype), scale, counted.columns)
 
 
 class _Counted(spla.LinearOperator):
@@ -343,6 +406,12 @@ class _Counted(spla.LinearOperator):
     def _matmat(self, X: Any) -> Any:
         self.columns += X.shape[1]
         return self.op.matmat(X)
+
+
+def formed_by(op: Operator) -> int:
+    """Products that forming every entry takes: none where structure gives them, else n."""
+    n = op.shape[0]
+    return n if dense_plan(op).cost.flops >= op.cost(n).flops > 0 else 0
 
 
 def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
@@ -391,5 +460,5 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
     return Eigenpairs(
         to_host(values).astype(np.float64), vectors, residuals.astype(np.float64),
-        True, 0, "lapack, dense",
+        True, formed_by(op), "lapack, dense",
     )  # fmt: skip

@@ -101,8 +101,10 @@ def svds(
     Notes
     -----
     Eigenvectors of the smaller Gram span the space in which the operator itself is then
-    decomposed, so that singular values are exact to ε·‖op‖, not to √ε·‖op‖ as their squares would
-    be.  Costs :func:`eigsh` of that Gram, 3·k products, and holds (m + n)·k numbers.
+    decomposed, so that singular values are as exact as their residuals say, and not only to
+    √ε·‖op‖ as their squares would be.  Triplets below √ε·‖op‖ that have others of their size
+    outside the space may not converge, and say so.  Costs :func:`eigsh` of that Gram,
+    3·k products, and holds (m + n)·k numbers.
 
     Examples
     --------

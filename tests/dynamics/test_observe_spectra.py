@@ -1,5 +1,7 @@
 """Observers of the moving kernel, against dense references; decay of modes in the lazy regime."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -78,9 +80,14 @@ def test_pairs_and_angles_are_those_of_the_dense_kernel(outputs):
 def test_tracking_takes_fewer_products_than_searching_anew():
     X, y = data(1300)
     net = of.ReLUNetwork.random([4, 30], seed=0)
-    top, products = of.observe.TopEigenpairs(4, tol=1e-4), []
+    top, products = of.observe.TopEigenpairs(4, tol=1e-8), []
     of.train(
-        net, X, y, steps=3, observe=[top, lambda m: products.append(top.pairs.products) or 0.0]
+        net,
+        X,
+        y,
+        steps=3,
+        method=of.GradientDescent(1e-6),
+        observe=[top, lambda m: products.append(top.pairs.products) or 0.0],
     )
     assert max(products[1:]) < products[0]
 
@@ -166,6 +173,29 @@ def test_a_resumed_run_observes_as_if_it_had_not_stopped(tmp_path):
     assert set(whole.observations) == set(resumed.observations) and len(whole.observations) == 7
     for name, values in whole.observations.items():
         np.testing.assert_array_equal(resumed.observations[name], values, err_msg=name)
+
+
+def test_observers_serve_one_run_after_another_and_pickle():
+    top, spectrum = of.observe.TopEigenpairs(2), of.observe.Spectrum(points=20)
+    for n in (30, 20):
+        X, y = data(n)
+        run = of.train(of.ReLUNetwork.random([4, 9], seed=0), X, y, steps=1,
+                       observe=[top, top.angles, spectrum])  # fmt: skip
+        assert run.observations["eigenvector_angles"][0].max() < 1e-7
+    fresh = of.observe.Spectrum(points=20)
+    alone = of.train(of.ReLUNetwork.random([4, 9], seed=0), X, y, steps=1, observe=[fresh])
+    np.testing.assert_array_equal(run.observations["spectrum"], alone.observations["spectrum"])
+    assert pickle.loads(pickle.dumps(top)).k == 2
+
+
+def test_alignment_with_nothing_is_not_a_number():
+    X, y = data()
+    net = of.ReLUNetwork.random([4, 9], seed=0)
+    cases = {"fitted": (net(X), {"residual": True}), "constant": (0 * y + 1, {"centred": True}),
+             "zero": (0 * y, {})}  # fmt: skip
+    for targets, options in cases.values():
+        run = of.train(net, X, targets, steps=0, observe=[of.observe.Alignment(**options)])
+        assert np.isnan(run.observations["alignment"]).all()
 
 
 def test_observers_check_their_arguments():

@@ -154,6 +154,39 @@ def test_a_warm_start_saves_products():
     assert warm.converged and warm.products < 0.7 * cold.products
 
 
+def test_a_start_cannot_hide_what_is_outside_it():
+    values = np.concatenate([np.arange(10.0, 3, -1), np.linspace(0, 1, 1493)])
+    A, basis = of.as_operator(np.diag(values)), np.eye(1500)
+    for k, columns in ((6, slice(1, 7)), (2, slice(3, 9)), (1, slice(6, 7))):
+        pairs = eigsh(A, k, start=basis[:, columns], tol=1e-6)
+        np.testing.assert_allclose(pairs.eigenvalues, values[:k], rtol=1e-9)
+    # a mode that has just overtaken another is among the vectors next to those asked for
+    pairs = eigsh(A, 3, tol=1e-6)
+    values[3] = 8.0 + 1e-3
+    pairs = eigsh(np.diag(values), 3, start=pairs.start, tol=1e-6)
+    np.testing.assert_allclose(pairs.eigenvalues, [10, 9, 8.001], rtol=1e-9)
+
+
+def test_the_zero_operator_and_null_spaces_by_any_method():
+    for method in ("lanczos", "lapack", "arpack", "lobpcg"):
+        pairs = eigsh(of.Zero(1100), 2, method=method)
+        assert pairs.converged and not pairs.eigenvalues.any()
+    F = np.random.default_rng(0).standard_normal((200, 5))
+    assert eigsh(of.Gram(F), 3, which="SA", method="lobpcg").converged
+
+
+def test_many_pairs_keep_the_projected_problem_small():
+    values = np.linspace(0, 1, 1300) ** 8
+    pairs = eigsh(np.diag(values), 100, tol=1e-6)
+    np.testing.assert_allclose(pairs.eigenvalues, values[:-101:-1], rtol=1e-9)
+
+
+def test_products_that_form_a_matrix_are_counted():
+    op = spla.aslinearoperator(np.diag(np.arange(1.0, 31)))
+    assert eigsh(op, 3).products == eigh(op).products == 30
+    assert eigh(of.Gram(np.ones((30, 2)))).products == 0
+
+
 def test_what_did_not_converge_is_said():
     op = of.as_operator(np.diag(np.linspace(0, 1, 1200)))
     for method in ("lanczos", "arpack", "lobpcg"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,8 @@ class Moment:
         What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
     predictor : object with `predict`, optional
         What :meth:`predict` asks, where the state's network is not the model.
+    shared : dict
+        What an observer computed that others of the moment may use.
     """
 
     step: int
@@ -41,6 +43,7 @@ class Moment:
     inputs: Any
     share: float = 1.0
     predictor: Any = None
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def network(self) -> ReLUNetwork:
