@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import beside, check_integer, namespace, to_host
 from opflow.operators.evaluation import materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
@@ -245,7 +245,8 @@ def choose(values: Any, k: int, which: str) -> Any:
 def next_to(values: Any, k: int, which: str, vectors: Any) -> Any:
     """The vectors of the few values that come after the k asked for."""
     more = min(k + GUARD, len(values))
-    return vectors[:, np.setdiff1d(choose(values, more, which), choose(values, k, which))]
+    following = np.setdiff1d(choose(values, more, which), choose(values, k, which))
+    return vectors[:, beside(following, vectors)]
 
 
 def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -> bool:
