@@ -95,11 +95,16 @@ class BlockKrylov:
         xp, keep = namespace(W), min(b, n - self.filled)
         if keep == 0:
             return W[:, :0], np.zeros((0, b))
-        V, R = xp.linalg.qr(W)
-        left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
-        rank = min(int((values > 10 * n**0.5 * self._eps * scale).sum()), keep)
-        V = V @ xp.asarray(left[:, :keep], dtype=W.dtype)
-        V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
+        least = 10 * n**0.5 * self._eps * scale
+        G = to_host(W.T @ W).astype(np.float64)
+        values, left = np.linalg.eigh((G + G.T) / 2)
+        if values[0] > max(least**2, self._eps**0.25 * values[-1]) and keep == b:
+            rank, V = b, W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
+        else:  # what is small in W drowns in the rounding of its Gram matrix
+            V, R = xp.linalg.qr(W)
+            left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
+            rank = min(int((values > least).sum()), keep)
+            V = V @ xp.asarray(left[:, :keep], dtype=W.dtype)
         if rank < keep:
             V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
             V = xp.linalg.qr(V - self.basis @ (self.basis.T @ V))[0]

@@ -100,10 +100,10 @@ class Tolerance(NamedTuple):
 
     @classmethod
     def of(cls, op: Operator, tol: float) -> Tolerance:
-        """The tolerance asked for, and 4·√n·ε relative to the norm."""
+        """The tolerance asked for, and 10·√n·ε relative to the norm."""
         if not 0 <= tol < 1:
             raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
-        return cls(float(tol), 4 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
+        return cls(float(tol), 10 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
 
     def met(self, values: Any, residuals: Any, scale: float) -> Any:
         """Which pairs are good enough, for an operator of norm `scale`."""
@@ -136,7 +136,7 @@ def eigsh(
         Largest in magnitude, largest or smallest algebraically, or half from each end.
     tol : float, default 0
         Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|.  Residuals at the rounding of the
-        products, 4·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
+        products, 10·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
     method : {"lanczos", "lapack", "arpack", "lobpcg"}, optional
         Block Lanczos here, the whole spectrum by LAPACK, or SciPy's solvers (host data only).
         LAPACK up to order 1,024 and where the block would span a third of the space, Lanczos
@@ -335,13 +335,14 @@ def _lanczos(
             kept = choose(values, min(k + width, space.filled - width), which)
             space.restart(values[kept], coordinates[:, kept])
         space.expand()
-        # a projected problem costs O(m³): it is solved when the space has grown by a tenth
-        if step < steps and not space.full and space.filled < 1.1 * len(values):
+        # a projected problem costs O(m³): it is solved when the space has grown by a seventh
+        if step < steps and not space.full and space.filled < 1.15 * len(values):
             continue
         values, coordinates, residuals = space.ritz()
         if len(values) < k:
             continue
-        within = tolerance.met(values, residuals, space.scale)
+        # less than half of the rounding allowed: measured residuals have rounding of their own
+        within = tolerance.met(values, residuals, 0.4 * space.scale)
         if space.complete or within[choose(values, k, which)].all():
             believed = start is None or (
                 step >= TRIAL and settled_next(values, residuals, k, which, within)

@@ -139,7 +139,7 @@ def svds(
     sigma = to_host(sigma).astype(np.float64)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals
-    met = residuals <= max(tolerance.relative, 5 * tolerance.rounding) * (sigma.max() or 1.0)
+    met = residuals <= max(tolerance.relative, 2 * tolerance.rounding) * (sigma.max() or 1.0)
     if not met.all():
         warnings.warn(
             f"{k - int(met.sum())} of {k} singular triplets did not converge: the largest "
