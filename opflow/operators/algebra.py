@@ -59,6 +59,8 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
         return x
     if is_operator(x):
         return External(x, symbol=symbol)
+    if isinstance(x, np.matrix):  # whose ** and * are not those of arrays
+        x = np.asarray(x)
     if is_array(x) or is_sparse(x):
         return Matrix(x, symbol=symbol)
     raise TypeError(
@@ -597,14 +599,15 @@ class External(Operator):
     """An operator of PyLops or SciPy inside our algebra.
 
     Its block products are as fast as that library makes them; its dtype is the one it declares
-    (complex ones can be composed with, but are not symmetric or PSD to us).
+    (complex ones can be composed with, but are not symmetric or PSD to us).  With `self_adjoint`,
+    its adjoint is itself, whether it has one of its own or not.
     """
 
-    def __init__(self, op: Any, *, symbol: str | None = None) -> None:
+    def __init__(self, op: Any, *, symbol: str | None = None, self_adjoint: bool = False) -> None:
         dtype = np.dtype(op.dtype if op.dtype is not None else np.float64)
         if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
-        self.op = op
+        self.op, self.self_adjoint = op, self_adjoint
         super().__init__(
             (int(op.shape[0]), int(op.shape[1])),
             dtype,
@@ -622,7 +625,17 @@ class External(Operator):
         return self._block_product(self.op.matmat, X, self.shape[0])
 
     def _rmatmat(self, X: Any) -> Any:
-        return self._block_product(self.op.rmatmat, X, self.shape[1])
+        if self.self_adjoint:
+            return self._matmat(X)
+        try:
+            return self._block_product(self.op.rmatmat, X, self.shape[1])
+        except (NotImplementedError, TypeError) as error:
+            # what SciPy calls where no adjoint was given
+            if isinstance(error, TypeError) and "'NoneType' object is not" not in str(error):
+                raise
+            raise TypeError(
+                f"{self.symbol} of shape {self.shape} has no adjoint: give it rmatvec or rmatmat"
+            ) from error
 
     def _block_product(self, product: Callable[[Any], Any], X: Any, height: int) -> Any:
         dtype, shape = self._working(X), (height, X.shape[1])

@@ -17,7 +17,7 @@ from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
 from opflow.spectral.distribution import Density
 from opflow.spectral.tridiagonal import lanczos
-from opflow.spectral.whole import check_psd, rank_bound
+from opflow.spectral.whole import check_psd, rank_bound, rounding_level
 
 
 class ChebyshevDensity(Density):
@@ -173,9 +173,10 @@ def kernel_polynomial(
         moments = _moments(op, start, degree, bounds)
         products += probes * (1 + degree // 2)  # at most
         margin *= 4
-    top = (float(ritz[0]), float(ritz[-1]))
+    seen = ritz[(ritz if log else abs(ritz)) > rounding_level(op, ritz)]
+    support = (float(seen[0]), float(seen[-1])) if seen.size else (0.0, 0.0)
     return ChebyshevDensity(
-        moments, bounds, top, rank=rank_bound(op), psd=op.psd, log=log, products=products
+        moments, bounds, support, rank=rank_bound(op), psd=op.psd, log=log, products=products
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.operators.algebra import as_operator
+from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 
@@ -28,7 +28,9 @@ class Estimate(float):
         The 95 % confidence interval, or bounds that hold for certain; both equal the value
         where it is exact (to rounding).
     products : int
-        Products with the operator that were spent on it, each with one vector.
+        Products with the operator that were spent on it, each with one vector: also the n that
+        form the matrix of a black box.  Entries that structure gives are none, nor are the two
+        that test for symmetry.
     how : str
         Where it comes from: ``"exact"``, or the name of the estimator.
 
@@ -91,7 +93,8 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
     Notes
     -----
     Where the tags do not say that it is symmetric, one product with a block of two random
-    vectors does: ``x·(op y) = y·(op x)`` to rounding.
+    vectors does: ``x·(op y) = y·(op x)`` to rounding.  These two are not counted anywhere.  An
+    operator of SciPy that passes needs no adjoint of its own.
     """
     op = as_operator(op)
     n = op.shape[0]
@@ -112,6 +115,8 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
                 f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by {gap:.3g} "
                 f"for random x and y, where rounding allows {rounding:.1g}"
             )
+        if isinstance(op, External):
+            return External(op.op, symbol=op.symbol, self_adjoint=True)
     return op
 
 

@@ -16,7 +16,7 @@ from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
 from opflow.spectral.estimators import skew_quantile
 from opflow.spectral.scalars import Seed, frobenius_norm
-from opflow.spectral.structure import entries_cost, inner_products, pays
+from opflow.spectral.structure import entries_cost, forming_products, inner_products, pays
 from opflow.spectral.traces import FEWEST, PRODUCTS
 
 
@@ -179,7 +179,8 @@ def _compared(
         raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
     check_integer(products, "products", 2 * FEWEST)
     if all(pays(entries_cost(op), op, products // 2) for op in pair):
-        return Estimate(float(ratio(inner_products(pair, change=change))))
+        spent = sum(map(forming_products, pair))
+        return Estimate(float(ratio(inner_products(pair, change=change))), products=spent)
     V = gaussian(pair[0], products // 2, rng)
     Y = [finite(op.matmat(V), name) for op, name in zip(pair, ("K0", "K1"), strict=True)]
     if change:

@@ -48,7 +48,7 @@ class Density:
     >>> import numpy as np, opflow as of
     >>> rho = of.spectral.density(of.Gram(np.diag([0.0, 1.0, 2.0])))
     >>> rho.null, rho.cdf([-1.0, 0.0, 1.5, 4.0]).round(3)
-    (1 (exact, 3 products), array([0.   , 0.333, 0.667, 1.   ]))
+    (1 (exact, 0 products), array([0.   , 0.333, 0.667, 1.   ]))
     """
 
     order: int
@@ -306,7 +306,7 @@ def density(
     >>> import numpy as np, opflow as of
     >>> rho = of.spectral.density(of.Gram(np.ones((5, 2))))
     >>> rho.null, rho.support[1].__round__(9)
-    (4 (exact, 5 products), 10.0)
+    (4 (exact, 0 products), 10.0)
     """
     op = symmetric_operator(op)
     check_integer(probes, "probes", 2)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Estimate, check_shift, symmetric_operator
-from opflow.spectral.gauss import Quadrature, choose_rule
+from opflow.spectral.checks import DENSE, Estimate, check_shift, symmetric_operator
+from opflow.spectral.gauss import Quadrature, choose_rule, exact_rule
+from opflow.spectral.traces import trace
 from opflow.spectral.whole import check_psd
 
 
@@ -73,7 +74,13 @@ def logdet(
     if shift == 0:
         if how == "estimate":
             raise ValueError("shift must be positive: an estimate cannot prove op nonsingular")
-        rule = _rule(op, "exact", probes, steps, rng)
+        rule = exact_rule(op) if how is None else choose_rule(op, how, probes, steps, rng)
+        if rule is None:
+            raise ValueError(
+                f"shift must be positive for an op of order {op.shape[0]}: one with no side of at "
+                f"most {DENSE} is not proved nonsingular"
+            )
+        check_psd(op, rule.nodes)
         least = float(rule.nodes.min())
         if least <= rule.level:
             raise ValueError(
@@ -123,7 +130,7 @@ def effective_dimension(
     --------
     >>> import numpy as np, opflow as of
     >>> of.spectral.effective_dimension(of.Gram(np.diag([0.0, 1.0, 1.0])), 1.0)
-    1 (exact, 3 products)
+    1 (exact, 0 products)
     """
     op, shift = symmetric_operator(op), check_shift(shift)
     if shift == 0:
@@ -163,30 +170,40 @@ def effective_rank(
     Notes
     -----
     :math:`\exp\bigl(-\sum_i p_i \log p_i\bigr)` with :math:`p_i = \lambda_i/\mathrm{tr}\,op`
-    (Roy and Vetterli, 2007).  As the trace is exact from ``op.trace()``, what is estimated is
-    :math:`-\sum_i p_i \log(p_i/\bar p)` with p̄ the mean of p weighted by itself: the same up to a
-    constant, and less noisy.  Costs what :func:`logdet` does, and the diagonal.
+    (Roy and Vetterli, 2007).  With the trace from :func:`opflow.spectral.trace`, what is estimated
+    is :math:`-\sum_i p_i \log(p_i/\bar p)` with p̄ the mean of p weighted by itself: the same up
+    to a constant, and less noisy.  The interval combines the ends of both.  Costs what
+    :func:`logdet` does, and the trace.
 
     Examples
     --------
     >>> import numpy as np, opflow as of
     >>> of.spectral.effective_rank(of.Gram(np.diag([0.0, 1.0, 1.0])))
-    2 (exact, 3 products)
+    2 (exact, 0 products)
     """
     op = symmetric_operator(op)
-    trace = float(op.trace())
-    if not trace > 0:
-        raise ValueError(f"op must be PSD and not zero, but its trace is {trace:.4g}")
     rule = _rule(op, how, probes, steps, rng)
-    p = np.maximum(rule.nodes, 0.0) / trace
+    total = _trace(rule, lambda x: x) if rule.exact else trace(op, rng=rng)
+    if not total > 0:
+        raise ValueError(f"op must be PSD and not zero, but its trace is {total:.4g}")
+    p = np.maximum(rule.nodes, 0.0) / total
     centre = float((rule.weights * p**2).sum() / (rule.weights * p).sum())
 
     def entropy(x: Any) -> Any:
-        p = np.maximum(x, 0.0) / trace
+        p = np.maximum(x, 0.0) / total
         return -p * np.log(np.where(p > 0, p, centre) / centre)
 
+    def rank(h: float, size: float) -> float:
+        q = total / size  # of the trace that p was made with
+        return min(max(math.exp(min(q * h, 700.0)) / (q * centre), 1.0), float(op.shape[0]))
+
     part = _trace(rule, entropy)
-    return _mapped(part, lambda h: min(max(math.exp(h) / centre, 1.0), float(op.shape[0])))
+    if rule.exact:
+        return _mapped(part, lambda h: rank(h, total))
+    sizes = (max(total.low, float(rule.nodes.max())), total.high)  # no eigenvalue exceeds a trace
+    ends = [rank(h, size) for h in (part.low, part.high) for size in sizes]
+    return Estimate(rank(part, total), min(ends), max(ends),
+                    products=part.products + total.products, how=part.how)  # fmt: skip
 
 
 def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Quadrature:

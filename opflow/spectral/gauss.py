@@ -219,7 +219,7 @@ def quadrature(
     check_integer(probes, "probes", 2)
     check_integer(steps, "steps", 1)
     n = op.shape[0]
-    alpha, beta, basis = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
+    alpha, beta, basis, products = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2
@@ -245,7 +245,7 @@ def quadrature(
     sums, left = free.sum(axis=1, keepdims=True), n - count[0].sum()
     weights = count + free * (left / np.maximum(sums, np.finfo(np.float64).tiny))
     return Quadrature(
-        nodes, weights, probes * m, count > 0, settled, level,
+        nodes, weights, products, count > 0, settled, level,
         plain, (coarse_nodes, n * coarse[:, 0] ** 2), radau,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from opflow.operators.operator import Operator
 from opflow.spectral.recursion import Recursion
 
 
-def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, Any, Any]:
+def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
     """Lanczos from each of several vectors at once, a block product a step.
 
     Parameters
@@ -33,6 +33,8 @@ def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[A
         next residual.  A probe whose space is invariant goes on with β = 0 and its first α:
         nodes without weight, inside the spectrum.
     basis : array (probes, m, n) or None
+    products : int
+        With one vector: a probe whose space is invariant takes no more.
     """
     space = Recursion(op, start, steps, keep=keep)
     space.reserve(space.size)
@@ -40,7 +42,7 @@ def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[A
         space.grow()
     alpha, beta = space.tridiagonal()
     last = np.where(space.counts == alpha.shape[1], space.residuals, 0.0)
-    return alpha, np.column_stack([beta, last]), space.basis if keep else None
+    return alpha, np.column_stack([beta, last]), space.basis if keep else None, space.products
 
 
 def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:

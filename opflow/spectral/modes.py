@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import namespace, to_host
+from opflow.arrays import check_real, namespace, to_host
 from opflow.spectral.checks import DENSE, Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.scalars import Seed, eigenvalues, extremes
+from opflow.spectral.scalars import Seed, by_lanczos, eigenvalues, extremes
+from opflow.spectral.structure import forming_products
 from opflow.spectral.traces import trace
 
 
@@ -38,6 +39,7 @@ def projections(eigenvectors: Any, r: Any) -> Any:
     array([1., 2.])
     """
     n = _vectors(eigenvectors).shape[0]
+    r = r if hasattr(r, "dtype") else np.asarray(r)
     if r.size == n:
         r = r.reshape(-1)
     if r.ndim not in (1, 2) or r.shape[0] != n:
@@ -63,7 +65,7 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or an eigenvalue or time is not finite.
 
     Notes
     -----
@@ -80,9 +82,12 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
     start = projections(eigenvectors, r)
     xp = namespace(start)
     if start.ndim != 1:
-        raise ValueError(f"r must be one vector of {eigenvectors.shape[0]} entries, not {r.shape}")
-    values = xp.asarray(eigenvalues, dtype=start.dtype)
-    times = xp.asarray(times, dtype=start.dtype)
+        shape = (eigenvectors.shape[0], start.shape[1])
+        raise ValueError(f"r must be one vector of {shape[0]} entries, not of shape {shape}")
+    values, times = (
+        check_real(xp.asarray(x, dtype=start.dtype), name, finite=True)
+        for x, name in ((eigenvalues, "eigenvalues"), (times, "times"))
+    )
     if values.shape != start.shape:
         raise ValueError(
             f"eigenvalues has shape {values.shape} but there are {start.size} eigenvectors"
@@ -211,6 +216,11 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
     ValueError, TypeError
         If `op` is not symmetric, real and finite, or `step` not positive.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the interval of the largest eigenvalue is wider than a tenth of the norm.
+
     Notes
     -----
     A step of gradient descent takes a mode from c to :math:`(1 - h\lambda)\,c`, which grows for
@@ -226,10 +236,10 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
     if step == 0:
         raise ValueError("step must be positive, not 0")
     if op.shape[0] <= DENSE:
-        largest = Estimate(float(eigenvalues(op)[-1]))
+        largest = Estimate(float(eigenvalues(op)[-1]), products=forming_products(op))
     else:
-        _, (top, ceiling), spent = extremes(op, products, rng)
-        largest = Estimate(top, top, ceiling, products=spent, how="Lanczos")
+        (bottom, _), (top, ceiling), spent = extremes(op, products, rng)
+        largest = by_lanczos(top, top, ceiling, spent, max(-bottom, ceiling))
     ends = (x * step / 2 for x in (float(largest), largest.low, largest.high))
     ratio = Estimate(*ends, products=largest.products, how=largest.how)
     return Sharpness(largest, 2 / step, ratio)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 from scipy.stats import beta as beta_law
 
 from opflow.arrays import check_integer, to_host
-from opflow.operators.algebra import Scaled, Sum
 from opflow.operators.forming import dense
-from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import (
     DENSE,
+    ConvergenceWarning,
     Estimate,
     check_shift,
     finite,
@@ -23,9 +23,13 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.estimators import xnystrace
-from opflow.spectral.structure import diagonal_cost, pays, square_sum
+from opflow.spectral.structure import diagonal_cost, forming_products, pays, square_sum
 from opflow.spectral.traces import FEWEST, PRODUCTS, trace
 from opflow.spectral.tridiagonal import lanczos
+from opflow.spectral.whole import rank_bound
+
+#: width of an interval, relative to its upper end, from which on Lanczos has not converged
+WIDE = 0.1
 
 Seed = int | np.random.Generator | None
 
@@ -69,7 +73,7 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     check_integer(products, "products", 2 * FEWEST)
     square = square_sum(op, products)
     if square is not None:
-        return Estimate(math.sqrt(square))
+        return Estimate(math.sqrt(square), products=forming_products(op))
     found = xnystrace(lambda X: op.matmat(op.matmat(X)), gaussian(op, products // 2, rng))
     value, low, high = (math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
     return Estimate(value, low, high, products=2 * found.products, how=found.how)
@@ -95,6 +99,12 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     ValueError, TypeError
         If `op` is not symmetric, real and finite.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the interval is wider than a tenth of its upper end; ``how`` then ends in ``"not
+        converged"``.
+
     Notes
     -----
     Exact by LAPACK for n <= 1024.  Else the value and `low` are the largest Ritz value θ.  That an
@@ -117,15 +127,16 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     op = symmetric_operator(op)
     check_integer(products, "products", 2)
     if op.shape[0] <= DENSE:
-        return Estimate(float(np.abs(eigenvalues(op)).max()))
+        return Estimate(float(np.abs(eigenvalues(op)).max()), products=forming_products(op))
     (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
     low, high = max(top, -bottom), max(ceiling, -floor)
     if op.psd and pays(diagonal_cost(op), op, products):
-        high = min(high, float(trace(op, how="exact")))
+        total = trace(op, how="exact")
+        high, spent = min(high, float(total)), spent + total.products
     square = square_sum(op, products)
     if square is not None:
-        high = min(high, math.sqrt(square))
-    return Estimate(low, low, max(low, high), products=spent, how="Lanczos")
+        high, spent = min(high, math.sqrt(square)), spent + forming_products(op)
+    return by_lanczos(low, low, max(low, high), spent)
 
 
 def condition_number(
@@ -144,15 +155,21 @@ def condition_number(
     Returns
     -------
     Estimate
-        ∞ if the operator is singular to rounding, ``n·ε`` times its largest eigenvalue.  An
-        estimate is a lower bound; `high` holds with a probability of 95 % and is ∞ where nothing
-        is known that keeps the smallest eigenvalue off zero.
+        `low` holds to rounding; `high` is certain for n <= 1024, else holds with a probability of
+        95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The value is `low`,
+        but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε`` times the
+        largest.  That is exact only where structure proves it zero.
 
     Raises
     ------
     ValueError, TypeError
         If `op` is not symmetric, real and finite, or `shift` is negative, or n > 1024 and `op` is
         not known to be PSD: extremes say nothing of eigenvalues next to zero.
+
+    Warns
+    -----
+    ConvergenceWarning
+        As for :func:`norm`.
 
     Notes
     -----
@@ -170,20 +187,32 @@ def condition_number(
     op, shift = symmetric_operator(op), check_shift(shift)
     check_integer(products, "products", 2)
     n, eps = op.shape[0], float(np.finfo(op.dtype).eps)
-    if n <= DENSE:
-        sizes = np.abs(eigenvalues(op) + shift)
-        return Estimate(_ratio(float(sizes.max()), float(sizes.min()), n * eps))
-    if not op.psd:
+    known = rank_bound(op) < n  # a zero that nothing need be spent on
+    if known and shift == 0:
+        return Estimate(math.inf)
+    if n > DENSE and not op.psd:
         raise ValueError(f"op of order {n} > {DENSE} must be known to be PSD")
-    (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=True)
-    if rank_at_most(op) < n:
-        bottom = floor = 0.0
-        if shift == 0:
-            return Estimate(math.inf)
-    bottom, floor = max(bottom, 0.0), max(floor, 0.0)
-    value = _ratio(top + shift, bottom + shift, n * eps)
-    high = _ratio(ceiling + shift, floor + shift, n * eps)
-    return Estimate(value, value, high, products=spent, how="Lanczos")
+    if n <= DENSE:
+        values, spent = eigenvalues(op), forming_products(op)
+        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
+        bottom, top = float(sizes.min()), float(sizes.max())
+        floor, ceiling = (shift if op.psd else 0.0), top
+    else:
+        (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=True)
+        bottom, floor, top, ceiling = (max(x, 0.0) + shift for x in (bottom, floor, top, ceiling))
+    level = n**0.5 * eps * top
+    if known and op.psd:
+        bottom, floor, level = shift, shift, 0.0
+    if top == 0:
+        return Estimate(math.inf, products=spent)
+    if n <= DENSE and bottom > level:
+        return Estimate(top / bottom, products=spent)
+    low = top / max(bottom, level)
+    high = max(low, ceiling / floor) if floor > 0 else math.inf
+    value = low if bottom > level else high
+    if n <= DENSE:
+        return Estimate(value, low, high, products=spent, how="LAPACK")
+    return by_lanczos(value, low, high, spent)
 
 
 def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
@@ -236,7 +265,24 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
 
 def eigenvalues(op: Operator) -> Any:
     """All eigenvalues by LAPACK, ascending, float64 on the host."""
-    return to_host(op_namespace(op).linalg.eigvalsh(finite(dense(op)).astype(np.float64)))
+    A = finite(op.todense() if forming_products(op) else dense(op))
+    return to_host(op_namespace(op).linalg.eigvalsh(A.astype(np.float64)))
+
+
+def by_lanczos(
+    value: float, low: float, high: float, products: int, size: float | None = None
+) -> Estimate:
+    """An estimate, with a warning if its interval is too wide for `size` (`high` by default)."""
+    how = "Lanczos"
+    if not high - low <= WIDE * (high if size is None else size) < math.inf:
+        how += ", not converged"
+        warnings.warn(
+            f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "
+            "increase products",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return Estimate(value, low, high, products=products, how=how)
 
 
 def extremes(
@@ -274,18 +320,3 @@ def _beyond(ritz: Any, beta: Any, reach: float) -> float:
             short = np.log(middle + (top - ritz)).sum() < target
             low, high = (middle, high) if short else (low, middle)
     return top + high
-
-
-def rank_at_most(op: Operator) -> int:
-    """What widths of Grams say of the rank."""
-    if isinstance(op, Gram):
-        return min(op.factor.shape)
-    if isinstance(op, Scaled):
-        return rank_at_most(op.operands[0])
-    if isinstance(op, Sum):
-        return min(sum(rank_at_most(part) for part in op.operands), op.shape[0])
-    return op.shape[0]
-
-
-def _ratio(top: float, bottom: float, rounding: float) -> float:
-    return math.inf if bottom <= rounding * top else top / bottom

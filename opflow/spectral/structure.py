@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import to_host
-from opflow.operators.algebra import Scaled, Sum
+from opflow.operators.algebra import Product, Scaled, Sum
 from opflow.operators.forming import block_work, dense_plan
 from opflow.operators.function_gram import FunctionGram
 from opflow.operators.gram import Gram
@@ -39,11 +39,20 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
     )
 
 
-def products_worth(exact: Cost, op: Operator) -> int:
-    """0 for what structure gives at `exact`; n if that is as dear as n products."""
-    n = op.shape[0]
-    dear = NOMINAL.seconds(exact, op.dtype) > 0.5 * n * NOMINAL.seconds(op.cost(1), op.dtype)
-    return n if dear else 0
+def forming_products(op: Operator) -> int:
+    """Products that the entries of `op`, or its diagonal, take: n for a black box, else none."""
+    return op.shape[0] if _black_box(op) else 0
+
+
+def _black_box(op: Operator) -> bool:
+    """Whether rows come from products with the identity, in `op` or in what it is made of."""
+    kind = type(op)
+    if op.row_access and not op.operands:
+        return False
+    own = (kind._block, kind._gram_block) != (Operator._block, Operator._gram_block)
+    if kind is Product or not (own or kind.rows is not Operator.rows):
+        return True
+    return any(map(_black_box, op.operands))
 
 
 @singledispatch
@@ -81,7 +90,7 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> Any:
     held = (2 + count) * max(op.dtype.itemsize for op in ops)
     xp = op_namespace(ops[0])
     total = xp.zeros((count, count))
-    if all(_by_tiles(op) for op in ops):
+    if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
         pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held))]
     else:
         pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
@@ -123,11 +132,21 @@ def square_sum(op: Operator, products: int) -> float | None:
 
 
 def _gram_square_sum(op: Gram) -> float:
-    """‖F diag(w) Fᵀ‖_F² = Σ_ij w_i w_j M_ij² with the small M = FᵀF."""
+    """‖F diag(w) Fᵀ‖_F² = Σ_ij w_i w_j M_ij² with the small M = FᵀF.
+
+    Terms of weights of both signs may cancel: then ‖R diag(w) Rᵀ‖_F², with R of F = Q R.
+    """
     height, width = op.factor.shape
-    M = op_namespace(op).zeros((width, width), dtype=op.dtype)
+    xp = op_namespace(op)
+    M = xp.zeros((width, width), dtype=op.dtype)
     for s in row_slices(height, 3 * width * op.dtype.itemsize):
         rows = op.factor.rows(s)
-        M += rows.T @ rows
-    squares = M**2 if op.weights is None else M**2 * op.weights * op.weights[:, None]
+        if op.psd:
+            M += rows.T @ rows
+        else:
+            M = xp.linalg.qr(finite(xp.concatenate([M, rows])), mode="r")
+    if op.psd:
+        squares = M**2 if op.weights is None else M**2 * op.weights * op.weights[:, None]
+    else:
+        squares = ((M * op.weights) @ M.T) ** 2
     return float(finite(squares).sum(dtype=np.float64))

@@ -12,7 +12,7 @@ from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
 from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
-from opflow.spectral.structure import diagonal_cost, pays, products_worth
+from opflow.spectral.structure import diagonal_cost, forming_products, pays
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
@@ -79,7 +79,7 @@ def trace(
     cost = diagonal_cost(op)
     if how == "exact" or products >= op.shape[0] or (how is None and pays(cost, op, products)):
         values = finite(op.diagonal())
-        return Estimate(float(values.sum(dtype=np.float64)), products=products_worth(cost, op))
+        return Estimate(float(values.sum(dtype=np.float64)), products=forming_products(op))
     if how == "hutch++":
         return hutch_pp(op.matmat, gaussian(op, 2 * (products // 3), rng), psd=op.psd)
     if how == "xnystrace" or (how is None and op.psd):
@@ -155,7 +155,7 @@ def diagonal(
     xp, cost, n = op_namespace(op), diagonal_cost(op), op.shape[0]
     if how == "exact" or products >= n or (how is None and pays(cost, op, products)):
         values = finite(op.diagonal())
-        return Diagonal(values, xp.zeros_like(values), products_worth(cost, op), "exact")
+        return Diagonal(values, xp.zeros_like(values), forming_products(op), "exact")
     return _diag_pp(op, products // 3, np.random.default_rng(rng))
 
 

@@ -89,11 +89,17 @@ def _tridiagonal(space: Recursion) -> tuple[Any, Any]:
 
 
 class Largest(NamedTuple):
-    """The largest eigenvalue: an estimate from below, its error bound, products spent."""
+    """The largest eigenvalue: an estimate from below, its error bound, products, tolerance."""
 
     value: float
     bound: float
     products: int
+    tol: float = 1e-2
+
+    @property
+    def converged(self) -> bool:
+        """Whether the bound is within the tolerance, relative to the value."""
+        return self.bound <= self.tol * abs(self.value)
 
 
 def largest_eigenvalue(
@@ -112,7 +118,9 @@ def largest_eigenvalue(
     Returns
     -------
     Largest
-        ``value <= λ_max`` up to rounding, and an eigenvalue lies within `bound` of `value`.
+        ``value <= λ_max`` up to rounding, and an eigenvalue lies within `bound` of `value`.  Its
+        ``converged`` says whether `tol` was reached; there is no warning, for rough values are
+        what a few products are for.  :func:`norm` warns, and bounds λ_max from above.
 
     Examples
     --------
@@ -122,7 +130,7 @@ def largest_eigenvalue(
     """
     alpha, beta, _ = lanczos(op, steps, tol=tol, rng=rng)
     value, bound = _top(alpha, beta)
-    return Largest(value, bound, len(alpha))
+    return Largest(value, bound, len(alpha), tol)
 
 
 def _top(alpha: Any, beta: Any) -> tuple[float, float]:

@@ -16,10 +16,14 @@ from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import DENSE, finite
 from opflow.spectral.preconditioners import Jacobi
+from opflow.spectral.structure import forming_products
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues (m,) ascending, on the host, in float64; so many more that are zero."""
+    """Eigenvalues (m,) ascending, on the host, in float64; so many more that are zero.
+
+    Products are those that formed the matrix of a black box.
+    """
 
     values: Any
     zeros: int
@@ -105,12 +109,13 @@ def dense_spectrum(op: Operator) -> Spectrum | None:
     n = op.shape[0]
     if n <= DENSE:
         matrix = finite(op.todense())
-        return Spectrum(_eigenvalues(matrix), 0, n)
+        return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
     F = factor(op)
     if F is None or F.shape[1] > DENSE:
         return None
     matrix = finite((F.T @ F).todense())
-    return Spectrum(_eigenvalues(matrix), n - len(matrix), len(matrix))
+    products = min(len(matrix), forming_products(op))
+    return Spectrum(_eigenvalues(matrix), n - len(matrix), products)
 
 
 def _eigenvalues(matrix: Any) -> Any:

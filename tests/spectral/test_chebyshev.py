@@ -94,3 +94,11 @@ def test_bad_arguments_are_refused():
         kernel_polynomial(np.eye(3), probes=1)
     with pytest.raises(ValueError, match="PSD"):
         kernel_polynomial(-np.eye(3), log=True)
+
+
+def test_the_log_axis_of_a_rank_deficient_kernel_starts_at_what_is_not_zero():
+    F = np.random.default_rng(0).standard_normal((1500, 40))
+    rho, sizes = kernel_polynomial(of.Gram(F), log=True), np.linalg.svd(F, compute_uv=False)
+    assert 0.99 * sizes[-1] ** 2 < rho.support[0] < rho.support[1] < 1.01 * sizes[0] ** 2
+    assert (np.diff(rho.grid()) > 0).all() and np.isfinite(rho(rho.grid())).all()
+    assert kernel_polynomial(of.Zero(5), log=True).support == (0.0, 0.0)

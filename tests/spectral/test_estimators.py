@@ -44,23 +44,26 @@ def runs(how, spectrum):
     return [run(how, SPECTRA[spectrum], seed) for seed in range(SEEDS)]
 
 
-@pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("how", HOW)
+# over 1,000 seeds: what is hardest for each, and what is not
+HARD = {
+    "xtrace": ("cliff of 9", "indefinite"),
+    "xnystrace": ("fast", "cliff of 17"),
+    "hutch++": ("flat", "spike on flat", "indefinite"),
+}
+OFTEN = [(how, spectrum) for how in HARD for spectrum in HARD[how]]
+
+
+@pytest.mark.parametrize(("how", "spectrum"), OFTEN)
 def test_intervals_cover(how, spectrum):
     values = SPECTRA[spectrum]
-    if how == "xnystrace" and values.min() < 0:
-        pytest.skip("for PSD operators")
     found = runs(how, spectrum)
     assert np.mean([x.low <= values.sum() <= x.high for x in found]) >= 0.93
     assert all(x.low <= x <= x.high and x.products <= PRODUCTS for x in found)
 
 
-@pytest.mark.parametrize("spectrum", ["flat", "fast", "cliff of 17", "indefinite"])
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("how", "spectrum"), OFTEN)
 def test_estimates_are_unbiased(how, spectrum):
     values = SPECTRA[spectrum]
-    if how == "xnystrace" and values.min() < 0:
-        pytest.skip("for PSD operators")
     errors = np.array(runs(how, spectrum)) - values.sum()
     rounding = N * np.finfo(float).eps * np.abs(values).sum()
     assert abs(errors.mean()) <= 4 * errors.std() / SEEDS**0.5 + rounding

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.spectral.checks import ConvergenceWarning
 from opflow.spectral.modes import (
     decay,
     layer_shares,
@@ -98,6 +99,7 @@ def test_the_edge_of_stability_is_where_descent_turns():
         assert np.isclose(found.ratio, 2 * step) and found.ratio.exact
 
 
+@pytest.mark.filterwarnings("ignore::opflow.spectral.checks.ConvergenceWarning")
 def test_sharpness_is_the_largest_not_the_strongest(large):  # noqa: F811
     values = np.linspace(-5, 1, 80)
     op = Products(rotated(values))
@@ -107,6 +109,21 @@ def test_sharpness_is_the_largest_not_the_strongest(large):  # noqa: F811
     one = found[0]
     assert one.ratio.low == one.largest.low / 2 and one.ratio.high == one.largest.high / 2
     assert not one.ratio.exact and one.ratio.products == one.largest.products == 15
+
+
+def test_sharpness_says_where_it_has_not_converged(large):  # noqa: F811
+    with pytest.warns(ConvergenceWarning, match="increase products"):
+        found = sharpness(Products(rotated(np.linspace(-5, 1, 80))), 1.0, products=3)
+    assert found.ratio.how == found.largest.how == "Lanczos, not converged"
+
+
+def test_projections_take_sequences_and_decay_refuses_what_is_not_finite():
+    assert projections(np.eye(2), [1.0, 2.0]).tolist() == [1.0, 2.0]
+    assert decay([0.0, 1.0], np.eye(2), [1.0, 2.0], [0.0]).tolist() == [[1.0, 2.0]]
+    with pytest.raises(ValueError, match="eigenvalues contains NaN"):
+        decay(np.array([np.nan, 1.0]), np.eye(2), np.ones(2), [0.0])
+    with pytest.raises(ValueError, match="times contains NaN"):
+        decay(np.ones(2), np.eye(2), np.ones(2), [0.0, np.inf])
 
 
 def test_sharpness_of_small_operators_is_signed():

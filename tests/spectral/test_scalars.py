@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows as row_blocks
+from opflow.spectral.checks import ConvergenceWarning
 from opflow.spectral.scalars import (
     condition_number,
     extremes,
@@ -197,6 +198,7 @@ TOPS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::opflow.spectral.checks.ConvergenceWarning")
 @pytest.mark.parametrize("products", [2, 5, 12])
 @pytest.mark.parametrize("spectrum", TOPS)
 def test_bounds_of_the_norm_hold(spectrum, products, large):  # noqa: F811
@@ -220,11 +222,14 @@ def test_the_bound_is_not_idle(large):  # noqa: F811
 
 def test_the_norm_is_capped_by_what_is_known(large):  # noqa: F811
     op = of.Gram(np.random.default_rng(0).standard_normal((60, 3)))
-    found = norm(op, products=2)
+    with pytest.warns(ConvergenceWarning, match="Lanczos, not converged after 2 products"):
+        found = norm(op, products=2)
+    assert found.how == "Lanczos, not converged"
     assert found.high <= float(frobenius_norm(op)) * (1 + 1e-12)
     assert not found.exact
 
 
+@pytest.mark.filterwarnings("ignore::opflow.spectral.checks.ConvergenceWarning")
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_condition_numbers_beyond_lapack(shift, large):  # noqa: F811
     values = np.linspace(0.5, 1, 60)
@@ -243,6 +248,57 @@ def test_condition_numbers_beyond_lapack(shift, large):  # noqa: F811
         assert found == math.inf and found.exact
     with pytest.raises(ValueError, match="must be known to be PSD"):
         condition_number(Products(rotated(values)))
+
+
+def test_signed_weights_may_cancel():
+    F = np.random.default_rng(0).standard_normal((2000, 3))
+    op = of.Gram(np.hstack([F, F]), np.repeat([1.0, -1.0], 3))
+    assert frobenius_norm(op) <= 1e-14 * np.linalg.norm(F) ** 2
+    w = np.array([1.0, -2.0, 0.5])
+    assert np.isclose(frobenius_norm(of.Gram(F, w)), np.linalg.norm((F * w) @ F.T), rtol=1e-13)
+    near = of.Gram(np.hstack([F, F]), np.r_[np.ones(3), -np.ones(3) * (1 - 1e-10)])
+    want = 1e-10 * np.linalg.norm(F @ F.T)
+    assert abs(frobenius_norm(near) - want) <= 1e-14 * np.linalg.norm(F) ** 2
+    assert abs(participation_ratio(near) * want**2 / (1e-10 * np.sum(F**2)) ** 2 - 1) < 1e-3
+
+
+def test_condition_numbers_next_to_singular():
+    A = rotated(np.geomspace(1e-5, 1, 400), dtype=np.float32)
+    values = np.linalg.eigvalsh(A.astype(np.float64))
+    found = condition_number(A)
+    assert found.exact and np.isclose(found, values[-1] / values[0], rtol=1e-6)
+    found = condition_number(rotated(np.r_[0.0, np.ones(99)]))
+    assert found == found.high == math.inf and 1e14 < found.low < 1e15 and not found.exact
+    known = of.Gram(np.random.default_rng(0).standard_normal((9, 3)))
+    assert condition_number(known) == math.inf and condition_number(known).exact
+    assert np.isclose(condition_number(known, 1e-18), 1e18 * norm(known))
+
+
+def test_a_zero_that_structure_proves_costs_nothing():
+    def fail(*_):
+        raise AssertionError("a product was spent")
+
+    op = of.Gram(np.random.default_rng(0).standard_normal((2000, 3)))
+    op._matmat = fail
+    assert condition_number(op) == math.inf
+
+
+def test_condition_numbers_of_large_orders_are_bounded_from_below(large):  # noqa: F811
+    op = Products(rotated(np.r_[0.0, np.linspace(1, 2, 40)]), psd=True)
+    with pytest.warns(ConvergenceWarning, match="and inf; increase products"):
+        found = condition_number(op)
+    assert found == math.inf and 1e14 < found.low < 1e16 and "not converged" in found.how
+
+
+def test_largest_eigenvalue_knows_whether_it_converged():
+    op = of.Matrix(sp.diags_array(np.linspace(0, 1, 5000)).tocsr(), symmetric=True)
+    rough = of.spectral.largest_eigenvalue(op, tol=1e-8, steps=5)
+    assert not rough.converged and rough.bound > 1e-8
+    assert of.spectral.largest_eigenvalue(op).converged
+    assert of.spectral.largest_eigenvalue(of.Zero(3)).converged
+    with pytest.warns(ConvergenceWarning, match="increase products"):
+        assert norm(op, products=5).how == "Lanczos, not converged"
+    assert norm(op).how == "Lanczos"
 
 
 def test_estimates_of_float32(large):  # noqa: F811
