@@ -1,7 +1,7 @@
 /* The inner loops, included once for each element type and instruction set.
  *
  * The includer defines  T  (float or double),  NAME(x)  (suffixed names),  TARGET  (function
- * attribute),  VECTOR  (bytes of a vector),  STRIP  (bytes of a strip of columns: 1 << STRIP_LOG)
+ * attribute),  VECTOR  (bytes of a vector),  STRIP  (bytes of a strip of columns)
  * and  TABLES  (tables visited at a time: 8 or 16, so that TABLES * 16 * STRIP bytes stay in L1).
  */
 
@@ -85,10 +85,8 @@ static TARGET inline __attribute__((always_inline)) void NAME(lookup)(
         for (int t = 0; t < TABLES; t++) {
             /* the high half of each byte is the earlier table */
             int shift = 8 * (t / 2) + (t % 2 ? 0 : 4);
-            uint64_t at = shift >= STRIP_LOG ? word >> (shift >= STRIP_LOG ? shift - STRIP_LOG : 0)
-                                             : word << (shift < STRIP_LOG ? STRIP_LOG - shift : 0);
-            const V *entry = (const V *)((const char *)(tables + t * ENTRY) +
-                                         (at & (UINT64_C(15) << STRIP_LOG)));
+            uint64_t at = (word >> shift & 15) * STRIP;
+            const V *entry = (const V *)((const char *)(tables + t * ENTRY) + at);
 #pragma GCC unroll 8
             for (int v = 0; v < PARTS; v++) total[v] += entry[v];
         }
