@@ -194,12 +194,8 @@ class Fields:
 
     @property
     def top_bits(self) -> Any:
-        """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); kept once asked for."""
-        return self._kept[-1] if self.storage == "packed" else self._packed_top
-
-    @cached_property
-    def _packed_top(self) -> Any:
-        return pack(self.activations[-1] > 0)
+        """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
+        return self._kept[-1] if self.storage == "packed" else pack(self.activations[-1] > 0)
 
     @cached_property
     def outputs(self) -> Any:
@@ -244,8 +240,10 @@ class Fields:
         kept = [self._kept]
         kept += [self.__dict__[k] for k in ("preactivations", "gates", "conjugates")
                  if k in self.__dict__]  # fmt: skip
-        kept.append([self.__dict__[k] for k in ("outputs", "_packed_top") if k in self.__dict__])
-        return sum(int(a.nbytes) for arrays in kept for a in arrays)
+        outputs = self.__dict__.get("outputs")
+        return sum(int(a.nbytes) for arrays in kept for a in arrays) + (
+            0 if outputs is None else int(outputs.nbytes)
+        )
 
     def __repr__(self) -> str:
         return f"<Fields of {self.samples:,} samples on {self.network!r}, {self.nbytes:,} bytes>"
