@@ -77,7 +77,9 @@ class Fields:
       use (2·N·k·(P − P_1) flops), then kept;
     * `outputs` f (N, k).
 
-    Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates.
+    Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates;
+    with one hidden layer and one output, packed gates are the conjugates, and where gate products
+    are to be had a kernel is made of them.
     `nbytes` counts what is held at the moment, without the input.  Fields are treated as
     immutable; do not write to the arrays.
 
