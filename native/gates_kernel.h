@@ -129,9 +129,10 @@ static TARGET void NAME(forward)(const job *j, int64_t task, void *scratch) {
             if (panel == 0) memset(sum, 0, (size_t)rows * STRIP);
             for (int64_t g = 0; g < count; g++)
                 for (int half = 0; half < HALVES; half++) {
+                    if ((panel + g) * 64 + half * 32 >= j->n) continue;
                     const uint64_t *words = j->gates + (panel + g) * j->N + r;
                     const T *at = tables + (g * 16 + half * TABLES) * ENTRY;
-                    if (j->X && width == LANES && last && g == count - 1 && half == HALVES - 1)
+                    if (j->X && width == LANES && last && g == count - 1 && half == 0)
                         NAME(lookup)(words, half, rows, at, sum,
                                      (const char *)((const T *)j->X + r * j->c + s),
                                      j->c * (int64_t)sizeof(T));
@@ -168,7 +169,7 @@ static TARGET void NAME(backward)(const job *j, int64_t task, void *scratch) {
     memset(sums, 0, (size_t)gates * STRIP);
     int64_t folded = 0;
     for (int64_t g = start; g < stop; g++) {
-        for (int half = 0; half < HALVES; half++) {
+        for (int half = 0; half < HALVES && g * 64 + half * 32 < j->N; half++) {
             NAME(build)((const T *)j->X, scale, j->N, j->c, s, width, g * 64 + half * 32, TABLES,
                         tables);
             NAME(lookup)(j->gates + g * j->n + first, half, gates, tables, sums, NULL, 0);

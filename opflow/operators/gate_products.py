@@ -26,6 +26,8 @@ except ImportError:  # built without a compiler
 BLAS = "blas"
 _asked: ContextVar[tuple[str | None, int | None]] = ContextVar("gates", default=(None, None))
 _TIMES, _DOT, _BACK = range(3)
+#: with fewer gates than fill half a word a matrix product is as fast
+FEWEST = 32
 #: columns of a strip times bytes of a number, and flops below which a thread is not worth starting
 _STRIP, _SHARE = 128, 1.6e7
 

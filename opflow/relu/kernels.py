@@ -279,7 +279,12 @@ def _conjugate(fields: Fields, layer: int, below: Any) -> Operator:
 def _gates_suffice(fields: Fields, below: Any) -> bool:
     """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
     net = fields.network
-    return fields.derived and net.outputs == 1 and gate_products.tabulated(net.dtype, below)
+    return (
+        fields.derived
+        and net.outputs == 1
+        and net.widths[-1] >= gate_products.FEWEST
+        and gate_products.tabulated(net.dtype, below)
+    )
 
 
 def spans(network: ReLUNetwork) -> list[tuple[slice, slice | None]]:

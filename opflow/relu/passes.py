@@ -86,6 +86,7 @@ def slopes(
     tables = (
         network.outputs == 1
         and r.dtype == network.dtype
+        and network.widths[-1] >= gate_products.FEWEST
         and gate_products.tabulated(network.dtype, activations[-1], network.weights[-1])
     )
     if not tables or (dense_first and network.depth == 1):

@@ -87,6 +87,8 @@ int main(void) {
                         for (int columns = 1; columns <= (kind == GATES_TIMES ? 1 : 2); columns++)
                             wrong += check(kind, name, wide, threads, shapes[s][0], shapes[s][1],
                                            shapes[s][2], columns);
+    for (int wide = 0; wide < 2; wide++) /* so many columns that samples are not split but folded */
+        wrong += check(GATES_BACK, gates_engine(0), wide, 3, 8300, 2, 2, 50);
     if (gates_product(GATES_TIMES, "none", 0, 1, 1, 1, 1, 1, NULL, NULL, NULL, NULL) !=
         GATES_NO_ENGINE)
         wrong++;
