@@ -33,9 +33,9 @@ class ScaledGates(Operator):
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> of.ScaledGates(np.array([[True, False], [True, True]]), np.array([2.0, -1.0])).todense()
-    array([[ 2.,  0.],
-           [ 2., -1.]])
+    >>> of.ScaledGates(np.array([[True, False], [True, True]]), np.array([2.0, 3.0])).todense()
+    array([[2., 0.],
+           [2., 3.]])
     """
 
     row_access = True
