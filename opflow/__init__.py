@@ -17,6 +17,7 @@ except Exception as error:
     ) from error
 
 from opflow import spectral
+from opflow.config import show_config
 from opflow.dynamics import *  # noqa: F403
 from opflow.dynamics import __all__ as _dynamics
 from opflow.operators import *  # noqa: F403
@@ -25,4 +26,4 @@ from opflow.relu import *  # noqa: F403
 from opflow.relu import __all__ as _relu
 
 __version__ = "0.1.0"
-__all__ = [*_dynamics, *_operators, *_relu, "spectral"]
+__all__ = [*_dynamics, *_operators, *_relu, "show_config", "spectral"]

@@ -24,7 +24,7 @@ from opflow.relu.inputs import (
 )
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import blocks, conjugates, forward
+from opflow.relu.passes import blocks, forward, slopes
 
 Arrays = list[Any]
 
@@ -264,7 +264,7 @@ class State:
         for s in blocks(net, self.first.samples, 1, self.first.inputs):
             activations = forward(net, first.rows(s))
             r = vector(s, activations[-1] @ net.readout.T)
-            phis = conjugates(net, activations, r @ net.readout)
+            phis = slopes(net, activations, r, isinstance(first, HiddenPass))
             for total, phi, below in zip(weights[1:], phis[1:], activations[1:-1], strict=True):
                 total += phi.T @ below
             for total, phi in zip(biases, phis, strict=True):

@@ -17,6 +17,7 @@ from opflow.operators.describe import describe
 from opflow.operators.evaluation import Candidate, candidates, materialise
 from opflow.operators.forming import Tiled
 from opflow.operators.function_gram import FunctionGram
+from opflow.operators.gate_products import gate_engines, gate_options
 from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, WeightGram
 from opflow.operators.gram_side import GramSide
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
@@ -26,6 +27,7 @@ from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile, machine_profile
 from opflow.operators.pullback import pullback, pushforward
+from opflow.operators.scaled_gates import ScaledGates
 
 __all__ = [
     "Adjoint",
@@ -54,6 +56,7 @@ __all__ = [
     "RowMatrix",
     "SampleLift",
     "Scaled",
+    "ScaledGates",
     "Sum",
     "Tiled",
     "Weight",
@@ -62,6 +65,8 @@ __all__ = [
     "as_operator",
     "candidates",
     "describe",
+    "gate_engines",
+    "gate_options",
     "machine_profile",
     "materialise",
     "pullback",

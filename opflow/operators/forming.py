@@ -27,6 +27,7 @@ from opflow.operators.rows import (
     tile_side,
     tiles,
 )
+from opflow.operators.scaled_gates import ScaledGates
 
 #: flops that building one entry of a sparse-times-sparse product costs beyond its
 #: multiplications, and how much slower than sparse-times-dense those are
@@ -239,8 +240,9 @@ def _khatri_rao_bytes(op: KhatriRao, columns: int) -> float:
     return 3.0 * max(op.shape) * columns * item + 2 * blocks
 
 
-@product_bytes.register
-def _gates_bytes(op: PackedGates, columns: int) -> float:
+@product_bytes.register(PackedGates)
+@product_bytes.register(ScaledGates)
+def _gates_bytes(op: Operator, columns: int) -> float:
     # Unpacked as bytes, then in the dtype of the product.
     block = min(_pass(op, *op.shape), row_blocks.workspace_bytes()) * (1 + 1 / op.dtype.itemsize)
     return 2.0 * max(op.shape) * columns * op.dtype.itemsize + block

@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 from opflow.arrays import is_array, namespace
+from opflow.operators import gate_products
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
 from opflow.operators.gram import Gram
+from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
+from opflow.operators.scaled_gates import ScaledGates
 
 
 class KhatriRao(Operator):
@@ -102,8 +105,23 @@ class KhatriRao(Operator):
         """Rows of A that belong to the samples `s`."""
         return slice(s.start * self.repeat, s.stop * self.repeat)
 
+    def _tabulated(self, dtype: Any) -> TypeGuard[Any]:
+        """Whether A is gates whose products with the rows of B go through tables."""
+        A, B = self.A, self.B
+        return (
+            isinstance(A, ScaledGates)
+            and self.repeat == 1
+            and type(B) is Matrix
+            and B.dtype == dtype
+            and gate_products.tabulated(dtype, A.data, B.data)
+        )
+
     def _matmat(self, X: Any) -> Any:
         xp, dtype, c = namespace(X), X.dtype, X.shape[1]
+        if self._tabulated(dtype):
+            (n, q), v = (self.A.shape[1], self.B.shape[1]), self.A.scale
+            M = X.T.reshape(c, n, q) * v[:, None]
+            return gate_products.row_dots(self.A.data, n, M, self.B.data).T
         scaled, gemm = self._sides()
         (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
         # right: (width of gemm side, c · width of scaled side)
@@ -138,6 +156,10 @@ class KhatriRao(Operator):
 
     def _rmatmat(self, X: Any) -> Any:
         xp, dtype, c = namespace(X), X.dtype, X.shape[1]
+        if self._tabulated(dtype):
+            sums = gate_products.weighted_sums(self.A.data, self.A.shape[1], self.B.data, X.T)
+            sums *= self.A.scale[:, None]
+            return sums.reshape(c, -1).T
         scaled, gemm = self._sides()
         k, width = self.repeat, scaled.shape[1]
         total: Any = None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_gates, namespace
+from opflow.operators import gate_products
 from opflow.operators.operator import Cost, Operator, check_dtype
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat, row_slices
 
@@ -79,10 +80,23 @@ class PackedGates(Operator):
     def rows(self, index: Any) -> Any:
         return unpack(self.data[index], self.shape[1]).astype(self.dtype)
 
+    @classmethod
+    def from_bits(cls, bits: Any, width: int, dtype: Any, *, symbol: str = "θ") -> PackedGates:
+        """Gates that are packed already, as :func:`pack` does; referenced, not checked."""
+        self = object.__new__(cls)
+        self.data = bits
+        Operator.__init__(self, (len(bits), width), dtype, symbol=symbol)
+        return self
+
     def _matmat(self, X: Any) -> Any:
+        if gate_products.tabulated(X.dtype, self.data):
+            return gate_products.times(self.data, self.shape[1], X)
         return blocked_matmat(self, X)
 
     def _rmatmat(self, X: Any) -> Any:
+        X = namespace(X).ascontiguousarray(X)
+        if gate_products.tabulated(X.dtype, self.data, X):
+            return gate_products.weighted_sums(self.data, self.shape[1], X)[0]
         return blocked_rmatmat(self, X)
 
 

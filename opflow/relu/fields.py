@@ -79,7 +79,9 @@ class Fields:
       use (2·N·k·(P − P_1) flops), then kept;
     * `outputs` f (N, k).
 
-    Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates.
+    Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates;
+    with one hidden layer and one output, packed gates are the conjugates, and where gate products
+    are to be had a kernel is made of them.
     `nbytes` counts what is held at the moment, without the input.  Fields are treated as
     immutable; do not write to the arrays.
 
@@ -194,6 +196,11 @@ class Fields:
     def gates(self) -> list[Any]:
         """``[θ^1, …, θ^L]``, each (N, n_ℓ) bool."""
         return [a > 0 for a in self.activations[1:]]
+
+    @property
+    def top_bits(self) -> Any:
+        """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
+        return self._kept[-1] if self.storage == "packed" else pack(self.activations[-1] > 0)
 
     @cached_property
     def outputs(self) -> Any:

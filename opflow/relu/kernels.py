@@ -19,6 +19,9 @@ from opflow.operators import (
     KhatriRao,
     Matrix,
     Operator,
+    PackedGates,
+    ScaledGates,
+    gate_products,
 )
 from opflow.operators.algebra import add, is_operator, scale
 from opflow.operators.describe import superscript
@@ -221,6 +224,8 @@ def _route(fields: Fields, route: str | None) -> str:
     if route is not None:
         return route
     net, n = fields.network, fields.samples
+    if fields.storage == "packed" and net.depth == 1 and _gates_suffice(fields, fields.inputs):
+        return "cached"  # the conjugates are what is held
     if fields.storage != "cached":
         return "transport"
     if net.outputs == 1 or is_sparse(fields.inputs) or not (fields.derived and _by_rows(fields)):
@@ -248,18 +253,38 @@ def _layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
     """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
     out: list[list[Operator]] = []
-    for layer, (below, phi) in enumerate(
-        zip(fields.activations[:-1], fields.conjugates, strict=True), start=1
-    ):
-        if layer < first:
-            continue
-        conjugate = Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
-        inputs = input_operator(below, "X" if layer == 1 else f"a{superscript(layer - 1)}")
+    below = fields.activations[:-1] if net.depth > 1 else [fields.inputs]
+    for layer in range(first, net.depth + 1):
+        inputs = input_operator(
+            below[layer - 1], "X" if layer == 1 else f"a{superscript(layer - 1)}"
+        )
+        conjugate = _conjugate(fields, layer, below[layer - 1])
         parts: list[Operator] = [KhatriRao(conjugate, inputs)]
         if net.biases[layer - 1] is not None:
             parts.append(conjugate)
         out.append(parts)
     return out
+
+
+def _conjugate(fields: Fields, layer: int, below: Any) -> Operator:
+    """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
+    net, symbol = fields.network, f"φ{superscript(layer)}"
+    if layer == net.depth and _gates_suffice(fields, below):
+        gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype)
+        return ScaledGates(gates, net.readout[0], symbol=symbol)
+    phi = fields.conjugates[layer - 1]
+    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
+
+
+def _gates_suffice(fields: Fields, below: Any) -> bool:
+    """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
+    net = fields.network
+    return (
+        fields.derived
+        and net.outputs == 1
+        and net.widths[-1] >= gate_products.FEWEST
+        and gate_products.tabulated(net.dtype, below)
+    )
 
 
 def spans(network: ReLUNetwork) -> list[tuple[slice, slice | None]]:

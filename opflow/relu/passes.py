@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from opflow.arrays import namespace
+from opflow.operators import gate_products
+from opflow.operators.masks import pack
 from opflow.operators.matrix import is_rows
 from opflow.operators.rows import row_slices
 from opflow.relu.inputs import first_pass, is_whole
@@ -52,18 +56,76 @@ def forward_blocks(network: ReLUNetwork, X: Any, copies: int = 0) -> Iterator[tu
         yield s, forward(network, first.rows(s))
 
 
-def conjugates(network: ReLUNetwork, activations: list[Any], seed: Any) -> list[Any]:
-    """Backward pass of `seed` (…, n_L) at the top: ``[φ^1, …, φ^L]``.
+def conjugates(
+    network: ReLUNetwork, activations: list[Any], seed: Any, top: int | None = None
+) -> list[Any]:
+    """Backward pass of `seed` (…, n_L) at the top, or at the layer `top`: ``[φ^1, …, φ^L]``.
 
     `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; the gates are read
     off the activations (a > 0 exactly where h > 0).
     """
     out: list[Any] = []
     psi = seed
-    for layer in range(network.depth, 0, -1):
+    for layer in range(top or network.depth, 0, -1):
         gates = activations[layer] > 0
         phi = psi * (gates if psi.ndim == 2 else gates[:, None, :])
         out.append(phi)
         if layer > 1:
             psi = phi @ network.weights[layer - 1]
     return out[::-1]
+
+
+def slopes(
+    network: ReLUNetwork, activations: list[Any], r: Any, dense_first: bool = False
+) -> list[Any]:
+    """``[∂loss/∂h^1, …, ∂loss/∂h^L]`` of the residuals r (b, k).
+
+    Arrays (b, n_ℓ), but the last is :class:`TopSlope` where gate products are faster; if
+    `dense_first`, the first is an array in any case.
+    """
+    tables = (
+        network.outputs == 1
+        and r.dtype == network.dtype
+        and network.widths[-1] >= gate_products.FEWEST
+        and gate_products.tabulated(network.dtype, activations[-1], network.weights[-1])
+    )
+    if not tables or (dense_first and network.depth == 1):
+        return conjugates(network, activations, r @ network.readout)
+    top = TopSlope(activations[-1], r[:, 0], network.readout[0])
+    if network.depth == 1:
+        return [top]
+    return [*conjugates(network, activations, top @ network.weights[-1], network.depth - 1), top]
+
+
+class TopSlope:
+    """``diag(r) Θ diag(v)``, the slope of a top layer with one output, as gates.
+
+    It has what a pass asks of an array: ``slope @ W``, ``slope.T @ X`` and sums over samples.
+    """
+
+    def __init__(self, activations: Any, r: Any, v: Any) -> None:
+        self._bits, self._n, self._r, self._v = pack(activations > 0), activations.shape[1], r, v
+
+    def __matmul__(self, W: Any) -> Any:
+        out = gate_products.times(self._bits, self._n, self._v[:, None] * W)
+        out *= self._r[:, None]
+        return out
+
+    @property
+    def T(self) -> _Transposed:
+        return _Transposed(self)
+
+    def sum(self, axis: int) -> Any:
+        return (self.T @ np.ones((len(self._r), 1), dtype=self._r.dtype))[:, 0]
+
+
+class _Transposed:
+    def __init__(self, slope: TopSlope) -> None:
+        self._slope = slope
+
+    def __matmul__(self, X: Any) -> Any:
+        s = self._slope
+        X = np.ascontiguousarray(X)
+        out = gate_products.weighted_sums(s._bits, s._n, X, s._r[None, :])[0]
+        out *= s._v[:, None]
+        return out

@@ -266,6 +266,12 @@ def packed_gates(s: Setting) -> Case:
 
 
 @register
+def scaled_gates(s: Setting) -> Case:
+    g, v = s.gates(s.N, 4 * s.p), s.normal(4 * s.p)
+    return Case(of.ScaledGates(g, v), lambda g, v: g * v, g, v)
+
+
+@register
 def mask(s: Setting) -> Case:
     g = s.gates(s.N, s.p)
     return Case(of.Mask(g, dtype=s.dtype), lambda g: np.diag(g.ravel()), g, psd=True)
@@ -617,6 +623,14 @@ def khatri_rao_sparse_right(s: Setting) -> Case:
 def khatri_rao_gates(s: Setting) -> Case:
     A, g = s.normal(s.N, s.p), s.gates(s.N, s.q)
     return Case(of.KhatriRao(A, of.PackedGates(g)), face_split, A, g)
+
+
+@register
+def khatri_rao_scaled_gates(s: Setting) -> Case:
+    g, v, B = s.gates(s.N, 4 * s.p), s.normal(4 * s.p), s.normal(s.N, s.q)
+    return Case(
+        of.KhatriRao(of.ScaledGates(g, v), B), lambda g, v, B: face_split(g * v, B), g, v, B
+    )
 
 
 @register

@@ -1,0 +1,86 @@
+/* The Python side of gates.c: checks what it is given and lets other threads run meanwhile. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "gates.h"
+
+static int view(PyObject *object, Py_buffer *buffer, Py_ssize_t length, int writable) {
+    if (PyObject_GetBuffer(object, buffer, writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO) < 0) return -1;
+    if (buffer->len == length) return 0;
+    PyErr_Format(PyExc_ValueError, "a buffer holds %zd bytes where the shapes ask for %zd",
+                 buffer->len, length);
+    PyBuffer_Release(buffer);
+    return -1;
+}
+
+static PyObject *product(PyObject *self, PyObject *args) {
+    (void)self;
+    int kind, size, threads;
+    Py_ssize_t N, n, c, columns;
+    const char *name;
+    PyObject *objects[4]; /* bits, factor, X, out */
+    if (!PyArg_ParseTuple(args, "iziinnnnOOOO:product", &kind, &name, &size, &threads, &N, &n, &c,
+                          &columns, &objects[0], &objects[1], &objects[2], &objects[3]))
+        return NULL;
+    if (kind < GATES_TIMES || kind > GATES_BACK || (size != 4 && size != 8) || N < 0 || n < 0 ||
+        c < 0 || columns < 0 || (kind == GATES_TIMES && columns != 1))
+        return PyErr_Format(PyExc_ValueError, "product of kind %d of %zd x %zd gates with %zd "
+                            "columns of %d bytes, %zd times", kind, N, n, c, size, columns);
+    int back = kind == GATES_BACK;
+    Py_ssize_t lengths[4] = {N * ((n + 7) / 8), columns * (back ? N : n * c) * size, N * c * size,
+                             (back ? columns * n * c : kind == GATES_DOT ? columns * N : N * c) *
+                                 size};
+    Py_buffer buffers[4];
+    int held[4] = {0}, result = -1;
+    for (int i = 0; i < 4; i++) {
+        if (objects[i] == Py_None && ((i == 1 && back) || (i == 2 && kind == GATES_TIMES))) continue;
+        if (view(objects[i], &buffers[i], lengths[i], i == 3) < 0) goto release;
+        held[i] = 1;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    result = gates_product(kind, name, size == 8, threads, N, n, c, columns, buffers[0].buf,
+                           held[1] ? buffers[1].buf : NULL, held[2] ? buffers[2].buf : NULL,
+                           buffers[3].buf);
+    Py_END_ALLOW_THREADS;
+    if (result == GATES_NO_MEMORY) PyErr_NoMemory();
+    if (result == GATES_NO_ENGINE)
+        PyErr_Format(PyExc_ValueError, "this processor has no engine %s", name ? name : "at all");
+release:
+    for (int i = 0; i < 4; i++)
+        if (held[i]) PyBuffer_Release(&buffers[i]);
+    if (result != GATES_DONE) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *engines(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    PyObject *names = PyList_New(0);
+    const char *name;
+    for (int i = 0; names && (name = gates_engine(i)); i++) {
+        PyObject *text = PyUnicode_FromString(name);
+        if (!text || PyList_Append(names, text) < 0) Py_CLEAR(names);
+        Py_XDECREF(text);
+    }
+    return names;
+}
+
+static PyMethodDef METHODS[] = {
+    {"product", product, METH_VARARGS,
+     "product(kind, engine, itemsize, threads, N, n, c, columns, bits, factor, X, out)"},
+    {"engines", engines, METH_NOARGS, "The engines of this processor, fastest first."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_gates",
+                                    "Products of a matrix of bits with matrices of numbers.", -1,
+                                    METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__gates(void) {
+    PyObject *module = PyModule_Create(&MODULE);
+#ifdef Py_GIL_DISABLED
+    if (module) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
+}

@@ -1,0 +1,189 @@
+"""Products of gates with matrices faster than a matrix product: the method of the four Russians.
+
+For every four gates (or samples) the 16 sums their rows can make are tabulated over a strip of
+columns, and one look-up and addition replaces four multiplications and additions.  The loops are
+in an optional extension, ``opflow._gates``; where it is missing, callers keep to BLAS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import REAL_DTYPES, check_integer
+from opflow.operators.rows import row_slices
+
+try:
+    from opflow import _gates
+except ImportError:  # built without a compiler
+    _gates = None  # type: ignore[assignment]
+
+BLAS = "blas"
+_asked: ContextVar[tuple[str | None, int | None]] = ContextVar("gates", default=(None, None))
+_TIMES, _DOT, _BACK = range(3)
+#: with fewer gates than fill half a word a matrix product is as fast
+FEWEST = 32
+#: columns of a strip times bytes of a number, and flops below which a thread is not worth starting
+_STRIP, _SHARE = 128, 1.6e7
+
+
+def gate_engines() -> list[str]:
+    """What can multiply gates here, the default first; ``"blas"`` is always there.
+
+    Examples
+    --------
+    >>> gate_engines()[-1]
+    'blas'
+    """
+    return [*(_gates.engines() if _gates is not None else ()), BLAS]
+
+
+def gate_engine() -> str:
+    """The engine in force: that of :func:`gate_options`, of ``OPFLOW_GATES``, or the fastest.
+
+    Raises
+    ------
+    ValueError
+        If ``OPFLOW_GATES`` names none of :func:`gate_engines`.
+    """
+    name, _ = _asked.get()
+    if name is not None:
+        return name
+    name = os.environ.get("OPFLOW_GATES")
+    return gate_engines()[0] if not name else _checked(name, "OPFLOW_GATES")
+
+
+def gate_threads() -> int:
+    """Threads of a product: of :func:`gate_options`, of ``OPFLOW_NUM_THREADS``, or BLAS's.
+
+    BLAS's number is read from its environment variables; without them, one a core.
+    """
+    _, threads = _asked.get()
+    if threads is not None:
+        return threads
+    names = ("OPFLOW_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    for name in names:
+        if (value := os.environ.get(name, "")).isdigit() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def gate_options(engine: str | None = None, *, threads: int | None = None) -> Iterator[None]:
+    """Choose the engine and the threads of gate products, in this Python thread alone.
+
+    Parameters
+    ----------
+    engine : str, optional
+        One of :func:`gate_engines`; operators choose their form when they are made.
+    threads : int, optional
+        No result depends on it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such engine, or `threads` is not a positive integer.
+
+    Examples
+    --------
+    >>> with gate_options("blas", threads=1):
+    ...     gate_engine(), gate_threads()
+    ('blas', 1)
+    """
+    name, count = _asked.get()
+    name = name if engine is None else _checked(engine, "engine")
+    count = count if threads is None else check_integer(threads, "threads", 1)
+    token = _asked.set((name, count))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _checked(name: str, argument: str) -> str:
+    if name not in gate_engines():
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, gate_engines()))}, not {name!r}"
+        )
+    return name
+
+
+def tabulated(dtype: Any, *arrays: Any) -> bool:
+    """Whether products in `dtype` of these arrays go through tables.
+
+    They do if there is an engine, and all are plain arrays in host memory, in C order.
+    """
+    return (
+        dtype in REAL_DTYPES
+        and all(type(a) is np.ndarray and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+        and gate_engine() != BLAS
+    )
+
+
+def times(bits: Any, n: int, M: Any) -> Any:
+    """``Θ M``, (N, c): gates packed in `bits` (N, ⌈n/8⌉) times M (n, c).
+
+    Costs 2·N·n·c flops at two to three times the rate of a matrix product; the workspace beyond
+    the result does not grow with N.
+    """
+    N, c = len(bits), M.shape[1]
+    M = _plain(M)
+    out = np.empty((N, c), dtype=M.dtype)
+    for s in row_slices(N, bits.shape[1] + 8):
+        _product(_TIMES, bits[s], n, c, 1, M, None, out[s])
+    return out
+
+
+def row_dots(bits: Any, n: int, M: Any, X: Any) -> Any:
+    """``out[b, μ] = X_μ · (Θ M_b)_μ``, (columns, N), for M (columns, n, c) and X (N, c).
+
+    Costs as :func:`times` for each of the columns; ``Θ M`` is not formed.
+    """
+    N, (columns, _, c) = len(bits), M.shape
+    M = _plain(M)
+    out = np.empty((columns, N), dtype=M.dtype)
+    strips = -(-c * M.itemsize // _STRIP)
+    for s in row_slices(N, bits.shape[1] + 8 + columns * (strips + 1) * M.itemsize):
+        whole = s.stop - s.start == N
+        part = out if whole else np.empty((columns, s.stop - s.start), dtype=M.dtype)
+        _product(_DOT, bits[s], n, c, columns, M, X[s], part)
+        if not whole:
+            out[:, s] = part
+    return out
+
+
+def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
+    """``Θᵀ diag(r_b) X``, (columns, n, c), for X (N, c) and r (columns, N) or None for ones.
+
+    Costs as :func:`times` for each of the columns.
+    """
+    (N, c), columns = X.shape, 1 if r is None else len(r)
+    total: Any = None
+    for s in row_slices(N, bits.shape[1] + 8):
+        part = np.empty((columns, n, c), dtype=X.dtype)
+        weights = None if r is None else _plain(r[:, s])
+        _product(_BACK, bits[s], n, c, columns, weights, X[s], part)
+        if total is None:
+            total = part
+        else:
+            total += part
+    return total
+
+
+def _plain(array: Any) -> Any:
+    return np.require(array, requirements=("C", "A"))
+
+
+def _product(
+    kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any
+) -> None:
+    N, work = len(bits), 2.0 * len(bits) * n * c * columns
+    threads = max(1, min(gate_threads(), int(work / _SHARE)))
+    _gates.product(
+        kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, out
+    )

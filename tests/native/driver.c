@@ -1,0 +1,96 @@
+/* Every product of gates, at ragged sizes and on several threads, against the definition; built
+ * under the sanitizers by tests/operators/test_gate_products.py.  Operands end where their memory
+ * ends, so that a read beyond them is seen. */
+
+#include <math.h>
+#include <stdio.h>
+
+#include "../../native/gates.c"
+
+static uint64_t state = 1;
+static double draw(void) {
+    state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (double)(state >> 33) / (double)(UINT64_C(1) << 30) - 1.0;
+}
+
+static double get(const void *a, int wide, int64_t i) {
+    return wide ? ((const double *)a)[i] : (double)((const float *)a)[i];
+}
+
+static void *random_array(int wide, int64_t size) {
+    void *a = malloc((size_t)size * (wide ? 8 : 4));
+    for (int64_t i = 0; i < size; i++)
+        if (wide)
+            ((double *)a)[i] = draw();
+        else
+            ((float *)a)[i] = (float)draw();
+    return a;
+}
+
+static int check(int kind, const char *engine, int wide, int threads, int64_t N, int64_t n,
+                 int64_t c, int64_t columns) {
+    int64_t stride = (n + 7) / 8, entries = kind == GATES_BACK ? columns * n * c
+                                  : kind == GATES_DOT          ? columns * N
+                                                               : N * c;
+    uint8_t *bits = calloc((size_t)(N * stride), 1);
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t k = 0; k < n; k++)
+            if (draw() > 0) bits[i * stride + k / 8] |= (uint8_t)(128 >> k % 8);
+    int plain = kind == GATES_BACK && columns == 1 && N % 2; /* no weights */
+    void *factor = plain ? NULL : random_array(wide, columns * (kind == GATES_BACK ? N : n * c));
+    void *X = kind == GATES_TIMES ? NULL : random_array(wide, N * c);
+    void *out = random_array(wide, entries);
+    double *wanted = calloc((size_t)entries, sizeof *wanted), worst = 0;
+    for (int64_t b = 0; b < columns; b++)
+        for (int64_t i = 0; i < N; i++)
+            for (int64_t k = 0; k < n; k++) {
+                if (!(bits[i * stride + k / 8] & 128 >> k % 8)) continue;
+                for (int64_t q = 0; q < c; q++)
+                    if (kind == GATES_TIMES)
+                        wanted[i * c + q] += get(factor, wide, k * c + q);
+                    else if (kind == GATES_DOT)
+                        wanted[b * N + i] +=
+                            get(factor, wide, (b * n + k) * c + q) * get(X, wide, i * c + q);
+                    else
+                        wanted[(b * n + k) * c + q] +=
+                            (plain ? 1 : get(factor, wide, b * N + i)) * get(X, wide, i * c + q);
+            }
+    int done = gates_product(kind, engine, wide, threads, N, n, c, columns, bits, factor, X, out);
+    for (int64_t i = 0; i < entries; i++) {
+        double error = fabs(get(out, wide, i) - wanted[i]);
+        if (!(error <= worst)) worst = error;
+    }
+    double bound = (wide ? 0x1p-52 : 0x1p-23) * (double)(N + n + c) * (double)(N + n + c);
+    int wrong = done != GATES_DONE || !(worst <= bound);
+    if (wrong)
+        printf("kind %d %s wide %d threads %d: %ld x %ld, %ld wide, %ld columns: %g over %g\n", kind,
+               engine, wide, threads, (long)N, (long)n, (long)c, (long)columns, worst, bound);
+    free(bits);
+    free(factor);
+    free(X);
+    free(out);
+    free(wanted);
+    return wrong;
+}
+
+int main(void) {
+    static const int64_t shapes[][3] = {
+        {1, 1, 1},    {1, 7, 33},  {3, 8, 32},   {63, 65, 5},  {64, 64, 31},  {65, 130, 17},
+        {200, 9, 40}, {193, 3, 1}, {4500, 2, 2}, {2, 1030, 3}, {2100, 70, 18}};
+    int wrong = 0;
+    const char *name;
+    for (int e = 0; (name = gates_engine(e)); e++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int wide = 0; wide < 2; wide++)
+                for (int threads = 1; threads < 4; threads += 2)
+                    for (int kind = GATES_TIMES; kind <= GATES_BACK; kind++)
+                        for (int columns = 1; columns <= (kind == GATES_TIMES ? 1 : 2); columns++)
+                            wrong += check(kind, name, wide, threads, shapes[s][0], shapes[s][1],
+                                           shapes[s][2], columns);
+    for (int wide = 0; wide < 2; wide++) /* so many columns that samples are not split but folded */
+        wrong += check(GATES_BACK, gates_engine(0), wide, 3, 8300, 2, 2, 50);
+    if (gates_product(GATES_TIMES, "none", 0, 1, 1, 1, 1, 1, NULL, NULL, NULL, NULL) !=
+        GATES_NO_ENGINE)
+        wrong++;
+    return wrong != 0;
+}
