@@ -169,6 +169,36 @@ def test_more_products_than_vectors_when_restarted():
     assert 0 < cut.horizon(1e-8, 1.0) < 1.0
 
 
+def conditioned(n, condition, seed=0):
+    """A matrix that counts its products, its eigenvalues and vectors, r."""
+    rng = np.random.default_rng(seed)
+    Q, values = np.linalg.qr(rng.standard_normal((n, n)))[0], np.geomspace(1 / condition, 1, n)
+    return Counting((Q * values) @ Q.T), values, Q, rng.standard_normal(n)
+
+
+def test_a_long_time_is_served_by_one_space_rather_than_by_many():
+    op, values, Q, r = conditioned(200, 1e12)
+    out = expm(op, r, 1e8, tol=1e-6)
+    assert sum(op.widths) <= 200
+    assert np.linalg.norm(out - exact(values, Q, r, 1e8)[0]) <= 1e-6 * np.linalg.norm(r)
+
+
+def test_a_time_out_of_reach_ends_with_a_warning():
+    op, values, Q, r = conditioned(100, 1e12)
+    with pytest.warns(ConvergenceWarning, match="10 spaces of 16 .* shorter time"):
+        early, late = expm(op, r, [10.0, 1e12], size=16)
+    assert sum(op.widths) == 160
+    assert np.linalg.norm(early - exact(values, Q, r, 10.0)[0]) <= 1e-8 * np.linalg.norm(r)
+    assert np.linalg.norm(late) <= np.linalg.norm(r)
+
+
+def test_there_is_an_end_to_the_spaces(monkeypatch):
+    op, _, _, r = conditioned(100, 1e4)
+    monkeypatch.setattr(of.spectral.exponential, "SPACES", 3)
+    with pytest.warns(ConvergenceWarning, match="3 spaces of 16"):
+        phi(op, r, 1e3, 2, size=16)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
