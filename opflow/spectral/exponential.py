@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace
+from opflow.arrays import check_integer, namespace
 from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
+from opflow.spectral.recursion import working
 
 #: spaces in a row at most: a time that needs more is out of reach
 SPACES = 100
@@ -29,7 +30,8 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        Of the operator's dtype; a block costs block products.
+        A block costs block products.  float32 is cast to the dtype of a float64 operator; the
+        other way about, where it is not exact, is refused.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
     tol : float, default 1e-8
@@ -89,8 +91,8 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     >>> bool(np.allclose(of.spectral.phi1(op, np.ones(2), 0.5), [0.5, 1 - np.exp(-0.5)]))
     True
     """
-    r = check_real(r, "r")
-    return _factors(t, r) * _over_times(op, r, t, 1, tol, size)
+    out = _over_times(op, r, t, 1, tol, size)
+    return _factors(t, out) * out
 
 
 def phi(
@@ -135,15 +137,17 @@ def phi(
     return _over_times(op, r, t, order, tol, size)
 
 
-def _factors(t: Any, r: Any) -> Any:
-    """Times (or a power) in front of results of the shape of `r`."""
+def _factors(t: Any, out: Any) -> Any:
+    """Times (or a power) in front of results `out`, one each."""
     t = np.asarray(t, dtype=np.float64)
-    return namespace(r).asarray(t.reshape(t.shape + (1,) * r.ndim), dtype=r.dtype)
+    factors = t.reshape(t.shape + (1,) * (out.ndim - t.ndim))
+    return namespace(out).asarray(factors, dtype=out.dtype)
 
 
 def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
-    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
+    op, tol = symmetric_operator(op), check_tol(tol)
+    r = working(op, r, "r")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")
@@ -158,11 +162,11 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
     def result(k: int, ahead: np.ndarray) -> Any:
         if not k or not start:
             return krylov.phi(k, ahead)
-        share = ahead / (start + ahead)
-        total = _factors(share**k, r) * krylov.phi(k, ahead)
+        share, last = ahead / (start + ahead), krylov.phi(k, ahead)
+        total = _factors(share**k, last) * last
         for j in range(k):
             weight = share**j * (1 - share) ** (k - j) / math.factorial(j)
-            total = total + _factors(weight, r) * carried[k - j - 1]
+            total = total + _factors(weight, last) * carried[k - j - 1]
         return total
 
     for spaces in range(1, SPACES + 1):

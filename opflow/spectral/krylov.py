@@ -14,7 +14,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.recursion import Recursion, check_psd
+from opflow.spectral.recursion import Recursion, check_psd, working
 
 
 class Krylov:
@@ -25,7 +25,8 @@ class Krylov:
     op : Operator
         Symmetric PSD, of order n.
     r : array (n,) or (n, c)
-        r(0), of the operator's dtype; every column of a block has its own space.
+        r(0), in the operator's dtype or cast to it where exact; every column of a block has
+        its own space.
     size : int, default 128
         Vectors of a basis held at most, from 2: size·n·c numbers.
 
@@ -71,6 +72,7 @@ class Krylov:
     """
 
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
+        r = working(op, r, "r")
         if r.ndim not in (1, 2) or op.shape != (len(r), len(r)):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)

@@ -177,10 +177,10 @@ def conditioned(n, condition, seed=0):
 
 
 def test_a_long_time_is_served_by_one_space_rather_than_by_many():
-    op, values, Q, r = conditioned(200, 1e12)
-    out = expm(op, r, 1e8, tol=1e-6)
-    assert sum(op.widths) <= 200
-    assert np.linalg.norm(out - exact(values, Q, r, 1e8)[0]) <= 1e-6 * np.linalg.norm(r)
+    op, values, Q, r = conditioned(300, 1e12)
+    out = expm(op, r, 1e7)
+    assert sum(op.widths) <= 300
+    assert np.linalg.norm(out - exact(values, Q, r, 1e7)[0]) <= 1e-8 * np.linalg.norm(r)
 
 
 def test_a_time_out_of_reach_ends_with_a_warning():
@@ -196,7 +196,7 @@ def test_there_is_an_end_to_the_spaces(monkeypatch):
     op, _, _, r = conditioned(100, 1e4)
     monkeypatch.setattr(of.spectral.exponential, "SPACES", 3)
     with pytest.warns(ConvergenceWarning, match="3 spaces of 16"):
-        phi(op, r, 1e3, 2, size=16)
+        phi(op, r, 100.0, 2, size=16)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_there_is_an_end_to_the_spaces(monkeypatch):
         ({"tol": 0.0}, ValueError, "tol"),
         ({"size": 1}, ValueError, "size"),
         ({"r": np.ones(3)}, ValueError, "shape"),
-        ({"r": np.ones(4, np.float32)}, TypeError, "float32"),
+        ({"op": of.Gram(np.eye(4, dtype=np.float32))}, TypeError, "op is float32 but r is float64"),
         ({"r": np.full(4, np.nan)}, ValueError, "NaN"),
         ({"op": -of.Gram(np.eye(4))}, ValueError, "PSD"),
         ({"op": of.Matrix(np.triu(np.ones((4, 4))))}, ValueError, "symmetric"),
