@@ -192,6 +192,13 @@ def test_a_time_out_of_reach_ends_with_a_warning():
     assert np.linalg.norm(late) <= np.linalg.norm(r)
 
 
+def test_a_long_time_leaves_the_first_spaces_a_tolerance():
+    op, values, Q, r = conditioned(100, 1e4)
+    out = expm(op, r, 1e8, size=64)
+    assert sum(op.widths) <= 1000
+    assert np.linalg.norm(out - exact(values, Q, r, 1e8)[0]) <= 1e-8 * np.linalg.norm(r)
+
+
 def test_there_is_an_end_to_the_spaces(monkeypatch):
     op, _, _, r = conditioned(100, 1e4)
     monkeypatch.setattr(of.spectral.exponential, "SPACES", 3)
@@ -581,6 +588,7 @@ def test_functions_of_float32_stay_float32(function):
         lambda op, r: funm(op, np.cos, r),
         lambda op, r: phi(op, r, 0.1, 2, size=8),
         lambda op, r: phi1(op, r, 0.1),
+        lambda op, r: (flow := Krylov(op, r)).reach(0.1, 1e-8) and flow.at(0.1),
         lambda op, r: of.spectral.lanczos(op, 3, r)[2],
     ],
 )
