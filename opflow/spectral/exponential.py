@@ -6,16 +6,23 @@ A space that would grow too large is restarted at the latest time it serves.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace
-from opflow.spectral.checks import symmetric_operator
+from opflow.arrays import check_integer, namespace
+from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
+from opflow.spectral.recursion import working
+
+#: spaces in a row at most: a time that needs more is out of reach
+SPACES = 100
+#: numbers in the bases (1 GiB of float64) up to which they may have 512 vectors by default
+BUDGET = 2**27
 
 
-def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
     r"""The action of the exponential, exp(−t·op) r.
 
     Parameters
@@ -23,14 +30,17 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        Of the operator's dtype; a block costs block products.
+        A block costs block products.  float32 is cast to the dtype of a float64 operator; the
+        other way about, where it is not exact, is refused.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
     tol : float, default 1e-8
         The error is at most ``tol·‖r‖`` in norm (of every column), plus rounding, some
         ε·(1 + t λ_max)·‖r‖.
-    size : int, default 128
-        Vectors of a basis held at most: size·n·c numbers.  Smaller ones cost more products.
+    size : int, optional
+        Vectors of a basis held at most: size·n·c numbers, allocated as they are needed; 512 by
+        default, fewer (down to 128) where those would take more than 2²⁷ numbers.  Smaller ones
+        cost more products.
 
     Returns
     -------
@@ -41,11 +51,20 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     ValueError, TypeError
         For shapes, dtypes or times that do not fit, or once `op` is seen not to be PSD.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If 100 spaces of `size` vectors do not reach the last time, or the first 10 come less than
+        a thousandth of what is left nearer each; it says how far they came, and later times are
+        what the last of them gives.
+
     Notes
     -----
     Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products, fewer if the spectrum decays,
-    and 8·n·m flops for the m-th.  exp(0) is the identity and null vectors are kept.
-    :class:`Krylov` tells the products spent and the bound.
+    n at most if `size` allows, and 8·n·m flops for the m-th.  Where it does not, a space of m
+    vectors serves a time of some :math:`m^2/(\lambda_{max}\log(1/tol))` at least: long times are
+    cheaper with one large space than with many small ones.  exp(0) is the identity and null
+    vectors are kept.  :class:`Krylov` tells the products spent and the bound.
 
     Examples
     --------
@@ -59,7 +78,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     return _over_times(op, r, t, 0, tol, size)
 
 
-def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
     r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
 
     Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
@@ -72,11 +91,13 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     >>> bool(np.allclose(of.spectral.phi1(op, np.ones(2), 0.5), [0.5, 1 - np.exp(-0.5)]))
     True
     """
-    r = check_real(r, "r")
-    return _factors(t, r) * _over_times(op, r, t, 1, tol, size)
+    out = _over_times(op, r, t, 1, tol, size)
+    return _factors(t, out) * out
 
 
-def phi(op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int = 128) -> Any:
+def phi(
+    op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int | None = None
+) -> Any:
     r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
 
     Parameters
@@ -116,18 +137,22 @@ def phi(op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int
     return _over_times(op, r, t, order, tol, size)
 
 
-def _factors(t: Any, r: Any) -> Any:
-    """Times (or a power) in front of results of the shape of `r`."""
+def _factors(t: Any, out: Any) -> Any:
+    """Times (or a power) in front of results `out`, one each."""
     t = np.asarray(t, dtype=np.float64)
-    return namespace(r).asarray(t.reshape(t.shape + (1,) * r.ndim), dtype=r.dtype)
+    factors = t.reshape(t.shape + (1,) * (out.ndim - t.ndim))
+    return namespace(out).asarray(factors, dtype=out.dtype)
 
 
-def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int) -> Any:
+def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
-    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
+    op, tol = symmetric_operator(op), check_tol(tol)
+    r = working(op, r, "r")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")
+    if size is None:
+        size = max(128, min(512, BUDGET // max(r.size, 1)))
     xp = namespace(r)
     krylov, end = Krylov(op, r, size=size), float(times.max(initial=0.0))
     out = xp.empty((times.size, *r.shape), dtype=r.dtype)
@@ -137,22 +162,38 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int) -> A
     def result(k: int, ahead: np.ndarray) -> Any:
         if not k or not start:
             return krylov.phi(k, ahead)
-        share = ahead / (start + ahead)
-        total = _factors(share**k, r) * krylov.phi(k, ahead)
+        share, last = ahead / (start + ahead), krylov.phi(k, ahead)
+        total = _factors(share**k, last) * last
         for j in range(k):
             weight = share**j * (1 - share) ** (k - j) / math.factorial(j)
-            total = total + _factors(weight, r) * carried[k - j - 1]
+            total = total + _factors(weight, last) * carried[k - j - 1]
         return total
 
-    while True:
+    for spaces in range(1, SPACES + 1):
         left = end - start
-        # the bounds of the pieces add up, so each may have its share of the time
-        allowed = tol * (left / end if end else 1.0) * norm / np.where(krylov.norm, krylov.norm, 1)
-        reached = left if krylov.reach(left, allowed) else krylov.horizon(allowed, left)
+        # the bounds of the spaces add up: half of the tolerance is shared by time, half by number
+        half = 0.5 * tol * norm / np.where(krylov.norm, krylov.norm, 1)
+        share = left / end if end else 1.0
+        if krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
+            reached = left
+        else:
+            reached = krylov.horizon(half * share, left, half / SPACES)
+            hopeless = spaces >= SPACES // 10 and reached * 10 * SPACES < left
+            if hopeless or spaces == SPACES:
+                error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
+                warnings.warn(
+                    f"after {spaces} spaces of {krylov.size} vectors the solution is known up to "
+                    f"t = {start + reached:.3g}, and at {end:.3g} within {error:.1e}·‖r‖, not "
+                    f"{tol:.1e}; give a larger size or a shorter time",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+                reached = left
         here = (flat >= start) & (flat <= start + reached) if start else flat <= reached
         out[xp.asarray(here)] = result(order, flat[here] - start)
         if reached >= left:
-            return out.reshape(*times.shape, *r.shape)
+            break
         carried = [result(k, np.asarray(reached)) for k in range(1, order + 1)]
         start += reached
         krylov = Krylov(op, krylov.at(reached), size=size)
+    return out.reshape(*times.shape, *r.shape)

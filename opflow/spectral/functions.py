@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace
+from opflow.arrays import check_integer, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
 from opflow.spectral.krylov import check_tol
-from opflow.spectral.recursion import Recursion, Ritz, check_psd, eigh_tridiagonals
+from opflow.spectral.recursion import Recursion, Ritz, check_psd, working
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖
 Judgement = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: points at which funm looks at f, about
+SAMPLES = 1024
+#: vectors below which it trusts no interval of Ritz values
+FEWEST = 8
 
 
 def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 128) -> Any:
@@ -32,13 +36,17 @@ def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 1
 
     Parameters
     ----------
-    op, r, size
+    op, r
         As in :func:`expm`.
+    size : int, default 128
+        Vectors of a basis held at most: size·n·c numbers.
     shift : float, default 0
         Not negative.
     tol : float, default 1e-8
         With a shift the error is at most ``tol·‖(op + shift)⁻¹‖·‖r‖``, without one the residual
-        at most ``tol·‖r‖``; plus rounding, some ε times the condition number.
+        at most ``tol·‖r‖``; plus rounding, some ε times the condition number.  Eigenvalues of
+        op + shift below 10·ε·√n times the largest count as zero: on them the result is that of
+        the pseudo-inverse.
 
     Returns
     -------
@@ -52,7 +60,8 @@ def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 1
     Warns
     -----
     ConvergenceWarning
-        If `size` vectors do not suffice; the result is what they give.
+        If `size` vectors do not suffice, or op + shift is singular to rounding on r; the result is
+        what they give.
 
     Notes
     -----
@@ -69,12 +78,16 @@ def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 1
     shift = check_shift(shift)
 
     def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
-        top = ritz.values.max(axis=1, keepdims=True) + shift
-        values = np.maximum(ritz.values + shift, np.maximum(eps * top, np.finfo(float).tiny))
-        residual = np.abs(ritz.beta * (ritz.first * ritz.last / values).sum(axis=1))
-        low = values.min(axis=1)
-        error = residual * low / shift if shift else residual
-        return 1 / values, error, 10 * eps * top[:, 0] / low
+        values, n = ritz.values + shift, space.basis.shape[2]
+        top = values.max(axis=1, keepdims=True)
+        null = values <= 10 * n**0.5 * eps * top
+        inverse = np.where(null, 0.0, 1 / np.where(null, 1.0, values))
+        residual = ritz.beta * (ritz.first * ritz.last * inverse).sum(axis=1)
+        error = np.hypot(residual, np.linalg.norm(ritz.first * null, axis=1))
+        steepest = inverse.max(axis=1)
+        if shift:
+            error = error / np.where(steepest > 0, shift * steepest, 1.0)
+        return inverse, error, 10 * eps * top[:, 0] * steepest
 
     return _by_lanczos(op, r, judge, "inv", tol, size, psd=True)
 
@@ -84,8 +97,10 @@ def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
 
     Parameters
     ----------
-    op, r, size
+    op, r
         As in :func:`expm`.
+    size : int, default 128
+        Vectors of a basis held at most: size·n·c numbers.
     tol : float, default 1e-8
         The error is at most ``tol·‖op‖^½·‖r‖``, plus rounding: some ε·‖op‖/√λ_min, and √(ε‖op‖)
         if `op` is singular, for that is what an error of ε‖op‖ in a null eigenvalue does.
@@ -140,15 +155,13 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
     Parameters
     ----------
     op, r, size
-        As in :func:`expm`, but `op` need not be PSD.
+        As in :func:`inv`, but `op` need not be PSD.
     f : function
         Of an array of eigenvalues (float64, on the host), to an array of the same shape.  Those
         of an `op` with the tag ``psd`` are never negative.
     tol : float, default 1e-8
-        Where to stop: once the last fifth of the space changed the result by less than
-        ``tol·max|f|·‖r‖``, the maximum over the Ritz values.  An estimate, not a bound: where
-        the convergence stalls before it goes on, it is too small.  :func:`expm`, :func:`inv` and
-        :func:`sqrtm` have bounds.
+        The error is at most ``tol·max|f|·‖r‖``, the maximum over the interval of the Ritz values,
+        plus rounding; as far as f shows what it does at 1024 points of the interval.
 
     Returns
     -------
@@ -157,7 +170,7 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
     Raises
     ------
     ValueError, TypeError
-        For shapes or dtypes that do not fit, or if `f` is not finite on the spectrum.
+        For shapes or dtypes that do not fit, a complex `f`, or one not finite on the spectrum.
 
     Warns
     -----
@@ -167,7 +180,15 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
     Notes
     -----
     :math:`f(op) r \approx \|r\| V f(T) e_1`, exact for polynomials of a degree below the number
-    of vectors, so the error is at most twice that of the best polynomial on the spectrum.
+    m of vectors.  Along an eigenvector of op with eigenvalue λ the error is
+
+    .. math:: \beta_m \|r\| \, v_{m+1}(\lambda) \sum_i y_{1i}\, y_{mi}
+              \frac{f(\lambda) - f(\theta_i)}{\lambda - \theta_i}
+
+    with the Ritz values θ and the eigenvectors y of T; :math:`v_{m+1}` is of norm one, so the error
+    is at most the maximum of the rest over the spectrum.  That is taken over points in the gaps of
+    the Ritz values and, beyond the outer ones, as far as their residuals go; points where `f` is
+    not finite are no eigenvalues.  Some 1024·m flops a column each time the error is looked at.
 
     Examples
     --------
@@ -178,27 +199,35 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
     op = symmetric_operator(op)
 
     def values_of(theta: np.ndarray) -> np.ndarray:
-        values = np.asarray(f(np.maximum(theta, 0.0) if op.psd else theta), dtype=np.float64)
+        values = np.asarray(f(np.maximum(theta, 0.0) if op.psd else theta))
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"f must be real, not {values.dtype}: give its parts one by one")
         if values.shape != theta.shape:
             raise ValueError(f"f maps shape {theta.shape} to shape {values.shape}, not to the same")
-        if not np.isfinite(values).all():
-            raise ValueError("f is not finite at an estimate of an eigenvalue of op")
-        return values
+        return values.astype(np.float64, copy=False)
 
     def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
-        values = values_of(ritz.values)
-        m = values.shape[1]
-        earlier = m - max(1, m // 5)
-        rounding = np.full(len(values), 10 * eps)
-        if not earlier:
-            return values, np.full(len(values), np.inf), rounding
-        alpha, beta = space.tridiagonal()
-        theta, vectors = eigh_tridiagonals(alpha[:, :earlier], beta[:, : earlier - 1])
-        now = _coefficients(values, ritz.vectors)
-        now[:, :earlier] -= _coefficients(values_of(theta), vectors)
-        scale = np.abs(values).max(axis=1)
-        change = np.linalg.norm(now, axis=1) / np.where(scale > 0, scale, 1.0)
-        return values, change, rounding
+        theta, values = ritz.values, values_of(ritz.values)
+        if not np.isfinite(values).all():
+            raise ValueError("f is not finite at an estimate of an eigenvalue of op")
+        points, inside = _between(ritz)
+        ends = ritz.first * ritz.last
+        with np.errstate(all="ignore"):
+            samples = values_of(points)
+            nearness = 1 / (points[:, :, None] - theta[:, None, :])
+            slopes = (samples[:, :, None] - values[:, None, :]) * nearness
+            errors = np.abs((slopes @ ends[:, :, None])[:, :, 0])
+            # what rounding of the ends and of f makes of it is none
+            noise = np.abs(slopes).sum(axis=2)
+            noise += np.abs(samples) * (np.abs(nearness) @ np.abs(ends)[:, :, None])[:, :, 0]
+            errors = np.maximum(errors - 10 * eps * noise, 0.0)
+        known = np.isfinite(samples) & np.isfinite(errors)  # f is finite on the spectrum
+        error = ritz.beta * np.where(known, errors, 0.0).max(axis=1)
+        scale = np.abs(np.where(known & inside, samples, 0.0)).max(axis=1)
+        scale = np.maximum(scale, np.abs(values).max(axis=1))
+        if theta.shape[1] < FEWEST:  # they have not seen where the spectrum ends
+            error = np.where(ritz.beta > 0, np.inf, error)
+        return values, error / np.where(scale > 0, scale, 1.0), np.full(len(values), 10 * eps)
 
     return _by_lanczos(op, r, judge, "funm", tol, size, psd=False)
 
@@ -214,7 +243,8 @@ def _by_lanczos(
     psd: bool,
 ) -> Any:
     """f(op) r from spaces that grow until `judge` is content with them."""
-    op, r, tol = symmetric_operator(op), check_real(r, "r"), check_tol(tol)
+    op, tol = symmetric_operator(op), check_tol(tol)
+    r = working(op, r, "r")
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)
@@ -231,21 +261,37 @@ def _by_lanczos(
             check_psd(ritz.values, len(r), eps)
             ritz = ritz._replace(values=np.maximum(ritz.values, 0.0))
         values, estimate, rounding = judge(space, ritz, eps)
-        invariant = ritz.beta == 0  # then f(T) is f(op) on the space
-        error = np.where(wanted, np.where(invariant, 0.0, estimate) + rounding, error)
+        error = np.where(wanted, estimate + rounding, error)
         wanted = wanted & ~(error <= np.maximum(tol, 2 * rounding))
     # an answer that rounding leaves nothing of is none
-    missed = (wanted & ~invariant) | ~(error < 0.5)
+    missed = wanted | ~(error < 0.5)
     if missed.any():
+        advice = "give a larger size"
+        if not (missed & (ritz.beta > 0)).any():
+            advice = "no size helps: op + shift is singular to rounding on r (pseudo-inverse taken)"
         warnings.warn(
             f"{name}: with {int(space.counts.max())} vectors {int(missed.sum())} of {len(error)} "
             f"columns are within {float(error[missed].max()):.1e} of the answer (relative to "
-            f"max|f|·‖r‖), not {tol:.1e}; give a larger size",
+            f"max|f|·‖r‖), not {tol:.1e}; {advice}",
             ConvergenceWarning,
             stacklevel=3,
         )
     out = space.combine(_coefficients(values, ritz.vectors))
     return out[:, 0] if r.ndim == 1 else out
+
+
+def _between(ritz: Ritz) -> tuple[np.ndarray, np.ndarray]:
+    """Points (c, g) between the Ritz values, and as far beyond as the outer residuals go.
+
+    And which of them are between.
+    """
+    theta, m = ritz.values, ritz.values.shape[1]
+    slack = np.abs(ritz.beta[:, None] * ritz.last)
+    edges = np.c_[theta[:, 0] - slack[:, 0], theta, theta[:, -1] + slack[:, -1]]
+    fractions = np.arange(0.5, per := max(4, SAMPLES // (m + 1))) / per
+    points = edges[:, :-1, None] + np.diff(edges)[:, :, None] * fractions
+    inside = np.isin(np.arange(m + 1), [0, m], invert=True).repeat(per)
+    return points.reshape(len(theta), -1), inside
 
 
 def _coefficients(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.recursion import Recursion, check_psd
+from opflow.spectral.recursion import Recursion, check_psd, working
 
 
 class Krylov:
@@ -25,7 +25,8 @@ class Krylov:
     op : Operator
         Symmetric PSD, of order n.
     r : array (n,) or (n, c)
-        r(0), of the operator's dtype; every column of a block has its own space.
+        r(0), in the operator's dtype or cast to it where exact; every column of a block has
+        its own space.
     size : int, default 128
         Vectors of a basis held at most, from 2: size·n·c numbers.
 
@@ -71,6 +72,7 @@ class Krylov:
     """
 
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
+        r = working(op, r, "r")
         if r.ndim not in (1, 2) or op.shape != (len(r), len(r)):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
@@ -99,6 +101,9 @@ class Krylov:
     def grow(self, wanted: Any = None) -> None:
         """Add a vector to the space, for one product; of a block, to those that are `wanted`."""
         self._space.grow(wanted)
+        self._look()
+
+    def _look(self) -> None:
         values = self._space.ritz().values
         check_psd(values, len(self._start), self._eps)
         self.top = max(float(values.max()), 0.0)
@@ -131,18 +136,25 @@ class Krylov:
             missed = ~(self._defects(t) <= np.maximum(tol, self.rounding(t)))
             if not missed.any():
                 return True
-            # the spectra of many spaces cost more than a few products too many
+            if not (missed & self._space.open).any():
+                return False
+            # the spectra of many or large spaces cost more than a few products too many
             m = int(self._space.counts.max())
-            for _ in range(max(1, min(m // 8, m * len(missed) // 256))):
-                if not (missed & self._space.open).any():
-                    return False
-                self.grow(missed)
+            some = m * len(missed) // 256 if m < 128 else m
+            for _ in range(max(1, min(m // 8, some))):
+                self._space.grow(missed)
+            self._look()
 
-    def horizon(self, tol: Any, t: float) -> float:
-        """A time up to which r is within `tol`·‖r‖ times the share of `t` that has passed."""
+    def horizon(self, tol: Any, t: float, least: Any = 0.0) -> float:
+        """A time up to which r is within `tol`·‖r‖ times the share of `t` that has passed.
+
+        Or within `least`·‖r‖, where that is more.
+        """
         times = t * np.geomspace(1.0, 1e-24, 400)
         share, rounding = (times / t)[:, None], self.rounding(times)[:, None]
-        met = (self._defects(times) <= np.maximum(tol * share, rounding)).all(axis=-1)
+        met = (self._defects(times) <= np.maximum(np.maximum(tol * share, least), rounding)).all(
+            axis=-1
+        )
         return float(times[int(np.argmax(met))])
 
     def apply(self, function: Callable[[Any], Any]) -> Any:

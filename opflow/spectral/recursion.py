@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import check_integer, check_real, namespace, to_host
 from opflow.operators.operator import Operator
 
 
@@ -203,3 +203,11 @@ def check_psd(values: np.ndarray, n: int, eps: float) -> None:
     low, top = float(values.min()), float(values.max())
     if low < -10 * n**0.5 * eps * max(top, -low):
         raise ValueError(f"op must be PSD, but has an eigenvalue of at most {low:.4g}")
+
+
+def working(op: Operator, x: Any, name: str) -> Any:
+    """`x` (an array or sequence) in the operator's dtype, where float32 becomes float64 at most."""
+    x = check_real(x, name)
+    if not np.can_cast(x.dtype, op.dtype):
+        raise TypeError(f"op is {op.dtype} but {name} is {x.dtype}: convert one with .astype")
+    return x.astype(op.dtype, copy=False)

@@ -8,6 +8,7 @@ from typing import Any
 from opflow.arrays import check_real, is_sparse
 from opflow.operators.algebra import as_operator
 from opflow.spectral.checks import symmetric_operator
+from opflow.spectral.recursion import working
 from opflow.spectral.solver import Solution, solve
 
 
@@ -72,8 +73,8 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
         K, symmetric PSD; of order N·k for k outputs flattened sample-major, as in
         :func:`opflow.collective_kernel`.
     y : array (N,) or (N, c)
-        Targets, of the operator's dtype.  Columns are regressed side by side on one kernel of
-        order N, or are the k = c outputs of a kernel of order N·k.
+        Targets, of the operator's dtype or cast to it as in :func:`solve`.  Columns are regressed
+        side by side on one kernel of order N, or are the k = c outputs of a kernel of order N·k.
     shift : float
         μ, not negative: N times λ if the loss is a mean and λ its ridge.
     **options
@@ -123,6 +124,7 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
             "as its entries flattened sample-major, are expected"
         )
     flattened = y.ndim == 2 and op.shape[0] == y.size
+    y = working(op, y, "y")
     targets = y.reshape(-1) if flattened else y
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)

@@ -18,6 +18,7 @@ from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import ConvergenceWarning, check_shift, finite, symmetric_operator
 from opflow.spectral.preconditioners import jacobi, nystrom
+from opflow.spectral.recursion import working
 
 #: part of the tolerance the recursive residual is driven to, so that the true one meets it
 MARGIN = 0.9
@@ -56,7 +57,7 @@ def solve(
     op : operator or array (n, n)
         Symmetric PSD.
     b : array (n,) or (n, c)
-        Of the operator's dtype.
+        Of the operator's dtype; float32 is cast to that of a float64 operator.
     shift : float, default 0
         μ, not negative.
     preconditioner : {None, "nystrom", "jacobi"} or operator, optional
@@ -112,8 +113,7 @@ def solve(
     n = op.shape[0]
     if is_sparse(b) or b.ndim not in (1, 2) or len(b) != n or not b.size:
         raise ValueError(f"b has shape {b.shape} but op has shape {op.shape}")
-    if b.dtype != op.dtype:
-        raise TypeError(f"op is {op.dtype} but b is {b.dtype}")
+    b = working(op, b, "b")
     if tol is None:
         tol = 1e-8 if b.dtype == np.float64 else 1e-5
     if not 0 < tol < 1:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import check_integer
+from opflow.arrays import check_integer, check_real
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
@@ -31,7 +31,7 @@ def lanczos(
     steps : int
         Products to spend at most.
     v : array (n,), optional
-        Start; a Gaussian vector by default.
+        Start, float32 or float64 (cast to the operator's dtype); a Gaussian vector by default.
     tol : float, optional
         Stop once the largest Ritz value has a residual below `tol` times itself.
     reorthogonalise : bool, default True
@@ -71,6 +71,7 @@ def lanczos(
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
+    v = check_real(v, "v")
     if v.shape != (n,):
         raise ValueError(f"v has shape {v.shape} but op has order {n}")
     space = Recursion(op, v.astype(op.dtype, copy=False)[:, None], steps, keep=reorthogonalise)

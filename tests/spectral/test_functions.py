@@ -169,6 +169,43 @@ def test_more_products_than_vectors_when_restarted():
     assert 0 < cut.horizon(1e-8, 1.0) < 1.0
 
 
+def conditioned(n, condition, seed=0):
+    """A matrix that counts its products, its eigenvalues and vectors, r."""
+    rng = np.random.default_rng(seed)
+    Q, values = np.linalg.qr(rng.standard_normal((n, n)))[0], np.geomspace(1 / condition, 1, n)
+    return Counting((Q * values) @ Q.T), values, Q, rng.standard_normal(n)
+
+
+def test_a_long_time_is_served_by_one_space_rather_than_by_many():
+    op, values, Q, r = conditioned(300, 1e12)
+    out = expm(op, r, 1e7)
+    assert sum(op.widths) <= 300
+    assert np.linalg.norm(out - exact(values, Q, r, 1e7)[0]) <= 1e-8 * np.linalg.norm(r)
+
+
+def test_a_time_out_of_reach_ends_with_a_warning():
+    op, values, Q, r = conditioned(100, 1e12)
+    with pytest.warns(ConvergenceWarning, match="10 spaces of 16 .* shorter time"):
+        early, late = expm(op, r, [10.0, 1e12], size=16)
+    assert sum(op.widths) == 160
+    assert np.linalg.norm(early - exact(values, Q, r, 10.0)[0]) <= 1e-8 * np.linalg.norm(r)
+    assert np.linalg.norm(late) <= np.linalg.norm(r)
+
+
+def test_a_long_time_leaves_the_first_spaces_a_tolerance():
+    op, values, Q, r = conditioned(100, 1e4)
+    out = expm(op, r, 1e8, size=64)
+    assert sum(op.widths) <= 1000
+    assert np.linalg.norm(out - exact(values, Q, r, 1e8)[0]) <= 1e-8 * np.linalg.norm(r)
+
+
+def test_there_is_an_end_to_the_spaces(monkeypatch):
+    op, _, _, r = conditioned(100, 1e4)
+    monkeypatch.setattr(of.spectral.exponential, "SPACES", 3)
+    with pytest.warns(ConvergenceWarning, match="3 spaces of 16"):
+        phi(op, r, 100.0, 2, size=16)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -177,7 +214,9 @@ def test_more_products_than_vectors_when_restarted():
         ({"tol": 0.0}, ValueError, "tol"),
         ({"size": 1}, ValueError, "size"),
         ({"r": np.ones(3)}, ValueError, "shape"),
-        ({"r": np.ones(4, np.float32)}, TypeError, "float32"),
+        ({"op": of.Gram(np.eye(4, dtype=np.float32))}, TypeError, "op is float32 but r is float64"),
+        ({"r": np.ones(4) * 1j}, TypeError, "complex128"),
+        ({"r": [1, 2, 3, 4]}, TypeError, "convert integers"),
         ({"r": np.full(4, np.nan)}, ValueError, "NaN"),
         ({"op": -of.Gram(np.eye(4))}, ValueError, "PSD"),
         ({"op": of.Matrix(np.triu(np.ones((4, 4))))}, ValueError, "symmetric"),
@@ -420,7 +459,7 @@ def test_a_smooth_function_stops_long_before_the_whole_space():
     _, values, Q, r = problem(200)
     counting = Counting((Q * values) @ Q.T)
     out = funm(counting, lambda x: np.cos(x / 50), r)
-    assert len(counting.widths) < 20
+    assert len(counting.widths) <= 20
     error = np.linalg.norm(out - in_eigenvectors(lambda x: np.cos(x / 50), values, Q, r))
     assert error < 1e-8 * np.linalg.norm(r)
 
@@ -460,8 +499,66 @@ def test_what_did_not_converge_says_so():
         sqrtm(op, r, size=20)
     with pytest.warns(ConvergenceWarning, match="funm"):
         funm(op, np.sqrt, r, size=20)
-    with pytest.warns(ConvergenceWarning, match="inv"):  # no solution exists
-        inv(of.Gram(np.diag([0.0, 1.0, 2.0])), np.ones(3))
+
+
+def test_the_inverse_of_a_singular_operator_is_the_pseudo_inverse_and_says_so():
+    for op, want in ((np.diag([0.0, 1.0, 2.0]), [0, 1, 0.5]), (np.zeros((3, 3)), [0, 0, 0])):
+        with pytest.warns(ConvergenceWarning, match="no size helps: op . shift is singular"):
+            np.testing.assert_allclose(inv(op, np.ones(3)), want, atol=1e-14)
+    with pytest.warns(ConvergenceWarning, match="singular"):  # a shift that rounding swallows
+        inv(np.diag([0.0, 1.0, 2.0]), np.ones(3), 1e-20)
+    slightly = np.array([1e-12, 1.0, 1.0])
+    np.testing.assert_allclose(inv(np.diag([0.0, 1.0, 2.0]), slightly), [0, 1, 0.5], atol=1e-11)
+
+
+def laplacian(n):
+    values = 2 - 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1))
+    index = np.arange(1, n + 1)
+    Q = np.sqrt(2 / (n + 1)) * np.sin(np.pi * np.outer(index, index) / (n + 1))
+    return of.Matrix(2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1), symmetric=True), values, Q
+
+
+BUMPS = {
+    "bump": lambda x: np.exp(-(((x - 2) / 0.01) ** 2)),
+    "end": lambda x: 1.0 * (x > 3.9),
+    "start": lambda x: 1.0 * (x < 0.05),
+    "kink": lambda x: np.abs(x - 1.3),
+}
+
+
+@pytest.mark.parametrize("name", BUMPS)
+@pytest.mark.parametrize("start", ["unit", "random"])
+def test_what_the_ritz_values_miss_of_a_function_is_seen(name, start):
+    op, _, _ = laplacian(600)
+    r = np.eye(600)[0] if start == "unit" else np.random.default_rng(0).standard_normal(600)
+    with pytest.warns(ConvergenceWarning, match="funm: with 128 vectors"):
+        funm(op, BUMPS[name], r, tol=1e-6)
+
+
+@given(problems(), st.sampled_from(["cos", "step", "bump", "root"]), sizes)
+def test_the_bound_of_any_function_holds_in_every_space(drawn, name, size):
+    op, values, Q, r = drawn
+    top = values.max() or 1.0
+    f = {
+        "cos": lambda x: np.cos(9 * x / top),
+        "step": lambda x: 1 / (1 + np.exp(-20 * (x / top - 0.5))),
+        "bump": lambda x: np.exp(-((20 * (x / top - 0.4)) ** 2)),
+        "root": lambda x: np.sqrt(x / top),
+    }[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        out = funm(op, f, r, tol=1e-3, size=size)
+    error = np.linalg.norm(out - in_eigenvectors(f, values, Q, r))
+    assert caught or error <= (1e-3 + 1e-7 * (name == "root")) * np.linalg.norm(r)
+
+
+@pytest.mark.parametrize("f", [lambda x: np.exp(-x), lambda x: np.cos(5 * x), np.square])
+def test_the_bound_of_a_smooth_function_is_of_use(monkeypatch, f):
+    op, values, Q = laplacian(600)
+    r = np.random.default_rng(0).standard_normal(600)
+    out, bound = space_bounds(monkeypatch, funm, op, f, r, tol=1e-6)
+    error = np.linalg.norm(out - in_eigenvectors(f, values, Q, r)) / np.linalg.norm(r)
+    assert error <= bound + 1e-12 and bound <= max(100 * error, 1e-12)
 
 
 def test_the_inverse_of_a_singular_operator_on_its_range():
@@ -484,6 +581,27 @@ def test_functions_of_float32_stay_float32(function):
 
 
 @pytest.mark.parametrize(
+    "function",
+    [
+        inv,
+        sqrtm,
+        lambda op, r: funm(op, np.cos, r),
+        lambda op, r: phi(op, r, 0.1, 2, size=8),
+        lambda op, r: phi1(op, r, 0.1),
+        lambda op, r: (flow := Krylov(op, r)).reach(0.1, 1e-8) and flow.at(0.1),
+        lambda op, r: of.spectral.lanczos(op, 3, r)[2],
+    ],
+)
+def test_sequences_and_float32_are_computed_with_in_the_operators_dtype(function):
+    op, _, _, r = problem(20)
+    r = r.astype(np.float32)
+    out = function(op, r)
+    assert out.dtype == np.float64
+    np.testing.assert_array_equal(out, function(op, r.astype(np.float64)))
+    np.testing.assert_array_equal(out, function(op, r.tolist()))
+
+
+@pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: inv(np.eye(3), np.ones(3), -1.0), ValueError, "shift"),
@@ -498,7 +616,11 @@ def test_functions_of_float32_stay_float32(function):
         (lambda: funm(np.diag([1.0, np.inf]), np.cos, np.ones(2)), ValueError, "NaN or inf"),
         (lambda: phi(np.eye(3), np.ones(3), 1.0, -1), ValueError, "order"),
         (lambda: phi(np.eye(3), np.ones(3), 1.0, 1.5), TypeError, "order"),
-        (lambda: sqrtm(np.eye(3), np.ones(3, np.float32)), TypeError, "float32"),
+        (lambda: sqrtm(np.eye(3, dtype=np.float32), np.ones(3)), TypeError, "op is float32"),
+        (lambda: funm(np.eye(3), lambda x: np.exp(1j * x), np.ones(3)), TypeError, "complex128"),
+        (lambda: of.spectral.lanczos(np.eye(2), 2, np.array([1j, 1])), TypeError, "v must be"),
+        (lambda: of.spectral.lanczos(np.eye(2), 2, [1, 2]), TypeError, "convert integers"),
+        (lambda: of.spectral.lanczos(np.eye(2), 2, [1.0, 2.0, 3.0]), ValueError, "v has shape"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")

@@ -28,6 +28,18 @@ def test_agrees_with_the_dense_formula(shape):
     assert regression.solution.converged and regression.predict(cross).shape == (7, *shape)
 
 
+def test_float32_targets_are_fitted_in_the_operators_dtype():
+    *_, K, cross = problem()
+    y = np.random.default_rng(1).standard_normal(40).astype(np.float32)
+    regression = kernel_regression(K, y, 0.1)
+    assert regression.coefficients.dtype == regression.residual.dtype == np.float64
+    np.testing.assert_array_equal(
+        regression.predict(cross), kernel_regression(K, y.astype(float), 0.1).predict(cross)
+    )
+    with pytest.raises(TypeError, match="op is float32 but y is float64"):
+        kernel_regression(np.eye(3, dtype=np.float32), np.ones(3), 1.0)
+
+
 def test_outputs_of_a_network_are_flattened_sample_major():
     *_, K, cross = problem(outputs=3)
     y = np.random.default_rng(1).standard_normal((40, 3))

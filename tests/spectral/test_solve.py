@@ -166,6 +166,20 @@ def test_float32_stays_float32(smooth):
     np.testing.assert_allclose(solution.x, solve(kernel, y, 1.0).x, atol=1e-3)
 
 
+def test_float32_right_hand_sides_are_solved_in_the_operators_dtype():
+    b = np.arange(3, dtype=np.float32)
+    solution = solve(np.eye(3), b, 2.0)
+    assert solution.x.dtype == np.float64
+    np.testing.assert_allclose(solution.x, np.arange(3) / 3, rtol=1e-15)
+
+
+@pytest.mark.parametrize("columns", [(), (2,)])
+def test_a_system_without_a_solution_says_so(columns):
+    op, b = of.Gram(np.diag([0.0, 1.0, 2.0, 3.0])), np.ones((4, *columns))
+    with pytest.warns(ConvergenceWarning, match="relative residual"):
+        assert not solve(op, b).converged
+
+
 def test_smallest_systems():
     solution = solve(np.array([[3.0]]), np.array([4.0]), 1.0)
     assert solution.x == 1 and solution.converged and solution.iterations == 1
@@ -196,7 +210,7 @@ indefinite = np.diag([1.0, -1.0, 2.0])
         (lambda: solve(np.triu(np.ones((3, 3))), np.ones(3)), ValueError, "symmetric"),
         (lambda: solve(np.eye(3), np.ones(3), tol=2), ValueError, "tol"),
         (lambda: solve(np.eye(3), np.ones(3), maxiter=0), ValueError, "maxiter"),
-        (lambda: solve(np.eye(3), np.ones(3, np.float32)), TypeError, "float32"),
+        (lambda: solve(np.eye(3, dtype=np.float32), np.ones(3)), TypeError, "b is float64"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
