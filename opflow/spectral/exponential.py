@@ -17,7 +17,7 @@ from opflow.spectral.krylov import Krylov, check_tol
 from opflow.spectral.recursion import working
 
 #: spaces in a row at most: a time that needs more is out of reach
-SPACES = 100
+SPACES = 1000
 #: numbers in the bases (1 GiB of float64) up to which they may have 512 vectors by default
 BUDGET = 2**27
 
@@ -54,7 +54,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     Warns
     -----
     ConvergenceWarning
-        If 100 spaces of `size` vectors do not reach the last time, or the first 10 come less than
+        If 1000 spaces of `size` vectors do not reach the last time, or the first 10 come less than
         a thousandth of what is left nearer each; it says how far they came, and later times are
         what the last of them gives.
 
@@ -178,7 +178,7 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
             reached = left
         else:
             reached = krylov.horizon(half * share, left, half / SPACES)
-            hopeless = spaces >= SPACES // 10 and reached * 10 * SPACES < left
+            hopeless = spaces >= 10 and reached * 1000 < left
             if hopeless or spaces == SPACES:
                 error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
                 warnings.warn(
