@@ -120,7 +120,9 @@ def tabulated(dtype: Any, *arrays: Any) -> bool:
     """
     return (
         dtype in REAL_DTYPES
-        and all(type(a) is np.ndarray and a.flags.c_contiguous and a.flags.aligned for a in arrays)
+        and all(
+            type(a) is np.ndarray and a.flags.c_contiguous and a.flags["ALIGNED"] for a in arrays
+        )
         and gate_engine() != BLAS
     )
 
