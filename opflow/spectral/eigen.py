@@ -1,6 +1,6 @@
 r"""Eigenpairs of a symmetric operator: a few by block Lanczos with thick restarts, or all of them.
 
-The start block is wider than the number of pairs asked for, so every copy of a repeated eigenvalue
+The start block is as wide as the number of pairs asked for, so every copy of a repeated eigenvalue
 is in it with probability one; residuals are measured on the result, not inferred.
 """
 
@@ -23,12 +23,12 @@ from opflow.spectral.block import BlockKrylov, check_start
 from opflow.spectral.checks import DENSE, ConvergenceWarning, finite, gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
 
-#: vectors of a block beyond the pairs asked for, and random ones that join a given start
-GUARD, FRESH = 4, 2
+#: vectors kept beyond the pairs asked for (a block has as many), and random ones with a start
+GUARD, FRESH = 4, 1
 #: block products before a given start is believed: what it lacks must have had its chance
 TRIAL = 3
-#: columns of a basis whose projected problem is small beside its products
-BASIS = 1000
+#: columns of a basis that are always affordable, and whose projected problem is still small
+FEW, BASIS = 400, 1000
 #: block steps that pairs of a flat spectrum take, roughly; what the cost model is told
 STEPS = 26
 WHICH = ("LM", "LA", "SA", "BE")
@@ -142,13 +142,13 @@ def eigsh(
         LAPACK up to order 1,024 and where the block would span a third of the space, Lanczos
         otherwise.
     block : int, optional
-        Vectors in a block, k + 4 by default.  A smaller one takes fewer products (a third at 1)
-        but may miss copies of an eigenvalue repeated more often than it is wide.
+        Vectors in a block, k (at least 4) by default.  A smaller one takes fewer products (a
+        third at 1) but may miss copies of an eigenvalue repeated more often than it is wide.
     steps : int, default 1000
         Block products (iterations) at most.
     start : array (n, b), optional
-        Where to begin, such as the `start` of pairs of a nearby operator.  Two random vectors
-        join it, three block products are spent at least, and the pair next to those asked for must
+        Where to begin, such as the `start` of pairs of a nearby operator.  A random vector
+        joins it, three block products are spent at least, and the pair next to those asked for must
         have settled too: a start from an invariant space cannot hide what is outside it.
     memory : float or str, optional
         Bytes for the basis and, where that pays, the dense operator; half of what is free by
@@ -180,7 +180,7 @@ def eigsh(
     it, and a restart from the best Ritz vectors when the basis is as large as allowed.  A flat
     spectrum takes some 26 blocks for 20 pairs, a decaying one far fewer.  Costs b products a block,
     8·n·m·b flops for the m-th column of the basis and k products to measure the residuals; holds
-    the basis, at most 40 blocks or 1,000 columns, whichever is less, but k and four blocks.
+    the basis: 40 blocks, but at least 400 columns and at most 1,000, or k and four blocks.
 
     References
     ----------
@@ -204,7 +204,7 @@ def eigsh(
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     tolerance, rng = Tolerance.of(op, tol), np.random.default_rng(rng)
-    width = min(k + GUARD, n) if block is None else check_integer(block, "block", 1, n)
+    width = min(max(k, GUARD), n) if block is None else check_integer(block, "block", 1, n)
     if start is not None:
         start = check_start(op, start, "start")
         width = min(max(width, start.shape[1] + FRESH), n)
@@ -261,7 +261,7 @@ def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -
 
 
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
-    """Columns of the basis: 40 blocks, or `BASIS`, or half the budget; with room to restart."""
+    """Columns of the basis: 40 blocks, within limits and half the budget; with room to restart."""
     n, item = op.shape[0], op.dtype.itemsize
     least = min(n, k + 3 * width)
     if (least + 2 * width) * n * item > budget:
@@ -269,7 +269,7 @@ def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
             f"a basis of {least} vectors of {n} takes {(least + 2 * width) * n * item / 1e9:.3g} "
             f"GB, over the budget of {budget / 1e9:.3g} GB; ask for fewer pairs or give block="
         )
-    most = min(n, 40 * width, max(BASIS, k + 4 * width))
+    most = min(n, max(40 * width, FEW), max(BASIS, k + 4 * width))
     return max(least, min(most, int(budget / 2 / (n * item)) - 2 * width))
 
 
@@ -335,8 +335,8 @@ def _lanczos(
             kept = choose(values, min(k + width, space.filled - width), which)
             space.restart(values[kept], coordinates[:, kept])
         space.expand()
-        # a projected problem costs O(m³): it is solved when the space has grown by a seventh
-        if step < steps and not space.full and space.filled < 1.15 * len(values):
+        # a projected problem costs O(m³): it waits until the space has grown by a twentieth
+        if step < steps and not space.full and space.filled < 1.05 * len(values):
             continue
         values, coordinates, residuals = space.ritz()
         if len(values) < k:

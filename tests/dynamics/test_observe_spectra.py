@@ -78,9 +78,9 @@ def test_pairs_and_angles_are_those_of_the_dense_kernel(outputs):
 
 
 def test_tracking_takes_fewer_products_than_searching_anew():
-    X, y = data(1300)
-    net = of.ReLUNetwork.random([4, 30], seed=0)
-    top, products = of.observe.TopEigenpairs(4, tol=1e-8), []
+    X, y = data(1300, d=30)
+    net = of.ReLUNetwork.random([30, 60], seed=0)
+    top, products = of.observe.TopEigenpairs(6, tol=1e-6), []
     of.train(
         net,
         X,
@@ -89,7 +89,7 @@ def test_tracking_takes_fewer_products_than_searching_anew():
         method=of.GradientDescent(1e-6),
         observe=[top, lambda m: products.append(top.pairs.products) or 0.0],
     )
-    assert max(products[1:]) < products[0]
+    assert max(products[1:]) < 0.8 * products[0]
 
 
 @pytest.mark.parametrize("eliminate", [False, True])
