@@ -54,7 +54,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     Warns
     -----
     ConvergenceWarning
-        If 1000 spaces of `size` vectors do not reach the last time, or the first 10 come less than
+        If 1000 spaces of `size` vectors do not reach the last time, or the first 30 come less than
         a thousandth of what is left nearer each; it says how far they came, and later times are
         what the last of them gives.
 
@@ -178,7 +178,7 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
             reached = left
         else:
             reached = krylov.horizon(half * share, left, half / SPACES)
-            hopeless = spaces >= 10 and reached * 1000 < left
+            hopeless = spaces >= 30 and reached * 1000 < left
             if hopeless or spaces == SPACES:
                 error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
                 warnings.warn(

@@ -14,7 +14,7 @@ SPECTRA = {
     ),
     "ill-conditioned": lambda n: np.geomspace(1e-12, 1, n),
     "half null": lambda n: np.maximum(np.linspace(-1, 1, n), 0),
-    "indefinite": lambda n: np.linspace(-1, 2, n),
+    "indefinite": lambda n: np.linspace(-1.03, 2, n),  # no two of one size
 }
 
 
