@@ -15,13 +15,14 @@ import scipy.sparse.linalg as spla
 
 from opflow.arrays import beside, check_integer, namespace, to_host
 from opflow.operators.evaluation import materialise
-from opflow.operators.forming import Tiled, dense, dense_plan
+from opflow.operators.forming import Tiled, dense
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace, parse_memory
 from opflow.spectral.block import BlockKrylov, check_start
 from opflow.spectral.checks import DENSE, ConvergenceWarning, finite, gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
+from opflow.spectral.structure import forming_products
 
 #: vectors kept beyond the pairs asked for (a block has as many), and random ones with a start
 GUARD, FRESH = 4, 1
@@ -410,12 +411,6 @@ class _Counted(spla.LinearOperator):
         return self.op.matmat(X)
 
 
-def formed_by(op: Operator) -> int:
-    """Products that forming every entry takes: none where structure gives them, else n."""
-    n = op.shape[0]
-    return n if dense_plan(op).cost.flops >= op.cost(n).flops > 0 else 0
-
-
 def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     """All eigenpairs of a symmetric operator, through its tiles and LAPACK.
 
@@ -462,5 +457,5 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
     return Eigenpairs(
         to_host(values).astype(np.float64), vectors, residuals.astype(np.float64),
-        True, formed_by(op), "lapack, dense",
+        True, forming_products(op), "lapack, dense",
     )  # fmt: skip
