@@ -14,10 +14,10 @@ from scipy.stats import t as student
 
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
+from opflow.spectral.checks import Estimate, check_psd, finite, gaussian, symmetric_operator
 from opflow.spectral.distribution import Density
 from opflow.spectral.tridiagonal import lanczos
-from opflow.spectral.whole import check_psd, rank_bound, rounding_level
+from opflow.spectral.whole import rank_bound, rounding_level
 
 
 class ChebyshevDensity(Density):

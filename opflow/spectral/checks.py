@@ -140,3 +140,10 @@ def check_shift(shift: Any, name: str = "shift") -> float:
     if not 0 <= float(shift) < np.inf:
         raise ValueError(f"{name} must be finite and not negative, not {shift!r}")
     return float(shift)
+
+
+def check_psd(op: Operator, values: Any, name: str = "op") -> None:
+    """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
+    top, least = float(np.abs(values).max(initial=0.0)), float(np.min(values, initial=0.0))
+    if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
+        raise ValueError(f"{name} must be PSD, but has an eigenvalue of at most {least:.4g}")

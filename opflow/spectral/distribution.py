@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer
-from opflow.spectral.checks import Estimate, symmetric_operator
+from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
-from opflow.spectral.whole import check_psd, rank_bound
+from opflow.spectral.whole import rank_bound
 
 
 class Density:

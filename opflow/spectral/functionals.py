@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import DENSE, Estimate, check_shift, symmetric_operator
+from opflow.spectral.checks import DENSE, Estimate, check_psd, check_shift, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule, exact_rule
 from opflow.spectral.traces import trace
-from opflow.spectral.whole import check_psd
 
 
 def logdet(

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer, namespace
-from opflow.spectral.checks import ConvergenceWarning, check_shift, symmetric_operator
+from opflow.spectral.checks import ConvergenceWarning, check_psd, check_shift, symmetric_operator
 from opflow.spectral.krylov import check_tol
-from opflow.spectral.recursion import Recursion, Ritz, check_psd, working
+from opflow.spectral.recursion import Recursion, Ritz, working
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖
@@ -258,7 +258,7 @@ def _by_lanczos(
             space.grow(wanted)
         ritz = space.ritz()
         if psd:
-            check_psd(ritz.values, len(r), eps)
+            check_psd(op, ritz.values)
             ritz = ritz._replace(values=np.maximum(ritz.values, 0.0))
         values, estimate, rounding = judge(space, ritz, eps)
         error = np.where(wanted, estimate + rounding, error)

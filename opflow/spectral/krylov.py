@@ -14,7 +14,8 @@ import numpy as np
 
 from opflow.arrays import check_integer, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.recursion import Recursion, check_psd, working
+from opflow.spectral.checks import check_psd
+from opflow.spectral.recursion import Recursion, working
 
 
 class Krylov:
@@ -105,7 +106,7 @@ class Krylov:
 
     def _look(self) -> None:
         values = self._space.ritz().values
-        check_psd(values, len(self._start), self._eps)
+        check_psd(self.op, values)
         self.top = max(float(values.max()), 0.0)
 
     def _defects(self, t: Any) -> np.ndarray:

@@ -198,13 +198,6 @@ def eigh_tridiagonals(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, 
     return values, vectors
 
 
-def check_psd(values: np.ndarray, n: int, eps: float, name: str = "op") -> None:
-    """``ValueError`` if a Ritz value is negative beyond the rounding of order `n`."""
-    low, top = float(values.min()), float(values.max())
-    if low < -10 * n**0.5 * eps * max(top, -low):
-        raise ValueError(f"{name} must be PSD, but has an eigenvalue of at most {low:.4g}")
-
-
 def working(op: Operator, x: Any, name: str) -> Any:
     """`x` (an array or sequence) in the operator's dtype, where float32 becomes float64 at most."""
     x = check_real(x, name)

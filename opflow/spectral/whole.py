@@ -134,10 +134,3 @@ def rounding_level(op: Operator, values: Any) -> float:
     top = float(np.abs(values).max(initial=0.0))
     level = op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top
     return max(level, -2.0 * float(np.min(values, initial=0.0))) if op.psd else 4 * level
-
-
-def check_psd(op: Operator, values: Any, name: str = "op") -> None:
-    """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
-    top, least = float(np.abs(values).max(initial=0.0)), float(np.min(values, initial=0.0))
-    if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
-        raise ValueError(f"{name} must be PSD, but has an eigenvalue of at most {least:.4g}")
