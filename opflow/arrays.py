@@ -174,7 +174,7 @@ def to_device(x: Any, device: str) -> Any:
         raise ValueError(f"device must be 'cpu' or 'gpu', not {device!r}")
     if device == "cpu":
         return x.get() if module_name(x) == "cupy" else x
-    xp = _cupy()
+    xp = cupy_module()
     if module_name(x) == "cupy":
         return x
     if not is_sparse(x):
@@ -184,7 +184,8 @@ def to_device(x: Any, device: str) -> Any:
     return getattr(sparse, f"{x.format}_matrix")(x)
 
 
-def _cupy() -> ModuleType:
+def cupy_module() -> ModuleType:
+    """CuPy, where it is installed and finds a device; else ``ImportError`` with the remedy."""
     try:
         import cupy
     except ModuleNotFoundError as error:

@@ -22,37 +22,44 @@ from typing import Any
 import opflow as of
 from opflow import options, report, spectrum, spectrum_report
 from opflow.data import DataSet, load
+from opflow.devices import check_device, placed
 from opflow.dynamics.checkpoint import write_npz
 from opflow.estimate import estimate
 from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
+from opflow.operators.space import RankError, space_of
+from opflow.world import World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        args = options.parser(COMMANDS).parse_args(argv)
-    except SystemExit as stop:  # argparse has said what is wrong
-        return int(stop.code or 0)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    with _Signals() as signals:
+        world = World()
+    except ImportError as error:
+        print("opflow: error:", error, file=sys.stderr)
+        return 2
+    with world.quiet(), _Signals() as signals:
         try:
-            return int(args.command(args, signals))
-        except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-            return _fail(error, 2)
+            args = options.parser(COMMANDS).parse_args(argv)
+        except SystemExit as stop:  # argparse has said what is wrong
+            return int(stop.code or 0)
+        args.argv = list(sys.argv[1:] if argv is None else argv)
+        try:
+            return int(args.command(args, signals, world))
+        except (ValueError, TypeError, OSError, ImportError, MemoryError, RankError) as error:
+            return _fail(error, 2, world)
         except of.DivergenceError as error:
-            return _fail(error, 1)
+            return _fail(error, 1, world)
         except KeyboardInterrupt:
-            return _fail(f"stopped by {signals.last().name}", 128 + signals.last())
+            return _fail(f"stopped by {signals.last().name}", 128 + signals.last(), world)
 
 
-def _fail(error: object, code: int) -> int:
+def _fail(error: object, code: int, world: World) -> int:
     text = " ".join("; ".join([str(error), *getattr(error, "__notes__", ())]).split())
     # What is an argument in Python is an option here.
     text = re.sub(r"\bresume='([^']*)'", r"--resume-from \1", text)
     text = re.sub(r"\b(memory|eliminate)=(\w+)", r"--\1 \2", text)
-    print("opflow: error:", text, file=sys.stderr)
-    return code
+    return world.fail(f"opflow: error: {text}", code)
 
 
 class _Signals:
@@ -86,7 +93,8 @@ class _Signals:
         return signal.SIGTERM if signal.SIGTERM in self._came else signal.SIGINT
 
 
-def _estimate(args: argparse.Namespace, signals: _Signals) -> int:
+def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    _alone(world)
     shape, X = (args.samples, args.features), None
     if args.data is not None:
         if any(shape):
@@ -106,42 +114,71 @@ def _estimate(args: argparse.Namespace, signals: _Signals) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, signals: _Signals) -> int:
+def _alone(world: World) -> None:
+    if world.comm is not None:
+        raise ValueError(f"only opflow train runs on several ranks: start this one without mpiexec "
+                         f"-n {world.comm.size}")  # fmt: skip
+
+
+def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.steps is None and args.until is None:
         raise ValueError("--steps or --until is needed to know when to stop")
     resume = args.resume or args.resume_from is not None
     if resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     method = options.method(args)
-    data = load(args.data, args.targets, args.dtype)
+    check_device(args.device, world.comm)
+    data = load(args.data, args.targets, args.dtype, comm=world.comm)
     test = None
     if args.test_data is not None:
         test = load(args.test_data, args.test_targets, args.dtype, like=data,
                     options=("--test-data", "--test-targets"))  # fmt: skip
     elif args.test_targets is not None:
         raise ValueError("--test-targets needs --test-data")
-    if args.batch is not None and args.batch > (samples := data.inputs.shape[0]):
+    samples = space_of(world.comm, data.inputs.shape[0]).total(data.inputs.shape[0])
+    if args.batch is not None and args.batch > samples:
         raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
-    folder = RunFolder(args.out, args.overwrite, resume)
+    folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
+    if world.comm is not None and world.leads:
+        print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
+              f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     try:
-        run, summary, moments = _run(args, method, data, test, folder, signals)
-        table = report.table(summary)
-        folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
-        folder.write("summary.txt", table + "\n")
-        run.save(folder.path / "trajectory.npz")
-        pictures = report.draw(folder.path, run, *moments)
+        run, summary, moments = _run(args, method, data, test, folder, signals, world)
+        told = world.lead(lambda: _finish(args, folder, run, summary, moments))
     except BaseException as error:
-        if folder.failed(hopeless=isinstance(error, of.DivergenceError)) and not folder.resumed:
-            error.add_note(f"what it reached is kept: {_go_on(args)}")
+        if (
+            world.leads
+            and folder.failed(hopeless=isinstance(error, of.DivergenceError))
+            and not folder.resumed
+        ):
+            error.add_note(f"what it reached is kept: {_go_on(args, world)}")
         raise
-    folder.done()
-    if not args.quiet:
-        print(f"{table}\n\n{pictures}; everything is in {args.out}")
+    if not args.quiet and world.leads:
+        print(told)
     if not summary["stopped"]:
         return 0
-    print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
-          f"{_go_on(args)}", file=sys.stderr)  # fmt: skip
+    if world.leads:
+        print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
+              f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     return 128 + signal.Signals[summary["stopped"]]
+
+
+def _finish(
+    args: argparse.Namespace,
+    folder: RunFolder,
+    run: of.Trajectory | None,
+    summary: dict[str, Any],
+    moments: list[dict[str, Any]],
+) -> str:
+    """Write the results, and say what they are."""
+    assert run is not None
+    table = report.table(summary)
+    folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
+    folder.write("summary.txt", table + "\n")
+    run.save(folder.path / "trajectory.npz")
+    pictures = report.draw(folder.path, run, *moments)
+    folder.done()
+    return f"{table}\n\n{pictures}; everything is in {args.out}"
 
 
 def _run(
@@ -151,22 +188,27 @@ def _run(
     test: DataSet | None,
     folder: RunFolder,
     signals: _Signals,
-) -> tuple[of.Trajectory, dict[str, Any], list[dict[str, Any]]]:
-    """The run, its summary, and its kernel before and after."""
+    world: World,
+) -> tuple[of.Trajectory | None, dict[str, Any], list[dict[str, Any]]]:
+    """The run (on the rank that leads), its summary, and its kernel before and after."""
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ("command", "argv")}  # fmt: skip
     config |= {"held_out": test is not None, "version": of.__version__}
-    folder.configure(config, options.FIXED)
+    world.lead(lambda: folder.configure(config, options.FIXED))
     widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
     network = of.ReLUNetwork.random(
         widths, outputs=outputs, scaling=args.scaling, seed=args.seed, dtype=args.dtype
     )
+    network, data = placed(network, data, args.device, world.comm)
+    test = None if test is None else placed(network, test, args.device, world.comm)[1]
     expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
                         memory=args.memory, method=method, eliminate=options.eliminate(args),
                         X=data.inputs)  # fmt: skip
     expected_seconds = expected.seconds
     started = time.perf_counter()
-    before = report.analyse(network, data.inputs, seconds=expected_seconds, memory=args.memory)
+    before = report.analyse(
+        network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
+    )
     run = of.train(
         network,
         data.inputs,
@@ -183,19 +225,26 @@ def _run(
         log=folder.log,
         explain=args.explain,
         progress=not args.quiet,
+        comm=world.comm,
     )
-    stopped = signals.last().name if run.interrupted else ""
+    space = space_of(world.comm, run.residual.shape[0])
+    # the signal may have reached one rank alone
+    stopped = max(space.all_of(signals.last().name)) if run.interrupted else ""
     after = {"skipped": "the run was stopped"}
     if not stopped:
         after = report.analyse(
-            run.network, data.inputs, seconds=expected_seconds, memory=args.memory
+            run.network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
         )
     seconds = time.perf_counter() - started
-    return run, report.summary(run, before, after, stopped, seconds), [before, after]
+    whole = run.gathered(space)
+    summary = world.lead(lambda: whole and report.summary(whole, before, after, stopped, seconds))
+    return whole, summary, [before, after]
 
 
-def _spectrum(args: argparse.Namespace, signals: _Signals) -> int:
-    what = spectrum.subject(args.run, args.data, args.targets)
+def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    _alone(world)
+    check_device(args.device)
+    what = spectrum.subject(args.run, args.data, args.targets, args.device)
     if args.out is None and not args.run.is_dir():
         raise ValueError("--out DIR is needed where no run folder is given")
     out = args.out or args.run / "spectrum"
@@ -218,7 +267,8 @@ def _spectrum(args: argparse.Namespace, signals: _Signals) -> int:
     return 0
 
 
-def _plot(args: argparse.Namespace, signals: _Signals) -> int:
+def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    _alone(world)
     drawn = report.redraw(args.run) + spectrum_report.redraw(args.run)
     if not drawn:
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
@@ -226,12 +276,13 @@ def _plot(args: argparse.Namespace, signals: _Signals) -> int:
     return 0
 
 
-def _go_on(args: argparse.Namespace) -> str:
+def _go_on(args: argparse.Namespace, world: World) -> str:
     argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
     if args.resume_from is not None:
         at = argv.index("--resume-from")
         del argv[at : at + 2]
-    return shlex.join(["opflow", *argv, "--resume"])
+    ranks = [] if world.comm is None else ["mpiexec", "-n", str(world.comm.size)]
+    return shlex.join([*ranks, "opflow", *argv, "--resume"])
 
 
 COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot}

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from opflow.operators.describe import human
 from opflow.operators.matrix import is_rows
 from opflow.operators.rows import free_memory
+from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
 
 
 class DataSet(NamedTuple):
@@ -43,6 +44,7 @@ def load(
     *,
     like: DataSet | None = None,
     options: tuple[str, str] = ("DATA", "--targets"),
+    comm: Any = None,
 ) -> DataSet:
     """Read a data set.
 
@@ -62,6 +64,9 @@ def load(
         The training set that this is held-out data of: its features, classes and mean are used.
     options : tuple of str
         What `data` and `targets` are called in messages.
+    comm : mpi4py.MPI.Comm, optional
+        Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
+        rest is read whole first.  Classes and mean are those of all samples.
 
     Returns
     -------
@@ -84,30 +89,58 @@ def load(
         X, y = _file(Path(data), targets, options)
     if len(X.shape) != 2 or 0 in X.shape:
         raise ValueError(f"X in {data} has shape {X.shape}: samples and features are needed")
+    where = targets or data
+    if y.shape[:1] != X.shape[:1]:
+        raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
+    X, y, space = _mine(X, y, comm)
     X = _real(X, f"X in {data}", dtype)
     if like is not None and X.shape[1] != like.inputs.shape[1]:
         raise ValueError(f"X in {data} has {X.shape[1]} features, the training set "
                          f"{like.inputs.shape[1]}")  # fmt: skip
-    where = targets or data
     y = np.array(y[...])  # in memory: every step wants it
     labels, classes, mean = None, None, None
     if y.dtype.kind in "iub" and (like is None or like.labels is not None):
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         if y.ndim == 1:
-            classes, labels = np.unique(y, return_inverse=True)
-            if like is not None:
+            if like is None:
+                classes = np.unique(space.everywhere(np.unique(y)))
+                labels = np.searchsorted(classes, y)
+            else:
                 classes, labels = like.classes, _known(y, like.classes, f"y in {where}")
             y = np.eye(len(classes))[labels]
-            mean = y.mean(axis=0) if like is None else like.mean
+            mean = space.total(y.sum(axis=0)) / space.total(len(y)) if like is None else like.mean
             y = y - mean
     y = _real(y, f"y in {where}", dtype)
     y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or len(y) != X.shape[0] or y.shape[1] == 0:
+    if y.ndim != 2 or y.shape[1] == 0:
         raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
     if like is not None and y.shape[1] != like.targets.shape[1]:
         raise ValueError(f"y in {where} has {y.shape[1]} columns, the training set "
                          f"{like.targets.shape[1]}")  # fmt: skip
     return DataSet(X, y, labels, classes, mean)
+
+
+def _mine(X: Any, y: Any, comm: Any) -> tuple[Any, Any, Space]:
+    """The rows of this rank, which stay on the disk if they are there."""
+    if comm is None:
+        return X, y, LOCAL
+    mine = rows_of_rank(X.shape[0], comm)
+    X = _Between(X, mine) if is_rows(X) else X[mine]
+    return X, y[mine], Sharded(comm, mine.stop - mine.start)
+
+
+class _Between:
+    """Some neighbouring rows of what is read by rows."""
+
+    def __init__(self, X: Any, rows: slice) -> None:
+        self._X, self._start = X, rows.start
+        self.shape, self.dtype = (rows.stop - rows.start, X.shape[1]), X.dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return self._X[np.asarray(index) + self._start]
+        start, stop, step = index.indices(self.shape[0])
+        return self._X[self._start + start : self._start + stop : step]
 
 
 def _known(y: Any, classes: Any, name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from opflow.arrays import module_name
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.plan import (
     STEPS,
@@ -125,7 +126,7 @@ def estimate(
     routes = [] if eliminate else [weight_route(p)]
     if eliminate is not False and not getattr(method, "by_weights", False):
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
-    count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory)
+    count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory, module_name(X))
     fitting = [r for r in routes if r.held <= budget]
     chosen = best(fitting or routes, count, network.dtype)
     routes.sort(key=lambda r: r is not chosen)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "checkpoint.npz.1"
+SHARDS = "checkpoint.npz.shards"  #: a folder, of a run on many ranks
 RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
            "layer_shares.png", "held_out.png", "accuracy.png")  # fmt: skip
-FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
+FILES = (CONFIG, LOG, CHECKPOINT, OLDER, SHARDS, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = ("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png",
             "cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png",
@@ -168,6 +169,7 @@ class RunFolder:
             return self.has_checkpoint
         replaces = (self.path / ASIDE).exists()
         kept = (CONFIG, LOG) if hopeless and not replaces else ()
+        shutil.rmtree(self.path / SHARDS, ignore_errors=True)
         for name in FILES:
             if name not in kept:
                 (self.path / name).unlink(missing_ok=True)

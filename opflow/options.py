@@ -96,6 +96,10 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command")
     data = "digits, or a file: .npz or .h5 with X and y, .npy, .csv, SciPy sparse .npz"
 
+    def device(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--device", choices=("cpu", "gpu"), default="cpu",
+                             help="gpu: compute there, by CuPy (cpu)")  # fmt: skip
+
     def common(command: argparse.ArgumentParser) -> None:
         command.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
         command.add_argument("--widths", type=_widths, required=True, help="hidden: 256,256,256")
@@ -116,6 +120,7 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
         "one-hot vectors minus their mean, and the table shows the accuracy."))  # fmt: skip
     train.add_argument("data", metavar="DATA", help=data)
     common(train)
+    device(train)
     train.add_argument("--steps", type=_at_least(0), help="steps to take")
     train.add_argument("--until", type=_positive, help="time to reach")
     train.add_argument("--scaling", choices=("ntk", "standard", "mean-field"), default="ntk")
@@ -164,6 +169,7 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     look.add_argument("--seed", type=_at_least(0), default=0, help="of the random vectors")
     look.add_argument("--overwrite", action="store_true", help="replace an earlier analysis")
     look.add_argument("--quiet", action="store_true", help="no table")
+    device(look)
     look.set_defaults(command=functions["spectrum"])
 
     draw = commands.add_parser("plot", help="draw the pictures of a run, or of its spectrum, anew")

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 import opflow as of
+from opflow.arrays import module_name
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.plan import problem
 from opflow.folder import write_pictures
 from opflow.operators import Cost
 from opflow.operators.describe import human
-from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
+from opflow.operators.rows import WORKSPACE, workspace_limit
+from opflow.operators.space import space_of
 from opflow.relu.fields import storage_bytes
 
 EIGENVALUES = 24
@@ -28,7 +30,10 @@ ALLOWED, SHARE = 30.0, 0.1
 
 
 class TrainingAccuracy:
-    """The share of training samples whose largest output is that of their class; 2·N·k flops."""
+    """The share of training samples whose largest output is that of their class; 2·N·k flops.
+
+    `labels` are those of the samples held here.
+    """
 
     name = "accuracy"
 
@@ -36,7 +41,8 @@ class TrainingAccuracy:
         self.labels = labels
 
     def __call__(self, moment: Moment) -> float:
-        return float(((moment.residual + moment.targets).argmax(axis=1) == self.labels).mean())
+        right = (moment.residual + moment.targets).argmax(axis=1) == self.labels
+        return float(moment.space.total(right.sum())) / moment.samples
 
 
 class Drift(of.observe.Balancedness):
@@ -52,7 +58,10 @@ class Drift(of.observe.Balancedness):
 
 
 def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]:
-    """What the command line records of a run; held-out data cost forward passes."""
+    """What the command line records of a run; held-out data cost forward passes.
+
+    Of samples spread over ranks, `data` are those of this one and `test` are whole.
+    """
     seen: dict[str, Any] = {
         "step": lambda moment: moment.step,
         "residual_norm": of.observe.ResidualNorm(),
@@ -69,7 +78,12 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
 
 
 def analyse(
-    network: of.ReLUNetwork, X: Any, *, seconds: float, memory: str | None = None
+    network: of.ReLUNetwork,
+    X: Any,
+    *,
+    seconds: float,
+    memory: str | None = None,
+    comm: Any = None,
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
@@ -81,7 +95,10 @@ def analyse(
         That the whole run is expected to take, which the analysis must be small beside.
     memory : str, optional
         As in :func:`opflow.train`.
+    comm : mpi4py.MPI.Comm, optional
+        X is this rank's rows of the inputs; every rank calls, and has the same answer.
     """
+    space = space_of(comm, int(X.shape[0]))
     p = problem(network, X, int(X.shape[0]))
     cached = storage_bytes(network, p.samples, "cached")
     first = 4.0 * p.entries * network.widths[1]
@@ -95,14 +112,16 @@ def analyse(
         + 2.0 * p.whole * p.samples * network.widths[1] * p.item * BLOCK
         + p.workspace()
     )
-    allowed, budget = max(ALLOWED, SHARE * seconds), parse_memory(memory)
+    allowed, budget = max(ALLOWED, SHARE * seconds), space.budget(memory, module_name(X))
+    # all ranks skip, or none
+    needed, held, allowed = map(float, space.largest(np.array([needed, held, allowed])))
     if needed > allowed:
         return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
     if held > budget:
         return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
                            f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
     with workspace_limit(min(float(WORKSPACE), (p.workspace() + budget - held) / 2)):
-        fields = network.fields(X)
+        fields = network.fields(X, comm=space if space.sharded else None)
         K = of.collective_kernel(fields)
         values = _largest(K, budget - held)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
@@ -117,8 +136,9 @@ def analyse(
 def _largest(K: of.Operator, spare: float) -> Any:
     """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
     n = K.shape[0]
-    k, least = min(EIGENVALUES, n), (EIGENVALUES + 5 * BLOCK) * n * K.dtype.itemsize
-    few = n <= 3 * (k + BLOCK)
+    k, here = min(EIGENVALUES, n), K.domain.here(n)
+    least = (EIGENVALUES + 5 * BLOCK) * max(here, 1) * K.dtype.itemsize
+    few = n <= 3 * (k + BLOCK) and not K.space.sharded
     return of.spectral.eigsh(
         K, k, tol=1e-3, block=min(BLOCK, n), memory=spare + least,
         method="lapack" if few else "lanczos",

@@ -16,13 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import opflow as of
-from opflow.arrays import to_host
+from opflow.arrays import module_name, to_host
 from opflow.data import DataSet, load
+from opflow.devices import placed
+from opflow.dynamics.observe.spectra import angles_between
 from opflow.folder import CONFIG
 from opflow.operators.describe import human
 from opflow.operators.evaluation import candidates
 from opflow.operators.forming import dense_plan
-from opflow.operators.rows import WORKSPACE, parse_memory, workspace_limit
+from opflow.operators.rows import WORKSPACE, workspace_limit
+from opflow.operators.space import Sharded, Space, space_of
 from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
 
@@ -57,7 +60,7 @@ class Subject(NamedTuple):
     time: float = math.nan
 
 
-def subject(path: Path, data: str | None, targets: str | None) -> Subject:
+def subject(path: Path, data: str | None, targets: str | None, device: str = "cpu") -> Subject:
     """The networks and the data of a run folder, or of a trajectory file and DATA.
 
     Raises
@@ -97,10 +100,14 @@ def subject(path: Path, data: str | None, targets: str | None) -> Subject:
         networks = {"start": start}
         if run.model:  # the kernel of a linearised run is that of its start
             networks["end"] = network
+    found = placed(network, found, device)[1]
+    networks = {when: net.to(device) for when, net in networks.items()}
     return Subject(networks, found, run.step, float(run.times[-1]))
 
 
-def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tuple[Any, Any]:
+def analyse(
+    what: Subject, ask: Ask, say: Callable[[str], None] = print, comm: Any = None
+) -> tuple[Any, Any]:
     """The numbers (JSON) and the arrays of an analysis.
 
     Parameters
@@ -109,11 +116,14 @@ def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tupl
     ask : Ask
     say : function
         What is told of the time it will take.
+    comm : mpi4py.MPI.Comm, optional
+        The data are this rank's rows; every rank calls.  There is no heat map: it needs entries.
 
     Returns
     -------
     summary : dict
     arrays : dict of str to array
+        Whole on the first rank; None for eigenvectors on others.
 
     Raises
     ------
@@ -126,15 +136,24 @@ def analyse(what: Subject, ask: Ask, say: Callable[[str], None] = print) -> tupl
     hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
     forms all N²·k entries on and above the diagonal, once.
     """
-    budget = parse_memory(ask.memory)
+    space = space_of(comm, int(what.data.targets.shape[0]))
+    budget = space.budget(ask.memory, module_name(what.data.inputs))
     with workspace_limit(min(float(WORKSPACE), budget / 16)):
-        return _analyse(what, ask, budget, say)
+        return _analyse(what, ask, budget, say if space.leads else _silent, space)
 
 
-def _analyse(what: Subject, ask: Ask, budget: float, say: Callable[[str], None]) -> tuple[Any, Any]:
+def _silent(text: str) -> None:
+    """What ranks that do not lead say."""
+
+
+def _analyse(
+    what: Subject, ask: Ask, budget: float, say: Callable[[str], None], space: Space
+) -> tuple[Any, Any]:
     data, y = what.data, what.data.targets
+    comm = space if space.sharded else None
+    samples = space.size if isinstance(space, Sharded) else y.shape[0]
     arrays: dict[str, Any] = {}
-    summary: dict[str, Any] = {"samples": int(y.shape[0]), "step": _json(what.step)}
+    summary: dict[str, Any] = {"samples": int(samples), "step": _json(what.step)}
     moments: dict[str, Any] = {}
     bases, kernels = {}, {}
     # at the worst there are the fields of all, a dense kernel of one, the work on another
@@ -142,7 +161,7 @@ def _analyse(what: Subject, ask: Ask, budget: float, say: Callable[[str], None])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", of.spectral.ConvergenceWarning)
         for when, network in what.networks.items():
-            fields = network.fields(data.inputs, memory=share)
+            fields = network.fields(data.inputs, memory=share, comm=comm)
             K = of.collective_kernel(fields)
             found = _Kernel(K, ask, work, say)
             moments[when] = found.numbers(fields, y)
@@ -151,14 +170,18 @@ def _analyse(what: Subject, ask: Ask, budget: float, say: Callable[[str], None])
             residual = (fields.outputs - y).ravel()
             if found.vectors is not None:
                 first = next(basis for basis in bases.values() if basis is not None)
-                arrays[f"{when}_projections"] = of.spectral.projections(first, residual)
-                inside = of.spectral.projections(found.vectors, residual)
-                size = float((residual**2).sum()) or 1.0
+                arrays[f"{when}_projections"] = to_host(space.gram(first, residual))
+                inside = space.gram(found.vectors, residual)
+                size = float(space.total((residual**2).sum())) or 1.0
                 moments[when]["residual_in_top"] = float((inside**2).sum()) / size
         if len(kernels) == 2:
-            summary["drift"] = _drift(kernels, bases, arrays)
+            summary["drift"] = _drift(kernels, bases, arrays, space)
         if ask.heat_map:
-            reason = _heat_map(K, data, arrays, budget)
+            reason = (
+                "it needs entries, which a kernel spread over ranks has not"
+                if space.sharded
+                else _heat_map(K, data, arrays, budget)
+            )
             if reason:
                 moments[when]["skipped"]["heat map"] = reason
     network = next(iter(what.networks.values()))
@@ -175,16 +198,19 @@ class _Kernel:
     """The analysis of one kernel; what does not fit or was not asked for stays None."""
 
     def __init__(self, K: of.Operator, ask: Ask, budget: float, say: Callable[[str], None]) -> None:
-        n = K.shape[0]
+        n, sharded = K.shape[0], K.space.sharded
         self.K, self.ask, self.budget = K, ask, budget
         self.top = min(ask.top, n)
         # small kernels are decomposed whole
-        self.whole = 4.0 * n if n <= DENSE else 0.0
+        self.whole = 4.0 * n if n <= DENSE and not sharded else 0.0
         self.arrays: dict[str, Any] = {}
         self.vectors: Any = None
         self.skipped: dict[str, str] = {}
         columns = max(self.top + 4, ask.probes)
         products = BLOCKS + (ask.steps * ask.probes * ask.density + SCALARS) // columns
+        if sharded:
+            self.fast, self.how, self.held = K, "sharded", 0.0
+            return
         forms = candidates(K, products, columns, budget / 2)
         factored = next(form for form in forms if form.how == "factored")
         used = next((form for form in forms if form.fits), factored)
@@ -197,8 +223,9 @@ class _Kernel:
 
     def _allowed(self, name: str, vectors: float, ask: str) -> bool:
         """Whether that many vectors fit in what is left; if not, it is said."""
-        need = (self.whole or vectors) * self.K.shape[0] * self.K.dtype.itemsize
-        left = self.budget - self.held
+        rows = self.K.domain.here(self.K.shape[0])
+        need = (self.whole or vectors) * rows * self.K.dtype.itemsize
+        need, left = float(self.K.space.largest(need)), self.budget - self.held
         if need > left:
             sizes = human(need, "B", 1024), human(max(left, 0), "B", 1024)
             self.skipped[name] = "it would hold {}, over the {} left of --memory{}".format(
@@ -233,8 +260,9 @@ class _Kernel:
         pairs = of.spectral.eigsh(self.fast, self.top, tol=TOL, memory=self.budget - self.held,
                                   how="factored", rng=self.ask.seed)  # fmt: skip
         self.vectors = pairs.eigenvectors
+        whole = self.K.space.gather(to_host(pairs.eigenvectors))
         self.arrays |= {"eigenvalues": pairs.eigenvalues, "residual_norms": pairs.residuals,
-                        "eigenvectors": to_host(pairs.eigenvectors)}  # fmt: skip
+                        "eigenvectors": whole}  # fmt: skip
         ranks = fit_ranks(pairs.eigenvalues)
         from opflow.plot import power_law
 
@@ -268,16 +296,17 @@ def fit_ranks(eigenvalues: Any) -> tuple[int, int] | None:
     return (max(1, last // 4), last) if last >= 4 else None
 
 
-def _drift(kernels: Mapping[str, Any], bases: Mapping[str, Any], arrays: Any) -> dict[str, Any]:
+def _drift(
+    kernels: Mapping[str, Any], bases: Mapping[str, Any], arrays: Any, space: Space
+) -> dict[str, Any]:
     before, after = kernels.values()
     found: dict[str, Any] = {
         name: _estimate(getattr(of.spectral, name)(before, after))
         for name in ("kernel_distance", "kernel_alignment")
     }
-    if all(basis is not None for basis in bases.values()):
-        angles = np.sort(
-            np.asarray(of.spectral.principal_angles(*bases.values()), dtype=np.float64)
-        )
+    U, V = bases.values()
+    if U is not None and V is not None:
+        angles = np.sort(to_host(angles_between(U, V, space)).astype(np.float64))
         arrays["principal_angles"] = angles
         found["largest_angle"] = float(np.degrees(angles[-1]))
         found["median_angle"] = float(np.median(np.degrees(angles)))
@@ -295,8 +324,9 @@ def _heat_map(K: of.Operator, data: DataSet, arrays: dict[str, Any], budget: flo
     if data.labels is None:
         order = clustered(K, outputs=outputs)
     else:
-        order = np.argsort(data.labels, kind="stable")
-        arrays["heat_map_labels"] = np.asarray(data.classes)[np.asarray(data.labels)[order]]
+        labels = to_host(data.labels)
+        order = np.argsort(labels, kind="stable")
+        arrays["heat_map_labels"] = np.asarray(data.classes)[labels[order]]
     arrays["heat_map"] = block_means(K, order, outputs=outputs)
     arrays["heat_map_order"] = order
     return ""

@@ -17,7 +17,7 @@ from opflow import report
 from opflow.cli import main
 from opflow.data import load
 from opflow.estimate import estimate
-from opflow.folder import FILES
+from opflow.folder import FILES, SHARDS
 
 TRAIN = ["--widths", "8,8", "--steps", "3", "--quiet"]
 
@@ -41,7 +41,7 @@ def test_digits_run_leaves_everything_in_its_folder(tmp_path, capsys):
     code, out, _ = run(capsys, "train", "digits", "--widths", "16,16", "--steps", 2, "--out",
                        tmp_path / "run")  # fmt: skip
     assert code == 0
-    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES) - {"held_out.png"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES) - {"held_out.png", SHARDS}
     assert "accuracy" in out and "auto: 1/λ_max" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["samples"] == 1797 and summary["steps"] == 2

@@ -72,7 +72,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
         assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("page", ["hierarchy.md", "spectral.md", "training.md"])
+@pytest.mark.parametrize("page", ["hierarchy.md", "scale.md", "spectral.md", "training.md"])
 def test_every_number_on_the_page_comes_out(page):
     pytest.importorskip("sklearn", reason="the page uses scikit-learn's digits")
     result = doctest.testfile(

@@ -42,6 +42,8 @@ class Trial(NamedTuple):
 class AdaptiveIntegrator(ABC):
     """Steps whose size follows an estimate of their error; time is in units of 1/share."""
 
+    by_sample: tuple[str, ...] = ()
+
     def __init__(self, state: State, share: float, tol: float, note: str) -> None:
         self.state, self.share, self.tol, self.note = state, share, tol, note
         #: the error of a step, in parts of ‖r‖: tol is in units of the loss
@@ -93,12 +95,12 @@ class AdaptiveIntegrator(ABC):
 
         Both come to the host together.
         """
-        xp = namespace(mismatch)
+        xp, space = namespace(mismatch), self.state.space
         if self._rounding is None:
             y = self.state.targets
-            self._rounding = 1e3 * float(np.finfo(y.dtype).eps * xp.linalg.norm(y))
+            self._rounding = 1e3 * float(np.finfo(y.dtype).eps * space.norm(y))
         scale = max(math.sqrt(2 * self._loss), self._rounding)
-        loss, error = map(float, to_host(xp.stack([loss, xp.linalg.norm(mismatch)])))
+        loss, error = map(float, to_host(xp.stack([loss, space.norm(mismatch)])))
         return loss, error / (self.allowed * scale) if error else 0.0
 
     @abstractmethod
@@ -189,6 +191,8 @@ class GradientFlow:
 
 class ChebyshevIntegrator(AdaptiveIntegrator):
     """Runge–Kutta–Chebyshev steps."""
+
+    by_sample = ("vector",)
 
     def __init__(self, state: State, share: float, tol: float) -> None:
         super().__init__(state, share, tol, f"steps adapted to an error of √{tol:g}·‖r‖ each")

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +26,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from opflow.arrays import check_integer, to_host
+from opflow.dynamics import shards
+from opflow.operators.space import LOCAL, Sharded, Space
 
 SCHEMA = 1
 FORMAT = "opflow checkpoint"
@@ -102,10 +104,19 @@ class Saver:
         another identity is refused.
     step : int
         Where the run starts or is resumed.
+    space : Space, optional
+        Of a run on many ranks: every method is collective, and the state goes into a shard a
+        rank, with `path` their manifest.
     """
 
-    def __init__(self, checkpoint: Checkpoint, identity: Mapping[str, str], step: int = 0) -> None:
-        self.checkpoint, self.identity = checkpoint, dict(identity)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        identity: Mapping[str, str],
+        step: int = 0,
+        space: Space = LOCAL,
+    ) -> None:
+        self.checkpoint, self.identity, self.space = checkpoint, dict(identity), space
         self.path = Path(checkpoint.path)
         self._step, self._time = step, time.monotonic()
 
@@ -127,6 +138,7 @@ class Saver:
             for file in self.path.parent.iterdir():
                 if leftover.fullmatch(file.name):
                     file.unlink()
+            shards.prune(self.path, (self.path, *_states(self.path)))
         except OSError as error:
             reason = f"checkpoints cannot be written in {self.path.parent}: {error.strerror}"
             raise OSError(error.errno, reason) from error
@@ -138,7 +150,13 @@ class Saver:
             seconds is not None and time.monotonic() - self._time >= seconds
         )
 
-    def save(self, step: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> OSError | None:
+    def save(
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        by_sample: Collection[str] = (),
+    ) -> OSError | None:
         """Save one state.
 
         Parameters
@@ -149,6 +167,8 @@ class Saver:
             dtype, shape and memory order.
         meta : dict
             What JSON can hold.
+        by_sample : collection of str
+            Which arrays have a row for every sample or output, of which each rank has its own.
 
         Returns
         -------
@@ -170,21 +190,36 @@ class Saver:
             if name in RESERVED or not name.isprintable():
                 raise ValueError(f"{name!r} cannot be the name of an array in a checkpoint")
         head = {"format": FORMAT, "schema": SCHEMA, "version": __version__,
-                "identity": self.identity, "meta": {**meta, "step": step}}  # fmt: skip
-        held["metadata"] = np.array(json.dumps(head))
-        held["checksum"] = np.array(checksum(held))
+                "identity": self.identity, "meta": {**meta, "step": step},
+                "by_sample": sorted(by_sample)}  # fmt: skip
         self._step = step
+        error, space = None, self.space
         try:
-            write_npz(self.path, held, keep=self.checkpoint.keep)
-        except OSError as error:
-            return error
-        finally:
-            self._time = time.monotonic()
-        return None
+            if isinstance(space, Sharded):
+                shard = shards.write(self.path, step, held, sorted(by_sample), space)
+                held = {}
+        except OSError as caught:
+            error = caught
+        error = space.first(error)
+        if error is None and isinstance(space, Sharded):
+            head["shards"] = space.comm.gather(shard)
+        try:
+            if error is None and space.leads:
+                held["metadata"] = np.array(json.dumps(head))
+                held["checksum"] = np.array(checksum(held))
+                write_npz(self.path, held, keep=self.checkpoint.keep)
+                if space.sharded:
+                    shards.prune(self.path, (self.path, *_states(self.path)))
+        except OSError as caught:
+            error = caught
+        self._time = time.monotonic()
+        return space.first(error)
 
 
 def load(
-    checkpoint: Checkpoint | str | os.PathLike[str], identity: Mapping[str, str]
+    checkpoint: Checkpoint | str | os.PathLike[str],
+    identity: Mapping[str, str],
+    space: Space = LOCAL,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata that :meth:`Saver.save` was given, ``"step"`` among the latter.
 
@@ -200,11 +235,11 @@ def load(
     """
     path = Path(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
     try:
-        return _read(path, identity)
+        return _read(path, identity, space)
     except (ValueError, FileNotFoundError) as error:
         for other in _states(path):
             try:
-                step = _read(other, identity)[1]["step"]
+                step = _read(other, identity, space)[1]["step"]
             except (ValueError, OSError):
                 continue
             hint = f"; {other} is good, of step {step}: go on from it with resume={str(other)!r}"
@@ -229,7 +264,9 @@ def _states(path: Path) -> Iterator[Path]:
     return (file for _, file in sorted(found) if file != path)
 
 
-def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(
+    path: Path, identity: Mapping[str, str], space: Space
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with open(path, "rb") as file:
@@ -246,7 +283,14 @@ def _read(path: Path, identity: Mapping[str, str]) -> tuple[dict[str, np.ndarray
     ]
     if differing:
         raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differing)}")
-    return arrays, head["meta"]
+    if "shards" in head:
+        try:
+            return shards.read(path, head["shards"], space), head["meta"]
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be resumed from: {error}") from error
+    return arrays | {
+        name: arrays[name][space.span(len(arrays[name]))] for name in head["by_sample"]
+    }, head["meta"]
 
 
 def _difference(name: str, saved: str | None, wanted: str | None) -> str:
@@ -269,7 +313,7 @@ def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError("it is corrupt: it states more data than it has")
     if "metadata" not in members:
         raise ValueError("it is not a checkpoint")
-    metadata = _member(archive, members["metadata"])
+    metadata = member(archive, members["metadata"])
     head = json.loads(str(metadata))
     if head.get("format") != FORMAT:
         raise ValueError("it is not a checkpoint")
@@ -278,14 +322,15 @@ def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"it has schema {head['schema']}, written by opflow {head.get('version')}; "
             f"this version reads schema {SCHEMA}"
         )
-    arrays = {name: _member(archive, info) for name, info in members.items()}
+    arrays = {name: member(archive, info) for name, info in members.items()}
     if str(arrays.pop("checksum")) != checksum(arrays):
         raise ValueError("it is corrupt: its checksum does not match")
     del arrays["metadata"]
     return arrays, head
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an archive, if it is one that can be held and of the size that it states."""
     with archive.open(info) as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"it is corrupt: {info.filename} has an unknown header")

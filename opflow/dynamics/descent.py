@@ -14,6 +14,7 @@ from opflow.arrays import beside, check_integer, namespace
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
 from opflow.operators.algebra import is_operator
+from opflow.operators.matrix import is_rows
 from opflow.relu.inputs import input_rows
 
 
@@ -119,13 +120,14 @@ class GradientDescent:
             return Descent(self, state, share)
         if is_operator(state.first.inputs):
             raise ValueError("batch needs inputs that can be read by rows, not an operator")
-        check_integer(self.batch, "batch", 1, state.first.samples)
+        check_integer(self.batch, "batch", 1, state.samples)
         return StochasticDescent(self, state, share)
 
 
 class Descent:
     """Full-batch descent."""
 
+    by_sample: tuple[str, ...] = ()
     #: whether :meth:`evaluate` is a pass that the next step does not need
     stochastic = False
 
@@ -189,19 +191,22 @@ class StochasticDescent(Descent):
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
-        self._rng, self._drawn = np.random.default_rng(method.rng), 0
+        self._rng, self._drawn = state.space.generator(method.rng), 0
 
     def advance(self, remaining: float) -> float:
-        state, b, n = self.state, int(self.method.batch or 0), self.state.first.samples
-        rows = beside(np.sort(self._rng.choice(n, b, replace=False)), state.targets)
+        state, b, n = self.state, int(self.method.batch or 0), self.state.samples
+        chosen, here = np.sort(self._rng.choice(n, b, replace=False)), state.space.span(n)
+        chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
+        rows, X = beside(chosen, state.targets), state.first.inputs
         drawn = State(
             state.network,
-            WeightLayer(input_rows(state.first.inputs, rows)),
+            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
             state.targets[rows],
             state.parameters,
             state.accumulate,
+            space=state.space,
         )
-        drawn.fill(namespace(state.targets).empty((b, state.targets.shape[1]),
+        drawn.fill(namespace(state.targets).empty((len(rows), state.targets.shape[1]),
                                                   dtype=state.targets.dtype))  # fmt: skip
         spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
         self.products += spent

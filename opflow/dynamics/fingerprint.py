@@ -14,7 +14,9 @@ import numpy as np
 
 from opflow.arrays import is_sparse
 from opflow.operators.rows import op_namespace
+from opflow.operators.space import LOCAL, Sharded, Space
 from opflow.relu.inputs import input_rows
+from opflow.streams import host_rows
 
 #: bytes of X that tell one data set from another
 SAMPLE = 2**24
@@ -22,7 +24,7 @@ SAMPLE = 2**24
 PIECES = 64
 
 
-def fingerprint(*values: Any, budget: float = math.inf) -> str:
+def fingerprint(*values: Any, budget: float = math.inf, space: Space = LOCAL) -> str:
     """SHA-256 of arrays and of what stands for one.
 
     Parameters
@@ -31,12 +33,14 @@ def fingerprint(*values: Any, budget: float = math.inf) -> str:
         An array is anything with ``shape``, ``dtype`` and row slicing, on disk or a device too.
     budget : float
         Bytes to read of each, roughly; shape and dtype always count.
+    space : Space, optional
+        Where every rank has some rows of the arrays: the fingerprint is that of all rows.
 
     Notes
     -----
     Above the budget an array is read in at most 64 runs of neighbouring rows at even distances,
     the first and the last row among them: two arrays that differ in other rows alone have one
-    fingerprint.  Of a sparse matrix the three arrays of its CSR or CSC form are read so.  A
+    fingerprint.  Rows of a sparse matrix are those of its CSR form.  A
     linear operator X is multiplied once with a fixed vector v, and counts by its shape, dtype
     and four digits of ‖Xv‖ and of the norm of Xv weighted along the rows, which are the same on
     machines that round differently.
@@ -49,8 +53,8 @@ def fingerprint(*values: Any, budget: float = math.inf) -> str:
     """
     digest = hashlib.sha256()
     for value in values:
-        _feed(digest, value, budget)
-    return digest.hexdigest()
+        _feed(digest, value, budget, space)
+    return str(space.agreed(digest.hexdigest()))
 
 
 def kernel_mark(function: Callable[[Any, Any], Any], X: Any) -> str:
@@ -60,29 +64,43 @@ def kernel_mark(function: Callable[[Any, Any], Any], X: Any) -> str:
     return " ".join(f"{float(np.linalg.norm(_host(block))):.3e}" for block in blocks)
 
 
-def _feed(digest: Any, value: Any, budget: float) -> None:
+def _feed(digest: Any, value: Any, budget: float, space: Space) -> None:
     if value is None or isinstance(value, list | tuple):
-        value = np.asarray([] if value is None else value)
-    digest.update(f"{np.dtype(value.dtype).str} {tuple(value.shape)}".encode())
-    if is_sparse(value):
-        if value.format not in ("csr", "csc"):
-            value = value.tocsr()
-        digest.update(value.format.encode())
-        for part in (value.indptr, value.indices, value.data):
-            _feed(digest, part, budget / 3)
-    elif hasattr(value, "matvec") and not hasattr(value, "__getitem__"):
-        vector = np.random.default_rng(0).standard_normal(value.shape[1]).astype(value.dtype)
+        value, space = np.asarray([] if value is None else value), LOCAL
+    shape = tuple(value.shape)
+    if isinstance(space, Sharded):
+        shape = (space.size, *shape[1:])
+    digest.update(f"{np.dtype(value.dtype).str} {shape}".encode())
+    value = host_rows(value)
+    if hasattr(value, "matvec") and not hasattr(value, "__getitem__"):
+        vector = np.random.default_rng(0).standard_normal(shape[1]).astype(value.dtype)
         vector = op_namespace(value).asarray(vector) if hasattr(value, "operands") else vector
         product = np.asarray(_host(value.matvec(vector)), dtype=np.float64)
-        weighted = np.linspace(1, 2, len(product)) * product
-        digest.update(f"{np.linalg.norm(product):.3e} {np.linalg.norm(weighted):.3e}".encode())
-    elif len(value.shape) == 0:
+        weighted = np.linspace(1, 2, shape[0])[space.span(shape[0])] * product
+        digest.update(f"{space.norm(product):.3e} {space.norm(weighted):.3e}".encode())
+        return
+    if not shape:
         digest.update(_bytes(value))
-    else:
-        rows = value.shape[0]
-        row = math.prod(value.shape[1:]) * np.dtype(value.dtype).itemsize
-        for start, stop in _pieces(rows, rows if rows * row <= budget else int(budget // row), row):
-            digest.update(_bytes(value[start:stop]))
+        return
+    if is_sparse(value):
+        value = value.tocsr()
+    here, row = space.span(shape[0]), math.prod(shape[1:]) * np.dtype(value.dtype).itemsize
+    if is_sparse(value):
+        row = int(space.total(value.nnz)) * (row // shape[1] + 8) // shape[0]
+    wanted = shape[0] if shape[0] * row <= budget else int(budget // row)
+    for start, stop in _pieces(shape[0], wanted, row):
+        low, high = (min(max(i - here.start, 0), value.shape[0]) for i in (start, stop))
+        for part in _parts(value[low:high]):
+            digest.update(space.joined(_bytes(part)))
+
+
+def _parts(rows: Any) -> tuple[Any, ...]:
+    """Arrays with an entry for every row, or entry, of some rows."""
+    if not is_sparse(rows):
+        return (rows,)
+    # the width of an index is a choice
+    lengths, indices = rows.indptr[1:] - rows.indptr[:-1], rows.indices
+    return lengths.astype(np.int64), indices.astype(np.int64), rows.data
 
 
 def _pieces(rows: int, wanted: int, row: int) -> list[tuple[int, int]]:

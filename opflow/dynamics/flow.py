@@ -12,8 +12,11 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+
 from opflow.arrays import namespace
 from opflow.operators import Operator
+from opflow.operators.space import LOCAL, Sharded, Space
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import (
     HiddenPass,
@@ -72,7 +75,7 @@ class WeightLayer:
 
     def fields(self, state: State, memory: Any) -> Fields:
         least = None if memory is None else max(memory, 1.0)  # nothing is left: recomputed
-        return Fields(state.network, self.inputs, memory=least, finite=False)
+        return Fields(state.network, self.inputs, memory=least, finite=False, comm=state.comm)
 
     def predict(self, state: State, X: Any) -> Any:
         return state.network(X)
@@ -176,6 +179,8 @@ class State:
         Parameters and sums over row blocks are held in this dtype, GEMMs stay in the network's.
     memory : float, optional
         Bytes that the fields of :meth:`kernel` may hold.
+    space : Space, optional
+        How the samples are held: all here, or those of `first` and `targets` by this rank.
     """
 
     def __init__(
@@ -186,9 +191,10 @@ class State:
         parameters: Arrays | None = None,
         accumulate: Any = None,
         memory: float | None = None,
+        space: Space = LOCAL,
     ) -> None:
         self.first, self.targets, self._start = first, targets, network
-        self.memory = memory
+        self.memory, self.space = memory, space
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
             parameters = [first.start(network), *_flat(network)[1:]]
@@ -201,6 +207,17 @@ class State:
             weights[0] = network.weights[0]
         #: the network above the first layer, and its bias
         self.upper = network.moved(weights, biases)
+
+    @property
+    def samples(self) -> int:
+        """Of all ranks."""
+        space = self.space
+        return space.size if isinstance(space, Sharded) else self.first.samples
+
+    @property
+    def comm(self) -> Space | None:
+        """What fields on the same samples are told."""
+        return self.space if self.space.sharded else None
 
     @cached_property
     def network(self) -> ReLUNetwork:
@@ -222,8 +239,9 @@ class State:
     def at(self, parameters: Arrays) -> State:
         """The same training set at other parameters."""
         return State(
-            self._start, self.first, self.targets, parameters, self.accumulate, self.memory
-        )
+            self._start, self.first, self.targets, parameters, self.accumulate, self.memory,
+            self.space,
+        )  # fmt: skip
 
     def evaluate(self, residual: Any) -> float:
         """Fill `residual` with f − y, keep the velocity as `slope`, return ½ Σ |r|².
@@ -243,7 +261,7 @@ class State:
             return r
 
         self.slope = self._pass(vector)
-        return loss
+        return self.space.total(loss)
 
     def taken(self) -> Arrays:
         """The slope, given away: a state that has been left need not hold it."""
@@ -272,6 +290,8 @@ class State:
                     total += phi.sum(axis=0)
             first.collect(s, phis[0])  # last: it may overwrite a¹
         weights[0] = first.gradient()
+        if self.space.sharded:
+            weights, biases = _unflat(net, _totals(_interleaved(weights, biases), self.space))
         for rate, W, b in zip(net.rates, weights, biases, strict=True):
             W *= -rate
             if b is not None:
@@ -298,6 +318,14 @@ class State:
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs, in row blocks."""
         return self.first.predict(self, X)
+
+
+def _totals(arrays: Arrays, space: Space) -> Arrays:
+    """Sums over all ranks, by one allreduce of all numbers."""
+    xp = namespace(*arrays)
+    flat = space.total(xp.concatenate([a.reshape(-1) for a in arrays]))
+    edges = np.cumsum([a.size for a in arrays])[:-1].tolist()
+    return [part.reshape(a.shape) for part, a in zip(xp.split(flat, edges), arrays, strict=True)]
 
 
 def _flat(network: ReLUNetwork) -> Arrays:

@@ -78,6 +78,7 @@ class LinearisedIntegrator:
     """Evaluates the linear flow at one time after another."""
 
     note = "exact in time"
+    by_sample = ("start", "base")
 
     def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
         self.origin, self.share, self.tol, self._vectors = state, share, tol, vectors
@@ -105,12 +106,13 @@ class LinearisedIntegrator:
         if self._krylov is None:
             self.origin.evaluate(residual)
             self.products += 2  # with the fields of the kernel
-            self._kernel, self._norm = self.origin.kernel(), float(xp.linalg.norm(residual))
+            self._kernel = self.origin.kernel()
+            self._norm = float(self.origin.space.norm(residual))
             self._base, self._pieces, self._before = xp.zeros_like(residual), 0, 0.0
             self._begin(residual.copy())
         assert self._krylov is not None
         residual[...] = self._shaped(self._krylov.at(self._elapsed))
-        return 0.5 * float((residual.astype(np.float64) ** 2).sum())
+        return 0.5 * float(self.origin.space.total((residual.astype(np.float64) ** 2).sum()))
 
     def advance(self, remaining: float) -> float:
         assert self._krylov is not None  # a moment is evaluated before a step

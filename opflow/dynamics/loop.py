@@ -85,7 +85,8 @@ class Loop:
         targets = integrator.state.targets
         self.inputs = getattr(integrator.state.first, "inputs", None)
         # the loss of the zero function: what a fit from a perfect start is measured against
-        self.floor = 0.5 * share * float((targets.astype(np.float64) ** 2).sum())
+        self.space = integrator.state.space
+        self.floor = 0.5 * share * float(self.space.total((targets.astype(np.float64) ** 2).sum()))
         xp = namespace(targets)
         self.residual, self.spare = (xp.empty(targets.shape, targets.dtype) for _ in range(2))
         self.reached = integrator.state
@@ -99,7 +100,8 @@ class Loop:
         bar = tqdm(
             total=total, initial=self.number, disable=not progress, unit="step", desc="train"
         )
-        watch = Signals() if self.saver is not None else nullcontext()
+        # ranks must stop at one step
+        watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
         try:
             with watch as signals:
                 while not self._visit(bool(signals and signals.stop)):
@@ -119,6 +121,8 @@ class Loop:
 
     def _visit(self, stop: bool) -> bool:
         """Evaluate where the run is, record and save what is due; whether the run is over."""
+        late = self.saver is not None and self.saver.due(self.number)
+        stop, late = self.space.either(stop, late)
         finished = self.number >= self.limit or self.time >= (1 - 1e-12) * self.end
         self.interrupted = stop and not finished
         last, due = finished or stop, self._due()
@@ -129,9 +133,9 @@ class Loop:
             self._moment(due or last)
         if due:
             self._recorded = True
-            if last or self.number == 0 or (self.saver is not None and self.saver.due(self.number)):
+            if last or self.number == 0 or late:
                 self._save()
-        elif not last and self.saver is not None and self.saver.due(self.number):
+        elif not last and late:
             self._save()
         return last
 
@@ -233,7 +237,14 @@ class Loop:
                 arrays |= {f"memory_{number}_{key}": v for key, v in observer.state().items()}
         meta = {"number": self.number, "time": self.time, "recorded": self._recorded,
                 "products": self.integrator.products, "note": self.integrator.note}  # fmt: skip
-        error = self.saver.save(self.number, arrays, self.meta | meta)
+        by_sample = [f"state_{name}" for name in self.integrator.by_sample]
+        by_sample += [
+            f"memory_{number}_{key}" for number, name in enumerate(sorted(self.observers))
+            for key in getattr(self.observers[name], "by_sample", ())
+        ]  # fmt: skip
+        error = self.saver.save(
+            self.number, arrays, self.meta | meta, [name for name in by_sample if name in arrays]
+        )
         if error is not None and not self._warned:
             self._warned = True  # a full disk is no reason to lose the run
             warnings.warn(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.arrays import check_real, is_array, is_sparse, module_name, namespace
 from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
 from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import (
@@ -132,7 +132,7 @@ class Problem(NamedTuple):
         least = 2.0 * max(LEAST_WORKSPACE, row)
         if self.sparse:  # a block of rows is copied with its indices
             block = min(float(self.samples), least / (sum(net.widths[1:]) * self.item))
-            least += 1.5 * block / self.samples * self.entries * (self.item + 8)
+            least += 1.5 * block / max(self.samples, 1) * self.entries * (self.item + 8)
         return least
 
 
@@ -248,17 +248,17 @@ def plan(
     MemoryError
         If no route fits; it names the smallest budget that would do.
     """
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, module_name(network.readout))
     kernel, cross = checked_gram(gram, network, X)
     shaped: Any = kernel if X is None else X
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
     shapes = problem(network, X, int(shaped.shape[0]), method)
-    operator = Gram(input_operator(X)) if kernel is None else kernel
     routes = []
     if kernel is None and not eliminate:
         routes.append(weight_route(shapes))
     if kernel is not None or eliminate is not False:
+        operator = Gram(input_operator(X)) if kernel is None else kernel
         weights = kernel is None or X is None
         routes += eliminated_routes(shapes, operator, kernel is not None, weights)
     fitting = [r for r in routes if r.held <= budget]
@@ -297,6 +297,8 @@ def plan(
 
 def best(routes: list[Route], steps: int, dtype: Any) -> Route:
     """The fastest; but weights, which are what is wanted in the end, unless the gain is clear."""
+    if len(routes) == 1:
+        return routes[0]
     rates = rates_for(routes, steps, dtype)
     seconds = {r.name: r.seconds(steps, dtype, rates) for r in routes}
     fastest = min(routes, key=lambda r: seconds[r.name])
@@ -376,10 +378,10 @@ def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | No
     return "\n".join(lines)
 
 
-def checked_X(X: Any, network: ReLUNetwork, gram: Any) -> Any:
+def checked_X(X: Any, network: ReLUNetwork, gram: Any, empty: bool = False) -> Any:
     """The inputs, checked; None where a Gram stands for them."""
     if X is not None:
-        return check_inputs(X, network)
+        return check_inputs(X, network, empty=empty)
     if not hasattr(gram, "shape"):
         raise ValueError("X is needed, unless gram= gives the kernel matrix of the samples")
     if gram.shape[0] != network.widths[0]:

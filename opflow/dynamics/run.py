@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opflow.arrays import check_integer, check_real, namespace
+from opflow.arrays import check_integer, check_real, module_name, namespace
 from opflow.dynamics.checkpoint import Checkpoint, Saver, exists, load
 from opflow.dynamics.descent import GradientDescent
 from opflow.dynamics.fingerprint import SAMPLE, fingerprint, kernel_mark
@@ -22,6 +22,7 @@ from opflow.dynamics.steppers import Method
 from opflow.dynamics.trajectory import Trajectory
 from opflow.operators.algebra import is_operator
 from opflow.operators.rows import workspace_limit
+from opflow.operators.space import Sharded, Space, same, space_of, together
 from opflow.relu.network import ReLUNetwork
 
 __all__ = ["DivergenceError", "train"]
@@ -47,6 +48,7 @@ def train(
     log: str | os.PathLike[str] | None = None,
     explain: bool = False,
     progress: bool = False,
+    comm: Any = None,
 ) -> Trajectory:
     r"""Train a network on the whole training set, matrix-free.
 
@@ -99,6 +101,10 @@ def train(
         Print the routes, with what each would cost, and which was taken.
     progress : bool
         Show a progress bar on stderr.
+    comm : mpi4py.MPI.Comm or Sharded, optional
+        Train on the samples of all ranks: X and y are the rows of this one.  Every rank calls
+        with the same arguments otherwise, and has the same trajectory but for its rows of the
+        residual; rank 0 alone prints, draws and writes `log`.  The first layer moves as weights.
 
     Returns
     -------
@@ -141,8 +147,13 @@ def train(
         raise TypeError(
             f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
         )
-    X = checked_X(X, network, gram)
-    y = check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
+    if comm is not None:
+        _check_sharded(method, eliminate, gram)
+        eliminate = False
+    X, y = together(comm, lambda: _checked_data(network, X, y, gram, comm is not None))
+    same(comm, network.digest, "network")
+    space = space_of(comm, y.shape[0])
+    samples = space.size if isinstance(space, Sharded) else y.shape[0]
     limit, end, stops = _checked_length(steps, until, times)
     if stops is not None and getattr(method, "stepwise", False):
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
@@ -150,30 +161,26 @@ def train(
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
     observers = _named(observe)
-    share = 1.0 / y.shape[0] if loss == "mean" else 1.0
+    share = 1.0 / samples if loss == "mean" else 1.0
     if getattr(method, "by_weights", False):
         if eliminate or gram is not None:
             raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
         eliminate = False
     count = None if math.isinf(limit) else int(limit)
     if count and getattr(method, "batch", None):  # in passes over all rows
-        count = max(1, count * method.batch // y.shape[0])  # type: ignore[attr-defined]
-    saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss)
-    found = plan(
-        network,
-        X,
-        steps=count,
-        memory=memory,
-        eliminate=eliminate,
-        gram=gram,
-        method=method,
-        resumed=None if held is None else held[1],
-    )
-    if explain:
-        print(explained(found, network.dtype, count, memory))
+        count = max(1, count * method.batch // samples)  # type: ignore[attr-defined]
+    saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss, space)
+    budget = space.budget(memory, module_name(network.readout))
+    resumed = None if held is None else held[1]
+    found = together(comm, lambda: plan(
+        network, X, steps=count, memory=budget, eliminate=eliminate, gram=gram, method=method,
+        resumed=resumed,
+    ))  # fmt: skip
+    if explain and space.leads:
+        print(explained(found, network.dtype, count, budget))
     with workspace_limit(found.workspace):
         accumulate = getattr(method, "accumulate", None)
-        state = State(network, found.first, y, None, accumulate, found.fields)
+        state = State(network, found.first, y, None, accumulate, found.fields, space)
         loop = Loop(
             method.name,
             method.start(state, share),
@@ -191,9 +198,18 @@ def train(
             loop.resume(*held)
             # a moment that was recorded only because the run ended is not kept
             last = held[1]["number"] - (not held[1]["recorded"])
-        if log is not None:
+        if log is not None and space.leads:
             loop.log = Log(log, last)
-        return loop.go(progress)
+        return loop.go(progress and space.leads)
+
+
+def _check_sharded(method: Method, eliminate: bool | None, gram: Any) -> None:
+    """Raise ``ValueError`` for what cannot be spread over ranks."""
+    if eliminate or gram is not None:
+        raise ValueError("eliminate= and gram= are for one machine: with comm= the first layer "
+                         "moves as weights")  # fmt: skip
+    if not getattr(method, "sharded", True):
+        raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
 
 
 def _checkpoint(
@@ -205,6 +221,7 @@ def _checkpoint(
     y: Any,
     gram: Any,
     loss: str,
+    space: Space,
 ) -> tuple[Saver | None, tuple[dict[str, Any], dict[str, Any]] | None]:
     """What saves the run, and the state it goes on from."""
     if checkpoint is None:
@@ -216,9 +233,9 @@ def _checkpoint(
         checkpoint = Checkpoint(checkpoint)
     known = gram if hasattr(gram, "shape") else None
     identity = {
-        "network": fingerprint(*network.weights, *network.biases, network.readout, network.rates),
-        "inputs": fingerprint(X, known, budget=SAMPLE),
-        "targets": fingerprint(y),
+        "network": network.digest(),
+        "inputs": fingerprint(X, known, budget=SAMPLE, space=space),
+        "targets": fingerprint(y, space=space),
         "method": f"{method!r}, loss={loss!r}",
     }
     if callable(gram) and not is_operator(gram):
@@ -226,20 +243,26 @@ def _checkpoint(
     held = None
     if resume is True:
         assert checkpoint is not None
-        if exists(checkpoint):
-            held = load(checkpoint, identity)
+        if space.agreed(exists(checkpoint)):
+            held = space.together(lambda: load(checkpoint, identity, space))
     elif resume is not False:
-        held = load(resume, identity)
-    elif checkpoint is not None and exists(checkpoint):
+        held = space.together(lambda: load(resume, identity, space))
+    elif checkpoint is not None and space.agreed(exists(checkpoint)):
         raise ValueError(
             f"{checkpoint.path} holds a run already: resume=True goes on from it; remove it, or "
             "give another path, to begin anew"
         )
     if checkpoint is None:
         return None, held
-    saver = Saver(checkpoint, identity, 0 if held is None else held[1]["number"])
-    saver.prepare()
+    saver = Saver(checkpoint, identity, 0 if held is None else held[1]["number"], space)
+    space.together(lambda: saver.prepare() if space.leads else None)
     return saver, held
+
+
+def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) -> tuple[Any, Any]:
+    """The inputs and the targets of this rank."""
+    X = checked_X(X, network, gram, empty)
+    return X, check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:

@@ -22,6 +22,8 @@ class Integrator(Protocol):
     state: State
     products: int
     note: str
+    #: which of `arrays` have a row for every sample or output
+    by_sample: tuple[str, ...]
 
     def evaluate(self, residual: Any) -> float:
         """Fill `residual` at the state; ½ Σ |r|²."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import to_host
 from opflow.dynamics.checkpoint import checksum, write_npz
+from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
 
 SCHEMA = 1
@@ -26,7 +27,8 @@ class Trajectory:
     network : ReLUNetwork
         As the run left it; for a method whose state is fields, the weights these drive.
     residual : array (N, k)
-        f − y of that network, or of the fields where they are the state.
+        f − y of that network, or of the fields where they are the state; of a run with a
+        communicator the rows of this rank.
     times, losses : arrays (steps + 1,)
         Time and loss before each step and after the last.
     products : int
@@ -82,6 +84,7 @@ class Trajectory:
         Parameters
         ----------
         X : array (M, d), rows on disk, sparse matrix or operator
+            Whole: every rank of a run with a communicator knows the model and predicts alone.
 
         Raises
         ------
@@ -104,8 +107,21 @@ class Trajectory:
             f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
         )
 
+    def gathered(self, space: Space) -> Trajectory | None:
+        """The run with the residual of all ranks, on the one that leads; None on the others.
+
+        Parameters
+        ----------
+        space : Space
+            Of the run; all its ranks call.  With none there is nothing to gather.
+        """
+        residual = space.gather(self.residual)
+        return replace(self, residual=residual) if space.leads else None
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file atomically: complete, or not there.
+
+        Of a run with a communicator, the one that leads saves what :meth:`gathered` gives.
 
         Raises
         ------

@@ -19,6 +19,7 @@ from opflow.dynamics.flow import State
 from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
 from opflow.operators import Operator
 from opflow.operators.rows import row_slices
+from opflow.operators.space import LOCAL
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.kernels import collective_kernel
@@ -72,6 +73,7 @@ class TruncatedFlow:
 
     name = "the truncated flow"
     by_weights = stepwise = True
+    sharded = False
     #: sets of parameters besides the state, and of fields: a moment's copy, while it is set up
     extra, kept = 4.0, 3.0
 
@@ -88,6 +90,7 @@ class TruncatedIntegrator:
     """The fields of the truncated flow, and the exact run next to them, step by step."""
 
     stochastic = False
+    by_sample = ()
 
     def __init__(self, method: TruncatedFlow, state: State, share: float) -> None:
         if not is_array(state.first.inputs) and not is_sparse(state.first.inputs):
@@ -143,6 +146,8 @@ class FieldState:
     truncation.  At order 0 the fields close among themselves and no weight is needed.  The state
     holds N·(1 + k)·Σn_ℓ numbers (about twice that while it is set up) and two sets of weights.
     """
+
+    space = LOCAL
 
     def __init__(self, state: State, order: int) -> None:
         network, X = state.network, state.first.inputs

@@ -22,8 +22,9 @@ import pylops
 import scipy.sparse.linalg as spla
 
 from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
-from opflow.operators.operator import Cost, Operator, check_dtype
+from opflow.operators.operator import Cost, Operator, agreed_space, check_dtype
 from opflow.operators.rows import op_namespace, whereabouts
+from opflow.operators.space import Space
 
 
 def is_operator(x: Any) -> bool:
@@ -57,6 +58,8 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
 
     if isinstance(x, Operator):
         return x
+    if isinstance(getattr(x, "operator", None), Operator):  # one for PyLops-MPI, made of ours
+        return x.operator
     if is_operator(x):
         return External(x, symbol=symbol)
     if isinstance(x, np.matrix):  # whose ** and * are not those of arrays
@@ -105,6 +108,22 @@ def placed(op: Operator, where: str) -> Operator:
             parts[name] = type(part)(placed(x, where) for x in part)
     other = copy.copy(op)
     other.__dict__ = vars(op) | parts | {"_where": where}
+    return other
+
+
+def spread(op: Operator, space: Space) -> Operator:
+    """`op`, if its rows are held as `space` says; an identity can be held so."""
+    if op.space.sharded or not space.sharded:
+        return op
+    if isinstance(op, Scaled):
+        return Scaled(op.scalar, spread(op.operands[0], space))
+    if not isinstance(op, Identity):
+        raise ValueError(
+            f"cannot add {type(op).__name__} of shape {op.shape}, which is here as a whole, to an "
+            "operator whose rows are sharded"
+        )
+    other = copy.copy(op)
+    other.space = other.domain = space
     return other
 
 
@@ -229,7 +248,7 @@ class Identity(Operator):
         return (index[rows][:, None] == index[cols]).astype(self.dtype)
 
     def _diagonal(self) -> Any:
-        return op_namespace(self).ones(self.shape[0], dtype=self.dtype)
+        return op_namespace(self).ones(self._rows, dtype=self.dtype)
 
     def astype(self, dtype: Any) -> Operator:
         return self if self.dtype == np.dtype(dtype) else _retyped(self, dtype)
@@ -260,8 +279,8 @@ class Zero(Operator):
 
     def __init__(self, rows: int, columns: int | None = None, dtype: Any = np.float64) -> None:
         shape = (rows, rows if columns is None else columns)
-        if min(shape) < 1:
-            raise ValueError(f"rows and columns must be at least 1, not {shape}")
+        if rows < 0 or shape[1] < 1:
+            raise ValueError(f"rows must be at least 0 and columns at least 1, not {shape}")
         super().__init__(shape, dtype, psd=shape[0] == shape[1], symbol="0")
 
     def _matmat(self, X: Any) -> Any:
@@ -314,7 +333,8 @@ class Sum(_Composite):
         shapes = {t.shape for t in terms}
         if len(shapes) > 1:
             raise ValueError(f"cannot add operators of shapes {sorted(shapes)}")
-        terms = unify(terms)
+        space = agreed_space(t.space for t in terms)
+        terms = unify([spread(t, space) for t in terms])
         super().__init__(
             terms,
             terms[0].shape,
@@ -383,6 +403,14 @@ class Product(_Composite):
             dimsd=factors[0].dimsd,
             **_product_tags(factors),
         )
+
+    @property
+    def space(self) -> Space:
+        return self.operands[0].space
+
+    @property
+    def domain(self) -> Space:
+        return self.operands[-1].domain
 
     @property
     def symbol(self) -> str:
@@ -469,6 +497,7 @@ class Adjoint(_Composite):
 
     def __init__(self, op: Operator) -> None:
         super().__init__([op], (op.shape[1], op.shape[0]), op.dtype, dims=op.dimsd, dimsd=op.dims)
+        self.space, self.domain = op.domain, op.space
 
     @property
     def symbol(self) -> str:

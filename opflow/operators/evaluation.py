@@ -22,7 +22,7 @@ from opflow.operators.gram_side import (
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile, machine_profile
-from opflow.operators.rows import parse_memory
+from opflow.operators.rows import parse_memory, whereabouts
 
 WAYS = ("factored", "gram", "tiled", "dense")
 NOTHING = Cost(0.0, 0.0)
@@ -78,7 +78,7 @@ def candidates(
     >>> [c.how for c in of.candidates(K, products=100, profile=of.MachineProfile())]
     ['dense', 'factored', 'tiled']
     """
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, whereabouts(op))
     return [way.candidate for way in _ways(op, products, columns, budget, profile)]
 
 
@@ -158,7 +158,7 @@ def materialise(
         raise ValueError(f"how='gram' needs a Gram of a Khatri–Rao product in {op!r}")
     chosen, sides = how or "factored", None
     if explain or (how is None and products is not None):
-        ways = _ways(op, products or 1, columns, parse_memory(memory), profile)
+        ways = _ways(op, products or 1, columns, parse_memory(memory, whereabouts(op)), profile)
         if how is None and products is not None:
             best = next((way for way in ways if way.candidate.fits), None)
             chosen, sides = (best.candidate.how, best.sides) if best else (chosen, None)
@@ -173,7 +173,7 @@ def materialise(
         return Matrix(data, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
     if chosen == "gram":
         asked = sides or [best_side(kernel, columns) for kernel in kernels(op)]
-        return gram_sided(op, asked, parse_memory(memory))
+        return gram_sided(op, asked, parse_memory(memory, whereabouts(op)))
     return op._alternatives[chosen]()
 
 

@@ -26,6 +26,7 @@ from opflow.operators.rows import (
     row_slices,
     tile_side,
     tiles,
+    whereabouts,
 )
 from opflow.operators.scaled_gates import ScaledGates
 
@@ -200,7 +201,7 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
     MemoryError
         If the matrix and what forming it takes do not fit in `memory`; nothing was allocated.
     """
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, whereabouts(op))
     dense_allowed(op.shape, op.dtype, budget)
     rows, cols, _, held = dense_plan(op, budget)
     if held > budget:

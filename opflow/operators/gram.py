@@ -73,6 +73,7 @@ class Gram(Operator):
             dims=factor.dimsd,
             dimsd=factor.dimsd,
         )
+        self.space = self.domain = factor.space
 
     @property
     def operands(self) -> tuple[Operator, ...]:
@@ -163,6 +164,7 @@ class CrossGram(Operator):
         self.F, self.G = F, G
         super().__init__((F.shape[0], G.shape[0]), F.dtype, symbol=symbol,
                          dims=G.dimsd, dimsd=F.dimsd)  # fmt: skip
+        self.space, self.domain = F.space, G.space
 
     @property
     def operands(self) -> tuple[Operator, ...]:
@@ -234,6 +236,7 @@ class GramVelocity(Operator):
             dims=F.dimsd,
             dimsd=F.dimsd,
         )
+        self.space = self.domain = F.space
 
     @property
     def operands(self) -> tuple[Operator, ...]:

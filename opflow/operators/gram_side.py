@@ -97,10 +97,10 @@ class GramSide(Operator):
         return tiled_cost(self, columns)
 
     def _swept_cost(self, columns: int) -> Cost:
-        flops, moved, sparse = self.gram.cost(columns * self.A.shape[1])
-        both_ways = Cost(4.0 * self.A.shape[0] * self.A.shape[1] * columns, 0.0)
-        moved += 2 * self.A.cost(0).bytes + self._vector_bytes(columns)
-        return Cost(flops, moved, sparse) + both_ways
+        cost = self.gram.cost(columns * self.A.shape[1])
+        both_ways = 4.0 * self.A.shape[0] * self.A.shape[1] * columns
+        moved = 2 * self.A.cost(0).bytes + self._vector_bytes(columns)
+        return cost + Cost(both_ways, moved)
 
     def _matmat(self, X: Any) -> Any:
         columns = X.shape[1]

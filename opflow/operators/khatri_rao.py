@@ -7,6 +7,7 @@ N × N array.  Operands with no factor are multiplied tile by tile, exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 from opflow.arrays import is_array, namespace
@@ -17,6 +18,7 @@ from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.scaled_gates import ScaledGates
+from opflow.streams import in_turn
 
 
 class KhatriRao(Operator):
@@ -87,19 +89,26 @@ class KhatriRao(Operator):
         scaled, gemm = self._sides()
         stored = self.A.cost(0).bytes + self.B.cost(0).bytes + self._vector_bytes(columns)
         width = columns * scaled.shape[1]
-        flops, _, sparse = gemm.cost(width)
-        return Cost(flops + 2.0 * self.shape[0] * width, stored, sparse)
+        product = gemm.cost(width)
+        gates = product.flops if self._tabulated(self.dtype) else 0.0
+        return Cost(product.flops + 2.0 * self.shape[0] * width, stored, product.sparse, gates)
 
     def _sides(self) -> tuple[Operator, Operator]:
         """(the scaled side, the GEMM side)."""
         return (self.A, self.B) if self._scale_a else (self.B, self.A)
 
-    def _blocks(self, scaled: Operator, gemm: Operator, columns: int, dtype: Any) -> list[slice]:
+    def _blocks(
+        self, scaled: Operator, gemm: Operator, columns: int, dtype: Any
+    ) -> Iterable[slice]:
         n = self.B.shape[0]
         if not gemm.row_access:
             return [slice(0, n)]
         width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
-        return row_slices(n, width * dtype.itemsize)
+        return self._in_turn(row_slices(n, width * dtype.itemsize))
+
+    def _in_turn(self, slices: list[slice]) -> Iterable[slice]:
+        # with k rows of A a sample, those of A are other slices
+        return in_turn(slices, self.B, *((self.A,) if self.repeat == 1 else ()))
 
     def _samples(self, s: slice) -> slice:
         """Rows of A that belong to the samples `s`."""
@@ -217,7 +226,7 @@ class KhatriRao(Operator):
         parts = []
         W = weights.reshape(self.A.shape[1], self.B.shape[1])
         width = self.A.shape[1] * self.repeat + self.B.shape[1]
-        for s in row_slices(self.B.shape[0], 3 * width * self.dtype.itemsize):
+        for s in self._in_turn(row_slices(self.B.shape[0], 3 * width * self.dtype.itemsize)):
             right = self.B.rows(s) ** 2 @ W.T
             parts.append((self.A.rows(self._samples(s)) ** 2 * right.repeat(self.repeat, 0)).sum(1))
         return namespace(*parts).concatenate(parts)

@@ -26,7 +26,7 @@ def pack(gates: Any) -> Any:
         part = gates[s]
         if padding:
             part = xp.concatenate([part, xp.zeros((len(part), padding), dtype=bool)], axis=1)
-        packed[s] = xp.packbits(part).reshape(len(part), -1)
+        packed[s] = xp.packbits(part).reshape(len(part), packed.shape[1])
     return packed
 
 
@@ -75,7 +75,9 @@ class PackedGates(Operator):
 
     def cost(self, columns: int = 1) -> Cost:
         m, n = self.shape
-        return Cost(2.0 * m * n * columns, self.data.nbytes + self._vector_bytes(columns))
+        flops = 2.0 * m * n * columns
+        gates = flops if gate_products.tabulated(self.dtype, self.data) else 0.0
+        return Cost(flops, self.data.nbytes + self._vector_bytes(columns), gates=gates)
 
     def rows(self, index: Any) -> Any:
         return unpack(self.data[index], self.shape[1]).astype(self.dtype)

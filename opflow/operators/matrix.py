@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.arrays import check_real, is_array, is_sparse, module_name, namespace, to_host
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat
 
@@ -143,8 +143,14 @@ def is_rows(x: Any) -> bool:
     )
 
 
+def _array(rows: Any) -> Any:
+    """Rows as they came, if that is on a device, else as a NumPy array."""
+    return rows if module_name(rows) == "cupy" else np.asarray(rows)
+
+
 class RowMatrix(Matrix):
-    """A matrix that is read by rows and never held whole: an h5py or zarr data set, say.
+    """A matrix that is read by rows and never held whole: an h5py or zarr data set, say, or
+    rows :class:`~opflow.Streamed` to a device.
 
     Parameters
     ----------
@@ -184,9 +190,13 @@ class RowMatrix(Matrix):
 
     def rows(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return np.asarray(self.data[index])
-        wanted, inverse = np.unique(index, return_inverse=True)  # increasing, as h5py asks
-        return np.asarray(self.data[wanted])[inverse]
+            return _array(self.data[index])
+        index = to_host(index)
+        if (np.diff(index) > 0).all():  # as h5py asks
+            return _array(self.data[index])
+        wanted, inverse = np.unique(index, return_inverse=True)
+        found = _array(self.data[wanted])
+        return found[namespace(found).asarray(inverse)]
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]

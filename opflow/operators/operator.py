@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ import scipy.sparse.linalg as spla
 
 from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
+from opflow.operators.space import LOCAL, Space
+from opflow.streams import in_turn
 
 if TYPE_CHECKING:
     from types import NotImplementedType
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
 class Cost(NamedTuple):
     """What one product costs: floating-point operations, and bytes read and written.
 
-    `sparse` of the flops are done on sparse data, which is far slower than a matrix product.
+    `sparse` of the flops are done on sparse data, which is far slower than a matrix product;
+    `gates` of them go through the tables of gate products, which is faster.
     """
 
     flops: float
     bytes: float
     sparse: float = 0.0
+    gates: float = 0.0
 
     def __add__(self, other: tuple[Any, ...]) -> Cost:
         return Cost(*(a + b for a, b in zip(self, Cost(*other), strict=True)))
@@ -119,6 +124,16 @@ class Operator(pylops.LinearOperator):
         """The operators this one is made of."""
         return ()
 
+    @cached_property
+    def space(self) -> Space:
+        """How the rows of a product are held: here, or a part by every rank."""
+        return agreed_space(op.space for op in self.operands)
+
+    @cached_property
+    def domain(self) -> Space:
+        """How the rows of the vectors that it multiplies are held."""
+        return agreed_space(op.domain for op in self.operands)
+
     @property
     def symbol(self) -> str:
         """How this operator is written in a formula."""
@@ -152,25 +167,36 @@ class Operator(pylops.LinearOperator):
 
     def matvec(self, x: Any) -> Any:
         """``self @ x`` for a vector of shape (n,) or (n, 1)."""
-        return self._apply(super().matvec, x, self.shape[1], self.shape[0], vector=True)
+        return self._apply(self._matvec, x, self._columns, self._rows, vector=True)
 
     def rmatvec(self, x: Any) -> Any:
         """``self.H @ x`` for a vector of shape (m,) or (m, 1)."""
-        return self._apply(super().rmatvec, x, self.shape[0], self.shape[1], vector=True)
+        return self._apply(self._rmatvec, x, self._rows, self._columns, vector=True)
 
     def matmat(self, X: Any) -> Any:
         """``self @ X`` for a block of vectors, shape (n, columns)."""
-        return self._apply(super().matmat, X, self.shape[1], self.shape[0])
+        return self._apply(self._matmat, X, self._columns, self._rows)
 
     def rmatmat(self, X: Any) -> Any:
         """``self.H @ X`` for a block of vectors, shape (m, columns)."""
-        return self._apply(super().rmatmat, X, self.shape[0], self.shape[1])
+        return self._apply(self._rmatmat, X, self._rows, self._columns)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a product that are held here: all of them, unless they are sharded."""
+        return self.space.here(self.shape[0])
+
+    @property
+    def _columns(self) -> int:
+        return self.domain.here(self.shape[1])
 
     def _apply(self, product: Any, x: Any, size: int, height: int, vector: bool = False) -> Any:
         if not hasattr(x, "dtype"):
             x = op_namespace(self).asarray(x)
         shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
-        if x.ndim == 0 or x.ndim > 2 or x.shape[0] != size or (not vector and x.ndim != 2):
+        # (n, 1) is a vector too, and a block is nothing else
+        fits = (x.ndim == 2 and (x.shape[1] == 1 or not vector)) or (vector and x.ndim == 1)
+        if not fits or x.shape[0] != size:
             raise ValueError(
                 f"the operand has shape {x.shape} but {type(self).__name__} of shape "
                 f"{self.shape} expects {shapes}"
@@ -182,10 +208,12 @@ class Operator(pylops.LinearOperator):
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
         if x.dtype.kind == "c" and self.dtype.kind != "c":
-            return product(x.real.astype(self._working(x.real))) + 1j * product(
+            out = product(x.real.astype(self._working(x.real))) + 1j * product(
                 x.imag.astype(self._working(x.imag))
             )
-        return product(x.astype(self._working(x), copy=False))
+        else:
+            out = product(x.astype(self._working(x), copy=False))
+        return out.reshape(height, *x.shape[1:])
 
     def _working(self, x: Any) -> np.dtype[Any]:
         return self.dtype if x.dtype.kind in "biu" else np.result_type(self.dtype, x.dtype)
@@ -260,7 +288,7 @@ class Operator(pylops.LinearOperator):
     ) -> Any:
         """The exact trace; a named `method` asks PyLops for one of its estimators instead."""
         if method is None and neval is None:
-            return self.diagonal().sum()
+            return self.space.total(self.diagonal().sum())
         return super().trace(neval=neval, method=method, backend=backend, **kw)
 
     # How a Gram matrix F diag(w) Fᵀ with this operator as F gets its blocks and its diagonal;
@@ -269,26 +297,26 @@ class Operator(pylops.LinearOperator):
     def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
         left = self.rows(rows)
         right = left if rows is cols else self.rows(cols)
-        return (left if weights is None else left * weights) @ right.T
+        return self.domain.total((left if weights is None else left * weights) @ right.T)
 
     def _gram_diagonal(self, weights: Any) -> Any:
         parts = []
-        for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize):
+        for s in in_turn(row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize), self):
             square = self.rows(s) ** 2
             parts.append(square.sum(axis=1) if weights is None else square @ weights)
-        return namespace(*parts).concatenate(parts)
+        return self.domain.total(namespace(*parts).concatenate(parts))
 
     # The same for the cross terms F Hᵀ that the velocity of a Gram is made of.
 
     def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        return self.rows(rows) @ other.rows(cols).T
+        return self.domain.total(self.rows(rows) @ other.rows(cols).T)
 
     def _cross_diagonal(self, other: Operator) -> Any:
         parts = [
             (self.rows(s) * other.rows(s)).sum(axis=1)
             for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
         ]
-        return namespace(*parts).concatenate(parts)
+        return self.domain.total(namespace(*parts).concatenate(parts))
 
     # -- conversions ----------------------------------------------------------------------
 
@@ -308,7 +336,7 @@ class Operator(pylops.LinearOperator):
             Before anything is allocated, if the matrix does not fit.
         """
         m, n = self.shape
-        dense_allowed(self.shape, self.dtype, memory)
+        dense_allowed(self.shape, self.dtype, memory, whereabouts(self))
         out = None
         for s in row_slices(m, 3 * n * self.dtype.itemsize):
             part = self._block(s, slice(0, n))
@@ -438,6 +466,11 @@ class Operator(pylops.LinearOperator):
 
     def _transpose(self) -> Operator:
         return self._adjoint() if self.dtype.kind != "c" else super()._transpose()
+
+
+def agreed_space(spaces: Iterable[Space]) -> Space:
+    """The one of the spaces that is sharded, if one is."""
+    return next((space for space in spaces if space.sharded), LOCAL)
 
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from opflow.operators import gate_products
 from opflow.operators.operator import Cost
 
 
@@ -37,6 +38,9 @@ class MachineProfile:
         Bytes a second that a matrix-vector product reads.
     sparse : float
         Flops a second of a sparse matrix times a block of vectors.
+    gates : float
+        How much faster than a matrix product of the same flops a product of gates through tables
+        is (see :func:`gate_engines`).
 
     Raises
     ------
@@ -61,6 +65,7 @@ class MachineProfile:
     float64: float = 50e9
     bandwidth: float = 20e9
     sparse: float = 1e9
+    gates: float = 2.3
 
     def __post_init__(self) -> None:
         for name, rate in dataclasses.asdict(self).items():
@@ -71,7 +76,8 @@ class MachineProfile:
     def seconds(self, cost: Cost, dtype: Any) -> float:
         """Time that `cost` takes in `dtype`."""
         rate = self.float32 if np.dtype(dtype).itemsize == 4 else self.float64
-        computing = (cost.flops - cost.sparse) / rate + cost.sparse / self.sparse
+        multiplied = cost.flops - cost.sparse - cost.gates + cost.gates / self.gates
+        computing = multiplied / rate + cost.sparse / self.sparse
         return computing + cost.bytes / self.bandwidth
 
 
@@ -157,14 +163,15 @@ def _key() -> str:
             model = next(line.split(":")[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    names = ("OPFLOW_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     limits = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ", ".join([model, f"{cores} cores", *limits, f"numpy {np.__version__}"])
+    engine = f"gates {gate_products.gate_engine()}"
+    return ", ".join([model, f"{cores} cores", *limits, f"numpy {np.__version__}", engine])
 
 
 def measure() -> MachineProfile:
-    """Time the four primitives that products are made of; half a second in all."""
+    """Time the five primitives that products are made of; half a second in all."""
     rng = np.random.default_rng(0)
     rates = {}
     n = 640
@@ -182,7 +189,20 @@ def measure() -> MachineProfile:
     )
     V = np.ones((width, columns), dtype=np.float32)
     rates["sparse"] = 2.0 * S.nnz * columns / _best(lambda: S @ V)
+    rates["gates"] = _gates_over_gemm(rng) or MachineProfile.gates
     return MachineProfile(**rates)
+
+
+def _gates_over_gemm(rng: np.random.Generator) -> float | None:
+    """How much faster tables are than BLAS on one product of gates; None without an engine."""
+    N, n, c = 1024, 512, 512
+    bits = rng.integers(0, 256, (N, n // 8), dtype=np.uint8)
+    M = rng.random((n, c), dtype=np.float32)
+    if not gate_products.tabulated(M.dtype, bits, M):
+        return None
+    dense, out = np.unpackbits(bits, axis=1).astype(np.float32), np.empty((N, c), np.float32)
+    tables = _best(lambda: gate_products.times(bits, n, M))
+    return _best(lambda: np.matmul(dense, M, out=out)) / tables
 
 
 def _best(work: Callable[[], Any], budget: float = 0.08) -> float:

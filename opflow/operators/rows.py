@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import module_name, namespace
+from opflow.streams import in_turn
 
 #: bytes of temporary arrays a product may hold for one block of rows
 WORKSPACE = 8 << 20
@@ -105,7 +106,7 @@ def blocked_matmat(op: Any, X: Any) -> Any:
     """``A X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
-    for s in row_slices(m, n * X.dtype.itemsize):
+    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
         out[s] = op.rows(s) @ X
     return out
 
@@ -114,7 +115,7 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
     """``Aᵀ X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
-    for s in row_slices(m, n * X.dtype.itemsize):
+    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
         out += op.rows(s).T @ X[s]
     return out
 
@@ -136,8 +137,11 @@ def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, s
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
-def parse_memory(memory: float | str | None) -> float:
+def parse_memory(memory: float | str | None, where: str | None = "numpy") -> float:
     """Bytes from a number, a text such as ``"4GB"`` or ``"512MiB"``, or half of what is free.
+
+    `where` is the module of the data that is computed with (None: no data, which is the host):
+    with ``"cupy"`` what is free is free on the device.
 
     Examples
     --------
@@ -145,7 +149,7 @@ def parse_memory(memory: float | str | None) -> float:
     (1500000000.0, 2048.0)
     """
     if memory is None:
-        return 0.5 * free_memory()
+        return 0.5 * free_memory(where)
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([kKMGT]?)(i?)B?\s*", memory)
         if match is None:
@@ -158,8 +162,17 @@ def parse_memory(memory: float | str | None) -> float:
     return float(memory)
 
 
-def free_memory() -> float:
-    """Bytes of memory that can be had without swapping, as the operating system tells."""
+def free_memory(where: str | None = "numpy") -> float:
+    """Bytes that can be had without swapping, as the operating system tells, or on the device.
+
+    There, what CUDA has and what CuPy's memory pool keeps for reuse, within the pool's limit.
+    """
+    if where == "cupy":
+        xp = sys.modules[where]
+        pool = xp.get_default_memory_pool()
+        free = xp.cuda.Device().mem_info[0] + pool.free_bytes()
+        limit = pool.get_limit()
+        return float(min(free, limit - pool.used_bytes()) if limit else free)
     try:
         with open("/proc/meminfo") as lines:
             table = dict(line.split(":") for line in lines)
@@ -168,9 +181,12 @@ def free_memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 
-def dense_allowed(shape: tuple[int, int], dtype: Any, memory: float | str | None) -> None:
+def dense_allowed(
+    shape: tuple[int, int], dtype: Any, memory: float | str | None, where: str | None = "numpy"
+) -> None:
     """Raise ``MemoryError`` if a dense array of that shape is over the budget."""
-    need, budget = float(shape[0]) * shape[1] * np.dtype(dtype).itemsize, parse_memory(memory)
+    need = float(shape[0]) * shape[1] * np.dtype(dtype).itemsize
+    budget = parse_memory(memory, where)
     if need > budget:
         raise MemoryError(
             f"a dense {shape[0]} x {shape[1]} {np.dtype(dtype)} matrix takes {need / 1e9:.3g} GB, "

@@ -9,10 +9,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, module_name, namespace
 from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
 from opflow.operators.rows import parse_memory
+from opflow.operators.space import LOCAL, Space, same, space_of, together
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
 from opflow.relu.passes import blocks, conjugates, forward, preactivation
 
@@ -58,6 +59,8 @@ class Fields:
         Bytes the fields may hold (``"4GB"``): the storage with the fastest products that fits.
     finite : bool, default True
         Make sure that X is, one pass over it; not needed for an X that has been checked.
+    comm : mpi4py.MPI.Comm or Sharded, optional
+        X is this rank's rows of the inputs, and kernels are of the samples of all ranks.
 
     Raises
     ------
@@ -98,6 +101,8 @@ class Fields:
     derived = True
     #: the Gram of the inputs, where that is all that is known of them
     gram: Any = None
+    #: how the samples are held: all here, or some by every rank
+    space: Space = LOCAL
 
     def __init__(
         self,
@@ -107,13 +112,20 @@ class Fields:
         storage: str | None = None,
         memory: float | str | None = None,
         finite: bool = True,
+        comm: Any = None,
     ) -> None:
-        self.network, self.inputs = network, check_inputs(X, network, finite=finite)
+        self.network, self.inputs = (
+            network,
+            together(comm, lambda: check_inputs(X, network, finite=finite, empty=comm is not None)),
+        )
+        same(comm, network.digest, "network")
+        self.space = space_of(comm, self.inputs.shape[0])
         self.samples = int(self.inputs.shape[0])
         if storage not in (None, *STORAGES):
             raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
         if storage is None and memory is not None:
-            storage = storage_within(network, self.samples, parse_memory(memory))
+            budget = parse_memory(memory, module_name(network.readout))
+            storage = storage_within(network, self.samples, budget)
         self.storage = "cached" if storage is None or is_operator(X) else storage
         self._kept = self._held(first_pass(self.inputs, network.weights[0], network.biases[0]))
 
@@ -173,8 +185,11 @@ class Fields:
             kept = self._held(first_pass(self.inputs, net.weights[0], net.biases[0]), "cached")
         return [self.inputs, *kept]
 
-    def rows(self, index: Any) -> list[Any]:
-        """``[X, a^1, …]`` of some samples; zeros and ones of θ^L for a^L where that is packed."""
+    def rows(self, index: Any, inputs: bool = True) -> list[Any]:
+        """``[X, a^1, …]`` of some samples; zeros and ones of θ^L for a^L where that is packed.
+
+        Without `inputs` None for X, unless it is needed for the others.
+        """
         if self.storage == "recomputed":
             below = input_rows(self.inputs, index)
             return [below, *forward(self.network, preactivation(self.network, 1, below))[1:]]
@@ -182,15 +197,18 @@ class Fields:
         if self.storage == "packed":
             kept[-1] = unpack(kept[-1], self.network.widths[-1])
         whole = self.inputs is None or is_operator(self.inputs)
-        return [None if whole else input_rows(self.inputs, index), *kept]
+        return [None if whole or not inputs else input_rows(self.inputs, index), *kept]
 
     @cached_property
     def preactivations(self) -> list[Any]:
         """``[h^1, …, h^L]``, each (N, n_ℓ)."""
-        return [
-            preactivation(self.network, layer, below)
-            for layer, below in enumerate(self.activations[:-1], start=1)
-        ]
+        net, X = self.network, self.inputs
+        found = [preactivation(net, i, a) for i, a in enumerate(self.activations[1:-1], start=2)]
+        first = first_pass(X, net.weights[0], net.biases[0])
+        h = namespace(net.readout).empty((self.samples, net.widths[1]), dtype=net.dtype)
+        for s in blocks(net, self.samples, 0, X):
+            h[s] = first.rows(s)
+        return [h, *found]
 
     @cached_property
     def gates(self) -> list[Any]:
@@ -210,7 +228,7 @@ class Fields:
             return self._kept[-1] @ net.readout.T
         out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
         for s in blocks(net, self.samples, X=self.inputs):
-            *_, below, top = self.rows(s)
+            *_, below, top = self.rows(s, net.depth == 1)
             if self.storage == "packed":
                 top = preactivation(net, net.depth, below) * top
             out[s] = top @ net.readout.T
@@ -231,7 +249,7 @@ class Fields:
     def conjugate_rows(self, index: Any) -> list[Any]:
         """Conjugates of some samples, each (b, k, n_ℓ), computed and not kept."""
         assert self.derived
-        rows = self.rows(index)
+        rows = self.rows(index, inputs=False)
         return conjugates(self.network, rows, self.seed(rows))
 
     def seed(self, rows: list[Any]) -> Any:
@@ -255,9 +273,12 @@ class Fields:
 
 
 def check_fields(fields: Any, name: str = "fields") -> Fields:
-    """Return `fields` if it is a :class:`Fields`, else raise ``TypeError``."""
+    """Return `fields` if it is a :class:`Fields` of samples that are all here, else raise."""
     if not isinstance(fields, Fields):
         raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
+    if fields.space.sharded:
+        raise ValueError(f"{name} is sharded over ranks: of such samples there are kernels and "
+                         "Jacobians only")  # fmt: skip
     return fields
 
 

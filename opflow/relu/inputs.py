@@ -1,7 +1,8 @@
 """What a network needs of its inputs: rows of ``h¹ = X W¹ᵀ + b``, and ``∂loss/∂W¹`` from slopes.
 
 X may be an array (a memory map included), anything with ``shape``, ``dtype`` and row slicing
-(read in row blocks), a sparse matrix or an operator (only X· and Xᵀ· are used, on whole fields).
+(read in row blocks; streamed to a device if the caller says so), a sparse matrix or an operator
+(only X· and Xᵀ· are used, on whole fields).
 The classes here are one pass over the samples each; none keeps more of X than a row block.
 """
 
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.arrays import check_real, is_array, is_sparse
 from opflow.operators import Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.matrix import RowMatrix, is_rows
 from opflow.operators.rows import row_slices
+from opflow.streams import Streamed, check_place, host_rows
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
 
-def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = True) -> Any:
+def check_inputs(
+    X: Any, network: ReLUNetwork, name: str = "X", finite: bool = True, empty: bool = False
+) -> Any:
     """Return `X` if it can be the input of `network`, else say why not.
 
     Sparse matrices come back by rows, operators as opflow operators, the rest as it is.
@@ -33,7 +37,7 @@ def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = T
         X = check_real(X, name)
     if len(X.shape) != 2:
         raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
-    if X.shape[0] == 0:
+    if X.shape[0] == 0 and not empty:
         raise ValueError(f"{name} has shape {X.shape}: there are no samples")
     if X.shape[1] != network.widths[0]:
         raise ValueError(
@@ -45,12 +49,13 @@ def check_inputs(X: Any, network: ReLUNetwork, name: str = "X", finite: bool = T
         )
     if is_operator(X):
         return X
+    check_place(X, network.readout)
     if is_array(X) or is_sparse(X):
-        namespace(X, network.readout)
         return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
     if finite:
+        rows = host_rows(X)
         for s in row_slices(X.shape[0], X.shape[1] * X.dtype.itemsize, workspace=2**18):
-            check_real(input_rows(X, s), name, finite=True)
+            check_real(input_rows(rows, s), name, finite=True)
     return X
 
 
@@ -70,6 +75,16 @@ def input_rows(X: Any, index: Any) -> Any:
 def input_operator(X: Any, symbol: str = "X") -> Operator:
     """X as an operator."""
     return RowMatrix(X, symbol=symbol) if is_rows(X) else as_operator(X, symbol=symbol)
+
+
+def copied_width(X: Any) -> int:
+    """Numbers that a pass holds of X for each row of a block, X not being at hand whole.
+
+    Of what is streamed three blocks: the one in use, the one after and the one before.
+    """
+    if not is_rows(X):
+        return 0
+    return int(X.shape[1]) * (3 if isinstance(X, Streamed) else 1)
 
 
 class RowPass:
@@ -129,7 +144,8 @@ class WholePass(HiddenPass):
 
 def first_pass(X: Any, W: Any, b: Any, accumulate: Any = None) -> RowPass | WholePass:
     """A pass over the inputs, however they can be read."""
-    return WholePass(X, W, b) if is_whole(X) else RowPass(X, W, b, accumulate)
+    whole = is_whole(X) and X.shape[0]  # none of nothing
+    return WholePass(X, W, b) if whole else RowPass(X, W, b, accumulate)
 
 
 def _shifted(h: Any, b: Any) -> Any:

@@ -7,10 +7,11 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from opflow.arrays import is_sparse, namespace
+from opflow.arrays import is_sparse, module_name, namespace
 from opflow.operators import (
     CrossGram,
     Gram,
@@ -21,19 +22,22 @@ from opflow.operators import (
     Operator,
     PackedGates,
     ScaledGates,
+    Zero,
     gate_products,
 )
-from opflow.operators.algebra import add, is_operator, scale
+from opflow.operators.algebra import add, is_operator, placed, scale
 from opflow.operators.describe import superscript
 from opflow.operators.forming import Work, gram_work, product_bytes
-from opflow.operators.matrix import is_rows
 from opflow.operators.operator import Cost
 from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import block_rows, row_slices
+from opflow.operators.sharded import ShardedRows
+from opflow.operators.space import Sharded
 from opflow.relu.fields import Fields, check_fields
-from opflow.relu.inputs import input_operator
+from opflow.relu.inputs import copied_width, input_operator
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates
+from opflow.streams import in_turn
 
 ROUTES = ("cached", "transport")
 
@@ -75,13 +79,13 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
     if fields.gram is not None:
         raise ValueError("these fields know their inputs by a Gram alone: there is no Jacobian")
     if _route(fields, route) == "transport":
-        return Transport(fields, rates=rates)
+        return _sharded(fields, Transport(fields, rates=rates))
     layers = [
         scale(math.sqrt(rate) if rates else 1.0, part)
         for rate, parts in zip(fields.network.rates, _layer_jacobians(fields), strict=True)
         for part in parts
     ]
-    return layers[0] if len(layers) == 1 else HStack(layers, symbol="J")
+    return _sharded(fields, layers[0] if len(layers) == 1 else HStack(layers, symbol="J"))
 
 
 def layer_kernels(fields: Fields) -> list[Operator]:
@@ -112,6 +116,7 @@ def layer_kernels(fields: Fields) -> list[Operator]:
         kernels.append(scale(fields.network.rates[0], _first_kernel_by_gram(fields)))
     first = 1 + len(kernels)
     for layer, parts in enumerate(_layer_jacobians(fields, first), start=first):
+        parts = [_sharded(fields, part) for part in parts]
         grams = [
             Gram(part, symbol=f"A{superscript(layer - 1)}∘D{superscript(layer)}")
             for part in parts[:1]
@@ -139,7 +144,9 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     -----
     :math:`K = \sum_\ell \eta_\ell\, A^{\ell-1} \circ D^\ell = J J^T`, the empirical neural
     tangent kernel.  A product through cached conjugates costs 4·N·P + 4·N·k·Σn_ℓ flops a column,
-    through transport about 8·N·P; the workspace does not grow with N.
+    through transport about 8·N·P; the workspace does not grow with N.  Of fields with a
+    communicator, N counts the samples of all ranks, vectors are the rows of this one, and a
+    product has one allreduce of P numbers a column.
 
     Examples
     --------
@@ -149,6 +156,8 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     >>> K.shape, K.psd
     ((3, 3), True)
     """
+    if fields.space.sharded:  # one allreduce for all layers
+        return Gram(jacobian(fields, route=route), symbol="K")
     if _route(fields, route) == "transport":
         return Gram(Transport(fields), symbol="K")
     kernel = add(*layer_kernels(fields))
@@ -209,6 +218,13 @@ def cross_kernel(fields: Fields, other: Fields) -> Operator:
     return CrossGram(jacobian(fields), jacobian(other), symbol="K(X*, X)")
 
 
+def _sharded(fields: Fields, rows: Operator) -> Operator:
+    """An operator on the samples of this rank, as one on the samples of all."""
+    if not isinstance(fields.space, Sharded):
+        return rows
+    return ShardedRows(rows, fields.space, fields.network.outputs)
+
+
 def _by_rows(fields: Fields) -> bool:
     """Whether transport can read the inputs it needs."""
     return fields.inputs is not None and not is_operator(fields.inputs)
@@ -217,6 +233,8 @@ def _by_rows(fields: Fields) -> bool:
 def _route(fields: Fields, route: str | None) -> str:
     if route not in (None, *ROUTES):
         raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
+    if not fields.samples:
+        return "cached"
     if not fields.derived and route == "transport":
         raise ValueError("route='transport' recomputes fields from weights; these are a state")
     if route == "transport" and not _by_rows(fields):
@@ -252,6 +270,12 @@ def _first_kernel_by_gram(fields: Fields) -> Operator:
 def _layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
     """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
+    if not fields.samples:  # other ranks have some
+        pairs = zip(net.weights, net.biases, strict=True)
+        return [
+            [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
+            for pair in pairs
+        ]
     out: list[list[Operator]] = []
     below = fields.activations[:-1] if net.depth > 1 else [fields.inputs]
     for layer in range(first, net.depth + 1):
@@ -336,10 +360,10 @@ class Transport(Operator):
             flops += 2.0 * n * net.parameters
         return Cost(flops * columns, stored + self._vector_bytes(columns))
 
-    def _blocks(self, columns: int, dtype: Any) -> list[slice]:
-        first, *widths = self.fields.network.widths
-        width = sum(widths) * (2 + 3 * columns) + (first if is_rows(self.fields.inputs) else 0)
-        return row_slices(self.fields.samples, width * dtype.itemsize)
+    def _blocks(self, columns: int, dtype: Any) -> Iterable[slice]:
+        X = self.fields.inputs
+        width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns) + copied_width(X)
+        return in_turn(row_slices(self.fields.samples, width * dtype.itemsize), X)
 
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c = namespace(X), self.fields.network, X.shape[1]

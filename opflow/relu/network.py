@@ -6,6 +6,7 @@ learns at its own rate η_ℓ.  A network is immutable: training returns a new o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse, namespace, to_device
+from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -124,6 +125,14 @@ class ReLUNetwork:
         trained = [*self.weights, *(b for b in self.biases if b is not None)]
         return sum(int(a.size) for a in trained)
 
+    def digest(self) -> str:
+        """What tells one network from another: SHA-256 of all its numbers."""
+        found = hashlib.sha256(repr((self.widths, self.rates, str(self.dtype))).encode())
+        for array in (*self.weights, *self.biases, self.readout):
+            if array is not None:
+                found.update(np.ascontiguousarray(to_host(array)).data)
+        return found.hexdigest()
+
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.readout.dtype)
@@ -157,7 +166,12 @@ class ReLUNetwork:
         return out
 
     def fields(
-        self, X: Any, *, storage: str | None = None, memory: float | str | None = None
+        self,
+        X: Any,
+        *,
+        storage: str | None = None,
+        memory: float | str | None = None,
+        comm: Any = None,
     ) -> Fields:
         """The fields on a training set: activations kept, the rest on demand.
 
@@ -167,6 +181,7 @@ class ReLUNetwork:
             Of the network's dtype, finite.
         storage : {"cached", "packed", "recomputed"}, optional
         memory : float or str, optional
+        comm : mpi4py.MPI.Comm or Sharded, optional
             As in :class:`Fields`.
 
         Returns
@@ -175,7 +190,7 @@ class ReLUNetwork:
         """
         from opflow.relu.fields import Fields
 
-        return Fields(self, X, storage=storage, memory=memory)
+        return Fields(self, X, storage=storage, memory=memory, comm=comm)
 
     def replace(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> ReLUNetwork:
         """The same readout and rates with other weights and biases."""

@@ -5,7 +5,7 @@ The only places where ``h = a Wᵀ + b``, the gates and the chain of conjugates 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from opflow.arrays import namespace
 from opflow.operators import gate_products
 from opflow.operators.masks import pack
-from opflow.operators.matrix import is_rows
 from opflow.operators.rows import row_slices
-from opflow.relu.inputs import first_pass, is_whole
+from opflow.relu.inputs import copied_width, first_pass, is_whole
+from opflow.streams import in_turn
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -35,10 +35,13 @@ def rectify(h: Any) -> Any:
     return namespace(h).maximum(h, 0, out=h)
 
 
-def blocks(network: ReLUNetwork, samples: int, copies: int = 1, X: Any = None) -> list[slice]:
-    """Row blocks in which all layers of a pass fit the workspace, with rows read from disk."""
-    width = sum(network.widths[1:]) * (1 + copies) + (network.widths[0] if is_rows(X) else 0)
-    return row_slices(samples, width * network.dtype.itemsize)
+def blocks(network: ReLUNetwork, samples: int, copies: int = 1, X: Any = None) -> Iterable[slice]:
+    """Row blocks in which all layers of a pass fit the workspace, with rows read from disk.
+
+    `X` is what the pass reads the rows of, if it reads any.
+    """
+    width = sum(network.widths[1:]) * (1 + copies) + copied_width(X)
+    return in_turn(row_slices(samples, width * network.dtype.itemsize), X)
 
 
 def forward(network: ReLUNetwork, hidden: Any) -> list[Any]:

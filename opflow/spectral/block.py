@@ -13,7 +13,7 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
-from opflow.spectral.checks import finite, gaussian, symmetric_operator
+from opflow.spectral.checks import finite, gaussian, sharing, symmetric_operator
 
 
 class BlockKrylov:
@@ -47,14 +47,14 @@ class BlockKrylov:
     """
 
     def __init__(self, op: Operator, start: Any, size: int, rng: np.random.Generator) -> None:
-        n, b = start.shape
+        n, b = op.shape[0], start.shape[1]
         self.op, self.rng, self.size = op, rng, min(size, n)
-        self._basis = namespace(start).empty((n, min(self.size + b, n)), dtype=op.dtype)
+        self._basis = namespace(start).empty((len(start), min(self.size + b, n)), dtype=op.dtype)
         self.matrix = np.zeros((self.size, self.size))
         self.products = self.filled = 0
         self.scale = 0.0
         self._eps = float(np.finfo(op.dtype).eps)
-        norm = float(namespace(start).linalg.norm(start))
+        norm = float(op.space.norm(start))
         self._next, self.coupling = self._orthonormal(start, norm)
 
     @property
@@ -77,11 +77,12 @@ class BlockKrylov:
         m, stop = self.filled, self.filled + self._next.shape[1]
         self._basis[:, m:stop] = self._next
         self.filled = stop
-        W = finite(self.op.matmat(self._basis[:, m:stop]))
+        space = self.op.space
+        W = finite(self.op.matmat(self._basis[:, m:stop]), space=space)
         self.products += stop - m
-        xp, Q = namespace(W), self.basis
-        self.scale = max(self.scale, float(xp.linalg.norm(W, axis=0).max()))
-        H = Q.T @ W
+        Q = self.basis
+        self.scale = max(self.scale, float(space.norm(W, axis=0).max()))
+        H = space.gram(Q, W)
         W = W - Q @ H
         H = to_host(H).astype(np.float64)
         H[m:] = (H[m:] + H[m:].T) / 2
@@ -91,30 +92,30 @@ class BlockKrylov:
 
     def _orthonormal(self, W: Any, scale: float) -> tuple[Any, Any]:
         """An orthonormal block V orthogonal to the basis, and R with W = V R to rounding."""
-        n, b = self.op.shape[0], W.shape[1]
+        n, b, space = self.op.shape[0], W.shape[1], self.op.space
         xp, keep = namespace(W), min(b, n - self.filled)
         if keep == 0:
             return W[:, :0], np.zeros((0, b))
         least = 10 * n**0.5 * self._eps * scale
-        G = to_host(W.T @ W).astype(np.float64)
+        G = to_host(space.gram(W, W)).astype(np.float64)
         values, left = np.linalg.eigh((G + G.T) / 2)
         if values[0] > max(least**2, self._eps**0.25 * values[-1]) and keep == b:
             rank, V = b, W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
         else:  # what is small in W drowns in the rounding of its Gram matrix
-            V, R = xp.linalg.qr(W)
+            V, R = space.qr(W)
             left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
             rank = min(int((values > least).sum()), keep)
             V = V @ xp.asarray(left[:, :keep], dtype=W.dtype)
         if rank < keep:
             V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
-            V = xp.linalg.qr(V - self.basis @ (self.basis.T @ V))[0]
+            V = space.qr(V - self.basis @ space.gram(self.basis, V))[0]
         # What was small beside W has picked up the basis again in rounding.
-        V = V - self.basis @ (self.basis.T @ V)
+        V = V - self.basis @ space.gram(self.basis, V)
         # V is orthonormal but for that, so Cholesky is as stable here as QR, and faster
-        turn = np.linalg.inv(np.linalg.cholesky(to_host(V.T @ V).astype(np.float64))).T
+        turn = np.linalg.inv(np.linalg.cholesky(to_host(space.gram(V, V)).astype(np.float64))).T
         V = V @ xp.asarray(turn, dtype=W.dtype)
         R = np.zeros((keep, b))
-        R[:rank] = to_host(V[:, :rank].T @ W).astype(np.float64)
+        R[:rank] = to_host(space.gram(V[:, :rank], W)).astype(np.float64)
         return V, R
 
     def ritz(self) -> tuple[Any, Any, Any]:
@@ -192,7 +193,7 @@ def block_lanczos(
     """
     op = symmetric_operator(op)
     check_integer(steps, "steps", 1)
-    rng = np.random.default_rng(rng)
+    rng = sharing(op).generator(rng)
     if V is None:
         V = gaussian(op, min(check_integer(block, "block", 1), op.shape[0]), rng)
     V = check_start(op, V, "V")
@@ -204,11 +205,11 @@ def block_lanczos(
 
 def check_start(op: Operator, V: Any, name: str) -> Any:
     """`V` as a block (n, b) with 1 <= b <= n, finite and of the operator's dtype."""
-    n = op.shape[0]
+    n = op.domain.here(op.shape[0])
     V = V[:, None] if getattr(V, "ndim", 0) == 1 else V
-    if getattr(V, "ndim", 0) != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= n:
+    if getattr(V, "ndim", 0) != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
         raise ValueError(
             f"{name} has shape {getattr(V, 'shape', None)} but op of order {n} needs ({n}, b), "
             f"1 <= b <= {n}"
         )
-    return finite(V.astype(op.dtype, copy=False), name)
+    return finite(V.astype(op.dtype, copy=False), name, op.space)

@@ -12,9 +12,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import check_integer, to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Estimate, check_psd, finite, gaussian, symmetric_operator
+from opflow.spectral.checks import (
+    Estimate,
+    check_psd,
+    finite,
+    gaussian,
+    sharing,
+    symmetric_operator,
+)
 from opflow.spectral.distribution import Density
 from opflow.spectral.tridiagonal import lanczos
 from opflow.spectral.whole import rank_bound, rounding_level
@@ -156,7 +163,7 @@ def kernel_polynomial(
     op = symmetric_operator(op)
     check_integer(degree, "degree", 2)
     check_integer(probes, "probes", 2)
-    generator = np.random.default_rng(rng)
+    generator = sharing(op).generator(rng)
     alpha, beta, _ = lanczos(op, 30, rng=generator)
     ritz, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
     if log:
@@ -164,7 +171,7 @@ def kernel_polynomial(
     low, high = (float(ritz[i] + s * abs(beta[-1] * vectors[-1, i])) for i, s in ((0, -1), (-1, 1)))
     low = 0.0 if op.psd else low
     start = gaussian(op, probes, generator)
-    start = start * (op.shape[0] ** 0.5 / namespace(start).linalg.norm(start, axis=0))
+    start = start * (op.shape[0] ** 0.5 / op.space.norm(start, axis=0))
     products, margin = len(alpha), 0.01
     moments = None
     while moments is None:
@@ -191,9 +198,9 @@ def _moments(op: Operator, start: Any, degree: int, bounds: tuple[float, float])
         return (op.matmat(t) - centre * t) / half
 
     def inner(a: Any, b: Any) -> Any:
-        return to_host((a * b).sum(axis=0, dtype=np.float64))
+        return to_host(op.space.total((a * b).sum(axis=0, dtype=np.float64)))
 
-    before, now = start, finite(mapped(start))
+    before, now = start, finite(mapped(start), space=op.space)
     first, second = inner(before, before), inner(before, now)
     moments = [first, second]
     while len(moments) <= degree:

@@ -10,6 +10,7 @@ import numpy as np
 from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
+from opflow.operators.space import LOCAL, Space
 
 #: orders up to which LAPACK's whole spectrum (a second or less) is preferred to an estimate
 DENSE = 1024
@@ -103,12 +104,11 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
     if op.dtype.kind != "f":
         raise TypeError(f"{name} must be real, not {op.dtype}")
     if not op.symmetric:
-        xp = op_namespace(op)
         x = gaussian(op, 2, np.random.default_rng(0x5EED))
-        y = finite(op.matmat(x), name)
-        cross = x.T @ y
+        y = finite(op.matmat(x), name, op.space)
+        cross = op.space.gram(x, y)
         gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
-        size = float(xp.linalg.norm(x)) * float(xp.linalg.norm(y))
+        size = float(op.space.norm(x)) * float(op.space.norm(y))
         rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * size
         if gap > rounding:
             raise ValueError(
@@ -120,16 +120,34 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
     return op
 
 
-def finite(values: Any, name: str = "op") -> Any:
+def finite(values: Any, name: str = "op", space: Space = LOCAL) -> Any:
     """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
-    if values.size and not np.isfinite(float(abs(values).max())):
-        raise ValueError(f"products with {name} contain NaN or infinity")
+    return check_finite(values, f"products with {name}", space, plural=True)
+
+
+def check_finite(values: Any, name: str, space: Space = LOCAL, *, plural: bool = False) -> Any:
+    """`values`, or a ``ValueError`` if some are not finite, on any rank."""
+    # a flag, because what the maximum of a number and NaN is depends on the MPI
+    bad = bool(values.size) and not np.isfinite(float(abs(values).max()))
+    if any(space.either(bad)):
+        raise ValueError(f"{name} {'contain' if plural else 'contains'} NaN or infinity")
     return values
+
+
+def sharing(op: Operator) -> Space:
+    """The space that an operator, or some part of it, is sharded over; `LOCAL` if none is.
+
+    Vectors of ``J.T @ J`` are the same on all ranks of a sharded J: these must agree on what they
+    draw and decide, though no row is elsewhere.
+    """
+    if op.space.sharded or op.domain.sharded:
+        return op.space if op.space.sharded else op.domain
+    return next((space for space in map(sharing, op.operands) if space.sharded), LOCAL)
 
 
 def gaussian(op: Operator, columns: int, rng: Any) -> Any:
     """Independent standard normal vectors, (n, columns), of the operator's dtype and device."""
-    draw = np.random.default_rng(rng).standard_normal((op.shape[1], columns))
+    draw = op.domain.normal(sharing(op).generator(rng), op.shape[1], columns)
     return op_namespace(op).asarray(draw, dtype=op.dtype)
 
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer, check_real, namespace, to_host
-from opflow.operators.algebra import add
+from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
-from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
+from opflow.operators.sharded import ShardedRows
+from opflow.operators.space import LOCAL, Sharded, Space
+from opflow.spectral.checks import Estimate, check_finite, finite, gaussian, symmetric_operator
 from opflow.spectral.estimators import skew_quantile
 from opflow.spectral.scalars import Seed, frobenius_norm
-from opflow.spectral.structure import entries_cost, forming_products, inner_products, pays
+from opflow.spectral.structure import entries_pay, forming_products, inner_products
 from opflow.spectral.traces import FEWEST, PRODUCTS
 
 
@@ -62,17 +64,17 @@ def alignment(
     1.0
     """
     op = symmetric_operator(op)
-    Y = _columns(y, op.shape[0]).astype(op.dtype, copy=False)
-    spent, largest = Y.shape[1], float(abs(Y).max())
-    if not math.isfinite(largest):
-        raise ValueError("y contains NaN or infinity")
+    n, space = op.shape[0], op.space
+    Y = check_finite(_columns(y, n, space).astype(op.dtype, copy=False), "y", space)
+    spent, largest = Y.shape[1], float(space.largest(abs(Y).max() if Y.size else 0.0))
     if centred:
-        op, Y = _centred(op), Y - Y.mean(axis=0)
+        op, Y = _centred(op), Y - space.total(Y.sum(axis=0)) / n
         spent += 1
-    small = to_host(Y.T @ Y).astype(np.float64)
-    if not small.trace() > Y.size * (float(np.finfo(op.dtype).eps) * largest) ** 2:
+    small = to_host(space.gram(Y, Y)).astype(np.float64)
+    if not small.trace() > n * Y.shape[1] * (float(np.finfo(op.dtype).eps) * largest) ** 2:
         raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
-    across = float((Y * finite(op.matmat(Y))).sum(dtype=np.float64)) / float(np.linalg.norm(small))
+    image = finite(op.matmat(Y), space=space)
+    across = float(space.total((Y * image).sum(dtype=np.float64))) / float(np.linalg.norm(small))
     size = frobenius_norm(op, products=products, rng=rng)
     if size == 0:
         return Estimate(math.nan, products=spent + size.products, how=size.how)
@@ -178,16 +180,19 @@ def _compared(
     if pair[0].shape != pair[1].shape:
         raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
     check_integer(products, "products", 2 * FEWEST)
-    if all(pays(entries_cost(op), op, products // 2) for op in pair):
+    space = pair[0].space
+    if pair[1].space.sharded != space.sharded:
+        raise ValueError("K1 must be sharded if K0 is, and not if it is not")
+    if all(entries_pay(op, products // 2) for op in pair):
         spent = sum(map(forming_products, pair))
         return Estimate(float(ratio(inner_products(pair, change=change))), products=spent)
     V = gaussian(pair[0], products // 2, rng)
-    Y = [finite(op.matmat(V), name) for op, name in zip(pair, ("K0", "K1"), strict=True)]
+    Y = [finite(op.matmat(V), name, space) for op, name in zip(pair, ("K0", "K1"), strict=True)]
     if change:
         Y[1] = Y[1] - Y[0]
     xp = namespace(V)
     sums = xp.stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
-    G = to_host(sums).T.reshape(-1, 2, 2)
+    G = to_host(space.total(sums)).T.reshape(-1, 2, 2)
     m, how = len(G), "Hutchinson"
     value = float(ratio(G.mean(axis=0)))
     if not (math.isfinite(value) and value):
@@ -199,13 +204,16 @@ def _compared(
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
 
 
-def principal_angles(U: Any, V: Any) -> Any:
+def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Any:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters
     ----------
     U : array (n, p), V : array (n, q)
         Linearly independent columns: eigenvectors at two times, say.
+    space : Space, optional
+        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
+        then the rows of this rank.
 
     Returns
     -------
@@ -230,40 +238,44 @@ def principal_angles(U: Any, V: Any) -> Any:
     >>> of.spectral.principal_angles(U, V)
     array([1.e-12])
     """
-    U, V = _orthonormal(U, "U"), _orthonormal(V, "V")
+    U, V = _orthonormal(U, "U", space), _orthonormal(V, "V", space)
     if U.shape[0] != V.shape[0]:
         raise ValueError(f"V has shape {V.shape} but U has shape {U.shape}")
     if U.shape[1] < V.shape[1]:
         U, V = V, U
     xp = namespace(U, V)
-    both = U.T @ V
+    both = space.gram(U, V)
+    rest = V - U @ both
+    rest = space.qr(rest)[1] if space.sharded else rest
     cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
-    sines = to_host(xp.linalg.svd(V - U @ both, compute_uv=False)).astype(np.float64)[::-1]
+    sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
     near = np.arcsin(np.minimum(sines, 1.0))
     return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
 
 
-def _orthonormal(U: Any, name: str) -> Any:
-    if getattr(U, "ndim", 0) != 2 or not 0 < U.shape[1] <= U.shape[0]:
+def _orthonormal(U: Any, name: str, space: Space) -> Any:
+    n = int(space.total(len(U))) if getattr(U, "ndim", 0) == 2 else 0
+    if not n or not 0 < U.shape[1] <= n:
         shape = getattr(U, "shape", None)
         raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {shape}")
-    Q, R = namespace(U).linalg.qr(check_real(U, name, finite=True))
+    Q, R = space.qr(check_finite(check_real(U, name), name, space))
     sizes = np.abs(np.diag(to_host(R)))
-    if not sizes.min() > U.shape[0] * np.finfo(U.dtype).eps * sizes.max():
+    if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
         raise ValueError(f"{name} must have linearly independent columns")
     return Q
 
 
-def _columns(y: Any, n: int) -> Any:
-    """Targets as columns (n, k)."""
+def _columns(y: Any, n: int, space: Space) -> Any:
+    """Targets as columns (n, k), the rows held here."""
     y = y if hasattr(y, "dtype") else np.asarray(y)
     if y.dtype.kind not in "biuf":
         raise TypeError(f"y must hold real numbers, not {y.dtype}")
-    if y.ndim == 2 and y.shape[0] != n and y.size == n:
+    rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)
+    if y.ndim == 2 and rows != n and size == n:
         y = y.reshape(-1)
-    if y.ndim not in (1, 2) or y.shape[0] != n or y.size == 0:
+    if y.ndim not in (1, 2) or len(y) != space.here(n) or size == 0:
         raise ValueError(f"y has shape {y.shape} but op has order {n}")
-    return y.reshape(n, -1)
+    return y if y.ndim == 2 else y[:, None]
 
 
 def _centred(op: Operator) -> Operator:
@@ -272,6 +284,11 @@ def _centred(op: Operator) -> Operator:
     (C K C)_ij = K_ij − r_i − r_j + g, with the means r of rows and g of all: K plus Ḟ Fᵀ + F Ḟᵀ
     for F = 1 and Ḟ = g/2 − r.
     """
-    ones = op_namespace(op).ones((op.shape[0], 1), dtype=op.dtype)
-    means = finite(op.matmat(ones)) / op.shape[0]
-    return add(op, GramVelocity(ones, means.mean() / 2 - means))
+    n, space = op.shape[0], op.space
+    ones = op_namespace(op).ones((space.here(n), 1), dtype=op.dtype)
+    means = finite(op.matmat(ones), space=space) / n
+    change = space.total(means.sum()) / (2 * n) - means
+    if not isinstance(space, Sharded):
+        return add(op, GramVelocity(ones, change))
+    parts = [x if len(x) else Zero(0, 1, x.dtype) for x in (ones, change)]
+    return add(op, GramVelocity(*(ShardedRows(x, space, n // space.size) for x in parts)))

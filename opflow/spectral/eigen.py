@@ -11,17 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse.linalg as spla
 
 from opflow.arrays import beside, check_integer, namespace, to_host
 from opflow.operators.evaluation import materialise
 from opflow.operators.forming import Tiled, dense
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
-from opflow.operators.rows import op_namespace, parse_memory
+from opflow.operators.rows import op_namespace, parse_memory, whereabouts
 from opflow.spectral.block import BlockKrylov, check_start
-from opflow.spectral.checks import DENSE, ConvergenceWarning, finite, gaussian, symmetric_operator
-from opflow.spectral.recursion import Recursion
+from opflow.spectral.checks import (
+    DENSE,
+    ConvergenceWarning,
+    finite,
+    gaussian,
+    sharing,
+    symmetric_operator,
+)
+from opflow.spectral.external import Found, external
 from opflow.spectral.structure import forming_products
 
 #: vectors kept beyond the pairs asked for (a block has as many), and random ones with a start
@@ -204,29 +210,30 @@ def eigsh(
         raise ValueError(f"which must be one of {', '.join(WHICH)}, not {which!r}")
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    tolerance, rng = Tolerance.of(op, tol), np.random.default_rng(rng)
+    tolerance, rng = Tolerance.of(op, tol), sharing(op).generator(rng)
     width = min(max(k, GUARD), n) if block is None else check_integer(block, "block", 1, n)
     if start is not None:
         start = check_start(op, start, "start")
         width = min(max(width, start.shape[1] + FRESH), n)
     if method is None:
-        method = "lapack" if n <= max(DENSE, 3 * (k + width)) else "lanczos"
+        whole = n <= max(DENSE, 3 * (k + width)) and not op.space.sharded
+        method = "lapack" if whole else "lanczos"
     if method == "lapack":
-        whole = eigh(op, memory=memory)
-        chosen = choose(whole.eigenvalues, k, which)
-        vectors = whole.eigenvectors[:, op_namespace(op).asarray(chosen)]
+        pairs = eigh(op, memory=memory)
+        chosen = choose(pairs.eigenvalues, k, which)
+        vectors = pairs.eigenvectors[:, op_namespace(op).asarray(chosen)]
         return Eigenpairs(
-            whole.eigenvalues[chosen], vectors, whole.residuals[chosen],
-            bool(tolerance.met(0, whole.residuals, abs(whole.eigenvalues).max()).all()),
-            whole.products, whole.how, next_to(whole.eigenvalues, k, which, whole.eigenvectors),
+            pairs.eigenvalues[chosen], vectors, pairs.residuals[chosen],
+            bool(tolerance.met(0, pairs.residuals, abs(pairs.eigenvalues).max()).all()),
+            pairs.products, pairs.how, next_to(pairs.eigenvalues, k, which, pairs.eigenvectors),
         )  # fmt: skip
-    budget = parse_memory(memory)
+    budget = parse_memory(memory, whereabouts(op))
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, STEPS, width, budget - size * n * op.dtype.itemsize, how)
     if method == "lanczos":
         found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
     else:
-        found = _scipy(evaluated, k, which, tolerance, method, steps, start, rng)
+        found = external(evaluated, k, which, tolerance, method, steps, start, rng)
     return measured(evaluated, found, tolerance, f"{method}, {way}")
 
 
@@ -263,15 +270,15 @@ def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -
 
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
     """Columns of the basis: 40 blocks, within limits and half the budget; with room to restart."""
-    n, item = op.shape[0], op.dtype.itemsize
-    least = min(n, k + 3 * width)
-    if (least + 2 * width) * n * item > budget:
+    n, vector = op.shape[0], max(op.domain.here(op.shape[0]), 1) * op.dtype.itemsize
+    least, room = min(n, k + 3 * width), -float(sharing(op).largest(-budget / vector))
+    if least + 2 * width > room:
         raise MemoryError(
-            f"a basis of {least} vectors of {n} takes {(least + 2 * width) * n * item / 1e9:.3g} "
+            f"a basis of {least} vectors of {n} takes {(least + 2 * width) * vector / 1e9:.3g} "
             f"GB, over the budget of {budget / 1e9:.3g} GB; ask for fewer pairs or give block="
         )
     most = min(n, max(40 * width, FEW), max(BASIS, k + 4 * width))
-    return max(least, min(most, int(budget / 2 / (n * item)) - 2 * width))
+    return max(least, min(most, int(room / 2) - 2 * width))
 
 
 def evaluate(
@@ -280,34 +287,26 @@ def evaluate(
     """The operator in the cheapest form for that many block products, and what that is called."""
     if isinstance(op, Matrix) and how is None:
         return op, "as given"
+    if sharing(op).sharded and how is None:  # other forms have a price of their own on every rank
+        return op, "sharded"
     budget = max(budget, 1.0)
     form = materialise(op, products=products, columns=columns, memory=budget, how=how)
     names = {Matrix: "dense", Tiled: "tiled"}
     return form, "factored" if form is op else names.get(type(form), how or "Gram-side")
 
 
-class Found(NamedTuple):
-    """Vectors (n, k) that span what was asked for, and what comes next; the norm as far as it was
-    seen; products."""
-
-    vectors: Any
-    scale: float
-    products: int
-    guard: Any = None
-
-
 def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eigenpairs:
     """Rayleigh–Ritz in the span of the vectors, and true residuals."""
-    xp, k, vectors = namespace(found.vectors), found.vectors.shape[1], found.vectors
-    vectors = xp.linalg.qr(vectors)[0]
-    W = finite(op.matmat(vectors))
-    small = to_host(vectors.T @ W).astype(np.float64)
+    xp, k, space = namespace(found.vectors), found.vectors.shape[1], op.space
+    vectors = space.qr(found.vectors)[0]
+    W = finite(op.matmat(vectors), space=space)
+    small = to_host(space.gram(vectors, W)).astype(np.float64)
     values, turn = np.linalg.eigh((small + small.T) / 2)
     values, turn = values[::-1], xp.asarray(turn[:, ::-1], dtype=op.dtype)
     vectors, W = vectors @ turn, W @ turn
     gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
-    residuals = to_host(xp.linalg.norm(gaps, axis=0)).astype(np.float64)
-    scale = max(found.scale, float(xp.linalg.norm(W, axis=0).max()))
+    residuals = to_host(space.norm(gaps, axis=0)).astype(np.float64)
+    scale = max(found.scale, float(space.norm(W, axis=0).max()))
     met = tolerance.met(values, residuals, scale)
     if not met.all():
         warnings.warn(
@@ -327,7 +326,7 @@ def _lanczos(
     xp, more = op_namespace(op), width - (0 if start is None else start.shape[1])
     block = gaussian(op, more, rng) / op.shape[0] ** 0.5
     if start is not None:
-        norms = xp.linalg.norm(start, axis=0)
+        norms = op.space.norm(start, axis=0)
         block = xp.concatenate([start / xp.where(norms > 0, norms, 1), block], axis=1)
     space = BlockKrylov(op, block, size, rng)
     values, coordinates = np.zeros(0), np.zeros((0, 0))
@@ -355,60 +354,6 @@ def _lanczos(
         space.combine(coordinates[:, chosen]), space.scale, space.products,
         space.combine(next_to(values, len(chosen), which, coordinates)),
     )  # fmt: skip
-
-
-def _scipy(
-    op: Operator, k: int, which: str, tolerance: Tolerance, method: str, steps: int, start: Any,
-    rng: np.random.Generator,
-) -> Found:  # fmt: skip
-    """The same by ARPACK or LOBPCG; what did not converge is measured by the caller."""
-    if op_namespace(op) is not np:
-        raise TypeError(f"method={method!r} is SciPy's, for host data; use 'lanczos' on a device")
-    counted = _Counted(op)
-    space = Recursion(op, gaussian(op, 1, rng), 10)
-    while space.open[0]:
-        space.grow()
-    counted.columns += space.products
-    scale = float(abs(space.ritz().values).max())
-    if scale == 0:
-        return Found(gaussian(op, k, rng), 0.0, counted.columns)
-    if method == "arpack":
-        v0 = gaussian(op, 1, rng)[:, 0] if start is None else start.sum(axis=1)
-        try:
-            vectors = spla.eigsh(counted, k, which=which, v0=v0, tol=tolerance.relative,
-                                 maxiter=steps)[1]  # fmt: skip
-        except spla.ArpackNoConvergence as stopped:
-            more = gaussian(op, k - stopped.eigenvectors.shape[1], rng)
-            vectors = np.concatenate([stopped.eigenvectors, more], axis=1).astype(op.dtype)
-        return Found(vectors, scale, counted.columns)
-    if which not in ("LA", "SA") and not (which == "LM" and op.psd):
-        raise ValueError(f"method='lobpcg' finds which='LA' or 'SA', not {which!r}")
-    first = gaussian(op, k, rng)
-    if start is not None:
-        first[:, : start.shape[1]] = start[:, :k]
-    size = float(np.linalg.norm(op.matmat(first))) / float(np.linalg.norm(first))
-    counted.columns += k
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what did not converge is measured
-        vectors = spla.lobpcg(counted, first, largest=which != "SA", maxiter=steps,
-                              tol=max(tolerance) * size)[1]  # fmt: skip
-    return Found(vectors.astype(op.dtype), scale, counted.columns)
-
-
-class _Counted(spla.LinearOperator):
-    """An operator for SciPy's solvers that counts the vectors it multiplies."""
-
-    def __init__(self, op: Operator) -> None:
-        super().__init__(op.dtype, op.shape)
-        self.op, self.columns = op, 0
-
-    def _matvec(self, x: Any) -> Any:
-        self.columns += 1
-        return self.op.matvec(x)
-
-    def _matmat(self, X: Any) -> Any:
-        self.columns += X.shape[1]
-        return self.op.matmat(X)
 
 
 def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
@@ -444,13 +389,15 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     """
     op = symmetric_operator(op)
     n = op.shape[0]
-    need, budget = 4.0 * n * n * op.dtype.itemsize, parse_memory(memory)
+    if op.space.sharded:
+        raise ValueError("a sharded op has no entries to give: ask eigsh for a few pairs")
+    need, budget = 4.0 * n * n * op.dtype.itemsize, parse_memory(memory, whereabouts(op))
     if need > budget:
         raise MemoryError(
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
-    A = finite(dense(op, memory))
+    A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
     values, vectors = xp.linalg.eigh(A)
     values, vectors = values[::-1], vectors[:, ::-1]

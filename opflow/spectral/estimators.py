@@ -27,12 +27,13 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from opflow.arrays import namespace, to_host
+from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, finite
 
 Product = Callable[[Any], Any]
 
 
-def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
+def xtrace(apply: Product, omega: Any, *, psd: bool = False, space: Space = LOCAL) -> Estimate:
     r"""XTrace (Epperly, Tropp and Webber 2024) of a symmetric A.
 
     Parameters
@@ -42,6 +43,8 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     omega : array (n, m), standard normal
     psd : bool
         Whether A is; then the trace of the sketch is a lower bound.
+    space : Space
+        How the rows of vectors are held, ``op.space``.
 
     Notes
     -----
@@ -61,23 +64,23 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     >>> bool(np.isclose(xtrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
     True
     """
-    n, m = omega.shape
+    n, m = int(space.total(len(omega))), omega.shape[1]
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
-    Y = finite(apply(omega))
-    Q, R = xp.linalg.qr(Y)
+    Y = finite(apply(omega), space=space)
+    Q, R = space.qr(Y)
     U, sizes, Vt = np.linalg.svd(to_host(R).astype(np.float64))
     rank = int((sizes > 4 * n**0.5 * eps * sizes[0]).sum())
     if rank == 0:
         return Estimate(0.0, products=m, how="XTrace")
     Q = Q @ xp.asarray(U[:, :rank], dtype=Q.dtype)
-    Z = finite(apply(Q))
-    H, W = _host(Q.T @ Z), _host(Q.T @ omega)
+    Z = finite(apply(Q), space=space)
+    H, W = _host(space.gram(Q, Z)), _host(space.gram(Q, omega))
     # Below full rank, no column alone adds to the range: leaving it out takes nothing away.
     S = _unit(Vt / sizes[:, None]) if rank == m else np.zeros((rank, m))
     V = xp.asarray(W - S * (S * W).sum(axis=0), dtype=Q.dtype)
     E, F = omega - Q @ V, Y - Z @ V
-    quad, square = (_host((E * G).sum(axis=0, dtype=np.float64)) for G in (F, E))
-    C, dim = _host(Z.T @ E), n - (m - 1 if rank == m else rank)
+    quad, square = (_products(E, G, space) for G in (F, E))
+    C, dim = _host(space.gram(Z, E)), n - (m - 1 if rank == m else rank)
     total = float(np.trace(H))
     rest = dim * quad / square
     samples = total - _forms(H, S) + rest
@@ -98,12 +101,12 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     return _estimate(samples.mean(), below, above, floor, m + rank, "XTrace")
 
 
-def xnystrace(apply: Product, omega: Any) -> Estimate:
+def xnystrace(apply: Product, omega: Any, *, space: Space = LOCAL) -> Estimate:
     r"""XNysTrace (Epperly, Tropp and Webber 2024) of a PSD A.
 
     Parameters
     ----------
-    apply, omega
+    apply, omega, space
         As for :func:`xtrace`.
 
     Raises
@@ -130,14 +133,14 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
     >>> bool(np.isclose(xnystrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
     True
     """
-    n, m = omega.shape
+    n, m = int(space.total(len(omega))), omega.shape[1]
     xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
-    Q, R = xp.linalg.qr(omega)
-    Y = finite(apply(Q))
-    size = float(xp.linalg.norm(Y))
+    Q, R = space.qr(omega)
+    Y = finite(apply(Q), space=space)
+    size = float(space.norm(Y))
     if size == 0:
         return Estimate(0.0, products=m, how="XNysTrace")
-    core = _host(Q.T @ Y)
+    core = _host(space.gram(Q, Y))
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     if values[0] < -10 * n**0.5 * eps * size:
         raise ValueError(f"op must be PSD, but has an eigenvalue of at most {values[0]:.4g}")
@@ -145,7 +148,7 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
     values = np.maximum(values, 0.0) + shift
     Y = Y + shift * Q
     F = Y @ xp.asarray(vectors / np.sqrt(values), dtype=Y.dtype)
-    G, R = _host(F.T @ F), _host(R)
+    G, R = _host(space.gram(F, F)), _host(R)
     inverse = np.linalg.inv(R).T
     along = np.sqrt(values)[:, None] * (vectors.T @ R)  # Fᵀω
     S = _unit((vectors.T @ inverse) / np.sqrt(values)[:, None])
@@ -166,12 +169,12 @@ def xnystrace(apply: Product, omega: Any) -> Estimate:
     return _estimate(samples.mean(), below, above, total - rounding, m, "XNysTrace")
 
 
-def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
+def hutch_pp(apply: Product, omega: Any, *, psd: bool = False, space: Space = LOCAL) -> Estimate:
     r"""Hutch++ (Meyer, Musco, Musco and Woodruff 2021) of a symmetric A.
 
     Parameters
     ----------
-    apply, psd
+    apply, psd, space
         As for :func:`xtrace`.
     omega : array (n, 2k), standard normal
         Half for the sketch, half for the samples.
@@ -194,14 +197,14 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
     >>> bool(np.isclose(hutch_pp(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
     True
     """
-    n, k = omega.shape[0], omega.shape[1] // 2
-    xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
-    Q, _ = xp.linalg.qr(finite(apply(omega[:, :k])))
-    along = _host((Q * finite(apply(Q))).sum(axis=0, dtype=np.float64))
+    n, k = int(space.total(len(omega))), omega.shape[1] // 2
+    eps = float(np.finfo(omega.dtype).eps)
+    Q, _ = space.qr(finite(apply(omega[:, :k]), space=space))
+    along = _products(Q, finite(apply(Q), space=space), space)
     E = omega[:, k : 2 * k]
-    E = E - Q @ (Q.T @ E)
-    F = finite(apply(E))
-    quad, square = (_host((E * G).sum(axis=0, dtype=np.float64)) for G in (F, E))
+    E = E - Q @ space.gram(Q, E)
+    F = finite(apply(E), space=space)
+    quad, square = (_products(E, G, space) for G in (F, E))
     samples = (n - k) * quad / square
     total = float(along.sum())
     rounding = n**0.5 * eps * float(np.abs(along).sum() + np.abs(samples).mean())
@@ -212,6 +215,11 @@ def hutch_pp(apply: Product, omega: Any, *, psd: bool = False) -> Estimate:
 
 def _host(x: Any) -> Any:
     return to_host(x).astype(np.float64, copy=False)
+
+
+def _products(A: Any, B: Any, space: Space) -> Any:
+    """a·b of columns."""
+    return _host(space.total((A * B).sum(axis=0, dtype=np.float64)))
 
 
 def _unit(S: Any) -> Any:

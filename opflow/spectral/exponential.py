@@ -152,7 +152,7 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")
     if size is None:
-        size = max(128, min(512, BUDGET // max(r.size, 1)))
+        size = max(128, min(512, int(BUDGET // max(op.space.largest(r.size), 1))))
     xp = namespace(r)
     krylov, end = Krylov(op, r, size=size), float(times.max(initial=0.0))
     out = xp.empty((times.size, *r.shape), dtype=r.dtype)

@@ -23,6 +23,7 @@ from opflow.spectral.checks import (
     ConvergenceWarning,
     Estimate,
     gaussian,
+    sharing,
     symmetric_operator,
 )
 from opflow.spectral.lockstep import lockstep, multiplicities, ritz
@@ -240,7 +241,7 @@ def quadrature(
         radau = (np.maximum(radau_nodes, 0.0), n * radau_vectors[:, 0] ** 2)
     count = np.zeros_like(plain)
     if basis is not None:
-        count = multiplicities(nodes, vectors, residual, basis, n)
+        count = multiplicities(nodes, vectors, residual, basis, op)
     free = np.where(count > 0, 0.0, plain)
     sums, left = free.sum(axis=1, keepdims=True), n - count[0].sum()
     weights = count + free * (left / np.maximum(sums, np.finfo(np.float64).tiny))
@@ -302,5 +303,5 @@ def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any
     # the zeros that the structure demands are left out of what is estimated
     F = factor(op)
     zeros = 0 if F is None else max(op.shape[0] - F.shape[1], 0)
-    narrow = op if F is None or not zeros else Gram(F.T)
+    narrow, rng = op if F is None or not zeros else Gram(F.T), sharing(op).generator(rng)
     return with_zeros(quadrature(narrow, probes=probes, steps=steps, rng=rng), zeros)

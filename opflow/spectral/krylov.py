@@ -74,7 +74,7 @@ class Krylov:
 
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
         r = working(op, r, "r")
-        if r.ndim not in (1, 2) or op.shape != (len(r), len(r)):
+        if r.ndim not in (1, 2) or len(r) != op.domain.here(op.shape[1]):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
         self._start, self._vector = r, r.ndim == 1

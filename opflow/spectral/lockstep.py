@@ -65,7 +65,7 @@ def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
     return values, merged / np.where(norms > 0, norms, 1.0)
 
 
-def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, n: int) -> Any:
+def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, op: Operator) -> Any:
     """Multiplicities (probes, m) of the eigenvalues that all probes have found; 0 elsewhere.
 
     The j-th nodes from either end of the spectrum belong together.  Their Ritz vectors, one a
@@ -73,8 +73,8 @@ def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, n: int) 
     probes.
     """
     probes, m = nodes.shape
-    flat = basis.reshape(probes * m, -1)
-    gram = to_host(flat @ flat.T).astype(np.float64).reshape(probes, m, probes * m)
+    n, flat = op.shape[0], basis.reshape(probes * m, basis.shape[2])
+    gram = to_host(op.space.total(flat @ flat.T)).astype(np.float64).reshape(probes, m, probes * m)
     eps = float(np.finfo(basis.dtype).eps)
     # nodes without weight are not of this probe's space, or rounding's copies of others
     real = vectors[:, 0] ** 2 > eps**1.5

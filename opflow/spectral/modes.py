@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import check_real, namespace, to_host
-from opflow.spectral.checks import DENSE, Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.scalars import Seed, by_lanczos, eigenvalues, extremes
+from opflow.operators.space import LOCAL, Space
+from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
+from opflow.spectral.scalars import Seed, by_lanczos, by_lapack, eigenvalues, extremes
 from opflow.spectral.structure import forming_products
 from opflow.spectral.traces import trace
 
 
-def projections(eigenvectors: Any, r: Any) -> Any:
+def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
 
     Parameters
@@ -22,6 +23,9 @@ def projections(eigenvectors: Any, r: Any) -> Any:
     eigenvectors : array (n, k)
     r : array (n,), (N, outputs) with N·outputs = n, or (n, c)
         Residuals of N samples are one vector, flattened sample-major; c > 1 columns are as many.
+    space : Space, optional
+        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
+        then the rows of this rank.
 
     Returns
     -------
@@ -38,16 +42,17 @@ def projections(eigenvectors: Any, r: Any) -> Any:
     >>> of.spectral.projections(np.eye(3)[:, :2], np.array([1.0, 2.0, 3.0]))
     array([1., 2.])
     """
-    n = _vectors(eigenvectors).shape[0]
+    here = _vectors(eigenvectors).shape[0]
     r = r if hasattr(r, "dtype") else np.asarray(r)
-    if r.size == n:
+    n, size = space.total(np.array([here, r.size]))
+    if size == n:
         r = r.reshape(-1)
-    if r.ndim not in (1, 2) or r.shape[0] != n:
+    if r.ndim not in (1, 2) or r.shape[0] != here:
         raise ValueError(f"r has shape {r.shape} but the eigenvectors {eigenvectors.shape}")
-    return eigenvectors.T @ r
+    return space.gram(eigenvectors, r)
 
 
-def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
+def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL) -> Any:
     r"""How the coefficients of r on eigenvectors decay in the lazy regime.
 
     Parameters
@@ -57,6 +62,8 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
     r : array (n,) or (N, outputs)
         The residual at time 0.
     times : array (t,)
+    space : Space, optional
+        As in :func:`projections`.
 
     Returns
     -------
@@ -79,7 +86,7 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any) -> Any:
     array([[1. , 1. ],
            [1. , 0.5]])
     """
-    start = projections(eigenvectors, r)
+    start = projections(eigenvectors, r, space=space)
     xp = namespace(start)
     if start.ndim != 1:
         shape = (eigenvectors.shape[0], start.shape[1])
@@ -169,13 +176,14 @@ def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Any:
     parts = []
     for i, kernel in enumerate(kernels):
         op = symmetric_operator(kernel, f"kernels[{i}]")
-        if op.shape[0] != U.shape[0]:
+        if op.domain.here(op.shape[0]) != U.shape[0]:
             raise ValueError(f"kernels[{i}] has shape {op.shape} but the eigenvectors {U.shape}")
-        forms = (U * finite(op.matmat(U), f"kernels[{i}]")).sum(axis=0)
+        images = finite(op.matmat(U), f"kernels[{i}]", op.space)
+        forms = op.space.total((U * images).sum(axis=0))
         parts.append(to_host(forms).astype(np.float64))
     shares = np.array(parts)
     total, size = shares.sum(axis=0), np.abs(shares).sum(axis=0).max(initial=0.0)
-    known = np.abs(total) > U.shape[0] * np.finfo(U.dtype).eps * size
+    known = np.abs(total) > op.shape[0] * np.finfo(U.dtype).eps * size
     return np.where(known, shares / np.where(known, total, 1.0), 0.0)
 
 
@@ -235,7 +243,7 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
     op, step = symmetric_operator(op), check_shift(step, "step")
     if step == 0:
         raise ValueError("step must be positive, not 0")
-    if op.shape[0] <= DENSE:
+    if by_lapack(op):
         largest = Estimate(float(eigenvalues(op)[-1]), products=forming_products(op))
     else:
         (bottom, _), (top, ceiling), spent = extremes(op, products, rng)

@@ -12,7 +12,9 @@ import numpy as np
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace
-from opflow.spectral.checks import check_shift, finite, gaussian, symmetric_operator
+from opflow.operators.space import LOCAL, Space
+from opflow.spectral.checks import check_finite, check_shift, finite, gaussian, symmetric_operator
+from opflow.spectral.structure import exact_diagonal
 
 
 class Nystrom(Operator):
@@ -24,6 +26,9 @@ class Nystrom(Operator):
         Orthonormal columns; a promise by the caller.  k may be 0.
     weights : array (k,)
         w, from −1.
+    space : Space, optional
+        ``op.space`` of the operator that it preconditions, if that is sharded: U is then the rows
+        of this rank.
 
     Raises
     ------
@@ -42,7 +47,7 @@ class Nystrom(Operator):
     (array([0.25, 1.  , 1.  ]), True)
     """
 
-    def __init__(self, U: Any, weights: Any, *, symbol: str = "P⁻¹") -> None:
+    def __init__(self, U: Any, weights: Any, *, space: Space = LOCAL, symbol: str = "P⁻¹") -> None:
         U, weights = check_real(U, "U"), check_real(weights, "weights", finite=True)
         if U.ndim != 2 or weights.shape != U.shape[1:] or U.dtype != weights.dtype:
             raise ValueError(
@@ -52,18 +57,20 @@ class Nystrom(Operator):
         if weights.size and not float(weights.min()) >= -1:
             raise ValueError(f"weights must be at least -1, not {float(weights.min()):.4g}")
         self.data, self.weights = U, weights
-        super().__init__((len(U), len(U)), U.dtype, psd=True, symbol=symbol)
+        super().__init__((int(space.total(len(U))),) * 2, U.dtype, psd=True, symbol=symbol)
+        self.space = self.domain = space
 
     def cost(self, columns: int = 1) -> Cost:
         flops = 4.0 * self.data.size * columns
         return Cost(flops, 2.0 * self.data.nbytes + self._vector_bytes(columns))
 
     def _matmat(self, X: Any) -> Any:
-        return X + self.data @ (self.weights[:, None] * (self.data.T @ X))
+        return X + self.data @ (self.weights[:, None] * self.space.gram(self.data, X))
 
     _rmatmat = _matmat
 
     def _block(self, rows: Any, cols: Any) -> Any:
+        _no_entries(self.space)
         xp = namespace(self.data)
         index = xp.arange(self.shape[0])
         same = index[rows][:, None] == index[cols]
@@ -80,6 +87,8 @@ class Jacobi(Operator):
     ----------
     diagonal : array (n,)
         Not negative.
+    space : Space, optional
+        As for :class:`Nystrom`.
 
     Raises
     ------
@@ -93,14 +102,17 @@ class Jacobi(Operator):
     array([1. , 0.5])
     """
 
-    def __init__(self, diagonal: Any, *, symbol: str = "D⁻¹") -> None:
-        diagonal = check_real(diagonal, "diagonal", finite=True)
-        if is_sparse(diagonal) or diagonal.ndim != 1 or not diagonal.size:
+    def __init__(self, diagonal: Any, *, space: Space = LOCAL, symbol: str = "D⁻¹") -> None:
+        diagonal = check_real(diagonal, "diagonal")
+        size = int(space.total(diagonal.size))
+        if is_sparse(diagonal) or diagonal.ndim != 1 or not size:
             raise ValueError(f"diagonal must be a vector, not of shape {diagonal.shape}")
-        if float(diagonal.min()) < 0:
-            raise ValueError(f"diagonal must not be negative, but has {float(diagonal.min()):.4g}")
+        least = _least(check_finite(diagonal, "diagonal", space), space)
+        if least < 0:
+            raise ValueError(f"diagonal must not be negative, but has {least:.4g}")
         self.data = diagonal
-        super().__init__((diagonal.size,) * 2, diagonal.dtype, psd=True, symbol=symbol)
+        super().__init__((size,) * 2, diagonal.dtype, psd=True, symbol=symbol)
+        self.space = self.domain = space
 
     def cost(self, columns: int = 1) -> Cost:
         return Cost(float(self.data.size * columns), self.data.nbytes + self._vector_bytes(columns))
@@ -111,12 +123,22 @@ class Jacobi(Operator):
     _rmatmat = _matmat
 
     def _block(self, rows: Any, cols: Any) -> Any:
+        _no_entries(self.space)
         index = namespace(self.data).arange(self.shape[0])
         same = index[rows][:, None] == index[cols]
         return same * self.data[rows][:, None]
 
     def _diagonal(self) -> Any:
         return self.data.copy()
+
+
+def _least(values: Any, space: Space) -> float:
+    return -float(space.largest(-float(values.min()) if values.size else -np.inf))
+
+
+def _no_entries(space: Space) -> None:
+    if space.sharded:
+        raise ValueError("a sharded preconditioner has no entries to give: it knows products")
 
 
 def nystrom(
@@ -173,20 +195,20 @@ def nystrom(
     True
     """
     op, shift = symmetric_operator(op), check_shift(shift)
-    n, xp = op.shape[0], op_namespace(op)
+    n, xp, space = op.shape[0], op_namespace(op), op.space
     rank = min(check_integer(rank, "rank", 1), n)
-    sketch = xp.linalg.qr(gaussian(op, rank, rng))[0]
-    image = finite(op.matmat(sketch))
+    sketch = space.qr(gaussian(op, rank, rng))[0]
+    image = finite(op.matmat(sketch), space=space)
     eps = float(np.finfo(op.dtype).eps)
-    jitter = n**0.5 * eps * float(xp.linalg.norm(image))
+    jitter = n**0.5 * eps * float(space.norm(image))
     # The small matrices are done in float64 on the host, whatever the data is.
-    core = to_host(sketch.T @ image).astype(np.float64)
+    core = to_host(space.gram(sketch, image)).astype(np.float64)
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     if values[0] < -10 * jitter:
         raise ValueError(f"op must be PSD, but has an eigenvalue of at most {values[0]:.4g}")
     scale = (np.maximum(values, 0.0) + jitter) ** -0.5 if jitter else np.zeros(rank)
     half = (image + jitter * sketch) @ xp.asarray(vectors * scale, dtype=op.dtype)
-    Q, R = xp.linalg.qr(half)
+    Q, R = space.qr(half)
     left, singular, _ = np.linalg.svd(to_host(R).astype(np.float64))
     eigenvalues = np.maximum(singular**2 - jitter, 0.0)
     kept = eigenvalues > n * eps * eigenvalues[0]
@@ -194,7 +216,7 @@ def nystrom(
     floor = 0.0 if shift and not kept.all() else float(np.min(eigenvalues, initial=np.inf))
     weights = (floor + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
     U = Q @ xp.asarray(left[:, kept], dtype=op.dtype)
-    return Nystrom(U, xp.asarray(weights, dtype=op.dtype))
+    return Nystrom(U, xp.asarray(weights, dtype=op.dtype), space=space)
 
 
 def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
@@ -230,8 +252,10 @@ def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
     array([0.5, 0.2])
     """
     op, shift = symmetric_operator(op), check_shift(shift)
-    diagonal = finite(op.diagonal())
-    if float(diagonal.min()) < 0:
-        raise ValueError(f"op must be PSD, but has {float(diagonal.min()):.4g} on its diagonal")
+    diagonal = exact_diagonal(op)
+    least = _least(diagonal, op.space)
+    if least < 0:
+        raise ValueError(f"op must be PSD, but has {least:.4g} on its diagonal")
     diagonal = diagonal + op.dtype.type(shift)
-    return Jacobi(1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1)))
+    inverse = 1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1))
+    return Jacobi(inverse, space=op.space)

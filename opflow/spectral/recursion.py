@@ -59,22 +59,22 @@ class Recursion:
     """
 
     def __init__(self, op: Operator, r: Any, size: int, *, keep: bool = True) -> None:
-        n, columns = r.shape
-        if op.shape != (n, n):
+        n, columns = op.shape[0], r.shape[1]
+        if op.shape != (n, n) or r.shape[0] != op.domain.here(n):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         if r.dtype != op.dtype:
             raise TypeError(f"op is {op.dtype} but r is {r.dtype}")
         check_integer(size, "size", 1)
         xp = namespace(r)
         self.op, self.size, self.keep, self.products = op, min(size, n), keep, 0
-        norms = xp.linalg.norm(r, axis=0)
+        norms = op.space.norm(r, axis=0)
         self.norms = to_host(norms).astype(np.float64)
         if not np.isfinite(self.norms).all():
             raise ValueError("r contains NaN or infinity, or its norm overflows")
         self.counts = np.zeros(columns, dtype=int)
         self.open = self.norms > 0
         held = min(self.size, 8)
-        self._basis = xp.zeros((columns, held if keep else 1, n), dtype=r.dtype)
+        self._basis = xp.zeros((columns, held if keep else 1, len(r)), dtype=r.dtype)
         self._alpha, self._beta = np.zeros((2, columns, held))
         self._next = (r / xp.where(norms > 0, norms, 1)).T.copy()
         self._before = xp.zeros(columns, dtype=r.dtype)
@@ -86,7 +86,7 @@ class Recursion:
         grown = np.flatnonzero(self.open if wanted is None else self.open & wanted)
         if not grown.size:
             return
-        xp, n = namespace(self._next), self._next.shape[1]
+        xp, n, space = namespace(self._next), self.op.shape[0], self.op.space
         at = self.counts[grown]
         self.reserve(int(at.max()) + 1)
         self.counts[grown] += 1
@@ -96,8 +96,8 @@ class Recursion:
         v = self._next[where]
         w = self.op.matmat(v.T).T
         self.products += grown.size
-        alpha = (v * w).sum(axis=1)
-        scale = xp.linalg.norm(w, axis=1)
+        alpha = space.total((v * w).sum(axis=1))
+        scale = space.norm(w, axis=1)
         if self.keep:
             level = (at == at[0]).all()
             place = (where, int(at[0])) if level else (xp.asarray(grown), xp.asarray(at))
@@ -106,7 +106,7 @@ class Recursion:
         else:
             w = w - alpha[:, None] * v - self._before[where][:, None] * self._basis[where, 0]
             self._basis[where, 0] = v
-        length = xp.linalg.norm(w, axis=1)
+        length = space.norm(w, axis=1)
         numbers = to_host(xp.stack([alpha, scale, length])).astype(np.float64)
         if not np.isfinite(numbers[1]).all():
             raise ValueError("products with op contain NaN or infinity")
@@ -130,7 +130,7 @@ class Recursion:
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
             full[where - span.start] = w
         for _ in range(2):  # once is not enough in floating point
-            inside = (basis @ full[:, :, None]).transpose(0, 2, 1)
+            inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
             full = full - (inside @ basis)[:, 0]
         return full[where - span.start] if gaps else full
 

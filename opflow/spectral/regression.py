@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from opflow.arrays import check_real, is_sparse
 from opflow.operators.algebra import as_operator
-from opflow.spectral.checks import symmetric_operator
+from opflow.spectral.checks import check_finite, symmetric_operator
 from opflow.spectral.recursion import working
 from opflow.spectral.solver import Solution, solve
 
@@ -52,7 +54,7 @@ class KernelRegression:
         """
         cross = as_operator(cross)
         size = self.coefficients.size if self._flattened else len(self.coefficients)
-        if cross.shape[1] != size:
+        if cross.domain.here(cross.shape[1]) != size:
             raise ValueError(
                 f"cross has shape {cross.shape}; it needs {size} columns, one a row of the kernel"
             )
@@ -117,14 +119,16 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     >>> bool(np.abs(regression.residual).max() < np.abs(y).max()), prediction.shape
     (True, (2, 1))
     """
-    op, y = symmetric_operator(op), check_real(y, "y", finite=True)
-    if is_sparse(y) or y.ndim not in (1, 2) or op.shape[0] not in (len(y), y.size) or not y.size:
+    op, y = symmetric_operator(op), check_real(y, "y")
+    fits = not is_sparse(y) and y.ndim in (1, 2)
+    rows, size = op.space.total(np.array([len(y), y.size])) if fits else (0, 0)
+    if not fits or op.shape[0] not in (rows, size) or not size:
         raise ValueError(
             f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
             "as its entries flattened sample-major, are expected"
         )
-    flattened = y.ndim == 2 and op.shape[0] == y.size
-    y = working(op, y, "y")
+    flattened = y.ndim == 2 and op.shape[0] == size
+    y = working(op, check_finite(y, "y", op.space), "y")
     targets = y.reshape(-1) if flattened else y
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)

@@ -20,10 +20,11 @@ from opflow.spectral.checks import (
     check_shift,
     finite,
     gaussian,
+    sharing,
     symmetric_operator,
 )
 from opflow.spectral.estimators import xnystrace
-from opflow.spectral.structure import diagonal_cost, forming_products, pays, square_sum
+from opflow.spectral.structure import diagonal_pays, forming_products, square_sum
 from opflow.spectral.traces import FEWEST, PRODUCTS, trace
 from opflow.spectral.tridiagonal import lanczos
 from opflow.spectral.whole import rank_bound
@@ -73,8 +74,9 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     check_integer(products, "products", 2 * FEWEST)
     square = square_sum(op, products)
     if square is not None:
-        return Estimate(math.sqrt(square), products=forming_products(op))
-    found = xnystrace(lambda X: op.matmat(op.matmat(X)), gaussian(op, products // 2, rng))
+        return Estimate(math.sqrt(square[0]), products=square[1])
+    omega = gaussian(op, products // 2, rng)
+    found = xnystrace(lambda X: op.matmat(op.matmat(X)), omega, space=op.space)
     value, low, high = (math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
     return Estimate(value, low, high, products=2 * found.products, how=found.how)
 
@@ -126,16 +128,16 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     """
     op = symmetric_operator(op)
     check_integer(products, "products", 2)
-    if op.shape[0] <= DENSE:
+    if by_lapack(op):
         return Estimate(float(np.abs(eigenvalues(op)).max()), products=forming_products(op))
     (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
     low, high = max(top, -bottom), max(ceiling, -floor)
-    if op.psd and pays(diagonal_cost(op), op, products):
+    if op.psd and diagonal_pays(op, products):
         total = trace(op, how="exact")
         high, spent = min(high, float(total)), spent + total.products
     square = square_sum(op, products)
     if square is not None:
-        high, spent = min(high, math.sqrt(square)), spent + forming_products(op)
+        high, spent = min(high, math.sqrt(square[0])), spent + square[1]
     return by_lanczos(low, low, max(low, high), spent)
 
 
@@ -190,9 +192,10 @@ def condition_number(
     known = rank_bound(op) < n  # a zero that nothing need be spent on
     if known and shift == 0:
         return Estimate(math.inf)
-    if n > DENSE and not op.psd:
-        raise ValueError(f"op of order {n} > {DENSE} must be known to be PSD")
-    if n <= DENSE:
+    small = by_lapack(op)
+    if not small and not op.psd:
+        raise ValueError(f"op of order {n} > {DENSE}, or sharded, must be known to be PSD")
+    if small:
         values, spent = eigenvalues(op), forming_products(op)
         sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
         bottom, top = float(sizes.min()), float(sizes.max())
@@ -205,12 +208,12 @@ def condition_number(
         bottom, floor, level = shift, shift, 0.0
     if top == 0:
         return Estimate(math.inf, products=spent)
-    if n <= DENSE and bottom > level:
+    if small and bottom > level:
         return Estimate(top / bottom, products=spent)
     low = top / max(bottom, level)
     high = max(low, ceiling / floor) if floor > 0 else math.inf
     value = low if bottom > level else high
-    if n <= DENSE:
+    if small:
         return Estimate(value, low, high, products=spent, how="LAPACK")
     return by_lanczos(value, low, high, spent)
 
@@ -246,7 +249,8 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
     >>> round(float(of.spectral.participation_ratio(of.Identity(7))), 9)
     7.0
     """
-    op, rng = symmetric_operator(op), np.random.default_rng(rng)
+    op = symmetric_operator(op)
+    rng = sharing(op).generator(rng)
     size = frobenius_norm(op, products=products, rng=rng)
     total = trace(op, products=products, rng=rng)
     if size == 0:
@@ -263,9 +267,15 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
     )
 
 
+def by_lapack(op: Operator) -> bool:
+    """Whether all eigenvalues are to be computed: `op` is small, and has entries to give."""
+    return op.shape[0] <= DENSE and not op.space.sharded
+
+
 def eigenvalues(op: Operator) -> Any:
     """All eigenvalues by LAPACK, ascending, float64 on the host."""
-    A = finite(op.todense() if forming_products(op) else dense(op))
+    whole = forming_products(op) or sharing(op).sharded
+    A = finite(op.todense() if whole else dense(op))
     return to_host(op_namespace(op).linalg.eigvalsh(A.astype(np.float64)))
 
 

@@ -1,13 +1,11 @@
 r"""Systems ``(op + μ) X = B`` for one or many right-hand sides, by conjugate gradients.
 
-The iteration is SciPy's (CuPy's for data there), run once for all columns as the block-diagonal
-system of their flattened block, so that an iteration is one block product.
+Every column has its own iteration; they share the products, so that an iteration is one block
+product with those that are not solved yet.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import warnings
 from typing import Any, NamedTuple
 
@@ -16,7 +14,13 @@ import numpy as np
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
 from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import ConvergenceWarning, check_shift, finite, symmetric_operator
+from opflow.spectral.checks import (
+    ConvergenceWarning,
+    check_finite,
+    check_shift,
+    finite,
+    symmetric_operator,
+)
 from opflow.spectral.preconditioners import jacobi, nystrom
 from opflow.spectral.recursion import working
 
@@ -92,9 +96,10 @@ def solve(
     -----
     Some :math:`\frac12\sqrt{\kappa}\log(2/tol)` iterations, κ the condition number of the
     preconditioned op + μ, fewer if its spectrum is clustered; each is one block product with op
-    and one with the preconditioner.  Memory: seven blocks like b.  Columns are scaled to one
-    norm, and share their steps: the slowest decides.  A residual that rounding has kept above the
-    tolerance is computed afresh and reduced further, while that helps.
+    and one with the preconditioner.  Memory: ten blocks like b.  Columns that are solved take no
+    more products.  A residual that rounding has kept above the tolerance is computed afresh and
+    reduced further, while that helps.  Beside its products, an iteration completes two sums over
+    the rows, of three numbers a column, and brings them to the host together.
 
     For op singular and μ = 0 a solution exists only if b has no null part; else it is not
     converged.
@@ -109,39 +114,37 @@ def solve(
     >>> bool(np.allclose(solution.x, 1 / np.array([2.0, 101.0, 10001.0])))
     True
     """
-    op, shift, b = symmetric_operator(op), check_shift(shift), check_real(b, "b", finite=True)
-    n = op.shape[0]
-    if is_sparse(b) or b.ndim not in (1, 2) or len(b) != n or not b.size:
+    op, shift, b = symmetric_operator(op), check_shift(shift), check_real(b, "b")
+    n, here = op.shape[0], op.domain.here(op.shape[0])
+    if is_sparse(b) or b.ndim not in (1, 2) or len(b) != here or 0 in b.shape[1:]:
         raise ValueError(f"b has shape {b.shape} but op has shape {op.shape}")
-    b = working(op, b, "b")
+    b = working(op, check_finite(b, "b", op.space), "b")
     if tol is None:
         tol = 1e-8 if b.dtype == np.float64 else 1e-5
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, not {tol!r}")
-    left = min(10 * n, 10_000) if maxiter is None else check_integer(maxiter, "maxiter", 1)
+    most = min(10 * n, 10_000) if maxiter is None else check_integer(maxiter, "maxiter", 1)
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
-    block = b.reshape(n, -1)
+    block = b if b.ndim == 2 else b[:, None]
     xp = namespace(block)
-    norms = xp.linalg.norm(block, axis=0)
+    norms = op.space.norm(block, axis=0)
     scale = xp.where(norms > 0, norms, xp.ones_like(norms))
-    system = _System(op, shift, inverse, block / scale)
-    before = np.inf
-    while tol < system.worst < 0.5 * before and left > 0:
-        before = system.worst
-        left -= system.iterate(tol, left)
-    residuals, converged = to_host(system.residuals).astype(np.float64), system.worst <= tol
+    system = _System(op, shift, inverse)
+    with np.errstate(all="ignore"):
+        x, residuals = system.solve(block / scale, tol, most)
+    converged = bool((residuals <= tol).all())
     if not converged:
         warnings.warn(
             f"solve: after {system.iterations} iterations the relative residual is "
-            f"{system.worst:.1e}, not {tol:.1e}; give a preconditioner, a larger shift or maxiter",
+            f"{residuals.max():.1e}, not {tol:.1e}; give a preconditioner, a larger shift or "
+            "maxiter",
             ConvergenceWarning,
             stacklevel=2,
         )
-    x = (system.x * scale).reshape(b.shape)
     return Solution(
-        x,
+        (x * scale).reshape(b.shape),
         residuals if b.ndim == 2 else float(residuals[0]),
-        bool(converged),
+        converged,
         system.iterations,
         spent + system.products,
     )
@@ -164,112 +167,114 @@ def _preconditioner(
     inverse = as_operator(given)
     if inverse.shape != op.shape:
         raise ValueError(f"preconditioner has shape {inverse.shape} but op has shape {op.shape}")
+    if inverse.domain.sharded != op.domain.sharded:
+        raise ValueError("preconditioner must be sharded if op is, and not if it is not")
     return inverse, 0
 
 
-class _Stop(Exception):
-    """Rounding is all that is left of the iteration."""
-
-
 class _System:
-    """The flattened system, the best iterate so far and what it took."""
+    """``(op + μ) x = b``, the preconditioner, and what it took so far."""
 
-    def __init__(self, op: Operator, shift: float, inverse: Operator | None, b: Any) -> None:
-        self.op, self.shift, self.inverse, self.b = op, shift, inverse, b
+    def __init__(self, op: Operator, shift: float, inverse: Operator | None) -> None:
+        self.op, self.shift, self.inverse, self.space = op, shift, inverse, op.space
         self.iterations = self.products = 0
-        self._eps = float(np.finfo(b.dtype).eps)
-        self.x = namespace(b).zeros_like(b)
-        self._judge(b)
+        self._eps = float(np.finfo(op.dtype).eps)
+        self._slack = 10 * op.shape[0] ** 0.5 * self._eps
 
-    def _judge(self, residual: Any) -> None:
-        self._residual = residual
-        self.residuals = namespace(residual).linalg.norm(residual, axis=0)
-        self.worst = float(self.residuals.max())
+    def solve(self, b: Any, tol: float, maxiter: int) -> tuple[Any, np.ndarray]:
+        """Iterates and their true residuals for columns b of norm 1 (or 0).
 
-    def iterate(self, tol: float, maxiter: int) -> int:
-        """Conjugate gradients from the iterate that is held; the iterations they took.
-
-        They solve for the correction, whose residual is recomputed from the sum.
+        A column is solved for again, with its true residual on the right, while it is above the
+        tolerance and that at least halves it.
         """
-        xp, size, dtype = namespace(self.b), self.b.size, self.b.dtype
-        linalg = importlib.import_module(
-            "scipy.sparse.linalg" if xp is np else "cupyx.scipy.sparse.linalg"
-        )
-        self._step, self._count = None, 0
-        self._best, self._least = xp.zeros_like(self.b), np.inf
-        A = linalg.LinearOperator((size, size), matvec=self._product, dtype=dtype)
-        M = linalg.LinearOperator((size, size), matvec=self._precondition, dtype=dtype)
-        relative = "rtol" if "rtol" in inspect.signature(linalg.cg).parameters else "tol"
-        try:
-            with np.errstate(all="ignore"):
-                step, _ = linalg.cg(
-                    A,
-                    self._residual.reshape(-1),
-                    maxiter=maxiter,
-                    M=M,
-                    callback=self._moved,
-                    atol=MARGIN * tol,
-                    **{relative: 0.0},
-                )
-            step = step.reshape(self.b.shape)
-        except _Stop:
-            step = self._best
-        self.iterations += self._count
-        start = self.x
-        self._accept(start + step)
-        if self.worst > tol and step is not self._best:
-            self._accept(start + self._best)
-        return max(self._count, 1)
+        xp, x, residual = namespace(b), namespace(b).zeros_like(b), b
+        sizes = self._sizes(b)
+        going = np.flatnonzero(sizes > tol)
+        while going.size and self.iterations < maxiter:
+            which = xp.asarray(going)
+            step = self._descend(residual.take(which, axis=1), MARGIN * tol, maxiter)
+            moved = x.take(which, axis=1) + step
+            rest = b.take(which, axis=1) - self._times(moved)
+            before, now = sizes[going], self._sizes(rest)
+            better = xp.asarray(now < before)
+            x[:, which] = xp.where(better, moved, x.take(which, axis=1))
+            residual = residual.copy()
+            residual[:, which] = xp.where(better, rest, residual.take(which, axis=1))
+            sizes[going] = np.minimum(now, before)
+            going = going[(now > tol) & (now < 0.5 * before)]
+        return x, sizes
 
-    def _accept(self, x: Any) -> None:
-        """Take `x` if its true residual is smaller than that of what is held."""
-        residual = self.b - self.op.matmat(x) - self.shift * x
-        self.products += x.shape[1]
-        if float(namespace(x).linalg.norm(residual, axis=0).max()) < self.worst:
-            self.x = x
-            self._judge(residual)
+    def _descend(self, r: Any, goal: float, maxiter: int) -> Any:
+        """Conjugate gradients from zero: of every column the step with the least residual.
 
-    def _moved(self, step: Any) -> None:
-        self._step, self._count = step, self._count + 1
+        Columns leave once their residual is at the goal, or rounding is all that is left.
+        """
+        xp, dtype = namespace(r), r.dtype
+        out, columns = xp.zeros_like(r), np.arange(r.shape[1])
+        x, best = xp.zeros_like(r), xp.zeros_like(r)
+        least = xp.full(r.shape[1], np.inf)
+        p, rho, *sizes = self._preconditioned(r)
+        self._curvature(to_host(xp.stack([rho, *sizes])), "preconditioner")
+        while columns.size and self.iterations < maxiter:
+            self.iterations += 1
+            w = self._times(p)
+            products = self._inner((p, w), (p, p), (w, w))
+            curved = products[0] > 4 * self._eps * (products[1] * products[2]) ** 0.5
+            alpha = xp.where(curved, rho / products[0], 0.0).astype(dtype)
+            x, r = x + alpha * p, r - alpha * w
+            before = rho
+            z, rho, *sizes = self._preconditioned(r)
+            p = z + (rho / before).astype(dtype) * p
+            best = xp.where(sizes[0] < least, x, best)
+            least = xp.fmin(sizes[0], least)
+            # all that is decided by comes to the host at once
+            numbers = to_host(xp.stack([*products, rho, *sizes]))
+            self._check(numbers, w, r, z)
+            going = np.isfinite(numbers).all(axis=0) & (numbers[3] > 0)
+            going &= np.sqrt(numbers[4]) > goal
+            going &= numbers[0] > 4 * self._eps * np.sqrt(numbers[1] * numbers[2])
+            if not going.all():
+                out[:, xp.asarray(columns)] = best
+                kept = xp.asarray(np.flatnonzero(going))
+                columns = columns[going]
+                x, best, r, p = (a.take(kept, axis=1) for a in (x, best, r, p))
+                rho, least = rho.take(kept), least.take(kept)
+        out[:, xp.asarray(columns)] = best
+        return out
 
-    def _product(self, flat: Any) -> Any:
-        v = flat.reshape(self.b.shape)
-        xp = namespace(v)
-        length = float(xp.linalg.norm(v))
-        if not np.isfinite(length):
-            raise _Stop
-        if length == 0:  # CuPy asks for the residual of x = 0
-            return flat
-        image = finite(self.op.matmat(v)) + self.shift * v
+    def _times(self, v: Any) -> Any:
         self.products += v.shape[1]
-        self._curvature(v, image, "op + shift")
-        rounding = 4 * self._eps * length * float(xp.linalg.norm(image))
-        if not abs(float((v * image).sum())) > rounding:
-            raise _Stop
-        return image.reshape(-1)
+        return self.op.matmat(v) + self.shift * v
 
-    def _curvature(self, v: Any, image: Any, name: str) -> None:
-        xp = namespace(v)
-        curvature = (v * image).sum(axis=0)
-        rounding = xp.linalg.norm(v, axis=0) * xp.linalg.norm(image, axis=0)
-        rounding = 10 * len(v) ** 0.5 * self._eps * rounding
-        if bool((curvature < -rounding).any()):
+    def _preconditioned(self, r: Any) -> tuple[Any, ...]:
+        """z = P⁻¹ r, and r·z, r·r and z·z of every column."""
+        if self.inverse is None:
+            return r, *3 * (self._inner((r, r))[0],)
+        z = self.inverse.matmat(r).astype(r.dtype, copy=False)
+        return z, *self._inner((r, z), (r, r), (z, z))
+
+    def _inner(self, *pairs: Any) -> Any:
+        """a·b of columns for every pair (a, b), completed in one sum: (pairs, c), float64."""
+        xp = namespace(*pairs[0])
+        sums = [(a * b).sum(axis=0, dtype=np.float64) for a, b in pairs]
+        return self.space.total(xp.stack(sums))
+
+    def _sizes(self, r: Any) -> np.ndarray:
+        return np.sqrt(to_host(self._inner((r, r)))[0])
+
+    def _check(self, numbers: np.ndarray, w: Any, r: Any, z: Any) -> None:
+        """Raise if the products or the preconditioner are not finite or not PSD."""
+        if not np.isfinite(numbers).all():
+            finite(w, "op", self.space)
+            if np.isfinite(numbers[4]).all():
+                finite(z, "preconditioner", self.space)
+        self._curvature(numbers[:3], "op + shift")
+        self._curvature(numbers[3:], "preconditioner")
+
+    def _curvature(self, numbers: np.ndarray, name: str) -> None:
+        """`numbers`: v·Av, v·v and (Av)·(Av) of every column."""
+        curvature = numbers[0]
+        if (curvature < -self._slack * np.sqrt(numbers[1] * numbers[2])).any():
             raise ValueError(
                 f"{name} must be PSD, but some v·({name}) v is {float(curvature.min()):.4g}"
             )
-
-    def _precondition(self, flat: Any) -> Any:
-        """The preconditioned residual; here the iteration shows it, so the best is kept."""
-        residual = flat.reshape(self.b.shape)
-        worst = float(namespace(flat).linalg.norm(residual, axis=0).max())
-        if not np.isfinite(worst):
-            raise _Stop
-        if worst < self._least:
-            self._least = worst
-            if self._step is not None:
-                self._best = self._step.reshape(self.b.shape).copy()
-        if self.inverse is None:
-            return flat
-        image = self.inverse.matmat(residual)
-        self._curvature(residual, image, "preconditioner")
-        return image.reshape(-1).astype(flat.dtype, copy=False)

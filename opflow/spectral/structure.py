@@ -23,7 +23,7 @@ from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
-from opflow.spectral.checks import DENSE, finite
+from opflow.spectral.checks import DENSE, finite, sharing
 
 NOMINAL = MachineProfile()
 
@@ -37,6 +37,40 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
     return op.shape[0] <= DENSE or NOMINAL.seconds(exact, op.dtype) <= NOMINAL.seconds(
         estimate, op.dtype
     )
+
+
+def diagonal_pays(op: Operator, products: int) -> bool:
+    """Whether the exact diagonal of `op` takes no longer than `products` products."""
+    if op.space.sharded:  # it is known or it is not, and costs are those of this rank alone
+        return not _black_box(op)
+    if sharing(op).sharded:
+        return op.shape[0] <= DENSE
+    return pays(diagonal_cost(op), op, products)
+
+
+def exact_diagonal(op: Operator) -> Any:
+    """``op.diagonal()``; of a sharded operator that does not know it, by n products."""
+    if not (op.space.sharded and _black_box(op)):
+        return finite(op.diagonal(), space=op.space)
+    if op.shape[0] > DENSE:
+        raise ValueError(
+            f"op is sharded and its structure does not give its diagonal: for an order of "
+            f"{op.shape[0]} > {DENSE} it can only be estimated"
+        )
+    return _sharded_columns(op).diagonal(op.space.span(op.shape[0]).start)
+
+
+def _sharded_columns(op: Operator) -> Any:
+    """The rows of this rank (here, n), by n products."""
+    n = op.shape[0]
+    span, xp = op.space.span(n), op_namespace(op)
+    identity = xp.eye(span.stop - span.start, n, span.start, dtype=op.dtype)
+    return finite(op.matmat(identity), space=op.space)
+
+
+def entries_pay(op: Operator, products: int) -> bool:
+    """Whether a pass over all entries of `op` takes no longer than `products` products."""
+    return not sharing(op).sharded and pays(entries_cost(op), op, products)
 
 
 def forming_products(op: Operator) -> int:
@@ -114,20 +148,39 @@ def entries_cost(op: Operator) -> Cost:
     return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
 
 
-def square_sum(op: Operator, products: int) -> float | None:
-    """The exact ‖op‖_F² of a symmetric operator, if structure gives it cheaper than `products`."""
+def square_sum(op: Operator, products: int) -> tuple[float, int] | None:
+    """The exact ‖op‖_F² of a symmetric operator and the products it took.
+
+    ``None`` if structure does not give it cheaper than `products`.
+    """
     if isinstance(op, Scaled):
         inner = square_sum(op.operands[0], products)
-        return None if inner is None else op.scalar**2 * inner
+        return None if inner is None else (op.scalar**2 * inner[0], inner[1])
+    if sharing(op).sharded:
+        return _sharded_square_sum(op, products)
     if isinstance(op, Matrix) and op.sparse:
-        return float(op.data.multiply(op.data).sum(dtype=np.float64))
+        return float(op.data.multiply(op.data).sum(dtype=np.float64)), 0
     if isinstance(op, Gram) and op.factor.row_access and not getattr(op.factor, "sparse", False):
         n, width = op.factor.shape
         small = Cost(2.0 * n * width**2, float(width) ** 2 * op.dtype.itemsize)
         if width < n and pays(small + op.factor.cost(0), op, products):
-            return _gram_square_sum(op)
-    if pays(entries_cost(op), op, products):
-        return float(inner_products([op])[0, 0])
+            return _gram_square_sum(op), 0
+    if entries_pay(op, products):
+        return float(inner_products([op])[0, 0]), forming_products(op)
+    return None
+
+
+def _sharded_square_sum(op: Operator, products: int) -> tuple[float, int] | None:
+    """The same from no more than `products` columns: of op itself, or of FᵀF if it is a Gram."""
+    n = op.shape[0]
+    if n <= products:
+        A = _sharded_columns(op) if op.space.sharded else finite(op.todense())
+        return float(op.space.total((A * A).sum(dtype=np.float64))), n
+    if isinstance(op, Gram) and op.weights is None and not op.factor.domain.sharded:
+        width = op.factor.shape[1]
+        if width <= products:
+            small = finite((op.factor.T @ op.factor).todense())
+            return float((small * small).sum(dtype=np.float64)), width
     return None
 
 

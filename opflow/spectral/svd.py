@@ -11,7 +11,7 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.algebra import as_operator
 from opflow.operators.gram import Gram
-from opflow.spectral.checks import ConvergenceWarning, finite
+from opflow.spectral.checks import ConvergenceWarning, finite, sharing
 from opflow.spectral.eigen import Eigenpairs, Tolerance, eigsh
 
 
@@ -24,7 +24,8 @@ class SingularTriplets:
     singular_values : array (k,), float64, on the host
         Descending.
     left, right : arrays (m, k), (n, k)
-        Orthonormal columns: ``op @ right ≈ left * singular_values``.
+        Orthonormal columns: ``op @ right ≈ left * singular_values``.  Of a sharded operator, the
+        rows of this rank where they are sharded: the left ones, for a Jacobian.
     residuals : array (k,)
         ‖op v − σ u‖ or ‖opᵀ u − σ v‖, the one that is not zero to rounding.
     converged : bool
@@ -124,18 +125,19 @@ def svds(
         raise ValueError(f"op must not be empty, but has shape {op.shape}")
     check_integer(k, "k", 1, min(op.shape))
     wide = op.shape[0] <= op.shape[1]
-    gram = Gram(op if wide else op.T)
+    gram, rng = Gram(op if wide else op.T), sharing(op).generator(rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the triplets, below, it is told
         pairs = eigsh(gram, k, which="LA", tol=tol, memory=memory, rng=rng, **options)
     near, A = pairs.eigenvectors, op if wide else op.T
-    xp = namespace(near)
+    xp, here, beyond = namespace(near), A.space, A.domain
     # Aᵀ sheds what the Gram could not tell from its null space, and A then shows σ itself
-    far = xp.linalg.qr(finite(A.rmatmat(near)))[0]
-    near, sigma, turn = xp.linalg.svd(A.matmat(far), full_matrices=False)
-    far = far @ turn.T
+    far = beyond.qr(finite(A.rmatmat(near), space=beyond))[0]
+    near, R = here.qr(A.matmat(far))
+    head, sigma, turn = xp.linalg.svd(R)
+    near, far = near @ head, far @ turn.T
     gaps = A.rmatmat(near) - far * sigma
-    residuals = to_host(xp.linalg.norm(gaps, axis=0)).astype(np.float64)
+    residuals = to_host(beyond.norm(gaps, axis=0)).astype(np.float64)
     sigma = to_host(sigma).astype(np.float64)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals

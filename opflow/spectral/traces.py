@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer, to_host
+from opflow.arrays import check_integer
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
-from opflow.spectral.checks import Estimate, finite, gaussian, symmetric_operator
+from opflow.spectral.checks import Estimate, finite, gaussian, sharing, symmetric_operator
 from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
-from opflow.spectral.structure import diagonal_cost, forming_products, pays
+from opflow.spectral.structure import diagonal_pays, exact_diagonal, forming_products
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
@@ -76,15 +76,21 @@ def trace(
     check_integer(products, "products", FEWEST)
     if how == "xnystrace" and not op.psd:
         raise ValueError("how='xnystrace' needs an op that is known to be PSD")
-    cost = diagonal_cost(op)
-    if how == "exact" or products >= op.shape[0] or (how is None and pays(cost, op, products)):
-        values = finite(op.diagonal())
-        return Estimate(float(values.sum(dtype=np.float64)), products=forming_products(op))
+    space = op.space
+    if _exact(op, how, products):
+        total = space.total(exact_diagonal(op).sum(dtype=np.float64))
+        return Estimate(float(total), products=forming_products(op))
     if how == "hutch++":
-        return hutch_pp(op.matmat, gaussian(op, 2 * (products // 3), rng), psd=op.psd)
+        omega = gaussian(op, 2 * (products // 3), rng)
+        return hutch_pp(op.matmat, omega, psd=op.psd, space=space)
     if how == "xnystrace" or (how is None and op.psd):
-        return xnystrace(op.matmat, gaussian(op, products, rng))
-    return xtrace(op.matmat, gaussian(op, products // 2, rng), psd=op.psd)
+        return xnystrace(op.matmat, gaussian(op, products, rng), space=space)
+    return xtrace(op.matmat, gaussian(op, products // 2, rng), psd=op.psd, space=space)
+
+
+def _exact(op: Operator, how: str | None, products: int) -> bool:
+    exact = how == "exact" or products >= op.shape[0]
+    return exact or (how is None and diagonal_pays(op, products))
 
 
 class Diagonal(NamedTuple):
@@ -152,23 +158,23 @@ def diagonal(
     if how not in (None, "exact", "diag++"):
         raise ValueError(f"how must be 'exact' or 'diag++', not {how!r}")
     check_integer(products, "products", FEWEST)
-    xp, cost, n = op_namespace(op), diagonal_cost(op), op.shape[0]
-    if how == "exact" or products >= n or (how is None and pays(cost, op, products)):
-        values = finite(op.diagonal())
-        return Diagonal(values, xp.zeros_like(values), forming_products(op), "exact")
-    return _diag_pp(op, products // 3, np.random.default_rng(rng))
+    if _exact(op, how, products):
+        values = exact_diagonal(op)
+        zeros = op_namespace(op).zeros_like(values)
+        return Diagonal(values, zeros, forming_products(op), "exact")
+    return _diag_pp(op, products // 3, sharing(op).generator(rng))
 
 
 def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:
-    xp, n = op_namespace(op), op.shape[0]
-    Q, _ = xp.linalg.qr(finite(op.matmat(gaussian(op, k, rng))))
-    Z = finite(op.matmat(Q))
-    core = (2 * Z * Q - (Q @ (Q.T @ Z)) * Q).sum(axis=1)
-    signs = xp.asarray(rng.choice([-1.0, 1.0], (n, k)), dtype=op.dtype)
-    Y = finite(op.matmat(signs - Q @ (Q.T @ signs)))
-    samples = signs * (Y - Q @ (Q.T @ Y))
+    xp, n, space = op_namespace(op), op.shape[0], op.space
+    Q, _ = space.qr(finite(op.matmat(gaussian(op, k, rng)), space=space))
+    Z = finite(op.matmat(Q), space=space)
+    core = (2 * Z * Q - (Q @ space.gram(Q, Z)) * Q).sum(axis=1)
+    signs = xp.asarray(space.signs(rng, n, k), dtype=op.dtype)
+    Y = finite(op.matmat(signs - Q @ space.gram(Q, signs)), space=space)
+    samples = signs * (Y - Q @ space.gram(Q, Y))
     quantile = float(student.ppf(0.975, k - 1))
     errors = samples.std(axis=1, ddof=1) * (quantile / k**0.5)
-    scale = float(to_host(abs(Z).max()))
+    scale = float(space.largest(abs(Z).max() if Z.size else 0.0))
     errors = errors + n**0.5 * float(np.finfo(op.dtype).eps) * scale
     return Diagonal(core + samples.mean(axis=1), errors, 3 * k, "Diag++")

@@ -72,7 +72,7 @@ def lanczos(
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
     v = check_real(v, "v")
-    if v.shape != (n,):
+    if v.shape != (op.domain.here(n),):
         raise ValueError(f"v has shape {v.shape} but op has order {n}")
     space = Recursion(op, v.astype(op.dtype, copy=False)[:, None], steps, keep=reorthogonalise)
     if not space.norms[0] > 0:

@@ -14,7 +14,7 @@ from opflow.arrays import to_host
 from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import DENSE, finite
+from opflow.spectral.checks import DENSE, finite, sharing
 from opflow.spectral.preconditioners import Jacobi
 from opflow.spectral.structure import forming_products
 
@@ -107,14 +107,14 @@ def dense_spectrum(op: Operator) -> Spectrum | None:
     gives them, else m products.
     """
     n = op.shape[0]
-    if n <= DENSE:
+    if n <= DENSE and not op.space.sharded:
         matrix = finite(op.todense())
         return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
     F = factor(op)
-    if F is None or F.shape[1] > DENSE:
+    if F is None or F.shape[1] > DENSE or F.domain.sharded:
         return None
     matrix = finite((F.T @ F).todense())
-    products = min(len(matrix), forming_products(op))
+    products = len(matrix) if sharing(op).sharded else min(len(matrix), forming_products(op))
     return Spectrum(_eigenvalues(matrix), n - len(matrix), products)
 
 

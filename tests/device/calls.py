@@ -18,11 +18,16 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-#: calls that give an array module, and the name it goes by as an argument
-GIVERS, CONVENTION = {"namespace", "op_namespace"}, "xp"
+#: calls that give an array module, and the name it goes by as an argument (with _, an attribute)
+GIVERS, CONVENTION = {"namespace", "op_namespace", "cupy_module"}, "xp"
+#: calls that give an object of CuPy, and its class
+MAKERS = {"cupy.cuda.get_current_stream": "cupy.cuda.Stream",
+          "cupy.get_default_memory_pool": "cupy.cuda.MemoryPool"}  # fmt: skip
+#: what the methods of those give
+GIVEN = {"cupy.cuda.Stream.record": "cupy.cuda.Event"}
 #: calls that give host data
 HOST = {"to_host", "float", "int", "len", "str", "bool", "list", "dict", "set", "sorted", "range"}
-ARRAY = {name for name in dir(np.ndarray) if not name.startswith("_")}
+ARRAY = {name for name in dir(np.ndarray) if not name.startswith("_")} | {"set"}
 SPARSE = {name for name in dir(sp.csr_matrix) if not name.startswith("_")} | {
     "data", "indices", "indptr", "nnz", "format"}  # fmt: skip
 
@@ -53,7 +58,11 @@ class Names:
     def __init__(self, outer: "Names | None" = None) -> None:
         self.modules: dict[str, str] = dict(outer.modules) if outer else {}
         self.aliases: dict[str, list[str]] = dict(outer.aliases) if outer else {}
+        #: objects of CuPy's other classes; those that `self` holds are known in all methods
+        self.objects: dict[str, str] = outer.objects if outer else {}
         self.host: set[str] = set(outer.host) if outer else {"np", "math", "sp", "spla", "json"}
+        #: modules, functions and classes of our own, whose attributes are no arrays'
+        self.imported: set[str] = set(outer.imported) if outer else set()
 
 
 class Calls(ast.NodeVisitor):
@@ -77,10 +86,25 @@ class Calls(ast.NodeVisitor):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return ["cupy"] if node.func.id in GIVERS else []
         if isinstance(node, ast.Attribute):
+            if node.attr == f"_{CONVENTION}":
+                return ["cupy"]
             return [f"{name}.{node.attr}" for name in self.dotted(node.value)]
         if isinstance(node, ast.IfExp):
             return self.dotted(node.body) + self.dotted(node.orelse)
         return []
+
+    def instance(self, node: ast.AST) -> str | None:
+        """The class in CuPy that an expression is an object of, arrays apart."""
+        if isinstance(node, ast.Name | ast.Attribute):
+            return self.names.objects.get(ast.unparse(node))
+        if not isinstance(node, ast.Call):
+            return None
+        for name in self.dotted(node.func):
+            if name in MAKERS or (name in self.api["classes"] and name.startswith("cupy.cuda.")):
+                return MAKERS.get(name, name)
+        if isinstance(node.func, ast.Attribute):
+            return GIVEN.get(f"{self.instance(node.func.value)}.{node.func.attr}")
+        return None
 
     def on_host(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Name):
@@ -108,6 +132,7 @@ class Calls(ast.NodeVisitor):
             for table in (self.names.modules, self.names.aliases):
                 table.pop(a.arg, None)
             self.names.host.discard(a.arg)
+            self.names.imported.discard(a.arg)
             if a.annotation is not None and ast.unparse(a.annotation).startswith("np.ndarray"):
                 self.names.host.add(a.arg)
         self.generic_visit(node)
@@ -129,6 +154,8 @@ class Calls(ast.NodeVisitor):
             for alias in node.names:
                 self._check(f"{node.module}.{alias.name}", node)
                 self.names.modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        else:
+            self.names.imported |= {alias.asname or alias.name for alias in node.names}
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)
@@ -149,12 +176,15 @@ class Calls(ast.NodeVisitor):
             self._bind(node.target, node.value)
 
     def _bind(self, target: ast.AST, value: ast.AST) -> None:
+        if (cls := self.instance(value)) is not None:
+            self.names.objects[ast.unparse(target)] = cls
         if not isinstance(target, ast.Name):
             return
         found = self.dotted(value)
         for table in (self.names.modules, self.names.aliases):
             table.pop(target.id, None)
         self.names.host.discard(target.id)
+        self.names.imported.discard(target.id)
         if found and all(name in self.api["modules"] for name in found):
             self.names.modules[target.id] = found[0]
         elif found:
@@ -202,10 +232,19 @@ class Calls(ast.NodeVisitor):
             self._wrong(node, f"{name}{text}: {why}")
 
     def _method(self, node: ast.Attribute, call: ast.Call | None) -> None:
-        """A method or attribute of what may be a device array or a device matrix."""
+        """A method or attribute of an object of CuPy, or of what may be a device array."""
         name = node.attr
+        if (cls := self.instance(node.value)) is not None:
+            self.seen.append(f"{cls}.{name}")
+            text = self.api["classes"][cls].get(name)
+            if text is None:
+                self._wrong(node, f"{cls} has no .{name}")
+            elif call is not None and text and (why := misfit(text, call)):
+                self._wrong(node, f"{cls}.{name}{text}: {why}")
+            return
         flags = isinstance(node.value, ast.Attribute) and node.value.attr == "flags"
-        if self.on_host(node.value) or (name not in ARRAY | SPARSE and not flags):
+        ours = isinstance(node.value, ast.Name) and node.value.id in self.names.imported
+        if ours or self.on_host(node.value) or (name not in ARRAY | SPARSE and not flags):
             return
         classes = ["cupy.ndarray"] * (name in ARRAY) + ["cupyx.scipy.sparse.csr_matrix"] * (
             name in SPARSE
@@ -245,7 +284,7 @@ def sources(package: Path, only: tuple[str, ...]) -> Iterator[Path]:
 
 
 #: where device data goes
-DEVICE = ("arrays", "operators", "relu", "dynamics", "spectral")
+DEVICE = ("arrays", "streams", "devices", "operators", "relu", "dynamics", "spectral")
 
 
 def main() -> None:

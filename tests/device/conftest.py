@@ -6,9 +6,11 @@ PyLops decides at import which array modules there are, so the choice is made be
 
 import os
 
+#: a program that ranks run
+collect_ignore = ["ranks.py"]
 if os.environ.get("OPFLOW_DEVICE") == "stand-in":
     from tests.device import standin
 
     standin.install()
 elif os.environ.get("OPFLOW_DEVICE") != "cuda":
-    collect_ignore = ["suite"]
+    collect_ignore += ["suite"]

@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 #: tests that between them take every path; to look at every call of Python is slow
 FEW = (
     "(not test_operator or multiplies_blocks or sub_blocks or diagonal) and not goes_on_on and "
-    "(not trajectories or 8388608-3-2-True or 8388608-1-1-False-0)"
+    "(not trajectories or 8388608-3-2-True or 8388608-1-1-False-0 or 3-2-True) and "
+    "not command_line and not test_flights"
 )
-PACKAGES = ("operators", "relu", "dynamics", "spectral")
+PACKAGES = ("operators", "relu", "dynamics", "spectral", "distributed", "streams.py")
 
 
 class Tracer:

@@ -4,8 +4,9 @@ What it refuses is the point.  Its arrays are no NumPy arrays and cannot become 
 (``.get()``, ``asnumpy``); they do not mix with NumPy operands, NumPy functions or NumPy indices;
 reductions give arrays of no dimension; names and keywords are those recorded from the real CuPy
 (``cupy_api.json``), so what CuPy lacks does not work here either; an index beyond the end wraps
-around, as it does on a device.  Every transfer is written down with the line of opflow that made
-it, see :func:`watch`.
+around, as it does on a device.  Copies on a stream of their own are as late as may be, and what
+would be a race is an error (:mod:`tests.device.flights`).  Every transfer is written down with the
+line of opflow that made it, see :func:`watch`.
 
 Where CuPy is more lenient than this (NumPy arrays as indices, NumPy functions that dispatch to
 CuPy), it would pay with a transfer or a surprise, and nothing here relies on it.
@@ -26,8 +27,11 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
+from tests.device import flights, nccl
+
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
+PASSED_OVER = (HERE, HERE.parent / "nccl.py", ROOT / "opflow/arrays.py")
 API = json.loads((HERE.parent / "cupy_api.json").read_text())
 
 
@@ -35,7 +39,8 @@ API = json.loads((HERE.parent / "cupy_api.json").read_text())
 
 
 class Transfer(NamedTuple):
-    """A transfer: "to device", "to host", or "scalar" (to the host), and who made it."""
+    """A transfer: "to device", "to host", "scalar" (to the host), "mpi" or "nccl" (device memory
+    that was given to one of them), and who made it."""
 
     kind: str
     entries: int
@@ -71,7 +76,7 @@ def _site() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path not in (HERE, ROOT / "opflow/arrays.py") and path.is_relative_to(ROOT):
+        if path not in PASSED_OVER and path.is_relative_to(ROOT):
             return f"{path.relative_to(ROOT)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return "elsewhere"
@@ -158,19 +163,26 @@ class _Flags:
 class ndarray:
     """A device array."""
 
-    __slots__ = ("_a",)
+    __slots__ = ("__weakref__", "_born", "_memory")
     __module__ = "cupy"
     __hash__ = None
     __array_priority__ = 100
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C") -> None:
-        self._a = _plain(np.empty(shape, dtype, order))
+        self._memory, self._born = _plain(np.empty(shape, dtype, order)), flights.tick()
 
     @classmethod
     def _of(cls, array):
         self = object.__new__(cls)
-        self._a = _plain(array)
+        self._memory, self._born = _plain(array), flights.tick()
         return self
+
+    @property
+    def _a(self):
+        """The memory, for the stream that computes."""
+        if flights.FLIGHTS:
+            flights.touch(self._memory)
+        return self._memory
 
     # to the host, and who may
 
@@ -236,6 +248,8 @@ class ndarray:
 
     def set(self, arr, stream=None):
         _note("to device", arr.size)
+        if stream is not None:
+            return flights.launch(self, self._memory, arr, stream, self._born)
         self._a[...] = arr
 
     # shape and memory
@@ -249,10 +263,20 @@ class ndarray:
     strides = property(lambda self: self._a.strides)
     flags = property(lambda self: _Flags(self._a.flags))
     device = property(lambda self: Device())
+    data = property(lambda self: _Pointer(self._a.ctypes.data))
     real = property(lambda self: device(self._a.real))
     imag = property(lambda self: device(self._a.imag))
     T = property(lambda self: device(self._a.T))
     mT = property(lambda self: device(self._a.mT))
+
+    @property
+    def __cuda_array_interface__(self):
+        """What MPI takes device memory by; an MPI that knows no CUDA finds host memory there."""
+        if not self._a.flags.c_contiguous:
+            raise BufferError("memory that is not contiguous was given to MPI")
+        _note("mpi", self.size)
+        return {"shape": self.shape, "typestr": self.dtype.str, "version": 3, "strides": None,
+                "data": (self._a.ctypes.data, False)}  # fmt: skip
 
     @property
     def base(self):
@@ -284,6 +308,10 @@ class ndarray:
 
     def __deepcopy__(self, memo):
         return self.copy()
+
+
+class _Pointer(NamedTuple):
+    ptr: int
 
 
 def _plain(array):
@@ -528,13 +556,15 @@ def get_array_module(*args):
 
 
 class Device:
-    """Device 0."""
+    """One of :data:`DEVICES`; the current one by default."""
 
-    id = 0
+    current = 0
+    #: free and total
     mem_info = (8 << 30, 16 << 30)
 
     def __init__(self, device=None) -> None:
-        pass
+        self.id = Device.current if device is None else device
+        self.pci_bus_id = f"0000:0{self.id}:00.0"
 
     def __enter__(self):
         return self
@@ -543,15 +573,22 @@ class Device:
         pass
 
     def __eq__(self, other):
-        return isinstance(other, Device)
+        return isinstance(other, Device) and other.id == self.id
 
     __hash__ = object.__hash__
 
     def use(self) -> None:
-        pass
+        if self.id >= DEVICES:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        Device.current = self.id
 
     def synchronize(self) -> None:
-        pass
+        for flight in list(flights.FLIGHTS):
+            flight.release()
+
+
+#: how many there are
+DEVICES = 2
 
 
 class LinearOperator:
@@ -586,8 +623,15 @@ OWN = {
     "cupy": {
         "ndarray": ndarray, "asarray": asarray, "array": array, "asnumpy": asnumpy,
         "asanyarray": asarray, "get_array_module": get_array_module,
+        "get_default_memory_pool": lambda: flights.POOL,
     },
-    "cupy.cuda": {"Device": Device, "is_available": lambda: True},
+    "cupy.cuda": {
+        "Device": Device, "is_available": lambda: True, "Stream": flights.Stream,
+        "Event": flights.Event, "get_current_stream": flights.get_current_stream,
+        "MemoryPool": flights.MemoryPool,
+    },
+    "cupy.cuda.runtime": {"getDeviceCount": lambda: DEVICES},
+    "cupyx": {"empty_pinned": flights.empty_pinned},
     "cupyx.scipy.sparse.linalg": {"LinearOperator": LinearOperator, "cg": cg},
     "cupyx.scipy.sparse": {
         "csr_matrix": csr_matrix, "csc_matrix": csc_matrix, "coo_matrix": coo_matrix,
@@ -631,6 +675,7 @@ def modules() -> dict[str, ModuleType]:
             setattr(module, key, _member(name, key, text))
         if "." in name and (above := made.get(name.rpartition(".")[0])) is not None:
             setattr(above, name.rpartition(".")[2], module)
+    made["cupy.cuda.nccl"] = made["cupy.cuda"].nccl = nccl.module(_note)
     made["cupyx"].scipy = made["cupyx.scipy"]
     for name in made:
         if name.startswith("cupyx.scipy."):

@@ -1,4 +1,4 @@
-"""The suite of device tests, on the stand-in for CuPy and, where there is one, on a GPU.
+"""The device tests, on the stand-in for CuPy and, where there is one, on a GPU.
 
 Each runs in a process of its own, because PyLops decides at import whether there is a CuPy.
 """
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.distributed.launch import needs_mpi, run
 
 SUITE = Path(__file__).parent / "suite"
 
@@ -33,3 +35,16 @@ def test_everything_runs_on_the_stand_in_for_cupy() -> None:
 @pytest.mark.gpu
 def test_everything_runs_on_a_gpu() -> None:
     suite("cuda")
+
+
+@needs_mpi
+def test_ranks_on_the_stand_in_for_cupy(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OPFLOW_DEVICE", "stand-in")
+    assert "done" in run(SUITE.parent / "ranks.py", 3, tmp_path)
+
+
+@needs_mpi
+@pytest.mark.gpu
+def test_ranks_on_gpus(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OPFLOW_DEVICE", "cuda")
+    assert "done" in run(SUITE.parent / "ranks.py", 2, tmp_path, timeout=300)

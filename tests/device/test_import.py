@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.cli import main
 
 ROOT = Path(__file__).parents[2]
 #: as the wheel of CuPy 14 behaves where there is no CUDA: the package can be imported, this not
@@ -65,3 +66,15 @@ def test_moving_to_a_gpu_without_cupy_says_what_to_install() -> None:
     with pytest.raises(ImportError, match=r"needs CuPy: pip install 'opflow\[gpu\]'"):
         net.to("gpu")
     assert isinstance(net.to("cpu").readout, np.ndarray)
+    with pytest.raises(ImportError, match=r"needs CuPy: pip install 'opflow\[gpu\]'"):
+        of.Streamed(np.eye(2))
+
+
+@pytest.mark.skipif("cupy" in sys.modules, reason="CuPy is there")
+def test_the_command_line_without_cupy_says_what_to_install_in_one_line(tmp_path, capsys) -> None:
+    for command in (["train", "digits", "--widths", "4", "--steps", "1"], ["spectrum", "nowhere"]):
+        out = tmp_path / "out"
+        assert main([*command, "--device", "gpu", "--out", str(out)]) == 2
+        told = capsys.readouterr().err
+        assert told == "opflow: error: device 'gpu' needs CuPy: pip install 'opflow[gpu]'\n"
+        assert not out.exists()

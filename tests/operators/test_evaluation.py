@@ -14,6 +14,7 @@ import opflow as of
 from opflow.operators import rows
 from opflow.operators.gram_side import kernels
 from opflow.operators.khatri_rao import tiled_product
+from opflow.operators.scaled_gates import ScaledGates
 
 RATES = of.MachineProfile()
 
@@ -265,6 +266,32 @@ def test_sparse_data_is_priced_by_its_entries():
     assert gain == pytest.approx(cost.sparse * (1e-6 - 1e-9))
     counts = np.bincount(X.indices, minlength=5000).astype(float)
     assert of.Matrix(X).pairs == (counts**2).sum()
+
+
+@pytest.mark.skipif(of.gate_engines() == ["blas"], reason="the extension is not built")
+def test_gate_products_are_priced_as_such():
+    theta = np.random.default_rng(0).random((2000, 512)) < 0.5
+    scaled = ScaledGates(theta, np.ones(512, np.float32))
+    X = np.broadcast_to(np.float32(1), (2000, 784)).copy()
+    kernel = of.KhatriRao(scaled, X)
+    cost, gemm = kernel.cost(3), 2.0 * 2000 * 512 * 784 * 3
+    assert cost.gates == gemm and cost.flops == pytest.approx(gemm, rel=0.01)
+    assert of.Gram(kernel).cost(3).gates == 2 * gemm
+    assert of.CoActivation(theta).cost(3).gates == of.CoActivation(theta).cost(3).flops
+    with of.gate_options("blas"):
+        assert kernel.cost(3).gates == of.CoActivation(theta).cost(3).gates == 0
+    # What does not go through tables: dense conjugates, several outputs, inputs not in memory.
+    others = (theta.astype(np.float32), X), (scaled, X[:1000]), (scaled, of.Matrix(X.T).T)
+    assert [of.KhatriRao(*pair).cost(3).gates for pair in others] == [0, 0, 0]
+
+
+@pytest.mark.skipif(of.gate_engines() == ["blas"], reason="the extension is not built")
+def test_faster_gates_keep_a_kernel_factored():
+    theta = np.random.default_rng(0).random((2000, 512)) < 0.5
+    X = np.broadcast_to(np.float32(1), (2000, 784)).copy()
+    K = of.Gram(of.KhatriRao(ScaledGates(theta, np.ones(512, np.float32)), X))
+    slow, fast = (of.candidates(K, 2, profile=of.MachineProfile(gates=g)) for g in (1.0, 2.3))
+    assert [forms[0].how for forms in (slow, fast)] == ["dense", "factored"]
 
 
 @pytest.mark.parametrize("op, products, columns, memory, best", [

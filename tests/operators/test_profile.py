@@ -13,7 +13,7 @@ import pytest
 import opflow as of
 from opflow.operators import profile
 
-MEASURED = of.MachineProfile(1e11, 5e10, 2e10, 1.5e9)
+MEASURED = of.MachineProfile(1e11, 5e10, 2e10, 1.5e9, 2.4)
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def new_process():
 
 
 def test_seconds_add_computing_sparse_computing_and_moving():
-    rates = of.MachineProfile(float32=4.0, float64=2.0, bandwidth=5.0, sparse=1.0)
-    cost = of.Cost(flops=11.0, bytes=10.0, sparse=3.0)
-    assert rates.seconds(cost, np.float32) == 8 / 4 + 3 / 1 + 10 / 5
-    assert rates.seconds(cost, np.float64) == 8 / 2 + 3 / 1 + 10 / 5
+    rates = of.MachineProfile(float32=4.0, float64=2.0, bandwidth=5.0, sparse=1.0, gates=2.0)
+    cost = of.Cost(flops=17.0, bytes=10.0, sparse=3.0, gates=6.0)
+    assert rates.seconds(cost, np.float32) == 8 / 4 + 6 / 8 + 3 / 1 + 10 / 5
+    assert rates.seconds(cost, np.float64) == 8 / 2 + 6 / 4 + 3 / 1 + 10 / 5
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf"), "fast", True, None])
-@pytest.mark.parametrize("name", ["float32", "float64", "bandwidth", "sparse"])
+@pytest.mark.parametrize("name", ["float32", "float64", "bandwidth", "sparse", "gates"])
 def test_a_rate_that_is_none_is_named(name, rate):
     with pytest.raises(ValueError, match=f"{name} must be a positive number"):
         of.MachineProfile(**{name: rate})
@@ -142,6 +142,20 @@ def test_importing_measures_nothing(tmp_path):
     env.pop("OPFLOW_PROFILE", None)
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
     assert not os.listdir(tmp_path)
+
+
+def test_another_engine_of_gate_products_is_measured_anew(measured, monkeypatch):
+    monkeypatch.delenv("OPFLOW_GATES", raising=False)
+    of.machine_profile()
+    monkeypatch.setenv("OPFLOW_GATES", "blas")
+    new_process()
+    of.machine_profile()
+    assert len(measured) == 1 + (of.gate_engines() != ["blas"])
+
+
+def test_without_an_engine_the_gain_of_gates_is_nominal(monkeypatch):
+    monkeypatch.setenv("OPFLOW_GATES", "blas")
+    assert profile._gates_over_gemm(np.random.default_rng(0)) is None
 
 
 def test_measuring_gives_rates():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.spectral import checks, modes, scalars, structure
+from opflow.spectral import checks, scalars, structure
 
 
 class Products(of.Operator):
@@ -32,5 +32,5 @@ def rotated(values, seed=0, dtype=np.float64):
 def large(monkeypatch):
     """Small operators are taken for ones too large for LAPACK."""
     assert checks.DENSE > 0
-    for module in (structure, scalars, modes):
+    for module in (structure, scalars):
         monkeypatch.setattr(module, "DENSE", 0)

@@ -102,7 +102,7 @@ def test_square_sums_of_structure(n, width, weighted, workspace, seed):
     try:
         for op, dense in references:
             want = np.sum(dense**2)
-            assert abs(square_sum(op, 30) - want) <= 1e-13 * (n + width) * (want + 1)
+            assert abs(square_sum(op, 30)[0] - want) <= 1e-13 * (n + width) * (want + 1)
         G = inner_products([gram, other], change=True)
     finally:
         row_blocks.WORKSPACE = kept

@@ -68,6 +68,22 @@ def test_an_iteration_is_one_block_product(smooth):
     assert solution.iterations < len(counting.widths) <= solution.iterations + 4
 
 
+def test_columns_have_steps_of_their_own_and_leave_once_solved(smooth):
+    kernel, y = smooth
+    counting = Counting(kernel.todense())
+    easy = np.linalg.eigh(counting.data)[1][:, -1]
+    B = np.stack([easy, y, np.zeros_like(y), 1e-7 * np.roll(y, 3) ** 3], axis=1)
+    together = solve(counting, B, 1.0, tol=1e-10)
+    widths = counting.widths[:-1]  # the last recomputes all residuals
+    assert widths[0] == 3 and widths[1] == 2 and widths == sorted(widths, reverse=True)
+    alone = [solve(counting, B[:, j], 1.0, tol=1e-10) for j in range(4)]
+    assert together.iterations == max(one.iterations for one in alone)
+    assert together.products == sum(one.products for one in alone)
+    for j, one in enumerate(alone):
+        gap = np.linalg.norm(together.x[:, j] - one.x)  # either is as near to the solution
+        assert gap <= 2.1e-10 * np.linalg.norm(B[:, j])
+
+
 def test_nystrom_cuts_the_iterations_on_a_smooth_kernel(smooth):
     kernel, y = smooth
     shift = 1e-5 * kernel.trace() / 400
@@ -151,9 +167,18 @@ def test_a_condition_of_1e12_is_solved_or_says_so():
     assert solve(op, b, preconditioner="jacobi").iterations <= 2
 
 
-def test_rounding_is_refined_away():
+def test_the_best_iterate_is_returned():
     rng = np.random.default_rng(0)
-    op = operator(np.geomspace(1e-5, 1, 80), rng)
+    op, b = operator(np.geomspace(1e-3, 1, 80), rng), rng.standard_normal(80)
+    with pytest.warns(ConvergenceWarning):
+        residuals = [solve(op, b, maxiter=m).residuals for m in range(1, 40)]
+    assert residuals[-1] < 0.9 and (np.diff(residuals) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("least", [1e-5, 1e-6])
+def test_rounding_is_refined_away(least):
+    rng = np.random.default_rng(0)
+    op = operator(np.geomspace(least, 1, 80), rng)
     solution = solve(op, rng.standard_normal(80), tol=3e-11, maxiter=4000)
     assert solution.converged and solution.residuals <= 3e-11
 

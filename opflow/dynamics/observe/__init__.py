@@ -4,6 +4,10 @@ An observer is any callable of a :class:`Moment`; what it returns (a number or a
 under its name.  One that remembers earlier moments has methods ``state()``, a dict of arrays,
 and ``restore(arrays)``, so that a resumed run observes as if it had not stopped.  Those here
 cost what their docstrings say.
+
+Of a run with a communicator, every rank calls every observer and must get one value: what an
+observer sums over the samples of the moment it completes by ``moment.space``, and the names of
+arrays of its memory that have rows by sample stand in its attribute ``by_sample``.
 """
 
 from opflow.dynamics.observe.moment import Moment

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from opflow.operators.operator import Operator
+from opflow.operators.space import LOCAL, Sharded, Space
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork
@@ -22,7 +23,8 @@ class Moment:
     time : float
     loss : float
     residual : array (N, k)
-        A buffer of the run: copy what is to be kept.
+        A buffer of the run: copy what is to be kept.  Of a run with a communicator, the rows of
+        this rank, as are `targets` and `inputs`; `space` completes sums over them.
     state : State
         Parameters on the training set.
     inputs : array (N, d) or other inputs
@@ -54,6 +56,17 @@ class Moment:
     def targets(self) -> Any:
         """y, (N, k)."""
         return self.state.targets
+
+    @property
+    def space(self) -> Space:
+        """How the samples are held: all here, or those of `residual` by this rank."""
+        return getattr(self.state, "space", LOCAL)
+
+    @property
+    def samples(self) -> int:
+        """N, of all ranks."""
+        space = self.space
+        return space.size if isinstance(space, Sharded) else len(self.residual)
 
     @property
     def fields(self) -> Fields | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
+from opflow.operators.space import Space
 from opflow.spectral.checks import gaussian
 from opflow.spectral.comparison import alignment, principal_angles
 from opflow.spectral.distribution import density
@@ -59,6 +60,7 @@ class TopEigenpairs:
     """
 
     name = "eigenvalues"
+    by_sample = ("first", "last")
 
     def __init__(self, k: int = 6, *, tol: float = 1e-6, memory: float | str | None = None) -> None:
         self.k, self.tol, self.memory = check_integer(k, "k", 1), tol, memory
@@ -94,6 +96,8 @@ class TopEigenpairs:
 class _OfPairs:
     """An observer of the pairs that a :class:`TopEigenpairs` finds."""
 
+    by_sample = TopEigenpairs.by_sample
+
     def __init__(self, top: TopEigenpairs) -> None:
         self.top = top
 
@@ -110,8 +114,16 @@ class Angles(_OfPairs):
     name = "eigenvector_angles"
 
     def __call__(self, moment: Moment) -> Any:
-        vectors = self.top.at(moment).eigenvectors
-        return principal_angles(self.top.first, vectors)
+        now = self.top.at(moment).eigenvectors
+        return angles_between(self.top.first, now, moment.space)
+
+
+def angles_between(U: Any, V: Any, space: Space) -> Any:
+    """:func:`opflow.spectral.principal_angles`, also of columns with sharded rows."""
+    if space.sharded:  # both in coordinates of an orthonormal basis of their sum
+        both = space.qr(namespace(V).concatenate([U, V], axis=1))[1]
+        U, V = both[:, : U.shape[1]], both[:, U.shape[1] :]
+    return principal_angles(U, V)
 
 
 class Modes(_OfPairs):
@@ -121,7 +133,8 @@ class Modes(_OfPairs):
 
     def __call__(self, moment: Moment) -> Any:
         self.top.at(moment)
-        return to_host(self.top.first.T @ moment.residual.reshape(-1)).astype(np.float64)
+        modes = moment.space.gram(self.top.first, moment.residual.reshape(-1))
+        return to_host(modes).astype(np.float64)
 
 
 class Spectrum:
@@ -240,15 +253,22 @@ class Alignment:
         self.centred, self.products, self.residual = centred, products, residual
 
     def __call__(self, moment: Moment) -> Any:
-        y = (moment.residual if self.residual else moment.targets).reshape(-1)
-        rest = y - y.mean() if self.centred else y
+        y, space = (moment.residual if self.residual else moment.targets).reshape(-1), moment.space
+        count = moment.samples * moment.targets.shape[1]
+        rest = y - space.total(y.sum()) / count if self.centred else y
         eps = float(np.finfo(y.dtype).eps)
-        if float(abs(rest).max()) <= 10 * eps * float(abs(y).max()):
+        left, size = space.largest(np.array([_largest(rest), _largest(y)])).tolist()
+        if left <= 10 * eps * size:
             return np.full(1 + len(moment.layer_kernels), np.nan)
         return np.array([
             float(alignment(K, y, centred=self.centred, products=self.products))
             for K in (moment.kernel, *moment.layer_kernels)
         ])  # fmt: skip
+
+
+def _largest(x: Any) -> float:
+    """The largest absolute value held here, of none 0."""
+    return float(abs(x).max()) if x.size else 0.0
 
 
 class Sharpness:
@@ -318,6 +338,7 @@ class KernelDistance:
     """
 
     name = "kernel_distance"
+    by_sample = ("vectors", "start")
 
     def __init__(self, probes: int = 32, *, rng: int | np.random.Generator | None = 0) -> None:
         self.probes, self._rng = check_integer(probes, "probes", 1), rng
@@ -325,7 +346,7 @@ class KernelDistance:
         self._start: Any = None
 
     def __call__(self, moment: Moment) -> float:
-        K, norm = moment.kernel, namespace(moment.residual).linalg.norm
+        K, norm = moment.kernel, moment.space.norm
         if self._vectors is None or moment.step == 0:
             self._vectors = gaussian(K, self.probes, self._rng)
             self._start = K.matmat(self._vectors)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_real, namespace, to_host
+from opflow.arrays import beside, check_integer, check_real, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
@@ -35,7 +36,7 @@ class ResidualNorm:
 
     def __call__(self, moment: Moment) -> float:
         r = moment.residual
-        return float((r.astype(np.float64) ** 2).sum()) ** 0.5
+        return float(moment.space.total((r.astype(np.float64) ** 2).sum())) ** 0.5
 
 
 class GateFlips:
@@ -45,36 +46,34 @@ class GateFlips:
     """
 
     name = "gate_flips"
+    by_sample = ("last",)
 
     def __init__(self) -> None:
-        self._last: list[Any] | None = None
+        self._last: Any = None
 
     def __call__(self, moment: Moment) -> Any:
         net, xp = moment.network, namespace(moment.residual)
-        n = moment.residual.shape[0]
-        now = [xp.empty((n, -(-w // 8)), dtype=xp.uint8) for w in net.widths[1:]]
+        edges = np.cumsum([0, *(-(-w // 8) for w in net.widths[1:])]).tolist()
+        layers = [slice(*edge) for edge in itertools.pairwise(edges)]
+        now = xp.empty((len(moment.residual), edges[-1]), dtype=xp.uint8)
         for s, activations in forward_blocks(net, moment.inputs):
-            for packed, a in zip(now, activations[1:], strict=True):
-                packed[s] = pack(a > 0)
-        before = self._last if self._last is not None and moment.step else now
-        self._last = now
-        flips = [_differing_bits(a, beside(b, a)) for a, b in zip(now, before, strict=True)]
-        return to_host(xp.stack(flips))
+            for columns, a in zip(layers, activations[1:], strict=True):
+                now[s, columns] = pack(a > 0)
+        before = now if self._last is None or not moment.step else beside(self._last, now)
+        self._last, flips = now, xp.zeros(len(layers), dtype=xp.int64)
+        for s in row_slices(len(now), 9 * edges[-1]):
+            flips += xp.stack([
+                xp.unpackbits(now[s, c] ^ before[s, c]).sum(dtype=xp.int64) for c in layers
+            ])  # fmt: skip
+        return to_host(moment.space.total(flips))
 
     def state(self) -> dict[str, Any]:
-        """The gates of the last observation, packed."""
-        return {f"last_{i}": packed for i, packed in enumerate(self._last or [])}
+        """The gates of the last observation, packed layer beside layer."""
+        return {} if self._last is None else {"last": self._last}
 
     def restore(self, arrays: dict[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
-        self._last = [arrays[f"last_{i}"] for i in range(len(arrays))]
-
-
-def _differing_bits(a: Any, b: Any) -> Any:
-    xp = namespace(a)
-    return sum(
-        xp.unpackbits(a[s] ^ b[s]).sum(dtype=xp.int64) for s in row_slices(len(a), 8 * a.shape[1])
-    )
+        self._last = arrays["last"]
 
 
 class Balancedness:
@@ -171,18 +170,24 @@ class GramClosure:
         self._time = 0.0
 
     def __call__(self, moment: Moment) -> float:
-        fields = Fields(moment.network, moment.inputs, finite=False)
-        velocity = weight_gram_velocity(fields, self.layer, moment.residual, self.side)
-        W = moment.network.weights[self.layer - 1]
+        W = moment.network.weights[check_integer(self.layer, "layer", 1, moment.network.depth) - 1]
         gram = W.T @ W if self.side == "input" else W @ W.T
+        velocity = moment.share * moment.space.total(self._by_samples(moment, gram))
         if moment.step == 0:
             self._sum = gram
         else:
             velocity_before = beside(self._velocity, gram)
             self._sum = beside(self._sum, gram) + (moment.time - self._time) * velocity_before
-        self._velocity, self._time = moment.share * velocity.todense(), moment.time
+        self._velocity, self._time = velocity, moment.time
         xp = namespace(W)
         return float(xp.linalg.norm(gram - self._sum)) / (float(xp.linalg.norm(gram)) or 1.0)
+
+    def _by_samples(self, moment: Moment, gram: Any) -> Any:
+        """d(gram)/dt by the samples held here, which other ranks may have all of."""
+        if not len(moment.residual):
+            return namespace(gram).zeros_like(gram)
+        fields = Fields(moment.network, moment.inputs, finite=False)
+        return weight_gram_velocity(fields, self.layer, moment.residual, self.side).todense()
 
     def state(self) -> dict[str, Any]:
         """The Euler sum, and the velocity it goes on with."""
@@ -205,7 +210,7 @@ class TruncationError:
     Raises
     ------
     ValueError
-        When called in a run whose state is not fields.
+        When called in a run whose state is not fields, or whose samples are spread over ranks.
 
     Notes
     -----
@@ -230,6 +235,9 @@ class TruncationError:
         self.kernel = kernel
 
     def __call__(self, moment: Moment) -> Any:
+        if moment.space.sharded:
+            raise ValueError("TruncationError is for one machine: it compares fields sample by "
+                             "sample, and comm= spreads them over ranks")  # fmt: skip
         fields, exact_network = moment.fields, moment.exact
         if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")

@@ -8,6 +8,7 @@ Keeping at most `order` of those hand-overs truncates the hierarchy.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from opflow.arrays import is_sparse, namespace
@@ -17,6 +18,7 @@ from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import spans
+from opflow.streams import in_turn
 
 
 def budgets(steps: int, order: int, further: int) -> set[int]:
@@ -91,11 +93,12 @@ class FieldTangent(Operator):
         ]
         return hidden, conjugate
 
-    def _blocks(self, columns: int, dtype: Any) -> list[slice]:
+    def _blocks(self, columns: int, dtype: Any) -> Iterable[slice]:
         net = self.fields.network
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
         width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
-        return row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
+        slices = row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
+        return in_turn(slices, self.fields.inputs)
 
     def _gate(self, layer: int, s: slice) -> Any:
         """θ^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""

@@ -1,6 +1,7 @@
 """Lanczos and Krylov spaces on device operators."""
 
 import collections
+import warnings
 
 import numpy as np
 import pytest
@@ -43,6 +44,23 @@ def test_a_lanczos_step_brings_its_three_numbers_together_and_moves_nothing_else
 
     assert spent(12) - spent(2) == {"to host": 10}
     assert spent(12)["to device"] == 0
+
+
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+@pytest.mark.parametrize("preconditioner", [None, "nystrom"])
+def test_an_iteration_of_a_solver_brings_its_numbers_together(preconditioner) -> None:
+    device, _, v = kernels()
+    b = np.stack([v, v**2], axis=1)
+    inverse = preconditioner and of.spectral.nystrom(device, 1e-9, 5)
+
+    def spent(maxiter):
+        with transfers() as made, warnings.catch_warnings():
+            warnings.simplefilter("ignore", of.spectral.ConvergenceWarning)
+            of.spectral.solve(device, put(b), 1e-9, preconditioner=inverse, maxiter=maxiter)
+        return collections.Counter((t.kind, t.entries) for t in made)
+
+    # of either column: three products of its direction, and three of its residual
+    assert spent(8) - spent(3) == {("to host", 12): 5}
 
 
 def test_largest_eigenvalue() -> None:

@@ -1,0 +1,13 @@
+"""Samples spread over the ranks of an MPI communicator: products by a local product, one
+allreduce of a weight-shaped array, and a local product.
+
+Every rank runs the same program on its own rows.  A communicator given to the fields, or to
+:func:`opflow.train`, is all that differs from a program for one machine.
+"""
+
+from opflow.distributed.kernel import ShardedOperator, collective_kernel
+from opflow.operators.sharded import ShardedRows
+from opflow.operators.space import RankError, Sharded
+from opflow.operators.space import rows_of_rank as rows
+
+__all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "collective_kernel", "rows"]

@@ -1,0 +1,11 @@
+"""PyLops-MPI and mpi4py, imported here and nowhere else, with the remedy where they are missing."""
+
+from __future__ import annotations
+
+try:
+    import pylops_mpi
+    from mpi4py import MPI
+except ImportError as error:
+    raise ImportError("opflow.distributed needs MPI: pip install 'opflow[mpi]'") from error
+
+__all__ = ["MPI", "pylops_mpi"]

@@ -1,0 +1,99 @@
+"""Sharded operators as PyLops-MPI knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opflow.distributed.extra import pylops_mpi
+from opflow.operators.operator import Operator
+from opflow.operators.space import Sharded, Space
+from opflow.relu.fields import Fields
+from opflow.relu.kernels import collective_kernel as kernel
+
+
+class ShardedOperator(pylops_mpi.MPILinearOperator):
+    r"""An opflow operator between sharded vectors, for PyLops-MPI's solvers and its algebra.
+
+    Parameters
+    ----------
+    operator : Operator
+        Of fields with a communicator: a kernel or a Jacobian, or what is made of them.
+
+    Attributes
+    ----------
+    operator : Operator
+        The same for the functions of :mod:`opflow.spectral`, whose vectors are arrays: the rows
+        of this rank.  They take either.
+
+    Raises
+    ------
+    TypeError
+        If neither its rows nor its columns are sharded.
+
+    Notes
+    -----
+    A sharded vector is a ``pylops_mpi.DistributedArray`` with `Partition.SCATTER` and the rows of
+    every rank as :meth:`distribute` makes it; one that all ranks hold (parameters, in the domain
+    of a Jacobian) has `Partition.BROADCAST`.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        spaces = (operator.space, operator.domain)
+        space = next((s for s in spaces if isinstance(s, Sharded)), None)
+        if space is None:
+            raise TypeError(f"{operator!r} is not sharded: build it on fields with comm=")
+        self.operator, self._comm, self._nccl = operator, space.comm, space.nccl
+        super().__init__(shape=operator.shape, dtype=operator.dtype, base_comm=space.comm)
+
+    def distribute(self, x: Any, *, adjoint: bool = False) -> Any:
+        """The rows of this rank as a ``DistributedArray`` that the operator multiplies.
+
+        Parameters
+        ----------
+        x : array (n,)
+            The rows of this rank, or all of them where the domain is not sharded.
+        adjoint : bool, default False
+            For the adjoint.
+        """
+        space = self.operator.space if adjoint else self.operator.domain
+        return self._wrapped(x, self.shape[0 if adjoint else 1], space)
+
+    def _wrapped(self, x: Any, size: int, space: Space) -> Any:
+        local = dict(base_comm=self._comm, base_comm_nccl=self._nccl, local_array=x)
+        if not isinstance(space, Sharded):
+            return pylops_mpi.DistributedArray(
+                size, partition=pylops_mpi.Partition.UNSAFE_BROADCAST, **local
+            )
+        shapes = [(size // space.size * count,) for count in space.counts]
+        return pylops_mpi.DistributedArray(size, local_shapes=shapes, **local)
+
+    def _matvec(self, x: Any) -> Any:
+        op = self.operator
+        return self._wrapped(op.matvec(x.local_array), op.shape[0], op.space)
+
+    def _rmatvec(self, x: Any) -> Any:
+        op = self.operator
+        return self._wrapped(op.rmatvec(x.local_array), op.shape[1], op.domain)
+
+
+def collective_kernel(fields: Fields, *, route: str | None = None) -> ShardedOperator:
+    r"""The kernel K of the samples of all ranks, as a ``pylops_mpi.MPILinearOperator``.
+
+    Parameters
+    ----------
+    fields : Fields
+        Of this rank's samples, made with ``comm=``.
+    route : {"cached", "transport"}, optional
+        As in :func:`opflow.jacobian`.
+
+    Returns
+    -------
+    ShardedOperator
+        Of shape (N·k, N·k), N the samples of all ranks.
+
+    Notes
+    -----
+    :math:`K r = J \sum_i J_i^T r_i`: a local product, one allreduce of P numbers, whatever N, and
+    a local product.
+    """
+    return ShardedOperator(kernel(fields, route=route))
