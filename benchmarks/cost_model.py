@@ -5,7 +5,9 @@ factored ones, and set-up and products are timed (medians, round robin).  Printe
 and measured seconds of the whole work, and how much slower than the fastest the choice was.
 
     python benchmarks/cost_model.py
-    python benchmarks/cost_model.py --only W1 sparse --rounds 7 --cpu
+    python benchmarks/cost_model.py --only W3 sparse --rounds 7 --cpu
+
+The workloads W1 to W5 with one output are in ``python -m benchmarks.suite``.
 """
 
 from __future__ import annotations
@@ -20,18 +22,9 @@ clock = time.perf_counter
 
 #: N, d, widths, outputs, dtype, products, columns
 KERNELS = {
-    "W1 few": (2_000, 784, [512], 1, "float32", 2, 1),
-    "W1 many": (2_000, 784, [512], 1, "float32", 300, 1),
-    "W1 float64": (2_000, 784, [512], 1, "float64", 10, 1),
-    "W1 columns": (2_000, 784, [512], 1, "float32", 1, 16),
-    "W2 few": (20_000, 784, [512], 1, "float32", 5, 1),
-    "W2 many": (20_000, 784, [512], 1, "float32", 200, 1),
     "W3 small": (4_000, 784, [512, 512, 512], 1, "float32", 3, 1),
     "W3 outputs": (2_000, 784, [512, 512], 10, "float32", 20, 1),
-    "W4 few": (4_000, 3_072, [1024, 1024], 1, "float32", 3, 1),
-    "W4 several": (4_000, 3_072, [1024, 1024], 1, "float32", 12, 1),
     "W4 outputs": (2_000, 3_072, [1024, 1024], 4, "float32", 12, 1),
-    "W5": (100_000, 64, [256, 256], 1, "float32", 20, 1),
     "wide inputs": (1_000, 20_000, [256], 1, "float32", 20, 1),
     "wide outputs": (1_000, 20_000, [256], 10, "float32", 20, 1),
     "small": (300, 50, [64, 64], 1, "float64", 50, 1),

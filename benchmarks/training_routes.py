@@ -1,12 +1,11 @@
-"""Routes of a training step against each other and against autodiff frameworks, side by side.
+"""Routes of a training step against each other, side by side.
 
     python benchmarks/training_routes.py streamed     # N = 1,000,000, X on disk against in memory
-    python benchmarks/training_routes.py eliminated   # d = 100,000: the Gram against torch and JAX
     python benchmarks/training_routes.py sparse       # text-like data: sparse against dense
 
 Each contender runs in turn (round robin); results are compared first.  `streamed` runs each
-contender in a process of its own and reports the peak memory of the process; torch and JAX are
-timed where they are installed (``pip install 'opflow[bench]'``).
+contender in a process of its own and reports the peak memory of the process.  Steps of torch and
+JAX beside them, and the elimination of the first layer, are in ``python -m benchmarks.suite``.
 """
 
 from __future__ import annotations
@@ -83,107 +82,6 @@ def one(path: str, how: str) -> None:
     print(step_seconds(run), peak, float(run.losses[-1]).hex())
 
 
-# -- elimination ----------------------------------------------------------------------------
-
-
-def eliminated(args: argparse.Namespace) -> None:
-    import opflow as of
-
-    n, d, width = args.samples or 1_000, 100_000, 256
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((n, d), dtype=np.float32) / np.float32(d**0.5)
-    y = rng.standard_normal(n, dtype=np.float32)
-    net = of.ReLUNetwork.random([d, width], scaling="standard", seed=0, dtype=np.float32)
-    net = net.replace([net.weights[0] * np.float32((d / 2) ** 0.5)])
-    step = 0.05
-    method = of.GradientDescent(step=step)
-    contenders = {}
-    for name, yes in (("opflow, weights", False), ("opflow, eliminated", True)):
-        contenders[name] = lambda yes=yes: of.train(
-            net, X, y, steps=3, method=method, eliminate=yes
-        ).residual[:, 0]
-    contenders |= frameworks(net, X, y, step, args.threads)
-    want = contenders["opflow, weights"]()
-    for name, run in contenders.items():
-        error = np.linalg.norm(run() - want) / np.linalg.norm(want)
-        if not error < 1e-4:
-            sys.exit(f"{name} differs by {error:.1e}")
-        print(f"   {name:22} the same residual after 3 steps to {error:.0e}")
-    steps = {name: [] for name in contenders}
-    for _ in range(args.rounds):
-        for name, run in contenders.items():
-            if name.startswith("opflow"):
-                found = of.train(net, X, y, steps=40 if "elim" in name else 3, method=method,
-                                 eliminate="elim" in name, observe=[clock])  # fmt: skip
-                steps[name].append(step_seconds(found))
-            else:
-                steps[name].append(run(timed=True))
-    print(f"N = {n:,}, d = {d:,}, widths [{width}], float32, {args.threads} threads, a step:")
-    best = statistics.median(steps["opflow, eliminated"])
-    for name, seconds in steps.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, steps["opflow, eliminated"],
-                                                        strict=True))  # fmt: skip
-        print(f"   {name:22} {1e3 * statistics.median(seconds):9.2f} ms  {ratio:8.1f} times")
-    start = time.perf_counter()
-    found = of.train(net, X, y, steps=1, method=method, eliminate=True, observe=[clock])
-    set_up = found.observations["clock"][0] - start
-    print(f"   set-up of the elimination (the Gram, h¹) {set_up:.2f} s: {set_up / best:.0f} steps")
-
-
-def frameworks(net, X, y, step, threads) -> dict:
-    """Full-batch steps of torch and JAX: ``run()`` the residual after 3, ``run(timed=True)`` s."""
-    found = {}
-    try:
-        import torch
-    except ImportError:
-        print("   torch is not installed")
-    else:
-        torch.set_num_threads(threads)
-        Xt, yt, V = torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(net.readout)
-
-        def with_torch(timed=False):
-            W = torch.from_numpy(net.weights[0].copy()).requires_grad_()
-            optimiser = torch.optim.SGD([W], lr=step)
-            seconds = []
-            for _ in range(4 if timed else 3):
-                start = time.perf_counter()
-                optimiser.zero_grad()
-                r = (torch.relu(Xt @ W.T) @ V.T)[:, 0] - yt
-                (0.5 * (r**2).sum()).backward()
-                optimiser.step()
-                seconds.append(time.perf_counter() - start)
-            if timed:
-                return statistics.median(seconds[1:])
-            with torch.no_grad():
-                return ((torch.relu(Xt @ W.T) @ V.T)[:, 0] - yt).numpy()
-
-        found["torch"] = with_torch
-    try:
-        import jax
-        import jax.numpy as jnp
-    except ImportError:
-        print("   JAX is not installed")
-    else:
-        Xj, yj, Vj = jnp.asarray(X), jnp.asarray(y), jnp.asarray(net.readout)
-
-        def residual(W):
-            return (jax.nn.relu(Xj @ W.T) @ Vj.T)[:, 0] - yj
-
-        update = jax.jit(lambda W: W - step * jax.grad(lambda W: 0.5 * (residual(W) ** 2).sum())(W))
-
-        def with_jax(timed=False):
-            W = jnp.asarray(net.weights[0])
-            seconds = []
-            for _ in range(4 if timed else 3):
-                start = time.perf_counter()
-                W = update(W).block_until_ready()
-                seconds.append(time.perf_counter() - start)
-            return statistics.median(seconds[1:]) if timed else np.asarray(residual(W))
-
-        found["JAX"] = with_jax
-    return found
-
-
 # -- sparse data ----------------------------------------------------------------------------
 
 
@@ -241,14 +139,14 @@ def sparse(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["streamed", "eliminated", "sparse"])
+    parser.add_argument("what", choices=["streamed", "sparse"])
     parser.add_argument("--samples", type=int)
     parser.add_argument("--dense", type=int, default=4_000, help="rows of the dense comparison")
     parser.add_argument("--folder", help="where the file of `streamed` is written")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    {"streamed": streamed, "eliminated": eliminated, "sparse": sparse}[args.what](args)
+    {"streamed": streamed, "sparse": sparse}[args.what](args)
 
 
 if __name__ == "__main__":
