@@ -169,7 +169,7 @@ def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
 
 def report(found: Estimate) -> str:
     """The estimate as a table for people; its first part is what `train` explains itself with."""
-    routes = Plan(cast(Any, None), 0.0, 0.0, found.routes)  # nothing was built
+    routes = Plan(cast(Any, None), cast(Any, None), found.routes)  # nothing was built
     lines = [explain(routes, found.dtype, found.steps, found.budget)]
     if not found.fits:
         least = min(route.held for route in found.routes)

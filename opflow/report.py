@@ -18,7 +18,7 @@ from opflow.dynamics.plan import problem
 from opflow.folder import write_pictures
 from opflow.operators import Cost
 from opflow.operators.describe import human
-from opflow.operators.rows import WORKSPACE, workspace_limit
+from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
 from opflow.operators.space import space_of
 from opflow.relu.fields import storage_bytes
 
@@ -120,7 +120,9 @@ def analyse(
     if held > budget:
         return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
                            f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
-    with workspace_limit(min(float(WORKSPACE), (p.workspace() + budget - held) / 2)):
+    spare = p.workspace() + budget - held
+    workspace = min(float(WORKSPACE), spare / 2)
+    with workspace_limit(workspace, min(float(SPREAD), spare / 2 - workspace)):
         fields = network.fields(X, comm=space if space.sharded else None)
         K = of.collective_kernel(fields)
         values = _largest(K, budget - held)

@@ -24,7 +24,7 @@ from opflow.folder import CONFIG
 from opflow.operators.describe import human
 from opflow.operators.evaluation import candidates
 from opflow.operators.forming import dense_plan
-from opflow.operators.rows import WORKSPACE, workspace_limit
+from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
 from opflow.operators.space import Sharded, Space, space_of
 from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
@@ -138,7 +138,7 @@ def analyse(
     """
     space = space_of(comm, int(what.data.targets.shape[0]))
     budget = space.budget(ask.memory, module_name(what.data.inputs))
-    with workspace_limit(min(float(WORKSPACE), budget / 16)):
+    with workspace_limit(*(min(float(most), budget / 16) for most in (WORKSPACE, SPREAD))):
         return _analyse(what, ask, budget, say if space.leads else _silent, space)
 
 

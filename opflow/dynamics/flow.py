@@ -16,7 +16,9 @@ import numpy as np
 
 from opflow.arrays import namespace
 from opflow.operators import Operator
+from opflow.operators.rows import row_slices
 from opflow.operators.space import LOCAL, Sharded, Space
+from opflow.operators.threads import over_rows
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import (
     HiddenPass,
@@ -252,15 +254,15 @@ class State:
 
     def fill(self, residual: Any) -> Any:
         """As :meth:`evaluate`, with the loss left on the device."""
-        xp, loss = namespace(residual), 0.0
+        xp = namespace(residual)
 
         def vector(s: slice, f: Any) -> Any:
-            nonlocal loss
-            r = xp.subtract(f, self.targets[s], out=residual[s])
-            loss = loss + 0.5 * (r.astype(xp.float64) ** 2).sum()
-            return r
+            return xp.subtract(f, self.targets[s], out=residual[s])
 
         self.slope = self._pass(vector)
+        loss = 0.0
+        for s in row_slices(len(residual), 24 * residual.shape[1]):
+            loss = loss + 0.5 * (residual[s].astype(xp.float64) ** 2).sum()
         return self.space.total(loss)
 
     def taken(self) -> Arrays:
@@ -275,11 +277,40 @@ class State:
 
     def _pass(self, vector: Callable[[slice, Any], Any]) -> Arrays:
         net = self.upper
-        xp, dtype = namespace(net.readout), self.accumulate or net.dtype
         first = self.first.begin(net, self.parameters[0], self.accumulate)
+
+        def share(samples: slice) -> tuple[Any, Arrays, Arrays]:
+            part = first.fork()
+            return part, *self._sums(part, samples, vector)
+
+        flops = 6.0 * self.first.samples * net.parameters
+        item = np.dtype(self.accumulate or net.dtype).itemsize
+        (first, weights, biases), *others = over_rows(
+            self.first.samples, share, flops, first.data, sums=2.0 * net.parameters * item
+        )
+        for part, *sums in others:
+            first.join(part)
+            for total, more in zip((*weights[1:], *biases), (*sums[0][1:], *sums[1]), strict=True):
+                if total is not None:
+                    total += more
+        weights[0] = first.gradient()
+        if self.space.sharded:
+            weights, biases = _unflat(net, _totals(_interleaved(weights, biases), self.space))
+        for rate, W, b in zip(net.rates, weights, biases, strict=True):
+            W *= -rate
+            if b is not None:
+                b *= -rate
+        return _interleaved(weights, biases)
+
+    def _sums(
+        self, first: Any, samples: slice, vector: Callable[[slice, Any], Any]
+    ) -> tuple[Arrays, Arrays]:
+        """∂loss/∂W^ℓ and ∂loss/∂b^ℓ over a range of samples; `first` collects those of W¹."""
+        net = self.upper
+        xp, dtype = namespace(net.readout), self.accumulate or net.dtype
         weights = [None, *(xp.zeros(W.shape, dtype=dtype) for W in net.weights[1:])]
         biases = [None if b is None else xp.zeros(b.shape, dtype=dtype) for b in net.biases]
-        for s in blocks(net, self.first.samples, 1, self.first.inputs):
+        for s in blocks(net, samples, 1, self.first.inputs):
             activations = forward(net, first.rows(s))
             r = vector(s, activations[-1] @ net.readout.T)
             phis = slopes(net, activations, r, isinstance(first, HiddenPass))
@@ -289,14 +320,7 @@ class State:
                 if total is not None:
                     total += phi.sum(axis=0)
             first.collect(s, phis[0])  # last: it may overwrite a¹
-        weights[0] = first.gradient()
-        if self.space.sharded:
-            weights, biases = _unflat(net, _totals(_interleaved(weights, biases), self.space))
-        for rate, W, b in zip(net.rates, weights, biases, strict=True):
-            W *= -rate
-            if b is not None:
-                b *= -rate
-        return _interleaved(weights, biases)
+        return weights, biases
 
     def outputs(self) -> Any:
         """f on the samples, (N, k); one forward pass."""

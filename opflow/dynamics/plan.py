@@ -30,7 +30,7 @@ from opflow.operators import (
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import human
 from opflow.operators.forming import dense_plan
-from opflow.operators.rows import WORKSPACE, parse_memory
+from opflow.operators.rows import SPREAD, WORKSPACE, parse_memory
 from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import check_inputs, input_operator, is_whole
 from opflow.relu.network import ReLUNetwork
@@ -66,28 +66,42 @@ class Route(NamedTuple):
         return rates.seconds(self.setup, dtype) + steps * rates.seconds(self.step, dtype)
 
 
+class Room(NamedTuple):
+    """What a run may hold in passing, in bytes.
+
+    Attributes
+    ----------
+    workspace : float
+        The row blocks of a product.
+    spread : float
+        What several threads take beyond those of one.
+    fields : float
+        The fields of a frozen kernel.
+    """
+
+    workspace: float
+    spread: float
+    fields: float
+
+
 class Plan(NamedTuple):
     """What was decided.
 
     Attributes
     ----------
     first : WeightLayer or DualLayer
-    workspace : float
-        Bytes a product's row blocks may take.
-    fields : float
-        Bytes that the fields of a frozen kernel may hold.
+    room : Room
     routes : list of Route
         All that were possible, the chosen one first.
     """
 
     first: FirstLayer
-    workspace: float
-    fields: float
+    room: Room
     routes: list[Route]
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"route": self.routes[0].name, "workspace": self.workspace, "fields": self.fields}
+        return {"route": self.routes[0].name, **self.room._asdict()}
 
 
 class Problem(NamedTuple):
@@ -281,9 +295,13 @@ def plan(
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (shapes.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - shapes.workspace() / 2))
-    if resumed is not None and resumed["workspace"] <= workspace and resumed["fields"] <= left:
+    spread = min(float(SPREAD), left / 2)
+    room = Room(workspace, spread, left - spread)
+    if resumed is not None:
+        before = Room(*(float(resumed.get(name, 0.0)) for name in Room._fields))
         # The same row blocks again, unless there is less memory now: sums in the same order.
-        workspace, left = resumed["workspace"], resumed["fields"]
+        if all(b <= now for b, now in zip(before, room, strict=True)):
+            room = before
     first: FirstLayer
     if chosen.name == "weights":
         first = WeightLayer(X)
@@ -292,7 +310,7 @@ def plan(
             operator = materialise(operator, how="dense", memory=budget)
         first = DualLayer(network, X, operator, cross)
     ordered = sorted(routes, key=lambda r: r is not chosen)
-    return Plan(first, workspace, left, ordered)
+    return Plan(first, room, ordered)
 
 
 def best(routes: list[Route], steps: int, dtype: Any) -> Route:

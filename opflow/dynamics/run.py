@@ -178,9 +178,9 @@ def train(
     ))  # fmt: skip
     if explain and space.leads:
         print(explained(found, network.dtype, count, budget))
-    with workspace_limit(found.workspace):
+    with workspace_limit(found.room.workspace, found.room.spread):
         accumulate = getattr(method, "accumulate", None)
-        state = State(network, found.first, y, None, accumulate, found.fields, space)
+        state = State(network, found.first, y, None, accumulate, found.room.fields, space)
         loop = Loop(
             method.name,
             method.start(state, share),

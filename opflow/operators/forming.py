@@ -29,6 +29,7 @@ from opflow.operators.rows import (
     whereabouts,
 )
 from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.threads import bytes_over_rows
 
 #: flops that building one entry of a sparse-times-sparse product costs beyond its
 #: multiplications, and how much slower than sparse-times-dense those are
@@ -237,8 +238,9 @@ def _khatri_rao_bytes(op: KhatriRao, columns: int) -> float:
     item = op.dtype.itemsize
     scaled, gemm = op._sides()
     rows = float(op.B.shape[0]) * ((columns + op.repeat) * scaled.shape[1] + gemm.shape[1]) * item
-    blocks = min(rows, row_blocks.workspace_bytes()) if gemm.row_access else rows
-    return 3.0 * max(op.shape) * columns * item + 2 * blocks
+    sums = 2.0 * op.shape[1] * columns * item
+    blocks = bytes_over_rows(2 * rows, sums) if gemm.row_access else 2 * rows
+    return 3.0 * max(op.shape) * columns * item + blocks
 
 
 @product_bytes.register(PackedGates)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import REAL_DTYPES, check_integer
+from opflow.operators import threads as pool
 from opflow.operators.rows import row_slices
 
 try:
@@ -24,12 +25,12 @@ except ImportError:  # built without a compiler
     _gates = None  # type: ignore[assignment]
 
 BLAS = "blas"
-_asked: ContextVar[tuple[str | None, int | None]] = ContextVar("gates", default=(None, None))
+_asked: ContextVar[str | None] = ContextVar("gates", default=None)
 _TIMES, _DOT, _BACK = range(3)
 #: with fewer gates than fill half a word a matrix product is as fast
 FEWEST = 32
-#: columns of a strip times bytes of a number, and flops below which a thread is not worth starting
-_STRIP, _SHARE = 128, 1.6e7
+#: columns of a strip times bytes of a number
+_STRIP = 128
 
 
 def gate_engines() -> list[str]:
@@ -51,38 +52,28 @@ def gate_engine() -> str:
     ValueError
         If ``OPFLOW_GATES`` names none of :func:`gate_engines`.
     """
-    name, _ = _asked.get()
-    if name is not None:
+    if (name := _asked.get()) is not None:
         return name
     name = os.environ.get("OPFLOW_GATES")
     return gate_engines()[0] if not name else _checked(name, "OPFLOW_GATES")
 
 
 def gate_threads() -> int:
-    """Threads of a product: of :func:`gate_options`, of ``OPFLOW_NUM_THREADS``, or BLAS's.
-
-    BLAS's number is read from its environment variables; without them, one a core.
-    """
-    _, threads = _asked.get()
-    if threads is not None:
-        return threads
-    names = ("OPFLOW_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-    for name in names:
-        if (value := os.environ.get(name, "")).isdigit() and int(value) > 0:
-            return int(value)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads of a product: of :func:`gate_options`, of ``OPFLOW_NUM_THREADS``, or BLAS's."""
+    return pool.count()
 
 
 @contextmanager
 def gate_options(engine: str | None = None, *, threads: int | None = None) -> Iterator[None]:
-    """Choose the engine and the threads of gate products, in this Python thread alone.
+    """Choose the engine of gate products and the threads of all, in this Python thread alone.
 
     Parameters
     ----------
     engine : str, optional
         One of :func:`gate_engines`; operators choose their form when they are made.
     threads : int, optional
-        No result depends on it.
+        Of gate products, whose results do not depend on it, and of products and steps that spread
+        their rows over threads, whose results do by rounding.
 
     Raises
     ------
@@ -95,12 +86,12 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
     ...     gate_engine(), gate_threads()
     ('blas', 1)
     """
-    name, count = _asked.get()
-    name = name if engine is None else _checked(engine, "engine")
-    count = count if threads is None else check_integer(threads, "threads", 1)
-    token = _asked.set((name, count))
+    name = _asked.get() if engine is None else _checked(engine, "engine")
+    many = nullcontext() if threads is None else pool.limited(check_integer(threads, "threads", 1))
+    token = _asked.set(name)
     try:
-        yield
+        with many:
+            yield
     finally:
         _asked.reset(token)
 
@@ -185,7 +176,7 @@ def _product(
     kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any
 ) -> None:
     N, work = len(bits), 2.0 * len(bits) * n * c * columns
-    threads = max(1, min(gate_threads(), int(work / _SHARE)))
+    threads = max(1, min(gate_threads(), int(work / pool.SHARE)))
     _gates.product(
         kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, out
     )

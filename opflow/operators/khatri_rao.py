@@ -7,7 +7,7 @@ N × N array.  Operands with no factor are multiplied tile by tile, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 from opflow.arrays import is_array, namespace
@@ -18,6 +18,7 @@ from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.threads import over_rows
 from opflow.streams import in_turn
 
 
@@ -98,13 +99,18 @@ class KhatriRao(Operator):
         return (self.A, self.B) if self._scale_a else (self.B, self.A)
 
     def _blocks(
-        self, scaled: Operator, gemm: Operator, columns: int, dtype: Any
+        self, scaled: Operator, gemm: Operator, columns: int, dtype: Any, samples: slice
     ) -> Iterable[slice]:
-        n = self.B.shape[0]
         if not gemm.row_access:
-            return [slice(0, n)]
+            return [samples]
         width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
-        return self._in_turn(row_slices(n, width * dtype.itemsize))
+        return self._in_turn(row_slices(samples, width * dtype.itemsize))
+
+    def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0) -> Any:
+        """`work` of ranges of samples, in several threads where rows can be read by several."""
+        data = (getattr(op, "data", None) for op in (self.A, self.B))
+        flops = 2.0 * self.B.shape[0] * self.shape[1] * columns
+        return over_rows(self.B.shape[0], work, flops, *data, sums=sums)
 
     def _in_turn(self, slices: list[slice]) -> Iterable[slice]:
         # with k rows of A a sample, those of A are other slices
@@ -140,27 +146,31 @@ class KhatriRao(Operator):
         )
         width = scaled.shape[1]
         out = xp.empty((self.shape[0], c), dtype=dtype)
-        work = None
-        for s in self._blocks(scaled, gemm, c, dtype):
-            rows = self._samples(s)
-            factor = scaled.rows(rows).astype(dtype, copy=False)
-            if gemm.row_access and not _sparse(gemm):
-                b = s.stop - s.start
-                work = xp.empty((b, c * width), dtype=dtype) if work is None else work
-                pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
-            else:
-                pushed = _slab(gemm, s) @ right
-            pushed = pushed.reshape(-1, c, width)
-            if k > 1:
-                xp.matmul(
-                    factor.reshape(-1, k, width),
-                    pushed.transpose(0, 2, 1),
-                    out=out[rows].reshape(-1, k, c),
-                )
-            elif c == 1:
-                out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
-            else:
-                out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
+
+        def push(samples: slice) -> None:
+            work = None
+            for s in self._blocks(scaled, gemm, c, dtype, samples):
+                rows = self._samples(s)
+                factor = scaled.rows(rows).astype(dtype, copy=False)
+                if gemm.row_access and not _sparse(gemm):
+                    b = s.stop - s.start
+                    work = xp.empty((b, c * width), dtype=dtype) if work is None else work
+                    pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
+                else:
+                    pushed = _slab(gemm, s) @ right
+                pushed = pushed.reshape(-1, c, width)
+                if k > 1:
+                    xp.matmul(
+                        factor.reshape(-1, k, width),
+                        pushed.transpose(0, 2, 1),
+                        out=out[rows].reshape(-1, k, c),
+                    )
+                elif c == 1:
+                    out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
+                else:
+                    out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
+
+        self._over_samples(push, c)
         return out
 
     def _rmatmat(self, X: Any) -> Any:
@@ -171,29 +181,36 @@ class KhatriRao(Operator):
             return sums.reshape(c, -1).T
         scaled, gemm = self._sides()
         k, width = self.repeat, scaled.shape[1]
-        total: Any = None
-        part = work = None
-        for s in self._blocks(scaled, gemm, c, dtype):
-            rows = self._samples(s)
-            factor = scaled.rows(rows)
-            r, b = X[rows], s.stop - s.start
-            work = xp.empty((b, c, width), dtype=dtype) if work is None else work
-            left = work[:b]
-            if k > 1:
-                xp.matmul(
-                    r.reshape(b, k, c).transpose(0, 2, 1), factor.reshape(b, k, width), out=left
-                )
-            else:
-                xp.multiply(factor[:, None, :], r[:, :, None], out=left)
-            left = left.reshape(b, c * width)
-            if not gemm.row_access or _sparse(gemm):
-                part = _transposed_product(gemm, s, left)
-                total = part if total is None else total + part
-            elif total is None:
-                total = left.T @ gemm.rows(s)
-            else:
-                part = xp.empty_like(total) if part is None else part
-                total += xp.matmul(left.T, gemm.rows(s), out=part)
+
+        def pull(samples: slice) -> Any:
+            total: Any = None
+            part = work = None
+            for s in self._blocks(scaled, gemm, c, dtype, samples):
+                rows = self._samples(s)
+                factor = scaled.rows(rows)
+                r, b = X[rows], s.stop - s.start
+                work = xp.empty((b, c, width), dtype=dtype) if work is None else work
+                left = work[:b]
+                if k > 1:
+                    xp.matmul(
+                        r.reshape(b, k, c).transpose(0, 2, 1), factor.reshape(b, k, width), out=left
+                    )
+                else:
+                    xp.multiply(factor[:, None, :], r[:, :, None], out=left)
+                left = left.reshape(b, c * width)
+                if not gemm.row_access or _sparse(gemm):
+                    part = _transposed_product(gemm, s, left)
+                    total = part if total is None else total + part
+                elif total is None:
+                    total = left.T @ gemm.rows(s)
+                else:
+                    part = xp.empty_like(total) if part is None else part
+                    total += xp.matmul(left.T, gemm.rows(s), out=part)
+            return total
+
+        total, *others = self._over_samples(pull, c, 2.0 * self.shape[1] * c * dtype.itemsize)
+        for other in others:
+            total += other
         # total: (c · scaled width, gemm width)
         total = total.reshape(c, width, gemm.shape[1])
         return total.transpose((1, 2, 0) if self._scale_a else (2, 1, 0)).reshape(-1, c)

@@ -7,6 +7,7 @@ memory does not grow with the number of samples.  Blocks need not divide the num
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import sys
@@ -22,18 +23,23 @@ from opflow.streams import in_turn
 
 #: bytes of temporary arrays a product may hold for one block of rows
 WORKSPACE = 8 << 20
-_limit: ContextVar[float | None] = ContextVar("workspace", default=None)
+#: bytes that several threads may take beyond those of one, if nobody says otherwise
+SPREAD = 256 << 20
+#: the least that row blocks of a thread may have of them
+LEAST = 2 << 20
+_limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, SPREAD))
 
 
 def workspace_bytes() -> float:
     """The workspace in force: `WORKSPACE`, or what :func:`workspace_limit` allows."""
-    limit = _limit.get()
-    return WORKSPACE if limit is None else min(limit, WORKSPACE)
+    return min(_limit.get()[0], WORKSPACE)
 
 
 @contextmanager
-def workspace_limit(limit: float) -> Iterator[None]:
+def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
     """Keep the workspace of every product below `limit` bytes, in this thread alone.
+
+    Products that spread their rows over threads may take `spread` bytes more, all together.
 
     Examples
     --------
@@ -41,24 +47,37 @@ def workspace_limit(limit: float) -> Iterator[None]:
     ...     row_slices(5, 8)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    token = _limit.set(limit)
+    token = _limit.set((limit, spread))
     try:
         yield
     finally:
         _limit.reset(token)
 
 
-def row_slices(n: int, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
+def range_workspace(threads: int, sums: float) -> float | None:
+    """What each of some threads may take for its row blocks, of what they have together.
+
+    All but one hold `sums` bytes besides, for sums over their rows.  None if too little is left.
+    """
+    most = workspace_bytes()
+    share = (most + _limit.get()[1] - (threads - 1) * sums) / threads
+    return min(share, most) if share >= min(LEAST, most) else None
+
+
+def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
     """Slices that cover ``range(n)``, of nearly equal length, each within the workspace.
+
+    `n` may be a range itself, as a slice.
 
     Examples
     --------
     >>> row_slices(5, 8, workspace=16)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    block = block_rows(bytes_per_row, workspace)
-    pieces = max(1, -(-n // block))
-    edges = [-(-n * i // pieces) for i in range(pieces + 1)]
+    start, stop = (n.start, n.stop) if isinstance(n, slice) else (0, n)
+    length = stop - start
+    pieces = max(1, -(-length // block_rows(bytes_per_row, workspace)))
+    edges = [start - (-length * i // pieces) for i in range(pieces + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 

@@ -14,6 +14,7 @@ from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
 from opflow.operators.rows import parse_memory
 from opflow.operators.space import LOCAL, Space, same, space_of, together
+from opflow.operators.threads import over_rows
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
 from opflow.relu.passes import blocks, conjugates, forward, preactivation
 
@@ -139,12 +140,17 @@ class Fields:
         packed = storage == "packed"
         if packed:
             kept[-1] = xp.empty((n, -(-net.widths[-1] // 8)), dtype=xp.uint8)
-        for s in blocks(net, n, X=self.inputs):
-            activations = forward(net, first.rows(s))
-            if packed:
-                activations[-1] = pack(activations[-1] > 0)
-            for array, part in zip(kept, activations[1:], strict=True):
-                array[s] = part
+
+        def fill(samples: slice) -> None:
+            mine = first.fork()
+            for s in blocks(net, samples, X=self.inputs):
+                activations = forward(net, mine.rows(s))
+                if packed:
+                    activations[-1] = pack(activations[-1] > 0)
+                for array, part in zip(kept, activations[1:], strict=True):
+                    array[s] = part
+
+        over_rows(n, fill, 2.0 * n * net.parameters, first.data)
         return kept
 
     @classmethod
@@ -241,9 +247,15 @@ class Fields:
         xp = namespace(net.readout)
         middle = () if net.outputs == 1 else (net.outputs,)
         out = [xp.empty((n, *middle, w), dtype=net.dtype) for w in net.widths[1:]]
-        for s in blocks(net, n, 2 * net.outputs, self.inputs):
-            for phi, part in zip(out, self.conjugate_rows(s), strict=True):
-                phi[s] = part.reshape(-1, *middle, part.shape[-1])
+
+        def fill(samples: slice) -> None:
+            for s in blocks(net, samples, 2 * net.outputs, self.inputs):
+                for phi, part in zip(out, self.conjugate_rows(s), strict=True):
+                    phi[s] = part.reshape(-1, *middle, part.shape[-1])
+
+        read = self.inputs if self.storage == "recomputed" else self._kept[0]
+        upper = net.parameters - net.weights[0].size
+        over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
         return out
 
     def conjugate_rows(self, index: Any) -> list[Any]:

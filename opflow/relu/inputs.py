@@ -92,6 +92,7 @@ class RowPass:
 
     def __init__(self, X: Any, W: Any, b: Any, accumulate: Any = None) -> None:
         self._X, self._W, self._b = X, W, b
+        self.data = X
         self._dtype = accumulate or W.dtype
         self._block: Any = None
         self._total: Any = None
@@ -113,12 +114,20 @@ class RowPass:
         """∂loss/∂W¹ of all that was collected."""
         return self._total
 
+    def fork(self) -> RowPass:
+        """A pass over other samples at the same time."""
+        return RowPass(self._X, self._W, self._b, self._dtype)
+
+    def join(self, other: RowPass) -> None:
+        """Take what a fork of this pass collected."""
+        self._total += other._total
+
 
 class HiddenPass:
     """A pass over a stored h¹ (N, n_1), which is given away block by block for the slopes."""
 
     def __init__(self, hidden: Any) -> None:
-        self._hidden = hidden
+        self._hidden = self.data = hidden
 
     def rows(self, s: slice) -> Any:
         return self._hidden[s]
@@ -129,6 +138,13 @@ class HiddenPass:
     def gradient(self) -> Any:
         """The slopes of all samples, (N, n_1)."""
         return self._hidden
+
+    def fork(self) -> HiddenPass:
+        """A pass over other samples at the same time: this one, whose rows are apart."""
+        return self
+
+    def join(self, other: HiddenPass) -> None:
+        """Nothing to take."""
 
 
 class WholePass(HiddenPass):

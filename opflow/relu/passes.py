@@ -35,10 +35,12 @@ def rectify(h: Any) -> Any:
     return namespace(h).maximum(h, 0, out=h)
 
 
-def blocks(network: ReLUNetwork, samples: int, copies: int = 1, X: Any = None) -> Iterable[slice]:
+def blocks(
+    network: ReLUNetwork, samples: int | slice, copies: int = 1, X: Any = None
+) -> Iterable[slice]:
     """Row blocks in which all layers of a pass fit the workspace, with rows read from disk.
 
-    `X` is what the pass reads the rows of, if it reads any.
+    `samples` is their number or a range of them; `X` what the pass reads the rows of, if any.
     """
     width = sum(network.widths[1:]) * (1 + copies) + copied_width(X)
     return in_turn(row_slices(samples, width * network.dtype.itemsize), X)

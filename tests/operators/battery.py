@@ -17,7 +17,7 @@ scratch copy and see the battery fail.
 
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.arrays import is_sparse, to_host
 from opflow.operators import rows as row_blocks
+from opflow.operators import threads as pool
 from opflow.spectral.preconditioners import Jacobi, Nystrom
 
 #: the array module of the cases
@@ -110,12 +111,20 @@ settings_drawn = st.builds(
 
 @contextmanager
 def small_blocks(workspace: int) -> Iterator[None]:
-    """Row blocks and tiles of few entries, so that small operators have many of them."""
-    kept, row_blocks.WORKSPACE = row_blocks.WORKSPACE, workspace
+    """Row blocks and tiles of few entries, so that small operators have many of them.
+
+    If they are small, their rows are spread over three threads, however few they are.
+    """
+    kept = row_blocks.WORKSPACE, pool.SHARE
+    row_blocks.WORKSPACE = workspace
+    many = nullcontext()
+    if workspace < kept[0]:
+        pool.SHARE, many = 1e-9, pool.limited(3)
     try:
-        yield
+        with many:
+            yield
     finally:
-        row_blocks.WORKSPACE = kept
+        row_blocks.WORKSPACE, pool.SHARE = kept
 
 
 class Case:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.operators import gate_products as gp
 from opflow.operators import rows as row_blocks
+from opflow.operators import threads as pool
 from opflow.operators.masks import pack
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_products_of_many_ranges_panels_and_folds_equal_their_definition(shape, 
 
 @needs_extension
 def test_no_result_depends_on_the_threads(monkeypatch):
-    monkeypatch.setattr(gp, "_SHARE", 1.0)  # threads for the smallest work
+    monkeypatch.setattr(pool, "SHARE", 1.0)  # threads for the smallest work
     gates, M, X, r = arrays((9000, 65, 70), 2, np.float32, 1)
     bits, results = pack(gates), []
     for threads in (1, 2, 3, 8, 300):

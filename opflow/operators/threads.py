@@ -1,0 +1,167 @@
+"""Ranges of rows over threads, each with a BLAS of one thread.
+
+A threaded BLAS leaves the passes between its products to one core, and its idle threads spin on the
+others meanwhile.  Here a thread takes a range of rows through all of a product: matrix products,
+element-wise passes and gate products share one set of threads, made for the call and gone after it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from opflow.operators.rows import range_workspace, workspace_bytes, workspace_limit
+
+R = TypeVar("R")
+#: flops below which a range is not worth a thread
+SHARE = 1.6e7
+_asked: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+def count() -> int:
+    """Threads of a product: asked for, or of ``OPFLOW_NUM_THREADS``, or those of NumPy's BLAS."""
+    if (asked := _asked.get()) is not None:
+        return asked
+    if (value := os.environ.get("OPFLOW_NUM_THREADS", "")).isdigit() and int(value) > 0:
+        return int(value)
+    if (found := _blas().threads()) is not None:
+        return found
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """So many threads for the products of this Python thread."""
+    token = _asked.set(threads)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def over_rows(
+    n: int, work: Callable[[slice], R], flops: float, *data: Any, sums: float = 0.0
+) -> list[R]:
+    """``work`` of contiguous ranges that cover ``range(n)``, one a thread; results in their order.
+
+    Parameters
+    ----------
+    n : int
+    work : callable
+        Called in several threads at a time, each with a share of the workspace.
+    flops : float
+        Of the whole; little of it is not spread.
+    *data : arrays
+        What rows are read of: only plain arrays in host memory may be read by several threads.
+    sums : float
+        Bytes that a range holds besides its row blocks, for sums over its rows.
+
+    Notes
+    -----
+    Where it does not pay, or the workspace does not allow for so many sums, there is one range, in
+    this thread, and BLAS keeps its own threads.  Ranges follow from the number of threads: sums of
+    different numbers of threads differ by rounding.
+    """
+    threads = min(count(), int(flops / SHARE), n)
+    workspace = range_workspace(threads, sums) if threads > 1 else None
+    if workspace is None or not all(isinstance(a, np.ndarray) for a in data):
+        return [work(slice(0, n))]
+    blas = _blas()
+    if blas.threads() is None:
+        return [work(slice(0, n))]
+
+    def share(i: int) -> R:
+        with limited(1), workspace_limit(workspace):
+            return work(slice(n * i // threads, n * (i + 1) // threads))
+
+    with blas.single():
+        return _together(share, threads)
+
+
+def bytes_over_rows(rows: float, sums: float) -> float:
+    """The most that :func:`over_rows` takes: of `rows`, and for the sums of all threads but one."""
+    threads = count()
+    workspace = range_workspace(threads, sums) if threads > 1 else None
+    if workspace is None:
+        return min(rows, workspace_bytes())
+    return min(rows, threads * workspace) + (threads - 1) * sums
+
+
+def _together(work: Callable[[int], R], threads: int) -> list[R]:
+    """``work(0)`` here and the others in threads of their own; the first error is raised."""
+    results: list[Any] = [None] * threads
+    errors: list[BaseException] = []
+
+    def run(i: int) -> None:
+        try:
+            results[i] = work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    others = [
+        threading.Thread(target=contextvars.copy_context().run, args=(run, i), daemon=True)
+        for i in range(1, threads)
+    ]
+    with ExitStack() as started:  # all are waited for, whatever happens here
+        for thread in others:
+            thread.start()
+            started.callback(thread.join)
+        results[0] = work(0)
+    if errors:
+        raise errors[0]
+    return results
+
+
+class _Blas:
+    """The threads of the BLAS libraries of this process, as threadpoolctl knows them."""
+
+    def __init__(self) -> None:
+        from threadpoolctl import ThreadpoolController
+
+        np.ones((1, 1)) @ np.ones((1, 1))
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._lock, self._users = threading.Lock(), 0
+        self._before: list[int] = []
+
+    def threads(self) -> int | None:
+        """How many it has when opflow does not hold it to one; None if it cannot be held."""
+        with self._lock:
+            if not self._libraries:
+                return None
+            return max(self._before if self._users else self._numbers())
+
+    @contextmanager
+    def single(self) -> Iterator[None]:
+        """One thread a product, until the last of those who ask for it leaves."""
+        with self._lock:
+            if not self._users:
+                self._before = self._numbers()
+                self._set([1] * len(self._before))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._set(self._before)
+
+    def _numbers(self) -> list[int]:
+        return [library.get_num_threads() or 1 for library in self._libraries]
+
+    def _set(self, numbers: list[int]) -> None:
+        for library, number in zip(self._libraries, numbers, strict=True):
+            library.set_num_threads(number)
+
+
+@cache
+def _blas() -> _Blas:
+    return _Blas()

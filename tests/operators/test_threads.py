@@ -1,0 +1,152 @@
+"""Ranges of rows over threads: every row once, errors told, BLAS as it was."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import opflow as of
+from opflow.operators import rows as row_blocks
+from opflow.operators import threads as pool
+from opflow.operators.gate_products import gate_engine
+from opflow.operators.rows import workspace_limit
+
+from .battery import small_blocks
+
+MANY = 1e12
+
+
+@pytest.fixture(autouse=True)
+def controlled():
+    if pool._blas().threads() is None:
+        pytest.skip("the threads of this BLAS cannot be set: rows are not spread")
+
+
+def spread(n, work, flops=MANY, *data, threads=3, **options):
+    with pool.limited(threads):
+        return pool.over_rows(n, work, flops, *data, **options)
+
+
+@given(n=st.integers(0, 20), threads=st.integers(1, 7))
+def test_ranges_cover_all_rows_once_and_results_keep_their_order(n, threads):
+    ranges = spread(n, lambda s: (s.start, s.stop), threads=threads)
+    assert len(ranges) == max(1, min(n, threads))
+    assert [i for start, stop in ranges for i in range(start, stop)] == list(range(n))
+
+
+def test_ranges_are_at_work_at_the_same_time_each_with_one_thread():
+    meeting = threading.Barrier(3, timeout=30)
+
+    def work(s):
+        meeting.wait()
+        blas = [library.num_threads for library in pool._blas()._libraries]
+        return threading.get_ident(), pool.count(), max(blas)
+
+    found = spread(9, work)
+    assert len({ident for ident, *_ in found}) == 3 and threading.get_ident() in found[0]
+    assert all(rest == [1, 1] for _, *rest in found)
+
+
+def test_ranges_share_the_workspace_and_keep_the_options_of_the_caller():
+    def work(s):
+        return row_blocks.workspace_bytes(), gate_engine()
+
+    with of.gate_options("blas"), workspace_limit(6 << 20, spread=3 << 20):
+        found = spread(9, work)
+        assert row_blocks.workspace_bytes() == 6 << 20
+    assert found == [(3 << 20, "blas")] * 3
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"flops": 1e6},
+        {"data": [np.ones((9, 2)), "rows on disk"]},
+        {"sums": 1e9},
+        {"limit": 4 << 20},
+        {"limit": 100 << 20, "sums": 2e6},
+    ],
+    ids=str,
+)
+def test_one_range_where_several_would_not_pay_or_not_fit(case):
+    limit = workspace_limit(case["limit"]) if "limit" in case else workspace_limit(
+        row_blocks.WORKSPACE, row_blocks.SPREAD
+    )  # fmt: skip
+    before = pool._blas().threads()
+    with limit:
+        blas = spread(9, lambda s: (s, pool._blas().threads(), pool._blas()._users),
+                      case.get("flops", MANY), *case.get("data", []),
+                      sums=case.get("sums", 0.0))  # fmt: skip
+    assert blas == [(slice(0, 9), before, 0)]
+
+
+def numbers():
+    return [library.num_threads for library in pool._blas()._libraries]
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_an_error_of_any_range_is_raised_once_all_have_ended(failing):
+    ended, before = [], numbers()
+
+    def work(s):
+        if s.start == 3 * failing:
+            raise RuntimeError("out of luck")
+        threading.Event().wait(0.05)
+        ended.append(s.start)
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        spread(9, work)
+    assert sorted(ended) == sorted({0, 3, 6} - {3 * failing})
+    assert numbers() == before
+
+
+def test_blas_has_its_threads_again_once_the_last_user_has_left():
+    before, blas = numbers(), pool._blas()
+    first, second = blas.single(), blas.single()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert numbers() == [1] * len(before) and blas.threads() == max(before)
+    second.__exit__(None, None, None)
+    assert numbers() == before
+
+
+def test_threads_are_those_asked_for_or_of_the_environment_or_of_blas(monkeypatch):
+    monkeypatch.delenv("OPFLOW_NUM_THREADS", raising=False)
+    assert pool.count() == pool._blas().threads()
+    monkeypatch.setenv("OPFLOW_NUM_THREADS", "5")
+    assert pool.count() == 5
+    with of.gate_options(threads=4):
+        assert pool.count() == 4
+
+
+@given(
+    threads=st.integers(2, 6), N=st.integers(1, 12), widths=st.lists(st.integers(1, 5), min_size=1,
+    max_size=3), outputs=st.integers(1, 2), bias=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_fields_products_and_steps_do_not_depend_on_the_threads(
+    threads, N, widths, outputs, bias, seed
+):
+    rng = np.random.default_rng(seed)
+    net = of.ReLUNetwork.random([4, *widths], outputs=outputs, seed=rng)
+    if bias:
+        net = of.ReLUNetwork(net.weights, net.readout,
+                             biases=[rng.standard_normal(w) for w in widths])  # fmt: skip
+    X, y = rng.standard_normal((N, 4)), rng.standard_normal((N, outputs))
+    r = rng.standard_normal((N * outputs, 3))
+
+    def results():
+        fields = net.fields(X)
+        K = of.collective_kernel(fields, route="cached")
+        run = of.train(net, X, y, steps=3, method=of.GradientDescent(step=1e-3), eliminate=False)
+        return [*fields.activations[1:], *fields.conjugates, K @ r, *run.network.weights,
+                run.residual, np.array(run.losses)]  # fmt: skip
+
+    with of.gate_options(threads=1):
+        wanted = results()
+    with small_blocks(1000), of.gate_options(threads=threads):
+        found = results()
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-11, atol=1e-11 * max(1.0, abs(a).max()))
