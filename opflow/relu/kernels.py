@@ -7,7 +7,7 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,10 @@ from opflow.operators.describe import superscript
 from opflow.operators.forming import Work, gram_work, product_bytes
 from opflow.operators.operator import Cost
 from opflow.operators.profile import MachineProfile
-from opflow.operators.rows import block_rows, row_slices
+from opflow.operators.rows import row_slices
 from opflow.operators.sharded import ShardedRows
 from opflow.operators.space import Sharded
+from opflow.operators.threads import bytes_over_rows, over_rows
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.inputs import copied_width, input_operator
 from opflow.relu.network import ReLUNetwork
@@ -360,33 +361,48 @@ class Transport(Operator):
             flops += 2.0 * n * net.parameters
         return Cost(flops * columns, stored + self._vector_bytes(columns))
 
-    def _blocks(self, columns: int, dtype: Any) -> Iterable[slice]:
+    def _blocks(self, columns: int, dtype: Any, samples: slice | None = None) -> Iterable[slice]:
         X = self.fields.inputs
         width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns) + copied_width(X)
-        return in_turn(row_slices(self.fields.samples, width * dtype.itemsize), X)
+        rows = samples or slice(0, self.fields.samples)
+        return in_turn(row_slices(rows, width * dtype.itemsize), X)
+
+    def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0.0) -> Any:
+        """`work` of ranges of samples, in several threads where X can be read by several."""
+        flops = self.cost(columns).flops / 2
+        return over_rows(self.fields.samples, work, flops, self.fields.inputs, sums=sums)
 
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c = namespace(X), self.fields.network, X.shape[1]
         k = net.outputs
-        out = xp.zeros((self.shape[1], c), dtype=X.dtype)
-        totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
-        for s in self._blocks(c, X.dtype):
-            rows = self.fields.rows(s)
-            r = X[s.start * k : s.stop * k].reshape(-1, k, c)
-            phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
-            for (_, bias), phi, below, total in zip(
-                spans(net), phis, rows[:-1], totals, strict=True
-            ):
-                left = phi.reshape(len(phi), -1)
-                total += (below.T @ left).T if is_sparse(below) else left.T @ below
-                if bias is not None:
-                    out[bias] += phi.sum(axis=0).T
-        for (weight, bias), total, size, W in zip(
-            spans(net), totals, self.scales, net.weights, strict=True
+
+        def pull(samples: slice) -> tuple[list[Any], list[Any]]:
+            totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
+            biases = [None if b is None else xp.zeros((len(b), c), X.dtype) for b in net.biases]
+            for s in self._blocks(c, X.dtype, samples):
+                rows = self.fields.rows(s)
+                r = X[s.start * k : s.stop * k].reshape(-1, k, c)
+                phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
+                for bias, phi, below, total in zip(biases, phis, rows[:-1], totals, strict=True):
+                    left = phi.reshape(len(phi), -1)
+                    total += (below.T @ left).T if is_sparse(below) else left.T @ below
+                    if bias is not None:
+                        bias += phi.sum(axis=0).T
+            return totals, biases
+
+        sums = 2.0 * self.shape[1] * c * X.dtype.itemsize
+        (totals, biases), *others = self._over_samples(pull, c, sums)
+        for more in others:
+            for total, part in zip((*totals, *biases), (*more[0], *more[1]), strict=True):
+                if total is not None:
+                    total += part
+        out = xp.empty((self.shape[1], c), dtype=X.dtype)
+        for (weight, place), total, bias, size, W in zip(
+            spans(net), totals, biases, self.scales, net.weights, strict=True
         ):
             out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
-            if bias is not None:
-                out[bias] *= size
+            if place is not None:
+                out[place] = size * bias
         return out
 
     def _matmat(self, X: Any) -> Any:
@@ -397,20 +413,24 @@ class Transport(Operator):
             for (weight, _), size, W in zip(spans(net), self.scales, net.weights, strict=True)
         ]
         out = xp.empty((self.shape[0], c), dtype=X.dtype)
-        for s in self._blocks(c, X.dtype):
-            rows = self.fields.rows(s)
-            tangent = None
-            for i, ((_, bias), W) in enumerate(zip(spans(net), net.weights, strict=True)):
-                pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])
-                if bias is not None:
-                    pushed += self.scales[i] * X[bias].T
-                if tangent is not None:
-                    pushed += tangent @ W.T
-                tangent = pushed
-                tangent *= (rows[i + 1] > 0)[:, None, :]
-            out[s.start * k : s.stop * k] = (
-                (tangent @ net.readout.T).transpose(0, 2, 1).reshape(-1, c)
-            )
+
+        def push(samples: slice) -> None:
+            for s in self._blocks(c, X.dtype, samples):
+                rows = self.fields.rows(s)
+                tangent = None
+                for i, ((_, bias), W) in enumerate(zip(spans(net), net.weights, strict=True)):
+                    pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])
+                    if bias is not None:
+                        pushed += self.scales[i] * X[bias].T
+                    if tangent is not None:
+                        pushed += tangent @ W.T
+                    tangent = pushed
+                    tangent *= (rows[i + 1] > 0)[:, None, :]
+                out[s.start * k : s.stop * k] = (
+                    (tangent @ net.readout.T).transpose(0, 2, 1).reshape(-1, c)
+                )
+
+        self._over_samples(push, c)
         return out
 
     def _gram_diagonal(self, weights: Any) -> Any:
@@ -464,5 +484,7 @@ def _of_transport(J: Transport, rows: int, cols: int) -> Work:
 @product_bytes.register
 def _transport_bytes(J: Transport, columns: int) -> float:
     width = sum(J.fields.network.widths[1:]) * (2 + 3 * columns)
-    block = min(J.fields.samples, block_rows(width * J.dtype.itemsize))
-    return (3.0 * max(J.shape) * columns + 2.0 * block * width) * J.dtype.itemsize
+    vectors = max(J.shape) * columns * J.dtype.itemsize
+    rows = float(J.fields.samples) * width * J.dtype.itemsize
+    sums = 2.0 * J.shape[1] * columns * J.dtype.itemsize
+    return 3.0 * vectors + 2.0 * bytes_over_rows(rows, sums)
