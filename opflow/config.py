@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
 
 import numpy as np
 import pylops
@@ -19,11 +18,12 @@ def show_config() -> None:
     -----
     ``gate products`` names the engine in force and those that could be chosen with
     :func:`gate_options` or ``OPFLOW_GATES``; "blas" alone means that the extension was not built.
-    BLAS's own threads are told by threadpoolctl, where it is installed.
+    ``threads`` is how many a product uses: BLAS's own number, unless :func:`gate_options` or
+    ``OPFLOW_NUM_THREADS`` says otherwise.
 
-    An idle thread of OpenBLAS keeps its core busy for some milliseconds after a product, which
-    gate products on several threads then lack: ``OPENBLAS_THREAD_TIMEOUT=4`` in the environment
-    lets it go at once.
+    An idle thread of OpenBLAS keeps its core busy for some milliseconds after a product of
+    yours, which ours then lack: ``OPENBLAS_THREAD_TIMEOUT=4`` in the environment lets it go at
+    once.
 
     Examples
     --------
@@ -56,15 +56,11 @@ def _listed() -> str:
 
 
 def _blas() -> list[str]:
-    try:
-        import threadpoolctl
-    except ImportError:
-        built: Any = np.show_config(mode="dicts")
-        blas = built["Build Dependencies"]["blas"]
-        return [f"{blas.get('name', 'unknown')} {blas.get('version', '')}".rstrip()]
+    from threadpoolctl import threadpool_info
+
     return [
         f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
         f"{pool.get('architecture') or 'unknown kernels'}"
-        for pool in threadpoolctl.threadpool_info()
+        for pool in threadpool_info()
         if pool["user_api"] == "blas"
     ]

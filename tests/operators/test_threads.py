@@ -139,10 +139,11 @@ def test_fields_products_and_steps_do_not_depend_on_the_threads(
 
     def results():
         fields = net.fields(X)
-        K = of.collective_kernel(fields, route="cached")
+        K, again = (of.collective_kernel(fields, route=way) for way in ("cached", "transport"))
         run = of.train(net, X, y, steps=3, method=of.GradientDescent(step=1e-3), eliminate=False)
-        return [*fields.activations[1:], *fields.conjugates, K @ r, *run.network.weights,
-                run.residual, np.array(run.losses)]  # fmt: skip
+        return [*fields.activations[1:], *fields.conjugates, K @ r, again @ r, *run.network.weights,
+                *filter(of.arrays.is_array, run.network.biases), run.residual,
+                np.array(run.losses)]  # fmt: skip
 
     with of.gate_options(threads=1):
         wanted = results()
