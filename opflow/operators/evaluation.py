@@ -67,8 +67,9 @@ def candidates(
 
     Notes
     -----
-    Time is ``max(flops / rate, bytes / bandwidth)`` of the set-up plus that of the products;
-    flops on sparse data have a rate of their own.  The time Python takes to start a product is
+    Time is ``flops / rate + bytes / bandwidth`` of the set-up and of the products, and that of
+    writing what is kept to fresh memory; flops on sparse data and of gates have rates of their
+    own.  The time Python takes to start a product is
     not counted, so the order says nothing about operators of a few rows.
 
     Examples
@@ -200,6 +201,7 @@ def _ways(
         """Of `form`, which stands in for what will hold `held`, and `peak` while forming."""
         product = form.cost(columns)
         seconds = rates.seconds(setup, op.dtype) + products * rates.seconds(product, op.dtype)
+        seconds += held / rates.fresh
         held = max(peak, held + product_bytes(form, columns))
         ways.append(
             _Way(Candidate(how, setup.flops, product.flops, product.bytes, held, seconds,
@@ -230,6 +232,7 @@ def _paying_sides(
 
     def saving(side: Side) -> float:
         forming = rates.seconds(dense_plan(side.kept).cost, op.dtype)
+        forming += stand_in(side.kept).cost(0).bytes / rates.fresh
         products_saved = rates.seconds(side.kernel.cost(columns), op.dtype) - rates.seconds(
             side.stand_in().cost(columns), op.dtype
         )

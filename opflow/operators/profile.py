@@ -41,6 +41,9 @@ class MachineProfile:
     gates : float
         How much faster than a matrix product of the same flops a product of gates through tables
         is (see :func:`gate_engines`).
+    fresh : float
+        Bytes a second of memory that is written to for the first time, as a matrix is that is
+        formed to be kept: the system hands it out page by page.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class MachineProfile:
     bandwidth: float = 20e9
     sparse: float = 1e9
     gates: float = 2.3
+    fresh: float = 4e9
 
     def __post_init__(self) -> None:
         for name, rate in dataclasses.asdict(self).items():
@@ -79,6 +83,9 @@ class MachineProfile:
         multiplied = cost.flops - cost.sparse - cost.gates + cost.gates / self.gates
         computing = multiplied / rate + cost.sparse / self.sparse
         return computing + cost.bytes / self.bandwidth
+
+
+_RATES = [field.name for field in dataclasses.fields(MachineProfile)]
 
 
 def machine_profile() -> MachineProfile:
@@ -121,7 +128,7 @@ def _profile(wanted: str) -> MachineProfile:
     kept = _read(path := cache_file())
     key = _key()
     try:
-        return MachineProfile(**kept[key])
+        return MachineProfile(**{name: kept[key][name] for name in _RATES})
     except (KeyError, TypeError, ValueError):
         profile = measure()
     _write(path, kept | {key: dataclasses.asdict(profile)})
@@ -171,7 +178,7 @@ def _key() -> str:
 
 
 def measure() -> MachineProfile:
-    """Time the five primitives that products are made of; half a second in all."""
+    """Time the six primitives that products are made of; half a second in all."""
     rng = np.random.default_rng(0)
     rates = {}
     n = 640
@@ -190,6 +197,8 @@ def measure() -> MachineProfile:
     V = np.ones((width, columns), dtype=np.float32)
     rates["sparse"] = 2.0 * S.nnz * columns / _best(lambda: S @ V)
     rates["gates"] = _gates_over_gemm(rng) or MachineProfile.gates
+    new = 48 << 20  # more than an allocator keeps for reuse
+    rates["fresh"] = new / _best(lambda: np.empty(new, dtype=np.uint8).fill(1))
     return MachineProfile(**rates)
 
 

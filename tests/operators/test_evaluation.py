@@ -141,6 +141,13 @@ def test_the_peak_does_not_grow_with_the_number_of_samples():
     assert peak(80_000) < peak(20_000) + 2e6
 
 
+def test_what_is_kept_is_written_to_fresh_memory():
+    K = of.Gram(np.ones((500, 4000)))
+    for fresh, best in ((1e12, "dense"), (1e5, "factored")):  # 2 MB: at once, or in 20 s
+        profile = of.MachineProfile(fresh=fresh)
+        assert of.candidates(K, products=100, profile=profile)[0].how == best
+
+
 # -- the Gram side ----------------------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ def test_seconds_add_computing_sparse_computing_and_moving():
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf"), "fast", True, None])
-@pytest.mark.parametrize("name", ["float32", "float64", "bandwidth", "sparse", "gates"])
+@pytest.mark.parametrize("name", ["float32", "float64", "bandwidth", "sparse", "gates", "fresh"])
 def test_a_rate_that_is_none_is_named(name, rate):
     with pytest.raises(ValueError, match=f"{name} must be a positive number"):
         of.MachineProfile(**{name: rate})
@@ -58,7 +58,7 @@ def test_it_is_measured_once_and_kept_between_processes(measured):
 @pytest.mark.parametrize("kept", [
     "", "{", "[]", "null", "3", "\0\0", '{"KEY": 3}', '{"KEY": {"float32": 1e9}}'[:-1],
     '{"KEY": {"float32": -1e9}}', '{"KEY": {"float32": "fast"}}', '{"KEY": {"speed": 1e9}}',
-    '{"KEY": null}',
+    '{"KEY": null}', '{"KEY": {"float32": 1e9}}',
 ])  # fmt: skip
 def test_a_cache_that_holds_no_profile_is_measured_anew_and_repaired(measured, kept):
     path = profile.cache_file()
