@@ -35,6 +35,11 @@ def workspace_bytes() -> float:
     return min(_limit.get()[0], WORKSPACE)
 
 
+def spread_bytes() -> float:
+    """What products that spread their rows over threads may take beyond the workspace."""
+    return _limit.get()[1]
+
+
 @contextmanager
 def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
     """Keep the workspace of every product below `limit` bytes, in this thread alone.
@@ -60,7 +65,7 @@ def range_workspace(threads: int, sums: float) -> float | None:
     All but one hold `sums` bytes besides, for sums over their rows.  None if too little is left.
     """
     most = workspace_bytes()
-    share = (most + _limit.get()[1] - (threads - 1) * sums) / threads
+    share = (most + spread_bytes() - (threads - 1) * sums) / threads
     return min(share, most) if share >= min(LEAST, most) else None
 
 

@@ -13,12 +13,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 
-from opflow.operators.rows import range_workspace, workspace_bytes, workspace_limit
+from opflow.operators.rows import (
+    range_workspace,
+    spread_bytes,
+    workspace_bytes,
+    workspace_limit,
+)
 
 R = TypeVar("R")
 #: flops below which a range is not worth a thread
@@ -32,7 +36,7 @@ def count() -> int:
         return asked
     if (value := os.environ.get("OPFLOW_NUM_THREADS", "")).isdigit() and int(value) > 0:
         return int(value)
-    if (found := _blas().threads()) is not None:
+    if (found := _blas.threads()) is not None:
         return found
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -72,27 +76,22 @@ def over_rows(
     """
     threads = min(count(), int(flops / SHARE), n)
     workspace = range_workspace(threads, sums) if threads > 1 else None
-    if workspace is None or not all(isinstance(a, np.ndarray) for a in data):
-        return [work(slice(0, n))]
-    blas = _blas()
-    if blas.threads() is None:
+    plain = all(isinstance(a, np.ndarray) for a in data)
+    if workspace is None or not plain or _blas.threads() is None:
         return [work(slice(0, n))]
 
     def share(i: int) -> R:
         with limited(1), workspace_limit(workspace):
             return work(slice(n * i // threads, n * (i + 1) // threads))
 
-    with blas.single():
+    with _blas.single():
         return _together(share, threads)
 
 
 def bytes_over_rows(rows: float, sums: float) -> float:
     """The most that :func:`over_rows` takes: of `rows`, and for the sums of all threads but one."""
-    threads = count()
-    workspace = range_workspace(threads, sums) if threads > 1 else None
-    if workspace is None:
-        return min(rows, workspace_bytes())
-    return min(rows, threads * workspace) + (threads - 1) * sums
+    threads, most = count(), workspace_bytes()
+    return min(min(rows, threads * most) + (threads - 1) * sums, most + spread_bytes())
 
 
 def _together(work: Callable[[int], R], threads: int) -> list[R]:
@@ -124,19 +123,14 @@ class _Blas:
     """The threads of the BLAS libraries of this process, as threadpoolctl knows them."""
 
     def __init__(self) -> None:
-        from threadpoolctl import ThreadpoolController
-
-        np.ones((1, 1)) @ np.ones((1, 1))
-        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
         self._lock, self._users = threading.Lock(), 0
+        self._known: list[Any] | None = None
         self._before: list[int] = []
 
     def threads(self) -> int | None:
         """How many it has when opflow does not hold it to one; None if it cannot be held."""
         with self._lock:
-            if not self._libraries:
-                return None
-            return max(self._before if self._users else self._numbers())
+            return max(self._before if self._users else self._numbers(), default=None)
 
     @contextmanager
     def single(self) -> Iterator[None]:
@@ -154,14 +148,19 @@ class _Blas:
                 if not self._users:
                     self._set(self._before)
 
+    def _libraries(self) -> list[Any]:
+        if self._known is None:  # not on import: it looks at every library of the process
+            from threadpoolctl import ThreadpoolController
+
+            self._known = ThreadpoolController().select(user_api="blas").lib_controllers
+        return self._known
+
     def _numbers(self) -> list[int]:
-        return [library.get_num_threads() or 1 for library in self._libraries]
+        return [library.get_num_threads() or 1 for library in self._libraries()]
 
     def _set(self, numbers: list[int]) -> None:
-        for library, number in zip(self._libraries, numbers, strict=True):
+        for library, number in zip(self._libraries(), numbers, strict=True):
             library.set_num_threads(number)
 
 
-@cache
-def _blas() -> _Blas:
-    return _Blas()
+_blas = _Blas()

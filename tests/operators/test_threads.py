@@ -20,7 +20,7 @@ MANY = 1e12
 
 @pytest.fixture(autouse=True)
 def controlled():
-    if pool._blas().threads() is None:
+    if pool._blas.threads() is None:
         pytest.skip("the threads of this BLAS cannot be set: rows are not spread")
 
 
@@ -41,7 +41,7 @@ def test_ranges_are_at_work_at_the_same_time_each_with_one_thread():
 
     def work(s):
         meeting.wait()
-        blas = [library.num_threads for library in pool._blas()._libraries]
+        blas = [library.num_threads for library in pool._blas._libraries()]
         return threading.get_ident(), pool.count(), max(blas)
 
     found = spread(9, work)
@@ -74,16 +74,16 @@ def test_one_range_where_several_would_not_pay_or_not_fit(case):
     limit = workspace_limit(case["limit"]) if "limit" in case else workspace_limit(
         row_blocks.WORKSPACE, row_blocks.SPREAD
     )  # fmt: skip
-    before = pool._blas().threads()
+    before = pool._blas.threads()
     with limit:
-        blas = spread(9, lambda s: (s, pool._blas().threads(), pool._blas()._users),
+        blas = spread(9, lambda s: (s, pool._blas.threads(), pool._blas._users),
                       case.get("flops", MANY), *case.get("data", []),
                       sums=case.get("sums", 0.0))  # fmt: skip
     assert blas == [(slice(0, 9), before, 0)]
 
 
 def numbers():
-    return [library.num_threads for library in pool._blas()._libraries]
+    return [library.num_threads for library in pool._blas._libraries()]
 
 
 @pytest.mark.parametrize("failing", [0, 2])
@@ -103,7 +103,7 @@ def test_an_error_of_any_range_is_raised_once_all_have_ended(failing):
 
 
 def test_blas_has_its_threads_again_once_the_last_user_has_left():
-    before, blas = numbers(), pool._blas()
+    before, blas = numbers(), pool._blas
     first, second = blas.single(), blas.single()
     first.__enter__()
     second.__enter__()
@@ -115,7 +115,7 @@ def test_blas_has_its_threads_again_once_the_last_user_has_left():
 
 def test_threads_are_those_asked_for_or_of_the_environment_or_of_blas(monkeypatch):
     monkeypatch.delenv("OPFLOW_NUM_THREADS", raising=False)
-    assert pool.count() == pool._blas().threads()
+    assert pool.count() == pool._blas.threads()
     monkeypatch.setenv("OPFLOW_NUM_THREADS", "5")
     assert pool.count() == 5
     with of.gate_options(threads=4):
