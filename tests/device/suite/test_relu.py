@@ -153,8 +153,10 @@ def test_motion_and_features(case) -> None:
             same_products(of.weight_gram_velocity(device, layer, r, side),
                           of.weight_gram_velocity(host, layer, r_host, side))  # fmt: skip
         same_products(of.features.agop(device, layer), of.features.agop(host, layer))
-        got, want = (of.features.feature_ansatz(f, layer) for f in (device, host))
-        assert got == pytest.approx(want, rel=tolerance)
+        for centred in (False, True):
+            got, want = (of.features.feature_ansatz(f, layer, centred=centred)
+                         for f in (device, host))  # fmt: skip
+            assert got == pytest.approx(want, rel=tolerance)
         got = of.features.target_linearity(device, r, layer)
         assert got == pytest.approx(
             of.features.target_linearity(host, r_host, layer), abs=tolerance
