@@ -65,6 +65,19 @@ def trajectories(comm):
     compare(comm, train(comm, net, sparse, y, None, {"steps": 5}), whole, "sparse")
 
 
+def fewer_samples_than_ranks(comm):
+    net, X, y = (part if i == 0 else part[:2] for i, part in enumerate(problem()))
+    s = distributed.rows(2, comm)
+    for name, (method, how, _) in METHODS.items():
+        if name != "batch":  # of three samples
+            whole = of.train(net, X, y, method=method, eliminate=False, **how)
+            run = of.train(net, X[s], y[s], method=method, comm=comm, **how)
+            np.testing.assert_allclose(run.losses, whole.losses, atol=1e-10 * whole.losses[0])
+    K, whole = (of.collective_kernel(f) for f in (net.fields(X[s], comm=comm), net.fields(X)))
+    found, wanted = (of.spectral.eigsh(op, 2).eigenvalues for op in (K, whole))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
 def begin(comm, folder):
     """Stop every method early, with a checkpoint."""
     net, X, y = problem()
@@ -147,6 +160,7 @@ CHANGES = ((3, 2), (1, 4), (4, 1))
 folder = Path(sys.argv[1])
 for comm in groups():
     trajectories(comm)
+    fewer_samples_than_ranks(comm)
     messages(comm)
     failing(comm, folder)
 for first, then in CHANGES:
