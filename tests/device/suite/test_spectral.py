@@ -13,6 +13,8 @@ from opflow.arrays import module_name, to_host
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 
+S = of.spectral
+
 
 def kernels(**case):
     net, X, y = problem(samples=40, **case)
@@ -46,6 +48,21 @@ def test_a_lanczos_step_brings_its_three_numbers_together_and_moves_nothing_else
 
     assert spent(12) - spent(2) == {"to host": 10}
     assert spent(12)["to device"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::opflow.spectral.ConvergenceWarning")
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+def test_a_step_of_block_lanczos_moves_projected_matrices_and_two_numbers() -> None:
+    op = of.Matrix(put(slow()))
+
+    def spent(steps):
+        with transfers() as made:
+            S.eigsh(op, 3, steps=steps, block=4)
+        basis = [t for t in made if t.site.startswith("opflow/spectral/block.py")]
+        assert all(t.entries <= 4 * 4 * steps for t in basis if t.kind != "to device")
+        return collections.Counter(t.kind for t in made)
+
+    assert spent(9) - spent(5) == {"to host": 4 * 4, "to device": 4 * 2, "scalar": 4 * 2}
 
 
 @pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
@@ -90,7 +107,7 @@ def gapped(where: str) -> of.Operator:
     return of.Gram(put(F) if where == "device" else F)
 
 
-S, Y = of.spectral, np.random.default_rng(1).standard_normal((40, 2))
+Y = np.random.default_rng(1).standard_normal((40, 2))
 FUNCTIONS = {
     "eigsh": lambda K, at: S.eigsh(K, 3).eigenvalues,
     "svds": lambda K, at: S.svds(K.factor, 3).singular_values,
