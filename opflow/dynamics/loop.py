@@ -91,6 +91,8 @@ class Loop:
         self.residual, self.spare = (xp.empty(targets.shape, targets.dtype) for _ in range(2))
         self.reached = integrator.state
         self.interrupted = self._recorded = self._warned = False
+        #: of an observer on this rank, until all ranks know
+        self._failure: Exception | None = None
 
     # -- the loop -------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Loop:
                     if self.losses:
                         bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
                     bar.update()
+                self._agree()
         except KeyboardInterrupt:
             if not self.losses:
                 raise
@@ -122,7 +125,9 @@ class Loop:
     def _visit(self, stop: bool) -> bool:
         """Evaluate where the run is, record and save what is due; whether the run is over."""
         late = self.saver is not None and self.saver.due(self.number)
-        stop, late = self.space.either(stop, late)
+        stop, late, failed = self.space.either(stop, late, self._failure is not None)
+        if failed:
+            self._agree()
         finished = self.number >= self.limit or self.time >= (1 - 1e-12) * self.end
         self.interrupted = stop and not finished
         last, due = finished or stop, self._due()
@@ -174,14 +179,15 @@ class Loop:
                 self.share,
                 self._predictor(),
             )
-            values = {name: _kept(observer(moment)) for name, observer in self.observers.items()}
-            for name, value in values.items():
-                # here, where it costs a step, and not when all is put together
-                if self.seen[name] and np.shape(value) != np.shape(self.seen[name][0]):
-                    raise ValueError(
-                        f"observe[{name!r}] gave shape {np.shape(value)} at step {self.number} "
-                        f"but {np.shape(self.seen[name][0])} at the start"
-                    )
+            for name, observer in self.observers.items():
+                try:
+                    values[name] = self._observed(name, observer, moment)
+                except Exception as error:
+                    if not self.space.sharded:
+                        raise
+                    # Others may be waiting in what comes next: go on until all are asked.
+                    self._failure = self._failure or error
+            record = self._failure is None
         # From here to the end nothing is half done.
         self._take()
         if record:
@@ -191,6 +197,25 @@ class Loop:
             self.losses.append(self.loss)
             if self.log is not None:
                 self.log.write(self.number, self.time, self.loss, values)
+
+    def _observed(self, name: str, observer: Observer, moment: Moment) -> Any:
+        value, seen = _kept(observer(moment)), self.seen[name]
+        # here, where it costs a step, and not when all is put together
+        if seen and np.shape(value) != np.shape(seen[0]):
+            raise ValueError(
+                f"observe[{name!r}] gave shape {np.shape(value)} at step {self.number} "
+                f"but {np.shape(seen[0])} at the start"
+            )
+        return value
+
+    def _agree(self) -> None:
+        """Raise on all ranks if an observer has failed on any."""
+        if self.observers:
+            self.space.together(self._fail)
+
+    def _fail(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _predictor(self) -> Any:
         """What predicts: the integrator of a model that is not the network of its state."""
@@ -228,6 +253,7 @@ class Loop:
     def _save(self) -> None:
         if self.saver is None:
             return
+        self._agree()  # a state of which an observer failed is not saved
         arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
         arrays |= {"times": np.array(self.times), "losses": np.array(self.losses)}
         for number, name in enumerate(sorted(self.observers)):  # a name may begin with another

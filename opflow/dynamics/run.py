@@ -105,6 +105,7 @@ def train(
         Train on the samples of all ranks: X and y are the rows of this one.  Every rank calls
         with the same arguments otherwise, and has the same trajectory but for its rows of the
         residual; rank 0 alone prints, draws and writes `log`.  The first layer moves as weights.
+        What one rank raises, an observer's error too, all raise.
 
     Returns
     -------
@@ -150,8 +151,12 @@ def train(
     if comm is not None:
         _check_sharded(method, eliminate, gram)
         eliminate = False
-    X, y = together(comm, lambda: _checked_data(network, X, y, gram, comm is not None))
+    observers, X, y = together(
+        comm, lambda: (_named(observe), *_checked_data(network, X, y, gram, comm is not None))
+    )
     same(comm, network.digest, "network")
+    said = (steps, until, times, every, loss, *observers)
+    same(comm, lambda: repr(said), "steps, until, times, every, loss and the names in observe")
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     limit, end, stops = _checked_length(steps, until, times)
@@ -160,7 +165,6 @@ def train(
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
-    observers = _named(observe)
     share = 1.0 / samples if loss == "mean" else 1.0
     if getattr(method, "by_weights", False):
         if eliminate or gram is not None:
@@ -198,8 +202,8 @@ def train(
             loop.resume(*held)
             # a moment that was recorded only because the run ended is not kept
             last = held[1]["number"] - (not held[1]["recorded"])
-        if log is not None and space.leads:
-            loop.log = Log(log, last)
+        if log is not None:
+            loop.log = space.together(lambda: Log(log, last) if space.leads else None)
         return loop.go(progress and space.leads)
 
 

@@ -183,6 +183,26 @@ def runs(space, counted):
         assert steps(25) - steps(5) == {"scalar": 20}, "a step brings one number to the host"
 
 
+def watched():
+    top = of.observe.TopEigenpairs(2)
+    return [top, top.angles, of.observe.KernelDistance(4), of.observe.GateFlips(),
+            of.observe.Sharpness(), of.observe.ResidualNorm(), of.observe.GramClosure(1),
+            of.observe.Spectrum(points=5), of.observe.Balancedness()]  # fmt: skip
+
+
+def observers(space, folder):
+    """What is observed of device arrays, stopped and gone on, is what one process observes."""
+    net, X, y = problem()
+    there = net.to("gpu"), put(X[ROWS]), put(y[ROWS])
+    whole = of.train(net, X, y, steps=4, eliminate=False, observe=watched())
+    for steps in (2, 4):
+        run = of.train(*there, steps=steps, comm=space, observe=watched(),
+                       checkpoint=folder / "observed.npz", resume=True)  # fmt: skip
+    for name, values in whole.observations.items():
+        np.testing.assert_allclose(run.observations[name], values, rtol=1e-5, atol=1e-6,
+                                   err_msg=name)  # fmt: skip
+
+
 def devices():
     """The ranks of a host take its devices in turn, and share the memory of one that they share."""
     count = cupy.cuda.runtime.getDeviceCount()
@@ -228,6 +248,8 @@ for way, space in ways():
     found = products(space, count)
     spectral(*found, count)
     runs(space, count)
+    if way == "host":
+        observers(space, Path(sys.argv[1]))
 cli.report.attempt = lambda folder, make: "no pictures"  # they take most of the time
 command_line(Path(sys.argv[1]))
 if comm.rank == 0:

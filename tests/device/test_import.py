@@ -60,6 +60,18 @@ def test_other_import_errors_are_left_alone(tmp_path: Path) -> None:
     assert done.stderr.strip().endswith("ImportError: something else")
 
 
+def test_on_one_host_nothing_of_mpi_or_cupy_is_imported() -> None:
+    done = python(
+        "import sys, numpy as np, opflow as of\n"
+        "net = of.ReLUNetwork.random([3, 4], seed=0)\n"
+        "of.train(net, np.eye(3), np.ones(3), steps=2)\n"
+        "of.spectral.eigsh(of.collective_kernel(net.fields(np.eye(3))), 1)\n"
+        "print({'cupy', 'cupyx', 'mpi4py', 'pylops_mpi'} & set(sys.modules))",
+        ROOT, CUPY_PYLOPS="0",
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 @pytest.mark.skipif("cupy" in sys.modules, reason="CuPy is there")
 def test_moving_to_a_gpu_without_cupy_says_what_to_install() -> None:
     net = of.ReLUNetwork.random([2, 3], seed=0)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from mpi4py import MPI
 
 import opflow as of
+import opflow.distributed as distributed
 from tests.distributed.groups import groups
 
 #: rows of each rank: ragged, and none on some
@@ -50,7 +51,7 @@ def compare(comm, run, whole, what):
 
 
 def train(comm, net, X, y, method, how, **more):
-    s = rows(comm)
+    s = rows(getattr(comm, "comm", comm))
     return of.train(net, X[s], y[s], method=method, comm=comm, **how, **more)
 
 
@@ -62,6 +63,19 @@ def trajectories(comm):
     sparse = sp.csr_array(X * (X > 0))
     whole = of.train(net, sparse, y, steps=5, eliminate=False)
     compare(comm, train(comm, net, sparse, y, None, {"steps": 5}), whole, "sparse")
+
+
+def fewer_samples_than_ranks(comm):
+    net, X, y = (part if i == 0 else part[:2] for i, part in enumerate(problem()))
+    s = distributed.rows(2, comm)
+    for name, (method, how, _) in METHODS.items():
+        if name != "batch":  # of three samples
+            whole = of.train(net, X, y, method=method, eliminate=False, **how)
+            run = of.train(net, X[s], y[s], method=method, comm=comm, **how)
+            np.testing.assert_allclose(run.losses, whole.losses, atol=1e-10 * whole.losses[0])
+    K, whole = (of.collective_kernel(f) for f in (net.fields(X[s], comm=comm), net.fields(X)))
+    found, wanted = (of.spectral.eigsh(op, 2).eigenvalues for op in (K, whole))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
 
 
 def begin(comm, folder):
@@ -81,12 +95,74 @@ def resume(comm, folder):
         compare(comm, run, whole, name)
 
 
+def failing(comm, folder):
+    """What fails on one rank alone is an error on all, and not a wait for ever."""
+    net, X, y = problem()
+    last = comm.size - 1
+
+    def observer(moment):
+        if comm.rank == last and moment.step >= 2:
+            raise ZeroDivisionError("no luck")
+        return 1.0
+
+    def other(moment):
+        return np.ones(1 + (comm.rank == last and moment.step > 0))
+
+    # of all ranks, after the one that fails
+    after, state = of.observe.Alignment(), folder / f"failing-{comm.size}.npz"
+    for watch, what, how in [
+        ({"own": observer, "after": after}, "ZeroDivisionError: no luck", {"steps": 9}),
+        ({"own": observer, "after": after}, "no luck", {"steps": 9, "checkpoint": state}),
+        ({"own": observer}, "no luck", {"steps": 2}),
+        ({"own": other}, "gave shape (2,) at step 1 but (1,)", {"steps": 9, "every": 1}),
+    ]:
+        refused(comm, what, comm.rank != last, lambda: train(
+            comm, net, X, y, None, how, observe=watch))  # noqa: B023  # fmt: skip
+    refused(comm, "steps, until, times", True, lambda: train(
+        comm, net, X, y, None, {"steps": 3 + (comm.rank == last)}))  # fmt: skip
+    log = {"log": folder / ("no/such/folder" if comm.rank == 0 else "log.jsonl")}
+    refused(comm, "No such file", comm.rank != 0, lambda: train(
+        comm, net, X, y, None, {"steps": 3} | log))  # fmt: skip
+
+
+def refused(comm, message, told, work):
+    """An error on all ranks of several; `told` of another by those that have none of their own."""
+    if comm.size == 1:
+        return
+    try:
+        work()
+    except (distributed.RankError, ValueError) as error:
+        assert told or not isinstance(error, distributed.RankError)
+        assert message in str(error), error
+    except (ZeroDivisionError, OSError):
+        assert not told
+    else:
+        raise AssertionError(f"accepted: {message}")
+
+
+def messages(comm):
+    """A step sums the gradient, the loss, and whether to stop: with observers as without."""
+    net, X, y = problem()
+    for watch in ((), (lambda moment: 1.0,)):
+        space = distributed.Sharded(comm, len(y[rows(comm)]))
+
+        def spent(steps, space=space, watch=watch):
+            before = space.reductions
+            train(space, net, X, y, None, {"steps": steps}, observe=watch)
+            return space.reductions - before
+
+        assert spent(25) - spent(5) == 3 * 20
+
+
 #: ranks that begin a run, and ranks that go on with it
 CHANGES = ((3, 2), (1, 4), (4, 1))
 
 folder = Path(sys.argv[1])
 for comm in groups():
     trajectories(comm)
+    fewer_samples_than_ranks(comm)
+    messages(comm)
+    failing(comm, folder)
 for first, then in CHANGES:
     place = folder / f"from-{first}"
     if MPI.COMM_WORLD.rank == 0:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import beside, check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.space import Space
 from opflow.spectral.checks import gaussian
@@ -75,13 +75,15 @@ class TopEigenpairs:
     def at(self, moment: Moment) -> Eigenpairs:
         """The pairs of a moment, computed once."""
         if self not in moment.shared:
-            start = self._last if moment.step else None
+            known = moment.step and self._last is not None
+            # a checkpoint may have brought both from the other side
+            start = beside(self._last, moment.residual) if known else None
             pairs = eigsh(moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory,
                           start=start)  # fmt: skip
             moment.shared[self] = self.pairs = pairs
             self._last = pairs.start
-            if self.first is None or moment.step == 0:
-                self.first = pairs.eigenvectors
+            fresh = self.first is None or moment.step == 0
+            self.first = pairs.eigenvectors if fresh else beside(self.first, pairs.eigenvectors)
         return moment.shared[self]
 
     def state(self) -> dict[str, Any]:
@@ -351,6 +353,9 @@ class KernelDistance:
             self._vectors = gaussian(K, self.probes, self._rng)
             self._start = K.matmat(self._vectors)
             return 0.0
+        self._vectors, self._start = (
+            beside(x, moment.residual) for x in (self._vectors, self._start)
+        )
         moved = K.matmat(self._vectors) - self._start
         start = float(norm(self._start))
         return float(norm(moved)) / start if start else math.inf

@@ -33,6 +33,10 @@ RUNS = {
     "kernel": {"method": of.GradientDescent(0.01), "gram": rbf},
     "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
     "mean loss": {"method": of.GradientDescent(), "loss": "mean"},
+    "schedule": {"method": of.GradientDescent(lambda step: 0.01 / (1 + step))},
+    "linearised, small": {"method": of.LinearisedFlow(size=2)},
+    "exponential, small": {"method": of.ExponentialFlow(size=2)},
+    "linearised, eliminated": {"method": of.LinearisedFlow(), "eliminate": True},
 }
 #: scalars a step may bring to the host; what a Lanczos or Krylov step brings is counted below
 ONE_NUMBER = ["descent", "momentum", "truncated", "eliminated", "kernel", "mean loss"]
@@ -127,7 +131,7 @@ def test_a_step_of_a_flow_brings_loss_and_error_together(run) -> None:
     assert many[1] == few[1]
 
 
-@pytest.mark.parametrize("run", [r for r in RUNS if r not in ("kernel", "batches")])
+@pytest.mark.parametrize("run", [r for r in RUNS if r != "kernel"])
 @pytest.mark.parametrize("onto", ["device", "host"])
 def test_a_run_is_saved_and_goes_on_on_either_side(run, onto, tmp_path) -> None:
     data = problem(depth=2, bias=True)
@@ -167,6 +171,62 @@ def test_observers_give_what_they_give_on_the_host() -> None:
     device = of.train(net.to("gpu"), put(X), put(y), observe=watched(put), **options)
     for name, values in host.observations.items():
         np.testing.assert_allclose(device.observations[name], values, rtol=1e-6, atol=1e-9)
+
+
+def of_the_kernel() -> list:
+    """The observers of the moving kernel."""
+    top = of.observe.TopEigenpairs(2)
+    return [top, top.angles, top.modes, of.observe.Spectrum(points=9), of.observe.Sharpness(),
+            of.observe.Alignment(centred=True), of.observe.KernelDistance(4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", ["descent", "eliminated", "truncated"])
+@pytest.mark.parametrize("onto", ["device", "host"])
+def test_observers_of_the_kernel_go_on_on_either_side(run, onto, tmp_path) -> None:
+    data, path = problem(depth=2, bias=True), tmp_path / "run.npz"
+    host = train("host", run, *data, steps=4, observe=of_the_kernel())
+    train("device", run, *data, steps=2, observe=of_the_kernel(), checkpoint=path)
+    end = train(onto, run, *data, steps=4, observe=of_the_kernel(), checkpoint=path, resume=True)
+    for name, values in host.observations.items():
+        got = end.observations[name]
+        if name == "modes":  # of eigenvectors, which have no sign
+            got, values = abs(got), abs(values)
+        np.testing.assert_allclose(got, values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [of.GradientDescent(0.01), of.ExponentialFlow()])
+def test_a_kernel_that_is_known_as_a_matrix(method) -> None:
+    G, y = np.cov(np.random.default_rng(0).standard_normal((11, 30))), problem()[2]
+    net = of.ReLUNetwork.random([11, 7, 6], seed=0)
+    for X in (None, np.eye(11)):
+        host = of.train(net, X, y, gram=G, method=method, steps=4)
+        device = of.train(net.to("gpu"), X if X is None else put(X), put(y), gram=put(G),
+                          method=method, steps=4)  # fmt: skip
+        agree(device.residual, host.residual, factor=1e5)
+        if X is None:
+            agree(device.network.weights[0], host.network.weights[0], factor=1e5)
+
+
+def test_moments_at_given_times() -> None:
+    options = {"method": of.ExponentialFlow(), "times": [0.1, 0.4]}
+    net, X, y = problem()
+    host = of.train(net, X, y, **options)
+    device = of.train(net.to("gpu"), put(X), put(y), **options)
+    np.testing.assert_allclose(device.losses, host.losses, rtol=1e-10)
+
+
+def test_truncation_is_measured_across_a_resume(tmp_path) -> None:
+    net, X, y = problem(depth=3)
+    there = net.to("gpu"), put(X), put(y)
+
+    def run(data, steps, **more):
+        return of.train(*data, method=of.TruncatedFlow(1), steps=steps,
+                        observe=[of.observe.TruncationError()], **more)  # fmt: skip
+
+    run(there, 2, checkpoint=tmp_path / "run.npz")
+    end, host = run(there, 4, checkpoint=tmp_path / "run.npz", resume=True), run((net, X, y), 4)
+    for name, values in host.observations.items():
+        np.testing.assert_allclose(end.observations[name], values, rtol=1e-6, atol=1e-9)
 
 
 def test_an_observer_may_give_device_arrays() -> None:

@@ -139,6 +139,13 @@ def test_the_hierarchy(case) -> None:
     assert of.hierarchy.field_errors(device, device) == (0.0, 0.0)
 
 
+def test_a_step_of_either_recursion_takes_arrays() -> None:
+    rng = np.random.default_rng(0)
+    B, J, J2 = rng.standard_normal((3, 3)), *rng.standard_normal((2, 3, 4))
+    same_products(of.pullback(put(B), put(J), put(J2)), of.pullback(B, J, J2))
+    same_products(of.pushforward(put(B), put(J.T), put(J2.T)), of.pushforward(B, J.T, J2.T))
+
+
 @each_case
 def test_motion_and_features(case) -> None:
     host, device, r, r_host = both(case)
@@ -153,8 +160,10 @@ def test_motion_and_features(case) -> None:
             same_products(of.weight_gram_velocity(device, layer, r, side),
                           of.weight_gram_velocity(host, layer, r_host, side))  # fmt: skip
         same_products(of.features.agop(device, layer), of.features.agop(host, layer))
-        got, want = (of.features.feature_ansatz(f, layer) for f in (device, host))
-        assert got == pytest.approx(want, rel=tolerance)
+        for centred in (False, True):
+            got, want = (of.features.feature_ansatz(f, layer, centred=centred)
+                         for f in (device, host))  # fmt: skip
+            assert got == pytest.approx(want, rel=tolerance)
         got = of.features.target_linearity(device, r, layer)
         assert got == pytest.approx(
             of.features.target_linearity(host, r_host, layer), abs=tolerance
