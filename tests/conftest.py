@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OPFLOW_PROFILE", "default")  # what the cost model chooses is then fixed
 
 import functools
+import signal
 import subprocess
 import sys
 
@@ -21,6 +22,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+# A shell that starts the tests in the background has SIGINT ignored, and so would every process of theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache
