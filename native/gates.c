@@ -5,6 +5,12 @@
  * multiplies and adds four times.  No Python here: module.c wraps it, tests/native drives it.
  */
 
+#if defined(__linux__)
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for sched_getcpu */
+#endif
+#include <sched.h>
+#endif
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +27,8 @@ enum {
     TASKS = 48,         /* worth having of them: few strips are split over samples */
     REDUCE = 8192,      /* entries of a result that one task sums */
     GATHER = 1024,      /* rows whose bits one task lays out */
-    MAX_THREADS = 256
+    MAX_THREADS = 256,
+    SPINS = 20000 /* looks for the others, some tens of microseconds, before a thread sleeps */
 };
 
 typedef struct {
@@ -163,7 +170,12 @@ typedef struct {
     size_t scratch_size;
     pthread_mutex_t lock;
     pthread_cond_t all_here;
-    int size, joined, here, rounds;
+    int size, joined, aside, here, rounds;
+    pthread_t maker;
+#if defined(__linux__)
+    cpu_set_t cores; /* those it may use */
+    int home;        /* where its maker is */
+#endif
 } team;
 
 static void meet(team *t) {
@@ -171,18 +183,48 @@ static void meet(team *t) {
     int round = t->rounds;
     if (++t->here == t->size) {
         t->here = 0;
-        t->rounds++;
+        __atomic_store_n(&t->rounds, round + 1, __ATOMIC_RELEASE);
         pthread_cond_broadcast(&t->all_here);
-    } else
-        while (round == t->rounds) pthread_cond_wait(&t->all_here, &t->lock);
+        pthread_mutex_unlock(&t->lock);
+        return;
+    }
     pthread_mutex_unlock(&t->lock);
+    for (int i = 0; i < SPINS; i++)
+        if (__atomic_load_n(&t->rounds, __ATOMIC_ACQUIRE) != round) return;
+    pthread_mutex_lock(&t->lock);
+    while (round == t->rounds) pthread_cond_wait(&t->all_here, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Sends the calling thread, number i, to another core than its maker's, and leaves it free to move:
+ * a new thread can be put beside its maker, and share that core for some milliseconds. */
+static void step_aside(const team *t, int i) {
+#if defined(__linux__)
+    int cores = CPU_COUNT(&t->cores), seen = 0, home = 0;
+    if (cores < t->size || t->home < 0 || !CPU_ISSET(t->home, &t->cores)) return;
+    for (int cpu = 0; cpu < t->home; cpu++) home += CPU_ISSET(cpu, &t->cores) ? 1 : 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &t->cores) && seen++ == (home + i) % cores) {
+            cpu_set_t one;
+            CPU_ZERO(&one);
+            CPU_SET(cpu, &one);
+            if (!sched_setaffinity(0, sizeof one, &one))
+                sched_setaffinity(0, sizeof t->cores, &t->cores);
+            return;
+        }
+#else
+    (void)t;
+    (void)i;
+#endif
 }
 
 static void *member(void *argument) {
     team *t = argument;
     pthread_mutex_lock(&t->lock); /* held until it is known how many there are */
     char *scratch = t->scratch + t->scratch_size * (size_t)t->joined++;
+    int aside = pthread_equal(pthread_self(), t->maker) ? 0 : ++t->aside;
     pthread_mutex_unlock(&t->lock);
+    if (aside) step_aside(t, aside);
     for (int p = 0; p < 3; p++) {
         int64_t task;
         if (p && t->size > 1) meet(t);
@@ -194,6 +236,10 @@ static void *member(void *argument) {
 
 static void run(team *t, int threads) {
     pthread_t others[MAX_THREADS];
+    t->maker = pthread_self();
+#if defined(__linux__)
+    t->home = sched_getaffinity(0, sizeof t->cores, &t->cores) ? -1 : sched_getcpu();
+#endif
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->all_here, NULL);
     pthread_mutex_lock(&t->lock);

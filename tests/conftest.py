@@ -23,7 +23,7 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-# A shell that starts the tests in the background has SIGINT ignored, and so would every process of theirs.
+# A shell that starts the tests in the background ignores SIGINT, and so would their processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -2,6 +2,7 @@
  * under the sanitizers by tests/operators/test_gate_products.py.  Operands end where their memory
  * ends, so that a read beyond them is seen. */
 
+#define _GNU_SOURCE /* as gates.c, which comes after other headers here */
 #include <math.h>
 #include <stdio.h>
 
