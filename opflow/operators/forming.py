@@ -7,10 +7,12 @@ dense matrices are priced, and kept within a memory budget, by it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple
 
 from opflow.operators import rows as row_blocks
+from opflow.operators import threads
 from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
 from opflow.operators.gram import Gram, GramVelocity
 from opflow.operators.khatri_rao import Hadamard, KhatriRao, tiled_product
@@ -29,7 +31,7 @@ from opflow.operators.rows import (
     whereabouts,
 )
 from opflow.operators.scaled_gates import ScaledGates
-from opflow.operators.threads import bytes_over_rows
+from opflow.operators.threads import bytes_over_rows, over_rows
 
 #: flops that building one entry of a sparse-times-sparse product costs beyond its
 #: multiplications, and how much slower than sparse-times-dense those are
@@ -204,7 +206,7 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
     """
     budget = parse_memory(memory, whereabouts(op))
     dense_allowed(op.shape, op.dtype, budget)
-    rows, cols, _, held = dense_plan(op, budget)
+    rows, cols, cost, held = dense_plan(op, budget)
     if held > budget:
         raise MemoryError(
             f"forming a dense {op.shape[0]} x {op.shape[1]} {op.dtype} matrix takes "
@@ -213,16 +215,33 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
     m, n = op.shape
     out = op_namespace(op).empty(op.shape, dtype=op.dtype)
     if rows == cols:
-        parts = tiles(m, n, op.symmetric, rows)
+        parts = list(tiles(m, n, op.symmetric, rows))
     else:
-        whole = slice(0, n)
-        parts = ((s, slice(s.start, n) if op.symmetric else whole) for s in row_slices(m, 1, rows))
-    for r, c in parts:
-        out[r, c] = op._block(r, c)
-        if op.symmetric and r != c:
-            below = slice(r.stop, c.stop) if r.start == c.start else c
-            out[below, r] = out[r, below].T
+        slabs = row_slices(m, 1, rows)
+        parts = [(s, slice(s.start if op.symmetric else 0, n)) for s in slabs]
+
+    def form(some: slice) -> None:
+        for r, c in parts[some]:
+            out[r, c] = op._block(r, c)
+            if op.symmetric and r != c:
+                below = slice(r.stop, c.stop) if r.start == c.start else c
+                out[below, r] = out[r, below].T
+
+    passing = held - out.nbytes  # what one tile takes on the way
+    fits = held + (threads.count() - 1) * passing <= budget
+    over_rows(len(parts), form, cost.flops, *_leaves(op), sums=passing if fits else math.inf)
     return out
+
+
+def _leaves(op: Operator) -> Iterator[Any]:
+    """What the entries of an operator are read of; None for what is not known to be an array."""
+    if isinstance(op, (Matrix, PackedGates, ScaledGates)):
+        yield op.data
+    elif op.operands:
+        for part in op.operands:
+            yield from _leaves(part)
+    elif not isinstance(op, Identity):
+        yield None
 
 
 @singledispatch
