@@ -27,7 +27,6 @@ from opflow.operators.rows import (
     parse_memory,
     row_slices,
     tile_side,
-    tiles,
     whereabouts,
 )
 from opflow.operators.scaled_gates import ScaledGates
@@ -214,22 +213,23 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
         )
     m, n = op.shape
     out = op_namespace(op).empty(op.shape, dtype=op.dtype)
-    if rows == cols:
-        parts = list(tiles(m, n, op.symmetric, rows))
-    else:
-        slabs = row_slices(m, 1, rows)
-        parts = [(s, slice(s.start if op.symmetric else 0, n)) for s in slabs]
+    square, slabs, columns = rows == cols, row_slices(m, 1, rows), row_slices(n, 1, cols)
+    # Of a symmetric matrix, long rows of tiles and short ones in turn.
+    order = [i for pair in enumerate(reversed(range(len(slabs)))) for i in pair][: len(slabs)]
 
     def form(some: slice) -> None:
-        for r, c in parts[some]:
-            out[r, c] = op._block(r, c)
-            if op.symmetric and r != c:
-                below = slice(r.stop, c.stop) if r.start == c.start else c
-                out[below, r] = out[r, below].T
+        for i in order[some]:
+            r = slabs[i]
+            across = columns[i if op.symmetric else 0 :]
+            for c in across if square else [slice(r.start if op.symmetric else 0, n)]:
+                out[r, c] = op._block(r, c)
+                if op.symmetric and r != c:
+                    below = slice(r.stop, c.stop) if r.start == c.start else c
+                    out[below, r] = out[r, below].T
 
     passing = held - out.nbytes  # what one tile takes on the way
     fits = held + (threads.count() - 1) * passing <= budget
-    over_rows(len(parts), form, cost.flops, *_leaves(op), sums=passing if fits else math.inf)
+    over_rows(len(slabs), form, cost.flops, *_leaves(op), sums=passing if fits else math.inf)
     return out
 
 

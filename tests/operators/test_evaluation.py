@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.operators import rows
+from opflow.operators import rows, threads
 from opflow.operators.gram_side import kernels
 from opflow.operators.khatri_rao import tiled_product
 from opflow.operators.scaled_gates import ScaledGates
@@ -405,6 +405,7 @@ def operators_to_form(tmp_path):
     }
 
 
+threads.count()  # threadpoolctl is imported on first use, and would be counted
 #: bytes of Python objects, and of the buffers NumPy broadcasts through, whatever the sizes
 SMALL = 150_000
 
