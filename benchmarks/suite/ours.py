@@ -73,7 +73,7 @@ def dense(p: Problem) -> SetUp:
     import opflow as of
 
     net = of.ReLUNetwork(p.weights, p.readout)
-    return lambda: lambda: of.collective_kernel(net.fields(p.X)).todense()
+    return lambda: lambda: of.materialise(of.collective_kernel(net.fields(p.X)), how="dense").data
 
 
 def steps(p: Problem) -> SetUp:

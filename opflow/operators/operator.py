@@ -18,7 +18,7 @@ import pylops
 import scipy.sparse.linalg as spla
 
 from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
-from opflow.operators.rows import op_namespace, row_slices, selector, whereabouts
+from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
 from opflow.streams import in_turn
 
@@ -321,24 +321,29 @@ class Operator(pylops.LinearOperator):
     # -- conversions ----------------------------------------------------------------------
 
     def todense(self, backend: str | None = None, memory: float | str | None = None) -> Any:
-        """The dense matrix, formed in blocks; half of them, where it is known to be symmetric.
+        """The dense matrix, formed in blocks.
 
         Parameters
         ----------
         backend : str, optional
             Accepted for PyLops's sake; the array module follows the operator's data.
         memory : float or str, optional
-            Bytes the matrix, and what forming it takes, may hold (``"2GB"``); half of what is
-            free by default.
+            Bytes the matrix may take (``"2GB"``); half of what is free by default.
 
         Raises
         ------
         MemoryError
-            Before anything is allocated, if they do not fit.
+            Before anything is allocated, if the matrix does not fit.
         """
-        from opflow.operators.forming import dense
-
-        return dense(self, memory)
+        m, n = self.shape
+        dense_allowed(self.shape, self.dtype, memory, whereabouts(self))
+        out = None
+        for s in row_slices(m, 3 * n * self.dtype.itemsize):
+            part = self._block(s, slice(0, n))
+            if out is None:
+                out = namespace(part).empty((m, n), dtype=self.dtype)
+            out[s] = part
+        return out
 
     def to_scipy(self) -> spla.LinearOperator:
         """A SciPy ``LinearOperator`` with block products (host data only)."""
