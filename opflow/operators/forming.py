@@ -25,6 +25,7 @@ from opflow.operators.rows import (
     dense_allowed,
     op_namespace,
     parse_memory,
+    row_data,
     row_slices,
     tile_side,
     whereabouts,
@@ -235,13 +236,10 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
 
 def _leaves(op: Operator) -> Iterator[Any]:
     """What the entries of an operator are read of; None for what is not known to be an array."""
-    if isinstance(op, (Matrix, PackedGates, ScaledGates)):
-        yield op.data
-    elif op.operands:
-        for part in op.operands:
-            yield from _leaves(part)
-    elif not isinstance(op, Identity):
-        yield None
+    for part in op.operands:
+        yield from _leaves(part)
+    if not (op.operands or isinstance(op, Identity)):
+        yield row_data(op)
 
 
 @singledispatch

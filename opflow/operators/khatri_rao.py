@@ -16,7 +16,7 @@ from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
 from opflow.operators.gram import Gram
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
+from opflow.operators.rows import op_namespace, row_data, row_slices, tile_side, tiles
 from opflow.operators.scaled_gates import ScaledGates
 from opflow.operators.threads import over_rows
 from opflow.streams import in_turn
@@ -108,8 +108,8 @@ class KhatriRao(Operator):
 
     def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0) -> Any:
         """`work` of ranges of samples, in several threads where rows can be read by several."""
-        data = (getattr(op, "data", None) for op in (self.A, self.B))
         flops = 2.0 * self.B.shape[0] * self.shape[1] * columns
+        data = map(row_data, (self.A, self.B))
         return over_rows(self.B.shape[0], work, flops, *data, sums=sums)
 
     def _in_turn(self, slices: list[slice]) -> Iterable[slice]:

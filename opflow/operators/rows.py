@@ -126,6 +126,11 @@ def whereabouts(op: Any) -> str | None:
     return op._where
 
 
+def row_data(op: Any) -> Any:
+    """What an operator reads its rows of; None if it gives none, or does not store them."""
+    return getattr(op, "data", None) if op.row_access else None
+
+
 def blocked_matmat(op: Any, X: Any) -> Any:
     """``A X`` for an operator that gives its rows, block by block."""
     m, n = op.shape

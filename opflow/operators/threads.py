@@ -74,7 +74,8 @@ def over_rows(
     this thread, and BLAS keeps its own threads.  Ranges follow from the number of threads: sums of
     different numbers of threads differ by rounding.
     """
-    threads = min(count(), int(flops / SHARE), n)
+    threads = min(int(flops / SHARE), n)
+    threads = min(threads, count()) if threads > 1 else threads  # BLAS is asked only then
     workspace = range_workspace(threads, sums) if threads > 1 else None
     plain = all(isinstance(a, np.ndarray) for a in data)
     if workspace is None or not plain or _blas.threads() is None:

@@ -102,6 +102,19 @@ def test_an_error_of_any_range_is_raised_once_all_have_ended(failing):
     assert numbers() == before
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_operand_that_gives_no_rows_is_applied_whole(swapped):
+    rng = np.random.default_rng(0)
+    A, mask = rng.standard_normal((6, 6)), of.Mask(np.array([1, 0, 1, 1, 0, 1], dtype=bool))
+    pair = (mask, A) if swapped else (A, mask)
+    K = of.KhatriRao(*pair)
+    left, right = (x if x is A else mask.todense() for x in pair)
+    want = np.array([np.kron(a, b) for a, b in zip(left, right, strict=True)])
+    with small_blocks(100):  # and so on three threads
+        np.testing.assert_allclose(K @ np.eye(36), want, atol=1e-14)
+        np.testing.assert_allclose(K.T @ np.eye(6), want.T, atol=1e-14)
+
+
 def test_blas_has_its_threads_again_once_the_last_user_has_left():
     before, blas = numbers(), pool._blas
     first, second = blas.single(), blas.single()
