@@ -8,7 +8,7 @@ import numpy as np
 import pylops
 import scipy
 
-from opflow.operators import gate_products
+from opflow.operators import gate_products, threads
 
 
 def show_config() -> None:
@@ -40,7 +40,7 @@ def show_config() -> None:
     rows = [
         ("opflow", __version__),
         ("gate products", f"{gate_products.gate_engine()} (of {_listed()})"),
-        ("threads", str(gate_products.gate_threads())),
+        ("threads", str(threads.count())),
         *(("BLAS", blas) for blas in _blas()),
         ("numpy", np.__version__),
         ("scipy", scipy.__version__),

@@ -58,11 +58,6 @@ def gate_engine() -> str:
     return gate_engines()[0] if not name else _checked(name, "OPFLOW_GATES")
 
 
-def gate_threads() -> int:
-    """Threads of a product: of :func:`gate_options`, of ``OPFLOW_NUM_THREADS``, or BLAS's."""
-    return pool.count()
-
-
 @contextmanager
 def gate_options(engine: str | None = None, *, threads: int | None = None) -> Iterator[None]:
     """Choose the engine of gate products and the threads of all, in this Python thread alone.
@@ -83,7 +78,7 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
     Examples
     --------
     >>> with gate_options("blas", threads=1):
-    ...     gate_engine(), gate_threads()
+    ...     gate_engine(), pool.count()
     ('blas', 1)
     """
     name = _asked.get() if engine is None else _checked(engine, "engine")
@@ -176,7 +171,7 @@ def _product(
     kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any
 ) -> None:
     N, work = len(bits), 2.0 * len(bits) * n * c * columns
-    threads = max(1, min(gate_threads(), int(work / pool.SHARE)))
+    threads = max(1, min(pool.count(), int(work / pool.SHARE)))
     _gates.product(
         kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, out
     )

@@ -14,6 +14,7 @@ from opflow.dynamics.fingerprint import fingerprint
 from opflow.streams import in_turn
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
+from tests.device.suite.test_dynamics import RUNS as DEVICE_RUNS
 from tests.operators.battery import (
     CHECKS,
     Case,
@@ -313,14 +314,8 @@ def test_what_is_held_does_not_need_the_inputs_again(storage, passes) -> None:
 
 # -- runs -------------------------------------------------------------------------------------
 
-RUNS = {
-    "descent": {"method": of.GradientDescent()},
-    "momentum": {"method": of.GradientDescent(0.01, momentum=0.9)},
-    "batches": {"method": of.GradientDescent(0.01, batch=4, rng=0)},
-    "flow": {"method": of.GradientFlow(tol=1e-2)},
-    "exponential": {"method": of.ExponentialFlow()},
-    "linearised": {"method": of.LinearisedFlow()},
-    "eliminated": {"method": of.GradientDescent(0.01), "eliminate": True},
+OF_BOTH = ("descent", "momentum", "batches", "flow", "exponential", "linearised", "eliminated")
+RUNS = {name: DEVICE_RUNS[name] for name in OF_BOTH} | {
     "kernel": {"method": of.GradientDescent(0.01), "gram": lambda A, B: (A @ B.T) ** 2},
 }
 
