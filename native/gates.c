@@ -5,18 +5,26 @@
  * multiplies and adds four times.  No Python here: module.c wraps it, tests/native drives it.
  */
 
-#if defined(__linux__)
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* for sched_getcpu */
-#endif
-#include <sched.h>
+#define _GNU_SOURCE /* for sched_getcpu and pthread_attr_setaffinity_np */
 #endif
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gates.h"
+
+/* So that the address sanitizer sees writes beyond a part of a larger block. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define UNTOUCHED(start, size)                 \
+    (ASAN_UNPOISON_MEMORY_REGION(start, size), \
+     ASAN_POISON_MEMORY_REGION((char *)(start) + (size), PAGE))
+#else
+#define UNTOUCHED(start, size) ((void)0)
+#endif
 
 enum {
     ROWS = 192,         /* rows whose accumulators pass through L1 together */
@@ -28,6 +36,8 @@ enum {
     REDUCE = 8192,      /* entries of a result that one task sums */
     GATHER = 1024,      /* rows whose bits one task lays out */
     MAX_THREADS = 256,
+    PAGE = 4096,
+    KEPT = 16 << 20,    /* bytes of memory that are kept between calls, at most */
     SPINS = 20000 /* looks for the others, some tens of microseconds, before a thread sleeps */
 };
 
@@ -126,32 +136,33 @@ static void words_of_gates(const job *j, int64_t task, void *scratch) {
             j->gates[g * j->N + i] = load_word(j->bits + i * stride + 8 * g, stride - 8 * g);
 }
 
-/* The 8 × 8 bits of a word, rows from its top byte down, transposed. */
-static inline uint64_t transpose(uint64_t x) {
-    uint64_t t = (x ^ (x >> 7)) & UINT64_C(0x00AA00AA00AA00AA);
-    x ^= t ^ (t << 7);
-    t = (x ^ (x >> 14)) & UINT64_C(0x0000CCCC0000CCCC);
-    x ^= t ^ (t << 14);
-    t = (x ^ (x >> 28)) & UINT64_C(0x00000000F0F0F0F0);
-    return x ^ t ^ (t << 28);
+/* One step of the transpose of 64 × 64 bits: in every square of 2 j × 2 j, the two j × j squares off
+ * the diagonal change places.  `low` has the lower j of every 2 j bits. */
+static inline __attribute__((always_inline)) void swap_squares(uint64_t *a, int j, uint64_t low) {
+    for (int square = 0; square < 64; square += 2 * j)
+        for (int i = square; i < square + j; i++) {
+            uint64_t t = (a[i] >> j ^ a[i + j]) & low;
+            a[i] ^= t << j;
+            a[i + j] ^= t;
+        }
 }
 
 static void words_of_samples(const job *j, int64_t task, void *scratch) {
     (void)scratch;
-    int64_t stride = (j->n + 7) / 8;
-    for (int64_t b = 0; b < stride; b++) {
-        uint64_t words[8] = {0};
-        for (int64_t k = 0; k < 8 && 64 * task + 8 * k < j->N; k++) {
-            int64_t row = 64 * task + 8 * k;
-            const uint8_t *at = j->bits + row * stride + b;
-            uint64_t square = 0;
-            for (int64_t q = 0; q < 8; q++)
-                square = square << 8 | (row + q < j->N ? at[q * stride] : 0);
-            square = transpose(square);
-            for (int p = 0; p < 8; p++) words[p] |= (square >> (56 - 8 * p) & 255) << 8 * k;
-        }
-        for (int64_t p = 0; p < 8 && 8 * b + p < j->n; p++)
-            j->gates[task * j->n + 8 * b + p] = words[p];
+    int64_t stride = (j->n + 7) / 8, rows = j->N - 64 * task < 64 ? j->N - 64 * task : 64;
+    for (int64_t g = 0; g < j->n; g += 64) {
+        /* in a word, gate or sample i is bit i ^ 7: the first is the high bit of the first byte */
+        uint64_t square[64] = {0};
+        for (int64_t i = 0; i < rows; i++)
+            square[i ^ 7] = load_word(j->bits + (64 * task + i) * stride + g / 8, stride - g / 8);
+        swap_squares(square, 32, UINT64_C(0x00000000FFFFFFFF));
+        swap_squares(square, 16, UINT64_C(0x0000FFFF0000FFFF));
+        swap_squares(square, 8, UINT64_C(0x00FF00FF00FF00FF));
+        swap_squares(square, 4, UINT64_C(0x0F0F0F0F0F0F0F0F));
+        swap_squares(square, 2, UINT64_C(0x3333333333333333));
+        swap_squares(square, 1, UINT64_C(0x5555555555555555));
+        for (int64_t i = 0; i < 64 && g + i < j->n; i++)
+            j->gates[task * j->n + g + i] = square[i ^ 7];
     }
 }
 
@@ -170,9 +181,8 @@ typedef struct {
     size_t scratch_size;
     pthread_mutex_t lock;
     pthread_cond_t all_here;
-    int size, joined, aside, here, rounds;
-    pthread_t maker;
-#if defined(__linux__)
+    int size, joined, here, rounds;
+#if defined(__GLIBC__)
     cpu_set_t cores; /* those it may use */
     int home;        /* where its maker is */
 #endif
@@ -196,25 +206,23 @@ static void meet(team *t) {
     pthread_mutex_unlock(&t->lock);
 }
 
-/* Sends the calling thread, number i, to another core than its maker's, and leaves it free to move:
- * a new thread can be put beside its maker, and share that core for some milliseconds. */
-static void step_aside(const team *t, int i) {
-#if defined(__linux__)
+/* Where thread number i begins: on another core than its maker's.  Left to the system it may be put
+ * beside its maker, and not run before that one waits for it. */
+static void place(const team *t, int threads, int i, pthread_attr_t *where) {
+#if defined(__GLIBC__)
     int cores = CPU_COUNT(&t->cores), seen = 0, home = 0;
-    if (cores < t->size || t->home < 0 || !CPU_ISSET(t->home, &t->cores)) return;
+    if (cores < threads || t->home < 0 || !CPU_ISSET(t->home, &t->cores)) return;
     for (int cpu = 0; cpu < t->home; cpu++) home += CPU_ISSET(cpu, &t->cores) ? 1 : 0;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &t->cores) && seen++ == (home + i) % cores) {
             cpu_set_t one;
             CPU_ZERO(&one);
             CPU_SET(cpu, &one);
-            if (!sched_setaffinity(0, sizeof one, &one))
-                sched_setaffinity(0, sizeof t->cores, &t->cores);
+            pthread_attr_setaffinity_np(where, sizeof one, &one);
             return;
         }
 #else
-    (void)t;
-    (void)i;
+    (void)t, (void)threads, (void)i, (void)where;
 #endif
 }
 
@@ -222,9 +230,7 @@ static void *member(void *argument) {
     team *t = argument;
     pthread_mutex_lock(&t->lock); /* held until it is known how many there are */
     char *scratch = t->scratch + t->scratch_size * (size_t)t->joined++;
-    int aside = pthread_equal(pthread_self(), t->maker) ? 0 : ++t->aside;
     pthread_mutex_unlock(&t->lock);
-    if (aside) step_aside(t, aside);
     for (int p = 0; p < 3; p++) {
         int64_t task;
         if (p && t->size > 1) meet(t);
@@ -234,17 +240,31 @@ static void *member(void *argument) {
     return NULL;
 }
 
+static void *other(void *argument) {
+#if defined(__GLIBC__)
+    team *t = argument;
+    if (t->home >= 0) sched_setaffinity(0, sizeof t->cores, &t->cores); /* free to move from here */
+#endif
+    return member(argument);
+}
+
 static void run(team *t, int threads) {
     pthread_t others[MAX_THREADS];
-    t->maker = pthread_self();
-#if defined(__linux__)
-    t->home = sched_getaffinity(0, sizeof t->cores, &t->cores) ? -1 : sched_getcpu();
+#if defined(__GLIBC__)
+    t->home = -1;
+    if (threads > 1 && !sched_getaffinity(0, sizeof t->cores, &t->cores)) t->home = sched_getcpu();
 #endif
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->all_here, NULL);
     pthread_mutex_lock(&t->lock);
-    for (t->size = 1; t->size < threads; t->size++)
-        if (pthread_create(&others[t->size], NULL, member, t)) break; /* with those there are */
+    for (t->size = 1; t->size < threads; t->size++) {
+        pthread_attr_t where;
+        if (pthread_attr_init(&where)) break;
+        place(t, threads, t->size, &where);
+        int failed = pthread_create(&others[t->size], &where, other, t);
+        pthread_attr_destroy(&where);
+        if (failed) break; /* with those there are */
+    }
     pthread_mutex_unlock(&t->lock);
     member(t);
     for (int i = 1; i < t->size; i++) pthread_join(others[i], NULL);
@@ -256,8 +276,31 @@ static void run(team *t, int threads) {
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static void *pages(size_t size) {
-    return aligned_alloc(4096, (size + 4095) / 4096 * 4096 + 4096);
+static size_t pages(size_t size) { return (size + PAGE - 1) / PAGE * PAGE; }
+
+/* Memory that the last call to end has left for the next one, its size in its first page: to be
+ * given fresh pages takes as long as a small product. */
+static size_t *kept;
+
+static size_t *take(size_t size) {
+    size_t *block = __atomic_exchange_n(&kept, NULL, __ATOMIC_ACQ_REL);
+    if (block && *block >= size) return block;
+    free(block);
+    block = aligned_alloc(PAGE, size);
+    if (block) *block = size;
+    return block;
+}
+
+/* `size` bytes, of whole pages, of what is left from `next` on; then a page that nobody touches. */
+static void *part(char **next, size_t size) {
+    char *start = *next;
+    UNTOUCHED(start, size);
+    *next = start + size + PAGE;
+    return start;
+}
+
+static void leave(size_t *block) {
+    free(*block > KEPT ? block : __atomic_exchange_n(&kept, block, __ATOMIC_ACQ_REL));
 }
 
 int gates_product(int kind, const char *name, int is_double, int threads, int64_t N, int64_t n,
@@ -310,19 +353,21 @@ int gates_product(int kind, const char *name, int is_double, int threads, int64_
         t.scratch_size = (size_t)(e->strip * (PANEL / 4 * 16 + RANGE + 1));
     }
     t.phases[2] = (phase){e->reduce, j.terms ? ceil_div(j.reduced, REDUCE) : 0};
-    t.scratch_size = (t.scratch_size + 4095) / 4096 * 4096;
+    t.scratch_size = pages(t.scratch_size);
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     if (threads > t.phases[1].tasks) threads = (int)t.phases[1].tasks;
     if (threads < 1) threads = 1;
 
-    int64_t words = j.words * (kind == GATES_BACK ? n : N);
-    j.gates = pages((size_t)words * 8);
-    j.partial = terms_size ? pages((size_t)terms_size) : NULL;
-    t.scratch = pages(t.scratch_size * (size_t)threads);
-    int done = j.gates && t.scratch && (j.partial || !terms_size);
-    if (done) run(&t, threads);
-    free(j.gates);
-    free(j.partial);
-    free(t.scratch);
-    return done ? GATES_DONE : GATES_NO_MEMORY;
+    size_t words = pages((size_t)(j.words * (kind == GATES_BACK ? n : N)) * 8);
+    size_t terms = pages((size_t)terms_size);
+    size_t scratch = t.scratch_size * (size_t)threads;
+    size_t *block = take(words + terms + scratch + 4 * PAGE);
+    if (!block) return GATES_NO_MEMORY;
+    char *next = (char *)block + PAGE;
+    j.gates = part(&next, words);
+    j.partial = terms ? part(&next, terms) : NULL;
+    t.scratch = part(&next, scratch);
+    run(&t, threads);
+    leave(block);
+    return GATES_DONE;
 }

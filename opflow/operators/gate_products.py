@@ -170,8 +170,9 @@ def _plain(array: Any) -> Any:
 def _product(
     kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any
 ) -> None:
-    N, work = len(bits), 2.0 * len(bits) * n * c * columns
-    threads = max(1, min(pool.count(), int(work / pool.SHARE)))
+    N = len(bits)
+    threads = int(2.0 * N * n * c * columns / pool.SHARE)
+    threads = min(threads, pool.count()) if threads > 1 else 1  # BLAS is asked only then
     _gates.product(
         kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, out
     )
