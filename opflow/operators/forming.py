@@ -7,7 +7,7 @@ dense matrices are priced, and kept within a memory budget, by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from opflow.operators import rows as row_blocks
 from opflow.operators import threads
 from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
 from opflow.operators.gram import Gram, GramVelocity
-from opflow.operators.khatri_rao import Hadamard, KhatriRao, tiled_product
+from opflow.operators.khatri_rao import Hadamard, KhatriRao, leaves, tiled_product
 from opflow.operators.masks import PackedGates
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
@@ -25,13 +25,13 @@ from opflow.operators.rows import (
     dense_allowed,
     op_namespace,
     parse_memory,
-    row_data,
     row_slices,
     tile_side,
+    tiles,
     whereabouts,
 )
 from opflow.operators.scaled_gates import ScaledGates
-from opflow.operators.threads import bytes_over_rows, over_rows
+from opflow.operators.threads import bytes_over_rows, over_items
 
 #: flops that building one entry of a sparse-times-sparse product costs beyond its
 #: multiplications, and how much slower than sparse-times-dense those are
@@ -164,7 +164,7 @@ def plan(op: Operator, rows: int, cols: int) -> Plan:
 
 def tile_plan(op: Operator) -> Plan:
     """Square tiles within the workspace."""
-    side = tile_side(3 * op.dtype.itemsize)
+    side = tile_side(3 * op.dtype.itemsize, op.shape[1])
     return plan(op, side, side)
 
 
@@ -214,32 +214,24 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
         )
     m, n = op.shape
     out = op_namespace(op).empty(op.shape, dtype=op.dtype)
-    square, slabs, columns = rows == cols, row_slices(m, 1, rows), row_slices(n, 1, cols)
-    # Of a symmetric matrix, long rows of tiles and short ones in turn.
-    order = [i for pair in enumerate(reversed(range(len(slabs)))) for i in pair][: len(slabs)]
 
-    def form(some: slice) -> None:
-        for i in order[some]:
-            r = slabs[i]
-            across = columns[i if op.symmetric else 0 :]
-            for c in across if square else [slice(r.start if op.symmetric else 0, n)]:
-                out[r, c] = op._block(r, c)
-                if op.symmetric and r != c:
-                    below = slice(r.stop, c.stop) if r.start == c.start else c
-                    out[below, r] = out[r, below].T
+    def pieces() -> Iterable[tuple[slice, slice]]:
+        if rows == cols:
+            return tiles(m, n, op.symmetric, rows)
+        return ((r, slice(r.start if op.symmetric else 0, n)) for r in row_slices(m, 1, rows))
+
+    def form(mine: Iterator[tuple[slice, slice]]) -> None:
+        for r, c in mine:
+            out[r, c] = tile = op._block(r, c)
+            if op.symmetric and r != c:
+                below = slice(r.stop, c.stop) if r.start == c.start else c
+                out[below, r] = tile[:, below.start - c.start :].T
+            del tile  # before the next one is formed
 
     passing = held - out.nbytes  # what one tile takes on the way
     fits = held + (threads.count() - 1) * passing <= budget
-    over_rows(len(slabs), form, cost.flops, *_leaves(op), sums=passing if fits else math.inf)
+    over_items(pieces, form, cost.flops, *leaves(op), sums=passing if fits else math.inf)
     return out
-
-
-def _leaves(op: Operator) -> Iterator[Any]:
-    """What the entries of an operator are read of; None for what is not known to be an array."""
-    for part in op.operands:
-        yield from _leaves(part)
-    if not (op.operands or isinstance(op, Identity)):
-        yield row_data(op)
 
 
 @singledispatch
@@ -270,9 +262,16 @@ def _gates_bytes(op: Operator, columns: int) -> float:
 
 @product_bytes.register(Hadamard)
 def _tiles_bytes(op: Operator, columns: int) -> float:
-    side = tile_side(3 * op.dtype.itemsize)
+    return 2.0 * max(op.shape) * columns * op.dtype.itemsize + tiles_bytes(op, columns)
+
+
+def tiles_bytes(op: Operator, columns: int) -> float:
+    """What :func:`tiled_product` holds besides the result: a tile, and the sums of its threads."""
+    item = op.dtype.itemsize
+    side = tile_side(3 * item, op.shape[1])
     tile = block_work(op, min(side, op.shape[0]), min(side, op.shape[1])).held
-    return 2.0 * max(op.shape) * columns * op.dtype.itemsize + tile
+    return bytes_over_rows(tile, max(tile, row_blocks.workspace_bytes())
+                           + float(max(op.shape)) * columns * item)  # fmt: skip
 
 
 class Tiled(Operator):

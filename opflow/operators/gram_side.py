@@ -20,13 +20,14 @@ from opflow.operators.forming import (
     gram_work,
     product_bytes,
     tiled_cost,
+    tiles_bytes,
 )
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao, tiled_product
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile
-from opflow.operators.rows import op_namespace, row_slices, tile_side
+from opflow.operators.rows import op_namespace, row_slices
 
 
 class GramSide(Operator):
@@ -166,8 +167,7 @@ def _gram_side_bytes(op: GramSide, columns: int) -> float:
     n, item = op.gram.shape[0], op.dtype.itemsize
     out = float(op.shape[0]) * columns * item
     if op._tiled_cost(columns) <= op._swept_cost(columns):
-        side = tile_side(3 * item)
-        return out + block_work(op, min(side, op.shape[0]), min(side, op.shape[0])).held
+        return out + tiles_bytes(op, columns)
     return (
         out
         + row_blocks.workspace_bytes()

@@ -27,6 +27,8 @@ WORKSPACE = 8 << 20
 SPREAD = 256 << 20
 #: the least that row blocks of a thread may have of them
 LEAST = 2 << 20
+#: tiles along a side of a matrix, if they have as many rows as this
+TILES, LEAST_SIDE = 4, 256
 _limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, SPREAD))
 
 
@@ -149,18 +151,26 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
     return out
 
 
-def tile_side(bytes_per_entry: float) -> int:
-    """Rows of a square tile that fills the workspace."""
-    return max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
+def tile_side(bytes_per_entry: float, n: int) -> int:
+    """Rows of a square tile of a matrix with n columns: it fills the workspace at most.
+
+    There are four to a side, for threads to share, as long as matrix products of them are fast.
+    """
+    most = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
+    return min(most, max(-(-n // TILES), LEAST_SIDE))
 
 
 def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, slice]]:
-    """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal."""
+    """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal.
+
+    Those on the diagonal, which cost half of the others, come last.
+    """
     columns = row_slices(n, 1, side)
-    rows = columns if symmetric else row_slices(m, 1, side)
-    for i, r in enumerate(rows):
-        for c in columns[i:] if symmetric else columns:
+    for i, r in enumerate(columns if symmetric else row_slices(m, 1, side)):
+        for c in columns[i + 1 :] if symmetric else columns:
             yield r, c
+    if symmetric:
+        yield from zip(columns, columns, strict=True)
 
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -76,7 +76,7 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
         return xp.asarray(indicator, dtype=op.dtype), slice(first, last)
 
     # the blocks of a tile add up in the operator's dtype, tiles in float64
-    for r, s in tiles(m, m, True, tile_side(4 * op.dtype.itemsize)):
+    for r, s in tiles(m, m, True, tile_side(4 * op.dtype.itemsize, m)):
         (left, rows), (right, cols) = adder(r), adder(s)
         entries = sum(
             op.block(xp.asarray(order[r] * outputs + p), xp.asarray(order[s] * outputs + p))

@@ -125,7 +125,7 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> Any:
     xp = op_namespace(ops[0])
     total = xp.zeros((count, count))
     if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
-        pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held))]
+        pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held, n))]
     else:
         pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
     for r, c, times in pieces:

@@ -36,6 +36,15 @@ def test_ranges_cover_all_rows_once_and_results_keep_their_order(n, threads):
     assert [i for start, stop in ranges for i in range(start, stop)] == list(range(n))
 
 
+@given(n=st.integers(0, 20), threads=st.integers(1, 7))
+def test_items_are_dealt_out_in_turn(n, threads):
+    with pool.limited(threads):
+        hands = pool.over_items(lambda: range(n), list, MANY)
+    assert hands == [list(range(i, n, threads)) for i in range(threads)]
+    with pool.limited(threads):
+        assert pool.over_items(lambda: range(n), list, 1.0) == [[i for hand in hands for i in hand]]
+
+
 def test_ranges_are_at_work_at_the_same_time_each_with_one_thread():
     meeting = threading.Barrier(3, timeout=30)
 
