@@ -24,6 +24,7 @@ from opflow.relu.fields import Fields
 from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
+from opflow.relu.passes import through
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class FieldState:
         xp, n, k = namespace(network.readout), fields.samples, network.outputs
         top = xp.broadcast_to(network.readout, (n, *network.readout.shape))
         self.psi = [
-            (phi.reshape(n * k, -1) @ W).reshape(n, k, -1)
+            through(phi.reshape(n, k, -1), W)
             for phi, W in zip(fields.conjugates[1:], network.weights[1:], strict=True)
         ] + [top]
 
@@ -280,10 +281,10 @@ class FieldState:
                 change = {0: 0.0}
             else:
                 W = net.weights[layer]
-                local = after @ moves[layer]
+                local = through(after, moves[layer])
                 # One hand-over more than the velocities have: flips of the top gates.
                 orders = budgets(L - layer, self.order, layer - 1)
-                change = {q: local + handed[q - 1] @ W if q else local for q in orders}
+                change = {q: local + through(handed[q - 1], W) if q else local for q in orders}
             handed = {q: (psi + move) * now - phi for q, move in change.items()}
             if layer < L:
                 psi += change[max(change)]

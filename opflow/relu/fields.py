@@ -6,17 +6,20 @@ as memory allows; everything else follows from them on first use.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from opflow.arrays import check_integer, module_name, namespace
 from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
-from opflow.operators.rows import parse_memory
+from opflow.operators.rows import parse_memory, row_slices
 from opflow.operators.space import LOCAL, Space, same, space_of, together
 from opflow.operators.threads import over_rows
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
-from opflow.relu.passes import blocks, conjugates, forward, preactivation
+from opflow.relu.passes import blocks, forward, lower_conjugates, preactivation
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 #: how activations are held, fastest products first
 STORAGES = ("cached", "packed", "recomputed")
+#: flops that take the time of packing one gate
+PACKING = 50.0
 
 
 def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
@@ -144,11 +149,10 @@ class Fields:
         def fill(samples: slice) -> None:
             mine = first.fork()
             for s in blocks(net, samples, X=self.inputs):
-                activations = forward(net, mine.rows(s))
+                places = [None if packed and a is kept[-1] else a[s] for a in kept]
+                activations = forward(net, mine.rows(s, places[0]), places)
                 if packed:
-                    activations[-1] = pack(activations[-1] > 0)
-                for array, part in zip(kept, activations[1:], strict=True):
-                    array[s] = part
+                    kept[-1][s] = pack(activations[-1] > 0)
 
         over_rows(n, fill, 2.0 * n * net.parameters, first.data)
         return kept
@@ -172,6 +176,7 @@ class Fields:
             (psi_l * (h > 0)[:, None, :])[:, middle]
             for psi_l, h in zip(psi, preactivations, strict=True)
         ]
+        self.lower_conjugates = self.conjugates[:-1]
         return self
 
     @classmethod
@@ -224,7 +229,17 @@ class Fields:
     @property
     def top_bits(self) -> Any:
         """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
-        return self._kept[-1] if self.storage == "packed" else pack(self.activations[-1] > 0)
+        if self.storage == "packed":
+            return self._kept[-1]
+        top = self.activations[-1]
+        bits = namespace(top).empty((len(top), -(-top.shape[1] // 8)), dtype=np.uint8)
+
+        def fill(samples: slice) -> None:
+            for s in row_slices(samples, 2 * top.shape[1]):
+                bits[s] = pack(top[s] > 0)
+
+        over_rows(len(top), fill, PACKING * top.size, top)
+        return bits
 
     @cached_property
     def outputs(self) -> Any:
@@ -243,26 +258,37 @@ class Fields:
     @cached_property
     def conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
+        V, entries = self.network.readout, self.samples * self.network.readout.size
+        top = self._conjugates(slice(-1, None), entries, lambda rows: [(rows[-1] > 0)[:, None] * V])
+        return [*self.lower_conjugates, *top]
+
+    @cached_property
+    def lower_conjugates(self) -> list[Any]:
+        """``[φ^1, …, φ^{L-1}]``, without the top one, which is no more than its gates."""
+        net = self.network
+        if net.depth == 1:
+            return []
+        upper = sum(W.size for W in net.weights[1:])
+        flops = 2.0 * self.samples * net.outputs * upper
+        return self._conjugates(slice(-1), flops, lambda rows: lower_conjugates(net, rows))
+
+    def _conjugates(
+        self, layers: slice, flops: float, work: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
+        """Conjugates of some layers, from what `work` makes of the activations of a row block."""
+        assert self.derived
         net, n = self.network, self.samples
-        xp = namespace(net.readout)
         middle = () if net.outputs == 1 else (net.outputs,)
-        out = [xp.empty((n, *middle, w), dtype=net.dtype) for w in net.widths[1:]]
+        xp, widths = namespace(net.readout), net.widths[1:][layers]
+        out = [xp.empty((n, *middle, width), dtype=net.dtype) for width in widths]
 
         def fill(samples: slice) -> None:
             for s in blocks(net, samples, 2 * net.outputs, self.inputs):
-                for phi, part in zip(out, self.conjugate_rows(s), strict=True):
-                    phi[s] = part.reshape(-1, *middle, part.shape[-1])
+                for phi, part in zip(out, work(self.rows(s, inputs=False)), strict=True):
+                    phi[s] = part.reshape(phi[s].shape)
 
-        read = self.inputs if self.storage == "recomputed" else self._kept[0]
-        upper = net.parameters - net.weights[0].size
-        over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
+        over_rows(n, fill, flops, self.inputs if self.storage == "recomputed" else self._kept[0])
         return out
-
-    def conjugate_rows(self, index: Any) -> list[Any]:
-        """Conjugates of some samples, each (b, k, n_ℓ), computed and not kept."""
-        assert self.derived
-        rows = self.rows(index, inputs=False)
-        return conjugates(self.network, rows, self.seed(rows))
 
     def seed(self, rows: list[Any]) -> Any:
         """ψ^L of some samples: the readout for each."""
@@ -273,8 +299,8 @@ class Fields:
     def nbytes(self) -> int:
         """Bytes held now, without the input."""
         kept = [self._kept]
-        kept += [self.__dict__[k] for k in ("preactivations", "gates", "conjugates")
-                 if k in self.__dict__]  # fmt: skip
+        phi = "conjugates" if "conjugates" in self.__dict__ else "lower_conjugates"
+        kept += [self.__dict__[k] for k in ("preactivations", "gates", phi) if k in self.__dict__]
         outputs = self.__dict__.get("outputs")
         return sum(int(a.nbytes) for arrays in kept for a in arrays) + (
             0 if outputs is None else int(outputs.nbytes)

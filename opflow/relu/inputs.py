@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse
+from opflow.arrays import check_real, is_array, is_sparse, namespace
 from opflow.operators import Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.matrix import RowMatrix, is_rows
@@ -97,10 +97,10 @@ class RowPass:
         self._block: Any = None
         self._total: Any = None
 
-    def rows(self, s: slice) -> Any:
-        """h¹ of some samples; theirs to overwrite."""
+    def rows(self, s: slice, out: Any = None) -> Any:
+        """h¹ of some samples, in `out` if that is given; theirs to overwrite."""
         self._block = input_rows(self._X, s)
-        return _shifted(self._block @ self._W.T, self._b)
+        return _shifted(namespace(self._W).matmul(self._block, self._W.T, out=out), self._b)
 
     def collect(self, s: slice, slope: Any) -> None:
         """Take ∂loss/∂h¹ of the samples read last, whose h¹ is not needed any more."""
@@ -129,8 +129,11 @@ class HiddenPass:
     def __init__(self, hidden: Any) -> None:
         self._hidden = self.data = hidden
 
-    def rows(self, s: slice) -> Any:
-        return self._hidden[s]
+    def rows(self, s: slice, out: Any = None) -> Any:
+        if out is None:
+            return self._hidden[s]
+        out[...] = self._hidden[s]
+        return out
 
     def collect(self, s: slice, slope: Any) -> None:
         self._hidden[s] = slope

@@ -37,7 +37,7 @@ from opflow.operators.threads import bytes_over_rows, over_rows
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.inputs import copied_width, input_operator
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import conjugates
+from opflow.relu.passes import conjugates, through
 from opflow.streams import in_turn
 
 ROUTES = ("cached", "transport")
@@ -297,7 +297,7 @@ def _conjugate(fields: Fields, layer: int, below: Any) -> Operator:
     if layer == net.depth and _gates_suffice(fields, below):
         gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype)
         return ScaledGates(gates, net.readout[0], symbol=symbol)
-    phi = fields.conjugates[layer - 1]
+    phi = (fields.conjugates if layer == net.depth else fields.lower_conjugates)[layer - 1]
     return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
 
 
@@ -382,7 +382,7 @@ class Transport(Operator):
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 r = X[s.start * k : s.stop * k].reshape(-1, k, c)
-                phis = conjugates(net, rows, r.transpose(0, 2, 1) @ net.readout)
+                phis = conjugates(net, rows, through(r.transpose(0, 2, 1), net.readout))
                 for bias, phi, below, total in zip(biases, phis, rows[:-1], totals, strict=True):
                     left = phi.reshape(len(phi), -1)
                     total += (below.T @ left).T if is_sparse(below) else left.T @ below
@@ -423,12 +423,11 @@ class Transport(Operator):
                     if bias is not None:
                         pushed += self.scales[i] * X[bias].T
                     if tangent is not None:
-                        pushed += tangent @ W.T
+                        pushed += through(tangent, W.T)
                     tangent = pushed
                     tangent *= (rows[i + 1] > 0)[:, None, :]
-                out[s.start * k : s.stop * k] = (
-                    (tangent @ net.readout.T).transpose(0, 2, 1).reshape(-1, c)
-                )
+                outputs = through(tangent, net.readout.T)
+                out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
         self._over_samples(push, c)
         return out

@@ -5,7 +5,7 @@ The only places where ``h = a Wᵀ + b``, the gates and the chain of conjugates 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,11 @@ def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None)
     return h
 
 
+def through(field: Any, W: Any) -> Any:
+    """``field @ W`` along the last axis, in one matrix product: NumPy takes one for each sample."""
+    return (field.reshape(-1, field.shape[-1]) @ W).reshape(*field.shape[:-1], W.shape[-1])
+
+
 def rectify(h: Any) -> Any:
     """``a = max(h, 0)``, in place."""
     return namespace(h).maximum(h, 0, out=h)
@@ -46,11 +51,15 @@ def blocks(
     return in_turn(row_slices(samples, width * network.dtype.itemsize), X)
 
 
-def forward(network: ReLUNetwork, hidden: Any) -> list[Any]:
-    """Activations ``[None, a^1, …, a^L]`` from h^1, which becomes a^1."""
+def forward(network: ReLUNetwork, hidden: Any, out: Sequence[Any] | None = None) -> list[Any]:
+    """Activations ``[None, a^1, …, a^L]`` from h^1, which becomes a^1.
+
+    `out` may hold arrays for ``[a^1, …, a^L]``, None for a new one; that of a^1 is not used.
+    """
     activations = [None, rectify(hidden)]
     for layer in range(2, network.depth + 1):
-        activations.append(rectify(preactivation(network, layer, activations[-1])))
+        place = None if out is None else out[layer - 1]
+        activations.append(rectify(preactivation(network, layer, activations[-1], place)))
     return activations
 
 
@@ -76,7 +85,7 @@ def conjugates(
         phi = psi * (gates if psi.ndim == 2 else gates[:, None, :])
         out.append(phi)
         if layer > 1:
-            psi = phi @ network.weights[layer - 1]
+            psi = through(phi, network.weights[layer - 1])
     return out[::-1]
 
 
@@ -88,18 +97,33 @@ def slopes(
     Arrays (b, n_ℓ), but the last is :class:`TopSlope` where gate products are faster; if
     `dense_first`, the first is an array in any case.
     """
-    tables = (
-        network.outputs == 1
-        and r.dtype == network.dtype
-        and network.widths[-1] >= gate_products.FEWEST
-        and gate_products.tabulated(network.dtype, activations[-1], network.weights[-1])
-    )
+    tables = _tabulated_top(network, activations[-1]) and r.dtype == network.dtype
     if not tables or (dense_first and network.depth == 1):
         return conjugates(network, activations, r @ network.readout)
     top = TopSlope(activations[-1], r[:, 0], network.readout[0])
     if network.depth == 1:
         return [top]
     return [*conjugates(network, activations, top @ network.weights[-1], network.depth - 1), top]
+
+
+def lower_conjugates(network: ReLUNetwork, activations: list[Any]) -> list[Any]:
+    """``[φ^1, …, φ^{L-1}]`` of more than one layer, (b, n_ℓ) or (b, k, n_ℓ)."""
+    top, V = activations[-1], network.readout
+    if _tabulated_top(network, top):
+        ones = np.ones(len(top), dtype=network.dtype)
+        psi = TopSlope(top, ones, V[0]) @ network.weights[-1]
+    else:
+        psi = through((top > 0)[:, None] * V, network.weights[-1])
+    return conjugates(network, activations, psi, network.depth - 1)
+
+
+def _tabulated_top(network: ReLUNetwork, top: Any) -> bool:
+    """Whether products of the top conjugates, which are gates, go through tables."""
+    return (
+        network.outputs == 1
+        and network.widths[-1] >= gate_products.FEWEST
+        and gate_products.tabulated(network.dtype, top, network.weights[-1])
+    )
 
 
 class TopSlope:

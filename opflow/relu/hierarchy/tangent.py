@@ -18,6 +18,7 @@ from opflow.operators.operator import Cost
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import spans
+from opflow.relu.passes import through
 from opflow.streams import in_turn
 
 
@@ -168,7 +169,7 @@ class FieldTangent(Operator):
                     out[bias] += total.sum(axis=0).T
                 if layer > 1:
                     gate = self._gate(layer - 1, s)
-                    orders = {q - 1: (u @ W) * gate for q, u in orders.items() if q}
+                    orders = {q - 1: through(u, W) * gate for q, u in orders.items() if q}
             orders = {}
             for layer in range(1, L):
                 W, phi = net.weights[layer], self._conjugate(layer + 1, s)
@@ -179,7 +180,7 @@ class FieldTangent(Operator):
                 total = sum(orders.values()).reshape(b * k, c * n)
                 grads[layer] += (phi.T @ total).reshape(phi.shape[1], c, n).transpose(0, 2, 1)
                 gate = self._gate(layer + 1, s)
-                orders = {q - 1: (u @ W.T) * gate for q, u in orders.items() if q}
+                orders = {q - 1: through(u, W.T) * gate for q, u in orders.items() if q}
         for (weight, bias), size, grad in zip(places, self.scales, grads, strict=True):
             out[weight] = size * grad.reshape(weight.stop - weight.start, c)
             if bias is not None:
@@ -204,7 +205,7 @@ def _handed_on(moved: dict[int, Any], W: Any, local: Any, orders: set[int]) -> d
     out = {q: local.copy() for q in lower} | {highest: local}
     for q, block in out.items():
         if q:
-            block += (moved[q - 1].reshape(-1, W.shape[0]) @ W).reshape(block.shape)
+            block += through(moved[q - 1], W)
     return out
 
 
