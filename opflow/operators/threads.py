@@ -8,10 +8,11 @@ element-wise passes and gate products share one set of threads, made for the cal
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from typing import Any, TypeVar
@@ -25,7 +26,8 @@ from opflow.operators.rows import (
     workspace_limit,
 )
 
-R, T = TypeVar("R"), TypeVar("T")
+R = TypeVar("R")
+T = TypeVar("T")
 #: flops below which a range is not worth a thread, which takes some 0.3 ms to be made
 SHARE = 6e7
 _asked: ContextVar[int | None] = ContextVar("threads", default=None)
@@ -122,6 +124,7 @@ def _together(work: Callable[[int], R], threads: int) -> list[R]:
 
     def run(i: int) -> None:
         try:
+            place(i)
             results[i] = work(i)
         except BaseException as error:
             errors.append(error)
@@ -131,13 +134,51 @@ def _together(work: Callable[[int], R], threads: int) -> list[R]:
         for i in range(1, threads)
     ]
     with ExitStack() as started:  # all are waited for, whatever happens here
-        for thread in others:
-            thread.start()
-            started.callback(thread.join)
+        with _apart(threads) as place:
+            for thread in others:
+                thread.start()
+                started.callback(thread.join)
         results[0] = work(0)
     if errors:
         raise errors[0]
     return results
+
+
+@contextmanager
+def _apart(threads: int) -> Iterator[Callable[[int], None]]:
+    """Keep this thread on its core, and give what sends thread i, which calls it, to another.
+
+    All may move again after that.  Left to the system a new thread is put beside its maker, and the
+    two share a core for some milliseconds while another one idles.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    core = _core()
+    if core not in cores or threads > len(cores):
+        yield lambda i: None
+        return
+    home = cores.index(core)
+
+    def confine(some: list[int]) -> None:
+        with suppress(OSError):
+            os.sched_setaffinity(0, some)
+
+    def place(i: int) -> None:
+        confine([cores[(home + i) % len(cores)]])
+        confine(cores)
+
+    confine([cores[home]])
+    try:
+        yield place
+    finally:
+        confine(cores)
+
+
+def _core() -> int | None:
+    """The core that this thread is on; None if the system does not say."""
+    try:
+        return int(ctypes.CDLL(None).sched_getcpu())
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 class _Blas:

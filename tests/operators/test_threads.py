@@ -1,6 +1,8 @@
 """Ranges of rows over threads: every row once, errors told, BLAS as it was."""
 
+import os
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -93,6 +95,32 @@ def test_one_range_where_several_would_not_pay_or_not_fit(case):
 
 def numbers():
     return [library.num_threads for library in pool._blas._libraries()]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be asked for")
+@pytest.mark.parametrize("failing", [False, True])
+def test_threads_begin_on_cores_of_their_own_and_may_move(failing, monkeypatch):
+    before = os.sched_getaffinity(0)
+    if len(before) < 2 or pool._core() is None:
+        pytest.skip("one core, or nobody says which")
+    confined, real = [], os.sched_setaffinity
+
+    def seen(who, cores):
+        confined.append((threading.get_ident(), tuple(cores)))
+        real(who, cores)
+
+    def work(s):
+        if failing:
+            raise RuntimeError("out of luck")
+        return os.sched_getaffinity(0)
+
+    monkeypatch.setattr(os, "sched_setaffinity", seen)
+    with pytest.raises(RuntimeError) if failing else nullcontext():
+        assert spread(9, work, threads=2) == [before, before]
+    assert os.sched_getaffinity(0) == before
+    assert [len(cores) for _, cores in confined].count(len(before)) == 2
+    begun = {who: cores for who, cores in confined if len(cores) == 1}
+    assert len(begun) == len(set(begun.values())) == 2
 
 
 @pytest.mark.parametrize("failing", [0, 2])
