@@ -148,7 +148,7 @@ class Fields:
 
         def fill(samples: slice) -> None:
             mine = first.fork()
-            for s in blocks(net, samples, X=self.inputs):
+            for s in blocks(net, samples, 0, self.inputs):
                 places = [None if packed and a is kept[-1] else a[s] for a in kept]
                 activations = forward(net, mine.rows(s, places[0]), places)
                 if packed:
