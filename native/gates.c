@@ -38,21 +38,21 @@ enum {
     MAX_THREADS = 256,
     PAGE = 4096,
     KEPT = 16 << 20,    /* bytes of memory that are kept between calls, at most */
-    SPINS = 20000 /* looks for the others, some tens of microseconds, before a thread sleeps */
+    SPINS = 50000 /* looks for the others, up to a millisecond, before a thread sleeps */
 };
 
 typedef struct {
-    /* Θ is N × n; X is N × c; `factor` is M, columns × n × c, or r, columns × N */
+    /* Θ is N × n; X is N × c; `factor` is M, columns × n × c, or r, columns × N; `scale` is v, n */
     int64_t N, n, c, columns;
     const uint8_t *bits;
-    const void *factor, *X;
+    const void *factor, *X, *scale;
     void *out;
     /* the bits by words of 64: [word of gates][row], or [word of samples][gate] */
     uint64_t *gates;
-    int64_t words, strips, ranges, panels, extent;
-    /* results before they are summed: `terms` of them, `block_step` entries apart */
+    int64_t words, laid, strips, ranges, panels, extent;
+    /* results before they are summed: `terms` of them, `block_step` entries apart, `summed` in all */
     void *partial;
-    int64_t reduced, block, hop, block_step, terms;
+    int64_t reduced, block, hop, block_step, terms, summed;
 } job;
 
 typedef struct {
@@ -170,13 +170,14 @@ static void words_of_samples(const job *j, int64_t task, void *scratch) {
 
 typedef struct {
     void (*work)(const job *, int64_t, void *);
-    int64_t tasks;
+    const job *job;
+    int64_t tasks, next;
 } phase;
 
 typedef struct {
-    const job *job;
-    phase phases[3];
-    int64_t next[3];
+    phase phases[6]; /* all meet between one and the next */
+    int count;
+    int64_t widest; /* tasks of a phase */
     char *scratch;
     size_t scratch_size;
     pthread_mutex_t lock;
@@ -199,8 +200,12 @@ static void meet(team *t) {
         return;
     }
     pthread_mutex_unlock(&t->lock);
-    for (int i = 0; i < SPINS; i++)
+    for (int i = 0; i < SPINS; i++) {
         if (__atomic_load_n(&t->rounds, __ATOMIC_ACQUIRE) != round) return;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
     pthread_mutex_lock(&t->lock);
     while (round == t->rounds) pthread_cond_wait(&t->all_here, &t->lock);
     pthread_mutex_unlock(&t->lock);
@@ -231,11 +236,12 @@ static void *member(void *argument) {
     pthread_mutex_lock(&t->lock); /* held until it is known how many there are */
     char *scratch = t->scratch + t->scratch_size * (size_t)t->joined++;
     pthread_mutex_unlock(&t->lock);
-    for (int p = 0; p < 3; p++) {
+    for (int i = 0; i < t->count; i++) {
+        phase *p = &t->phases[i];
         int64_t task;
-        if (p && t->size > 1) meet(t);
-        while ((task = __atomic_fetch_add(&t->next[p], 1, __ATOMIC_RELAXED)) < t->phases[p].tasks)
-            t->phases[p].work(t->job, task, scratch);
+        if (i && t->size > 1) meet(t);
+        while ((task = __atomic_fetch_add(&p->next, 1, __ATOMIC_RELAXED)) < p->tasks)
+            p->work(p->job, task, scratch);
     }
     return NULL;
 }
@@ -303,69 +309,90 @@ static void leave(size_t *block) {
     free(*block > KEPT ? block : __atomic_exchange_n(&kept, block, __ATOMIC_ACQ_REL));
 }
 
+static void add(team *t, void (*work)(const job *, int64_t, void *), const job *j, int64_t tasks) {
+    if (tasks > 0) t->phases[t->count++] = (phase){work, j, tasks, 0};
+    if (tasks > t->widest) t->widest = tasks;
+}
+
+static void need_scratch(team *t, int64_t bytes) {
+    if (pages((size_t)bytes) > t->scratch_size) t->scratch_size = pages((size_t)bytes);
+}
+
+static void add_back(team *t, job *j, const engine *e) {
+    j->words = j->extent = ceil_div(j->N, 64);
+    j->laid = j->words * j->n;
+    j->panels = ceil_div(j->n, BACK_PANEL);
+    int64_t tasks = j->strips * j->panels * j->columns;
+    j->ranges = ceil_div(TASKS, tasks);
+    if (j->ranges > ceil_div(j->words, FOLD)) j->ranges = ceil_div(j->words, FOLD);
+    if (j->ranges > 1) {
+        j->terms = j->ranges;
+        j->reduced = j->block = j->block_step = j->columns * j->n * j->c;
+        j->summed = j->ranges * j->block_step;
+    }
+    add(t, words_of_samples, j, j->words);
+    add(t, e->backward, j, tasks * j->ranges);
+    add(t, e->reduce, j, ceil_div(j->reduced, REDUCE));
+    need_scratch(t, e->strip * (e->tables * 16 + 2 * BACK_PANEL));
+}
+
+static void add_forward(team *t, job *j, const engine *e) {
+    j->words = ceil_div(j->n, 64);
+    j->laid = j->words * j->N;
+    j->extent = j->N;
+    j->ranges = ceil_div(j->N, RANGE);
+    if (j->X) {
+        j->terms = j->strips;
+        j->reduced = j->columns * j->N;
+        j->block = j->block_step = j->N;
+        j->hop = j->strips * j->N;
+        j->summed = j->columns * j->hop;
+    }
+    add(t, words_of_gates, j, ceil_div(j->N, GATHER));
+    add(t, e->forward, j, j->strips * j->ranges * j->columns);
+    add(t, e->reduce, j, ceil_div(j->reduced, REDUCE));
+    need_scratch(t, e->strip * (PANEL / 4 * 16 + RANGE + 1));
+}
+
 int gates_product(int kind, const char *name, int is_double, int threads, int64_t N, int64_t n,
                   int64_t c, int64_t columns, const uint8_t *bits, const void *factor,
-                  const void *X, void *out) {
+                  const void *X, const void *scale, void *out) {
     const engine *e = NULL;
     for (size_t k = 0; k < sizeof ENGINES / sizeof *ENGINES && !e; k++)
         if (usable(k) && (!name || !strcmp(name, ENGINES[k].name)))
             e = ENGINES[k].engines[is_double ? 1 : 0];
     if (!e) return GATES_NO_ENGINE;
-    int64_t size = is_double ? 8 : 4;
+    size_t size = is_double ? 8 : 4;
+    int64_t both = columns * n * c;
     if (N <= 0 || n <= 0 || c <= 0 || columns <= 0) {
-        int64_t entries = kind == GATES_BACK ? columns * n * c : kind == GATES_DOT ? columns * N
-                                                                                   : columns * N * c;
-        if (entries > 0) memset(out, 0, (size_t)(entries * size));
+        int64_t entries = kind == GATES_BACK ? both : columns * N * (kind == GATES_TIMES ? c : 1);
+        if (entries > 0) memset(out, 0, (size_t)entries * size);
         return GATES_DONE;
     }
-    job j = {.N = N, .n = n, .c = c, .columns = columns, .bits = bits, .factor = factor, .X = X,
-             .out = out, .panels = 1, .terms = 0};
-    j.strips = ceil_div(c * size, e->strip);
-    team t = {.job = &j};
-    int64_t terms_size = 0;
-    if (kind == GATES_BACK) {
-        j.words = j.extent = ceil_div(N, 64);
-        j.panels = ceil_div(n, BACK_PANEL);
-        int64_t tasks = j.strips * j.panels * columns;
-        j.ranges = ceil_div(TASKS, tasks);
-        if (j.ranges > ceil_div(j.words, FOLD)) j.ranges = ceil_div(j.words, FOLD);
-        if (j.ranges > 1) {
-            j.terms = j.ranges;
-            j.reduced = j.block = j.block_step = columns * n * c;
-            terms_size = j.ranges * j.block_step * size;
-        }
-        t.phases[0] = (phase){words_of_samples, j.words};
-        t.phases[1] = (phase){e->backward, tasks * j.ranges};
-        t.scratch_size = (size_t)(e->strip * (e->tables * 16 + 2 * BACK_PANEL));
-    } else {
-        j.words = ceil_div(n, 64);
-        j.extent = N;
-        j.ranges = ceil_div(N, RANGE);
-        if (kind == GATES_DOT) {
-            j.terms = j.strips;
-            j.reduced = columns * N;
-            j.block = j.block_step = N;
-            j.hop = j.strips * N;
-            terms_size = columns * j.hop * size;
-        }
-        t.phases[0] = (phase){words_of_gates, ceil_div(N, GATHER)};
-        t.phases[1] = (phase){e->forward, j.strips * j.ranges * columns};
-        t.scratch_size = (size_t)(e->strip * (PANEL / 4 * 16 + RANGE + 1));
-    }
-    t.phases[2] = (phase){e->reduce, j.terms ? ceil_div(j.reduced, REDUCE) : 0};
-    t.scratch_size = pages(t.scratch_size);
+    job back = {.N = N, .n = n, .c = c, .columns = columns, .bits = bits, .factor = factor, .X = X,
+                .scale = scale, .out = out, .strips = ceil_div(c * (int64_t)size, e->strip)};
+    job forward = back;
+    team t = {0};
+    if (kind == GATES_BACK || kind == GATES_GRAM) add_back(&t, &back, e);
+    if (kind != GATES_BACK) add_forward(&t, &forward, e);
     if (threads > MAX_THREADS) threads = MAX_THREADS;
-    if (threads > t.phases[1].tasks) threads = (int)t.phases[1].tasks;
+    if (threads > t.widest) threads = (int)t.widest;
     if (threads < 1) threads = 1;
 
-    size_t words = pages((size_t)(j.words * (kind == GATES_BACK ? n : N)) * 8);
-    size_t terms = pages((size_t)terms_size);
-    size_t scratch = t.scratch_size * (size_t)threads;
-    size_t *block = take(words + terms + scratch + 4 * PAGE);
+    size_t scratch = t.scratch_size * (size_t)threads, total = scratch + 7 * PAGE;
+    size_t middle = kind == GATES_GRAM ? pages((size_t)both * size) : 0;
+    job *jobs[] = {&back, &forward};
+    for (int i = 0; i < 2; i++)
+        total += pages((size_t)jobs[i]->laid * 8) + pages((size_t)jobs[i]->summed * size);
+    size_t *block = take(total + middle);
     if (!block) return GATES_NO_MEMORY;
     char *next = (char *)block + PAGE;
-    j.gates = part(&next, words);
-    j.partial = terms ? part(&next, terms) : NULL;
+    for (int i = 0; i < 2; i++) {
+        jobs[i]->gates = part(&next, pages((size_t)jobs[i]->laid * 8));
+        void *sums = part(&next, pages((size_t)jobs[i]->summed * size));
+        jobs[i]->partial = jobs[i]->summed ? sums : NULL;
+    }
+    if (middle) forward.factor = back.out = part(&next, middle);
     t.scratch = part(&next, scratch);
     run(&t, threads);
     leave(block);

@@ -38,10 +38,10 @@ static TARGET inline void NAME(sums)(const T *rows, T *table) {
     }
 }
 
-/* `count` tables of rows first, first + 1, ... of the m × c matrix `data`, each row times its
- * entry of `scale` if there is one; columns s to s + width; what lies outside is zero. */
-static TARGET void NAME(build)(const T *data, const T *scale, int64_t m, int64_t c, int64_t s,
-                               int64_t width, int64_t first, int64_t count, T *tables) {
+/* `count` tables of rows first, first + 1, ... of the m × c matrix `data`, each row `times` times
+ * multiplied by its entry of `scale`; columns s to s + width; what lies outside is zero. */
+static TARGET void NAME(build)(const T *data, const T *scale, int times, int64_t m, int64_t c,
+                               int64_t s, int64_t width, int64_t first, int64_t count, T *tables) {
     T rows[4 * LANES] __attribute__((aligned(64)));
     for (int64_t t = 0; t < count; t++, tables += ENTRY) {
         int64_t row = first + 4 * t;
@@ -61,7 +61,7 @@ static TARGET void NAME(build)(const T *data, const T *scale, int64_t m, int64_t
                 memcpy(to, from, STRIP);
             else
                 memcpy(to, from, (size_t)width * sizeof(T));
-            if (scale)
+            for (int i = 0; i < times; i++)
                 for (int64_t j = 0; j < LANES; j++) to[j] *= scale[row + k];
         }
         NAME(sums)(rows, tables);
@@ -122,7 +122,8 @@ static TARGET void NAME(forward)(const job *j, int64_t task, void *scratch) {
     for (int64_t panel = 0; panel < j->words; panel += PANEL / 64) {
         int64_t count = j->words - panel < PANEL / 64 ? j->words - panel : PANEL / 64;
         int last = panel + count == j->words;
-        NAME(build)(M, NULL, j->n, j->c, s, width, panel * 64, count * 16, tables);
+        NAME(build)(M, j->scale, j->scale ? 2 : 0, j->n, j->c, s, width, panel * 64, count * 16,
+                    tables);
         for (int64_t r = start; r < stop; r += ROWS) {
             int64_t rows = stop - r < ROWS ? stop - r : ROWS;
             T *sum = j->words > PANEL / 64 ? sums + (r - start) * LANES : sums;
@@ -170,8 +171,8 @@ static TARGET void NAME(backward)(const job *j, int64_t task, void *scratch) {
     int64_t folded = 0;
     for (int64_t g = start; g < stop; g++) {
         for (int half = 0; half < HALVES && g * 64 + half * 32 < j->N; half++) {
-            NAME(build)((const T *)j->X, scale, j->N, j->c, s, width, g * 64 + half * 32, TABLES,
-                        tables);
+            NAME(build)((const T *)j->X, scale, scale ? 1 : 0, j->N, j->c, s, width,
+                        g * 64 + half * 32, TABLES, tables);
             NAME(lookup)(j->gates + g * j->n + first, half, gates, tables, sums, NULL, 0);
         }
         if ((g + 1 - start) % FOLD == 0 || g + 1 == stop) {

@@ -19,35 +19,37 @@ static PyObject *product(PyObject *self, PyObject *args) {
     int kind, size, threads;
     Py_ssize_t N, n, c, columns;
     const char *name;
-    PyObject *objects[4]; /* bits, factor, X, out */
-    if (!PyArg_ParseTuple(args, "iziinnnnOOOO:product", &kind, &name, &size, &threads, &N, &n, &c,
-                          &columns, &objects[0], &objects[1], &objects[2], &objects[3]))
+    PyObject *objects[5]; /* bits, factor, X, scale, out */
+    if (!PyArg_ParseTuple(args, "iziinnnnOOOOO:product", &kind, &name, &size, &threads, &N, &n, &c,
+                          &columns, &objects[0], &objects[1], &objects[2], &objects[3],
+                          &objects[4]))
         return NULL;
-    if (kind < GATES_TIMES || kind > GATES_BACK || (size != 4 && size != 8) || N < 0 || n < 0 ||
+    if (kind < GATES_TIMES || kind > GATES_GRAM || (size != 4 && size != 8) || N < 0 || n < 0 ||
         c < 0 || columns < 0 || (kind == GATES_TIMES && columns != 1))
         return PyErr_Format(PyExc_ValueError, "product of kind %d of %zd x %zd gates with %zd "
                             "columns of %d bytes, %zd times", kind, N, n, c, size, columns);
-    int back = kind == GATES_BACK;
-    Py_ssize_t lengths[4] = {N * ((n + 7) / 8), columns * (back ? N : n * c) * size, N * c * size,
-                             (back ? columns * n * c : kind == GATES_DOT ? columns * N : N * c) *
-                                 size};
-    Py_buffer buffers[4];
-    int held[4] = {0}, result = -1;
-    for (int i = 0; i < 4; i++) {
-        if (objects[i] == Py_None && ((i == 1 && back) || (i == 2 && kind == GATES_TIMES))) continue;
-        if (view(objects[i], &buffers[i], lengths[i], i == 3) < 0) goto release;
+    int back = kind == GATES_BACK, gram = kind == GATES_GRAM;
+    Py_ssize_t lengths[5] = {
+        N * ((n + 7) / 8), columns * (back || gram ? N : n * c) * size, N * c * size, n * size,
+        (back ? columns * n * c : kind == GATES_TIMES ? N * c : columns * N) * size};
+    int needed[5] = {1, !back, kind != GATES_TIMES, gram, 1};
+    Py_buffer buffers[5];
+    int held[5] = {0}, result = -1;
+    for (int i = 0; i < 5; i++) {
+        if (objects[i] == Py_None && !needed[i]) continue;
+        if (view(objects[i], &buffers[i], lengths[i], i == 4) < 0) goto release;
         held[i] = 1;
     }
     Py_BEGIN_ALLOW_THREADS;
     result = gates_product(kind, name, size == 8, threads, N, n, c, columns, buffers[0].buf,
-                           held[1] ? buffers[1].buf : NULL, held[2] ? buffers[2].buf : NULL,
-                           buffers[3].buf);
+                           held[1] ? buffers[1].buf : NULL, needed[2] ? buffers[2].buf : NULL,
+                           gram ? buffers[3].buf : NULL, buffers[4].buf);
     Py_END_ALLOW_THREADS;
     if (result == GATES_NO_MEMORY) PyErr_NoMemory();
     if (result == GATES_NO_ENGINE)
         PyErr_Format(PyExc_ValueError, "this processor has no engine %s", name ? name : "at all");
 release:
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (held[i]) PyBuffer_Release(&buffers[i]);
     if (result != GATES_DONE) return NULL;
     Py_RETURN_NONE;
@@ -68,7 +70,7 @@ static PyObject *engines(PyObject *self, PyObject *unused) {
 
 static PyMethodDef METHODS[] = {
     {"product", product, METH_VARARGS,
-     "product(kind, engine, itemsize, threads, N, n, c, columns, bits, factor, X, out)"},
+     "product(kind, engine, itemsize, threads, N, n, c, columns, bits, factor, X, scale, out)"},
     {"engines", engines, METH_NOARGS, "The engines of this processor, fastest first."},
     {NULL, NULL, 0, NULL},
 };

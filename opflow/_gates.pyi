@@ -12,6 +12,7 @@ def product(
     bits: Any,
     factor: Any,
     X: Any,
+    scale: Any,
     out: Any,
     /,
 ) -> None: ...

@@ -17,7 +17,7 @@ import numpy as np
 
 from opflow.arrays import REAL_DTYPES, check_integer
 from opflow.operators import threads as pool
-from opflow.operators.rows import row_slices
+from opflow.operators.rows import row_slices, workspace_bytes
 
 try:
     from opflow import _gates
@@ -26,7 +26,7 @@ except ImportError:  # built without a compiler
 
 BLAS = "blas"
 _asked: ContextVar[str | None] = ContextVar("gates", default=None)
-_TIMES, _DOT, _BACK = range(3)
+_TIMES, _DOT, _BACK, _GRAM = range(4)
 #: with fewer gates than fill half a word a matrix product is as fast
 FEWEST = 32
 #: columns of a strip times bytes of a number
@@ -135,8 +135,7 @@ def row_dots(bits: Any, n: int, M: Any, X: Any) -> Any:
     N, (columns, _, c) = len(bits), M.shape
     M = _plain(M)
     out = np.empty((columns, N), dtype=M.dtype)
-    strips = -(-c * M.itemsize // _STRIP)
-    for s in row_slices(N, bits.shape[1] + 8 + columns * (strips + 1) * M.itemsize):
+    for s in row_slices(N, _row_bytes(bits, c, columns, M.itemsize)):
         whole = s.stop - s.start == N
         part = out if whole else np.empty((columns, s.stop - s.start), dtype=M.dtype)
         _product(_DOT, bits[s], n, c, columns, M, X[s], part)
@@ -163,16 +162,39 @@ def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
     return total
 
 
+def gram_product(bits: Any, n: int, X: Any, r: Any, v: Any) -> Any:
+    """``out[b, μ] = X_μ · (Θ diag(v)² Θᵀ diag(r_b) X)_μ``, (columns, N), for v (n,).
+
+    Costs as :func:`weighted_sums` and :func:`row_dots`; one call for both, if there is room.
+    """
+    (N, c), columns = X.shape, len(r)
+    if N * (bits.shape[1] + 8 + _row_bytes(bits, c, columns, X.itemsize)) <= workspace_bytes():
+        out = np.empty((columns, N), dtype=X.dtype)
+        _product(_GRAM, bits, n, c, columns, _plain(r), X, out, _plain(v))
+        return out
+    sums = weighted_sums(bits, n, X, r)
+    sums *= v[:, None]
+    sums *= v[:, None]
+    return row_dots(bits, n, sums, X)
+
+
+def _row_bytes(bits: Any, c: int, columns: int, item: int) -> int:
+    """What :func:`row_dots` holds for a sample: its bits by words, and sums of all strips."""
+    return bits.shape[1] + 8 + columns * (-(-c * item // _STRIP) + 1) * item
+
+
 def _plain(array: Any) -> Any:
     return np.require(array, requirements=("C", "A"))
 
 
 def _product(
-    kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any
-) -> None:
+    kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any,
+    scale: Any = None,
+) -> None:  # fmt: skip
     N = len(bits)
-    threads = int(2.0 * N * n * c * columns / pool.SHARE)
+    flops = (4.0 if kind == _GRAM else 2.0) * N * n * c * columns
+    threads = int(flops / pool.SHARE)
     threads = min(threads, pool.count()) if threads > 1 else 1  # BLAS is asked only then
     _gates.product(
-        kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, out
+        kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, scale, out
     )

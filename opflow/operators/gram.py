@@ -113,10 +113,9 @@ class Gram(Operator):
         return self._product(X)
 
     def _product(self, X: Any) -> Any:
-        middle = self.factor.rmatmat(X)
-        if self.weights is not None:
-            middle = middle * self.weights[:, None]
-        return self.factor.matmat(middle)
+        if self.weights is None:
+            return self.factor._gram_product(X)
+        return self.factor.matmat(self.factor.rmatmat(X) * self.weights[:, None])
 
     def _rmatmat(self, X: Any) -> Any:
         return self._matmat(X)

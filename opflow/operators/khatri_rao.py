@@ -222,6 +222,12 @@ class KhatriRao(Operator):
         total = total.reshape(c, width, gemm.shape[1])
         return total.transpose((1, 2, 0) if self._scale_a else (2, 1, 0)).reshape(-1, c)
 
+    def _gram_product(self, X: Any) -> Any:
+        if not self._tabulated(X.dtype):
+            return super()._gram_product(X)
+        A = self.A
+        return gate_products.gram_product(A.data, A.shape[1], self.B.data, X.T, A.scale).T
+
     def rows(self, index: Any) -> Any:
         left = self.A.rows(index)
         right = self.B.rows(self._sample_index(index))

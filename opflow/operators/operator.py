@@ -294,6 +294,9 @@ class Operator(pylops.LinearOperator):
     # How a Gram matrix F diag(w) Fᵀ with this operator as F gets its blocks and its diagonal;
     # overridden where F is so wide that its rows should not be formed.
 
+    def _gram_product(self, X: Any) -> Any:
+        return self.matmat(self.rmatmat(X))
+
     def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
         left = self.rows(rows)
         right = left if rows is cols else self.rows(cols)

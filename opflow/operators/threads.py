@@ -106,7 +106,8 @@ def over_items(
     hands = count()
 
     def share(mine: slice) -> R:
-        return work(item for i in range(hands)[mine] for item in islice(items(), i, None, hands))
+        one = mine.stop - mine.start == 1  # else all are for this thread
+        return work(islice(items(), mine.start, None, hands) if one else iter(items()))
 
     return over_rows(hands, share, flops, *data, sums=sums)
 

@@ -7,7 +7,7 @@ as memory allows; everything else follows from them on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,13 @@ from opflow.operators.rows import parse_memory, row_slices
 from opflow.operators.space import LOCAL, Space, same, space_of, together
 from opflow.operators.threads import over_rows
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
-from opflow.relu.passes import blocks, forward, lower_conjugates, preactivation
+from opflow.relu.passes import (
+    blocks,
+    forward,
+    lower_conjugates,
+    preactivation,
+    top_conjugate,
+)
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -258,8 +264,11 @@ class Fields:
     @cached_property
     def conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
-        V, entries = self.network.readout, self.samples * self.network.readout.size
-        top = self._conjugates(slice(-1, None), entries, lambda rows: [(rows[-1] > 0)[:, None] * V])
+        net = self.network
+        top = self._conjugates(
+            slice(-1, None), self.samples * net.readout.size,
+            lambda rows, out: top_conjugate(net, rows[-1], out[0]),
+        )  # fmt: skip
         return [*self.lower_conjugates, *top]
 
     @cached_property
@@ -270,12 +279,12 @@ class Fields:
             return []
         upper = sum(W.size for W in net.weights[1:])
         flops = 2.0 * self.samples * net.outputs * upper
-        return self._conjugates(slice(-1), flops, lambda rows: lower_conjugates(net, rows))
+        return self._conjugates(slice(-1), flops, partial(lower_conjugates, net))
 
     def _conjugates(
-        self, layers: slice, flops: float, work: Callable[[list[Any]], list[Any]]
+        self, layers: slice, flops: float, work: Callable[[list[Any], list[Any]], Any]
     ) -> list[Any]:
-        """Conjugates of some layers, from what `work` makes of the activations of a row block."""
+        """Conjugates of some layers, which `work` fills in from activations, by row blocks."""
         assert self.derived
         net, n = self.network, self.samples
         middle = () if net.outputs == 1 else (net.outputs,)
@@ -283,9 +292,8 @@ class Fields:
         out = [xp.empty((n, *middle, width), dtype=net.dtype) for width in widths]
 
         def fill(samples: slice) -> None:
-            for s in blocks(net, samples, 2 * net.outputs, self.inputs):
-                for phi, part in zip(out, work(self.rows(s, inputs=False)), strict=True):
-                    phi[s] = part.reshape(phi[s].shape)
+            for s in blocks(net, samples, net.outputs, self.inputs):
+                work(self.rows(s, inputs=False), [phi[s] for phi in out])
 
         over_rows(n, fill, flops, self.inputs if self.storage == "recomputed" else self._kept[0])
         return out

@@ -30,9 +30,12 @@ def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None)
     return h
 
 
-def through(field: Any, W: Any) -> Any:
+def through(field: Any, W: Any, out: Any = None) -> Any:
     """``field @ W`` along the last axis, in one matrix product: NumPy takes one for each sample."""
-    return (field.reshape(-1, field.shape[-1]) @ W).reshape(*field.shape[:-1], W.shape[-1])
+    rows = field.reshape(-1, field.shape[-1])
+    place = None if out is None else out.reshape(len(rows), W.shape[-1])
+    product = namespace(W).matmul(rows, W, out=place)
+    return product.reshape(*field.shape[:-1], W.shape[-1])
 
 
 def rectify(h: Any) -> Any:
@@ -71,22 +74,27 @@ def forward_blocks(network: ReLUNetwork, X: Any, copies: int = 0) -> Iterator[tu
 
 
 def conjugates(
-    network: ReLUNetwork, activations: list[Any], seed: Any, top: int | None = None
+    network: ReLUNetwork,
+    activations: list[Any],
+    seed: Any,
+    top: int | None = None,
+    out: Sequence[Any] | None = None,
 ) -> list[Any]:
     """Backward pass of `seed` (…, n_L) at the top, or at the layer `top`: ``[φ^1, …, φ^L]``.
 
     `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; the gates are read
-    off the activations (a > 0 exactly where h > 0).
+    off the activations (a > 0 exactly where h > 0).  `out` may hold the arrays for the result.
     """
-    out: list[Any] = []
-    psi = seed
+    xp, psi, found = namespace(seed), seed, []
     for layer in range(top or network.depth, 0, -1):
         gates = activations[layer] > 0
-        phi = psi * (gates if psi.ndim == 2 else gates[:, None, :])
-        out.append(phi)
+        phi = xp.multiply(psi, gates if psi.ndim == 2 else gates[:, None, :],
+                          out=None if out is None else out[layer - 1])  # fmt: skip
+        found.append(phi)
         if layer > 1:
-            psi = through(phi, network.weights[layer - 1])
-    return out[::-1]
+            below = None if out is None else out[layer - 2]
+            psi = through(phi, network.weights[layer - 1], below)
+    return found[::-1]
 
 
 def slopes(
@@ -106,15 +114,23 @@ def slopes(
     return [*conjugates(network, activations, top @ network.weights[-1], network.depth - 1), top]
 
 
-def lower_conjugates(network: ReLUNetwork, activations: list[Any]) -> list[Any]:
-    """``[φ^1, …, φ^{L-1}]`` of more than one layer, (b, n_ℓ) or (b, k, n_ℓ)."""
-    top, V = activations[-1], network.readout
+def top_conjugate(network: ReLUNetwork, top: Any, out: Any = None) -> Any:
+    """φ^L, from the activations or the gates: (b, n_L) for one output, else (b, k, n_L)."""
+    V, gates = network.readout, top > 0
+    if network.outputs == 1:
+        return namespace(V).multiply(gates, V[0], out=out)
+    return namespace(V).multiply(gates[:, None], V, out=out)
+
+
+def lower_conjugates(network: ReLUNetwork, activations: list[Any], out: Sequence[Any]) -> None:
+    """``[φ^1, …, φ^{L-1}]``, of more than one layer, into the arrays `out`."""
+    top, W = activations[-1], network.weights[-1]
     if _tabulated_top(network, top):
         ones = np.ones(len(top), dtype=network.dtype)
-        psi = TopSlope(top, ones, V[0]) @ network.weights[-1]
+        psi = TopSlope(top, ones, network.readout[0]) @ W
     else:
-        psi = through((top > 0)[:, None] * V, network.weights[-1])
-    return conjugates(network, activations, psi, network.depth - 1)
+        psi = through(top_conjugate(network, top), W, out[-1])
+    conjugates(network, activations, psi, network.depth - 1, out)
 
 
 def _tabulated_top(network: ReLUNetwork, top: Any) -> bool:

@@ -72,6 +72,16 @@ def check_products(shape, columns, dtype, seed):
         r,
     )
     close(gp.weighted_sums(bits, n, X), lambda g, x: (g.T @ x)[None], N, dtype, gates, X)
+    close(
+        gp.gram_product(bits, n, X, r, M[0, :, 0].copy()),
+        lambda g, x, w, v: np.einsum("un,n,vn,bv,vc,uc->bu", g, v**2, g, w, x, x, optimize=True),
+        N + n + c + 2,
+        dtype,
+        gates,
+        X,
+        r,
+        M[0, :, 0],
+    )
 
 
 @needs_extension
@@ -103,7 +113,7 @@ def test_no_result_depends_on_the_threads(monkeypatch):
         with of.gate_options(threads=threads):
             results.append(
                 [gp.times(bits, 65, M[0]), gp.row_dots(bits, 65, M, X),
-                 gp.weighted_sums(bits, 65, X, r)]
+                 gp.weighted_sums(bits, 65, X, r), gp.gram_product(bits, 65, X, r, M[0, :, 0])]
             )  # fmt: skip
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -200,12 +210,18 @@ def test_the_extension_refuses_what_does_not_fit():
     from opflow import _gates
 
     bits, M, out = np.zeros((3, 1), np.uint8), np.ones((5, 2)), np.empty((3, 2))
-    arguments = [0, None, 8, 1, 3, 5, 2, 1, bits, M, None, out]
+    arguments = [0, None, 8, 1, 3, 5, 2, 1, bits, M, None, None, out]
     _gates.product(*arguments)
     np.testing.assert_array_equal(out, 0)
     for at, value in ((4, 4), (5, 9), (6, 3), (2, 2), (0, 7), (9, M[:, :1].copy()), (7, 2)):
         with pytest.raises(ValueError, match=r"buffer holds|product of kind"):
             _gates.product(*arguments[:at], value, *arguments[at + 1 :])
+    r, X, v, gram = np.ones(3), np.ones((3, 2)), np.ones(5), np.empty(3)
+    arguments_of_gram = [3, None, 8, 1, 3, 5, 2, 1, bits, r, X, v, gram]
+    _gates.product(*arguments_of_gram)
+    for at, value in ((9, None), (10, None), (11, None), (11, r), (12, v)):
+        with pytest.raises((TypeError, ValueError), match=r"buffer holds|bytes-like"):
+            _gates.product(*arguments_of_gram[:at], value, *arguments_of_gram[at + 1 :])
     with pytest.raises(ValueError, match="no engine abacus"):
         _gates.product(0, "abacus", *arguments[2:])
     out.flags.writeable = False
