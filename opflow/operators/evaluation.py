@@ -140,12 +140,13 @@ def materialise(
     --------
     >>> import numpy as np, opflow as of
     >>> K = of.Gram(np.ones((500, 4000)))
-    >>> dense = of.materialise(K, products=100, explain=True, profile=of.MachineProfile())
+    >>> with of.gate_options(threads=1):
+    ...     dense = of.materialise(K, products=100, explain=True, profile=of.MachineProfile())
     100 products of 1 column, 500 × 500 float64
                     set-up   a product     moved      held      time
     dense          1 Gflop   500 kflop  1.91 MiB  5.72 MiB   0.032 s  chosen
     factored        0 flop     8 Mflop  30.6 MiB  70.3 KiB    0.18 s
-    tiled           0 flop     1 Gflop  31.5 MiB  1.91 MiB     2.2 s
+    tiled           0 flop     1 Gflop    46 MiB   520 KiB     2.2 s
     >>> type(dense).__name__, of.materialise(K) is K
     ('Matrix', True)
     """

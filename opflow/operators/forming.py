@@ -270,8 +270,7 @@ def tiles_bytes(op: Operator, columns: int) -> float:
     item = op.dtype.itemsize
     side = tile_side(3 * item, op.shape[1])
     tile = block_work(op, min(side, op.shape[0]), min(side, op.shape[1])).held
-    return bytes_over_rows(tile, max(tile, row_blocks.workspace_bytes())
-                           + float(max(op.shape)) * columns * item)  # fmt: skip
+    return bytes_over_rows(tile, tile + float(max(op.shape)) * columns * item)
 
 
 class Tiled(Operator):

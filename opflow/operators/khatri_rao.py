@@ -16,14 +16,7 @@ from opflow.operators.algebra import Identity, Scaled, Sum, add, as_operator, sc
 from opflow.operators.gram import Gram
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import (
-    op_namespace,
-    row_data,
-    row_slices,
-    tile_side,
-    tiles,
-    workspace_bytes,
-)
+from opflow.operators.rows import op_namespace, row_data, row_slices, tile_side, tiles
 from opflow.operators.scaled_gates import ScaledGates
 from opflow.operators.threads import over_items, over_rows
 from opflow.streams import in_turn
@@ -431,7 +424,7 @@ def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
             del tile  # before the next one is formed
         return out
 
-    sums = workspace_bytes() + float(max(m, n)) * X.shape[1] * X.dtype.itemsize
+    sums = (3.0 * side**2 + max(m, n) * X.shape[1]) * X.dtype.itemsize
     total, *others = over_items(
         lambda: tiles(m, n, op.symmetric, side), apply, op.cost(X.shape[1]).flops,
         *leaves(op), sums=sums,

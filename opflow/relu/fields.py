@@ -264,26 +264,25 @@ class Fields:
     @cached_property
     def conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
-        net = self.network
-        top = self._conjugates(
-            slice(-1, None), self.samples * net.readout.size,
-            lambda rows, out: top_conjugate(net, rows[-1], out[0]),
-        )  # fmt: skip
-        return [*self.lower_conjugates, *top]
+        net, lower = self.network, vars(self).get("lower_conjugates", [])
+
+        def work(rows: list[Any], out: list[Any]) -> None:
+            top_conjugate(net, rows[-1], out[-1])
+            if out[:-1]:
+                lower_conjugates(net, rows, out[:-1])
+
+        found = [*lower, *self._conjugates(slice(len(lower), None), work)]
+        self.lower_conjugates = found[:-1]
+        return found
 
     @cached_property
     def lower_conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^{L-1}]``, without the top one, which is no more than its gates."""
-        net = self.network
-        if net.depth == 1:
+        if self.network.depth == 1:
             return []
-        upper = sum(W.size for W in net.weights[1:])
-        flops = 2.0 * self.samples * net.outputs * upper
-        return self._conjugates(slice(-1), flops, partial(lower_conjugates, net))
+        return self._conjugates(slice(-1), partial(lower_conjugates, self.network))
 
-    def _conjugates(
-        self, layers: slice, flops: float, work: Callable[[list[Any], list[Any]], Any]
-    ) -> list[Any]:
+    def _conjugates(self, layers: slice, work: Callable[[list[Any], list[Any]], None]) -> list[Any]:
         """Conjugates of some layers, which `work` fills in from activations, by row blocks."""
         assert self.derived
         net, n = self.network, self.samples
@@ -295,7 +294,9 @@ class Fields:
             for s in blocks(net, samples, net.outputs, self.inputs):
                 work(self.rows(s, inputs=False), [phi[s] for phi in out])
 
-        over_rows(n, fill, flops, self.inputs if self.storage == "recomputed" else self._kept[0])
+        read = self.inputs if self.storage == "recomputed" else self._kept[0]
+        upper = net.parameters - net.weights[0].size
+        over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
         return out
 
     def seed(self, rows: list[Any]) -> Any:
