@@ -17,6 +17,11 @@
 #include "gates.h"
 
 /* So that the address sanitizer sees writes beyond a part of a larger block. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1 /* clang's name for it */
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #define UNTOUCHED(start, size)                 \
@@ -38,7 +43,7 @@ enum {
     MAX_THREADS = 256,
     PAGE = 4096,
     KEPT = 16 << 20,    /* bytes of memory that are kept between calls, at most */
-    SPINS = 50000 /* looks for the others, up to a millisecond, before a thread sleeps */
+    SPINS = 50000 /* looks for the others, about a millisecond, before a thread sleeps */
 };
 
 typedef struct {
@@ -182,7 +187,7 @@ typedef struct {
     size_t scratch_size;
     pthread_mutex_t lock;
     pthread_cond_t all_here;
-    int size, joined, here, rounds;
+    int size, joined, here, rounds, spins;
 #if defined(__GLIBC__)
     cpu_set_t cores; /* those it may use */
     int home;        /* where its maker is */
@@ -200,7 +205,7 @@ static void meet(team *t) {
         return;
     }
     pthread_mutex_unlock(&t->lock);
-    for (int i = 0; i < SPINS; i++) {
+    for (int i = 0; i < t->spins; i++) {
         if (__atomic_load_n(&t->rounds, __ATOMIC_ACQUIRE) != round) return;
 #if defined(__x86_64__)
         __builtin_ia32_pause();
@@ -259,6 +264,9 @@ static void run(team *t, int threads) {
 #if defined(__GLIBC__)
     t->home = -1;
     if (threads > 1 && !sched_getaffinity(0, sizeof t->cores, &t->cores)) t->home = sched_getcpu();
+    t->spins = t->home < 0 || CPU_COUNT(&t->cores) >= threads ? SPINS : 0; /* else in others' way */
+#else
+    t->spins = SPINS;
 #endif
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->all_here, NULL);
@@ -267,7 +275,8 @@ static void run(team *t, int threads) {
         pthread_attr_t where;
         if (pthread_attr_init(&where)) break;
         place(t, threads, t->size, &where);
-        int failed = pthread_create(&others[t->size], &where, other, t);
+        int failed = pthread_create(&others[t->size], &where, other, t) &&
+                     pthread_create(&others[t->size], NULL, other, t); /* wherever it may */
         pthread_attr_destroy(&where);
         if (failed) break; /* with those there are */
     }

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from functools import singledispatch
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from opflow.arrays import namespace
 from opflow.operators import rows as row_blocks
 from opflow.operators import threads
 from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
 from opflow.operators.gram import Gram, GramVelocity
-from opflow.operators.khatri_rao import Hadamard, KhatriRao, leaves, tiled_product
+from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.masks import PackedGates
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
@@ -25,6 +28,7 @@ from opflow.operators.rows import (
     dense_allowed,
     op_namespace,
     parse_memory,
+    row_data,
     row_slices,
     tile_side,
     tiles,
@@ -230,7 +234,7 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
 
     passing = held - out.nbytes  # what one tile takes on the way
     fits = held + (threads.count() - 1) * passing <= budget
-    over_items(pieces, form, cost.flops, *leaves(op), sums=passing if fits else math.inf)
+    over_items(pieces, form, cost.flops, *_leaves(op), sums=passing if fits else math.inf)
     return out
 
 
@@ -266,15 +270,57 @@ def _tiles_bytes(op: Operator, columns: int) -> float:
 
 
 def tiles_bytes(op: Operator, columns: int) -> float:
-    """What :func:`tiled_product` holds besides the result: a tile, and the sums of its threads."""
-    item = op.dtype.itemsize
-    side = tile_side(3 * item, op.shape[1])
-    tile = block_work(op, min(side, op.shape[0]), min(side, op.shape[1])).held
-    return bytes_over_rows(tile, tile + float(max(op.shape)) * columns * item)
+    """What :func:`tiled_product` holds besides the result: tiles, and sums of the other threads."""
+    more = (threads.count() - 1) * _held_by_thread(op, columns) if _by_threads(op) else 0.0
+    return tile_plan(op).held + min(more, row_blocks.spread_bytes() + row_blocks.workspace_bytes())
+
+
+def _held_by_thread(op: Operator, columns: int) -> float:
+    return tile_plan(op).held + float(max(op.shape)) * columns * op.dtype.itemsize
+
+
+def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
+    """``op @ X`` (or its adjoint) from exact sub-blocks, forming one tile a thread at a time."""
+    (m, n), columns = op.shape, X.shape[1]
+    side = tile_side(3 * op.dtype.itemsize, n)
+
+    def apply(mine: Iterator[tuple[slice, slice]]) -> Any:
+        out = namespace(X).zeros((n if adjoint else m, columns), dtype=X.dtype)
+        for r, c in mine:
+            tile = op._block(r, c)
+            if adjoint and not op.symmetric:
+                out[c] += tile.T @ X[r]
+            else:
+                out[r] += tile @ X[c]
+                if op.symmetric and r != c:
+                    out[c] += tile.T @ X[r]
+            del tile  # before the next one is formed
+        return out
+
+    total, *others = over_items(
+        lambda: tiles(m, n, op.symmetric, side), apply, tiled_cost(op, columns).flops,
+        *_leaves(op), sums=_held_by_thread(op, columns),
+    )  # fmt: skip
+    for other in others:
+        total += other
+    return total
+
+
+def _by_threads(op: Operator) -> bool:
+    """Whether several threads may read the entries of an operator."""
+    return all(isinstance(leaf, np.ndarray) for leaf in _leaves(op))
+
+
+def _leaves(op: Operator) -> Iterator[Any]:
+    """What the entries of an operator are read of; None for what is not known to be an array."""
+    for part in op.operands:
+        yield from _leaves(part)
+    if not (op.operands or isinstance(op, Identity)):
+        yield row_data(op)
 
 
 class Tiled(Operator):
-    """An operator evaluated from its exact sub-blocks, one tile at a time.
+    """An operator evaluated from its exact sub-blocks, one tile a thread at a time.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from opflow.operators.khatri_rao import tiled_product
+from opflow.operators.forming import tiled_product
 from opflow.operators.matrix import RowMatrix, is_rows
 from opflow.operators.operator import Cost, Operator
 
@@ -30,7 +30,7 @@ class FunctionGram(Operator):
     Notes
     -----
     A product evaluates the function on tiles (the symmetric half only) and keeps none: N²/2
-    evaluations and 2·N² flops a column.
+    evaluations and 2·N² flops a column.  The function is called in one thread at a time.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class FunctionGram(Operator):
     array([1., 1., 1.])
     """
 
-    row_access = True
+    row_access, rows_stored = True, False
 
     def __init__(
         self, function: Callable[[Any, Any], Any], X: Any, Y: Any = None, *, symbol: str = "κ"

@@ -20,10 +20,11 @@ from opflow.operators.forming import (
     gram_work,
     product_bytes,
     tiled_cost,
+    tiled_product,
     tiles_bytes,
 )
 from opflow.operators.gram import Gram
-from opflow.operators.khatri_rao import KhatriRao, tiled_product
+from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile
@@ -54,8 +55,8 @@ class GramSide(Operator):
     2·N²·p flops a column for any k; or in tiles of the symmetric half, N²·k²·p flops for all
     columns together and 2·N²·k² a column.  A product takes the way of fewer flops: tiles for
     k = 1.  Wins over the factor of G, of width q, for N below about 2q (4q in tiles).  Beyond
-    the operands, tiles hold the workspace; the other way visits the features of A in blocks of
-    at least 16, so it holds the workspace or 32·N entries a column.
+    the operands, tiles hold a workspace a thread; the other way visits the features of A in
+    blocks of at least 16, so it holds the workspace or 32·N entries a column.
 
     Examples
     --------

@@ -7,18 +7,18 @@ N × N array.  Operands with no factor are multiplied tile by tile, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 from opflow.arrays import is_array, namespace
 from opflow.operators import gate_products
-from opflow.operators.algebra import Identity, Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
 from opflow.operators.gram import Gram
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import op_namespace, row_data, row_slices, tile_side, tiles
+from opflow.operators.rows import op_namespace, row_data, row_slices
 from opflow.operators.scaled_gates import ScaledGates
-from opflow.operators.threads import over_items, over_rows
+from opflow.operators.threads import over_rows
 from opflow.streams import in_turn
 
 
@@ -400,46 +400,14 @@ class Hadamard(Operator):
         return out
 
     def _matmat(self, X: Any) -> Any:
+        from opflow.operators.forming import tiled_product
+
         return tiled_product(self, X)
 
     def _rmatmat(self, X: Any) -> Any:
+        from opflow.operators.forming import tiled_product
+
         return tiled_product(self, X, adjoint=True)
-
-
-def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
-    """``op @ X`` (or its adjoint) from exact sub-blocks, forming one tile a thread at a time."""
-    m, n = op.shape
-    side = tile_side(3 * X.dtype.itemsize, n)
-
-    def apply(mine: Iterator[tuple[slice, slice]]) -> Any:
-        out = namespace(X).zeros((n if adjoint else m, X.shape[1]), dtype=X.dtype)
-        for r, c in mine:
-            tile = op._block(r, c)
-            if adjoint and not op.symmetric:
-                out[c] += tile.T @ X[r]
-            else:
-                out[r] += tile @ X[c]
-                if op.symmetric and r != c:
-                    out[c] += tile.T @ X[r]
-            del tile  # before the next one is formed
-        return out
-
-    sums = (3.0 * side**2 + max(m, n) * X.shape[1]) * X.dtype.itemsize
-    total, *others = over_items(
-        lambda: tiles(m, n, op.symmetric, side), apply, op.cost(X.shape[1]).flops,
-        *leaves(op), sums=sums,
-    )  # fmt: skip
-    for other in others:
-        total += other
-    return total
-
-
-def leaves(op: Operator) -> Iterator[Any]:
-    """What the entries of an operator are read of; None for what is not known to be an array."""
-    for part in op.operands:
-        yield from leaves(part)
-    if not (op.operands or isinstance(op, Identity)):
-        yield row_data(op)
 
 
 def _hadamard(ops: list[Operator], symbol: str | None = None) -> Operator:

@@ -94,6 +94,8 @@ class Operator(pylops.LinearOperator):
 
     #: rows can be read at the cost of the memory they occupy
     row_access: bool = False
+    #: whether rows are read of stored data, so that several threads may ask for them
+    rows_stored: bool = True
     #: the dtype is a choice, not a property of stored data (identity, gates)
     dtype_free: bool = False
     #: functions that build other forms of this very operator, by name

@@ -130,7 +130,7 @@ def whereabouts(op: Any) -> str | None:
 
 def row_data(op: Any) -> Any:
     """What an operator reads its rows of; None if it gives none, or does not store them."""
-    return getattr(op, "data", None) if op.row_access else None
+    return getattr(op, "data", None) if op.row_access and op.rows_stored else None
 
 
 def blocked_matmat(op: Any, X: Any) -> Any:

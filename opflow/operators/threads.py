@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -106,8 +106,7 @@ def over_items(
     hands = count()
 
     def share(mine: slice) -> R:
-        one = mine.stop - mine.start == 1  # else all are for this thread
-        return work(islice(items(), mine.start, None, hands) if one else iter(items()))
+        return work(x for i, x in enumerate(items()) if mine.start <= i % hands < mine.stop)
 
     return over_rows(hands, share, flops, *data, sums=sums)
 
@@ -152,8 +151,7 @@ def _apart(threads: int) -> Iterator[Callable[[int], None]]:
     All may move again after that.  Left to the system a new thread is put beside its maker, and the
     two share a core for some milliseconds while another one idles.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    core = _core()
+    cores, core = _cores(), _getcpu()()
     if core not in cores or threads > len(cores):
         yield lambda i: None
         return
@@ -167,19 +165,28 @@ def _apart(threads: int) -> Iterator[Callable[[int], None]]:
         confine([cores[(home + i) % len(cores)]])
         confine(cores)
 
-    confine([cores[home]])
     try:
+        confine([cores[home]])
         yield place
     finally:
         confine(cores)
 
 
-def _core() -> int | None:
-    """The core that this thread is on; None if the system does not say."""
+def _cores() -> list[int]:
+    """The cores that this thread may use; none, if the system does not say."""
     try:
-        return int(ctypes.CDLL(None).sched_getcpu())
+        return sorted(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return []
+
+
+@functools.cache
+def _getcpu() -> Callable[[], int]:
+    """What tells the core that the calling thread is on; -1 if the system does not say."""
+    try:
+        return ctypes.CDLL(None).sched_getcpu
     except (AttributeError, OSError, TypeError):
-        return None
+        return lambda: -1
 
 
 class _Blas:

@@ -7,7 +7,7 @@ as memory allows; everything else follows from them on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -265,11 +265,12 @@ class Fields:
     def conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
         net, lower = self.network, vars(self).get("lower_conjugates", [])
+        below = lower_conjugates(net) if net.depth > 1 and not lower else None
 
         def work(rows: list[Any], out: list[Any]) -> None:
             top_conjugate(net, rows[-1], out[-1])
-            if out[:-1]:
-                lower_conjugates(net, rows, out[:-1])
+            if below is not None:
+                below(rows, out[:-1])
 
         found = [*lower, *self._conjugates(slice(len(lower), None), work)]
         self.lower_conjugates = found[:-1]
@@ -280,7 +281,12 @@ class Fields:
         """``[φ^1, …, φ^{L-1}]``, without the top one, which is no more than its gates."""
         if self.network.depth == 1:
             return []
-        return self._conjugates(slice(-1), partial(lower_conjugates, self.network))
+        return self._conjugates(slice(-1), lower_conjugates(self.network))
+
+    def conjugate(self, layer: int) -> Any:
+        """φ^ℓ as a matrix (N·k, n_ℓ); those of the top layer are computed only if asked for."""
+        phi = (self.conjugates if layer == self.network.depth else self.lower_conjugates)[layer - 1]
+        return phi.reshape(-1, phi.shape[-1])
 
     def _conjugates(self, layers: slice, work: Callable[[list[Any], list[Any]], None]) -> list[Any]:
         """Conjugates of some layers, which `work` fills in from activations, by row blocks."""

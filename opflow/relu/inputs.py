@@ -100,7 +100,7 @@ class RowPass:
     def rows(self, s: slice, out: Any = None) -> Any:
         """h¹ of some samples, in `out` if that is given; theirs to overwrite."""
         self._block = input_rows(self._X, s)
-        return _shifted(namespace(self._W).matmul(self._block, self._W.T, out=out), self._b)
+        return affine(self._block, self._W, self._b, out)
 
     def collect(self, s: slice, slope: Any) -> None:
         """Take ∂loss/∂h¹ of the samples read last, whose h¹ is not needed any more."""
@@ -155,7 +155,7 @@ class WholePass(HiddenPass):
 
     def __init__(self, X: Any, W: Any, b: Any) -> None:
         self._operator = input_operator(X)
-        super().__init__(_shifted(self._operator.matmat(W.T), b))
+        super().__init__(affine(self._operator, W, b))
 
     def gradient(self) -> Any:
         return self._operator.rmatmat(self._hidden).T
@@ -167,7 +167,9 @@ def first_pass(X: Any, W: Any, b: Any, accumulate: Any = None) -> RowPass | Whol
     return WholePass(X, W, b) if whole else RowPass(X, W, b, accumulate)
 
 
-def _shifted(h: Any, b: Any) -> Any:
+def affine(below: Any, W: Any, b: Any, out: Any = None) -> Any:
+    """``below Wᵀ + b``, in `out` if it is given and `below` is an array."""
+    h = below @ W.T if is_whole(below) else namespace(W).matmul(below, W.T, out=out)
     if b is not None:
         h += b
     return h

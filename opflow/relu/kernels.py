@@ -263,7 +263,7 @@ def _route(fields: Fields, route: str | None) -> str:
 
 def _first_kernel_by_gram(fields: Fields) -> Operator:
     """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor."""
-    phi = Matrix(fields.conjugates[0].reshape(-1, fields.network.widths[1]), symbol="φ¹")
+    phi = Matrix(fields.conjugate(1), symbol="φ¹")
     kernel = GramSide(phi, fields.gram)
     return kernel if fields.network.biases[0] is None else add(kernel, Gram(phi))
 
@@ -297,8 +297,7 @@ def _conjugate(fields: Fields, layer: int, below: Any) -> Operator:
     if layer == net.depth and _gates_suffice(fields, below):
         gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype)
         return ScaledGates(gates, net.readout[0], symbol=symbol)
-    phi = (fields.conjugates if layer == net.depth else fields.lower_conjugates)[layer - 1]
-    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
+    return Matrix(fields.conjugate(layer), symbol=symbol)
 
 
 def _gates_suffice(fields: Fields, below: Any) -> bool:
@@ -477,7 +476,7 @@ def _of_transport(J: Transport, rows: int, cols: int) -> Work:
     upper = sum(W.size for W in J.fields.network.weights[1:])
     flops = 2.0 * rows * cols * (sum(widths[:-1]) + sum(widths[1:])) + 2.0 * (rows + cols) * upper
     fields = float(rows + cols) * (1 + J.fields.network.outputs) * sum(widths) * item
-    return Work(Cost(flops, fields), 3.0 * rows * cols * item + 2 * fields)
+    return Work(Cost(flops, fields), 4.0 * rows * cols * item + 2 * fields)
 
 
 @product_bytes.register

@@ -5,7 +5,7 @@ The only places where ``h = a Wᵀ + b``, the gates and the chain of conjugates 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from opflow.arrays import namespace
 from opflow.operators import gate_products
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
-from opflow.relu.inputs import copied_width, first_pass, is_whole
+from opflow.relu.inputs import affine, copied_width, first_pass
 from opflow.streams import in_turn
 
 if TYPE_CHECKING:
@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None) -> Any:
     """``h^ℓ`` from ``a^{ℓ-1}``, layers counted from 1."""
-    W, b = network.weights[layer - 1], network.biases[layer - 1]
-    h = below @ W.T if is_whole(below) else namespace(W).matmul(below, W.T, out=out)
-    if b is not None:
-        h += b
-    return h
+    return affine(below, network.weights[layer - 1], network.biases[layer - 1], out)
 
 
 def through(field: Any, W: Any, out: Any = None) -> Any:
@@ -122,15 +118,21 @@ def top_conjugate(network: ReLUNetwork, top: Any, out: Any = None) -> Any:
     return namespace(V).multiply(gates[:, None], V, out=out)
 
 
-def lower_conjugates(network: ReLUNetwork, activations: list[Any], out: Sequence[Any]) -> None:
-    """``[φ^1, …, φ^{L-1}]``, of more than one layer, into the arrays `out`."""
-    top, W = activations[-1], network.weights[-1]
-    if _tabulated_top(network, top):
-        ones = np.ones(len(top), dtype=network.dtype)
-        psi = TopSlope(top, ones, network.readout[0]) @ W
-    else:
-        psi = through(top_conjugate(network, top), W, out[-1])
-    conjugates(network, activations, psi, network.depth - 1, out)
+def lower_conjugates(network: ReLUNetwork) -> Callable[[list[Any], Sequence[Any]], None]:
+    """What writes ``[φ^1, …, φ^{L-1}]`` of the activations of a row block into arrays."""
+    W, scaled, width = network.weights[-1], None, network.widths[-1]
+    if _tabulated_top(network, W):
+        scaled = network.readout[0][:, None] * W  # once for all blocks
+
+    def write(activations: list[Any], out: Sequence[Any]) -> None:
+        top = activations[-1]
+        if scaled is None:
+            psi = through(top_conjugate(network, top), W, out[-1])
+        else:
+            psi = gate_products.times(pack(top > 0), width, scaled)
+        conjugates(network, activations, psi, network.depth - 1, out)
+
+    return write
 
 
 def _tabulated_top(network: ReLUNetwork, top: Any) -> bool:

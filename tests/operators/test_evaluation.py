@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows, threads
+from opflow.operators.forming import tiled_product
 from opflow.operators.gram_side import kernels
-from opflow.operators.khatri_rao import tiled_product
 from opflow.operators.scaled_gates import ScaledGates
 
 RATES = of.MachineProfile()
