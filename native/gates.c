@@ -238,9 +238,8 @@ static void place(const team *t, int threads, int i, pthread_attr_t *where) {
 
 static void *member(void *argument) {
     team *t = argument;
-    pthread_mutex_lock(&t->lock); /* held until it is known how many there are */
-    char *scratch = t->scratch + t->scratch_size * (size_t)t->joined++;
-    pthread_mutex_unlock(&t->lock);
+    int joined = __atomic_fetch_add(&t->joined, 1, __ATOMIC_RELAXED);
+    char *scratch = t->scratch + t->scratch_size * (size_t)joined;
     for (int i = 0; i < t->count; i++) {
         phase *p = &t->phases[i];
         int64_t task;
@@ -252,9 +251,12 @@ static void *member(void *argument) {
 }
 
 static void *other(void *argument) {
-#if defined(__GLIBC__)
     team *t = argument;
-    if (t->home >= 0) sched_setaffinity(0, sizeof t->cores, &t->cores); /* free to move from here */
+    pthread_mutex_lock(&t->lock); /* held until it is known how many there are */
+    pthread_mutex_unlock(&t->lock);
+#if defined(__GLIBC__)
+    /* free to move only from here: woken by its maker, it would be put beside that one */
+    if (t->home >= 0) sched_setaffinity(0, sizeof t->cores, &t->cores);
 #endif
     return member(argument);
 }
