@@ -165,10 +165,11 @@ def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
 def gram_product(bits: Any, n: int, X: Any, r: Any, v: Any) -> Any:
     """``out[b, μ] = X_μ · (Θ diag(v)² Θᵀ diag(r_b) X)_μ``, (columns, N), for v (n,).
 
-    Costs as :func:`weighted_sums` and :func:`row_dots`; one call for both, if there is room.
+    Costs as :func:`weighted_sums` and :func:`row_dots`, in one call for both where that pays: what
+    it holds of both halves has to stay in the caches.
     """
     (N, c), columns = X.shape, len(r)
-    if N * (bits.shape[1] + 8 + _row_bytes(bits, c, columns, X.itemsize)) <= workspace_bytes():
+    if N * (bits.shape[1] + 8 + _row_bytes(bits, c, columns, X.itemsize)) <= workspace_bytes() / 2:
         out = np.empty((columns, N), dtype=X.dtype)
         _product(_GRAM, bits, n, c, columns, _plain(r), X, out, _plain(v))
         return out
