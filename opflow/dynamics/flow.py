@@ -32,6 +32,8 @@ from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import blocks, forward, slopes
 
 Arrays = list[Any]
+#: flops that take the time of the element-wise passes over one entry of a field
+ENTRY = 50.0
 
 
 class FirstLayer(Protocol):
@@ -283,7 +285,9 @@ class State:
             part = first.fork()
             return part, *self._sums(part, samples, vector)
 
-        flops = 6.0 * self.first.samples * net.parameters
+        # of an eliminated first layer, whose product with the Gram is made, entries are left
+        read = net.parameters - (net.weights[0].size if self.first.route == "eliminated" else 0)
+        flops = self.first.samples * (6.0 * read + ENTRY * sum(net.widths[1:]))
         item = np.dtype(self.accumulate or net.dtype).itemsize
         (first, weights, biases), *others = over_rows(
             self.first.samples, share, flops, first.data, sums=2.0 * net.parameters * item
