@@ -271,7 +271,7 @@ def _tiles_bytes(op: Operator, columns: int) -> float:
 
 def tiles_bytes(op: Operator, columns: int) -> float:
     """What :func:`tiled_product` holds besides the result: tiles, and sums of the other threads."""
-    more = (threads.count() - 1) * _held_by_thread(op, columns) if _by_threads(op) else 0.0
+    more = (threads.count() - 1) * _held_by_thread(op, columns)
     return tile_plan(op).held + min(more, row_blocks.spread_bytes() + row_blocks.workspace_bytes())
 
 
@@ -297,18 +297,17 @@ def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
             del tile  # before the next one is formed
         return out
 
+    def pieces() -> Iterator[tuple[slice, slice]]:
+        return tiles(m, n, op.symmetric, side)
+
+    if not all(isinstance(leaf, np.ndarray) for leaf in _leaves(op)):
+        return apply(pieces())  # to price sparse data would bring numbers to the host
     total, *others = over_items(
-        lambda: tiles(m, n, op.symmetric, side), apply, tiled_cost(op, columns).flops,
-        *_leaves(op), sums=_held_by_thread(op, columns),
-    )  # fmt: skip
+        pieces, apply, tiled_cost(op, columns).flops, sums=_held_by_thread(op, columns)
+    )
     for other in others:
         total += other
     return total
-
-
-def _by_threads(op: Operator) -> bool:
-    """Whether several threads may read the entries of an operator."""
-    return all(isinstance(leaf, np.ndarray) for leaf in _leaves(op))
 
 
 def _leaves(op: Operator) -> Iterator[Any]:
