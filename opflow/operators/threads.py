@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -85,11 +86,15 @@ def over_rows(
         return [work(slice(0, n))]
 
     def share(i: int) -> R:
+        if i:
+            _blas.hold_here()
         with limited(1), workspace_limit(workspace):
             return work(slice(n * i // threads, n * (i + 1) // threads))
 
-    with _blas.single():
-        return _together(share, threads)
+    with _blas.single() as held:
+        if held:
+            return _together(share, threads)
+    return [work(slice(0, n))]
 
 
 def over_items(
@@ -190,12 +195,16 @@ def _getcpu() -> Callable[[], int]:
 
 
 class _Blas:
-    """The threads of the BLAS libraries of this process, as threadpoolctl knows them."""
+    """The threads of the BLAS libraries of this process, as threadpoolctl knows them.
+
+    Most keep one number for the process; those of OpenMP keep one for each thread of Python.
+    """
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
-        self._known: list[Any] | None = None
+        self._known: list[tuple[Any, Callable[[int], Any]]] | None = None
         self._before: list[int] = []
+        self._own: list[bool] = []  # whether it keeps a number a thread; empty until that was seen
 
     def threads(self) -> int | None:
         """How many it has when opflow does not hold it to one; None if it cannot be held."""
@@ -203,34 +212,88 @@ class _Blas:
             return max(self._before if self._users else self._numbers(), default=None)
 
     @contextmanager
-    def single(self) -> Iterator[None]:
-        """One thread a product, until the last of those who ask for it leaves."""
+    def single(self) -> Iterator[bool]:
+        """One thread a product, until the last of those who ask for it leaves.
+
+        Yields whether it is so.
+        """
         with self._lock:
+            here = self._numbers()
             if not self._users:
-                self._before = self._numbers()
-                self._set([1] * len(self._before))
-            self._users += 1
+                self._before = here
+            self._users += 1  # before anything is set, so that a fork at any moment can restore it
+            self._hold()
+            held = max(self._numbers(), default=1) == 1
+            if not self._own and max(here, default=1) > 1:
+                self._own = self._apart()
         try:
-            yield
+            yield held
         finally:
             with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._set(self._before)
+                self._restore(here)
+                self._users = max(self._users - 1, 0)
 
-    def _libraries(self) -> list[Any]:
+    def hold_here(self) -> None:
+        """One thread also in a thread that is new, where a library keeps a number for each."""
+        with self._lock:
+            self._hold()
+
+    def restart(self) -> None:
+        """What the child of a fork begins with: those who held BLAS are in the parent."""
+        self._lock = threading.Lock()  # another thread may have had it
+        if self._users:
+            self._users = 1
+            self._restore(self._before)
+            self._users = 0
+
+    def _libraries(self) -> list[tuple[Any, Callable[[int], Any]]]:
+        """Each with what sets the number of its threads."""
         if self._known is None:  # not on import: it looks at every library of the process
             from threadpoolctl import ThreadpoolController
 
-            self._known = ThreadpoolController().select(user_api="blas").lib_controllers
+            found = ThreadpoolController().select(user_api="blas").lib_controllers
+            self._known = [(library, _setter(library)) for library in found]
         return self._known
 
     def _numbers(self) -> list[int]:
-        return [library.get_num_threads() or 1 for library in self._libraries()]
+        return [library.get_num_threads() or 1 for library, _ in self._libraries()]
 
-    def _set(self, numbers: list[int]) -> None:
-        for library, number in zip(self._libraries(), numbers, strict=True):
-            library.set_num_threads(number)
+    def _hold(self) -> None:
+        for library, set_threads in self._libraries():
+            if library.get_num_threads() != 1:
+                set_threads(1)
+
+    def _restore(self, here: list[int]) -> None:
+        """What this thread had `here`, and for the last user what the process had."""
+        for i, (library, set_threads) in enumerate(self._libraries()):
+            if self._own and self._own[i]:
+                set_threads(here[i])
+            elif self._users <= 1 and library.get_num_threads() == 1:  # else others have set it
+                set_threads(self._before[i])
+
+    def _apart(self) -> list[bool]:
+        """Which libraries are held in this thread and not in another."""
+        seen: list[int] = []
+        other = threading.Thread(target=lambda: seen.extend(self._numbers()))
+        other.start()
+        other.join()
+        return [number != 1 for number in seen]
+
+
+def _setter(library: Any) -> Callable[[int], Any]:
+    """What sets the number of threads of a BLAS library, from any thread.
+
+    The pool of OpenBLAS is the process's; that of threadpoolctl (from 3.7 on) does nothing in any
+    thread but the first that has set a number.
+    """
+    if library.internal_api == "openblas" and library.threading_layer != "openmp":
+        loaded = ctypes.CDLL(library.filepath)
+        for prefix, suffix in itertools.product(("", "scipy_"), ("", "64_", "_64")):
+            with suppress(AttributeError):
+                return loaded[f"{prefix}openblas_set_num_threads{suffix}"]
+    return library.set_num_threads
 
 
 _blas = _Blas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blas.restart)

@@ -53,7 +53,7 @@ def test_ranges_are_at_work_at_the_same_time_each_with_one_thread():
 
     def work(s):
         meeting.wait()
-        blas = [library.num_threads for library in pool._blas._libraries()]
+        blas = pool._blas._numbers()
         return threading.get_ident(), pool.count(), max(blas)
 
     found = spread(9, work)
@@ -95,7 +95,7 @@ def test_one_range_where_several_would_not_pay_or_not_fit(case):
 
 
 def numbers():
-    return [library.num_threads for library in pool._blas._libraries()]
+    return pool._blas._numbers()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be asked for")
