@@ -253,7 +253,7 @@ class _Blas:
 
     def hold_here(self) -> None:
         """One thread also in a thread that is new, where a library keeps a number for each."""
-        with self._lock:
+        if any(self._own) or not self._own:
             self._hold()
 
     def restart(self) -> None:
