@@ -9,7 +9,6 @@ XXᵀ.  With one hidden layer no weight moves at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from opflow.arrays import namespace
 from opflow.operators import Operator
 from opflow.operators.rows import row_slices
 from opflow.operators.space import LOCAL, Sharded, Space
-from opflow.operators.threads import over_rows
+from opflow.operators.threads import cached_property, over_rows
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import (
     HiddenPass,

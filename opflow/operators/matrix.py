@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from opflow.arrays import check_real, is_array, is_sparse, module_name, namespace, to_host
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat
+from opflow.operators.threads import cached_property
 
 
 class Matrix(Operator):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ import scipy.sparse.linalg as spla
 from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
+from opflow.operators.threads import cached_property
 from opflow.streams import in_turn
 
 if TYPE_CHECKING:

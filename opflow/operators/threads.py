@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,24 @@ from opflow.operators.rows import (
     workspace_bytes,
     workspace_limit,
 )
+
+if TYPE_CHECKING:
+    from functools import cached_property
+else:
+
+    class cached_property(functools.cached_property):
+        """That of Python 3.12, without the lock that all instances of a class had before.
+
+        A child of a fork waits for ever if another thread of its parent had it, and threads that
+        compute properties of different instances wait for each other.
+        """
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            if instance is None:
+                return self
+            value = instance.__dict__[self.attrname] = self.func(instance)
+            return value
+
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -235,7 +253,7 @@ class _Blas:
 
     def hold_here(self) -> None:
         """One thread also in a thread that is new, where a library keeps a number for each."""
-        with self._lock:
+        if any(self._own) or not self._own:
             self._hold()
 
     def restart(self) -> None:

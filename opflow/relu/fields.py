@@ -7,7 +7,6 @@ as memory allows; everything else follows from them on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
 from opflow.operators.rows import parse_memory, row_slices
 from opflow.operators.space import LOCAL, Space, same, space_of, together
-from opflow.operators.threads import over_rows
+from opflow.operators.threads import cached_property, over_rows
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
 from opflow.relu.passes import (
     blocks,

@@ -215,7 +215,7 @@ def effective_dimension_estimated(p):
     return estimate(found)
 
 
-@entry("spectral.effective_rank", random=True)
+@entry("spectral.effective_rank", kinds=("array", "gram", "narrow"), random=True)
 def effective_rank(p):
     return estimate(spectral.effective_rank(p.operator(), probes=3, steps=20))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 import opflow as of
 from opflow.operators import rows as row_blocks
@@ -162,6 +163,114 @@ def test_blas_has_its_threads_again_once_the_last_user_has_left():
     assert numbers() == [1] * len(before) and blas.threads() == max(before)
     second.__exit__(None, None, None)
     assert numbers() == before
+
+
+def test_blas_has_its_threads_again_whichever_thread_leaves_last():
+    before, blas = numbers(), pool._blas
+    inside, leave = threading.Event(), threading.Event()
+    seen = []
+
+    def other():
+        with blas.single():
+            seen.append(numbers())
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=other)
+    with blas.single():
+        thread.start()
+        inside.wait(30)
+    leave.set()
+    thread.join()
+    assert seen == [[1] * len(before)] and numbers() == before
+
+
+@pytest.mark.parametrize("limits", [(None, 1), (None, 2), (2, 1), (1, None)], ids=str)
+def test_a_limit_of_the_caller_stays_in_whatever_thread(limits):
+    before, found = numbers(), []
+
+    def work(s):
+        return max(numbers())
+
+    def in_another_thread():
+        with threadpool_limits(limits[1], user_api="blas"):
+            at = numbers()
+            found.append((spread(9, work), at == numbers(), pool._blas.threads() == max(at)))
+
+    with threadpool_limits(limits[0], user_api="blas"):
+        held = numbers()
+        thread = threading.Thread(target=in_another_thread)
+        thread.start()
+        thread.join()
+        assert numbers() == held and spread(9, work) == [1, 1, 1] and numbers() == held
+    assert found == [([1, 1, 1], True, True)] and numbers() == before
+
+
+def test_a_number_that_another_has_set_meanwhile_is_left(monkeypatch):
+    blas = fake_blas(monkeypatch, Shared(8))
+    library = blas._libraries()[0][0]
+    with blas.single():
+        library.set_num_threads(3)
+    assert blas._numbers() == [3]
+
+
+class Shared:
+    """A BLAS library with a number for the process."""
+
+    internal_api = "fake"
+    obeys = True
+
+    def __init__(self, number):
+        self.number = number
+
+    def get_num_threads(self):
+        return self.number
+
+    def set_num_threads(self, number):
+        self.number = number if self.obeys else self.number
+
+
+class OfThread(threading.local):
+    """One with a number for each thread, as with OpenMP."""
+
+    internal_api = "fake"
+    number = 8
+    get_num_threads, set_num_threads = Shared.get_num_threads, Shared.set_num_threads
+    obeys = True
+
+
+def fake_blas(monkeypatch, *libraries):
+    blas = pool._Blas()
+    blas._known = [(library, library.set_num_threads) for library in libraries]
+    monkeypatch.setattr(pool, "_blas", blas)
+    return blas
+
+
+def test_a_library_with_a_number_for_each_thread_is_held_in_each_and_has_its_own_again(monkeypatch):
+    blas = fake_blas(monkeypatch, Shared(8), OfThread())
+    meeting = threading.Barrier(6, timeout=30)
+    found = []
+
+    def work(s):
+        meeting.wait()
+        return numbers()
+
+    def other():
+        blas._libraries()[1][0].set_num_threads(5)
+        found.append((spread(9, work), numbers()[1]))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert spread(9, work) == [[1, 1]] * 3
+    thread.join()
+    assert found == [([[1, 1]] * 3, 5)] and numbers() == [8, 8]
+
+
+def test_rows_are_not_spread_where_a_library_cannot_be_held(monkeypatch):
+    stubborn = Shared(8)
+    stubborn.obeys = False
+    blas = fake_blas(monkeypatch, Shared(8), stubborn)
+    assert spread(9, lambda s: (s, blas._users, numbers())) == [(slice(0, 9), 0, [8, 8])]
 
 
 def test_threads_are_those_asked_for_or_of_the_environment_or_of_blas(monkeypatch):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from opflow.operators.operator import Operator
 from opflow.operators.space import LOCAL, Sharded, Space
+from opflow.operators.threads import cached_property
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork

@@ -249,9 +249,9 @@ class TruncationError:
         errors += field_errors(fields, exact)
         if self.kernel:
             K = collective_kernel(exact)
-            gap = collective_kernel(fields) - K
             size = largest_eigenvalue(K).value or 1.0
-            errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5 / size)
+            gap = (1 / size) * (collective_kernel(fields) - K)  # its square is a number near one
+            errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5)
         return np.array(errors)
 
     def state(self) -> dict[str, Any]:
