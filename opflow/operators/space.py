@@ -45,10 +45,12 @@ class Space:
         """A maximum over the rows held here, completed."""
         return x
 
+    @np.errstate(under="ignore")  # squares of what is negligible count for nothing
     def gram(self, A: Any, B: Any) -> Any:
         """``Aᵀ B``."""
         return self.total(A.T @ B)
 
+    @np.errstate(under="ignore")
     def norm(self, A: Any, axis: int | None = None) -> Any:
         """Norms along the axis of the rows, or of all of A."""
         return namespace(A).linalg.norm(A, axis=axis)

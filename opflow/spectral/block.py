@@ -13,7 +13,15 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
-from opflow.spectral.checks import Normalised, finite, gaussian, sharing, symmetric_operator
+from opflow.spectral.checks import (
+    Normalised,
+    finite,
+    gaussian,
+    peaks,
+    sharing,
+    symmetric_operator,
+    unit_of,
+)
 
 
 class BlockKrylov:
@@ -219,4 +227,6 @@ def check_start(op: Operator, V: Any, name: str) -> Any:
             f"{name} has shape {getattr(V, 'shape', None)} but op of order {n} needs ({n}, b), "
             f"1 <= b <= {n}"
         )
-    return finite(V.astype(op.dtype, copy=False), name, op.space)
+    V = finite(V.astype(op.dtype, copy=False), name, op.space)
+    units = unit_of(peaks(V, op.space), V.dtype)  # only directions count
+    return V / namespace(V).asarray(units, dtype=V.dtype)

@@ -77,6 +77,7 @@ class Quadrature:
         """The order n of the operator."""
         return round(float(self.weights[0].sum()))
 
+    @np.errstate(under="ignore")
     def trace(self, f: Callable[[Any], Any], *, how: str = "Lanczos quadrature") -> Estimate:
         """tr f(op), with a 95 % confidence interval.
 
@@ -147,6 +148,7 @@ class Quadrature:
             return 0.0
         return abs(float((total(self._plain, values) - total(weights, terms)).mean()))
 
+    @np.errstate(under="ignore")
     def rounded(self, f: Callable[[Any], Any]) -> tuple[float, float, float, float]:
         """tr f of eigenvalues that are all known, and what rounding of the operator leaves open.
 
@@ -164,6 +166,7 @@ class Quadrature:
         relative = self.level / (np.abs(nodes).max() or 1.0)
         return value, square**0.5, size, relative
 
+    @np.errstate(under="ignore")  # what weighs nothing, or f there, counts for nothing
     def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
         """tr f, the 95 % half-width that the random vectors leave it, and what the steps do.
 

@@ -112,11 +112,11 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     from above: it may be another one.  What does is that the next Lanczos vector is
     :math:`p(A) v` with the monic characteristic polynomial of T over :math:`\prod \beta`, and has
     norm 1: so :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component
-    along the eigenvector u is below :math:`\delta` with probability 5 % only, :math:`\delta^2` being that
-    quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and van der Vorst 2000).  Beyond θ,
-    p grows without bound, and the bound is where it reaches :math:`1/\delta`.  For PSD operators
-    it is capped by the trace, and always by the Frobenius norm, where these are exact for less
-    than the products.
+    along the eigenvector u is below :math:`\delta` with probability 5 % only,
+    :math:`\delta^2` being that quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and
+    van der Vorst 2000).  Beyond θ, p grows without bound, and the bound is where it reaches
+    :math:`1/\delta`.  For PSD operators it is capped by the trace, and always by the Frobenius
+    norm, where these are exact for less than the products.
 
     Examples
     --------

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer, namespace, to_host
-from opflow.operators.algebra import as_operator
+from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
-from opflow.spectral.checks import ConvergenceWarning, finite, sharing, unit_of
+from opflow.spectral.checks import ConvergenceWarning, Normalised, finite, gaussian, sharing
 from opflow.spectral.eigen import Eigenpairs, Tolerance, eigsh
 
 
@@ -105,7 +105,7 @@ def svds(
     decomposed, so that singular values are as exact as their residuals say, and not only to
     √ε·‖op‖ as their squares would be.  Triplets below √ε·‖op‖ that have others of their size
     outside the space may not converge, and say so.  Costs :func:`eigsh` of that Gram,
-    3·k products, and holds (m + n)·k numbers.
+    3·k + 1 products, and holds (m + n)·k numbers.
 
     Examples
     --------
@@ -125,6 +125,10 @@ def svds(
         raise ValueError(f"op must not be empty, but has shape {op.shape}")
     check_integer(k, "k", 1, min(op.shape))
     wide = op.shape[0] <= op.shape[1]
+    sized = Normalised(op.matmat, op.space)
+    sized(gaussian(op, 1, np.random.default_rng(0x5EED)))
+    if sized.unit != 1:  # the Gram of op would leave the range of the dtype
+        op = scale(1 / sized.unit, op)
     gram, rng = Gram(op if wide else op.T), sharing(op).generator(rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the triplets, below, it is told
@@ -137,19 +141,20 @@ def svds(
     head, sigma, turn = xp.linalg.svd(R)
     near, far = near @ head, far @ turn.T
     gaps = A.rmatmat(near) - far * sigma
+    residuals = to_host(beyond.norm(gaps, axis=0)).astype(np.float64)
     sigma = to_host(sigma).astype(np.float64)
-    unit = unit_of(sigma.max(), op.dtype)
-    residuals = unit * to_host(beyond.norm(gaps / unit, axis=0)).astype(np.float64)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals
     met = residuals <= max(tolerance.relative, 2 * tolerance.rounding) * (sigma.max() or 1.0)
     if not met.all():
         warnings.warn(
             f"{k - int(met.sum())} of {k} singular triplets did not converge: the largest "
-            f"residual is {residuals.max():.2g} of a norm of {sigma.max():.2g}",
+            f"residual is {sized.unit * residuals.max():.2g} of a norm of "
+            f"{sized.unit * sigma.max():.2g}",
             ConvergenceWarning, stacklevel=2,
         )  # fmt: skip
     left, right = (near, far) if wide else (far, near)
     return SingularTriplets(
-        sigma, left, right, residuals, bool(met.all()), 2 * pairs.products + 3 * k, pairs.how
-    )
+        sized.unit * sigma, left, right, sized.unit * residuals, bool(met.all()),
+        2 * pairs.products + 3 * k + 1, pairs.how,
+    )  # fmt: skip

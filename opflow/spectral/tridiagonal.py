@@ -9,7 +9,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from opflow.arrays import check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import gaussian, symmetric_operator
+from opflow.spectral.checks import gaussian, symmetric_operator, unit_of
 from opflow.spectral.recursion import Recursion
 
 
@@ -135,10 +135,11 @@ def largest_eigenvalue(
 
 
 def _top(alpha: Any, beta: Any) -> tuple[float, float]:
+    unit = unit_of(max(np.abs(alpha).max(), beta.max()), np.float64)  # LAPACK takes squares here
     values, vectors = eigh_tridiagonal(
-        alpha, beta[:-1], select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
+        alpha / unit, beta[:-1] / unit, select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
     )
-    return float(values[0]), abs(float(beta[-1] * vectors[-1, 0]))
+    return unit * float(values[0]), abs(float(beta[-1] * vectors[-1, 0]))
 
 
 def _settled(alpha: Any, beta: Any, tol: float) -> bool:

@@ -22,7 +22,8 @@ _plain: dict[tuple, dict[str, Part]] = {}
 def plain(name, kind, dtype):
     key = (name, kind, dtype)
     if key not in _plain:
-        _plain[key] = ENTRIES[name](Problem(kind, dtype))
+        with np.errstate(all="raise"):  # a caller may have asked for it
+            _plain[key] = ENTRIES[name](Problem(kind, dtype))
     return _plain[key]
 
 
