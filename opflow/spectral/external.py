@@ -37,7 +37,9 @@ def external(
         raise TypeError(f"method={method!r} is SciPy's, for host data; use 'lanczos' on a device "
                         "or on many ranks")  # fmt: skip
     if method == "arpack" and k == op.shape[0]:
-        raise ValueError(f"method='arpack' finds fewer than all {k} pairs: use 'lapack' or 'lanczos'")
+        raise ValueError(
+            f"method='arpack' finds fewer than all {k} pairs: use 'lapack' or 'lanczos'"
+        )
     counted = _Counted(op)
     space = Recursion(op, gaussian(op, 1, rng), 10)
     while space.open[0]:

@@ -1,11 +1,13 @@
 r"""Systems ``(op + μ) X = B`` for one or many right-hand sides, by conjugate gradients.
 
 Every column has its own iteration; they share the products, so that an iteration is one block
-product with those that are not solved yet.
+product with those that are not solved yet.  Once they have cost what factorising the matrix would,
+it is factorised.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -13,7 +15,9 @@ import numpy as np
 
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
 from opflow.operators.algebra import as_operator
-from opflow.operators.operator import Operator
+from opflow.operators.forming import dense, dense_plan
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.rows import parse_memory, whereabouts
 from opflow.spectral.checks import (
     ConvergenceWarning,
     Normalised,
@@ -21,12 +25,16 @@ from opflow.spectral.checks import (
     check_shift,
     finite,
     peaks,
+    sharing,
     symmetric_operator,
     unit_of,
 )
 from opflow.spectral.preconditioners import jacobi, nystrom
 from opflow.spectral.recursion import working
+from opflow.spectral.structure import NOMINAL, forming_products
 
+#: iterations before anything is factorised
+FEWEST = 20
 #: part of the tolerance the recursive residual is driven to, so that the true one meets it
 MARGIN = 0.9
 
@@ -56,6 +64,7 @@ def solve(
     maxiter: int | None = None,
     rank: int = 100,
     rng: int | np.random.Generator | None = 0,
+    how: str | None = None,
 ) -> Solution:
     r"""Solve (op + μ) x = b by conjugate gradients.
 
@@ -74,6 +83,10 @@ def solve(
         ‖b − (op + μ)x‖ is at most `tol`·‖b‖ in every column; 1e-8 by default, 1e-5 in float32.
     maxiter : int, optional
         Iterations at most: 10·n by default, and no more than 10,000.
+    how : {None, "iterative", "direct"}
+        Conjugate gradients alone, or the dense matrix and LAPACK alone.  By default conjugate
+        gradients until, by the cost model, they have taken as long as the direct solution would;
+        then that, if the matrix fits in half of the free memory and no preconditioner is given.
     rank : int, default 100
         Of the Nyström preconditioner.
     rng : int or numpy.random.Generator, default 0
@@ -104,8 +117,8 @@ def solve(
     reduced further, while that helps.  Beside its products, an iteration completes two sums over
     the rows, of three numbers a column, and brings them to the host together.
 
-    For op singular and μ = 0 a solution exists only if b has no null part; else it is not
-    converged.
+    The direct solution takes the entries and 2/3·n³ flops, in float64.  For op singular and μ = 0 a
+    solution exists only if b has no null part; else it is not converged.
 
     Examples
     --------
@@ -134,8 +147,11 @@ def solve(
     norms = op.space.norm(block / units, axis=0)
     sizes = xp.where(norms > 0, norms, xp.ones_like(norms)) * units
     system = _System(op, shift, inverse)
+    patience = _patience(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
-        x, residuals = system.solve(block / sizes, tol, most)
+        x, residuals = system.solve(block / sizes, tol, min(most, patience))
+        if residuals.max(initial=0.0) > tol and system.iterations < most and patience < most:
+            x, residuals = system.factorised(block / sizes, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
         warnings.warn(
@@ -176,11 +192,31 @@ def _preconditioner(
     return inverse, 0
 
 
+def _patience(op: Operator, how: str | None, columns: int, preconditioner: Any) -> float:
+    """Iterations that take as long as the direct solution; ∞ where that is not to be had."""
+    if how not in (None, "iterative", "direct"):
+        raise ValueError(f"how must be 'iterative', 'direct' or None, not {how!r}")
+    n, sharded = op.shape[0], sharing(op).sharded
+    if how == "direct":
+        if sharded:
+            raise ValueError("a sharded op has no entries to factorise: how must not be 'direct'")
+        return 0
+    # the matrix, in float64, and its factors
+    need = n * n * (op.dtype.itemsize + 16.0)
+    if how or sharded or preconditioner is not None or need > parse_memory(None, whereabouts(op)):
+        return math.inf
+    direct = NOMINAL.seconds(dense_plan(op).cost, op.dtype)
+    direct += NOMINAL.seconds(Cost(2 / 3 * float(n) ** 3, 0.0), np.float64)
+    return max(FEWEST, math.ceil(direct / NOMINAL.seconds(op.cost(columns), op.dtype)))
+
+
 class _System:
     """``(op + μ) x = b``, the preconditioner, and what it took so far."""
 
     def __init__(self, op: Operator, shift: float, inverse: Operator | None) -> None:
         self.space = op.space
+        self._op = op
+        self._shift = shift
         self._product = Normalised(lambda v: op.matmat(v) + shift * v, op.space)
         self._inverse = None if inverse is None else Normalised(inverse.matmat, op.space)
         self.iterations = self.products = 0
@@ -209,6 +245,20 @@ class _System:
             sizes[going] = np.minimum(now, before)
             going = going[(now > tol) & (now < 0.5 * before)]
         return x, sizes
+
+    def factorised(self, b: Any, x: Any, sizes: np.ndarray) -> tuple[Any, np.ndarray]:
+        """The direct solution in float64, of columns where it is better than x."""
+        xp = namespace(b)
+        self.products += forming_products(self._op)
+        A = dense(self._op).astype(np.float64) / self.unit
+        A[xp.arange(len(A)), xp.arange(len(A))] += self._shift / self.unit
+        try:
+            found = xp.linalg.solve(finite(A), b)
+        except np.linalg.LinAlgError:  # singular: what the iterations gave is all there is
+            return x, sizes
+        now = self._sizes(b - self._times(found.astype(b.dtype)))
+        better = xp.asarray(now < sizes)
+        return xp.where(better, found.astype(b.dtype), x), np.minimum(now, sizes)
 
     def _descend(self, r: Any, goal: float, maxiter: int) -> Any:
         """Conjugate gradients from zero: of every column the step with the least residual.
