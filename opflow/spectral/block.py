@@ -13,7 +13,7 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
-from opflow.spectral.checks import finite, gaussian, sharing, symmetric_operator
+from opflow.spectral.checks import Normalised, finite, gaussian, sharing, symmetric_operator
 
 
 class BlockKrylov:
@@ -54,6 +54,7 @@ class BlockKrylov:
         self.products = self.filled = 0
         self.scale = 0.0
         self._eps = float(np.finfo(op.dtype).eps)
+        self._product = Normalised(op.matmat, op.space)
         norm = float(op.space.norm(start))
         self._next, self.coupling = self._orthonormal(start, norm)
 
@@ -61,6 +62,11 @@ class BlockKrylov:
     def basis(self) -> Any:
         """Q, (n, filled)."""
         return self._basis[:, : self.filled]
+
+    @property
+    def unit(self) -> float:
+        """What `matrix`, `coupling` and `scale` have to be multiplied by."""
+        return self._product.unit
 
     @property
     def full(self) -> bool:
@@ -78,7 +84,7 @@ class BlockKrylov:
         self._basis[:, m:stop] = self._next
         self.filled = stop
         space = self.op.space
-        W = finite(self.op.matmat(self._basis[:, m:stop]), space=space)
+        W = finite(self._product(self._basis[:, m:stop]), space=space)
         self.products += stop - m
         Q = self.basis
         self.scale = max(self.scale, float(space.norm(W, axis=0).max()))
@@ -200,7 +206,8 @@ def block_lanczos(
     space = BlockKrylov(op, V, steps * V.shape[1], rng)
     while not space.full:
         space.expand()
-    return space.matrix[: space.filled, : space.filled], space.basis, space.coupling
+    T = space.matrix[: space.filled, : space.filled]
+    return space.unit * T, space.basis, space.unit * space.coupling
 
 
 def check_start(op: Operator, V: Any, name: str) -> Any:

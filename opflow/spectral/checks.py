@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from opflow.arrays import to_host
 from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
@@ -30,8 +32,8 @@ class Estimate(float):
         where it is exact (to rounding).
     products : int
         Products with the operator that were spent on it, each with one vector: also the n that
-        form the matrix of a black box.  Entries that structure gives are none, nor are the two
-        that test for symmetry.
+        form the matrix of a black box.  Entries that structure gives are none, nor are the one
+        or two with random vectors that look at the size and the symmetry of the operator.
     how : str
         Where it comes from: ``"exact"``, or the name of the estimator.
 
@@ -68,6 +70,11 @@ class Estimate(float):
     def exact(self) -> bool:
         """Whether nothing but rounding separates the value from the truth."""
         return self.how == "exact"
+
+    def mapped(self, function: Callable[[float], float]) -> Estimate:
+        """An increasing function of the number and of both ends."""
+        low, high = function(self.low), function(self.high)
+        return Estimate(function(float(self)), low, high, products=self.products, how=self.how)
 
     def __getnewargs_ex__(self) -> tuple[Any, dict[str, Any]]:
         return (float(self), self.low, self.high), {"products": self.products, "how": self.how}
@@ -106,18 +113,68 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
     if not op.symmetric:
         x = gaussian(op, 2, np.random.default_rng(0x5EED))
         y = finite(op.matmat(x), name, op.space)
+        unit = unit_of(peaks(y, op.space).max(), op.dtype)
+        y = y / unit
         cross = op.space.gram(x, y)
         gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
         size = float(op.space.norm(x)) * float(op.space.norm(y))
         rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * size
         if gap > rounding:
             raise ValueError(
-                f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by {gap:.3g} "
-                f"for random x and y, where rounding allows {rounding:.1g}"
+                f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by "
+                f"{gap * unit:.3g} for random x and y, where rounding allows {rounding * unit:.1g}"
             )
         if isinstance(op, External):
             return External(op.op, symbol=op.symbol, self_adjoint=True)
     return op
+
+
+class Normalised:
+    """Block products divided by a power of four near their size, which the first of them tells.
+
+    Parameters
+    ----------
+    product : function
+        ``X -> A X`` for blocks of vectors about as long as they have entries.
+    space : Space
+        How the rows of what it gives are held.
+
+    Attributes
+    ----------
+    unit : float
+        1, unless the squares of squares of what the first product gave leave the range of its
+        dtype: nothing that is made of these products overflows or vanishes, whatever the units of
+        the data are.
+    """
+
+    def __init__(self, product: Callable[[Any], Any], space: Space = LOCAL) -> None:
+        self._product = product
+        self._space = space
+        self._seen = False
+        self.unit = 1.0
+
+    def __call__(self, X: Any) -> Any:
+        Y = self._product(X)
+        if not self._seen:
+            self._seen = True
+            self.unit = float(unit_of(peaks(Y, self._space).max(initial=0.0), Y.dtype))
+        return Y if self.unit == 1 else Y / self.unit
+
+
+def unit_of(peak: Any, dtype: Any) -> Any:
+    """The power of four nearest to numbers `peak`, or 1 where their fourth powers are safe.
+
+    Powers of four divide exactly, and so do their roots.
+    """
+    limit = float(np.finfo(dtype).max) ** 0.2
+    safe = (peak == 0) | ((1 / limit <= peak) & (peak <= limit)) | ~np.isfinite(peak)
+    return np.where(safe, 1.0, 4.0 ** np.rint(np.log2(np.where(safe, 1.0, peak)) / 2))[()]
+
+
+def peaks(block: Any, space: Space = LOCAL) -> np.ndarray:
+    """The largest absolute value in every column of a block, float64 on the host."""
+    here = to_host(abs(block).max(axis=0)) if len(block) else np.zeros(block.shape[1])
+    return np.asarray(space.largest(here.astype(np.float64)))
 
 
 def finite(values: Any, name: str = "op", space: Space = LOCAL) -> Any:
@@ -160,8 +217,15 @@ def check_shift(shift: Any, name: str = "shift") -> float:
     return float(shift)
 
 
+def not_psd(name: str, least: float) -> ValueError:
+    """What is raised once an eigenvalue has shown that an operator is not PSD."""
+    return ValueError(
+        f"{name} must be PSD, but has an eigenvalue of at most {least:.3g} times its norm"
+    )
+
+
 def check_psd(op: Operator, values: Any, name: str = "op") -> None:
     """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
     top, least = float(np.abs(values).max(initial=0.0)), float(np.min(values, initial=0.0))
     if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
-        raise ValueError(f"{name} must be PSD, but has an eigenvalue of at most {least:.4g}")
+        raise not_psd(name, least / top)

@@ -15,7 +15,16 @@ from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.operators.sharded import ShardedRows
 from opflow.operators.space import LOCAL, Sharded, Space
-from opflow.spectral.checks import Estimate, check_finite, finite, gaussian, symmetric_operator
+from opflow.spectral.checks import (
+    Estimate,
+    Normalised,
+    check_finite,
+    finite,
+    gaussian,
+    peaks,
+    symmetric_operator,
+    unit_of,
+)
 from opflow.spectral.estimators import skew_quantile
 from opflow.spectral.scalars import Seed, frobenius_norm
 from opflow.spectral.structure import entries_pay, forming_products, inner_products
@@ -34,7 +43,8 @@ def alignment(
         One target a row of `op`, or k columns of them.  Targets of N samples and k outputs go with
         a kernel of N·k rows, and are one vector then, flattened sample-major as opflow does.
     centred : bool, default False
-        Project out the constant on both sides of the kernel and from the targets.
+        Project out the constant on both sides of the kernel and from the targets: of k outputs the
+        constant of each, where `y` tells them (N, k).
     products : int, default 60
         To spend on an estimate of the norm, from 30.
     rng : int or numpy.random.Generator, default 0
@@ -53,8 +63,9 @@ def alignment(
     Notes
     -----
     :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
-    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column.  Costs one product a column (one more if
-    centred) and :func:`frobenius_norm`.  For layers, call it for each of ``layer_kernels(fields)``.
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column.  Costs one product a column (one more
+    an output if centred) and :func:`frobenius_norm`.  For layers, call it for each of
+    ``layer_kernels(fields)``.
 
     Examples
     --------
@@ -65,16 +76,21 @@ def alignment(
     """
     op = symmetric_operator(op)
     n, space = op.shape[0], op.space
-    Y = check_finite(_columns(y, n, space).astype(op.dtype, copy=False), "y", space)
-    spent, largest = Y.shape[1], float(space.largest(abs(Y).max() if Y.size else 0.0))
+    Y, outputs = _columns(y, n, space)
+    Y = check_finite(Y.astype(op.dtype, copy=False), "y", space)
+    spent = Y.shape[1]
+    Y = Y / unit_of(peaks(Y, space).max(), op.dtype)
+    largest = float(peaks(Y, space).max())
     if centred:
-        op, Y = _centred(op), Y - space.total(Y.sum(axis=0)) / n
-        spent += 1
+        op, Y = _centred(op, Y, outputs)
+        spent += outputs
     small = to_host(space.gram(Y, Y)).astype(np.float64)
     if not small.trace() > n * Y.shape[1] * (float(np.finfo(op.dtype).eps) * largest) ** 2:
         raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
-    image = finite(op.matmat(Y), space=space)
+    product = Normalised(op.matmat, space)
+    image = finite(product(Y), space=space)
     across = float(space.total((Y * image).sum(dtype=np.float64))) / float(np.linalg.norm(small))
+    across *= product.unit
     size = frobenius_norm(op, products=products, rng=rng)
     if size == 0:
         return Estimate(math.nan, products=spent + size.products, how=size.how)
@@ -119,7 +135,7 @@ def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 
 
     def cosine(G: Any) -> Any:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return G[..., 0, 1] / np.sqrt(G[..., 0, 0] * G[..., 1, 1])
+            return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
 
     edge = 1 - 1e-15
     return _compared(K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh,
@@ -187,9 +203,10 @@ def _compared(
         spent = sum(map(forming_products, pair))
         return Estimate(float(ratio(inner_products(pair, change=change))), products=spent)
     V = gaussian(pair[0], products // 2, rng)
-    Y = [finite(op.matmat(V), name, space) for op, name in zip(pair, ("K0", "K1"), strict=True)]
+    applied = [Normalised(op.matmat, space) for op in pair]
+    Y = [finite(K(V), name, space) for K, name in zip(applied, ("K0", "K1"), strict=True)]
     if change:
-        Y[1] = Y[1] - Y[0]
+        Y[1] = Y[1] * (applied[1].unit / applied[0].unit) - Y[0]
     xp = namespace(V)
     sums = xp.stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
     G = to_host(space.total(sums)).T.reshape(-1, 2, 2)
@@ -265,30 +282,36 @@ def _orthonormal(U: Any, name: str, space: Space) -> Any:
     return Q
 
 
-def _columns(y: Any, n: int, space: Space) -> Any:
-    """Targets as columns (n, k), the rows held here."""
+def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
+    """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
+    outputs = 1
     y = y if hasattr(y, "dtype") else np.asarray(y)
     if y.dtype.kind not in "biuf":
         raise TypeError(f"y must hold real numbers, not {y.dtype}")
     rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)
     if y.ndim == 2 and rows != n and size == n:
+        outputs = y.shape[1]
         y = y.reshape(-1)
     if y.ndim not in (1, 2) or len(y) != space.here(n) or size == 0:
         raise ValueError(f"y has shape {y.shape} but op has order {n}")
-    return y if y.ndim == 2 else y[:, None]
+    return (y if y.ndim == 2 else y[:, None]), outputs
 
 
-def _centred(op: Operator) -> Operator:
-    """``C op C`` with C the projector off the constant, as a sum that knows its entries.
+def _centred(op: Operator, Y: Any, outputs: int) -> tuple[Operator, Any]:
+    """``C op C`` and ``C Y`` with C the projector off the constant of every output.
 
-    (C K C)_ij = K_ij − r_i − r_j + g, with the means r of rows and g of all: K plus Ḟ Fᵀ + F Ḟᵀ
-    for F = 1 and Ḟ = g/2 − r.
+    C = I − E Eᵀ/N with the columns E of ones and zeros, one an output.  With means r = K E/N of
+    rows and g = Eᵀ r/N of all, C K C is K plus Ḟ Fᵀ + F Ḟᵀ for F = E and Ḟ = E g/2 − r: a sum that
+    knows its entries.
     """
-    n, space = op.shape[0], op.space
-    ones = op_namespace(op).ones((space.here(n), 1), dtype=op.dtype)
-    means = finite(op.matmat(ones), space=space) / n
-    change = space.total(means.sum()) / (2 * n) - means
+    n, space, xp = op.shape[0], op.space, op_namespace(op)
+    samples = n // outputs
+    ones = xp.tile(xp.eye(outputs, dtype=op.dtype), (space.here(n) // outputs, 1))
+    means = finite(op.matmat(ones), space=space) / samples
+    change = ones @ (space.gram(ones, means) / (2 * samples)) - means
+    Y = Y - ones @ (space.gram(ones, Y) / samples)
     if not isinstance(space, Sharded):
-        return add(op, GramVelocity(ones, change))
-    parts = [x if len(x) else Zero(0, 1, x.dtype) for x in (ones, change)]
-    return add(op, GramVelocity(*(ShardedRows(x, space, n // space.size) for x in parts)))
+        return add(op, GramVelocity(ones, change)), Y
+    parts = [x if len(x) else Zero(0, outputs, x.dtype) for x in (ones, change)]
+    shards = [ShardedRows(x, space, n // space.size) for x in parts]
+    return add(op, GramVelocity(*shards)), Y

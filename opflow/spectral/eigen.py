@@ -13,31 +13,39 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import beside, check_integer, namespace, to_host
-from opflow.operators.evaluation import materialise
-from opflow.operators.forming import Tiled, dense
+from opflow.operators.evaluation import candidates, materialise
+from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
-from opflow.operators.operator import Operator
+from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace, parse_memory, whereabouts
 from opflow.spectral.block import BlockKrylov, check_start
 from opflow.spectral.checks import (
     DENSE,
     ConvergenceWarning,
+    Normalised,
     finite,
     gaussian,
+    peaks,
     sharing,
     symmetric_operator,
+    unit_of,
 )
 from opflow.spectral.external import Found, external
-from opflow.spectral.structure import forming_products
+from opflow.spectral.structure import NOMINAL, forming_products
 
-#: vectors kept beyond the pairs asked for (a block has as many), and random ones with a start
-GUARD, FRESH = 4, 1
+#: vectors in a block at least
+LEAST = 4
 #: block products before a given start is believed: what it lacks must have had its chance
 TRIAL = 3
 #: columns of a basis that are always affordable, and whose projected problem is still small
 FEW, BASIS = 400, 1000
-#: block steps that pairs of a flat spectrum take, roughly; what the cost model is told
-STEPS = 26
+#: block steps that pairs of a flat spectrum take, roughly, and those from a start: what the cost
+#: model is told
+STEPS, WARM = 26, 8
+#: order up to which LAPACK is done before block Lanczos has well begun
+SMALL = 256
+#: LAPACK's eigenpairs of order n take n³ times this, in flops of a matrix product
+EIGENPAIRS = 15.0
 WHICH = ("LM", "LA", "SA", "BE")
 METHODS = ("lanczos", "lapack", "arpack", "lobpcg")
 
@@ -61,7 +69,7 @@ class Eigenpairs:
         operator that gives its entries in no other way.
     how : str
         ``"lanczos, dense"``: the method, and how the operator was evaluated.
-    start : array (n, b)
+    start : array (n, k + 1)
         Where the search of a nearby operator may begin: the eigenvectors and what came next.
 
     Examples
@@ -146,17 +154,19 @@ def eigsh(
         products, 10·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
     method : {"lanczos", "lapack", "arpack", "lobpcg"}, optional
         Block Lanczos here, the whole spectrum by LAPACK, or SciPy's solvers (host data only).
-        LAPACK up to order 1,024 and where the block would span a third of the space, Lanczos
-        otherwise.
+        By default LAPACK up to order 256, where the block would span a third of the space, and
+        where it takes no longer by the cost model; Lanczos otherwise.
     block : int, optional
-        Vectors in a block, k (at least 4) by default.  A smaller one takes fewer products (a
-        third at 1) but may miss copies of an eigenvalue repeated more often than it is wide.
+        Vectors in a block, k (at least 4) by default, or those of `start` and one more.  A smaller
+        one takes fewer products (a third at 1) but may miss copies of an eigenvalue repeated more
+        often than it is wide.
     steps : int, default 1000
         Block products (iterations) at most.
     start : array (n, b), optional
         Where to begin, such as the `start` of pairs of a nearby operator.  A random vector
-        joins it, three block products are spent at least, and the pair next to those asked for must
-        have settled too: a start from an invariant space cannot hide what is outside it.
+        joins it (added to the last column, if there are more than k), three block products are
+        spent at least, and the pair next to those asked for must have settled too: a start from an
+        invariant space cannot hide what is outside it.
     memory : float or str, optional
         Bytes for the basis and, where that pays, the dense operator; half of what is free by
         default.
@@ -211,13 +221,16 @@ def eigsh(
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     tolerance, rng = Tolerance.of(op, tol), sharing(op).generator(rng)
-    width = min(max(k, GUARD), n) if block is None else check_integer(block, "block", 1, n)
+    least = LEAST
     if start is not None:
         start = check_start(op, start, "start")
-        width = min(max(width, start.shape[1] + FRESH), n)
+        least = max(start.shape[1], k + 1)
+    width = check_integer(block, "block", 1, n) if block else max(k, least)
+    width = min(max(width, least), n) if start is not None else min(width, n)
+    budget = parse_memory(memory, whereabouts(op))
+    ahead = STEPS if start is None else WARM
     if method is None:
-        whole = n <= max(DENSE, 3 * (k + width)) and not op.space.sharded
-        method = "lapack" if whole else "lanczos"
+        method = "lapack" if _lapack_pays(op, k, width, ahead, budget) else "lanczos"
     if method == "lapack":
         pairs = eigh(op, memory=memory)
         chosen = choose(pairs.eigenvalues, k, which)
@@ -227,14 +240,29 @@ def eigsh(
             bool(tolerance.met(0, pairs.residuals, abs(pairs.eigenvalues).max()).all()),
             pairs.products, pairs.how, next_to(pairs.eigenvalues, k, which, pairs.eigenvectors),
         )  # fmt: skip
-    budget = parse_memory(memory, whereabouts(op))
     size = basis_size(op, k, width, budget)
-    evaluated, way = evaluate(op, STEPS, width, budget - size * n * op.dtype.itemsize, how)
+    evaluated, way = evaluate(op, ahead, width, budget - size * n * op.dtype.itemsize, how)
     if method == "lanczos":
         found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
     else:
         found = external(evaluated, k, which, tolerance, method, steps, start, rng)
     return measured(evaluated, found, tolerance, f"{method}, {way}")
+
+
+def _lapack_pays(op: Operator, k: int, width: int, steps: int, budget: float) -> bool:
+    """Whether all eigenpairs by LAPACK take no longer than so many steps of block Lanczos."""
+    n = op.shape[0]
+    if n <= max(SMALL, 3 * (k + width)):
+        return not op.space.sharded
+    if sharing(op).sharded:
+        return n <= DENSE and not op.space.sharded
+    if _whole_bytes(op) > budget:
+        return False
+    lapack = dense_plan(op).cost + Cost(EIGENPAIRS * float(n) ** 3, 0.0)
+    bases = Cost(4.0 * n * float(steps * width) ** 2, 0.0)
+    ways = candidates(op, steps, width, budget, NOMINAL)
+    products = min(way.seconds for way in ways if way.fits or way.how == "factored")
+    return NOMINAL.seconds(lapack, op.dtype) <= NOMINAL.seconds(bases, op.dtype) + products
 
 
 def choose(values: Any, k: int, which: str) -> Any:
@@ -251,8 +279,8 @@ def choose(values: Any, k: int, which: str) -> Any:
 
 
 def next_to(values: Any, k: int, which: str, vectors: Any) -> Any:
-    """The vectors of the few values that come after the k asked for."""
-    more = min(k + GUARD, len(values))
+    """The vector of the value that comes after the k asked for, if there is one."""
+    more = min(k + 1, len(values))
     following = np.setdiff1d(choose(values, more, which), choose(values, k, which))
     return vectors[:, beside(following, vectors)]
 
@@ -299,23 +327,27 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
     """Rayleigh–Ritz in the span of the vectors, and true residuals."""
     xp, k, space = namespace(found.vectors), found.vectors.shape[1], op.space
     vectors = space.qr(found.vectors)[0]
-    W = finite(op.matmat(vectors), space=space)
+    product = Normalised(op.matmat, space)
+    W = finite(product(vectors), space=space)
+    unit = product.unit
     small = to_host(space.gram(vectors, W)).astype(np.float64)
     values, turn = np.linalg.eigh((small + small.T) / 2)
     values, turn = values[::-1], xp.asarray(turn[:, ::-1], dtype=op.dtype)
     vectors, W = vectors @ turn, W @ turn
     gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
     residuals = to_host(space.norm(gaps, axis=0)).astype(np.float64)
-    scale = max(found.scale, float(space.norm(W, axis=0).max()))
+    scale = max(found.scale / unit, float(space.norm(W, axis=0).max()))
     met = tolerance.met(values, residuals, scale)
     if not met.all():
         warnings.warn(
             f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
-            f"{residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
+            f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
             ConvergenceWarning, stacklevel=3,
         )  # fmt: skip
-    return Eigenpairs(values, vectors, residuals, bool(met.all()), found.products + k, how,
-                      found.guard)  # fmt: skip
+    spent = found.products + k
+    return Eigenpairs(
+        unit * values, vectors, unit * residuals, bool(met.all()), spent, how, found.guard
+    )
 
 
 def _lanczos(
@@ -323,11 +355,14 @@ def _lanczos(
     start: Any, rng: np.random.Generator,
 ) -> Found:  # fmt: skip
     """Ritz vectors of the pairs asked for."""
-    xp, more = op_namespace(op), width - (0 if start is None else start.shape[1])
-    block = gaussian(op, more, rng) / op.shape[0] ** 0.5
+    xp, known = op_namespace(op), 0 if start is None else start.shape[1]
+    block = gaussian(op, max(width - known, 1), rng) / op.shape[0] ** 0.5
     if start is not None:
         norms = op.space.norm(start, axis=0)
-        block = xp.concatenate([start / xp.where(norms > 0, norms, 1), block], axis=1)
+        start = start / xp.where(norms > 0, norms, 1)
+        if known == width:  # it holds what comes next, which need not be known as well
+            start, block = start[:, :-1], start[:, -1:] + block
+        block = xp.concatenate([start, block], axis=1)
     space = BlockKrylov(op, block, size, rng)
     values, coordinates = np.zeros(0), np.zeros((0, 0))
     for step in range(1, steps + 1):
@@ -351,7 +386,7 @@ def _lanczos(
                 break
     chosen = choose(values, min(k, len(values)), which)
     return Found(
-        space.combine(coordinates[:, chosen]), space.scale, space.products,
+        space.combine(coordinates[:, chosen]), space.unit * space.scale, space.products,
         space.combine(next_to(values, len(chosen), which, coordinates)),
     )  # fmt: skip
 
@@ -391,7 +426,7 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     n = op.shape[0]
     if op.space.sharded:
         raise ValueError("a sharded op has no entries to give: ask eigsh for a few pairs")
-    need, budget = 4.0 * n * n * op.dtype.itemsize, parse_memory(memory, whereabouts(op))
+    need, budget = _whole_bytes(op), parse_memory(memory, whereabouts(op))
     if need > budget:
         raise MemoryError(
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
@@ -399,10 +434,17 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
         )
     A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
+    unit = unit_of(peaks(A).max(), op.dtype)
+    A /= unit
     values, vectors = xp.linalg.eigh(A)
     values, vectors = values[::-1], vectors[:, ::-1]
     residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
     return Eigenpairs(
-        to_host(values).astype(np.float64), vectors, residuals.astype(np.float64),
+        unit * to_host(values).astype(np.float64), vectors, unit * residuals.astype(np.float64),
         True, forming_products(op), "lapack, dense",
     )  # fmt: skip
+
+
+def _whole_bytes(op: Operator) -> float:
+    """What all eigenpairs hold: the matrix, its copy, LAPACK's workspace."""
+    return 4.0 * op.shape[0] ** 2 * op.dtype.itemsize

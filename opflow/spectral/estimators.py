@@ -28,7 +28,7 @@ from scipy.stats import t as student
 
 from opflow.arrays import namespace, to_host
 from opflow.operators.space import LOCAL, Space
-from opflow.spectral.checks import Estimate, finite
+from opflow.spectral.checks import Estimate, finite, not_psd
 
 Product = Callable[[Any], Any]
 
@@ -143,7 +143,7 @@ def xnystrace(apply: Product, omega: Any, *, space: Space = LOCAL) -> Estimate:
     core = _host(space.gram(Q, Y))
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     if values[0] < -10 * n**0.5 * eps * size:
-        raise ValueError(f"op must be PSD, but has an eigenvalue of at most {values[0]:.4g}")
+        raise not_psd("op", values[0] / size)
     shift = 2 * eps * size
     values = np.maximum(values, 0.0) + shift
     Y = Y + shift * Q

@@ -35,8 +35,8 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
     tol : float, default 1e-8
-        The error is at most ``tol·‖r‖`` in norm (of every column), plus rounding, some
-        ε·(1 + t λ_max)·‖r‖.
+        The error is at most ``tol·‖r‖`` in norm (of every column), plus rounding: ε·λ_max times
+        t or 1/λ, whichever is less, on the modes of r.
     size : int, optional
         Vectors of a basis held at most: size·n·c numbers, allocated as they are needed; 512 by
         default, fewer (down to 128) where those would take more than 2²⁷ numbers.  Smaller ones
@@ -63,8 +63,9 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products, fewer if the spectrum decays,
     n at most if `size` allows, and 8·n·m flops for the m-th.  Where it does not, a space of m
     vectors serves a time of some :math:`m^2/(\lambda_{max}\log(1/tol))` at least: long times are
-    cheaper with one large space than with many small ones.  exp(0) is the identity and null
-    vectors are kept.  :class:`Krylov` tells the products spent and the bound.
+    cheaper with one large space than with many small ones.  exp(0) is the identity, and null
+    vectors are kept at all times: eigenvalues below √n·ε·λ_max count as zero.  :class:`Krylov`
+    tells the products spent and the bound.
 
     Examples
     --------

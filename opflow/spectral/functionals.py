@@ -1,7 +1,7 @@
 r"""Numbers that are traces of a function of the operator: log-determinant, dimensions, rank.
 
-Exact from LAPACK's eigenvalues where a side of the operator is at most ``checks.DENSE`` (1024),
-else from Lanczos quadrature, with a 95 % interval.
+Exact from LAPACK's eigenvalues where that is no dearer than Lanczos quadrature, which else gives an
+estimate with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import DENSE, Estimate, check_psd, check_shift, symmetric_operator
-from opflow.spectral.gauss import Quadrature, choose_rule, exact_rule
+from opflow.spectral.checks import Estimate, check_psd, check_shift, symmetric_operator
+from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.traces import trace
 
 
@@ -36,20 +36,25 @@ def logdet(
     shift : float
         Positive; 0 only where all eigenvalues are computed and none is zero to rounding.
     how : {None, "exact", "estimate"}
-        Exact by LAPACK if the order, or the width of the factor of a Gram, is at most
-        ``checks.DENSE``, else an estimate, by default.
+        By default exact by LAPACK where, by the cost model, the eigenvalues take no longer than the
+        products of an estimate (always where the order, or the width of the factor of a Gram, is at
+        most ``checks.DENSE``, 1024) and fit in half of the free memory.
     probes, steps, rng
         As in :func:`quadrature`, for the estimate.
 
     Returns
     -------
     Estimate
+        Where all eigenvalues are known but their rounding, √n·ε·λ_max, is not small beside
+        `shift`, ``how`` is ``"all eigenvalues"`` and the interval is what rounding leaves open.
 
     Raises
     ------
     ValueError, TypeError
         If `op` is not symmetric, real and finite or is seen not to be PSD, or `shift` is negative,
         or 0 for an operator that is not proved to be nonsingular.
+    MemoryError
+        If ``how="exact"`` does not fit in half of the free memory.
 
     Warns
     -----
@@ -71,13 +76,11 @@ def logdet(
     """
     op, shift = symmetric_operator(op), check_shift(shift)
     if shift == 0:
-        if how == "estimate":
-            raise ValueError("shift must be positive: an estimate cannot prove op nonsingular")
-        rule = exact_rule(op) if how is None else choose_rule(op, how, probes, steps, rng)
+        rule = choose_rule(op, how, probes, steps, rng, estimate=False)
         if rule is None:
             raise ValueError(
-                f"shift must be positive for an op of order {op.shape[0]}: one with no side of at "
-                f"most {DENSE} is not proved nonsingular"
+                f"shift must be positive for an op of order {op.shape[0]}: an estimate cannot "
+                "prove it nonsingular; how='exact' may"
             )
         check_psd(op, rule.nodes)
         least = float(rule.nodes.min())
@@ -88,7 +91,7 @@ def logdet(
         return _trace(rule, np.log)
     rule = _rule(op, how, probes, steps, rng)
     part = _trace(rule, lambda x: np.log1p(np.maximum(x, 0.0) / shift))
-    return _mapped(part, lambda x: op.shape[0] * math.log(shift) + x)
+    return part.mapped(lambda x: op.shape[0] * math.log(shift) + x)
 
 
 def effective_dimension(
@@ -136,7 +139,7 @@ def effective_dimension(
         raise ValueError("shift must be positive: at 0 it would be the rank, n - density(op).null")
     rule = _rule(op, how, probes, steps, rng)
     value = _trace(rule, lambda x: np.maximum(x, 0.0) / (np.maximum(x, 0.0) + shift))
-    return _mapped(value, lambda x: min(max(x, 0.0), float(op.shape[0])))
+    return value.mapped(lambda x: min(max(x, 0.0), float(op.shape[0])))
 
 
 def effective_rank(
@@ -196,9 +199,9 @@ def effective_rank(
         q = total / size  # of the trace that p was made with
         return min(max(math.exp(min(q * h, 700.0)) / (q * centre), 1.0), float(op.shape[0]))
 
-    part = _trace(rule, entropy)
+    part = _trace(rule, entropy, least=1.0)
     if rule.exact:
-        return _mapped(part, lambda h: rank(h, total))
+        return part.mapped(lambda h: rank(h, total))
     sizes = (max(total.low, float(rule.nodes.max())), total.high)  # no eigenvalue exceeds a trace
     ends = [rank(h, size) for h in (part.low, part.high) for size in sizes]
     return Estimate(rank(part, total), min(ends), max(ends),
@@ -211,13 +214,15 @@ def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Q
     return rule
 
 
-def _trace(rule: Quadrature, f: Callable[[Any], Any]) -> Estimate:
-    if rule.exact:  # every eigenvalue is a node, once
-        return Estimate(float((rule.weights * f(rule.nodes)).sum()), products=rule.products)
-    return rule.trace(f)
+def _trace(rule: Quadrature, f: Callable[[Any], Any], least: float = 0.0) -> Estimate:
+    """tr f, exact where the nodes are all eigenvalues and f does not tell them from rounding.
 
-
-def _mapped(x: Estimate, function: Callable[[float], float]) -> Estimate:
-    """An increasing function of an estimate."""
-    low, high = function(x.low), function(x.high)
-    return Estimate(function(float(x)), low, high, products=x.products, how=x.how)
+    `least` is a value beside which what rounding does counts as small.
+    """
+    if not rule.exact:
+        return rule.trace(f)
+    value, doubt, size, relative = rule.rounded(f)
+    if doubt <= relative**0.5 * max(size, least):
+        return Estimate(value, products=rule.products)
+    low = value - doubt
+    return Estimate(value, low, value + doubt, products=rule.products, how="all eigenvalues")

@@ -17,9 +17,8 @@ from scipy.stats import t as student
 
 from opflow.arrays import check_integer
 from opflow.operators.gram import Gram
-from opflow.operators.operator import Operator
+from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
-    DENSE,
     ConvergenceWarning,
     Estimate,
     gaussian,
@@ -27,7 +26,7 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.lockstep import lockstep, multiplicities, ritz
-from opflow.spectral.whole import dense_spectrum, factor, rounding_level
+from opflow.spectral.whole import dense_spectrum, factor, rounding_level, whole_pays
 
 
 @dataclass(frozen=True)
@@ -148,6 +147,23 @@ class Quadrature:
             return 0.0
         return abs(float((total(self._plain, values) - total(weights, terms)).mean()))
 
+    def rounded(self, f: Callable[[Any], Any]) -> tuple[float, float, float, float]:
+        """tr f of eigenvalues that are all known, and what rounding of the operator leaves open.
+
+        Also the trace of abs(f), and the rounding relative to the largest eigenvalue.  Eigenvalues
+        that rounding does not tell from zero count as zero; zeros of the structure are certain.  An
+        error E of the operator moves the trace by tr f'(op) E, at most the product of both
+        Frobenius norms.
+        """
+        nodes = np.where(np.abs(self.nodes) <= self.level, 0.0, self.nodes)
+        values = f(nodes)
+        moved = np.where(self.nodes == 0, 0.0, np.abs(f(nodes + self.level) - values))
+        value, square, size = (
+            float(total(self.weights, part).mean()) for part in (values, moved**2, abs(values))
+        )
+        relative = self.level / (np.abs(nodes).max() or 1.0)
+        return value, square**0.5, size, relative
+
     def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
         """tr f, the 95 % half-width that the random vectors leave it, and what the steps do.
 
@@ -251,11 +267,16 @@ def quadrature(
     )  # fmt: skip
 
 
-def exact_rule(op: Operator) -> Quadrature | None:
-    """The whole spectrum as a rule of one row without error, where LAPACK can have it."""
+def quadrature_cost(op: Operator, probes: int, steps: int) -> Cost:
+    """What :func:`quadrature` takes: its products, the bases, and comparing them."""
+    vectors = float(probes) * min(steps, op.shape[0])
+    work = 4.0 * op.shape[0] * vectors * (steps + vectors)
+    return op.cost(probes).times(steps) + Cost(work, 0.0)
+
+
+def exact_rule(op: Operator) -> Quadrature:
+    """The whole spectrum by LAPACK as a rule of one row without error."""
     found = dense_spectrum(op)
-    if found is None:
-        return None
     nodes, weights = found.values[None], np.ones((1, len(found.values)))
     certain, level = np.ones(nodes.shape, dtype=bool), rounding_level(op, found.values)
     rule = Quadrature(
@@ -289,17 +310,26 @@ def with_zeros(rule: Quadrature, count: int) -> Quadrature:
     )  # fmt: skip
 
 
-def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Quadrature:
-    """The exact rule or the estimated one, as `how` says; exact where possible by default."""
+def choose_rule(
+    op: Operator,
+    how: str | None,
+    probes: int,
+    steps: int,
+    rng: Any,
+    *,
+    estimate: bool = True,
+) -> Any:
+    """The exact rule or the estimated one, as `how` says; by default exact where that is no dearer.
+
+    Without `estimate`, ``None`` in the place of the latter.
+    """
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
-    rule = None if how == "estimate" else exact_rule(op)
-    if rule is None and how == "exact":
-        raise ValueError(
-            f"how='exact' takes a side of at most {DENSE}, and op has order {op.shape[0]}"
-        )
-    if rule is not None:
-        return rule
+    price = quadrature_cost(op, probes, steps)
+    if how != "estimate" and whole_pays(op, price, asked=how == "exact"):
+        return exact_rule(op)
+    if not estimate:
+        return None
     # the zeros that the structure demands are left out of what is estimated
     F = factor(op)
     zeros = 0 if F is None else max(op.shape[0] - F.shape[1], 0)

@@ -55,8 +55,10 @@ class Krylov:
               = \beta_m \|r\|\, |[t\,\varphi_1(-tT)]_{m1}|,
 
     and t times that bounds the error of :math:`\int_0^t r = t\,\varphi_1(-t\,op)\,r`, 1/k! times
-    that the error of :math:`\varphi_k(-t\,op)\,r`.  Rounding adds some
-    :math:`\epsilon\,(1 + t\lambda_{max})\|r\|`, the conditioning of the exponential.
+    that the error of :math:`\varphi_k(-t\,op)\,r`.  Ritz values below
+    :math:`\sqrt n\,\epsilon\,\lambda_{max}` count as zero: what r has in the null space stays for
+    all times.  Rounding moves the others by some :math:`\epsilon\lambda_{max}`, and adds that times
+    t or :math:`1/\lambda`, whichever is less, on each mode.
     Each product is followed by a reorthogonalisation (done twice) of 8·n·m flops.
 
     For a block, `norm` and the bounds have a last axis for its columns, and a tolerance may have
@@ -109,13 +111,27 @@ class Krylov:
         check_psd(self.op, values)
         self.top = max(float(values.max()), 0.0)
 
+    def _level(self) -> np.ndarray:
+        """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
+        top = self._space.ritz().values.max(axis=1, keepdims=True)
+        return self.op.shape[0] ** 0.5 * self._eps * np.maximum(top, 0.0)
+
+    def _rates(self) -> np.ndarray:
+        """The Ritz values (c, m); those that are zero to rounding do not decay."""
+        values = self._space.ritz().values
+        return np.where(values > self._level(), values, 0.0)
+
     def _defects(self, t: Any) -> np.ndarray:
         t, space = np.asarray(t, dtype=np.float64), self._space
         unknown = np.where((t[..., None] > 0) & (space.norms > 0), np.inf, 0.0)
         if not space.counts.any():
             return unknown
         ritz = space.ritz()
-        inner = (integrated(np.maximum(ritz.values, 0.0), t) * (ritz.first * ritz.last)).sum(-1)
+        rates = self._rates()
+        # the residual of a null vector is rounding in the end, and no time makes more of it
+        found = (rates == 0) & (np.abs(ritz.beta[:, None] * ritz.last) <= self._level())
+        ends = np.where(found, 0.0, ritz.first * ritz.last)
+        inner = (integrated(rates, t) * ends).sum(-1)
         return np.where(space.counts > 0, np.abs(ritz.beta * inner), unknown)
 
     def defect(self, t: Any) -> Any:
@@ -124,17 +140,27 @@ class Krylov:
 
     def rounding(self, t: Any) -> Any:
         """What floating point adds to it."""
-        return 10 * self._eps * (1 + np.asarray(t) * self.top)
+        return self._shaped(self._rounding(t))
+
+    def _rounding(self, t: Any) -> np.ndarray:
+        """Rates are moved by ε·λ_max, which tells until they have decayed."""
+        t, space = np.asarray(t, dtype=np.float64), self._space
+        moved = np.zeros((*t.shape, len(space.norms)))
+        if space.counts.any():
+            rates = self._rates()
+            ages = np.where(rates > 0, integrated(rates, t), 0.0)
+            moved = self.top * np.linalg.norm(ages * space.ritz().first, axis=-1)
+        return 10 * self._eps * (1 + moved)
 
     def bound(self, t: Any) -> Any:
         """The bound on ‖error of r(t)‖, rounding included; t times it is that of the integral."""
-        rounding = np.asarray(self.rounding(t))[..., None]
-        return self._shaped(self._space.norms * np.minimum(self._defects(t) + rounding, 1.0))
+        relative = np.minimum(self._defects(t) + self._rounding(t), 1.0)
+        return self._shaped(self._space.norms * relative)
 
     def reach(self, t: float, tol: Any) -> bool:
         """Grow until r(t) is within `tol`·‖r‖ or rounding; False if the size does not suffice."""
         while True:
-            missed = ~(self._defects(t) <= np.maximum(tol, self.rounding(t)))
+            missed = ~(self._defects(t) <= np.maximum(tol, self._rounding(t)))
             if not missed.any():
                 return True
             if not (missed & self._space.open).any():
@@ -152,10 +178,9 @@ class Krylov:
         Or within `least`·‖r‖, where that is more.
         """
         times = t * np.geomspace(1.0, 1e-24, 400)
-        share, rounding = (times / t)[:, None], self.rounding(times)[:, None]
-        met = (self._defects(times) <= np.maximum(np.maximum(tol * share, least), rounding)).all(
-            axis=-1
-        )
+        share = (times / t)[:, None]
+        enough = np.maximum(np.maximum(tol * share, least), self._rounding(times))
+        met = (self._defects(times) <= enough).all(axis=-1)
         return float(times[int(np.argmax(met))])
 
     def apply(self, function: Callable[[Any], Any]) -> Any:
@@ -169,7 +194,7 @@ class Krylov:
             factors = values.reshape(values.shape[:-2] + (1,) * start.ndim)
             return namespace(start).asarray(factors, dtype=start.dtype) * start
         ritz = self._space.ritz()
-        along = (function(np.maximum(ritz.values, 0.0)) * ritz.first)[..., None, :]
+        along = (function(self._rates()) * ritz.first)[..., None, :]
         out = self._space.combine((along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :])
         return out[..., 0] if self._vector else out
 

@@ -11,7 +11,6 @@ from opflow.arrays import check_real, namespace, to_host
 from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
 from opflow.spectral.scalars import Seed, by_lanczos, by_lapack, eigenvalues, extremes
-from opflow.spectral.structure import forming_products
 from opflow.spectral.traces import trace
 
 
@@ -101,7 +100,8 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
         )
     if times.ndim != 1:
         raise ValueError(f"times must be one-dimensional, not of shape {times.shape}")
-    return xp.exp(-times[:, None] * values) * start
+    with np.errstate(under="ignore"):
+        return xp.exp(-times[:, None] * values) * start
 
 
 def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:
@@ -243,8 +243,9 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
     op, step = symmetric_operator(op), check_shift(step, "step")
     if step == 0:
         raise ValueError("step must be positive, not 0")
-    if by_lapack(op):
-        largest = Estimate(float(eigenvalues(op)[-1]), products=forming_products(op))
+    if by_lapack(op, products):
+        values, spent = eigenvalues(op)
+        largest = Estimate(float(values[-1]), products=spent)
     else:
         (bottom, _), (top, ceiling), spent = extremes(op, products, rng)
         largest = by_lanczos(top, top, ceiling, spent, max(-bottom, ceiling))

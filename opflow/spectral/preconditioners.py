@@ -13,7 +13,15 @@ from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_ho
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace
 from opflow.operators.space import LOCAL, Space
-from opflow.spectral.checks import check_finite, check_shift, finite, gaussian, symmetric_operator
+from opflow.spectral.checks import (
+    Normalised,
+    check_finite,
+    check_shift,
+    finite,
+    gaussian,
+    not_psd,
+    symmetric_operator,
+)
 from opflow.spectral.structure import exact_diagonal
 
 
@@ -198,14 +206,16 @@ def nystrom(
     n, xp, space = op.shape[0], op_namespace(op), op.space
     rank = min(check_integer(rank, "rank", 1), n)
     sketch = space.qr(gaussian(op, rank, rng))[0]
-    image = finite(op.matmat(sketch), space=space)
+    product = Normalised(op.matmat, space)
+    image = finite(product(sketch), space=space)
+    shift /= product.unit
     eps = float(np.finfo(op.dtype).eps)
     jitter = n**0.5 * eps * float(space.norm(image))
     # The small matrices are done in float64 on the host, whatever the data is.
     core = to_host(space.gram(sketch, image)).astype(np.float64)
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     if values[0] < -10 * jitter:
-        raise ValueError(f"op must be PSD, but has an eigenvalue of at most {values[0]:.4g}")
+        raise not_psd("op", values[0] / np.abs(values).max())
     scale = (np.maximum(values, 0.0) + jitter) ** -0.5 if jitter else np.zeros(rank)
     half = (image + jitter * sketch) @ xp.asarray(vectors * scale, dtype=op.dtype)
     Q, R = space.qr(half)

@@ -12,6 +12,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, check_real, namespace, to_host
 from opflow.operators.operator import Operator
+from opflow.spectral.checks import Normalised, peaks, unit_of
 
 
 class Ritz(NamedTuple):
@@ -67,10 +68,14 @@ class Recursion:
         check_integer(size, "size", 1)
         xp = namespace(r)
         self.op, self.size, self.keep, self.products = op, min(size, n), keep, 0
+        units = unit_of(peaks(r, op.space), r.dtype)
+        if (units != 1).any():
+            r = r / xp.asarray(units, dtype=r.dtype)
         norms = op.space.norm(r, axis=0)
-        self.norms = to_host(norms).astype(np.float64)
+        self.norms = to_host(norms).astype(np.float64) * units
         if not np.isfinite(self.norms).all():
-            raise ValueError("r contains NaN or infinity, or its norm overflows")
+            raise ValueError("r contains NaN or infinity")
+        self._product = Normalised(op.matmat, op.space)
         self.counts = np.zeros(columns, dtype=int)
         self.open = self.norms > 0
         held = min(self.size, 8)
@@ -94,7 +99,7 @@ class Recursion:
         # Numbers go to the device only where columns part ways.
         where = span if grown.size == span.stop - span.start else xp.asarray(grown)
         v = self._next[where]
-        w = self.op.matmat(v.T).T
+        w = self._product(v.T).T
         self.products += grown.size
         alpha = space.total((v * w).sum(axis=1))
         scale = space.norm(w, axis=1)
@@ -112,8 +117,9 @@ class Recursion:
             raise ValueError("products with op contain NaN or infinity")
         alphas, scales, beta = numbers
         invariant = (at + 1 == n) | (beta <= 10 * n**0.5 * self._eps * scales)
-        self._alpha[grown, at] = alphas
-        self._beta[grown, at] = np.where(invariant, 0.0, beta)
+        unit = self._product.unit
+        self._alpha[grown, at] = alphas * unit
+        self._beta[grown, at] = np.where(invariant, 0.0, beta * unit)
         self.open[grown] = ~invariant & (at + 1 < self.size)
         self._before[where] = length
         # what comes after an invariant space is not used

@@ -9,25 +9,23 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta as beta_law
 
-from opflow.arrays import check_integer, to_host
-from opflow.operators.forming import dense
+from opflow.arrays import check_integer
 from opflow.operators.operator import Operator
-from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import (
-    DENSE,
     ConvergenceWarning,
     Estimate,
+    Normalised,
     check_shift,
-    finite,
     gaussian,
     sharing,
     symmetric_operator,
 )
 from opflow.spectral.estimators import xnystrace
-from opflow.spectral.structure import diagonal_pays, forming_products, square_sum
+from opflow.spectral.gauss import quadrature_cost
+from opflow.spectral.structure import diagonal_pays, square_sum
 from opflow.spectral.traces import FEWEST, PRODUCTS, trace
 from opflow.spectral.tridiagonal import lanczos
-from opflow.spectral.whole import rank_bound
+from opflow.spectral.whole import dense_spectrum, rank_bound, whole_pays
 
 #: width of an interval, relative to its upper end, from which on Lanczos has not converged
 WIDE = 0.1
@@ -75,10 +73,10 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     square = square_sum(op, products)
     if square is not None:
         return Estimate(math.sqrt(square[0]), products=square[1])
-    omega = gaussian(op, products // 2, rng)
-    found = xnystrace(lambda X: op.matmat(op.matmat(X)), omega, space=op.space)
-    value, low, high = (math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
-    return Estimate(value, low, high, products=2 * found.products, how=found.how)
+    omega, once = gaussian(op, products // 2, rng), Normalised(op.matmat, op.space)
+    found = xnystrace(lambda X: once(once(X)), omega, space=op.space)
+    ends = (once.unit * math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
+    return Estimate(*ends, products=2 * found.products, how=found.how)
 
 
 def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
@@ -109,12 +107,12 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
 
     Notes
     -----
-    Exact by LAPACK for n <= 1024.  Else the value and `low` are the largest Ritz value θ.  That an
-    eigenvalue lies within the residual of θ bounds nothing from above: it may be another one.
-    What does is that the next Lanczos vector is :math:`p(A) v` with the monic characteristic
-    polynomial of T over :math:`\prod \beta`, and has norm 1: so
-    :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component along the
-    eigenvector u is below :math:`\delta` with probability 5 % only, :math:`\delta^2` being that
+    Exact by LAPACK where that takes no longer, for n <= 1024 at least.  Else the value and `low`
+    are the largest Ritz value θ.  That an eigenvalue lies within the residual of θ bounds nothing
+    from above: it may be another one.  What does is that the next Lanczos vector is
+    :math:`p(A) v` with the monic characteristic polynomial of T over :math:`\prod \beta`, and has
+    norm 1: so :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component
+    along the eigenvector u is below :math:`\delta` with probability 5 % only, :math:`\delta^2` being that
     quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and van der Vorst 2000).  Beyond θ,
     p grows without bound, and the bound is where it reaches :math:`1/\delta`.  For PSD operators
     it is capped by the trace, and always by the Frobenius norm, where these are exact for less
@@ -128,8 +126,9 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     """
     op = symmetric_operator(op)
     check_integer(products, "products", 2)
-    if by_lapack(op):
-        return Estimate(float(np.abs(eigenvalues(op)).max()), products=forming_products(op))
+    if by_lapack(op, products):
+        values, spent = eigenvalues(op)
+        return Estimate(float(np.abs(values).max()), products=spent)
     (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
     low, high = max(top, -bottom), max(ceiling, -floor)
     if op.psd and diagonal_pays(op, products):
@@ -149,7 +148,7 @@ def condition_number(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Known to be PSD if n > 1024.
+        Known to be PSD if the number is estimated.
     shift : float, default 0
     products, rng
         As for :func:`norm`.
@@ -157,16 +156,16 @@ def condition_number(
     Returns
     -------
     Estimate
-        `low` holds to rounding; `high` is certain for n <= 1024, else holds with a probability of
-        95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The value is `low`,
-        but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε`` times the
-        largest.  That is exact only where structure proves it zero.
+        `low` holds to rounding; `high` is certain if all eigenvalues were computed, else holds with
+        a probability of 95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The
+        value is `low`, but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε``
+        times the largest.  That is exact only where structure proves it zero.
 
     Raises
     ------
     ValueError, TypeError
-        If `op` is not symmetric, real and finite, or `shift` is negative, or n > 1024 and `op` is
-        not known to be PSD: extremes say nothing of eigenvalues next to zero.
+        If `op` is not symmetric, real and finite, or `shift` is negative, or the number is
+        estimated and `op` is not known to be PSD: extremes say nothing of eigenvalues next to zero.
 
     Warns
     -----
@@ -176,8 +175,8 @@ def condition_number(
     Notes
     -----
     :math:`(\lambda_{max} + \lambda) / (\lambda_{min} + \lambda)`, or the extreme absolute values
-    of an indefinite op.  Exact by LAPACK for n <= 1024; else by the bounds of :func:`norm` at both
-    ends, and with :math:`\lambda_{min} = 0` where a Gram is narrower than n.
+    of an indefinite op.  Exact by LAPACK as :func:`norm`; else by its bounds at both ends, and
+    with :math:`\lambda_{min} = 0` where a Gram is narrower than n.
 
     Examples
     --------
@@ -192,11 +191,14 @@ def condition_number(
     known = rank_bound(op) < n  # a zero that nothing need be spent on
     if known and shift == 0:
         return Estimate(math.inf)
-    small = by_lapack(op)
+    small = by_lapack(op, products)
     if not small and not op.psd:
-        raise ValueError(f"op of order {n} > {DENSE}, or sharded, must be known to be PSD")
+        raise ValueError(
+            f"op of order {n} must be known to be PSD for an estimate from {products} "
+            "products; with more of them all eigenvalues may be computed"
+        )
     if small:
-        values, spent = eigenvalues(op), forming_products(op)
+        values, spent = eigenvalues(op)
         sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
         bottom, top = float(sizes.min()), float(sizes.max())
         floor, ceiling = (shift if op.psd else 0.0), top
@@ -267,16 +269,15 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
     )
 
 
-def by_lapack(op: Operator) -> bool:
-    """Whether all eigenvalues are to be computed: `op` is small, and has entries to give."""
-    return op.shape[0] <= DENSE and not op.space.sharded
+def by_lapack(op: Operator, products: int) -> bool:
+    """Whether all eigenvalues take no longer than `products` steps of Lanczos."""
+    return not op.space.sharded and whole_pays(op, quadrature_cost(op, 1, products))
 
 
-def eigenvalues(op: Operator) -> Any:
-    """All eigenvalues by LAPACK, ascending, float64 on the host."""
-    whole = forming_products(op) or sharing(op).sharded
-    A = finite(op.todense() if whole else dense(op))
-    return to_host(op_namespace(op).linalg.eigvalsh(A.astype(np.float64)))
+def eigenvalues(op: Operator) -> tuple[Any, int]:
+    """All eigenvalues by LAPACK, ascending, float64 on the host; the products they took."""
+    found = dense_spectrum(op)
+    return np.sort(np.concatenate([found.values, np.zeros(found.zeros)])), found.products
 
 
 def by_lanczos(

@@ -16,10 +16,13 @@ from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     ConvergenceWarning,
+    Normalised,
     check_finite,
     check_shift,
     finite,
+    peaks,
     symmetric_operator,
+    unit_of,
 )
 from opflow.spectral.preconditioners import jacobi, nystrom
 from opflow.spectral.recursion import working
@@ -127,11 +130,12 @@ def solve(
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
     block = b if b.ndim == 2 else b[:, None]
     xp = namespace(block)
-    norms = op.space.norm(block, axis=0)
-    scale = xp.where(norms > 0, norms, xp.ones_like(norms))
+    units = xp.asarray(unit_of(peaks(block, op.space), b.dtype), dtype=b.dtype)
+    norms = op.space.norm(block / units, axis=0)
+    sizes = xp.where(norms > 0, norms, xp.ones_like(norms)) * units
     system = _System(op, shift, inverse)
     with np.errstate(all="ignore"):
-        x, residuals = system.solve(block / scale, tol, most)
+        x, residuals = system.solve(block / sizes, tol, most)
     converged = bool((residuals <= tol).all())
     if not converged:
         warnings.warn(
@@ -142,7 +146,7 @@ def solve(
             stacklevel=2,
         )
     return Solution(
-        (x * scale).reshape(b.shape),
+        (x * (sizes / system.unit)).reshape(b.shape),
         residuals if b.ndim == 2 else float(residuals[0]),
         converged,
         system.iterations,
@@ -176,7 +180,9 @@ class _System:
     """``(op + μ) x = b``, the preconditioner, and what it took so far."""
 
     def __init__(self, op: Operator, shift: float, inverse: Operator | None) -> None:
-        self.op, self.shift, self.inverse, self.space = op, shift, inverse, op.space
+        self.space = op.space
+        self._product = Normalised(lambda v: op.matmat(v) + shift * v, op.space)
+        self._inverse = None if inverse is None else Normalised(inverse.matmat, op.space)
         self.iterations = self.products = 0
         self._eps = float(np.finfo(op.dtype).eps)
         self._slack = 10 * op.shape[0] ** 0.5 * self._eps
@@ -244,13 +250,18 @@ class _System:
 
     def _times(self, v: Any) -> Any:
         self.products += v.shape[1]
-        return self.op.matmat(v) + self.shift * v
+        return self._product(v)
+
+    @property
+    def unit(self) -> float:
+        """What the system is divided by."""
+        return self._product.unit
 
     def _preconditioned(self, r: Any) -> tuple[Any, ...]:
         """z = P⁻¹ r, and r·z, r·r and z·z of every column."""
-        if self.inverse is None:
+        if self._inverse is None:
             return r, *3 * (self._inner((r, r))[0],)
-        z = self.inverse.matmat(r).astype(r.dtype, copy=False)
+        z = self._inverse(r).astype(r.dtype, copy=False)
         return z, *self._inner((r, z), (r, r), (z, z))
 
     def _inner(self, *pairs: Any) -> Any:

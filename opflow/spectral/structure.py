@@ -121,7 +121,7 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> Any:
     by entry so that nothing cancels.  (len(ops), len(ops)), float64 on the host.
     """
     n, count = ops[0].shape[0], len(ops)
-    held = (2 + count) * max(op.dtype.itemsize for op in ops)
+    held = (2 + count) * 8  # squares of float32 leave its range: entries are multiplied in float64
     xp = op_namespace(ops[0])
     total = xp.zeros((count, count))
     if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
@@ -132,7 +132,8 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> Any:
         parts = [op._block(r, c) for op in ops]
         if change:
             parts[1] = parts[1] - parts[0]
-        sums = [(a * b).sum(dtype=np.float64) for a in parts for b in parts]
+        parts = [part.astype(np.float64, copy=False) for part in parts]
+        sums = [(a * b).sum() for a in parts for b in parts]
         total += times * xp.stack(sums).reshape(count, count)
     return to_host(finite(total))
 
@@ -198,6 +199,7 @@ def _gram_square_sum(op: Gram) -> float:
             M += rows.T @ rows
         else:
             M = xp.linalg.qr(finite(xp.concatenate([M, rows])), mode="r")
+    M = M.astype(np.float64, copy=False)
     if op.psd:
         squares = M**2 if op.weights is None else M**2 * op.weights * op.weights[:, None]
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.algebra import as_operator
 from opflow.operators.gram import Gram
-from opflow.spectral.checks import ConvergenceWarning, finite, sharing
+from opflow.spectral.checks import ConvergenceWarning, finite, sharing, unit_of
 from opflow.spectral.eigen import Eigenpairs, Tolerance, eigsh
 
 
@@ -137,8 +137,9 @@ def svds(
     head, sigma, turn = xp.linalg.svd(R)
     near, far = near @ head, far @ turn.T
     gaps = A.rmatmat(near) - far * sigma
-    residuals = to_host(beyond.norm(gaps, axis=0)).astype(np.float64)
     sigma = to_host(sigma).astype(np.float64)
+    unit = unit_of(sigma.max(), op.dtype)
+    residuals = unit * to_host(beyond.norm(gaps / unit, axis=0)).astype(np.float64)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals
     met = residuals <= max(tolerance.relative, 2 * tolerance.rounding) * (sigma.max() or 1.0)

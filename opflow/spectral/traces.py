@@ -10,7 +10,14 @@ from scipy.stats import t as student
 from opflow.arrays import check_integer
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
-from opflow.spectral.checks import Estimate, finite, gaussian, sharing, symmetric_operator
+from opflow.spectral.checks import (
+    Estimate,
+    Normalised,
+    finite,
+    gaussian,
+    sharing,
+    symmetric_operator,
+)
 from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
 from opflow.spectral.structure import diagonal_pays, exact_diagonal, forming_products
 
@@ -76,16 +83,18 @@ def trace(
     check_integer(products, "products", FEWEST)
     if how == "xnystrace" and not op.psd:
         raise ValueError("how='xnystrace' needs an op that is known to be PSD")
-    space = op.space
     if _exact(op, how, products):
-        total = space.total(exact_diagonal(op).sum(dtype=np.float64))
+        total = op.space.total(exact_diagonal(op).sum(dtype=np.float64))
         return Estimate(float(total), products=forming_products(op))
+    space, apply = op.space, Normalised(op.matmat, op.space)
     if how == "hutch++":
         omega = gaussian(op, 2 * (products // 3), rng)
-        return hutch_pp(op.matmat, omega, psd=op.psd, space=space)
-    if how == "xnystrace" or (how is None and op.psd):
-        return xnystrace(op.matmat, gaussian(op, products, rng), space=space)
-    return xtrace(op.matmat, gaussian(op, products // 2, rng), psd=op.psd, space=space)
+        found = hutch_pp(apply, omega, psd=op.psd, space=space)
+    elif how == "xnystrace" or (how is None and op.psd):
+        found = xnystrace(apply, gaussian(op, products, rng), space=space)
+    else:
+        found = xtrace(apply, gaussian(op, products // 2, rng), psd=op.psd, space=space)
+    return found.mapped(lambda x: apply.unit * x)
 
 
 def _exact(op: Operator, how: str | None, products: int) -> bool:
@@ -167,14 +176,18 @@ def diagonal(
 
 def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:
     xp, n, space = op_namespace(op), op.shape[0], op.space
-    Q, _ = space.qr(finite(op.matmat(gaussian(op, k, rng)), space=space))
-    Z = finite(op.matmat(Q), space=space)
+    apply = Normalised(op.matmat, space)
+    Q, _ = space.qr(finite(apply(gaussian(op, k, rng)), space=space))
+    Z = finite(apply(Q), space=space)
     core = (2 * Z * Q - (Q @ space.gram(Q, Z)) * Q).sum(axis=1)
     signs = xp.asarray(space.signs(rng, n, k), dtype=op.dtype)
-    Y = finite(op.matmat(signs - Q @ space.gram(Q, signs)), space=space)
+    Y = finite(apply(signs - Q @ space.gram(Q, signs)), space=space)
     samples = signs * (Y - Q @ space.gram(Q, Y))
     quantile = float(student.ppf(0.975, k - 1))
     errors = samples.std(axis=1, ddof=1) * (quantile / k**0.5)
     scale = float(space.largest(abs(Z).max() if Z.size else 0.0))
     errors = errors + n**0.5 * float(np.finfo(op.dtype).eps) * scale
-    return Diagonal(core + samples.mean(axis=1), errors, 3 * k, "Diag++")
+    values = core + samples.mean(axis=1)
+    if op.psd:  # no entry is negative, and zero is nearer to all that may be
+        values = xp.maximum(values, 0)
+    return Diagonal(apply.unit * values, apply.unit * errors, 3 * k, "Diag++")

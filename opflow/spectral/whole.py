@@ -12,11 +12,16 @@ import numpy as np
 
 from opflow.arrays import to_host
 from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
+from opflow.operators.forming import dense, dense_plan
 from opflow.operators.gram import CrossGram, Gram
-from opflow.operators.operator import Operator
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.rows import parse_memory, whereabouts
 from opflow.spectral.checks import DENSE, finite, sharing
 from opflow.spectral.preconditioners import Jacobi
-from opflow.spectral.structure import forming_products
+from opflow.spectral.structure import NOMINAL, forming_products
+
+#: LAPACK's eigenvalues of order m take m³ times this, in flops of a matrix product
+EIGENVALUES = 5.0
 
 
 class Spectrum(NamedTuple):
@@ -84,8 +89,51 @@ def factor(op: Operator) -> Operator | None:
     return None
 
 
-def dense_spectrum(op: Operator) -> Spectrum | None:
-    """The whole spectrum by LAPACK if a side of `op` is at most ``DENSE``, else ``None``.
+def narrow_factor(op: Operator) -> Operator | None:
+    """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it."""
+    F = factor(op)
+    return F if F is not None and F.shape[1] < op.shape[0] and not F.domain.sharded else None
+
+
+def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
+    """Whether all eigenvalues by LAPACK take no longer than `estimate`, or are `asked` for.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric.
+    estimate : Cost
+    asked : bool
+
+    Raises
+    ------
+    MemoryError, ValueError
+        If they are `asked` for, but do not fit in half of the free memory, or `op` is sharded and
+        has no small side.
+    """
+    n, F = op.shape[0], narrow_factor(op)
+    side = n if F is None else F.shape[1]
+    if (op.space.sharded and F is None) or (sharing(op).sharded and side > DENSE):
+        if asked:
+            raise ValueError(f"a sharded op of order {n} has no entries to give: estimate instead")
+        return False
+    if side <= DENSE:
+        return True
+    # the matrix, a copy in float64 and LAPACK's workspace
+    need, budget = 3 * 8.0 * side**2, parse_memory(None, whereabouts(op))
+    if need > budget and asked:
+        raise MemoryError(
+            f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
+            f"{budget / 1e9:.3g} GB: estimate instead"
+        )
+    forming = dense_plan(op).cost if F is None else F.cost(side).times(2)
+    lapack = Cost(EIGENVALUES * float(side) ** 3, 0.0)
+    seconds = NOMINAL.seconds(forming, op.dtype) + NOMINAL.seconds(lapack, np.float64)
+    return asked or (need <= budget and seconds <= NOMINAL.seconds(estimate, op.dtype))
+
+
+def dense_spectrum(op: Operator) -> Spectrum:
+    """The whole spectrum by LAPACK, of the smaller side; :func:`whole_pays` says where.
 
     Parameters
     ----------
@@ -94,7 +142,7 @@ def dense_spectrum(op: Operator) -> Spectrum | None:
 
     Returns
     -------
-    Spectrum or None
+    Spectrum
 
     Raises
     ------
@@ -103,19 +151,16 @@ def dense_spectrum(op: Operator) -> Spectrum | None:
 
     Notes
     -----
-    Some 4/3·m³ flops for the smaller side m, and what forming it costs: tiles where the structure
-    gives them, else m products.
+    Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming
+    it costs: tiles where the structure gives them, else m products.
     """
-    n = op.shape[0]
-    if n <= DENSE and not op.space.sharded:
-        matrix = finite(op.todense())
+    F = narrow_factor(op)
+    if F is None:
+        matrix = finite(op.todense() if sharing(op).sharded else dense(op))
         return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
-    F = factor(op)
-    if F is None or F.shape[1] > DENSE or F.domain.sharded:
-        return None
     matrix = finite((F.T @ F).todense())
     products = len(matrix) if sharing(op).sharded else min(len(matrix), forming_products(op))
-    return Spectrum(_eigenvalues(matrix), n - len(matrix), products)
+    return Spectrum(_eigenvalues(matrix), op.shape[0] - len(matrix), products)
 
 
 def _eigenvalues(matrix: Any) -> Any:

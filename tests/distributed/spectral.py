@@ -171,7 +171,9 @@ def found(comm=None) -> dict:
                 out[f"{case}/{name}/{i}"] = value
 
     # what is small or cheap for one process is estimated all the same, as it is when sharded
-    small = [mock.patch.object(m, "DENSE", 0) for m in (scalars, structure, whole, eigen, gauss)]
+    small = [mock.patch.object(m, "DENSE", 0) for m in (structure, whole)]
+    small += [mock.patch.object(m, "whole_pays", lambda *_, **__: False) for m in (scalars, gauss)]
+    small += [mock.patch.object(eigen, "_lapack_pays", lambda *_: False)]
     never = [mock.patch.object(m, "entries_pay", lambda *_: False) for m in (structure, comparison)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", S.ConvergenceWarning)
