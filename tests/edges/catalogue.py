@@ -32,15 +32,16 @@ class Part(NamedTuple):
         multiplies the value by ``c**op * d**data``.
     size : float or None
         What rounding is relative to, scaled like the value; its largest entry by default.
-    samples : bool
-        Whether the leading axis is that of the samples.
+    samples : bool or None
+        Whether the leading axis is that of the samples; else their order does not matter, or, if
+        None, matters in another way.
     """
 
     value: Any
     op: float = 0
     data: float = 0
     size: float | None = None
-    samples: bool = False
+    samples: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Problem:
     dtype: Any = np.float64
     op: float = 1.0
     data: float = 1.0
-    order: Any = None  # of the samples
+    order: Any = None  # of the samples, which may come more than once
+    weight: float = 1.0  # of the operator, which nothing else is fitted to
 
     def array(self, *shape: int, seed: int = 0) -> Any:
         values = np.random.default_rng(seed).standard_normal(shape)
@@ -81,12 +83,14 @@ class Problem:
             A = rotated(values, seed, self.dtype)
             if self.order is not None:
                 A = A[np.ix_(self.order, self.order)]
-            return self.times(A, self.op)
+            return self.times(A, self.op * self.weight)
         if self.kind in ("gram", "narrow"):
             F = self.by_sample(self.array(n, 9, seed=seed))
-            return of.Gram(self.times(F, self.op**0.5))
+            return of.Gram(self.times(F, (self.op * self.weight) ** 0.5))
         diagonal = self.by_sample(np.linspace(0.5, 1, n).astype(self.dtype))
-        return Spiked(diagonal, self.by_sample(self.array(n, 3, seed=seed)), self.dtype(self.op))
+        return Spiked(
+            diagonal, self.by_sample(self.array(n, 3, seed=seed)), self.dtype(self.op * self.weight)
+        )
 
     def vectors(self, columns: int = 0, seed: int = 1) -> Any:
         shape = (self.base, columns) if columns else (self.base,)
@@ -139,7 +143,7 @@ class Entry(NamedTuple):
     kinds: tuple[str, ...]
     call: Callable[[Problem], dict[str, Part]]
     powers: int  # the highest of a factor in what is computed
-    random: bool  # whether it depends on random vectors, one number a sample
+    random: bool  # whether it depends on random vectors, one number a sample, or rows drawn
 
     def __call__(self, problem: Problem) -> dict[str, Part]:
         """The parts, with one more that says what was warned of convergence."""
@@ -329,12 +333,12 @@ def eigsh(p):
     return pairs(p, spectral.eigsh(p.operator(), 3))
 
 
-@entry("spectral.eigsh")
+@entry("spectral.eigsh", random=True)
 def eigsh_by_lanczos(p):
     return pairs(p, spectral.eigsh(p.operator(), 3, which="LA", method="lanczos", tol=1e-3))
 
 
-@entry("spectral.svds")
+@entry("spectral.svds", random=True)
 def svds(p):
     found = spectral.svds(p.operator(), 3, tol=1e-3)
     return pairs(p, found, found.left)
@@ -351,7 +355,7 @@ def largest_eigenvalue(p):
     }
 
 
-@entry("spectral.lanczos", random=True)
+@entry("spectral.lanczos")
 def lanczos(p):
     alpha, beta, V = spectral.lanczos(p.operator(), 6, p.vectors())
     size = float(abs(alpha).max())
@@ -434,7 +438,7 @@ def expm(p):
     r, times = p.vectors(2), np.array([0.0, 0.1, 1.0]) / p.op
     op = p.operator()
     return {
-        "several": Part(spectral.expm(op, r, times), 0, 1),
+        "several": Part(spectral.expm(op, r, times), 0, 1, samples=None),
         "one": Part(spectral.expm(op, r[:, 0], 0.5 / p.op), 0, 1, samples=True),
     }
 
@@ -511,12 +515,12 @@ def solve_with_jacobi(p):
 def kernel_regression(p):
     op, y = p.operator(), p.vectors()
     found = spectral.kernel_regression(op, y, p.shift)
-    cross = p.times(p.array(3, p.n, seed=9), p.op)
+    cross = p.times(p.by_sample(p.array(p.base, 3, seed=9)).T, p.op * p.weight)
     return {
         "coefficients": Part(found.coefficients, -1, 1, samples=True),
         "fitted": Part(found.fitted, 0, 1, samples=True),
         "residual": Part(found.residual, 0, 1, size=float(abs(y).max()), samples=True),
-        "prediction": Part(found.predict(cross), 0, 1) if p.order is None else Part(0.0),
+        "prediction": Part(found.predict(cross), 0, 1),
         "converged": Part(f"{found.solution.converged} {found.solution.iterations}"),
     }
 
@@ -568,8 +572,9 @@ def of_fields(storage):
         for layer, h, a, phi, gates in layers:
             parts[f"h{layer}"] = Part(h, 1, samples=True)
             parts[f"a{layer}"] = Part(a, 1, samples=True)
-            parts[f"phi{layer}"] = Part(phi, 0, 1)
-            parts[f"gates{layer}"] = Part(of.as_operator(of.Mask(gates)).diagonal())
+            parts[f"phi{layer}"] = Part(phi, 0, 1, samples=True)
+            kept = of.Mask(gates).diagonal().reshape(p.n, -1)
+            parts[f"gates{layer}"] = Part(kept, samples=True)
         return parts
 
     return call
@@ -584,19 +589,29 @@ def of_kernel(route):
     return call
 
 
-def of_operator(p, K, op, data):
-    v = p.array(K.shape[1], 3, seed=11)
+def of_operator(p, K, op, data, rows=True, columns=True):
+    """Products and parts of an operator; whether its rows, and its columns, are of samples."""
+
+    def operand(here, size, width, seed):
+        v = p.array(size if p.order is None or not here else size // p.n * 20, width, seed=seed)
+        return p.by_sample(v.reshape(20, -1)).reshape(size, width) if here else v
+
+    def by_sample(here, values):
+        split = values.reshape(p.n, -1) if here else values
+        return Part(split, op, data, size=size, samples=here)
+
+    dense = K.todense()
+    size = float(abs(dense).max()) * max(K.shape) ** 0.5
+    v = operand(columns, K.shape[1], 3, 11)
     parts = {
-        "products": Part(K @ v, op, data),
-        "vector": Part(K @ v[:, 0], op, data),
-        "back": Part(K.T @ p.array(K.shape[0], 2, seed=12), op, data),
-        "block": Part(K.block(slice(1, 7), slice(0, 5)), op, data),
-        "dense": Part(K.todense(), op, data),
+        "products": by_sample(rows, K @ v),
+        "vector": by_sample(rows, K @ v[:, 0]),
+        "back": by_sample(columns, K.T @ operand(rows, K.shape[0], 2, 12)),
+        "block": Part(K.block(slice(1, 7), slice(0, 5)), op, data, size=size, samples=None),
+        "dense": Part(dense, op, data, samples=None),
     }
     if K.shape[0] == K.shape[1]:
-        parts["diagonal"] = Part(
-            K.diagonal(), op, data, size=float(abs(parts["dense"].value).max())
-        )
+        parts["diagonal"] = by_sample(rows, K.diagonal())
     return parts
 
 
@@ -622,7 +637,7 @@ for way in ({"how": "factored"}, {"how": "gram"}, {"how": "tiled"}, {"how": "den
 
 @network("relu.jacobian", powers=1)
 def jacobian(p):
-    return of_operator(p, of.jacobian(p.fields()), 1, 1)
+    return of_operator(p, of.jacobian(p.fields()), 1, 1, columns=False)
 
 
 @network("relu.layer_kernels")
@@ -635,7 +650,7 @@ def layer_kernels(p):
 @network("relu.cross_kernel")
 def cross_kernel(p):
     new = p.network().fields(p.inputs(8, 6))
-    return of_operator(p, of.cross_kernel(new, p.fields()), 2, 2)
+    return of_operator(p, of.cross_kernel(new, p.fields()), 2, 2, rows=False)
 
 
 @network("relu.kernel_velocity", "relu.layer_kernel_velocities", powers=4)
@@ -661,14 +676,20 @@ def weight_gram_velocity(p):
          "hierarchy.split")  # fmt: skip
 def field_velocities(p):
     fields = p.fields(depth=3)
-    v = p.array(40, seed=13)
+    v = p.by_sample(p.array(40, seed=13).reshape(20, 2)).reshape(-1)
     moving, turning = hierarchy.split(fields, hierarchy.field_velocities(fields) @ v)
-    parts = {f"h{i}": Part(dh, 2, 1) for i, dh in enumerate(moving)}
-    parts |= {f"psi{i}": Part(dpsi, 1, 2) for i, dpsi in enumerate(turning)}
+
+    def hidden(values):
+        return Part(values.reshape(p.n, -1), 2, 1, samples=True)
+
+    def conjugate(values):
+        return Part(values.reshape(p.n, -1), 1, 2, samples=True)
+
+    parts = {f"h{i}": hidden(dh) for i, dh in enumerate(moving)}
+    parts |= {f"psi{i}": conjugate(dpsi) for i, dpsi in enumerate(turning)}
     for layer in (1, 2, 3):
-        H = hierarchy.hidden_velocity(fields, layer, 1)
-        C = hierarchy.conjugate_velocity(fields, layer, 1)
-        parts |= {f"H{layer}": Part(H @ v, 2, 1), f"C{layer}": Part(C @ v, 1, 2)}
+        parts[f"H{layer}"] = hidden(hierarchy.hidden_velocity(fields, layer, 1) @ v)
+        parts[f"C{layer}"] = conjugate(hierarchy.conjugate_velocity(fields, layer, 1) @ v)
     return parts
 
 
@@ -679,11 +700,14 @@ def members(p):
     moved = p.network(depth=3).fields(p.inputs(14))
     found = hierarchy.members(fields, [(0, 1)])
     parts = {
-        "down": Part(hierarchy.pullback(fields, 1, 3, 0, 1).todense()),
-        "up": Part(hierarchy.pushforward(fields, 3, 1, 0, 1).todense()),
+        "down": Part(hierarchy.pullback(fields, 1, 3, 0, 1).todense(), samples=None),
+        "up": Part(hierarchy.pushforward(fields, 3, 1, 0, 1).todense(), samples=None),
         "errors": Part(np.array(hierarchy.field_errors(moved, fields))),
     }
-    return parts | {"norms": Part(found.norms), "ranks": Part(found.ranks)}
+    return parts | {
+        "norms": Part(found.norms, samples=None),
+        "ranks": Part(found.ranks, samples=None),
+    }
 
 
 @network("features.agop", "features.feature_ansatz", "features.target_linearity")
@@ -745,7 +769,8 @@ def training(name):
 
 for label in METHODS:
     covers = ("dynamics.train", f"dynamics.{CLASSES.get(label, 'GradientDescent')}")
-    network(*covers, name=f"train_{label}")(training(label))
+    exact = label in ("momentum", "accumulated")
+    network(*covers, name=f"train_{label}", random=not exact)(training(label))
 
 
 def watched(p, *watchers, op=0, data=0, method=None, depth=2, **degrees):
@@ -757,7 +782,9 @@ def watched(p, *watchers, op=0, data=0, method=None, depth=2, **degrees):
     }
 
 
-@network("observe.Loss", "observe.ResidualNorm", "observe.HeldOutLoss", "observe.Accuracy")
+@network(
+    "observe.Loss", "observe.ResidualNorm", "observe.HeldOutLoss", "observe.Accuracy", random=True
+)
 def watching_losses(p):
     X, y = p.inputs(16, 6), p.targets(samples=6)
     return watched(
@@ -767,14 +794,20 @@ def watching_losses(p):
     )  # fmt: skip
 
 
-@network("observe.GateFlips", "observe.Balancedness", "observe.balances", "observe.GramClosure")
+@network(
+    "observe.GateFlips",
+    "observe.Balancedness",
+    "observe.balances",
+    "observe.GramClosure",
+    random=True,
+)
 def watching_weights(p):
     drifts, size = observe.balances(p.network())
     parts = watched(p, observe.GateFlips(), observe.Balancedness(), observe.GramClosure(2))
     return parts | {"balances": Part(np.concatenate(drifts)), "size": Part(size)}
 
 
-@network("observe.TopEigenpairs")
+@network("observe.TopEigenpairs", random=True)
 def watching_eigenpairs(p):
     top = observe.TopEigenpairs(3)
     parts = watched(p, top, top.angles, top.modes, eigenvalues=(2, 2), modes=(1, 1))
@@ -800,6 +833,6 @@ def watching_the_residual(p):
     return watched(p, observe.Alignment(residual=True, centred=True))
 
 
-@network("observe.TruncationError")
+@network("observe.TruncationError", random=True)
 def watching_the_truncation(p):
     return watched(p, observe.TruncationError(), method=of.TruncatedFlow(1), depth=3)

@@ -357,8 +357,8 @@ class KernelDistance:
             beside(x, moment.residual) for x in (self._vectors, self._start)
         )
         moved = K.matmat(self._vectors) - self._start
-        start = float(norm(self._start))
-        return float(norm(moved)) / start if start else math.inf
+        size = float(moment.space.largest(_largest(self._start)))  # its square may overflow
+        return float(norm(moved / size)) / float(norm(self._start / size)) if size else math.inf
 
     def state(self) -> dict[str, Any]:
         """The vectors, and what the first kernel made of them."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from opflow.arrays import beside, check_integer, check_real, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
+from opflow.operators.algebra import Product, scale
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
@@ -250,8 +251,10 @@ class TruncationError:
         if self.kernel:
             K = collective_kernel(exact)
             size = largest_eigenvalue(K).value or 1.0
-            gap = (1 / size) * (collective_kernel(fields) - K)  # its square is a number near one
-            errors.append(max(largest_eigenvalue(gap @ gap).value, 0.0) ** 0.5)
+            gap = scale(1 / size, collective_kernel(fields) - K)
+            # ``gap @ gap`` would take the factors out, and leave squares that overflow
+            square = Product([gap, gap])
+            errors.append(max(largest_eigenvalue(square).value, 0.0) ** 0.5)
         return np.array(errors)
 
     def state(self) -> dict[str, Any]:
