@@ -254,6 +254,36 @@ def test_the_fewest_stable_stages_are_taken():
     assert stages == 200 and 2 * size == pytest.approx((damped(200) + 1) / chebyshev(200)[0])
 
 
+def test_the_error_of_one_stage_is_measured_from_the_step_before():
+    net, X, y = problem()
+    y = 1e-9 * np.ones_like(y) + net(X)  # the weights hardly move: no gate flips
+    integrator = of.GradientFlow().start(state(net, X, y), 1.0)
+    integrator.evaluate(np.empty_like(y))
+    integrator.measure()
+    K, size = kernel(net, X), 0.05 / top(net, X)
+    integrator.size = size
+    for stages in (2, 1, 1):
+        r, before = integrator._residual[:, 0], integrator.products
+        trial = integrator.attempt(size)
+        assert integrator.products - before == stages
+        error = np.linalg.norm(trial.residual[:, 0] - of.spectral.expm(K, r, size, tol=1e-12))
+        scale = integrator.allowed * max(np.linalg.norm(r), integrator._rounding)
+        assert trial.error * scale == pytest.approx(error, rel=0.05)
+        integrator.advance(size)
+
+
+@pytest.mark.parametrize("widths, seed", [((48,), 1), ((32, 24), 0)])
+def test_small_sets_cost_less_than_descent_of_equal_error(widths, seed):
+    net, X, y = problem(n=120, widths=widths, seed=seed)
+    limit = 2 / top(net, X)
+    T = 150 * limit
+    fine = reference(net, X, y, T, 2400)
+    descent = of.train(net, X, y, method=of.GradientDescent(0.1 * limit), until=T, every=10**9)
+    flow = of.train(net, X, y, method=of.GradientFlow(), until=T)
+    assert np.linalg.norm(flow.residual - fine) < 1.1 * np.linalg.norm(descent.residual - fine)
+    assert flow.products < 0.8 * descent.products
+
+
 @pytest.mark.parametrize("method", [of.ExponentialFlow, of.GradientFlow, of.LinearisedFlow])
 def test_tolerances_are_checked(method):
     for tol in (0.0, -1.0, math.inf, math.nan):
