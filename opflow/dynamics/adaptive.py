@@ -275,9 +275,9 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         """h² f̈/2 of a step of one stage, from the slopes of f along it and the step before."""
         before = self._before
         assert before is not None
-        change = (residual - self._residual) / size
-        change -= (self._residual - before.residual) / before.size
-        return 0.5 * size**2 / (before.size * (1 - before.curved)) * change
+        ratio = size / before.size
+        change = residual - self._residual - ratio * (self._residual - before.residual)
+        return 0.5 * ratio / (1 - before.curved) * change
 
     def accepted(self) -> None:
         self._before, self._taken = self._taken, None

@@ -5,6 +5,7 @@ import pytest
 
 import opflow as of
 from opflow.dynamics.adaptive import chebyshev, damped, stable_stages
+from opflow.dynamics.exponential import moving_integral
 from opflow.dynamics.flow import State, WeightLayer
 
 FLOWS = [of.ExponentialFlow(2.5e-3), of.GradientFlow(2.5e-3), of.LinearisedFlow()]
@@ -223,6 +224,38 @@ def test_linearised_times_double_by_themselves():
     run = of.train(net, X, y, method=of.LinearisedFlow(), steps=8)
     np.testing.assert_allclose(run.times[2:] / run.times[1:-1], 2.0)
     assert (np.diff(run.losses) < 0).all()
+
+
+@pytest.mark.parametrize("dtype, t", [(np.float32, 1e6), (np.float64, 1e15)])
+@pytest.mark.parametrize("size", [128, 9])
+def test_what_no_weight_can_fit_stays_for_all_times(dtype, t, size):
+    net, X, y = problem(n=400, widths=(4,), dtype=dtype)
+    r = (net(X) - y).reshape(-1).astype(np.float64)
+    values, Q = np.linalg.eigh(kernel(net, X).todense().astype(np.float64))
+    null = values < 2e-4 * values[-1]  # 20 weights for 400 targets
+    assert null.sum() == 380
+    left = Q[:, null] @ (Q[:, null].T @ r)
+    run = of.train(net, X, y, method=of.LinearisedFlow(size=size), times=[t], memory="1GB")
+    allowed = max(1e-8, 1e4 * float(np.finfo(dtype).eps))  # of the flow, or rounding
+    off = np.linalg.norm(run.residual.reshape(-1) - left)
+    assert off < allowed * np.linalg.norm(r)
+    assert run.losses[-1] == pytest.approx(0.5 * (left**2).sum(), rel=3 * allowed)
+    # the parameters are those of the residual: rounding times t would move them
+    if size == 128:  # restarts leave some of the tolerance, over the smallest eigenvalue
+        moved = run.predict(X) - y - run.residual
+        assert np.linalg.norm(moved) < allowed * np.linalg.norm(r)
+
+
+def test_an_exponential_step_is_not_moved_by_what_no_weight_can_fit():
+    net, X, y = problem(n=400, widths=(4,), dtype=np.float32)
+    integrator = of.ExponentialFlow(1.0).start(state(net, X, y), 1.0)
+    integrator.evaluate(np.empty_like(y))
+    krylov = integrator.krylov
+    assert krylov.reach(1e6, 1e-6)
+    u = moving_integral(krylov, 1e6)
+    values = np.linalg.eigvalsh(kernel(net, X).todense().astype(np.float64))
+    smallest = values[values > 2e-4 * values[-1]][0]
+    assert np.linalg.norm(u) < 2 / smallest * krylov.norm
 
 
 # -- the Chebyshev method -------------------------------------------------------------------------
