@@ -39,6 +39,14 @@ class Trial(NamedTuple):
     error: float
 
 
+class Step(NamedTuple):
+    """A Chebyshev step: the residual at its start, its size, its coefficient of (h d/dt)²."""
+
+    residual: Any
+    size: float
+    curved: float
+
+
 class AdaptiveIntegrator(ABC):
     """Steps whose size follows an estimate of their error; time is in units of 1/share."""
 
@@ -157,12 +165,21 @@ class GradientFlow:
 
     stable up to :math:`h\lambda_{max} = (w_0 + 1)/w_1 \approx 1.93 s^2`; s is the least that
     suffices, with λ_max(K) from a few Lanczos products every forty.  A kink of the flow limits
-    any method to first order, and this one spends all its stages on stability.
+    any method to first order, and this one spends all its stages on stability.  One stage is an
+    Euler step, a step of gradient descent; its error is measured from the step before.
 
     A stage j is the state at time :math:`c_j h` to first order, with a known error in
     :math:`h^2\ddot f`, so the difference :math:`f_s - f_j/c_j + (1/c_j - 1) f_0` at
     :math:`c_j \approx 1/2` measures the error of the step on the outputs, at no cost.  A step costs
     s products and keeps some six sets of parameters.
+
+    A flipped gate bends f by some :math:`\|r\|/\sqrt N` (one sample of N), so small sets take many
+    short steps, and a gate that the flow holds at its kink shortens all of them; a quarter of the
+    attempts fail.  With 200 samples the default takes 2,000 to 4,000 products to λ_max·t = 2,000,
+    from half to all of what gradient descent needs for the same error; ``tol=1e-2`` takes 400 to
+    1,900 for an error of one per cent of ‖r(0)‖ (descent 2,000).  With 1,797 samples the two take
+    a fifth and a seventh of descent.  For errors below a tenth of a per cent on small sets choose
+    gradient descent with a step well below its limit: it counts no failed attempts.
 
     Examples
     --------
@@ -192,11 +209,14 @@ class GradientFlow:
 class ChebyshevIntegrator(AdaptiveIntegrator):
     """Runge–Kutta–Chebyshev steps."""
 
-    by_sample = ("vector",)
+    by_sample = ("vector", "before")
 
     def __init__(self, state: State, share: float, tol: float) -> None:
         super().__init__(state, share, tol, f"steps adapted to an error of √{tol:g}·‖r‖ each")
         self._top, self._vector, self._since = math.nan, None, 0
+        self._rejected = False
+        self._before: Step | None = None
+        self._taken: Step | None = None
 
     def first_size(self) -> float:
         self.measure()
@@ -215,7 +235,9 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
     def attempt(self, size: float) -> Trial:
         if self._since >= RENEW:
             self.measure()
-        stages, size = stable_stages(1.05 * self._top, size)
+        # without a step of like size before it, one stage would have no error estimate
+        known = self._before is not None and GROW * self._before.size >= size
+        stages, size = stable_stages(1.05 * self._top, size, 1 if known else 2)
         start, slope, w0 = self.state, self.state.slope, damped(stages)
         w1, T, consistent, curved = chebyshev(stages)
         middle = max(1, round(0.7 * stages))
@@ -236,25 +258,43 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         total = here.fill(residual)
         self.products += stages
         self._since += stages
-        c = consistent[middle]
-        weight = (0.5 - curved[stages]) / (curved[stages] - curved[middle] / c)
-        mismatch = weight * (residual - halfway / c + (1 / c - 1) * self._residual)
+        if stages == 1:
+            mismatch = self._bend(residual, size)
+        else:
+            c = consistent[middle]
+            weight = (0.5 - curved[stages]) / (curved[stages] - curved[middle] / c)
+            mismatch = weight * (residual - halfway / c + (1 / c - 1) * self._residual)
         loss, error = self.measured(total, mismatch)
-        if not error <= 1:
+        if not error <= 1 and self._rejected:
             self._since = RENEW  # it may be λ_max that has grown
+        self._rejected = not error <= 1
+        self._taken = Step(self._residual, size, curved[stages])
         return Trial(here, residual, loss, size, error if math.isfinite(error) else math.inf)
 
+    def _bend(self, residual: Any, size: float) -> Any:
+        """h² f̈/2 of a step of one stage, from the slopes of f along it and the step before."""
+        before = self._before
+        assert before is not None
+        ratio = size / before.size
+        change = residual - self._residual - ratio * (self._residual - before.residual)
+        return 0.5 * ratio / (1 - before.curved) * change
+
     def accepted(self) -> None:
-        pass
+        self._before, self._taken = self._taken, None
 
     def arrays(self) -> dict[str, Any]:
         arrays = super().arrays() | {"top": np.array(self._top), "since": np.array(self._since)}
+        if self._before is not None:
+            numbers = np.array([self._before.size, self._before.curved])
+            arrays |= {"before": self._before.residual, "before_numbers": numbers}
         return arrays if self._vector is None else arrays | {"vector": self._vector}
 
     def restore(self, arrays: dict[str, Any]) -> None:
         super().restore(arrays)
         self._top, self._since = float(arrays["top"]), int(arrays["since"])
         self._vector = arrays.get("vector")
+        if "before" in arrays:
+            self._before = Step(arrays["before"], *map(float, arrays["before_numbers"]))
 
 
 def damped(stages: int) -> float:
@@ -280,14 +320,14 @@ def chebyshev(stages: int) -> tuple[float, list[float], list[float], list[float]
     )
 
 
-def stable_stages(top: float, size: float) -> tuple[int, float]:
+def stable_stages(top: float, size: float, least: int = 2) -> tuple[int, float]:
     """The fewest stages stable for a step, and the step, cut to what `STAGES` allow."""
 
     def limit(stages: int) -> float:
         return (damped(stages) + 1) / chebyshev(stages)[0]
 
     reach = top * size
-    stages = min(STAGES, max(2, int((min(reach, 4.0 * STAGES**2) / 2.0) ** 0.5)))
+    stages = min(STAGES, max(least, int((min(reach, 4.0 * STAGES**2) / 2.0) ** 0.5)))
     while stages < STAGES and limit(stages) < reach:
         stages += 1
     return stages, size if reach <= limit(stages) else limit(stages) / top

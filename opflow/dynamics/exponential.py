@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from opflow.arrays import check_integer, namespace
 from opflow.dynamics.adaptive import AdaptiveIntegrator, Trial, check_tol
 from opflow.dynamics.flow import State
-from opflow.spectral.krylov import Krylov
+from opflow.spectral.krylov import Krylov, integrated
 
 #: the error of the Krylov solution, in parts of what a step may have
 KRYLOV = 0.1
@@ -74,6 +77,14 @@ class ExponentialFlow:
         return ExponentialIntegrator(state, share, self.tol, self.size)
 
 
+def moving_integral(krylov: Krylov, t: float) -> Any:
+    """∫_0^t r, but for what r has in the null space of K, which stays and moves nothing.
+
+    Jᵀ maps that part to zero, and t times its rounding would be motion that is not there.
+    """
+    return krylov.apply(lambda theta: np.where(theta > 0, integrated(theta, t), 0.0))
+
+
 class ExponentialIntegrator(AdaptiveIntegrator):
     """Exponential steps."""
 
@@ -105,7 +116,7 @@ class ExponentialIntegrator(AdaptiveIntegrator):
         before, allowed = krylov.products, KRYLOV * self.allowed
         if not krylov.reach(size, allowed):
             size = krylov.horizon(allowed, size)
-        u = krylov.integral(size).reshape(r.shape)
+        u = moving_integral(krylov, size).reshape(r.shape)
         end = self.state.moved(self.state.direction(u), 1.0)
         residual = namespace(r).empty_like(r)
         total = end.fill(residual)

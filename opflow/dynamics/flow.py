@@ -8,7 +8,7 @@ XXᵀ.  With one hidden layer no weight moves at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -325,13 +325,19 @@ class State:
             first.collect(s, phis[0])  # last: it may overwrite a¹
         return weights, biases
 
+    def forward_blocks(self) -> Iterator[tuple[slice, Arrays]]:
+        """Row block by row block, the slice and the activations ``[None, a^1, …, a^L]``."""
+        net = self.upper
+        first = self.first.begin(net, self.parameters[0], None)
+        for s in blocks(net, self.first.samples, X=self.first.inputs):
+            yield s, forward(net, first.rows(s))
+
     def outputs(self) -> Any:
         """f on the samples, (N, k); one forward pass."""
         net = self.upper
-        first = self.first.begin(net, self.parameters[0], None)
         out = namespace(net.readout).empty((self.first.samples, net.outputs), dtype=net.dtype)
-        for s in blocks(net, self.first.samples, X=self.first.inputs):
-            out[s] = forward(net, first.rows(s))[-1] @ net.readout.T
+        for s, activations in self.forward_blocks():
+            out[s] = activations[-1] @ net.readout.T
         return out
 
     def snapshot(self) -> Fields:

@@ -13,6 +13,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, namespace
 from opflow.dynamics.adaptive import check_tol
+from opflow.dynamics.exponential import moving_integral
 from opflow.dynamics.flow import State
 from opflow.relu.kernels import jacobian
 from opflow.spectral.krylov import Krylov
@@ -39,9 +40,13 @@ class LinearisedFlow:
     The residual is that of the linear model,
     :math:`f_0 + J(\theta - \theta_0) - y = e^{-tK} r(0)`, exact in time at any t; the state holds
     the parameters :math:`\theta_0 - \eta J^T u(t)`, whose network is not linear and has another
-    residual.  The integrator's `dual` is :math:`u(t) = \int_0^t e^{-sK} r(0)\,ds` (N, k), times
-    `share`: the linear model at new points is :math:`f_0(x) - K(x, X)\,u(t)` for any cross kernel
-    of the start.
+    residual.  Observers describe the linear model: its kernel and gates are those of the start, and
+    its predictions are linear in the parameters; ``moment.network`` and the trajectory's `network`
+    hold the parameters alone.
+
+    The integrator's `dual` is :math:`u(t) = \int_0^t e^{-sK} r(0)\,ds` (N, k), times `share`,
+    without what r has in the null space of K, which stays for all times: the linear model at new
+    points is :math:`f_0(x) - K(x, X)\,u(t)` for any cross kernel of the start.
 
     Times that are not asked for double.  All products are spent on one Krylov space, some
     :math:`\sqrt{t\lambda_{max}\log(1/tol)}` or fewer, and one a moment on the parameters.
@@ -88,10 +93,10 @@ class LinearisedIntegrator:
 
     @property
     def dual(self) -> Any:
-        """u(t), (N, k)."""
+        """u(t) but for its part in the null space of K, which moves nothing, (N, k)."""
         if self._krylov is None:
             return namespace(self.origin.targets).zeros_like(self.origin.targets)
-        return self._base + self._shaped(self._krylov.integral(self._elapsed))
+        return self._base + self._shaped(moving_integral(self._krylov, self._elapsed))
 
     @property
     def state(self) -> State:

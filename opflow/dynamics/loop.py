@@ -79,6 +79,7 @@ class Loop:
         self.saver, self.meta = saver, dict(meta or {})
         self.log: Log | None = None
         self.number, self.time = 0, 0.0
+        self.steps: list[int] = []
         self.times: list[float] = []
         self.losses: list[float] = []
         self.seen: dict[str, list[Any]] = {observer: [] for observer in observers}
@@ -86,7 +87,9 @@ class Loop:
         self.inputs = getattr(integrator.state.first, "inputs", None)
         # the loss of the zero function: what a fit from a perfect start is measured against
         self.space = integrator.state.space
-        self.floor = 0.5 * share * float(self.space.total((targets.astype(np.float64) ** 2).sum()))
+        with np.errstate(over="ignore"):  # reported with the first loss
+            squares = (targets.astype(np.float64) ** 2).sum()
+        self.floor = 0.5 * share * float(self.space.total(squares))
         xp = namespace(targets)
         self.residual, self.spare = (xp.empty(targets.shape, targets.dtype) for _ in range(2))
         self.reached = integrator.state
@@ -193,6 +196,7 @@ class Loop:
         if record:
             for name, observed in values.items():
                 self.seen[name].append(observed)
+            self.steps.append(self.number)
             self.times.append(self.time)
             self.losses.append(self.loss)
             if self.log is not None:
@@ -247,6 +251,7 @@ class Loop:
             step=getattr(self.integrator, "step", float("nan")),
             note=self.integrator.note,
             interrupted=self.interrupted,
+            steps=np.array(self.steps[:done], dtype=np.int64),
             _predictor=self._predictor(),
         )
 
@@ -256,6 +261,7 @@ class Loop:
         self._agree()  # a state of which an observer failed is not saved
         arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
         arrays |= {"times": np.array(self.times), "losses": np.array(self.losses)}
+        arrays["steps"] = np.array(self.steps, dtype=np.int64)
         for number, name in enumerate(sorted(self.observers)):  # a name may begin with another
             observer = self.observers[name]
             arrays[f"observed_{name}"] = np.array(self.seen[name])
@@ -295,6 +301,7 @@ class Loop:
         self.integrator.note = meta["note"]
         self.number, self.time = meta["number"], meta["time"]
         self.times, self.losses = arrays["times"].tolist(), arrays["losses"].tolist()
+        self.steps = self._steps_held(arrays.get("steps"), bool(meta["recorded"]))
         for number, name in enumerate(sorted(self.observers)):
             observer = self.observers[name]
             self.seen[name] = list(arrays[prefix + name])
@@ -308,7 +315,24 @@ class Loop:
             self._take()
         self.integrator.products = meta["products"]  # the saved run had paid for this already
 
+    def _steps_held(self, held: Any, recorded: bool) -> list[int]:
+        """The steps of the moments in a checkpoint; −1 where an old one did not keep them."""
+        if held is not None:
+            return held.tolist()
+        count = len(self.losses)
+        if self.stops is None and count == self.number // self.every + 1:
+            return list(range(0, count * self.every, self.every))
+        steps = [0, *[-1] * (count - 1)]
+        if recorded:
+            steps[-1] = self.number
+        return steps
+
     def _divergence(self) -> str:
+        if not self.number:
+            return (
+                f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
+                "squares of f - y, are beyond the range of numbers"
+            )
         top = sharpness(self.reached, self.share).value
         size = getattr(self.integrator, "step", float("nan"))
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"

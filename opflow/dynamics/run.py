@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from opflow.arrays import check_integer, check_real, module_name, namespace
 from opflow.dynamics.checkpoint import Checkpoint, Saver, exists, load
 from opflow.dynamics.descent import GradientDescent
@@ -182,7 +184,8 @@ def train(
     ))  # fmt: skip
     if explain and space.leads:
         print(explained(found, network.dtype, count, budget))
-    with workspace_limit(found.room.workspace, found.room.spread):
+    # a square that rounds to zero is no fault, whatever NumPy is told to do about it
+    with np.errstate(under="ignore"), workspace_limit(found.room.workspace, found.room.spread):
         accumulate = getattr(method, "accumulate", None)
         state = State(network, found.first, y, None, accumulate, found.room.fields, space)
         loop = Loop(

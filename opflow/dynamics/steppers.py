@@ -71,7 +71,7 @@ def auto_step(state: State, share: float) -> tuple[float, str, int]:
     if not top.value > 0:
         # No gate is open anywhere: the kernel is zero and no step moves anything.
         return 1.0, "step 1: K = 0, nothing will move", top.products
-    step = 1.0 / (top.value + top.bound)
+    step = float(1.0 / (top.value + top.bound))  # a NumPy number would widen float32
     note = (
         f"step {step:.4g} (auto: 1/λ_max, half the stability limit, with λ_max(K) = "
         f"{top.value:.4g} at the start from {top.products} Lanczos products)"

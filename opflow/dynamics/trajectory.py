@@ -25,12 +25,13 @@ class Trajectory:
     Attributes
     ----------
     network : ReLUNetwork
-        As the run left it; for a method whose state is fields, the weights these drive.
+        As the run left it; for a method whose state is fields, the weights these drive; for a
+        linearised flow, the parameters of the linear model, which is not this network.
     residual : array (N, k)
-        f − y of that network, or of the fields where they are the state; of a run with a
+        f − y of the model, or of the fields where they are the state; of a run with a
         communicator the rows of this rank.
-    times, losses : arrays (steps + 1,)
-        Time and loss before each step and after the last.
+    times, losses : arrays (moments,)
+        Time and loss of each moment: the start, those recorded on the way, and the end.
     products : int
         Kernel products spent: one a step (a gradient and the recomputed residual), and those
         that found the step size.
@@ -50,6 +51,8 @@ class Trajectory:
         the first weights of `network` are then those of the start.  None where weights say all.
     model : bool
         Whether `network` is the model: not so with such a kernel, nor for a linearised flow.
+    steps : int array (moments,) or None
+        Steps taken before each moment; −1, or None, where a file of an older version does not say.
     """
 
     network: ReLUNetwork
@@ -64,6 +67,7 @@ class Trajectory:
     route: str = "weights"
     coefficients: Any = None
     model: bool = True
+    steps: Any = None
     _predictor: Any = field(default=None, repr=False)
 
     @classmethod
@@ -102,8 +106,11 @@ class Trajectory:
         return self.network(X)
 
     def __repr__(self) -> str:
+        known = self.steps is not None
+        count = int(self.steps[-1]) if known else len(self.times)
+        unit = ("step" if known else "moment") + "s" * (count != 1)
         return (
-            f"<Trajectory of {len(self.times) - 1} steps to t = {self.times[-1]:.4g}, "
+            f"<Trajectory of {count:,} {unit} to t = {self.times[-1]:.4g}, "
             f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
         )
 
@@ -133,6 +140,8 @@ class Trajectory:
                   "readout": net.readout}  # fmt: skip
         arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
         arrays |= {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+        if self.steps is not None:
+            arrays["steps"] = self.steps
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
@@ -194,4 +203,5 @@ class Trajectory:
             meta.get("route", "weights"),
             arrays.get("coefficients"),
             meta.get("model", True),
+            arrays.get("steps"),
         )

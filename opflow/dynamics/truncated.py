@@ -9,6 +9,7 @@ the Euler step of the truncated flow.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from opflow.relu.fields import Fields
 from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import through
+from opflow.relu.passes import forward_blocks, through
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class TruncatedFlow:
 
     Notes
     -----
-    Residual, losses and the network of the trajectory are those of the truncated fields, whose
-    weights are driven by φ and a alone.  The exact descent runs next to it with the same steps:
-    observers see it as ``moment.exact`` and the state as ``moment.fields``, and
+    Residual and losses are those of the truncated fields.  The network of the trajectory, its
+    predictions, and the gates and kernels that observers see are those of the weights that φ and a
+    drive, whose own fields differ from the state.  The exact descent runs next to it with the same
+    steps: observers see it as ``moment.exact`` and the state as ``moment.fields``, and
     :class:`opflow.observe.TruncationError` compares them.
 
     A change is carried through at most p weight matrices a step, in finite increments, so that
@@ -169,6 +171,11 @@ class FieldState:
         return Fields.from_state(self.network, self.inputs, self.hidden, self.psi)
 
     @property
+    def upper(self) -> ReLUNetwork:
+        """As of a :class:`State`, whose first layer may be eliminated; this one's is not."""
+        return self.network
+
+    @property
     def exact(self) -> ReLUNetwork:
         return self._exact.network
 
@@ -179,6 +186,10 @@ class FieldState:
     def kernel(self) -> Operator:
         """K of the network that the fields drive."""
         return collective_kernel(self.snapshot())
+
+    def forward_blocks(self) -> Iterator[tuple[slice, list[Any]]]:
+        """Row blocks and the activations of the network that the fields drive."""
+        return forward_blocks(self.network, self.inputs)
 
     def predict(self, X: Any) -> Any:
         """Outputs at new inputs of the network that the fields drive."""

@@ -210,7 +210,8 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        The kernel with the rates of its layers, or the Hessian of the loss.
+        The kernel with the rates of its layers, whose largest eigenvalue is that of the
+        Gauss–Newton matrix, or the Hessian of the loss, which has another one unless f is fitted.
     step : float
     products, rng
         As for :func:`norm`.

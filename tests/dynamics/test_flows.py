@@ -5,6 +5,7 @@ import pytest
 
 import opflow as of
 from opflow.dynamics.adaptive import chebyshev, damped, stable_stages
+from opflow.dynamics.exponential import moving_integral
 from opflow.dynamics.flow import State, WeightLayer
 
 FLOWS = [of.ExponentialFlow(2.5e-3), of.GradientFlow(2.5e-3), of.LinearisedFlow()]
@@ -225,6 +226,38 @@ def test_linearised_times_double_by_themselves():
     assert (np.diff(run.losses) < 0).all()
 
 
+@pytest.mark.parametrize("dtype, t", [(np.float32, 1e6), (np.float64, 1e15)])
+@pytest.mark.parametrize("size", [128, 9])
+def test_what_no_weight_can_fit_stays_for_all_times(dtype, t, size):
+    net, X, y = problem(n=400, widths=(4,), dtype=dtype)
+    r = (net(X) - y).reshape(-1).astype(np.float64)
+    values, Q = np.linalg.eigh(kernel(net, X).todense().astype(np.float64))
+    null = values < 2e-4 * values[-1]  # 20 weights for 400 targets
+    assert null.sum() == 380
+    left = Q[:, null] @ (Q[:, null].T @ r)
+    run = of.train(net, X, y, method=of.LinearisedFlow(size=size), times=[t], memory="1GB")
+    allowed = max(1e-8, 1e4 * float(np.finfo(dtype).eps))  # of the flow, or rounding
+    off = np.linalg.norm(run.residual.reshape(-1) - left)
+    assert off < allowed * np.linalg.norm(r)
+    assert run.losses[-1] == pytest.approx(0.5 * (left**2).sum(), rel=3 * allowed)
+    # the parameters are those of the residual: rounding times t would move them
+    if size == 128:  # restarts leave some of the tolerance, over the smallest eigenvalue
+        moved = run.predict(X) - y - run.residual
+        assert np.linalg.norm(moved) < allowed * np.linalg.norm(r)
+
+
+def test_an_exponential_step_is_not_moved_by_what_no_weight_can_fit():
+    net, X, y = problem(n=400, widths=(4,), dtype=np.float32)
+    integrator = of.ExponentialFlow(1.0).start(state(net, X, y), 1.0)
+    integrator.evaluate(np.empty_like(y))
+    krylov = integrator.krylov
+    assert krylov.reach(1e6, 1e-6)
+    u = moving_integral(krylov, 1e6)
+    values = np.linalg.eigvalsh(kernel(net, X).todense().astype(np.float64))
+    smallest = values[values > 2e-4 * values[-1]][0]
+    assert np.linalg.norm(u) < 2 / smallest * krylov.norm
+
+
 # -- the Chebyshev method -------------------------------------------------------------------------
 
 
@@ -252,6 +285,36 @@ def test_the_fewest_stable_stages_are_taken():
             assert reach > (damped(stages - 1) + 1) / chebyshev(stages - 1)[0]
     stages, size = stable_stages(2.0, 1e9)
     assert stages == 200 and 2 * size == pytest.approx((damped(200) + 1) / chebyshev(200)[0])
+
+
+def test_the_error_of_one_stage_is_measured_from_the_step_before():
+    net, X, y = problem()
+    y = 1e-9 * np.ones_like(y) + net(X)  # the weights hardly move: no gate flips
+    integrator = of.GradientFlow().start(state(net, X, y), 1.0)
+    integrator.evaluate(np.empty_like(y))
+    integrator.measure()
+    K, size = kernel(net, X), 0.05 / top(net, X)
+    integrator.size = size
+    for stages in (2, 1, 1):
+        r, before = integrator._residual[:, 0], integrator.products
+        trial = integrator.attempt(size)
+        assert integrator.products - before == stages
+        error = np.linalg.norm(trial.residual[:, 0] - of.spectral.expm(K, r, size, tol=1e-12))
+        scale = integrator.allowed * max(np.linalg.norm(r), integrator._rounding)
+        assert trial.error * scale == pytest.approx(error, rel=0.05)
+        integrator.advance(size)
+
+
+@pytest.mark.parametrize("widths, seed", [((48,), 1), ((32, 24), 0)])
+def test_small_sets_cost_less_than_descent_of_equal_error(widths, seed):
+    net, X, y = problem(n=120, widths=widths, seed=seed)
+    limit = 2 / top(net, X)
+    T = 150 * limit
+    fine = reference(net, X, y, T, 2400)
+    descent = of.train(net, X, y, method=of.GradientDescent(0.1 * limit), until=T, every=10**9)
+    flow = of.train(net, X, y, method=of.GradientFlow(), until=T)
+    assert np.linalg.norm(flow.residual - fine) < 1.1 * np.linalg.norm(descent.residual - fine)
+    assert flow.products < 0.8 * descent.products
 
 
 @pytest.mark.parametrize("method", [of.ExponentialFlow, of.GradientFlow, of.LinearisedFlow])

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 import opflow as of
+from opflow.dynamics.checkpoint import Saver
 from tests.relu.reference import chain_rule_jacobian, problems
 
 
@@ -114,7 +116,7 @@ def test_gate_flips_are_counted():
 def test_divergence_names_step_loss_size_and_limit():
     net, X, y = problem()
     limit = 2 / np.linalg.eigvalsh(of.collective_kernel(net.fields(X)).todense())[-1]
-    with pytest.raises(of.DivergenceError, match=r"step \d+: loss .* step size .*2/λ_max") as info:
+    with pytest.raises(ArithmeticError, match=r"step \d+: loss .* step size .*2/λ_max") as info:
         of.train(net, X, y, method=of.GradientDescent(step=20 * limit), steps=1000)
     assert np.isfinite(info.value.trajectory.losses).all()
 
@@ -253,3 +255,65 @@ def test_what_observers_give_is_checked_as_it_comes():
     for labels in (np.zeros((3, 1), dtype=int), np.eye(3), np.zeros(3)):
         with pytest.raises(ValueError, match="labels must be integers"):
             of.observe.Accuracy(X, labels)
+
+
+# -- moments and their steps ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, steps",
+    [({"steps": 50, "every": 50}, [0, 50]), ({"steps": 7, "every": 3}, [0, 3, 6, 7]),
+     ({"steps": 1}, [0, 1]), ({"steps": 0}, [0])],
+)  # fmt: skip
+def test_moments_carry_their_steps(tmp_path, options, steps):
+    net, X, y = problem()
+    run = of.train(net, X, y, **options, observe={"step": lambda moment: moment.step})
+    assert run.steps.tolist() == run.observations["step"].tolist() == steps
+    unit = "step" if steps[-1] == 1 else "steps"
+    assert repr(run).startswith(f"<Trajectory of {steps[-1]} {unit} to t = ")
+    run.save(tmp_path / "run.npz")
+    loaded = of.Trajectory.load(tmp_path / "run.npz")
+    assert loaded.steps.tolist() == steps and repr(loaded) == repr(run)
+
+
+@pytest.mark.parametrize(
+    "method, length",
+    [(of.GradientFlow(), {"times": [0.5, 1.0, 5.0]}), (of.LinearisedFlow(), {"until": 5.0})],
+)
+def test_moments_of_flows_carry_the_steps_taken(method, length):
+    net, X, y = problem()
+    run = of.train(net, X, y, method=method, observe={"step": lambda m: m.step}, **length)
+    assert run.steps.tolist() == run.observations["step"].tolist()
+    assert (np.diff(run.steps) > 0).all() and len(run.steps) == len(run.times)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_resumed_run_knows_the_steps_of_all_moments(tmp_path, monkeypatch, old, every):
+    net, X, y = problem()
+    path = tmp_path / "run.npz"
+    if old:  # files of before have no steps
+        save = Saver.save
+
+        def without(self, number, arrays, *rest):
+            return save(self, number, {k: v for k, v in arrays.items() if k != "steps"}, *rest)
+
+        monkeypatch.setattr(Saver, "save", without)
+    of.train(net, X, y, steps=7, every=every, checkpoint=path)
+    run = of.train(net, X, y, steps=11, every=every, checkpoint=path, resume=True)
+    assert run.steps.tolist() == of.train(net, X, y, steps=11, every=every).steps.tolist()
+
+
+def test_a_trajectory_of_before_has_moments(tmp_path):
+    net, X, y = problem()
+    run = dataclasses.replace(of.train(net, X, y, steps=6, every=3), steps=None)
+    run.save(tmp_path / "run.npz")
+    loaded = of.Trajectory.load(tmp_path / "run.npz")
+    assert loaded.steps is None
+    assert repr(loaded).startswith("<Trajectory of 3 moments to t = ")
+
+
+def test_a_start_beyond_the_range_of_numbers_is_said_to_be_so():
+    net, X, y = problem()
+    with pytest.raises(ArithmeticError, match="loss of the start is inf"):
+        of.train(net, X, 1e200 * y, steps=3)

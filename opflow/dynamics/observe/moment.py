@@ -31,8 +31,8 @@ class Moment:
         None where only their Gram is known.
     share : float
         What multiplies the gradient of the summed loss: 1, or 1/N for the mean loss.
-    predictor : object with `predict`, optional
-        What :meth:`predict` asks, where the state's network is not the model.
+    predictor : object with `predict` and `origin`, optional
+        The model, where it is not the state's network: the linearisation at the state `origin`.
     shared : dict
         What an observer computed that others of the moment may use.
     """
@@ -49,8 +49,21 @@ class Moment:
 
     @property
     def network(self) -> ReLUNetwork:
-        """The network; if its first layer was eliminated, W¹ is computed on first use."""
+        """The network; if its first layer was eliminated, W¹ is computed on first use.
+
+        Of a linearised flow it holds the parameters of the linear model, and is not the model.
+        """
         return self.state.network
+
+    @property
+    def linearised(self) -> bool:
+        """Whether the model is the network's linearisation at the start of the run."""
+        return self.predictor is not None and self.predictor is not self.state
+
+    @property
+    def tangent(self) -> Any:
+        """The state whose gates and kernel are those of the model: the start, if linearised."""
+        return self.predictor.origin if self.linearised else self.state
 
     @property
     def targets(self) -> Any:
@@ -80,12 +93,12 @@ class Moment:
 
     @cached_property
     def snapshot(self) -> Fields:
-        """The fields of the network of the state, computed once for all observers of a moment."""
-        return self.state.snapshot()
+        """The fields at :attr:`tangent`, computed once for all observers of a moment."""
+        return self.tangent.snapshot()
 
     @cached_property
     def kernel(self) -> Operator:
-        """K of the state."""
+        """K of the model; of a linearised flow that of its start, at every moment."""
         return collective_kernel(self.snapshot)
 
     @cached_property

@@ -223,7 +223,7 @@ class Alignment:
     Parameters
     ----------
     centred : bool, default False
-        As in :func:`opflow.spectral.alignment`.
+        As in :func:`opflow.spectral.alignment`; every output has its own mean.
     products : int, default 60
         To spend on the norm of each kernel, where it is estimated.
     residual : bool, default False
@@ -255,9 +255,8 @@ class Alignment:
         self.centred, self.products, self.residual = centred, products, residual
 
     def __call__(self, moment: Moment) -> Any:
-        y, space = (moment.residual if self.residual else moment.targets).reshape(-1), moment.space
-        count = moment.samples * moment.targets.shape[1]
-        rest = y - space.total(y.sum()) / count if self.centred else y
+        y, space = moment.residual if self.residual else moment.targets, moment.space
+        rest = y - space.total(y.sum(axis=0)) / moment.samples if self.centred else y
         eps = float(np.finfo(y.dtype).eps)
         left, size = space.largest(np.array([_largest(rest), _largest(y)])).tolist()
         if left <= 10 * eps * size:
@@ -275,6 +274,9 @@ def _largest(x: Any) -> float:
 
 class Sharpness:
     r"""λ_max of what the run descends: of K, or of K/N where it takes the mean loss.
+
+    It is the largest eigenvalue of the Gauss–Newton matrix of the loss, which is that of K, and not
+    of the Hessian: the second derivatives of f, times the residual, are left out.
 
     Parameters
     ----------
@@ -357,8 +359,13 @@ class KernelDistance:
             beside(x, moment.residual) for x in (self._vectors, self._start)
         )
         moved = K.matmat(self._vectors) - self._start
-        size = float(moment.space.largest(_largest(self._start)))  # its square may overflow
-        return float(norm(moved / size)) / float(norm(self._start / size)) if size else math.inf
+        # a power of two near the entries, so that no square of them is lost
+        largest = float(moment.space.largest(np.float64(_largest(self._start))))
+        unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+        start, far = (float(norm(x / unit)) for x in (self._start, moved))
+        if not start:
+            return math.inf if far else 0.0
+        return far / start
 
     def state(self) -> dict[str, Any]:
         """The vectors, and what the first kernel made of them."""

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, check_real, namespace, to_host
+from opflow.arrays import beside, check_integer, check_real, is_array, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
-from opflow.operators.algebra import Product, scale
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
+from opflow.operators.space import LOCAL
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import field_errors
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.motion import weight_gram_velocity
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import forward_blocks
 from opflow.spectral.tridiagonal import largest_eigenvalue
 
 
@@ -36,14 +35,14 @@ class ResidualNorm:
     name = "residual_norm"
 
     def __call__(self, moment: Moment) -> float:
-        r = moment.residual
-        return float(moment.space.total((r.astype(np.float64) ** 2).sum())) ** 0.5
+        return float(moment.space.norm(moment.residual.astype(np.float64)))
 
 
 class GateFlips:
     """Gates that changed since the last observation, one count a layer.
 
-    Costs a forward pass (2·N·P flops) and keeps N·Σn_ℓ/8 bytes.
+    None do in a linearised flow: the model's gates are those of the start.  Costs a forward pass
+    (2·N·P flops) and keeps N·Σn_ℓ/8 bytes.
     """
 
     name = "gate_flips"
@@ -53,11 +52,11 @@ class GateFlips:
         self._last: Any = None
 
     def __call__(self, moment: Moment) -> Any:
-        net, xp = moment.network, namespace(moment.residual)
-        edges = np.cumsum([0, *(-(-w // 8) for w in net.widths[1:])]).tolist()
+        xp, widths = namespace(moment.residual), moment.tangent.upper.widths[1:]
+        edges = np.cumsum([0, *(-(-w // 8) for w in widths)]).tolist()
         layers = [slice(*edge) for edge in itertools.pairwise(edges)]
         now = xp.empty((len(moment.residual), edges[-1]), dtype=xp.uint8)
-        for s, activations in forward_blocks(net, moment.inputs):
+        for s, activations in moment.tangent.forward_blocks():
             for columns, a in zip(layers, activations[1:], strict=True):
                 now[s, columns] = pack(a > 0)
         before = now if self._last is None or not moment.step else beside(self._last, now)
@@ -84,8 +83,9 @@ class Balancedness:
     -----
     :math:`\|W^{\ell+1}_{:,j}\|^2/\eta_{\ell+1} - (\|W^\ell_{j,:}\|^2 + b_j^2)/\eta_\ell` is
     constant along the gradient flow for every hidden unit j below the top layer, so its drift
-    is the discretisation error of a run.  0 for one hidden layer (there is no invariant).
-    Costs 4·P flops.
+    is the discretisation error of a run.  A linearised flow does not conserve it: there it is the
+    drift of the parameters :math:`\theta_0 - \eta J^T u`, of second order in their motion.  0 for
+    one hidden layer (there is no invariant).  Costs 4·P flops.
 
     Examples
     --------
@@ -126,13 +126,19 @@ def balances(network: ReLUNetwork) -> tuple[list[Any], float]:
     """The invariants of each layer but the last, and the largest norm in them."""
     out, size = [], 0.0
     for i in range(network.depth - 1):
-        W, b, above = network.weights[i], network.biases[i], network.weights[i + 1]
-        incoming = (W**2).sum(axis=1) + (0 if b is None else b**2)
+        incoming = _squares(network.weights[i], 1)
+        if (b := network.biases[i]) is not None:
+            incoming = incoming + b.astype(np.float64) ** 2
         incoming = incoming / network.rates[i]
-        outgoing = (above**2).sum(axis=0) / network.rates[i + 1]
+        outgoing = _squares(network.weights[i + 1], 0) / network.rates[i + 1]
         out.append(outgoing - incoming)
         size = max(size, float(incoming.max()), float(outgoing.max()))
     return out, size or 1.0
+
+
+def _squares(W: Any, axis: int) -> Any:
+    """Sums of squares along an axis, in float64."""
+    return (W.astype(np.float64) ** 2).sum(axis=axis)
 
 
 class GramClosure:
@@ -149,8 +155,10 @@ class GramClosure:
     -----
     ``d(WᵀW)/dt`` closes in the fields (:func:`opflow.weight_gram_velocity`), so its Euler sum
     from the start differs from the Gram of the weights by the discretisation error alone,
-    ‖·‖_F relative to the Gram: O(step) over a fixed time.  Keeps three dense n × n matrices and
-    costs the fields (2·N·(P + k·P) flops, N·(1 + k)·Σn_ℓ numbers) and 4·N·n² flops.
+    ‖·‖_F relative to the Gram: O(step) over a fixed time.  In a linearised flow the weights move by
+    the fields of the start and their Grams do not close: no step makes the difference vanish.
+    Keeps three dense n × n matrices and costs the fields (2·N·(P + k·P) flops,
+    N·(1 + k)·Σn_ℓ numbers) and 4·N·n² flops.
 
     Examples
     --------
@@ -180,8 +188,8 @@ class GramClosure:
             velocity_before = beside(self._velocity, gram)
             self._sum = beside(self._sum, gram) + (moment.time - self._time) * velocity_before
         self._velocity, self._time = velocity, moment.time
-        xp = namespace(W)
-        return float(xp.linalg.norm(gram - self._sum)) / (float(xp.linalg.norm(gram)) or 1.0)
+        # the weights are on every rank
+        return float(LOCAL.norm(gram - self._sum)) / (float(LOCAL.norm(gram)) or 1.0)
 
     def _by_samples(self, moment: Moment, gram: Any) -> Any:
         """d(gram)/dt by the samples held here, which other ranks may have all of."""
@@ -243,18 +251,18 @@ class TruncationError:
         if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
         exact = Fields(exact_network, moment.inputs, finite=False)
-        r, norm = exact.outputs - moment.targets, namespace(moment.residual).linalg.norm
+        r = (exact.outputs - moment.targets).astype(np.float64)
+        norm = moment.space.norm
         if moment.step == 0:
             self._start = float(norm(r)) or 1.0
         errors = [float(norm(moment.residual - r)) / self._start]
         errors += field_errors(fields, exact)
         if self.kernel:
             K = collective_kernel(exact)
+            gap = collective_kernel(fields) - K
             size = largest_eigenvalue(K).value or 1.0
-            gap = scale(1 / size, collective_kernel(fields) - K)
-            # ``gap @ gap`` would take the factors out, and leave squares that overflow
-            square = Product([gap, gap])
-            errors.append(max(largest_eigenvalue(square).value, 0.0) ** 0.5)
+            far = max(largest_eigenvalue(side).value for side in (gap, -gap))
+            errors.append(max(far, 0.0) / size)
         return np.array(errors)
 
     def state(self) -> dict[str, Any]:
@@ -295,8 +303,7 @@ class HeldOutLoss:
         y = check_real(y, "y", finite=True)
         self.inputs, self.name = X, name
         self.targets = y[:, None] if y.ndim == 1 else y
-        if len(self.targets) != X.shape[0]:
-            raise ValueError(f"y has {len(y)} rows but X has {X.shape[0]}")
+        _check_samples(X, len(y), "y")
 
     def __call__(self, moment: Moment) -> float:
         f = moment.predict(self.inputs)
@@ -313,12 +320,22 @@ class Accuracy:
     ----------
     X : array (M, d), rows on disk, sparse matrix or operator
     labels : int array (M,)
-        The class of each sample, 0..k − 1.
+        The class of each sample, 0..k − 1 for k outputs.
     name : str, default "accuracy"
+
+    Raises
+    ------
+    ValueError
+        If the labels are no integers from 0, one a row of X; when called, if one of them is
+        beyond the outputs, or the network has a single output.
 
     Notes
     -----
     Costs as :class:`HeldOutLoss`.
+
+    A single output does not say which values stand for the classes, so there is no accuracy of
+    it.  Train one output a class, on ``np.eye(k)[labels]``, or observe your own rule:
+    ``lambda moment: np.mean(np.sign(moment.predict(X)[:, 0]) == y)`` for targets y = ±1.
 
     Examples
     --------
@@ -332,14 +349,35 @@ class Accuracy:
     """
 
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
-        labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
-        self.inputs, self.labels, self.name = X, labels, name
+        labels = labels if is_array(labels) else np.asarray(labels)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"labels must be integers of shape (M,), not {labels.dtype} of {labels.shape}"
             )
-        if len(labels) != X.shape[0]:
-            raise ValueError(f"labels has {len(labels)} entries but X has {X.shape[0]} rows")
+        _check_samples(X, len(labels), "labels")
+        if int(labels.min()) < 0:
+            raise ValueError(f"labels must be classes 0..k − 1, not {int(labels.min())}")
+        self.inputs, self.labels, self.name = X, labels, name
 
     def __call__(self, moment: Moment) -> float:
-        return float((moment.predict(self.inputs).argmax(axis=1) == self.labels).mean())
+        f = moment.predict(self.inputs)
+        k, highest = f.shape[1], int(self.labels.max())
+        if k == 1:
+            raise ValueError(
+                f"{self.name}: the network has one output, which names no class: give it one a "
+                "class (targets np.eye(k)[labels]), or observe the sign, lambda moment: "
+                "np.mean(np.sign(moment.predict(X)[:, 0]) == y)"
+            )
+        if highest >= k:
+            raise ValueError(
+                f"{self.name}: labels has class {highest}, but {k} outputs stand for 0..{k - 1}"
+            )
+        return float((f.argmax(axis=1) == self.labels).mean())
+
+
+def _check_samples(X: Any, count: int, name: str) -> None:
+    """Raise unless there is a sample, and one entry of `name` for each row of X."""
+    if count != X.shape[0]:
+        raise ValueError(f"{name} has {count} rows but X has {X.shape[0]}")
+    if not count:
+        raise ValueError("X has no rows")
