@@ -269,10 +269,11 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
 
 def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     _alone(world)
-    drawn = report.redraw(args.run) + spectrum_report.redraw(args.run)
-    if not drawn:
+    drawn, failed = report.redraw(args.run)
+    more, missing = spectrum_report.redraw(args.run)
+    if not (drawn or more or failed or missing):
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
-    print(f"pictures: {', '.join(map(str, drawn))}")
+    print(report.told([*drawn, *more], failed | missing))
     return 0
 
 

@@ -247,14 +247,32 @@ class _Kernel:
             spectral, target = of.spectral, y.ravel()
             for name in NUMBERS:
                 of_kernel = self.K if name == "trace" else self.fast
-                found[name] = _estimate(getattr(spectral, name)(of_kernel))
-            alignments = [spectral.alignment(op, target) for op in (self.fast, *layers)]
-            self.arrays["alignment"] = np.array([float(a) for a in alignments])
-            found["alignment"] = [_estimate(a) for a in alignments]
+                found[name] = self._number(name, getattr(spectral, name), of_kernel)
+            alignments = [
+                self._number("alignment", spectral.alignment, op, target)
+                for op in (self.fast, *layers)
+            ]
+            self.arrays["alignment"] = np.array(
+                [math.nan if a is None or a["value"] is None else a["value"] for a in alignments]
+            )
+            found["alignment"] = alignments
         vectors = self.ask.probes * (min(self.ask.steps, self.K.shape[0]) + 6)
         if self.ask.density and self._allowed("density", vectors, ": fewer --steps or --probes"):
             found["null"] = self._density(fields.network.parameters)
         return found
+
+    def _number(
+        self, name: str, function: Callable[..., Any], *operands: Any
+    ) -> dict[str, Any] | None:
+        """A number that not every kernel has; if this one has none, it is said why."""
+        try:
+            number = _estimate(function(*operands))
+        except ValueError as error:
+            self.skipped[name] = str(error)
+            return None
+        if number["value"] is None:
+            self.skipped[name] = "it is not finite"
+        return number
 
     def _eigenpairs(self) -> dict[str, Any]:
         pairs = of.spectral.eigsh(self.fast, self.top, tol=TOL, memory=self.budget - self.held,
