@@ -17,7 +17,7 @@ import numpy as np
 
 import opflow as of
 from opflow.arrays import module_name, to_host
-from opflow.data import DataSet, load
+from opflow.data import DataSet, load, located
 from opflow.devices import placed
 from opflow.dynamics.observe.spectra import angles_between
 from opflow.folder import CONFIG
@@ -84,7 +84,7 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
     network = run.network
     if data is None:
         data, targets = config["data"], targets or config.get("targets")
-        if data != "digits" and not Path(data).exists():
+        if data != "digits" and not located(data).exists():
             raise FileNotFoundError(f"{data}, the data of {path}, does not exist: give DATA")
     found = load(data, targets, network.dtype)
     d, k = found.inputs.shape[1], found.targets.shape[1]
@@ -185,7 +185,7 @@ def _analyse(
             if reason:
                 moments[when]["skipped"]["heat map"] = reason
     network = next(iter(what.networks.values()))
-    summary |= {"widths": list(network.widths), "outputs": network.outputs,
+    summary |= {"target": data.about, "widths": list(network.widths), "outputs": network.outputs,
                 "dtype": str(network.dtype), "time": _json(what.time), "top": ask.top,
                 "moments": moments, "notes": sorted({str(w.message) for w in caught})}  # fmt: skip
     if "start_eigenvalues" in arrays and len(kernels) == 2:

@@ -26,6 +26,8 @@ def table(s: Mapping[str, Any]) -> str:
     moments = list(s["moments"].values())
     network = f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, {s['dtype']}"
     lines = [f"{'network':24}{network}", f"{'samples':24}{s['samples']:,}"]
+    if s.get("target"):
+        lines.append(f"{'target':24}{s['target']}")
 
     def row(name: str, cells: list[str | None]) -> None:
         if any(cells):

@@ -384,6 +384,15 @@ def test_another_run_is_not_resumed(tmp_path, capsys, change, word, monkeypatch)
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == files
 
 
+def test_a_checkpoint_in_the_place_of_a_trajectory_is_one_line(tmp_path, capsys):
+    *_, path = regression(tmp_path)
+    assert run(capsys, "train", path, *TRAIN, "--out", tmp_path / "run")[0] == 0
+    file = tmp_path / "run" / "checkpoint.npz"
+    code, out, err = run(capsys, "spectrum", file, path, "--out", tmp_path / "look")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert f"{file} is a checkpoint, not a trajectory" in err
+
+
 def test_other_data_are_not_resumed(tmp_path, capsys):
     X, y, path = regression(tmp_path)
     argv = ["train", path, *TRAIN, "--out", tmp_path / "run"]
