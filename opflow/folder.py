@@ -185,8 +185,12 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Write one file atomically."""
         temporary = self.path / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+        except OSError:  # a full disk: half a file is of no use
+            temporary.unlink(missing_ok=True)
+            raise
 
     def done(self) -> None:
         """The results are there: what they replace goes."""

@@ -194,7 +194,7 @@ def test_pictures_do_not_decide_the_exit_code(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "run" / "trajectory.npz").exists()
 
 
-@pytest.mark.parametrize("backend", ["module://no_such.backend", "nonsense"])
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
 def test_pictures_are_drawn_whatever_backend_is_asked_for(tmp_path, backend):
     pytest.importorskip("matplotlib")
     *_, path = regression(tmp_path)
