@@ -106,7 +106,9 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("DATA, or --samples and --features, is needed")
     else:
         (samples, features), outputs = shape, args.outputs or 1
-    print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, {args.dtype}")
+    target = "" if args.data is None else f"; target: {data.about}"
+    print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
+          f"{args.dtype}{target}")  # fmt: skip
     print(estimated(estimate(
         samples, [features, *args.widths], outputs, args.dtype, steps=args.steps,
         memory=args.memory, method=options.method(args), eliminate=options.eliminate(args), X=X,
@@ -139,6 +141,9 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.batch is not None and args.batch > samples:
         raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
+    if not args.quiet:
+        print(f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
+              f"{_count(int(samples), 'sample')}", flush=True)  # fmt: skip
     if world.comm is not None and world.leads:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
@@ -161,6 +166,10 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     return 128 + signal.Signals[summary["stopped"]]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _finish(
@@ -193,7 +202,7 @@ def _run(
     """The run (on the rank that leads), its summary, and its kernel before and after."""
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ("command", "argv")}  # fmt: skip
-    config |= {"held_out": test is not None, "version": of.__version__}
+    config |= {"held_out": test is not None, "target": data.about, "version": of.__version__}
     world.lead(lambda: folder.configure(config, options.FIXED))
     widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
     network = of.ReLUNetwork.random(
@@ -269,16 +278,18 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
 
 def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     _alone(world)
-    drawn = report.redraw(args.run) + spectrum_report.redraw(args.run)
-    if not drawn:
+    drawn, failed = report.redraw(args.run)
+    more, missing = spectrum_report.redraw(args.run)
+    if not (drawn or more or failed or missing):
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
-    print(f"pictures: {', '.join(map(str, drawn))}")
+    print(report.told([*drawn, *more], failed | missing))
     return 0
 
 
 def _go_on(args: argparse.Namespace, world: World) -> str:
     argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
-    if args.resume_from is not None:
+    argv = [a for a in argv if not a.startswith("--resume-from=")]
+    if "--resume-from" in argv:
         at = argv.index("--resume-from")
         del argv[at : at + 2]
     ranks = [] if world.comm is None else ["mpiexec", "-n", str(world.comm.size)]

@@ -6,11 +6,12 @@ configuration, its log and its checkpoints; the results come when it ends or is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,43 @@ def make_writable(path: Path) -> bool:
     return made
 
 
-def write_pictures(folder: Path, pictures: Mapping[str, Any]) -> None:
-    """Write the figures of these axes, each atomically, under their names."""
-    for name, ax in pictures.items():
+def write_pictures(folder: Path, pictures: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
+    """Write pictures under their names, each atomically, one after another.
+
+    Parameters
+    ----------
+    folder : Path
+    pictures : dict of str to function
+        What draws each picture and returns its axes.
+
+    Returns
+    -------
+    dict of str to str
+        Why a picture could not be drawn or written; an older picture of that name is removed.
+
+    Raises
+    ------
+    ImportError
+        If there is no matplotlib.
+
+    Notes
+    -----
+    Results must not depend on pictures, so no other error of drawing or saving goes further.
+    """
+    failed = {}
+    for name, draw in pictures.items():
         temporary = folder / f".{name}"
-        ax.figure.savefig(temporary, format="png")
-        os.replace(temporary, folder / name)
+        try:
+            draw().figure.savefig(temporary, format="png")
+            os.replace(temporary, folder / name)
+        except ImportError:
+            raise
+        except Exception as error:
+            failed[name] = " ".join(str(error).split()) or type(error).__name__
+            for left in (temporary, folder / name):
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
+    return failed
 
 
 class ResultFolder:
@@ -153,8 +185,12 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Write one file atomically."""
         temporary = self.path / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+        except OSError:  # a full disk: half a file is of no use
+            temporary.unlink(missing_ok=True)
+            raise
 
     def done(self) -> None:
         """The results are there: what they replace goes."""

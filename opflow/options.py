@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import opflow as of
+from opflow.data import located
 from opflow.operators.rows import parse_memory
 
 METHODS = {
@@ -116,8 +116,10 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
         command.add_argument("--tol", type=_positive, help="flows: tolerance")
 
     train = commands.add_parser("train", help="train a network on data", description=(
-        "Train by gradient descent or flow.  Integer targets are class labels: they become "
-        "one-hot vectors minus their mean, and the table shows the accuracy."))  # fmt: skip
+        "Train by gradient descent or flow.  Targets that are words, booleans or at most 20 "
+        "different integers are classes: they become one-hot vectors minus their mean, and the "
+        "table shows the accuracy.  Numbers with a decimal point are a regression.  The first "
+        "line says what they were taken for."))  # fmt: skip
     train.add_argument("data", metavar="DATA", help=data)
     common(train)
     device(train)
@@ -128,11 +130,12 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     train.add_argument("--test-data", metavar="FILE", help="held-out data, of any kind of DATA")
     train.add_argument("--test-targets", metavar="FILE", help=".npy or .csv with their y")
     train.add_argument("--every", type=_at_least(1), default=1, help="steps between records")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    train.add_argument("--out", type=located, required=True, metavar="DIR", help="run folder")
     train.add_argument("--checkpoint-every", type=_interval, metavar="STEPS|SECONDSs",
                        default="600s", help="as 100 or 600s (default)")  # fmt: skip
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    train.add_argument("--resume-from", metavar="FILE", help="go on from another of its states")
+    train.add_argument("--resume-from", type=located, metavar="FILE",
+                       help="go on from another of its states")  # fmt: skip
     train.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
     train.add_argument("--explain", action="store_true", help="print the routes and their costs")
     train.add_argument("--quiet", action="store_true", help="no progress bar and no table")
@@ -152,11 +155,11 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     look = commands.add_parser("spectrum", help="the spectrum of the kernel of a run", description=(
         "Eigenvalues, density, norms and alignment of the kernel at the start and the end of a "
         "run, with error bars; a table, an .npz and pictures."))  # fmt: skip
-    look.add_argument("run", type=Path, metavar="RUN|NETWORK",
+    look.add_argument("run", type=located, metavar="RUN|NETWORK",
                       help="folder of a run, or its trajectory .npz and DATA")  # fmt: skip
     look.add_argument("data", metavar="DATA", nargs="?", help=data + " (that of the run)")
     look.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
-    look.add_argument("--out", type=Path, metavar="DIR", help="for results (RUN/spectrum)")
+    look.add_argument("--out", type=located, metavar="DIR", help="for results (RUN/spectrum)")
     look.add_argument("--top", type=_at_least(1), default=20, help="eigenpairs (20)")
     look.add_argument("--density", action=argparse.BooleanOptionalAction, default=True,
                       help="of the spectrum (yes)")  # fmt: skip
@@ -173,7 +176,7 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     look.set_defaults(command=functions["spectrum"])
 
     draw = commands.add_parser("plot", help="draw the pictures of a run, or of its spectrum, anew")
-    draw.add_argument("run", type=Path, metavar="RUN", help="folder of a run or a spectrum")
+    draw.add_argument("run", type=located, metavar="RUN", help="folder of a run or a spectrum")
     draw.set_defaults(command=functions["plot"])
     return top
 

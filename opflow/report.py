@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from opflow.operators.describe import human
 from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
 from opflow.operators.space import space_of
 from opflow.relu.fields import storage_bytes
+
+#: what draws each picture, by file name
+Pictures = dict[str, Callable[[], Any]]
 
 EIGENVALUES = 24
 #: vectors in a block of the Lanczos that finds them, and products it takes, roughly
@@ -125,8 +129,11 @@ def analyse(
     with workspace_limit(workspace, min(float(SPREAD), spare / 2 - workspace)):
         fields = network.fields(X, comm=space if space.sharded else None)
         K = of.collective_kernel(fields)
-        values = _largest(K, budget - held)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
+        try:
+            values = _largest(K, budget - held)
+        except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
+            return {"skipped": f"its eigenvalues were not found: {error}"}
     total = sum(traces) or 1.0
     return {
         "eigenvalues": values.tolist(),
@@ -227,39 +234,49 @@ def draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[s
     return attempt(folder, lambda: pictures(run, before, after))
 
 
-def attempt(folder: Path, make: Callable[[], dict[str, Any]]) -> str:
+def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
     """Write the pictures that `make` gives, and say which, or why there are none."""
     try:
-        made = make()
+        return told(*write(folder, make()))
     except ImportError as error:
         return f"no pictures: {error}"
-    write_pictures(folder, made)
-    return f"pictures: {', '.join(made)}"
 
 
-def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """The axes of the pictures of a run, by file name."""
+def write(folder: Path, drawings: Pictures) -> tuple[list[str], dict[str, str]]:
+    """Write pictures; the names of those written, and why the others could not be."""
+    failed = write_pictures(folder, drawings)
+    return [name for name in drawings if name not in failed], failed
+
+
+def told(made: Sequence[object], failed: Mapping[str, str]) -> str:
+    """Which pictures there are, and which there are not."""
+    text = f"pictures: {', '.join(map(str, made)) or 'none'}"
+    return "; ".join([text, *(f"no {name}: {why}" for name, why in failed.items())])
+
+
+def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> Pictures:
+    """What draws the pictures of a run, by file name."""
     from opflow import plot
 
     def of_kernel(name: str) -> dict[str, Sequence[float]]:
         moments = {"start": before, "end": after}
         return {when: moment[name] for when, moment in moments.items() if name in moment}
 
-    found = {"loss.png": plot.loss(run)}
+    found: Pictures = {"loss.png": partial(plot.loss, run)}
     if of_kernel("eigenvalues"):
-        found["eigenvalues.png"] = plot.eigenvalues(of_kernel("eigenvalues"))
-        found["layer_shares.png"] = plot.layer_shares(of_kernel("shares"))
+        found["eigenvalues.png"] = partial(plot.eigenvalues, of_kernel("eigenvalues"))
+        found["layer_shares.png"] = partial(plot.layer_shares, of_kernel("shares"))
     if "held_out_loss" in run.observations:
-        found["held_out.png"] = plot.held_out(run)
+        found["held_out.png"] = partial(plot.held_out, run)
     if "accuracy" in run.observations:
-        found["accuracy.png"] = plot.accuracy(run)
+        found["accuracy.png"] = partial(plot.accuracy, run)
     return found
 
 
-def redraw(folder: Path) -> list[Path]:
+def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """Draw the pictures of a run folder from its trajectory and its summary, if it has one."""
     if not (folder / "trajectory.npz").exists():
-        return []
+        return [], {}
     run, numbers = of.Trajectory.load(folder / "trajectory.npz"), {}
     file = folder / "summary.json"
     if file.exists():
@@ -274,9 +291,8 @@ def redraw(folder: Path) -> list[Path]:
             numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
         )
     ]
-    made = pictures(run, *moments)
-    write_pictures(folder, made)
-    return [folder / name for name in made]
+    made, failed = write(folder, pictures(run, *moments))
+    return [folder / name for name in made], failed
 
 
 def peak_memory() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 import opflow as of
 from opflow.arrays import module_name, to_host
-from opflow.data import DataSet, load
+from opflow.data import DataSet, load, located
 from opflow.devices import placed
 from opflow.dynamics.observe.spectra import angles_between
 from opflow.folder import CONFIG
@@ -84,7 +84,7 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
     network = run.network
     if data is None:
         data, targets = config["data"], targets or config.get("targets")
-        if data != "digits" and not Path(data).exists():
+        if data != "digits" and not located(data).exists():
             raise FileNotFoundError(f"{data}, the data of {path}, does not exist: give DATA")
     found = load(data, targets, network.dtype)
     d, k = found.inputs.shape[1], found.targets.shape[1]
@@ -185,7 +185,7 @@ def _analyse(
             if reason:
                 moments[when]["skipped"]["heat map"] = reason
     network = next(iter(what.networks.values()))
-    summary |= {"widths": list(network.widths), "outputs": network.outputs,
+    summary |= {"target": data.about, "widths": list(network.widths), "outputs": network.outputs,
                 "dtype": str(network.dtype), "time": _json(what.time), "top": ask.top,
                 "moments": moments, "notes": sorted({str(w.message) for w in caught})}  # fmt: skip
     if "start_eigenvalues" in arrays and len(kernels) == 2:
@@ -247,14 +247,32 @@ class _Kernel:
             spectral, target = of.spectral, y.ravel()
             for name in NUMBERS:
                 of_kernel = self.K if name == "trace" else self.fast
-                found[name] = _estimate(getattr(spectral, name)(of_kernel))
-            alignments = [spectral.alignment(op, target) for op in (self.fast, *layers)]
-            self.arrays["alignment"] = np.array([float(a) for a in alignments])
-            found["alignment"] = [_estimate(a) for a in alignments]
+                found[name] = self._number(name, getattr(spectral, name), of_kernel)
+            alignments = [
+                self._number("alignment", spectral.alignment, op, target)
+                for op in (self.fast, *layers)
+            ]
+            self.arrays["alignment"] = np.array(
+                [math.nan if a is None or a["value"] is None else a["value"] for a in alignments]
+            )
+            found["alignment"] = alignments
         vectors = self.ask.probes * (min(self.ask.steps, self.K.shape[0]) + 6)
         if self.ask.density and self._allowed("density", vectors, ": fewer --steps or --probes"):
             found["null"] = self._density(fields.network.parameters)
         return found
+
+    def _number(
+        self, name: str, function: Callable[..., Any], *operands: Any
+    ) -> dict[str, Any] | None:
+        """A number that not every kernel has; if this one has none, it is said why."""
+        try:
+            number = _estimate(function(*operands))
+        except ValueError as error:
+            self.skipped[name] = str(error)
+            return None
+        if number["value"] is None:
+            self.skipped[name] = "it is not finite"
+        return number
 
     def _eigenpairs(self) -> dict[str, Any]:
         pairs = of.spectral.eigsh(self.fast, self.top, tol=TOL, memory=self.budget - self.held,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from opflow import plot
-from opflow.folder import write_pictures
 from opflow.plot.kernel import show_means
+from opflow.report import Pictures, write
 from opflow.spectral import Estimate
 from opflow.spectrum import NUMBERS, fit_ranks
 
@@ -25,6 +26,8 @@ def table(s: Mapping[str, Any]) -> str:
     moments = list(s["moments"].values())
     network = f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, {s['dtype']}"
     lines = [f"{'network':24}{network}", f"{'samples':24}{s['samples']:,}"]
+    if s.get("target"):
+        lines.append(f"{'target':24}{s['target']}")
 
     def row(name: str, cells: list[str | None]) -> None:
         if any(cells):
@@ -51,14 +54,15 @@ def table(s: Mapping[str, Any]) -> str:
     row("‖K u − λ u‖ at most", [_pairs(m) for m in moments])
     if "drift" in s:
         drift = s["drift"]
-        lines.append(f"{'‖K(t) − K(0)‖/‖K(0)‖':24}{_bars(drift['kernel_distance'])}")
-        lines.append(f"{'alignment K(t), K(0)':24}{_bars(drift['kernel_alignment'])}")
+        row("‖K(t) − K(0)‖/‖K(0)‖", [_bars(drift["kernel_distance"])])
+        row("alignment K(t), K(0)", [_bars(drift["kernel_alignment"])])
         if "largest_angle" in drift:
             lines.append(f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
                          f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
     for when, m in s["moments"].items():
         lines += [
-            f"{name + ', ' + when:24}not computed: {why}" for name, why in m["skipped"].items()
+            f"{name.replace('_', ' ') + ', ' + when:24}not computed: {why}"
+            for name, why in m["skipped"].items()
         ]
     lines += [f"{'note':24}{note}" for note in s["notes"]]
     if "seconds" in s:
@@ -97,21 +101,15 @@ def _pairs(moment: Mapping[str, Any]) -> str | None:
     return f"{moment['largest_residual']:.1e} ({state}{moment['products']:,} products)"
 
 
-def pictures(arrays: Mapping[str, Any], outputs: int) -> dict[str, Any]:
-    """The axes of all pictures that the arrays give, by file name.
-
-    Raises
-    ------
-    ImportError
-        If there is no matplotlib.
-    """
+def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
+    """What draws the pictures that the arrays give, by file name."""
 
     def every(name: str) -> dict[str, Any]:
         """The arrays of that name by moment."""
         return {key.removesuffix(f"_{name}"): value for key, value in arrays.items()
                 if key.endswith(f"_{name}")}  # fmt: skip
 
-    found = {"layer_shares.png": plot.layer_shares(every("layer_shares"))}
+    found: Pictures = {"layer_shares.png": partial(plot.layer_shares, every("layer_shares"))}
     if values := every("eigenvalues"):
         ranks = [fit_ranks(numbers) for numbers in values.values()]
         fit = (
@@ -121,26 +119,33 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> dict[str, Any]:
         )
         if fit is not None and fit[0] >= fit[1]:
             fit = None
-        found["eigenvalues.png"] = plot.eigenvalues(values, fit=fit)
-        found["projections.png"] = plot.projections(every("projections"))
-        found["mode_shares.png"] = plot.mode_shares(list(every("mode_shares").values())[-1])
+        found["eigenvalues.png"] = partial(plot.eigenvalues, values, fit=fit)
+        found["projections.png"] = partial(plot.projections, every("projections"))
+        last = list(every("mode_shares").values())[-1]
+        found["mode_shares.png"] = partial(plot.mode_shares, last)
     densities = {when: Saved(arrays, when) for when in every("grid")}
     if densities:
         one = next(iter(densities.values())) if len(densities) == 1 else densities
-        found["density.png"] = plot.density(one)
-        found["cumulative.png"] = plot.density(one, cumulative=True)
+        found["density.png"] = partial(plot.density, one)
+        found["cumulative.png"] = partial(plot.density, one, cumulative=True)
     if "heat_map" in arrays:
         labels = arrays.get("heat_map_labels")
         words = "samples, " + ("clustered" if labels is None else "class by class")
-        found["heat_map.png"] = show_means(
-            arrays["heat_map"], len(arrays["heat_map_order"]), words, labels=labels, outputs=outputs
+        found["heat_map.png"] = partial(
+            show_means,
+            arrays["heat_map"],
+            len(arrays["heat_map_order"]),
+            words,
+            labels=labels,
+            outputs=outputs,
         )
     return found
 
 
-def redraw(folder: Path) -> list[Path]:
+def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """Draw the pictures of a spectrum anew: that in a folder, or that of a run folder."""
-    drawn = []
+    drawn: list[Path] = []
+    failed: dict[str, str] = {}
     for place in (folder, folder / "spectrum"):
         if (place / "spectrum.npz").exists():
             try:
@@ -149,10 +154,10 @@ def redraw(folder: Path) -> list[Path]:
                 outputs = int(json.loads((place / "spectrum.json").read_text("utf-8"))["outputs"])
             except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{place}: the spectrum cannot be read: {error}") from error
-            made = pictures(arrays, outputs)
-            write_pictures(place, made)
+            made, missing = write(place, pictures(arrays, outputs))
             drawn += [place / name for name in made]
-    return drawn
+            failed |= {str(place / name): why for name, why in missing.items()}
+    return drawn, failed
 
 
 class Saved:

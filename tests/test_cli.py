@@ -1,6 +1,7 @@
 """The command line: runs, and bad input told in one line."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -152,6 +153,65 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     assert code == 2 and "--overwrite" in err
     assert (tmp_path / "run" / "trajectory.npz").read_bytes() == before
     assert run(capsys, *argv, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize("shape", ["zero data", "zero targets"])
+def test_a_run_with_nothing_to_draw_succeeds_with_all_its_pictures(tmp_path, capsys, shape):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    path = data(tmp_path, X=X * (shape != "zero data"), y=y * (shape != "zero targets"))
+    argv = ["train", path, *TRAIN, "--out", tmp_path / "run"]
+    for more in ([], ["--resume"]):
+        assert run(capsys, *argv, *more) == (0, "", "")
+        assert (tmp_path / "run" / "eigenvalues.png").exists()
+    code, out, err = run(capsys, "plot", tmp_path / "run")
+    assert (code, err) == (0, "") and "no " not in out
+
+
+def test_pictures_do_not_decide_the_exit_code(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from opflow import plot
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("no\nink")
+
+    *_, path = regression(tmp_path)
+    monkeypatch.setattr(plot, "eigenvalues", fails)
+    argv = ["train", path, *TRAIN[:-1], "--out", tmp_path / "run"]
+    code, out, _ = run(capsys, *argv)
+    assert code == 0
+    assert "pictures: loss.png, layer_shares.png; no eigenvalues.png: no ink; everything" in out
+    assert not list((tmp_path / "run").glob(".*"))
+    code, out, _ = run(capsys, "plot", tmp_path / "run")
+    assert code == 0 and "eigenvalues.png: no ink" in out
+    code, out, _ = run(capsys, "spectrum", tmp_path / "run")
+    assert code == 0 and "heat_map.png; no eigenvalues.png: no ink; everything" in out
+    # a disk that is full when pictures are written
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    code, out, _ = run(capsys, *argv, "--overwrite")
+    assert code == 0 and "pictures: none; no loss.png: no ink" in out
+    assert (tmp_path / "run" / "trajectory.npz").exists()
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_pictures_are_drawn_whatever_backend_is_asked_for(tmp_path, backend):
+    pytest.importorskip("matplotlib")
+    *_, path = regression(tmp_path)
+    argv = ["train", path, *TRAIN, "--out", tmp_path / "run"]
+    subprocess.run([sys.executable, "-m", "opflow.cli", *map(str, argv)], check=True,
+                   env={**os.environ, "MPLBACKEND": backend})  # fmt: skip
+    assert (tmp_path / "run" / "loss.png").exists()
+
+
+def test_an_analysis_that_fails_does_not_lose_the_run(tmp_path, capsys, monkeypatch):
+    def fails(*args, **kwargs):
+        raise np.linalg.LinAlgError("no convergence")
+
+    *_, path = regression(tmp_path)
+    monkeypatch.setattr(of.spectral, "eigsh", fails)
+    code, out, _ = run(capsys, "train", path, *TRAIN[:-1], "--out", tmp_path / "run")
+    assert code == 0 and "not analysed: its eigenvalues were not found: no convergence" in out
 
 
 def test_divergence_is_one_line_and_code_1(tmp_path, capsys):
@@ -322,6 +382,15 @@ def test_another_run_is_not_resumed(tmp_path, capsys, change, word, monkeypatch)
     code, _, err = run(capsys, *argv, "--resume", *change)
     assert code == 2 and err.count("\n") == 1 and word in err
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == files
+
+
+def test_a_checkpoint_in_the_place_of_a_trajectory_is_one_line(tmp_path, capsys):
+    *_, path = regression(tmp_path)
+    assert run(capsys, "train", path, *TRAIN, "--out", tmp_path / "run")[0] == 0
+    file = tmp_path / "run" / "checkpoint.npz"
+    code, out, err = run(capsys, "spectrum", file, path, "--out", tmp_path / "look")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert f"{file} is a checkpoint, not a trajectory" in err
 
 
 def test_other_data_are_not_resumed(tmp_path, capsys):

@@ -111,6 +111,20 @@ def test_eigenvalues_that_are_not_positive_are_left_out():
     np.testing.assert_array_equal(line(ax, "K"), ([1, 2], [4, 2]))
 
 
+def test_what_is_zero_is_drawn_without_a_warning(tmp_path, recwarn):
+    drawn = {
+        "eigenvalues": plot.eigenvalues({"start": np.zeros(3), "end": np.zeros(3)}),
+        "one dead": plot.eigenvalues({"start": np.ones(3), "end": np.zeros(3)}),
+        "shares": plot.layer_shares({"start": np.zeros(2), "end": np.zeros(2)}),
+    }
+    for name, ax in drawn.items():
+        ax.figure.savefig(tmp_path / f"{name}.png")
+    assert not recwarn.list
+    assert legend(drawn["one dead"]) == ["start", "end: none is positive"]
+    assert drawn["one dead"].get_yscale() == "log"
+    assert drawn["shares"].get_ylim() == (0, 100)
+
+
 def test_decay_marks_where_each_mode_first_departs():
     t, rates = np.linspace(0, 1, 101), np.array([4.0, 2.0, 1.0])
     exact = np.exp(-np.outer(t, rates)) * [3.0, -2.0, 1.0]

@@ -276,6 +276,30 @@ def test_data_that_moved_are_asked_for(trained, capsys, tmp_path):
     assert code == 0
 
 
+@pytest.mark.parametrize("zero", ["X", "y"])
+def test_a_dead_kernel_and_zero_targets_have_a_spectrum(tmp_path, capsys, zero):
+    pytest.importorskip("matplotlib")
+    X, y = regression(tmp_path)
+    arrays = {"X": X, "y": y}
+    np.savez(tmp_path / "zero.npz", **(arrays | {zero: np.zeros_like(arrays[zero])}))
+    argv = [tmp_path / "zero.npz", "--widths", "8,8", "--steps", 2, "--quiet"]
+    assert run(capsys, "train", *argv, "--out", tmp_path / "run")[0] == 0
+    code, out, err = run(capsys, "spectrum", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert re.search(r"alignment, end +not computed: ", out) and "None" not in out
+    summary, _ = results(tmp_path / "run" / "spectrum")
+    end = summary["moments"]["end"]
+    assert end["alignment"][0] is None or end["alignment"][0]["value"] is None
+    if zero == "X":
+        assert end["norm"]["value"] == end["trace"]["value"] == 0.0
+        assert end["null"]["value"] == y.size
+        assert re.search(r"effective rank, end +not computed: ", out)
+    else:
+        assert end["norm"]["value"] > 0 and end["effective_rank"]["value"] >= 1
+    names = {p.name for p in (tmp_path / "run" / "spectrum").iterdir()}
+    assert names == set(SPECTRUM)
+
+
 def test_plot_draws_the_pictures_anew(trained, capsys):
     pytest.importorskip("matplotlib")
     folder, *_ = trained

@@ -42,7 +42,7 @@ class Checkpoint:
     Parameters
     ----------
     path : str or path
-        The file of the newest state, in a folder that exists.
+        The file of the newest state, in a folder that exists; ``~`` is the home folder.
     steps : int, optional
         Save after so many steps since the last save.
     seconds : float, optional
@@ -117,7 +117,7 @@ class Saver:
         space: Space = LOCAL,
     ) -> None:
         self.checkpoint, self.identity, self.space = checkpoint, dict(identity), space
-        self.path = Path(checkpoint.path)
+        self.path = _file(checkpoint)
         self._step, self._time = step, time.monotonic()
 
     def prepare(self) -> None:
@@ -233,7 +233,7 @@ def load(
     OSError
         If it cannot be opened.
     """
-    path = Path(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+    path = _file(checkpoint)
     try:
         return _read(path, identity, space)
     except (ValueError, FileNotFoundError) as error:
@@ -249,8 +249,13 @@ def load(
 
 def exists(checkpoint: Checkpoint) -> bool:
     """Whether there is any state of a run, good or not."""
-    path = Path(checkpoint.path)
+    path = _file(checkpoint)
     return any(file.exists() for file in (path, *_states(path)))
+
+
+def _file(checkpoint: Checkpoint | str | os.PathLike[str]) -> Path:
+    path = checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint
+    return Path(os.path.expanduser(path))
 
 
 def _states(path: Path) -> Iterator[Path]:
@@ -357,7 +362,7 @@ def checksum(arrays: Mapping[str, Any]) -> str:
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
     """``numpy.savez`` that leaves either the whole file or the old one, and `keep` − 1 older."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     handle, temporary = _temporary(path)
     previous = path.with_name(f".{path.name}.previous.tmp")
     try:

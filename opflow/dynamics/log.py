@@ -37,7 +37,7 @@ class Log:
         self.path = path
         self._warned = False
         # Unbuffered, in append mode: a line is in the file or not, whatever happens next.
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        self._file = open(os.path.expanduser(path), "a+b", buffering=0)  # noqa: SIM115
         self._end = 0
         if resumed is not None:
             self._file.seek(0)

@@ -184,7 +184,9 @@ class Loop:
             )
             for name, observer in self.observers.items():
                 try:
-                    values[name] = self._observed(name, observer, moment)
+                    value = self._observed(name, observer, moment)
+                    if value is not None:  # it prints or draws, and records nothing
+                        values[name] = value
                 except Exception as error:
                     if not self.space.sharded:
                         raise
@@ -204,11 +206,13 @@ class Loop:
 
     def _observed(self, name: str, observer: Observer, moment: Moment) -> Any:
         value, seen = _kept(observer(moment)), self.seen[name]
+        if not self.losses:
+            return value
         # here, where it costs a step, and not when all is put together
-        if seen and np.shape(value) != np.shape(seen[0]):
+        now, before = _gave(value), _gave(seen[0] if seen else None)
+        if now != before:
             raise ValueError(
-                f"observe[{name!r}] gave shape {np.shape(value)} at step {self.number} "
-                f"but {np.shape(seen[0])} at the start"
+                f"observe[{name!r}] gave {now} at step {self.number} but {before} at the start"
             )
         return value
 
@@ -247,7 +251,11 @@ class Loop:
             times=np.array(self.times[:done]),
             losses=np.array(self.losses),
             products=self.integrator.products,
-            observations={name: np.array(values[:done]) for name, values in self.seen.items()},
+            observations={
+                name: np.array(values[:done])
+                for name, values in self.seen.items()
+                if values or not done  # an observer that returns None has recorded nothing
+            },
             step=getattr(self.integrator, "step", float("nan")),
             note=self.integrator.note,
             interrupted=self.interrupted,
@@ -340,6 +348,10 @@ class Loop:
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
             f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before"
         )
+
+
+def _gave(value: Any) -> str:
+    return "None" if value is None else f"shape {np.shape(value)}"
 
 
 def _kept(value: Any) -> Any:

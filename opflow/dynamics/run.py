@@ -46,7 +46,7 @@ def train(
     eliminate: bool | None = None,
     gram: Any = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
-    resume: bool | str | os.PathLike[str] = False,
+    resume: bool | str | os.PathLike[str] | None = False,
     log: str | os.PathLike[str] | None = None,
     explain: bool = False,
     progress: bool = False,
@@ -75,7 +75,8 @@ def train(
         Moments to record, and where to end; the start is always recorded.  Not for methods of
         fixed step.
     observe : sequence of observers, or mapping of names to observers
-        Called at every moment, the start and the end included; see :mod:`opflow.observe`.
+        Called at every moment, the start and the end included; see :mod:`opflow.observe`.  One
+        that returns None (it prints, say) records nothing.
     every : int, default 1
         Record a moment every so many steps (and the last).
     loss : {"sum", "mean"}
@@ -221,7 +222,7 @@ def _check_sharded(method: Method, eliminate: bool | None, gram: Any) -> None:
 
 def _checkpoint(
     checkpoint: Checkpoint | str | os.PathLike[str] | None,
-    resume: bool | str | os.PathLike[str],
+    resume: bool | str | os.PathLike[str] | None,
     method: Method,
     network: ReLUNetwork,
     X: Any,
@@ -231,6 +232,7 @@ def _checkpoint(
     space: Space,
 ) -> tuple[Saver | None, tuple[dict[str, Any], dict[str, Any]] | None]:
     """What saves the run, and the state it goes on from."""
+    resume = _resume(resume)
     if checkpoint is None:
         if resume is True:
             raise ValueError("resume=True needs checkpoint= to say which run goes on")
@@ -264,6 +266,18 @@ def _checkpoint(
     saver = Saver(checkpoint, identity, 0 if held is None else held[1]["number"], space)
     space.together(lambda: saver.prepare() if space.leads else None)
     return saver, held
+
+
+def _resume(resume: Any) -> bool | str | os.PathLike[str]:
+    if resume is None:
+        return False
+    if isinstance(resume, bool | np.bool_):
+        return bool(resume)
+    if not isinstance(resume, str | os.PathLike):
+        raise TypeError(f"resume must be True, False or the path of a state, not {resume!r}")
+    if not os.fspath(resume):
+        raise ValueError("resume must be True, False or the path of a state, not an empty text")
+    return resume
 
 
 def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import to_host
-from opflow.dynamics.checkpoint import checksum, write_npz
+from opflow.dynamics.checkpoint import FORMAT, checksum, write_npz
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
 
@@ -36,7 +36,8 @@ class Trajectory:
         Kernel products spent: one a step (a gradient and the recomputed residual), and those
         that found the step size.
     observations : dict of str to array
-        What the observers returned, first axis in the order of `times`.
+        What the observers returned, first axis in the order of `times`; nothing of those that
+        return None.
     step : float
         The step size used.
     note : str
@@ -146,8 +147,12 @@ class Trajectory:
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
         arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
-        if any(a.dtype == object for a in arrays.values()):
-            raise TypeError("observations of changing shape cannot be saved")
+        for name, array in arrays.items():
+            if array.dtype == object:
+                what = name.removeprefix("observation_")
+                raise TypeError(
+                    f"the observations {what!r} cannot be saved: they are neither numbers nor text"
+                )
         meta = {
             "schema": SCHEMA,
             "rates": net.rates,
@@ -173,11 +178,18 @@ class Trajectory:
             If it is not a trajectory, is corrupt, or has another schema.
         """
         try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            meta = json.loads(str(arrays.pop("metadata")))
+            with open(os.path.expanduser(path), "rb") as raw, np.load(raw, allow_pickle=False) as f:
+                arrays = {name: f[name] for name in f.files}
+            meta = dict(json.loads(str(arrays.pop("metadata"))))
         except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a trajectory, or is corrupt: {error}") from error
+        if meta.get("format") == FORMAT:
+            raise ValueError(
+                f"{path} is a checkpoint, not a trajectory: train(resume=...) goes on from it; in "
+                "a run folder the trajectory is trajectory.npz"
+            )
+        if "checksum" not in meta:
+            raise ValueError(f"{path} is not a trajectory")
         if meta.get("schema") != SCHEMA:
             raise ValueError(f"{path} has schema {meta.get('schema')}; this version reads {SCHEMA}")
         if meta["checksum"] != checksum(arrays):

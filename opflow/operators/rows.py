@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import os
 import re
 import sys
@@ -190,12 +191,15 @@ def parse_memory(memory: float | str | None, where: str | None = "numpy") -> flo
     if memory is None:
         return 0.5 * free_memory(where)
     if isinstance(memory, str):
-        match = re.fullmatch(r"\s*([\d.]+(?:[eE]\d+)?)\s*([kKMGT]?)(i?)B?\s*", memory)
+        number = r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*"
+        match = re.fullmatch(number + r"([kmgt]?)(i?)b?\s*", memory, re.IGNORECASE)
         if match is None:
             raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
-        number, unit, binary = match[1], match[2].upper(), match[3]
+        unit, binary = match[2].upper(), match[3]
         power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
-        memory = float(number) * (1024**power if binary else _UNITS[unit])
+        memory = float(match[1]) * (1024**power if binary else _UNITS[unit])
+    if not isinstance(memory, numbers.Real) or isinstance(memory, bool):
+        raise TypeError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
     if not memory > 0:
         raise ValueError(f"memory must be positive, not {memory!r}")
     return float(memory)

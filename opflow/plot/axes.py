@@ -5,6 +5,8 @@ matplotlib is imported when something is drawn: ``pip install 'opflow[plot]'``.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +23,26 @@ def axes(ax: Any = None, size: tuple[float, float] = (6.0, 4.0)) -> Any:
     """`ax`, or the axes of a new figure of `size` inches that no window knows of."""
     if ax is not None:
         return ax
+    return _figure_class()(figsize=size, dpi=120, layout="constrained").add_subplot()
+
+
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'opflow[plot]'") from error
-    return Figure(figsize=size, dpi=120, layout="constrained").add_subplot()
+    except ValueError:
+        # MPLBACKEND names a backend that is not installed.  No figure of ours has a window.
+        backend = os.environ.pop("MPLBACKEND", None)
+        if backend is None:
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # half imported
+        try:
+            from matplotlib.figure import Figure
+        finally:
+            os.environ["MPLBACKEND"] = backend
+    return Figure
 
 
 def tidy(ax: Any) -> Any:

@@ -43,7 +43,8 @@ def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
     layers = max((len(values) for values in shares.values()), default=0)
     ax.set_xticks(range(layers), [f"layer {i + 1}" for i in range(layers)])
     ax.set(ylabel="share of tr K (%)", title="Which layers the kernel lives in")
-    ax.set_ylim(0, 100 * max(max(v) for v in shares.values()) * 1.18)
+    top = max((share for values in shares.values() for share in values), default=0.0)
+    ax.set_ylim(0, 118 * top or 100)  # all shares of a kernel that is zero are zero
     ax.legend(frameon=False, ncols=len(shares), loc="upper right")
     tidy(ax).grid(False, axis="x")
     return ax

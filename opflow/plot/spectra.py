@@ -90,9 +90,14 @@ def eigenvalues(values: Mapping[str, Any], ax: Any = None, *, fit: Fit | None = 
     """
     laws = {} if fit is None else {label: power_law(v, fit) for label, v in values.items()}
     ax = axes(ax)
+    some = False
     for (label, numbers), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
         numbers = np.sort(np.asarray(numbers))[::-1]
         positive = numbers[numbers > 0]
+        if positive.size:
+            some = True
+        else:
+            label = f"{label}: none is positive"
         rank = np.arange(1, len(positive) + 1)
         ax.plot(rank, positive, marker + "-", color=colour, ms=4, lw=1, label=label)
         if fit is not None:
@@ -100,10 +105,13 @@ def eigenvalues(values: Mapping[str, Any], ax: Any = None, *, fit: Fit | None = 
             law = f"ranks {fit[0]}–{fit[1]}: rank^{exponent:.2f}".replace("-", "−")
             ends = np.array(fit, dtype=float)
             ax.plot(ends, factor * ends**exponent, "--", color="black", lw=1.5, zorder=3, label=law)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        plain_ticks(axis)
+    if some:  # an empty axis has no logarithm
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            plain_ticks(axis)
+    else:
+        ax.set(xticks=[], yticks=[])
     ax.set(xlabel="rank", ylabel="eigenvalue of K", title="Largest eigenvalues of K")
     ax.legend(frameon=False)
     return tidy(ax)

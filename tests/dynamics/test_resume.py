@@ -222,3 +222,106 @@ def test_observers_whose_names_begin_alike_are_restored(tmp_path):
         run = of.train(net, X, y, steps=steps, observe=seen, checkpoint=tmp_path / "run.npz",
                        resume=resume)  # fmt: skip
     np.testing.assert_array_equal(run.observations["flips"], run.observations["flips_top"])
+
+
+def small(steps=3, **kw):
+    rng = np.random.default_rng(0)
+    net = of.ReLUNetwork.random([3, 6], seed=0)
+    return of.train(net, rng.standard_normal((12, 3)), rng.standard_normal(12), steps=steps, **kw)
+
+
+def test_an_observer_that_returns_none_records_nothing(tmp_path):
+    calls = []
+
+    def show(moment):
+        calls.append(moment.step)
+
+    observe = {"show": show, "loss": lambda moment: moment.loss}
+    log, path = tmp_path / "log.jsonl", tmp_path / "run.npz"
+    saved = of.Checkpoint(path, steps=2)
+    whole = small(6, observe=observe, checkpoint=of.Checkpoint(tmp_path / "w.npz", steps=2))
+    small(3, observe=observe, checkpoint=saved, log=log)
+    run = small(6, observe=observe, checkpoint=saved, resume=True, log=log)
+    assert calls == [*range(7), *range(4), *range(3, 7)] or calls == [*range(7), *range(7)]
+    assert list(run.observations) == list(whole.observations) == ["loss"]
+    np.testing.assert_array_equal(run.losses, whole.losses)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 7 and all("show" not in line for line in lines)
+    run.save(tmp_path / "trajectory.npz")
+    assert list(of.Trajectory.load(tmp_path / "trajectory.npz").observations) == ["loss"]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_observer_cannot_change_its_mind_about_none(late, tmp_path):
+    def seen(moment):
+        return None if (moment.step > 1) == late else 1.0
+
+    words = "gave None at step 2" if late else r"gave shape \(\) at step 2 but None"
+    with pytest.raises(ValueError, match=words):
+        small(observe={"seen": seen})
+    path = tmp_path / "run.npz"
+    small(1, observe={"seen": seen}, checkpoint=path)
+    with pytest.raises(ValueError, match=words):
+        small(observe={"seen": seen}, checkpoint=path, resume=True)
+
+
+def test_an_observation_that_no_file_holds_is_named(tmp_path):
+    run = small(observe={"things": lambda moment: {"step": moment.step}})
+    with pytest.raises(TypeError, match="the observations 'things' cannot be saved"):
+        run.save(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("resume", [None, False, np.False_])
+def test_what_means_no_resume_begins_a_run(resume, tmp_path):
+    assert len(small(resume=resume).times) == 4
+    assert len(small(resume=resume, checkpoint=tmp_path / "run.npz").times) == 4
+    with pytest.raises(ValueError, match="holds a run already"):
+        small(resume=resume, checkpoint=tmp_path / "run.npz")
+
+
+def test_a_boolean_of_numpy_resumes(tmp_path):
+    small(2, checkpoint=tmp_path / "run.npz")
+    assert len(small(4, checkpoint=tmp_path / "run.npz", resume=np.True_).times) == 5
+    with pytest.raises(ValueError, match="resume=True needs checkpoint="):
+        small(resume=np.True_)
+
+
+@pytest.mark.parametrize(("resume", "error"), [
+    ("", ValueError), (1, TypeError), (0, TypeError), (b"run.npz", TypeError), ([], TypeError),
+])  # fmt: skip
+def test_what_is_no_state_to_go_on_from_is_refused(resume, error, tmp_path):
+    for checkpoint in (None, tmp_path / "run.npz"):
+        with pytest.raises(error, match="resume must be True, False or the path of a state"):
+            small(resume=resume, checkpoint=checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_no_trajectory(tmp_path):
+    run = small(checkpoint=tmp_path / "run.npz")
+    with pytest.raises(ValueError, match="is a checkpoint, not a trajectory: train"):
+        of.Trajectory.load(tmp_path / "run.npz")
+    run.save(tmp_path / "t.npz")
+    with pytest.raises(ValueError, match="it is not a checkpoint"):
+        small(resume=tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("metadata", ["{}", "[1]", "3", "null", '"text"', '{"schema": 1}', "{"])
+def test_what_is_no_trajectory_is_refused(metadata, tmp_path):
+    np.savez(tmp_path / "t.npz", metadata=np.array(metadata), X=np.ones(3))
+    with pytest.raises(ValueError, match=r"t\.npz is not a trajectory"):
+        of.Trajectory.load(tmp_path / "t.npz")
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(ValueError, match=r"a\.npy is not a trajectory"):
+        of.Trajectory.load(tmp_path / "a.npy")
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    small(2, checkpoint="~/run.npz", log="~/log.jsonl")
+    run = small(3, checkpoint=of.Checkpoint("~/run.npz"), resume=True, log="~/log.jsonl")
+    small(4, resume="~/run.npz")
+    run.save("~/t.npz")
+    assert len(of.Trajectory.load("~/t.npz").times) == 4
+    assert {"run.npz", "log.jsonl", "t.npz"} <= {file.name for file in tmp_path.iterdir()}
+    assert not (tmp_path / "~").exists()

@@ -99,10 +99,21 @@ def test_bad_arguments_are_named(kernel, arguments, match):
 
 @pytest.mark.parametrize("memory, size", [
     ("2GB", 2e9), ("2GiB", 2.0 * 2**30), ("512 KiB", 2.0**19), (1e6, 1e6), ("7", 7.0),
-    ("1.5e3MB", 1.5e9), ("3T", 3e12),
+    ("1.5e3MB", 1.5e9), ("3T", 3e12), ("4gb", 4e9), ("4gib", 2.0**32), ("512mIb", 2.0**29),
+    (" 4 Gb ", 4e9), ("1E9", 1e9), (".5k", 500.0), (np.float32(64), 64.0), (np.int64(7), 7.0),
 ])  # fmt: skip
 def test_memory_is_parsed(memory, size):
     assert rows.parse_memory(memory) == size
+
+
+@pytest.mark.parametrize("memory, error", [
+    (True, TypeError), (np.True_, TypeError), ([4e9], TypeError), (b"4GB", TypeError),
+    ("", ValueError), (".", ValueError), ("GB", ValueError), ("1.2.3GB", ValueError),
+    ("4GBs", ValueError), ("-4GB", ValueError), (float("nan"), ValueError), (0, ValueError),
+])  # fmt: skip
+def test_what_is_no_size_is_refused(memory, error):
+    with pytest.raises(error, match="memory must be"):
+        rows.parse_memory(memory)
 
 
 def peak_of(function):
