@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.operators.describe import human
-from opflow.operators.matrix import is_rows
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
 
@@ -239,10 +239,10 @@ def _open(path: Path, read: Any) -> Any:
 
 
 def _real(array: Any, name: str, dtype: Any) -> Any:
-    if array.dtype.kind not in "iub" and array.dtype not in (np.float32, np.float64):
+    if array.dtype.kind not in "iub" and array.dtype.newbyteorder("=") not in REAL_DTYPES:
         raise TypeError(f"{name} is {array.dtype}: real float32, float64 or integer is needed")
     if isinstance(array, np.memmap) or is_rows(array):
-        if array.dtype == dtype:
+        if array.dtype.newbyteorder("=") == dtype:
             return array  # train reads it for what is not finite
         need = math.prod(array.shape) * np.dtype(dtype).itemsize
         if need > 0.5 * free_memory():

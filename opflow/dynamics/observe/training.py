@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, check_real, namespace, to_host
+from opflow.arrays import (
+    as_array,
+    as_samples,
+    beside,
+    check_integer,
+    check_real,
+    namespace,
+    to_host,
+)
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
@@ -289,7 +297,7 @@ class HeldOutLoss:
     """
 
     def __init__(self, X: Any, y: Any, *, name: str = "held_out_loss") -> None:
-        y = check_real(y, "y", finite=True)
+        X, y = as_samples(X, "X"), check_real(y, "y", finite=True)
         self.inputs, self.name = X, name
         self.targets = y[:, None] if y.ndim == 1 else y
         if len(self.targets) != X.shape[0]:
@@ -329,7 +337,7 @@ class Accuracy:
     """
 
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
-        labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+        X, labels = as_samples(X, "X"), as_array(labels, "labels")
         self.inputs, self.labels, self.name = X, labels, name
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
