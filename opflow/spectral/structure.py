@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import to_host
-from opflow.operators.algebra import Product, Scaled, Sum
-from opflow.operators.forming import block_work, dense_plan
+from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
+from opflow.operators.forming import block_work, dense_plan, gram_work
 from opflow.operators.function_gram import FunctionGram
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import Hadamard
@@ -41,16 +41,14 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
 
 def diagonal_pays(op: Operator, products: int) -> bool:
     """Whether the exact diagonal of `op` takes no longer than `products` products."""
-    if op.space.sharded:  # it is known or it is not, and costs are those of this rank alone
-        return not _black_box(op)
-    if sharing(op).sharded:
-        return op.shape[0] <= DENSE
+    if sharing(op).sharded:  # it is known or it is not, and costs are those of this rank alone
+        return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
     return pays(diagonal_cost(op), op, products)
 
 
 def exact_diagonal(op: Operator) -> Any:
     """``op.diagonal()``; of a sharded operator that does not know it, by n products."""
-    if not (op.space.sharded and _black_box(op)):
+    if not (op.space.sharded and diagonal_products(op)):
         return finite(op.diagonal(), space=op.space)
     if op.shape[0] > DENSE:
         raise ValueError(
@@ -74,8 +72,17 @@ def entries_pay(op: Operator, products: int) -> bool:
 
 
 def forming_products(op: Operator) -> int:
-    """Products that the entries of `op`, or its diagonal, take: n for a black box, else none."""
+    """Products that the entries of `op` take: n for a black box, else none."""
     return op.shape[0] if _black_box(op) else 0
+
+
+def diagonal_products(op: Operator) -> int:
+    """Products that the diagonal of `op` takes: n for a black box, else none."""
+    if isinstance(op, Sum | Scaled):
+        return max(map(diagonal_products, op.operands))
+    if isinstance(op, Product) and op.is_gram:
+        return op.shape[0] if _black_box(op.operands[0]) else 0
+    return forming_products(op)
 
 
 def _black_box(op: Operator) -> bool:
@@ -100,6 +107,15 @@ def diagonal_cost(op: Operator) -> Cost:
 @diagonal_cost.register(Hadamard)
 def _of_parts(op: Operator) -> Cost:
     return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
+
+
+@diagonal_cost.register
+def _of_squares(op: Product) -> Cost:
+    """Of ``F Fᵀ`` and ``Fᵀ F``: the factors of every row, and one pass that adds their squares."""
+    if diagonal_products(op):
+        return block_work(op, 1, 1).cost.times(op.shape[0])
+    F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
+    return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
 
 
 @diagonal_cost.register(SampleLift)
