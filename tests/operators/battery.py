@@ -1029,7 +1029,7 @@ def a_sub_block_can_be_written_to(case: Case, rng: np.random.Generator) -> None:
     for block in (
         op.todense(),
         op.block(every, every),
-        op.block([0], every),
+        op.block(slice(0, 1), every),
         op.block(every, slice(0, 1)),
         op.T.block(slice(None, None, -1), every),
         *([op.diagonal()] if len(set(case.A.shape)) == 1 else []),
