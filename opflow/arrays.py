@@ -20,8 +20,10 @@ REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 def module_name(array: Any) -> str:
     """``"numpy"`` or ``"cupy"``: where an array, or the data of an operator, is."""
-    where = getattr(array, "_where", None)  # an operator that knows
-    if where is not None:
+    if type(array) is np.ndarray:
+        return "numpy"
+    where = getattr(array, "_where", None)  # an operator that knows; of pandas it is a method
+    if isinstance(where, str):
         return where
     if isinstance(array, np.ndarray | np.generic) or sp.issparse(array):
         return "numpy"
@@ -88,13 +90,104 @@ def is_array(x: Any) -> bool:
     )
 
 
+def is_rows(x: Any) -> bool:
+    """Whether `x` is read by rows: it has `shape`, `dtype` and slicing, and is no array we know.
+
+    A memory map in the other byte order is: its rows are turned as they are read.
+    """
+    if isinstance(x, np.memmap):
+        return x.ndim > 1 and not x.dtype.isnative
+    return (
+        hasattr(x, "shape")
+        and hasattr(x, "__getitem__")
+        and isinstance(getattr(x, "dtype", None), np.dtype)
+        and len(x.shape) > 1
+        and not (is_array(x) or is_sparse(x) or hasattr(x, "__dlpack__"))  # those are in memory
+    )
+
+
+def as_array(x: Any, name: str) -> Any:
+    """`x` as an array to compute with: the one door for whatever users call an array.
+
+    Parameters
+    ----------
+    x : array, sparse matrix, operator, sequence, or an array of pandas, PyTorch or JAX
+        NumPy and CuPy arrays, sparse matrices and operators are returned as they are, in the
+        machine's byte order; whatever else is on the host becomes a NumPy array, without a copy
+        if that is possible.
+    name : str
+        What the caller's argument is called.
+
+    Raises
+    ------
+    ValueError
+        If entries of `x` are masked.
+    TypeError
+        If another library's array cannot be read on the host.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> as_array(np.ma.masked_invalid([1.0, 2.0]), "x")
+    array([1., 2.])
+    """
+    if type(x) is np.ndarray and x.dtype.isnative:
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        if np.ma.is_masked(x):
+            raise ValueError(
+                f"{name} has masked entries, which have no value: drop these samples, or give "
+                f"them one with {name}.filled(value)"
+            )
+        x = x.data
+    if hasattr(x, "matvec"):  # an operator
+        return x
+    elsewhere = is_array(x) and not isinstance(x, np.ndarray)
+    if not (elsewhere or is_sparse(x) or isinstance(x, np.memmap)):
+        try:
+            x = np.asarray(x.detach() if hasattr(x, "detach") else x)  # PyTorch keeps gradients
+        except (TypeError, RuntimeError) as error:
+            raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def as_samples(X: Any, name: str) -> Any:
+    """`X` as it is, if it is read by rows, else as :func:`as_array` has it."""
+    return X if is_rows(X) else as_array(X, name)
+
+
+def read_only(x: Any) -> Any:
+    """A view of `x` that cannot be written through; a device array, which has none, itself."""
+    return locked(x.view()) if isinstance(x, np.ndarray) else x
+
+
+def locked(x: Any) -> Any:
+    """`x`, an array of our own that nobody is to write to any more (on a device it could be)."""
+    if isinstance(x, np.ndarray):
+        x.setflags(write=False)
+    return x
+
+
+def check_real_dtype(dtype: np.dtype[Any], name: str) -> None:
+    """Raise ``TypeError`` if `dtype`, in any byte order, is not float32 or float64."""
+    if dtype.newbyteorder("=") not in REAL_DTYPES:
+        hint = {
+            "i": "convert integers with .astype(float)",
+            "u": "convert integers with .astype(float)",
+            "b": "convert booleans with .astype(float)",
+            "f": "half and extended precision are not supported by BLAS",
+            "c": "complex data has no meaning for a ReLU gate",
+        }.get(dtype.kind, "numbers are needed")
+        raise TypeError(f"{name} must be float32 or float64, not {dtype}: {hint}")
+
+
 def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
     """Return `x` if its dtype is float32 or float64, else say what is wrong with it.
 
     Parameters
     ----------
     x : array, sparse matrix or sequence of floats
-        Sequences become NumPy arrays; arrays are returned as they are.
+        As :func:`as_array` takes it; arrays are returned as they are.
     name : str
         What the caller's argument is called.
     finite : bool
@@ -105,23 +198,10 @@ def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
     TypeError
         If the dtype is not float32 or float64.
     ValueError
-        If `finite` and an entry is not.
+        If entries are masked, or `finite` and an entry is not.
     """
-    if not hasattr(x, "dtype"):
-        x = np.asarray(x)
-    if not isinstance(x.dtype, np.dtype):
-        raise TypeError(
-            f"{name} must be a NumPy or CuPy array or SciPy sparse matrix, not {type(x).__name__}"
-        )
-    if x.dtype not in REAL_DTYPES:
-        hint = {
-            "i": "convert integers with .astype(float)",
-            "u": "convert integers with .astype(float)",
-            "b": "convert booleans with .astype(float)",
-            "f": "half and extended precision are not supported by BLAS",
-            "c": "complex data has no meaning for a ReLU gate",
-        }.get(x.dtype.kind, "numbers are needed")
-        raise TypeError(f"{name} must be float32 or float64, not {x.dtype}: {hint}")
+    x = as_array(x, name)
+    check_real_dtype(x.dtype, name)
     if finite:
         values = x.data if is_sparse(x) else x
         if values.size and not np.all(np.isfinite([float(values.min()), float(values.max())])):
@@ -131,8 +211,7 @@ def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
 
 def check_gates(gates: Any, name: str = "gates") -> Any:
     """Return `gates` if it is a boolean array, else raise ``TypeError``."""
-    if not hasattr(gates, "dtype"):
-        gates = np.asarray(gates)
+    gates = as_array(gates, name)
     if gates.dtype != np.bool_:
         raise TypeError(f"{name} must be boolean, not {gates.dtype}: compare first, as in h > 0")
     return gates

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.operators.describe import human
-from opflow.operators.matrix import is_rows
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
 from opflow.tables import read_csv
@@ -303,10 +303,10 @@ def _open(path: Path, read: Callable[[Path], Any]) -> Any:
 
 def _real(array: Any, name: str, dtype: Any) -> Any:
     kind = array.dtype.newbyteorder("=")
-    if kind.kind not in "iub" and kind not in (np.float32, np.float64):
+    if kind.kind not in "iub" and kind not in REAL_DTYPES:
         raise TypeError(f"{name} is {kind}: real float32, float64 or integer is needed")
     if isinstance(array, np.memmap) or is_rows(array):
-        if array.dtype == dtype:
+        if array.dtype.newbyteorder("=") == dtype:
             return array  # train reads it for what is not finite
         need = math.prod(array.shape) * np.dtype(dtype).itemsize
         if need > 0.5 * free_memory():

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, cupy_module, is_array, is_sparse, mixed, module_name
+from opflow.arrays import (
+    as_samples,
+    check_real_dtype,
+    cupy_module,
+    is_array,
+    is_sparse,
+    mixed,
+    module_name,
+)
 
 
 class Streamed:
@@ -75,11 +83,12 @@ class Streamed:
             )
         if module_name(X) != "numpy":
             raise TypeError("X is on the device already: there is nothing to stream")
-        check_real(X, "X")
+        X = as_samples(X, "X")
+        check_real_dtype(X.dtype, "X")
         if len(X.shape) != 2:
             raise ValueError(f"X must be two-dimensional (samples, features), not {X.shape}")
         self._xp = cupy_module()
-        self.source, self.dtype = X, np.dtype(X.dtype)
+        self.source, self.dtype = X, np.dtype(X.dtype).newbyteorder("=")
         self.shape = (int(X.shape[0]), int(X.shape[1]))
         self._stream: Any = None
         self._buffers: list[Any] = [None, None]

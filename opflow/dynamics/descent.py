@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, namespace
+from opflow.arrays import beside, check_integer, is_rows, namespace
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
 from opflow.operators.algebra import is_operator
-from opflow.operators.matrix import is_rows
 from opflow.relu.inputs import input_rows
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import is_sparse
+from opflow.arrays import as_array, is_sparse
 from opflow.operators.rows import op_namespace
 from opflow.operators.space import LOCAL, Sharded, Space
 from opflow.relu.inputs import input_rows
@@ -70,7 +70,7 @@ def _feed(digest: Any, value: Any, budget: float, space: Space) -> None:
     shape = tuple(value.shape)
     if isinstance(space, Sharded):
         shape = (space.size, *shape[1:])
-    digest.update(f"{np.dtype(value.dtype).str} {shape}".encode())
+    digest.update(f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode())
     value = host_rows(value)
     if hasattr(value, "matvec") and not hasattr(value, "__getitem__"):
         vector = np.random.default_rng(0).standard_normal(shape[1]).astype(value.dtype)
@@ -115,7 +115,7 @@ def _pieces(rows: int, wanted: int, row: int) -> list[tuple[int, int]]:
 
 
 def _bytes(block: Any) -> bytes:
-    return np.ascontiguousarray(_host(block)).tobytes()
+    return np.ascontiguousarray(as_array(_host(block), "a block")).tobytes()
 
 
 def _host(block: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, module_name, namespace
+from opflow.arrays import check_real, is_sparse, module_name, namespace
 from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
 from opflow.dynamics.steppers import LANCZOS
 from opflow.operators import (
@@ -346,8 +346,8 @@ def checked_gram(
         kernel: Operator = FunctionGram(gram, X)
         cross: Any = partial(_cross, gram, X)
     else:
-        if is_array(gram):
-            check_real(gram, "gram", finite=True)
+        if not is_operator(gram):
+            gram = check_real(gram, "gram", finite=True)
         kernel = copy.copy(as_operator(gram, symbol="G"))
         cross = _no_cross
 

@@ -157,7 +157,7 @@ class FieldState:
         self.first = state.first
         fields, self._exact = Fields(network, X, finite=False), state
         self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
-        self.hidden = fields.preactivations
+        self.hidden = fields.hidden()
         xp, n, k = namespace(network.readout), fields.samples, network.outputs
         top = xp.broadcast_to(network.readout, (n, *network.readout.shape))
         self.psi = [

@@ -21,7 +21,7 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
+from opflow.arrays import is_array, is_rows, is_sparse, mixed, module_name, namespace
 from opflow.operators.operator import Cost, Operator, agreed_space, check_dtype
 from opflow.operators.rows import op_namespace, whereabouts
 from opflow.operators.space import Space
@@ -54,7 +54,7 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
     >>> (D.T @ of.Identity(4) @ D).psd
     True
     """
-    from opflow.operators.matrix import Matrix
+    from opflow.operators.matrix import Matrix, RowMatrix
 
     if isinstance(x, Operator):
         return x
@@ -62,13 +62,20 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
         return x.operator
     if is_operator(x):
         return External(x, symbol=symbol)
-    if isinstance(x, np.matrix):  # whose ** and * are not those of arrays
-        x = np.asarray(x)
-    if is_array(x) or is_sparse(x):
+    if is_rows(x):
+        return RowMatrix(x, symbol=symbol)
+    if is_array(x) or is_sparse(x) or isinstance(x, list | tuple) or hasattr(x, "__array__"):
         return Matrix(x, symbol=symbol)
     raise TypeError(
         f"expected an array, a sparse matrix or a linear operator, not {type(x).__name__}"
     )
+
+
+def as_term(x: Any) -> Operator | None:
+    """`x` as an operator to be added to another; None if that has no meaning."""
+    foreign = hasattr(x, "__array__") and not isinstance(x, np.ndarray | np.generic)
+    array = foreign or (is_array(x) and x.ndim > 0)
+    return as_operator(x) if is_operator(x) or is_sparse(x) or array else None
 
 
 def unify(operators: Sequence[Operator]) -> list[Operator]:
@@ -428,12 +435,19 @@ class Product(_Composite):
 
     def rows(self, index: Any) -> Any:
         first, *others = self.operands
-        left = first.rows(index).T
-        if self.dtype.kind == "c":
-            left = left.conj()
+        left = first.rows(index).T.conj()
         for factor in others:
             left = factor.rmatmat(left)
-        return left.T if self.dtype.kind != "c" else left.conj().T
+        return left.T.conj()
+
+    def _diagonal(self) -> Any:
+        return self.operands[0]._gram_diagonal(None) if self.is_gram else super()._diagonal()
+
+    @property
+    def is_gram(self) -> bool:
+        """Whether this is ``A Aᵀ`` or ``Aᵀ A``, whose diagonal is that of squares."""
+        real = self.dtype.kind != "c"
+        return real and len(self.operands) == 2 and are_adjoint(*self.operands)
 
 
 class Scaled(_Composite):
@@ -491,6 +505,15 @@ class Scaled(_Composite):
         block = self.operands[0]._cross_block(other.operands[0], rows, cols)
         return self.scalar * other.scalar * block
 
+    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        return self.scalar**2 * self.operands[0]._gram_block(rows, cols, weights)
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        return self.scalar**2 * self.operands[0]._gram_diagonal(weights)
+
+    def _column_squares(self) -> Any:
+        return self.scalar**2 * self.operands[0]._column_squares()
+
 
 class Adjoint(_Composite):
     """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
@@ -518,15 +541,22 @@ class Adjoint(_Composite):
 
     def _block(self, rows: Any, cols: Any) -> Any:
         (op,) = self.operands
-        block = op._block(cols, rows).T
-        return block if self.dtype.kind != "c" else block.conj()
+        return op._block(cols, rows).T.conj()
 
     def rows(self, index: Any) -> Any:
         (op,) = self.operands
         return self._block(index, slice(0, op.shape[0])) if op.row_access else super().rows(index)
 
     def _diagonal(self) -> Any:
-        return self.operands[0]._diagonal()
+        return self.operands[0]._diagonal().conj()
+
+    def _gram_diagonal(self, weights: Any) -> Any:
+        if weights is not None:
+            return super()._gram_diagonal(weights)
+        return self.operands[0]._column_squares()
+
+    def _column_squares(self) -> Any:
+        return self.operands[0]._gram_diagonal(None)
 
 
 class Cast(_Composite):
@@ -574,7 +604,10 @@ class HStack(_Composite):
         operators = unify(operators)
         self.edges = np.cumsum([0, *(op.shape[1] for op in operators)]).tolist()
         super().__init__(
-            operators, (heights.pop(), self.edges[-1]), operators[0].dtype, symbol=symbol
+            operators,
+            (heights.pop(), self.edges[-1]),
+            np.result_type(*(op.dtype for op in operators)),
+            symbol=symbol,
         )
 
     @property
@@ -623,6 +656,10 @@ class HStack(_Composite):
         pairs = zip(self.operands, other.operands, strict=True)
         return sum(left._cross_block(right, rows, cols) for left, right in pairs)
 
+    def _column_squares(self) -> Any:
+        parts = [op._column_squares() for op in self.operands]
+        return namespace(*parts).concatenate(parts)
+
 
 class External(Operator):
     """An operator of PyLops or SciPy inside our algebra.
@@ -633,7 +670,7 @@ class External(Operator):
     """
 
     def __init__(self, op: Any, *, symbol: str | None = None, self_adjoint: bool = False) -> None:
-        dtype = np.dtype(op.dtype if op.dtype is not None else np.float64)
+        dtype = np.dtype(op.dtype if op.dtype is not None else np.float64).newbyteorder("=")
         if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
         self.op, self.self_adjoint = op, self_adjoint

@@ -138,6 +138,7 @@ def _of_khatri_rao(F: KhatriRao, rows: int, cols: int) -> Work:
 
 
 @gram_work.register(Sum)
+@gram_work.register(Scaled)
 @gram_work.register(HStack)
 def _of_parts(F: Operator, rows: int, cols: int) -> Work:
     parts = [gram_work(part, rows, cols) for part in F.operands]
@@ -229,7 +230,7 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
             out[r, c] = tile = op._block(r, c)
             if op.symmetric and r != c:
                 below = slice(r.stop, c.stop) if r.start == c.start else c
-                out[below, r] = tile[:, below.start - c.start :].T
+                out[below, r] = tile[:, below.start - c.start :].T.conj()
             del tile  # before the next one is formed
 
     passing = held - out.nbytes  # what one tile takes on the way
@@ -289,11 +290,11 @@ def tiled_product(op: Operator, X: Any, adjoint: bool = False) -> Any:
         for r, c in mine:
             tile = op._block(r, c)
             if adjoint and not op.symmetric:
-                out[c] += tile.T @ X[r]
+                out[c] += tile.T.conj() @ X[r]
             else:
                 out[r] += tile @ X[c]
                 if op.symmetric and r != c:
-                    out[c] += tile.T @ X[r]
+                    out[c] += tile.T.conj() @ X[r]
             del tile  # before the next one is formed
         return out
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from opflow.arrays import as_samples, is_rows
 from opflow.operators.forming import tiled_product
-from opflow.operators.matrix import RowMatrix, is_rows
+from opflow.operators.matrix import RowMatrix
 from opflow.operators.operator import Cost, Operator
 
 
@@ -47,7 +48,8 @@ class FunctionGram(Operator):
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__}")
-        self.function, self._X, self._Y = function, X, X if Y is None else Y
+        self.function, self._X = function, _samples(X, "X")
+        self._Y = self._X if Y is None else _samples(Y, "Y")
         one = self._values(slice(0, 1), slice(0, 1))
         shape = (int(self._X.shape[0]), int(self._Y.shape[0]))
         super().__init__(shape, one.dtype, psd=Y is None, symbol=symbol)
@@ -85,6 +87,13 @@ class FunctionGram(Operator):
 
     def _rmatmat(self, X: Any) -> Any:
         return tiled_product(self, X, adjoint=True)
+
+
+def _samples(X: Any, name: str) -> Any:
+    X = as_samples(X, name)
+    if len(X.shape) != 2:
+        raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
+    return X
 
 
 def _rows(X: Any, index: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from opflow.arrays import check_gates, check_real, mixed, module_name, namespace
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
@@ -146,8 +148,8 @@ class CrossGram(Operator):
 
     Notes
     -----
-    A product costs one product with each factor.  Sub-blocks come from rows, or from the Hadamard
-    factors where F and G are Khatri–Rao products.
+    For complex factors ``F Gᴴ``.  A product costs one product with each factor.  Sub-blocks come
+    from rows, or from the Hadamard factors where F and G are Khatri–Rao products.
 
     Examples
     --------
@@ -161,7 +163,7 @@ class CrossGram(Operator):
         if F.shape[1] != G.shape[1]:
             raise ValueError(f"F has shape {F.shape} but G has shape {G.shape}")
         self.F, self.G = F, G
-        super().__init__((F.shape[0], G.shape[0]), F.dtype, symbol=symbol,
+        super().__init__((F.shape[0], G.shape[0]), np.result_type(F.dtype, G.dtype), symbol=symbol,
                          dims=G.dimsd, dimsd=F.dimsd)  # fmt: skip
         self.space, self.domain = F.space, G.space
 
@@ -224,8 +226,9 @@ class GramVelocity(Operator):
         F, dF = unify([as_operator(F), as_operator(dF)])
         if F.shape != dF.shape:
             raise ValueError(f"dF has shape {dF.shape} but F has shape {F.shape}")
-        if F.dtype.kind == "c":
-            raise TypeError(f"the factor of a Gram must be real, not {F.dtype}")
+        for factor in (F, dF):
+            if factor.dtype.kind == "c":
+                raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
         self.F, self.dF = F, dF
         super().__init__(
             (F.shape[0],) * 2,

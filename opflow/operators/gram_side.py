@@ -24,7 +24,7 @@ from opflow.operators.forming import (
     tiles_bytes,
 )
 from opflow.operators.gram import Gram
-from opflow.operators.khatri_rao import KhatriRao
+from opflow.operators.khatri_rao import KhatriRao, as_rows
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.profile import MachineProfile
@@ -68,9 +68,10 @@ class GramSide(Operator):
     """
 
     def __init__(self, A: Any, gram: Operator, *, symbol: str | None = None) -> None:
-        if getattr(A, "ndim", 2) == 3:
-            A = A.reshape(-1, A.shape[2])
-        A, gram = unify([as_operator(A), as_operator(gram)])
+        A, gram = unify([as_rows(A), as_operator(gram)])
+        for name, op in (("A", A), ("gram", gram)):
+            if op.dtype.kind == "c":
+                raise TypeError(f"{name} must be real, not {op.dtype}")
         if not gram.symmetric:
             raise ValueError("gram must be known to be symmetric, as in Matrix(G, psd=True)")
         self.A, self.gram = A, gram

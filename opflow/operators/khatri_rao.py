@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
-from opflow.arrays import is_array, namespace
+import numpy as np
+
+from opflow.arrays import check_real, namespace
 from opflow.operators import gate_products
-from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.algebra import Scaled, Sum, add, as_operator, is_operator, scale, unify
 from opflow.operators.gram import Gram
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -57,9 +59,7 @@ class KhatriRao(Operator):
     """
 
     def __init__(self, A: Any, B: Any, *, symbol: str | None = None) -> None:
-        if is_array(A) and A.ndim == 3:
-            A = A.reshape(-1, A.shape[2])
-        A, B = unify([as_operator(A), as_operator(B)])
+        A, B = unify([as_rows(A), as_operator(B)])
         self.A, self.B = A, B
         self.repeat, rest = divmod(A.shape[0], B.shape[0])
         if rest or not self.repeat:
@@ -72,7 +72,8 @@ class KhatriRao(Operator):
         self._scale_a = self.repeat > 1 or (
             A.shape[1] <= B.shape[1] if a_stays == b_stays else b_stays
         )
-        super().__init__((A.shape[0], A.shape[1] * B.shape[1]), A.dtype, symbol=symbol)
+        dtype = np.result_type(A.dtype, B.dtype)
+        super().__init__((A.shape[0], A.shape[1] * B.shape[1]), dtype, symbol=symbol)
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
@@ -174,6 +175,9 @@ class KhatriRao(Operator):
         return out
 
     def _rmatmat(self, X: Any) -> Any:
+        return self._transposed(X.conj()).conj()  # the same, where all is real
+
+    def _transposed(self, X: Any) -> Any:
         xp, dtype, c = namespace(X), X.dtype, X.shape[1]
         if self._tabulated(dtype):
             sums = gate_products.weighted_sums(self.A.data, self.A.shape[1], self.B.data, X.T)
@@ -254,6 +258,18 @@ class KhatriRao(Operator):
             parts.append((self.A.rows(self._samples(s)) ** 2 * right.repeat(self.repeat, 0)).sum(1))
         return namespace(*parts).concatenate(parts)
 
+    def _column_squares(self) -> Any:
+        (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
+        total: Any = 0
+        for s in self._in_turn(row_slices(self.B.shape[0], 3 * (p * k + q) * self.dtype.itemsize)):
+            left = (self.A.rows(self._samples(s)) ** 2).reshape(-1, k, p).sum(axis=1)
+            if _sparse(self.B):
+                right = self.B.slab(s)
+                total = total + (right.multiply(right).T @ left).T
+            else:
+                total = total + left.T @ self.B.rows(s) ** 2
+        return total.reshape(-1)
+
     # (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ): no row as wide as p · q is formed.
 
     def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
@@ -270,6 +286,14 @@ class KhatriRao(Operator):
         if not _aligned(self, other):
             return super()._cross_diagonal(other)
         return self.A._cross_diagonal(other.A) * self.B._cross_diagonal(other.B).repeat(self.repeat)
+
+
+def as_rows(A: Any) -> Operator:
+    """The operator of an array (N, k, p), k rows a sample, or of whatever is an operator."""
+    if getattr(A, "ndim", 2) == 3 and not is_operator(A):
+        A = check_real(A, "A")
+        A = A.reshape(-1, A.shape[2])
+    return as_operator(A)
 
 
 def _aligned(F: KhatriRao, G: Operator) -> TypeGuard[KhatriRao]:
@@ -295,7 +319,7 @@ def _slab(op: Operator, s: slice) -> Any:
 
 def _transposed_product(op: Operator, s: slice, left: Any) -> Any:
     """``leftᵀ op[s]``."""
-    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left).T
+    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left.conj()).conj().T
 
 
 class Hadamard(Operator):
@@ -357,7 +381,7 @@ class Hadamard(Operator):
         Operator.__init__(
             self,
             first.shape,
-            first.dtype,
+            np.result_type(*(op.dtype for op in operands)),
             psd=all(op.psd for op in operands),
             symmetric=all(op.symmetric for op in operands),
             symbol=symbol,

@@ -171,6 +171,9 @@ class Mask(Operator):
     def _diagonal(self) -> Any:
         return namespace(self.data).unpackbits(self.data)[: self.shape[0]].astype(self.dtype)
 
+    def _gram_diagonal(self, weights: Any) -> Any:
+        return self._diagonal() if weights is None else self._diagonal() * weights
+
     def _block(self, rows: Any, cols: Any) -> Any:
         xp = namespace(self.data)
         index = xp.arange(self.shape[0])

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, module_name, namespace, to_host
+from opflow.arrays import (
+    as_array,
+    check_real,
+    check_real_dtype,
+    is_rows,
+    is_sparse,
+    namespace,
+    read_only,
+    to_host,
+)
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import blocked_matmat, blocked_rmatmat
 from opflow.operators.threads import cached_property
@@ -47,7 +56,7 @@ class Matrix(Operator):
     def __init__(
         self, data: Any, *, symmetric: bool = False, psd: bool = False, symbol: str | None = None
     ) -> None:
-        data = check_real(data, self.name_of_argument)
+        data = self._checked(data)
         if len(data.shape) != 2 or 0 in data.shape:
             raise ValueError(
                 f"{self.name_of_argument} must be a non-empty matrix, not of shape {data.shape}"
@@ -57,6 +66,9 @@ class Matrix(Operator):
         self.sparse = is_sparse(data)
         self.data = data.tocsr() if self.sparse else data
         super().__init__(data.shape, data.dtype, symmetric=symmetric, psd=psd, symbol=symbol)
+
+    def _checked(self, data: Any) -> Any:
+        return check_real(data, self.name_of_argument)
 
     @property
     def symbol(self) -> str:
@@ -91,13 +103,13 @@ class Matrix(Operator):
 
     def rows(self, index: Any) -> Any:
         rows = self.data[index]
-        return rows.toarray() if self.sparse else rows
+        return rows.toarray() if self.sparse else read_only(rows)
 
     def _block(self, rows: Any, cols: Any) -> Any:
         if self.sparse:
             return self.data[rows][:, cols].toarray()
         if isinstance(rows, slice):
-            return self.data[rows][:, cols]
+            return read_only(self.data[rows][:, cols])
         if isinstance(cols, slice):  # first the side that is a view: no copy of whole rows
             return self.data[:, cols][rows]
         return self.data[rows[:, None], cols]
@@ -120,6 +132,12 @@ class Matrix(Operator):
         )
         return self.data.multiply(self.data) @ weights
 
+    def _column_squares(self) -> Any:
+        if not self.sparse:
+            return super()._column_squares()
+        ones = namespace(self.data).ones(self.shape[0], self.dtype)
+        return self.data.multiply(self.data).T @ ones
+
     def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
         if self.sparse and isinstance(other, Matrix) and other.sparse:
             return (self.data[rows] @ other.data[cols].T).toarray()
@@ -130,22 +148,6 @@ class Matrix(Operator):
             ones = namespace(self.data).ones(self.shape[1], self.dtype)
             return self.data.multiply(other.data) @ ones
         return super()._cross_diagonal(other)
-
-
-def is_rows(x: Any) -> bool:
-    """Whether `x` is read by rows: it has `shape`, `dtype` and slicing, and is no array we know."""
-    return (
-        hasattr(x, "shape")
-        and hasattr(x, "__getitem__")
-        and isinstance(getattr(x, "dtype", None), np.dtype)
-        and not is_array(x)
-        and not is_sparse(x)
-    )
-
-
-def _array(rows: Any) -> Any:
-    """Rows as they came, if that is on a device, else as a NumPy array."""
-    return rows if module_name(rows) == "cupy" else np.asarray(rows)
 
 
 class RowMatrix(Matrix):
@@ -188,15 +190,31 @@ class RowMatrix(Matrix):
     def slab(self, index: Any) -> Any:
         return self.rows(index)
 
+    def _checked(self, data: Any) -> Any:
+        if not is_rows(data):
+            return super()._checked(data)
+        check_real_dtype(data.dtype, self.name_of_argument)
+        return data
+
     def rows(self, index: Any) -> Any:
+        # h5py reads slices forwards, and increasing indices of which there is at least one
         if isinstance(index, slice):
-            return _array(self.data[index])
+            span = range(self.shape[0])[index]
+            if span.step > 0:
+                return self._read(index)
+            forwards = slice(span[-1], span[0] + 1, -span.step) if span else slice(0, 0)
+            return self._read(forwards)[::-1]
         index = to_host(index)
-        if (np.diff(index) > 0).all():  # as h5py asks
-            return _array(self.data[index])
+        if not index.size:
+            return self._read(slice(0, 0))
+        if (np.diff(index) > 0).all():
+            return self._read(index)
         wanted, inverse = np.unique(index, return_inverse=True)
-        found = _array(self.data[wanted])
+        found = self._read(wanted)
         return found[namespace(found).asarray(inverse)]
+
+    def _read(self, index: Any) -> Any:
+        return as_array(self.data[index], self.name_of_argument)
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]

@@ -16,7 +16,7 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_sparse, mixed, module_name, namespace
+from opflow.arrays import as_array, is_array, is_sparse, mixed, module_name, namespace
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
 from opflow.operators.threads import cached_property
@@ -161,6 +161,20 @@ class Operator(pylops.LinearOperator):
 
     # -- products -------------------------------------------------------------------------
 
+    def _matmat(self, X: Any) -> Any:
+        if type(self)._matvec is Operator._matvec:
+            raise NotImplementedError(f"{type(self).__name__} has no product: define _matmat")
+        return super()._matmat(X)
+
+    def _rmatmat(self, X: Any) -> Any:
+        if self.symmetric:
+            return self._matmat(X)
+        if type(self)._rmatvec is Operator._rmatvec:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no adjoint: define _rmatmat, or make it symmetric"
+            )
+        return super()._rmatmat(X)
+
     def _matvec(self, x: Any) -> Any:
         return self._matmat(x.reshape(-1, 1)).reshape(-1)
 
@@ -193,8 +207,8 @@ class Operator(pylops.LinearOperator):
         return self.domain.here(self.shape[1])
 
     def _apply(self, product: Any, x: Any, size: int, height: int, vector: bool = False) -> Any:
-        if not hasattr(x, "dtype"):
-            x = op_namespace(self).asarray(x)
+        if type(x) is not np.ndarray or not x.dtype.isnative:
+            x = self._operand(x)
         shapes = f"({size},) or ({size}, 1)" if vector else f"({size}, columns)"
         # (n, 1) is a vector too, and a block is nothing else
         fits = (x.ndim == 2 and (x.shape[1] == 1 or not vector)) or (vector and x.ndim == 1)
@@ -217,6 +231,12 @@ class Operator(pylops.LinearOperator):
             out = product(x.astype(self._working(x), copy=False))
         return out.reshape(height, *x.shape[1:])
 
+    def _operand(self, x: Any) -> Any:
+        """`x` as an array; a sequence where the operator is."""
+        if not (hasattr(x, "dtype") or hasattr(x, "__array__")):
+            x = op_namespace(self).asarray(x)
+        return as_array(x, "the operand")
+
     def _working(self, x: Any) -> np.dtype[Any]:
         return self.dtype if x.dtype.kind in "biu" else np.result_type(self.dtype, x.dtype)
 
@@ -225,9 +245,10 @@ class Operator(pylops.LinearOperator):
     def rows(self, index: Any) -> Any:
         """Dense rows, shape (b, columns); `index` is a slice or an integer array.
 
-        Costs b products with the adjoint unless `row_access` is true.
+        Costs b products with the adjoint unless `row_access` is true.  Rows of stored data are
+        views of it, which cannot be written through on the host; :meth:`block` gives copies.
         """
-        return self._rmatmat(selector(self, index, self.shape[0])).T
+        return self._rmatmat(selector(self, index, self.shape[0])).T.conj()
 
     def block(self, rows: Any, cols: Any) -> Any:
         """The exact dense sub-block ``A[rows][:, cols]``.
@@ -262,9 +283,11 @@ class Operator(pylops.LinearOperator):
                 raise TypeError(mixed(self, *(i for i in indices if not isinstance(i, slice))))
             where = "cupy"  # where the entries of an operator without data are wanted
         if where in (None, "numpy"):
-            return self._block(*indices)
-        op, xp = algebra.placed(self, where), sys.modules[where]
-        return op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
+            block = self._block(*indices)
+        else:
+            op, xp = algebra.placed(self, where), sys.modules[where]
+            block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
+        return block if block.flags.owndata else block.copy()  # for the caller to write to
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
@@ -311,14 +334,26 @@ class Operator(pylops.LinearOperator):
             parts.append(square.sum(axis=1) if weights is None else square @ weights)
         return self.domain.total(namespace(*parts).concatenate(parts))
 
+    def _column_squares(self) -> Any:
+        """``Σ_i F_ij²``, the diagonal of ``Fᵀ F``; overridden where rows should not be formed."""
+        total, (m, n) = 0, self.shape
+        if self.row_access:
+            for s in in_turn(row_slices(m, 3 * n * self.dtype.itemsize), self):
+                total = total + (self.rows(s) ** 2).sum(axis=0)
+            return total
+        parts = []
+        for s in row_slices(n, 3 * max(m, n) * self.dtype.itemsize):
+            parts.append((self._matmat(selector(self, s, n)) ** 2).sum(axis=0))
+        return self.space.total(namespace(*parts).concatenate(parts))
+
     # The same for the cross terms F Hᵀ that the velocity of a Gram is made of.
 
     def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        return self.domain.total(self.rows(rows) @ other.rows(cols).T)
+        return self.domain.total(self.rows(rows) @ other.rows(cols).T.conj())
 
     def _cross_diagonal(self, other: Operator) -> Any:
         parts = [
-            (self.rows(s) * other.rows(s)).sum(axis=1)
+            (self.rows(s) * other.rows(s).conj()).sum(axis=1)
             for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
         ]
         return self.domain.total(namespace(*parts).concatenate(parts))
@@ -361,6 +396,18 @@ class Operator(pylops.LinearOperator):
             dtype=self.dtype,
         )
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        # ``sparse @ op``: SciPy asks for an array, and leaves the product to us if it is an object
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("scipy.sparse._"):
+            unknown = np.empty((), dtype=object)
+            unknown[()] = self
+            return unknown
+        m, n = self.shape
+        raise TypeError(
+            f"a {m} x {n} {type(self).__name__} is no array and is not made one unasked: use "
+            ".todense() for the matrix, or .to_scipy() where SciPy's LinearOperator is taken"
+        )
+
     def astype(self, dtype: Any) -> Operator:
         """This operator declared (and computed) in a wider dtype.
 
@@ -397,7 +444,7 @@ class Operator(pylops.LinearOperator):
             return algebra.compose(self, algebra.as_operator(x))
         if _is_scalar(x):
             return algebra.scale(x, self)
-        x = x if hasattr(x, "dtype") else op_namespace(self).asarray(x)
+        x = self._operand(x)
         # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
         # can be neither is a field.
         fields = (x.shape, x.shape[:-1]) if x.ndim > 2 else (x.shape,)
@@ -421,8 +468,9 @@ class Operator(pylops.LinearOperator):
 
         if algebra.is_operator(other) or is_sparse(other):
             return algebra.compose(algebra.as_operator(other), self)
-        if is_array(other) and other.ndim in (1, 2):
-            return self.T.dot(other.T).T
+        if hasattr(other, "__array__") or is_array(other):
+            other = as_array(other, "the operand")
+            return self.T.dot(other.T).T if other.ndim in (1, 2) else NotImplemented
         return NotImplemented
 
     def __add__(self, other: Any) -> Operator | NotImplementedType:
@@ -430,9 +478,8 @@ class Operator(pylops.LinearOperator):
 
         if _is_scalar(other) and other == 0:  # what sum() starts from
             return self
-        if algebra.is_operator(other) or is_sparse(other) or is_array(other):
-            return algebra.add(self, algebra.as_operator(other))
-        return NotImplemented
+        term = algebra.as_term(other)
+        return NotImplemented if term is None else algebra.add(self, term)
 
     def __radd__(self, other: Any) -> Operator | NotImplementedType:
         return self.__add__(other)
@@ -441,13 +488,20 @@ class Operator(pylops.LinearOperator):
         return self.dot(-1.0)
 
     def __sub__(self, other: Any) -> Operator | NotImplementedType:
-        return self.__add__(-other)
+        from opflow.operators import algebra
+
+        # -1 times an operator of SciPy is float64, whatever that is
+        term = algebra.as_term(other)
+        return self.__add__(other if term is None else algebra.scale(-1, term))
 
     def __rsub__(self, other: Any) -> Operator | NotImplementedType:
         return (-self).__add__(other)
 
-    def __truediv__(self, other: Any) -> Any:
-        return self.dot(1.0 / other) if _is_scalar(other) else super().__truediv__(other)
+    def __truediv__(self, other: Any, *args: Any, **options: Any) -> Any:
+        """``self / scalar``, or the least-squares solution of ``self x = other`` of PyLops."""
+        if _is_scalar(other):
+            return self.dot(1.0 / other)
+        return super().__truediv__(self._operand(other), *args, **options)
 
     def __pow__(self, power: int) -> Operator:
         from opflow.operators import algebra
@@ -462,7 +516,9 @@ class Operator(pylops.LinearOperator):
 
     def conj(self) -> Operator:
         """The complex conjugate: a real operator itself."""
-        return self if self.dtype.kind != "c" else super().conj()
+        from opflow.operators import algebra
+
+        return self if self.dtype.kind != "c" else algebra.as_operator(super().conj())
 
     def _adjoint(self) -> Operator:
         from opflow.operators import algebra
@@ -470,7 +526,10 @@ class Operator(pylops.LinearOperator):
         return algebra.adjoint(self)
 
     def _transpose(self) -> Operator:
-        return self._adjoint() if self.dtype.kind != "c" else super()._transpose()
+        from opflow.operators import algebra
+
+        real = self.dtype.kind != "c"
+        return self._adjoint() if real else algebra.as_operator(super()._transpose())
 
 
 def agreed_space(spaces: Iterable[Space]) -> Space:
@@ -480,7 +539,7 @@ def agreed_space(spaces: Iterable[Space]) -> Space:
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """`dtype` as NumPy's, if products can be computed in it; else ``TypeError``."""
-    dtype = np.dtype(dtype)
+    dtype = np.dtype(dtype).newbyteorder("=")
     if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
         raise TypeError(f"dtype must be float32 or float64, not {dtype}")
     return dtype
@@ -496,7 +555,7 @@ def _checked_index(index: Any, size: int, name: str) -> Any:
         start, stop, step = index.indices(size)
         # A backward slice that reaches row 0 stops at -1, which would mean the last row.
         return slice(start, stop if stop >= 0 else None, step if step != 1 else None)
-    index = index if is_array(index) else np.asarray(index)
+    index = as_array(index, name)
     if index.ndim != 1:
         raise ValueError(f"{name} must be a slice or one-dimensional, not of shape {index.shape}")
     if index.dtype == np.bool_:

@@ -25,7 +25,7 @@ def pullback(B: Any, J: Any, J2: Any = None) -> Operator:
 
     Notes
     -----
-    With J = D_μ W and J2 = D_ν W this is one step of
+    The transpose of a complex J is its adjoint.  With J = D_μ W and J2 = D_ν W this is one step of
     :math:`B^{(\ell-1,m)}_{\mu\nu} = W^{\ell T} D^\ell_\mu B^{(\ell,m)}_{\mu\nu} D^\ell_\nu W^\ell`.
 
     Examples
@@ -37,7 +37,7 @@ def pullback(B: Any, J: Any, J2: Any = None) -> Operator:
     (True, [[1.0, 2.0], [2.0, 4.0]])
     """
     J = as_operator(J)
-    return compose(J.T, as_operator(B), J if J2 is None else as_operator(J2))
+    return compose(J.H, as_operator(B), J if J2 is None else as_operator(J2))
 
 
 def pushforward(B: Any, J: Any, J2: Any = None) -> Operator:
@@ -65,4 +65,4 @@ def pushforward(B: Any, J: Any, J2: Any = None) -> Operator:
     """
     J = as_operator(J)
     J2 = J if J2 is None else as_operator(J2)
-    return compose(J, as_operator(B), J2.T)
+    return compose(J, as_operator(B), J2.H)

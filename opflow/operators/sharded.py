@@ -67,6 +67,9 @@ class ShardedRows(Operator):
     def _gram_diagonal(self, weights: Any) -> Any:
         return self.local._gram_diagonal(weights)
 
+    def _column_squares(self) -> Any:
+        return self.space.total(self.local._column_squares())
+
     def rows(self, index: Any) -> NoReturn:
         raise ValueError(
             "an operator with sharded rows has no entries to give: it knows products, the "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, module_name, namespace
+from opflow.arrays import check_integer, locked, module_name, namespace
 from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
 from opflow.operators.rows import parse_memory, row_slices
@@ -96,8 +96,8 @@ class Fields:
     Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates;
     with one hidden layer and one output, packed gates are the conjugates, and where gate products
     are to be had a kernel is made of them.
-    `nbytes` counts what is held at the moment, without the input.  Fields are treated as
-    immutable; do not write to the arrays.
+    `nbytes` counts what is held at the moment, without the input.  Fields are
+    immutable: on the host their arrays are read-only.
 
     Examples
     --------
@@ -160,7 +160,7 @@ class Fields:
                     kept[-1][s] = pack(activations[-1] > 0)
 
         over_rows(n, fill, 2.0 * n * net.parameters, first.data)
-        return kept
+        return [locked(a) for a in kept]
 
     @classmethod
     def from_state(
@@ -176,9 +176,9 @@ class Fields:
         self.network, self.inputs, self.derived = network, X, False
         self.samples, self.storage = int(X.shape[0]), "cached"
         self.preactivations = preactivations
-        self._kept = [xp.maximum(h, 0) for h in preactivations]
+        self._kept = [locked(xp.maximum(h, 0)) for h in preactivations]
         self.conjugates = [
-            (psi_l * (h > 0)[:, None, :])[:, middle]
+            locked((psi_l * (h > 0)[:, None, :])[:, middle])
             for psi_l, h in zip(psi, preactivations, strict=True)
         ]
         self.lower_conjugates = self.conjugates[:-1]
@@ -218,6 +218,10 @@ class Fields:
     @cached_property
     def preactivations(self) -> list[Any]:
         """``[h^1, …, h^L]``, each (N, n_ℓ)."""
+        return [locked(h) for h in self.hidden()]
+
+    def hidden(self) -> list[Any]:
+        """``[h^1, …, h^L]`` computed anew, for the caller to write to."""
         net, X = self.network, self.inputs
         found = [preactivation(net, i, a) for i, a in enumerate(self.activations[1:-1], start=2)]
         first = first_pass(X, net.weights[0], net.biases[0])
@@ -229,7 +233,7 @@ class Fields:
     @cached_property
     def gates(self) -> list[Any]:
         """``[θ^1, …, θ^L]``, each (N, n_ℓ) bool."""
-        return [a > 0 for a in self.activations[1:]]
+        return [locked(a > 0) for a in self.activations[1:]]
 
     @property
     def top_bits(self) -> Any:
@@ -251,14 +255,14 @@ class Fields:
         """f, (N, k)."""
         net = self.network
         if self.storage == "cached":
-            return self._kept[-1] @ net.readout.T
+            return locked(self._kept[-1] @ net.readout.T)
         out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
         for s in blocks(net, self.samples, X=self.inputs):
             *_, below, top = self.rows(s, net.depth == 1)
             if self.storage == "packed":
                 top = preactivation(net, net.depth, below) * top
             out[s] = top @ net.readout.T
-        return out
+        return locked(out)
 
     @cached_property
     def conjugates(self) -> list[Any]:
@@ -302,7 +306,7 @@ class Fields:
         read = self.inputs if self.storage == "recomputed" else self._kept[0]
         upper = net.parameters - net.weights[0].size
         over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
-        return out
+        return [locked(phi) for phi in out]
 
     def seed(self, rows: list[Any]) -> Any:
         """ψ^L of some samples: the readout for each."""

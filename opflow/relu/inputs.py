@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_array, is_sparse, namespace
+from opflow.arrays import as_samples, check_real, check_real_dtype, is_rows, is_sparse, namespace
 from opflow.operators import Operator
 from opflow.operators.algebra import as_operator, is_operator
-from opflow.operators.matrix import RowMatrix, is_rows
+from opflow.operators.matrix import RowMatrix
 from opflow.operators.rows import row_slices
 from opflow.streams import Streamed, check_place, host_rows
 
@@ -28,13 +28,11 @@ def check_inputs(
 ) -> Any:
     """Return `X` if it can be the input of `network`, else say why not.
 
-    Sparse matrices come back by rows, operators as opflow operators, the rest as it is.
+    Sparse matrices come back by rows, operators as opflow operators, what is read by rows as it
+    is, and the rest as :func:`opflow.arrays.as_array` has it.
     """
-    if is_operator(X):
-        X = as_operator(X)
-        check_real(X, name)  # the dtype
-    elif not is_rows(X):
-        X = check_real(X, name)
+    X = as_operator(X) if is_operator(X) else as_samples(X, name)
+    check_real_dtype(X.dtype, name)
     if len(X.shape) != 2:
         raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
     if X.shape[0] == 0 and not empty:
@@ -43,14 +41,14 @@ def check_inputs(
         raise ValueError(
             f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
         )
-    if X.dtype != network.dtype:
+    if X.dtype.newbyteorder("=") != network.dtype:
         raise TypeError(
             f"{name} is {X.dtype} but the network is {network.dtype}: cast one with .astype()"
         )
     if is_operator(X):
         return X
     check_place(X, network.readout)
-    if is_array(X) or is_sparse(X):
+    if not is_rows(X):
         return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
     if finite:
         rows = host_rows(X)

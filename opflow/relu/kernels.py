@@ -445,6 +445,22 @@ class Transport(Operator):
                 out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
         return out.reshape(-1)
 
+    def _column_squares(self) -> Any:
+        net = self.fields.network
+        out = namespace(net.readout).zeros(self.shape[1], dtype=self.dtype)
+        for s in self._blocks(net.outputs, self.dtype):
+            rows = self.fields.rows(s)
+            phis = conjugates(net, rows, self.fields.seed(rows))
+            for (weight, bias), size, below, phi in zip(
+                spans(net), self.scales, rows[:-1], phis, strict=True
+            ):
+                squares = size**2 * (phi**2).sum(axis=1)
+                entries = below.multiply(below) if is_sparse(below) else below**2
+                out[weight] += (entries.T @ squares).T.reshape(-1)
+                if bias is not None:
+                    out[bias] += squares.sum(axis=0)
+        return out
+
     def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
         if weights is not None:
             return super()._gram_block(rows, cols, weights)

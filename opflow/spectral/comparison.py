@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace, to_host
+from opflow.arrays import as_array, check_integer, check_real, namespace, to_host
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
@@ -201,7 +201,9 @@ def _compared(
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")
     if all(entries_pay(op, products // 2) for op in pair):
         spent = sum(map(forming_products, pair))
-        return Estimate(float(ratio(inner_products(pair, change=change))), products=spent)
+        G, units = inner_products(pair, change=change)
+        relative = units / units[0]  # of no consequence for an angle
+        return Estimate(float(ratio(G * np.outer(relative, relative))), products=spent)
     V = gaussian(pair[0], products // 2, rng)
     applied = [Normalised(op.matmat, space) for op in pair]
     Y = [finite(K(V), name, space) for K, name in zip(applied, ("K0", "K1"), strict=True)]
@@ -271,11 +273,11 @@ def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Any:
 
 
 def _orthonormal(U: Any, name: str, space: Space) -> Any:
-    n = int(space.total(len(U))) if getattr(U, "ndim", 0) == 2 else 0
+    U = check_real(U, name)
+    n = int(space.total(len(U))) if U.ndim == 2 else 0
     if not n or not 0 < U.shape[1] <= n:
-        shape = getattr(U, "shape", None)
-        raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {shape}")
-    Q, R = space.qr(check_finite(check_real(U, name), name, space))
+        raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {U.shape}")
+    Q, R = space.qr(check_finite(U, name, space))
     sizes = np.abs(np.diag(to_host(R)))
     if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
         raise ValueError(f"{name} must have linearly independent columns")
@@ -285,7 +287,7 @@ def _orthonormal(U: Any, name: str, space: Space) -> Any:
 def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
     """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
     outputs = 1
-    y = y if hasattr(y, "dtype") else np.asarray(y)
+    y = as_array(y, "y")
     if y.dtype.kind not in "biuf":
         raise TypeError(f"y must hold real numbers, not {y.dtype}")
     rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer
+from opflow.arrays import as_array, check_integer
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.whole import rank_bound
@@ -93,7 +93,7 @@ class Density:
 
     @np.errstate(under="ignore")  # far from a node its Gaussian is zero
     def _on(self, grid: Any, function: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
-        grid = np.asarray(grid, dtype=np.float64)
+        grid = np.asarray(as_array(grid, "grid"), dtype=np.float64)
         if not np.isfinite(grid).all():
             raise ValueError("grid contains NaN or infinity")
         if self.log and function == self._density and grid.size and grid.min() <= 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import as_array, check_integer, namespace
 from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
 from opflow.spectral.recursion import working
@@ -149,6 +149,7 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
     op, tol = symmetric_operator(op), check_tol(tol)
     r = working(op, r, "r")
+    t = as_array(t, "t")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")

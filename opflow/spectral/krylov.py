@@ -149,7 +149,7 @@ class Krylov:
         if space.counts.any():
             rates = self._rates()
             ages = np.where(rates > 0, integrated(rates, t), 0.0)
-            moved = self.top * np.linalg.norm(ages * space.ritz().first, axis=-1)
+            moved = np.linalg.norm(self.top * ages * space.ritz().first, axis=-1)
         return 10 * self._eps * (1 + moved)
 
     def bound(self, t: Any) -> Any:

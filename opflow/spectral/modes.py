@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_real, namespace, to_host
+from opflow.arrays import as_array, check_real, namespace, to_host
 from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
 from opflow.spectral.scalars import Seed, by_lanczos, by_lapack, eigenvalues, extremes
@@ -41,14 +41,14 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     >>> of.spectral.projections(np.eye(3)[:, :2], np.array([1.0, 2.0, 3.0]))
     array([1., 2.])
     """
-    here = _vectors(eigenvectors).shape[0]
-    r = r if hasattr(r, "dtype") else np.asarray(r)
+    U, r = _vectors(eigenvectors), as_array(r, "r")
+    here = U.shape[0]
     n, size = space.total(np.array([here, r.size]))
     if size == n:
         r = r.reshape(-1)
     if r.ndim not in (1, 2) or r.shape[0] != here:
-        raise ValueError(f"r has shape {r.shape} but the eigenvectors {eigenvectors.shape}")
-    return space.gram(eigenvectors, r)
+        raise ValueError(f"r has shape {r.shape} but the eigenvectors {U.shape}")
+    return space.gram(U, r)
 
 
 def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL) -> Any:
@@ -91,7 +91,7 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
         shape = (eigenvectors.shape[0], start.shape[1])
         raise ValueError(f"r must be one vector of {shape[0]} entries, not of shape {shape}")
     values, times = (
-        check_real(xp.asarray(x, dtype=start.dtype), name, finite=True)
+        check_real(xp.asarray(as_array(x, name), dtype=start.dtype), name, finite=True)
         for x, name in ((eigenvalues, "eigenvalues"), (times, "times"))
     )
     if values.shape != start.shape:
@@ -256,7 +256,7 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
 
 
 def _vectors(U: Any) -> Any:
-    if getattr(U, "ndim", 0) != 2:
-        raise ValueError(f"eigenvectors must be an array (n, k), not {type(U).__name__} of shape "
-                         f"{getattr(U, 'shape', None)}")  # fmt: skip
+    U = as_array(U, "eigenvectors")
+    if U.ndim != 2:
+        raise ValueError(f"eigenvectors must be an array (n, k), not of shape {U.shape}")
     return U

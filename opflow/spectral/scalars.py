@@ -22,7 +22,7 @@ from opflow.spectral.checks import (
 )
 from opflow.spectral.estimators import xnystrace
 from opflow.spectral.gauss import quadrature_cost
-from opflow.spectral.structure import diagonal_pays, square_sum
+from opflow.spectral.structure import diagonal_pays, entries_norm
 from opflow.spectral.traces import FEWEST, PRODUCTS, trace
 from opflow.spectral.tridiagonal import lanczos
 from opflow.spectral.whole import dense_spectrum, rank_bound, whole_pays
@@ -70,9 +70,9 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     """
     op = symmetric_operator(op)
     check_integer(products, "products", 2 * FEWEST)
-    square = square_sum(op, products)
-    if square is not None:
-        return Estimate(math.sqrt(square[0]), products=square[1])
+    exact = entries_norm(op, products)
+    if exact is not None:
+        return Estimate(exact[0], products=exact[1])
     omega, once = gaussian(op, products // 2, rng), Normalised(op.matmat, op.space)
     found = xnystrace(lambda X: once(once(X)), omega, space=op.space)
     ends = (once.unit * math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
@@ -134,9 +134,9 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     if op.psd and diagonal_pays(op, products):
         total = trace(op, how="exact")
         high, spent = min(high, float(total)), spent + total.products
-    square = square_sum(op, products)
-    if square is not None:
-        high, spent = min(high, math.sqrt(square[0])), spent + square[1]
+    exact = entries_norm(op, products)
+    if exact is not None:
+        high, spent = min(high, exact[0]), spent + exact[1]
     return by_lanczos(low, low, max(low, high), spent)
 
 

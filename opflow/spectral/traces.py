@@ -19,7 +19,7 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
-from opflow.spectral.structure import diagonal_pays, exact_diagonal, forming_products
+from opflow.spectral.structure import diagonal_pays, diagonal_products, exact_diagonal
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
@@ -85,7 +85,7 @@ def trace(
         raise ValueError("how='xnystrace' needs an op that is known to be PSD")
     if _exact(op, how, products):
         total = op.space.total(exact_diagonal(op).sum(dtype=np.float64))
-        return Estimate(float(total), products=forming_products(op))
+        return Estimate(float(total), products=diagonal_products(op))
     space, apply = op.space, Normalised(op.matmat, op.space)
     if how == "hutch++":
         omega = gaussian(op, 2 * (products // 3), rng)
@@ -170,7 +170,7 @@ def diagonal(
     if _exact(op, how, products):
         values = exact_diagonal(op)
         zeros = op_namespace(op).zeros_like(values)
-        return Diagonal(values, zeros, forming_products(op), "exact")
+        return Diagonal(values, zeros, diagonal_products(op), "exact")
     return _diag_pp(op, products // 3, sharing(op).generator(rng))
 
 

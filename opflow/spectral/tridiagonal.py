@@ -139,7 +139,7 @@ def _top(alpha: Any, beta: Any) -> tuple[float, float]:
     values, vectors = eigh_tridiagonal(
         alpha / unit, beta[:-1] / unit, select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
     )
-    return unit * float(values[0]), abs(float(beta[-1] * vectors[-1, 0]))
+    return float(unit * values[0]), abs(float(beta[-1] * vectors[-1, 0]))
 
 
 def _settled(alpha: Any, beta: Any, tol: float) -> bool:

@@ -1,8 +1,12 @@
 """Rules of the algebra: what is built, and which tags follow."""
 
+import operator
+
 import numpy as np
 import pylops
 import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 
 import opflow as of
 from opflow.operators.algebra import Adjoint, HStack, Identity, Product, Scaled, Sum
@@ -267,3 +271,72 @@ def test_a_view_of_stored_data_is_never_written_to(rng):
     total.diagonal()
     total @ np.ones(4)
     assert (before == A).all()
+
+
+@pytest.mark.parametrize("wrap", [
+    spla.aslinearoperator,
+    lambda A: pylops.MatrixMult(A, dtype=A.dtype),
+    lambda A: A,
+    sp.csr_array,
+    of.Matrix,
+])  # fmt: skip
+def test_differences_have_the_dtype_of_sums(rng, wrap):
+    A, B = (rng.standard_normal((4, 4)).astype(np.float32) for _ in range(2))
+    op, other = of.Matrix(A), wrap(B)
+    assert (op - other).dtype == (op + other).dtype == np.float32
+    np.testing.assert_array_equal((op - other).todense(), A - B)
+    if not isinstance(other, pylops.LinearOperator) or isinstance(other, of.Operator):
+        assert (other - op).dtype == np.float32
+        np.testing.assert_allclose((other - op) @ np.ones(4), (B - A).sum(axis=1), rtol=1e-5)
+
+
+def test_nothing_but_zero_is_subtracted_or_added_as_a_number(square):
+    assert square[0] - 0 is square[0] + 0 is square[0]
+    for number in (1, np.float64(1), np.array(1.0)):
+        for combine in (operator.add, operator.sub):
+            with pytest.raises(TypeError):
+                combine(square[0], number)
+
+
+class Averages(of.Operator):
+    """What a user writes: products alone."""
+
+    def __init__(self, n, **tags):
+        super().__init__((n, n), np.float64, **tags)
+
+    def _matmat(self, X):
+        return np.broadcast_to(X.mean(axis=0), X.shape).copy()
+
+
+class WithoutAnyProduct(of.Operator):
+    def __init__(self):
+        super().__init__((3, 3), np.float64)
+
+
+def test_a_symmetric_operator_is_its_own_adjoint():
+    op = Averages(3, psd=True)
+    dense = np.full((3, 3), 1 / 3)
+    np.testing.assert_allclose(op.todense(), dense)
+    np.testing.assert_allclose(op.diagonal(), np.diag(dense))
+    np.testing.assert_allclose(op.rmatvec(np.arange(3.0)), dense @ np.arange(3.0))
+    np.testing.assert_allclose(of.spectral.eigsh(op, 1).eigenvalues, 1.0)
+
+
+def test_a_product_that_is_missing_is_named():
+    with pytest.raises(NotImplementedError, match="Averages has no adjoint: define _rmatmat"):
+        Averages(3).todense()
+    with pytest.raises(NotImplementedError, match="WithoutAnyProduct has no product"):
+        WithoutAnyProduct() @ np.ones(3)
+
+
+def test_jitter_on_a_block_stays_in_the_block(rng):
+    A = rng.standard_normal((6, 6))
+    W, kept = of.Weight(A), A.copy()
+    for op in (W, W.T, of.materialise(W, how="tiled")):
+        block = op.block(slice(0, 3), slice(0, 3))
+        block += np.eye(3)
+        with pytest.raises(ValueError, match="read-only"):
+            W.rows(slice(0, 2))[...] = 0
+    np.testing.assert_array_equal(A, kept)
+    A[0, 0] = 7.0  # still the caller's own
+    assert W.block([0], [0]) == 7.0

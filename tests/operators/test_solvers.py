@@ -1,8 +1,11 @@
 """Solvers of SciPy and PyLops run on our operators unchanged."""
 
 import numpy as np
+import pylops
 import pytest
 import scipy.linalg
+import scipy.optimize
+import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from pylops.optimization.basic import cg as pylops_cg
 from pylops.optimization.basic import lsqr as pylops_lsqr
@@ -93,3 +96,44 @@ def test_float32_solves_stay_in_float32():
     assert vectors.dtype == np.float32
     want = np.linalg.eigvalsh(F.astype(float) @ F.T.astype(float))[-2:]
     np.testing.assert_allclose(np.sort(values), want, rtol=1e-4)
+
+
+def test_pylops_division_takes_its_options():
+    A, y = np.diag([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 1.0])
+    op = of.as_operator(A)
+    for x in (op.div(y, niter=50), op / y, op / y.tolist()):
+        np.testing.assert_allclose(x, [1, 0.5, 0.25], rtol=1e-6)
+    once = op.div(y, niter=1)
+    assert np.linalg.norm(once - [1, 0.5, 0.25]) > 0.01
+
+
+NOT_ARRAYS = {
+    "numpy": lambda K, b: np.asarray(K),
+    "numpy, of two": lambda K, b: np.array([K, K]),
+    "eigsh": lambda K, b: spla.eigsh(K, k=N),
+    "lsq_linear": lambda K, b: scipy.optimize.lsq_linear(K, b),
+    "expm_multiply": lambda K, b: spla.expm_multiply(K, b),
+    "scikit-learn": lambda K, b: pytest.importorskip("sklearn.linear_model").Ridge().fit(K, b),
+    "SciPy's @": lambda K, b: spla.aslinearoperator(np.eye(N)) @ K,
+}
+
+
+@pytest.mark.filterwarnings("ignore:k >= N")
+@pytest.mark.parametrize("use", NOT_ARRAYS)
+def test_what_wants_an_array_is_told_what_to_do(K, b, use):
+    with pytest.raises(TypeError, match=r"no array.*\.todense\(\).*\.to_scipy\(\)"):
+        NOT_ARRAYS[use](K, b)
+
+
+@pytest.mark.parametrize("kind", ["csr_array", "coo_array", "lil_array", "csr_matrix", "dia_array"])
+def test_sparse_matrices_leave_the_product_to_us(K, A, b, kind):
+    S = getattr(sp, kind)(np.eye(N)[::-1])
+    assert isinstance(S @ K, of.Operator)
+    np.testing.assert_allclose(S @ K @ b, (A @ b)[::-1], rtol=1e-12)
+
+
+def test_operators_stand_in_pylops_stacks(K, A, b):
+    two = np.concatenate([b, b])
+    np.testing.assert_allclose(pylops.VStack([K, K]) @ b, np.concatenate([A @ b, A @ b]))
+    np.testing.assert_allclose(pylops.HStack([K, K]) @ two, 2 * A @ b)
+    np.testing.assert_allclose(pylops.BlockDiag([K, K]) @ two, np.concatenate([A @ b, A @ b]))

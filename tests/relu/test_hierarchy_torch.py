@@ -135,9 +135,9 @@ def test_members_are_products_of_layer_jacobians(problem, data):
         return h
 
     jacobian = torch.func.jacrev
-    J = [jacobian(to_activation)(torch.from_numpy(fields.activations[lower][s]))
+    J = [jacobian(to_activation)(torch.tensor(fields.activations[lower][s]))
          for s in (mu, nu)]  # fmt: skip
-    G = [jacobian(to_hidden)(torch.from_numpy(fields.preactivations[lower - 1][s]))
+    G = [jacobian(to_hidden)(torch.tensor(fields.preactivations[lower - 1][s]))
          for s in (mu, nu)]  # fmt: skip
     B = of.hierarchy.pullback(fields, lower, upper, mu, nu)
     near(B.todense(), J[0].T @ J[1], float((J[0].abs().T @ J[1].abs()).max()))

@@ -115,3 +115,18 @@ def test_unknown_route_is_named():
     fields = of.ReLUNetwork.random([2, 2], seed=0).fields(np.ones((1, 2)))
     with pytest.raises(ValueError, match="route"):
         of.jacobian(fields, route="fast")
+
+
+@pytest.mark.parametrize("storage", ["cached", "packed", "recomputed"])
+def test_fields_that_are_kept_are_read_only(storage):
+    net = of.ReLUNetwork.random([3, 5, 4], outputs=2, seed=0)
+    fields = net.fields(np.random.default_rng(0).standard_normal((6, 3)), storage=storage)
+    kept = [fields.outputs, *fields.preactivations, *fields.gates, *fields.conjugates]
+    kept += fields.activations[1:]
+    for array in kept:
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+    fields.hidden()[0][...] = 0  # made anew
+    residual = fields.outputs - 1.0
+    residual -= 1.0
+    assert all(W.flags.writeable for W in net.weights)

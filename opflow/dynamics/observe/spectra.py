@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, namespace, to_host
+from opflow.arrays import as_array, beside, check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.space import Space
 from opflow.spectral.checks import gaussian
@@ -189,7 +189,7 @@ class Spectrum:
         steps: int = 60,
         rng: int | np.random.Generator | None = 0,
     ) -> None:
-        self._given = None if grid is None else np.asarray(grid, dtype=np.float64)
+        self._given = None if grid is None else np.asarray(as_array(grid, "grid"), np.float64)
         self.grid = self._given
         self.points, self.log = check_integer(points, "points", 1), log
         self.width: float | None = None

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, check_real, is_array, namespace, to_host
+from opflow.arrays import (
+    as_array,
+    as_samples,
+    beside,
+    check_integer,
+    check_real,
+    namespace,
+    to_host,
+)
 from opflow.dynamics.observe.moment import Moment
 from opflow.operators.masks import pack
 from opflow.operators.rows import row_slices
@@ -300,7 +308,7 @@ class HeldOutLoss:
     """
 
     def __init__(self, X: Any, y: Any, *, name: str = "held_out_loss") -> None:
-        y = check_real(y, "y", finite=True)
+        X, y = as_samples(X, "X"), check_real(y, "y", finite=True)
         self.inputs, self.name = X, name
         self.targets = y[:, None] if y.ndim == 1 else y
         _check_samples(X, len(y), "y")
@@ -349,7 +357,7 @@ class Accuracy:
     """
 
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
-        labels = labels if is_array(labels) else np.asarray(labels)
+        X, labels = as_samples(X, "X"), as_array(labels, "labels")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"labels must be integers of shape (M,), not {labels.dtype} of {labels.shape}"
