@@ -164,7 +164,7 @@ def read_only(x: Any) -> Any:
 def locked(x: Any) -> Any:
     """`x`, an array of our own that nobody is to write to any more (on a device it could be)."""
     if isinstance(x, np.ndarray):
-        x.setflags(write=False)
+        np.ndarray.setflags(x, write=False)
     return x
 
 

@@ -446,8 +446,12 @@ class Product(_Composite):
     @property
     def is_gram(self) -> bool:
         """Whether this is ``A Aᵀ`` or ``Aᵀ A``, whose diagonal is that of squares."""
-        real = self.dtype.kind != "c"
-        return real and len(self.operands) == 2 and are_adjoint(*self.operands)
+        if self.dtype.kind == "c" or len(self.operands) != 2:
+            return False
+        first = self.operands[0]
+        if first.space.sharded and first.domain.sharded:  # its rows are on no rank whole
+            return False
+        return are_adjoint(*self.operands)
 
 
 class Scaled(_Composite):

@@ -157,7 +157,7 @@ class Normalised:
         Y = self._product(X)
         if not self._seen:
             self._seen = True
-            self.unit = float(unit_of(peaks(Y, self._space).max(initial=0.0), Y.dtype))
+            self.unit = float(unit_of(np.max(peaks(Y, self._space), initial=0.0), Y.dtype))
         return Y if self.unit == 1 else Y / self.unit
 
 

@@ -150,7 +150,7 @@ def solve(
     patience = _patience(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
         x, residuals = system.solve(block / sizes, tol, int(min(most, patience)))
-        if residuals.max(initial=0.0) > tol and system.iterations < most and patience < most:
+        if np.max(residuals, initial=0.0) > tol and system.iterations < most and patience < most:
             x, residuals = system.factorised(block / sizes, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
