@@ -10,6 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
 from opflow.operators.space import Sharded, Space, space_of
 from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
+from opflow.spectral.whole import WHOLE_BYTES
 
 #: seconds that a heat map may take, whatever the rest does
 ALLOWED = 30.0
@@ -247,7 +249,10 @@ class _Kernel:
             spectral, target = of.spectral, y.ravel()
             for name in NUMBERS:
                 of_kernel = self.K if name == "trace" else self.fast
-                found[name] = self._number(name, getattr(spectral, name), of_kernel)
+                function = getattr(spectral, name)
+                if name == "effective_rank":
+                    function = partial(function, how=self._whole_or_estimate())
+                found[name] = self._number(name, function, of_kernel)
             alignments = [
                 self._number("alignment", spectral.alignment, op, target)
                 for op in (self.fast, *layers)
@@ -293,10 +298,16 @@ class _Kernel:
             "power_law": None if ranks is None else [*power_law(pairs.eigenvalues, ranks), *ranks],
         }
 
+    def _whole_or_estimate(self) -> str | None:
+        """How a spectrum is had: all eigenvalues are out of the question where they do not fit."""
+        held = WHOLE_BYTES * float(self.K.shape[0]) ** 2
+        return None if self.whole or held <= self.budget - self.held else "estimate"
+
     def _density(self, parameters: int) -> dict[str, Any]:
         rho = of.spectral.density(
             self.K if parameters < self.K.shape[0] else self.fast, log=True,
             probes=self.ask.probes, steps=self.ask.steps, rng=self.ask.seed,
+            how=self._whole_or_estimate(),
         )  # fmt: skip
         grid = rho.grid()
         low, high = rho.band(grid)

@@ -22,6 +22,8 @@ from opflow.spectral.structure import NOMINAL, forming_products
 
 #: LAPACK's eigenvalues of order m take m³ times this, in flops of a matrix product
 EIGENVALUES = 5.0
+#: bytes an entry: the matrix, a copy in float64, LAPACK's workspace
+WHOLE_BYTES = 24.0
 
 
 class Spectrum(NamedTuple):
@@ -119,8 +121,8 @@ def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
         return False
     if side <= DENSE:
         return True
-    # the matrix, a copy in float64 and LAPACK's workspace
-    need, budget = 3 * 8.0 * side**2, parse_memory(None, whereabouts(op))
+    need = WHOLE_BYTES * float(side) ** 2
+    budget = parse_memory(None, whereabouts(op))
     if need > budget and asked:
         raise MemoryError(
             f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
