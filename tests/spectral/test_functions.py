@@ -657,3 +657,18 @@ def test_every_space_of_a_block_is_a_lanczos_space(drawn, steps):
             V.T @ op.matmat(V), T[:m, :m], atol=1e3 * eps * len(r) ** 0.5 * top
         )
     assert space.products == space.counts.sum()
+
+
+@pytest.mark.parametrize(("dtype", "t"), [(np.float32, 1e6), (np.float64, 1e15)])
+def test_null_vectors_are_kept_at_all_times(dtype, t):
+    """What a kernel cannot move stays: rounding of a zero eigenvalue is not a rate."""
+    rng = np.random.default_rng(0)
+    F, r = rng.standard_normal((400, 24)).astype(dtype), rng.standard_normal(400).astype(dtype)
+    Q = np.linalg.qr(F.astype(np.float64))[0]
+    kept = r - Q @ (Q.T @ r)
+    rounding = 100 * np.finfo(dtype).eps * np.linalg.norm(r)
+    G = of.Gram(F)
+    assert np.linalg.norm(expm(G, r, t) - kept) <= rounding
+    assert np.linalg.norm(phi1(G, r, t) / t - kept) <= rounding + np.linalg.norm(r) / t
+    flow = Krylov(G, r)
+    assert flow.reach(t, 1e-3) and np.linalg.norm(flow.at(t) - kept) <= rounding

@@ -10,6 +10,7 @@ from opflow.spectral import ConvergenceWarning
 from opflow.spectral.preconditioners import jacobi, nystrom
 from opflow.spectral.solver import solve
 
+from .products import rotated
 from .test_preconditioners import operator, problems
 
 
@@ -242,3 +243,35 @@ indefinite = np.diag([1.0, -1.0, 2.0])
 def test_what_does_not_fit_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_iterations_do_not_reach_is_factorised(dtype):
+    """The spectrum of a kernel ridge problem whose ridge is far below the kernel."""
+    least = 1e-2 if dtype is np.float32 else 1e-6
+    A = rotated(np.geomspace(least, 1, 300), dtype=dtype)
+    b = np.random.default_rng(0).standard_normal((300, 2)).astype(dtype)
+    found = solve(A, b)
+    assert found.converged and found.x.dtype == dtype
+    with pytest.warns(ConvergenceWarning, match="after"):
+        alone = solve(A, b, how="iterative", maxiter=found.iterations)
+    assert alone.residuals.max() > found.residuals.max()
+    direct = solve(A, b, how="direct")
+    assert direct.converged and direct.iterations == 0
+    exact = np.linalg.solve(A.astype(np.float64), b)
+    size = np.finfo(dtype).eps * np.linalg.cond(A.astype(np.float64))
+    np.testing.assert_allclose(direct.x, exact, atol=10 * size * np.abs(exact).max())
+    shifted = solve(A, b, 0.5, how="direct")
+    rounding = 1e3 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose((A + 0.5 * np.eye(300)) @ shifted.x, b, atol=rounding)
+
+
+def test_what_a_direct_solution_cannot_do():
+    with pytest.raises(ValueError, match="how must be 'iterative', 'direct' or None, not 'lu'"):
+        solve(np.eye(3), np.ones(3), how="lu")
+    singular = np.diag([1.0, 2.0, 0.0])
+    with pytest.warns(ConvergenceWarning, match="relative residual"):
+        assert not solve(singular, np.ones(3), how="direct").converged
+    box = spla.aslinearoperator(np.diag([1.0, 2.0, 4.0]))
+    # three formed the matrix, one is the residual
+    assert solve(box, np.ones(3), how="direct").products == 4
