@@ -167,6 +167,20 @@ def test_a_start_cannot_hide_what_is_outside_it():
     np.testing.assert_allclose(pairs.eigenvalues, [10, 9, 8.001], rtol=1e-9)
 
 
+def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
+    """It lies in one of two invariant spaces, and the largest eigenvalue has come up in the other."""
+    seen, other = np.geomspace(1.0, 0.5, 300), np.geomspace(0.9, 0.4, 500)
+    A = np.zeros((800, 800))
+    A[:300, :300] = rotated(seen)
+    A[300:, 300:] = rotated(other, seed=1)
+    before = eigsh(A, 1, tol=1e-6)
+    A[300:, 300:] *= 1.3
+    start = before.start
+    start[300:] = 0.0
+    pairs = eigsh(A, 1, tol=1e-6, start=start)
+    np.testing.assert_allclose(pairs.eigenvalues, [0.9 * 1.3], rtol=1e-9)
+
+
 def test_the_zero_operator_and_null_spaces_by_any_method():
     for method in ("lanczos", "lapack", "arpack", "lobpcg"):
         pairs = eigsh(of.Zero(1100), 2, method=method)
