@@ -509,13 +509,26 @@ class Scaled(_Composite):
         block = self.operands[0]._cross_block(other.operands[0], rows, cols)
         return self.scalar * other.scalar * block
 
+    # Squares of what a large or a small scalar brings near one may be out of range by themselves:
+    # rows are scaled first then, as wide as they are.
+
+    @property
+    def _moderate(self) -> bool:
+        return 2.0**-40 < abs(self.scalar) < 2.0**40
+
     def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
+        if not self._moderate:
+            return super()._gram_block(rows, cols, weights)
         return self.scalar**2 * self.operands[0]._gram_block(rows, cols, weights)
 
     def _gram_diagonal(self, weights: Any) -> Any:
+        if not self._moderate:
+            return super()._gram_diagonal(weights)
         return self.scalar**2 * self.operands[0]._gram_diagonal(weights)
 
     def _column_squares(self) -> Any:
+        if not self._moderate:
+            return super()._column_squares()
         return self.scalar**2 * self.operands[0]._column_squares()
 
 

@@ -9,7 +9,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from opflow.arrays import check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import gaussian, symmetric_operator, unit_of
+from opflow.spectral.checks import gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
 
 
@@ -135,7 +135,7 @@ def largest_eigenvalue(
 
 
 def _top(alpha: Any, beta: Any) -> tuple[float, float]:
-    unit = unit_of(max(np.abs(alpha).max(), beta.max()), np.float64)  # LAPACK takes squares here
+    unit = float(max(np.abs(alpha).max(), beta.max())) or 1.0  # LAPACK takes squares here
     values, vectors = eigh_tridiagonal(
         alpha / unit, beta[:-1] / unit, select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
     )

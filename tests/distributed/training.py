@@ -114,7 +114,7 @@ def failing(comm, folder):
         ({"own": observer, "after": after}, "ZeroDivisionError: no luck", {"steps": 9}),
         ({"own": observer, "after": after}, "no luck", {"steps": 9, "checkpoint": state}),
         ({"own": observer}, "no luck", {"steps": 2}),
-        ({"own": other}, "gave shape (2,) at step 1 but (1,)", {"steps": 9, "every": 1}),
+        ({"own": other}, "gave shape (2,) at step 1 but shape (1,)", {"steps": 9, "every": 1}),
     ]:
         refused(comm, what, comm.rank != last, lambda: train(
             comm, net, X, y, None, how, observe=watch))  # noqa: B023  # fmt: skip

@@ -242,7 +242,7 @@ def test_what_observers_give_is_checked_as_it_comes():
     def growing(moment):
         return np.zeros(moment.step)
 
-    with pytest.raises(ValueError, match=r"'growing'.* shape \(1,\) at step 1 but \(0,\)"):
+    with pytest.raises(ValueError, match=r"'growing'.* shape \(1,\) at step 1 but shape \(0,\)"):
         of.train(net, X, y, steps=3, observe=[growing])
     with pytest.raises(ValueError, match="two called 'loss'"):
         of.train(net, X, y, steps=1, observe=[of.observe.Loss(), of.observe.Loss()])

@@ -168,7 +168,7 @@ def test_a_start_cannot_hide_what_is_outside_it():
 
 
 def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
-    """It lies in one of two invariant spaces, and the largest eigenvalue has come up in the other."""
+    """It lies in one of two invariant spaces, and the largest eigenvalue is now in the other."""
     seen, other = np.geomspace(1.0, 0.5, 300), np.geomspace(0.9, 0.4, 500)
     A = np.zeros((800, 800))
     A[:300, :300] = rotated(seen)

@@ -136,7 +136,7 @@ def test_all_eigenvalues_are_taken_where_they_cost_less_than_products():
     assert found.exact
     assert found == pytest.approx(np.linalg.slogdet(A + np.eye(n))[1], rel=1e-10)
     assert spectral.density(K).how == "exact"
-    assert spectral.condition_number(K, 1.0).exact
+    assert spectral.effective_rank(K).exact
     sparse = of.as_operator(np.diag(np.linspace(1.0, 2.0, n)))
     few = spectral.gauss.quadrature_cost(sparse, 2, 2)
     assert not whole.whole_pays(sparse, few)

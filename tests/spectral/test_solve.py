@@ -74,10 +74,10 @@ def test_columns_have_steps_of_their_own_and_leave_once_solved(smooth):
     counting = Counting(kernel.todense())
     easy = np.linalg.eigh(counting.data)[1][:, -1]
     B = np.stack([easy, y, np.zeros_like(y), 1e-7 * np.roll(y, 3) ** 3], axis=1)
-    together = solve(counting, B, 1.0, tol=1e-10)
+    together = solve(counting, B, 1.0, tol=1e-10, how="iterative")
     widths = counting.widths[:-1]  # the last recomputes all residuals
     assert widths[0] == 3 and widths[1] == 2 and widths == sorted(widths, reverse=True)
-    alone = [solve(counting, B[:, j], 1.0, tol=1e-10) for j in range(4)]
+    alone = [solve(counting, B[:, j], 1.0, tol=1e-10, how="iterative") for j in range(4)]
     assert together.iterations == max(one.iterations for one in alone)
     assert together.products == sum(one.products for one in alone)
     for j, one in enumerate(alone):
@@ -88,7 +88,7 @@ def test_columns_have_steps_of_their_own_and_leave_once_solved(smooth):
 def test_nystrom_cuts_the_iterations_on_a_smooth_kernel(smooth):
     kernel, y = smooth
     shift = 1e-5 * kernel.trace() / 400
-    plain = solve(kernel, y, shift, maxiter=4000)
+    plain = solve(kernel, y, shift, maxiter=4000, how="iterative")
     sketched = solve(kernel, y, shift, preconditioner="nystrom", rank=200)
     assert plain.converged and sketched.converged
     assert 15 * sketched.iterations < plain.iterations  # 185 and 3380 when this was written
@@ -102,7 +102,7 @@ def test_jacobi_undoes_a_scaling():
     F = rng.standard_normal((100, 100)) / 10 + 3 * np.eye(100)
     op, b = of.Gram(scale[:, None] * F), rng.standard_normal(100)
     with pytest.warns(ConvergenceWarning):
-        plain = solve(op, b, maxiter=200)
+        plain = solve(op, b, maxiter=200, how="iterative")
     scaled = solve(op, b, preconditioner="jacobi", maxiter=200)
     assert not plain.converged and scaled.converged and scaled.iterations < 60
 
@@ -163,7 +163,7 @@ def test_a_condition_of_1e12_is_solved_or_says_so():
     op = of.Gram(np.diag(np.sqrt(values)))
     b = np.ones(60)
     with pytest.warns(ConvergenceWarning):
-        plain = solve(op, b, maxiter=60)
+        plain = solve(op, b, maxiter=60, how="iterative")
     assert not plain.converged and plain.residuals > 1e-8
     assert solve(op, b, preconditioner="jacobi").iterations <= 2
 
