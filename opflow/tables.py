@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 #: what stands for a missing value, beside an empty cell
-MISSING = {"NA", "N/A", "#N/A", "nan", "NaN", "NAN", "NULL", "null", "?"}
+MISSING = {
+    *("NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN", "NULL", "null"),
+    *("None", "none", "missing", "?"),
+}
 #: separators, the most telling first: a comma may be part of a number where there is another
 SEPARATORS = "\t;,"
 

@@ -166,9 +166,12 @@ def unit_of(peak: Any, dtype: Any) -> Any:
 
     Powers of four divide exactly, and so do their roots.
     """
-    limit = float(np.finfo(dtype).max) ** 0.2
+    most = float(np.finfo(dtype).max)
+    limit = most**0.2
     safe = (peak == 0) | ((1 / limit <= peak) & (peak <= limit)) | ~np.isfinite(peak)
-    return np.where(safe, 1.0, 4.0 ** np.rint(np.log2(np.where(safe, 1.0, peak)) / 2))[()]
+    power = np.rint(np.log2(np.where(safe, 1.0, peak)) / 2)
+    reach = np.floor(np.log2(most) / 2)  # of powers that are numbers themselves
+    return np.where(safe, 1.0, 4.0 ** np.clip(power, -reach, reach))[()]
 
 
 def peaks(block: Any, space: Space = LOCAL) -> np.ndarray:

@@ -175,7 +175,7 @@ def kernel_distance(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0
 
     def distance(G: Any) -> Any:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(G[..., 1, 1] / G[..., 0, 0])
+            return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
 
     return _compared(K0, K1, distance, np.log, np.exp, products, rng, change=True)
 
@@ -202,8 +202,8 @@ def _compared(
     if all(entries_pay(op, products // 2) for op in pair):
         spent = sum(map(forming_products, pair))
         G, units = inner_products(pair, change=change)
-        relative = units / units[0]  # of no consequence for an angle
-        return Estimate(float(ratio(G * np.outer(relative, relative))), products=spent)
+        stretch = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
+        return Estimate(stretch * float(ratio(G)), products=spent)
     V = gaussian(pair[0], products // 2, rng)
     applied = [Normalised(op.matmat, space) for op in pair]
     Y = [finite(K(V), name, space) for K, name in zip(applied, ("K0", "K1"), strict=True)]

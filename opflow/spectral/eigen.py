@@ -36,7 +36,7 @@ from opflow.spectral.structure import NOMINAL, forming_products
 #: vectors in a block at least
 LEAST = 4
 #: block products before a given start is believed: what it lacks must have had its chance
-TRIAL = 3
+TRIAL = 6
 #: columns of a basis that are always affordable, and whose projected problem is still small
 FEW, BASIS = 400, 1000
 #: block steps that pairs of a flat spectrum take, roughly, and those from a start: what the cost
@@ -164,7 +164,7 @@ def eigsh(
         Block products (iterations) at most.
     start : array (n, b), optional
         Where to begin, such as the `start` of pairs of a nearby operator.  A random vector
-        joins it (added to the last column, if there are more than k), three block products are
+        joins it (added to the last column, if there are more than k), six block products are
         spent at least, and the pair next to those asked for must have settled too: a start from an
         invariant space cannot hide what is outside it.
     memory : float or str, optional

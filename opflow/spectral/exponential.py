@@ -64,7 +64,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     n at most if `size` allows, and 8·n·m flops for the m-th.  Where it does not, a space of m
     vectors serves a time of some :math:`m^2/(\lambda_{max}\log(1/tol))` at least: long times are
     cheaper with one large space than with many small ones.  exp(0) is the identity, and null
-    vectors are kept at all times: eigenvalues below √n·ε·λ_max count as zero.  :class:`Krylov`
+    vectors are kept at all times: eigenvalues below 10·ε·λ_max count as zero.  :class:`Krylov`
     tells the products spent and the bound.
 
     Examples

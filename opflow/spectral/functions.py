@@ -158,7 +158,8 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
         As in :func:`inv`, but `op` need not be PSD.
     f : function
         Of an array of eigenvalues (float64, on the host), to an array of the same shape.  Those
-        of an `op` with the tag ``psd`` are never negative.
+        of an `op` with the tag ``psd`` are never negative, but those that are zero may come as the
+        rounding of λ_max: f must not tell these apart (:func:`expm` does not).
     tol : float, default 1e-8
         The error is at most ``tol·max|f|·‖r‖``, the maximum over the interval of the Ritz values,
         plus rounding; as far as f shows what it does at 1024 points of the interval.

@@ -152,19 +152,26 @@ class Quadrature:
     def rounded(self, f: Callable[[Any], Any]) -> tuple[float, float, float, float]:
         """tr f of eigenvalues that are all known, and what rounding of the operator leaves open.
 
-        Also the trace of abs(f), and the rounding relative to the largest eigenvalue.  Eigenvalues
-        that rounding does not tell from zero count as zero; zeros of the structure are certain.  An
-        error E of the operator moves the trace by tr f'(op) E, at most the product of both
-        Frobenius norms.
+        Also the trace of abs(f), and the rounding relative to the largest eigenvalue.  An error E
+        of the operator, of norm ε‖op‖, moves the trace by tr f'(op) E, at most the product of both
+        Frobenius norms; where f bends within the rounding of zero, by all that f changes there.
+        Zeros of the structure are certain.
         """
-        nodes = np.where(np.abs(self.nodes) <= self.level, 0.0, self.nodes)
+        nodes, order = np.maximum(self.nodes, 0.0), self.order
+        norm = float(total(self.weights, nodes**2).mean()) ** 0.5
+        error = self.level / order**0.5 * norm / (np.abs(nodes).max() or 1.0)
         values = f(nodes)
-        moved = np.where(self.nodes == 0, 0.0, np.abs(f(nodes + self.level) - values))
-        value, square, size = (
-            float(total(self.weights, part).mean()) for part in (values, moved**2, abs(values))
+        moved, most = (
+            np.where(self.nodes == 0, 0.0, np.abs(f(nodes + by) - values))
+            for by in (error, self.level)
+        )
+        bent = (nodes <= self.level) & (most * error < 0.5 * moved * self.level)
+        value, square, bend, size = (
+            float(total(self.weights, part).mean())
+            for part in (values, moved**2, bent * most, abs(values))
         )
         relative = self.level / (np.abs(nodes).max() or 1.0)
-        return value, square**0.5, size, relative
+        return value, square**0.5 + bend, size, relative
 
     @np.errstate(under="ignore")  # what weighs nothing, or f there, counts for nothing
     def integrate(self, f: Callable[[Any], Any]) -> tuple[Any, Any, Any]:

@@ -56,9 +56,9 @@ class Krylov:
 
     and t times that bounds the error of :math:`\int_0^t r = t\,\varphi_1(-t\,op)\,r`, 1/k! times
     that the error of :math:`\varphi_k(-t\,op)\,r`.  Ritz values below
-    :math:`\sqrt n\,\epsilon\,\lambda_{max}` count as zero: what r has in the null space stays for
-    all times.  Rounding moves the others by some :math:`\epsilon\lambda_{max}`, and adds that times
-    t or :math:`1/\lambda`, whichever is less, on each mode.
+    :math:`10\,\epsilon\,\lambda_{max}` count as zero, in the bounds as well: what r has in the null
+    space stays for all times.  Rounding moves the others by some :math:`\epsilon\lambda_{max}`, and
+    adds that times t or :math:`1/\lambda`, whichever is less, on each mode.
     Each product is followed by a reorthogonalisation (done twice) of 8·n·m flops.
 
     For a block, `norm` and the bounds have a last axis for its columns, and a tolerance may have
@@ -114,7 +114,7 @@ class Krylov:
     def _level(self) -> np.ndarray:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
         top = self._space.ritz().values.max(axis=1, keepdims=True)
-        return self.op.shape[0] ** 0.5 * self._eps * np.maximum(top, 0.0)
+        return 10 * self._eps * np.maximum(top, 0.0)
 
     def _rates(self) -> np.ndarray:
         """The Ritz values (c, m); those that are zero to rounding do not decay."""

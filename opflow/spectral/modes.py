@@ -75,6 +75,7 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
 
     Notes
     -----
+    Eigenvalues below 10·ε times the largest count as zero.
     :math:`u_i^T r(t) = e^{-\lambda_i t}\, u_i^T r(0)`, what ``dr/dt = −K r`` gives for a constant
     K; where :func:`projections` of the true residuals leave it, the kernel has moved.
 
@@ -100,8 +101,10 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
         )
     if times.ndim != 1:
         raise ValueError(f"times must be one-dimensional, not of shape {times.shape}")
+    top = abs(values).max() if values.size else 0.0
+    null = abs(values) <= 10 * xp.finfo(values.dtype).eps * top  # rounding of zero is no rate
     with np.errstate(under="ignore"):
-        return xp.exp(-times[:, None] * values) * start
+        return xp.exp(-times[:, None] * xp.where(null, 0, values)) * start
 
 
 def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:

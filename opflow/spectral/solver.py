@@ -198,6 +198,8 @@ def _patience(op: Operator, how: str | None, columns: int, preconditioner: Any) 
         raise ValueError(f"how must be 'iterative', 'direct' or None, not {how!r}")
     n, sharded = op.shape[0], sharing(op).sharded
     if how == "direct":
+        if preconditioner is not None:
+            raise ValueError("how='direct' needs no preconditioner: give one or the other")
         if sharded:
             raise ValueError("a sharded op has no entries to factorise: how must not be 'direct'")
         return 0

@@ -92,9 +92,14 @@ def factor(op: Operator) -> Operator | None:
 
 
 def narrow_factor(op: Operator) -> Operator | None:
-    """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it."""
+    """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it.
+
+    Of a sharded `op` whatever F has columns on all ranks: op itself has no entries to give.
+    """
     F = factor(op)
-    return F if F is not None and F.shape[1] < op.shape[0] and not F.domain.sharded else None
+    if F is None or F.domain.sharded:
+        return None
+    return F if F.shape[1] < op.shape[0] or op.space.sharded else None
 
 
 def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
@@ -162,7 +167,8 @@ def dense_spectrum(op: Operator) -> Spectrum:
         return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
     matrix = finite((F.T @ F).todense())
     products = len(matrix) if sharing(op).sharded else min(len(matrix), forming_products(op))
-    return Spectrum(_eigenvalues(matrix), op.shape[0] - len(matrix), products)
+    more = op.shape[0] - len(matrix)  # zeros of op, or of the matrix
+    return Spectrum(_eigenvalues(matrix)[max(-more, 0) :], max(more, 0), products)
 
 
 def _eigenvalues(matrix: Any) -> Any:

@@ -167,6 +167,19 @@ def test_a_start_cannot_hide_what_is_outside_it():
     np.testing.assert_allclose(pairs.eigenvalues, [10, 9, 8.001], rtol=1e-9)
 
 
+@pytest.mark.parametrize("new", [10.0, 9.2])
+@pytest.mark.parametrize("tol", [0.0, 1e-6, 1e-3])
+def test_a_start_cannot_hide_what_has_overtaken_it(new, tol):
+    """The eigenvector of what is the largest now was neither the first nor the second before."""
+    rest = np.arange(1, 400) / 100
+    before = np.diag(np.r_[8.0, 9.0, 8.5, rest])
+    after = np.diag(np.r_[new, 9.0, 8.5, rest])
+    for seed in range(5):
+        pairs = eigsh(before, 1, method="lanczos", rng=seed)
+        found = eigsh(after, 1, start=pairs.start, tol=tol, method="lanczos", rng=seed + 100)
+        assert found.eigenvalues[0] == pytest.approx(new, rel=max(tol, 1e-12))
+
+
 def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
     """It lies in one of two invariant spaces, and the largest eigenvalue is now in the other."""
     seen, other = np.geomspace(1.0, 0.5, 300), np.geomspace(0.9, 0.4, 500)

@@ -169,6 +169,36 @@ def test_outputs_are_centred_each_by_itself(centred):
         assert moved == pytest.approx(wanted, rel=1e-10)
 
 
+@pytest.mark.parametrize("shift", [0.1, 1.0, 10.0])
+def test_kernels_in_float32_are_what_their_entries_are(shift):
+    net = of.ReLUNetwork.random([6, 20, 20], outputs=2, seed=0, dtype=np.float32)
+    X = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
+    K = of.collective_kernel(net.fields(X))
+    values = np.maximum(np.linalg.eigvalsh(K.todense().astype(np.float64)), 0.0)
+    dimension, determinant = (
+        (values / (values + shift)).sum(),
+        np.log(values + shift).sum(),
+    )
+    assert spectral.effective_dimension(K, shift) == pytest.approx(dimension, rel=1e-5)
+    assert spectral.logdet(K, shift) == pytest.approx(determinant, rel=1e-5)
+
+
+def test_kernels_of_any_two_sizes_have_an_angle_and_a_distance():
+    A = np.diag(np.arange(1.0, 6.0))
+    small = np.ldexp(A, -600)
+    with np.errstate(all="raise"):
+        for pair in ((A, small), (small, A)):
+            assert spectral.kernel_alignment(*pair) == pytest.approx(1, rel=1e-14)
+        assert spectral.kernel_distance(A, small) == 1
+        assert spectral.kernel_distance(small, A) == pytest.approx(2.0**600, rel=1e-14)
+
+
+def test_rounding_of_zero_is_no_rate_of_decay():
+    U, r = np.eye(2), np.ones(2)
+    modes = spectral.decay(np.array([1.0, -1e-16]), U, r, np.array([0.0, 1e18]))
+    np.testing.assert_array_equal(modes, [[1, 1], [0, 1]])
+
+
 def test_no_entry_of_a_psd_diagonal_is_negative():
     F = np.random.default_rng(5).standard_normal((1500, 1500)) * np.geomspace(1, 1e-3, 1500)
     F[::7] = 0.0
