@@ -155,6 +155,11 @@ def svds(
         )  # fmt: skip
     left, right = (near, far) if wide else (far, near)
     return SingularTriplets(
-        sized.unit * sigma, left, right, sized.unit * residuals, bool(met.all()),
-        2 * pairs.products + 3 * k + 1, pairs.how,
-    )  # fmt: skip
+        sized.unit * sigma,
+        left,
+        right,
+        sized.unit * residuals,
+        bool(met.all()),
+        2 * pairs.products + 3 * k + 1,
+        pairs.how,
+    )

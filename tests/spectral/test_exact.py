@@ -106,6 +106,9 @@ def test_what_says_exact_is_exact(name, dtype, how):
             slack = 200 * n**0.5 * eps * abs(wanted[key])
             assert value.low - slack <= wanted[key] <= value.high + slack or how == "estimate", key
     assert said >= (10 if how == "estimate" else len(wanted) - 1)
+    diagonal = spectral.diagonal(op)
+    assert diagonal.how == "exact" and not diagonal.errors.any()
+    np.testing.assert_allclose(diagonal.values, np.diag(op.todense()), rtol=200 * n**0.5 * eps)
 
 
 @pytest.mark.parametrize("rows", [40, 1500])
