@@ -18,8 +18,10 @@ from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
 from opflow.tables import read_csv
 
-#: different whole numbers that are taken for classes, at most, and classes that are told by name
-MOST, SHOWN = 20, 10
+#: different whole numbers that are taken for classes, at most
+MOST = 20
+#: classes that are told by name, at most
+SHOWN = 10
 
 
 class DataSet(NamedTuple):
@@ -117,7 +119,10 @@ def load(
         y = y[:, 0]
     if y.dtype.kind == "S":
         y = np.char.decode(y, "utf-8")
-    labels, classes, mean, kind = None, None, None, "regression"
+    labels = None
+    classes = None
+    mean = None
+    kind = "regression"
     if like is not None:
         classes = like.classes
     elif y.ndim == 1 and y.dtype.kind in "iubU":
@@ -147,7 +152,8 @@ def located(text: str | os.PathLike[str]) -> Path:
 def _classes(y: Any, name: str, space: Space) -> tuple[Any, str]:
     """The classes of a vector of integers, booleans or words, if it is one, and what it is."""
     found = np.unique(space.everywhere(np.unique(y)))
-    count, samples = len(found), int(space.total(len(y)))
+    count = len(found)
+    samples = int(space.total(len(y)))
     whole = y.dtype.kind in "iu"
     if whole and count == samples:
         return None, "regression, no whole number twice"
@@ -198,7 +204,8 @@ class _Between:
 def _known(y: Any, classes: Any, name: str) -> Any:
     """Which of the classes each target is of."""
     if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):  # words and numbers
-        labels, strange = np.zeros(len(y), int), np.ones(len(y), bool)
+        labels = np.zeros(len(y), int)
+        strange = np.ones(len(y), bool)
     else:
         labels = np.searchsorted(classes, y).clip(max=len(classes) - 1)
         strange = classes[labels] != y
@@ -219,7 +226,9 @@ def _digits() -> tuple[Any, Any, str]:
 
 def _file(path: Path, targets: str | None, options: tuple[str, str]) -> tuple[Any, Any, str]:
     """X, y, and what the targets are called."""
-    y, name, kind = None, "y", path.suffix.lower()
+    y = None
+    name = "y"
+    kind = path.suffix.lower()
     if kind in (".npz", ".h5", ".hdf5"):
         arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
         X = arrays.get("X")
@@ -230,7 +239,8 @@ def _file(path: Path, targets: str | None, options: tuple[str, str]) -> tuple[An
         X = _open(path, _read_npy)
     elif kind == ".csv" and targets is None:
         table = _open(path, lambda path: read_csv(path, words=True))
-        X, y = table.numbers, table.last
+        X = table.numbers
+        y = table.last
         if X.shape[1] == 0:
             raise ValueError(f"{path} needs at least one feature column and a target column")
         name = table.names[-1] if table.names else "last column, no header"

@@ -88,7 +88,8 @@ class Streamed:
         if len(X.shape) != 2:
             raise ValueError(f"X must be two-dimensional (samples, features), not {X.shape}")
         self._xp = cupy_module()
-        self.source, self.dtype = X, np.dtype(X.dtype).newbyteorder("=")
+        self.source = X
+        self.dtype = np.dtype(X.dtype).newbyteorder("=")
         self.shape = (int(X.shape[0]), int(X.shape[1]))
         self._stream: Any = None
         self._buffers: list[Any] = [None, None]

@@ -280,7 +280,8 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         return 0.5 * ratio / (1 - before.curved) * change
 
     def accepted(self) -> None:
-        self._before, self._taken = self._taken, None
+        self._before = self._taken
+        self._taken = None
 
     def arrays(self) -> dict[str, Any]:
         arrays = super().arrays() | {"top": np.array(self._top), "since": np.array(self._since)}

@@ -209,7 +209,8 @@ class Loop:
         if not self.losses:
             return value
         # here, where it costs a step, and not when all is put together
-        now, before = _gave(value), _gave(seen[0] if seen else None)
+        now = _gave(value)
+        before = _gave(seen[0] if seen else None)
         if now != before:
             raise ValueError(
                 f"observe[{name!r}] gave {now} at step {self.number} but {before} at the start"

@@ -48,7 +48,8 @@ class FunctionGram(Operator):
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__}")
-        self.function, self._X = function, _samples(X, "X")
+        self.function = function
+        self._X = _samples(X, "X")
         self._Y = self._X if Y is None else _samples(Y, "Y")
         one = self._values(slice(0, 1), slice(0, 1))
         shape = (int(self._X.shape[0]), int(self._Y.shape[0]))

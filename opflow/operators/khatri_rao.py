@@ -259,7 +259,8 @@ class KhatriRao(Operator):
         return namespace(*parts).concatenate(parts)
 
     def _column_squares(self) -> Any:
-        (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
+        p, q = self.A.shape[1], self.B.shape[1]
+        k = self.repeat
         total: Any = 0
         for s in self._in_turn(row_slices(self.B.shape[0], 3 * (p * k + q) * self.dtype.itemsize)):
             left = (self.A.rows(self._samples(s)) ** 2).reshape(-1, k, p).sum(axis=1)

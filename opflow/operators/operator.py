@@ -285,7 +285,8 @@ class Operator(pylops.LinearOperator):
         if where in (None, "numpy"):
             block = self._block(*indices)
         else:
-            op, xp = algebra.placed(self, where), sys.modules[where]
+            op = algebra.placed(self, where)
+            xp = sys.modules[where]
             block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
         return block if block.flags.owndata else block.copy()  # for the caller to write to
 
@@ -336,7 +337,8 @@ class Operator(pylops.LinearOperator):
 
     def _column_squares(self) -> Any:
         """``Σ_i F_ij²``, the diagonal of ``Fᵀ F``; overridden where rows should not be formed."""
-        total, (m, n) = 0, self.shape
+        total = 0
+        m, n = self.shape
         if self.row_access:
             for s in in_turn(row_slices(m, 3 * n * self.dtype.itemsize), self):
                 total = total + (self.rows(s) ** 2).sum(axis=0)

@@ -195,7 +195,8 @@ def parse_memory(memory: float | str | None, where: str | None = "numpy") -> flo
         match = re.fullmatch(number + r"([kmgt]?)(i?)b?\s*", memory, re.IGNORECASE)
         if match is None:
             raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
-        unit, binary = match[2].upper(), match[3]
+        unit = match[2].upper()
+        binary = match[3]
         power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
         memory = float(match[1]) * (1024**power if binary else _UNITS[unit])
     if not isinstance(memory, numbers.Real) or isinstance(memory, bool):

@@ -220,7 +220,8 @@ def block_lanczos(
 
 def check_start(op: Operator, V: Any, name: str) -> Any:
     """`V` as a block (n, b) with 1 <= b <= n, finite and of the operator's dtype."""
-    n, V = op.domain.here(op.shape[0]), as_array(V, name)
+    n = op.domain.here(op.shape[0])
+    V = as_array(V, name)
     V = V[:, None] if getattr(V, "ndim", 0) == 1 else V
     if getattr(V, "ndim", 0) != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
         raise ValueError(

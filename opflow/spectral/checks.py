@@ -73,7 +73,8 @@ class Estimate(float):
 
     def mapped(self, function: Callable[[float], float]) -> Estimate:
         """An increasing function of the number and of both ends."""
-        low, high = function(self.low), function(self.high)
+        low = function(self.low)
+        high = function(self.high)
         return Estimate(function(float(self)), low, high, products=self.products, how=self.how)
 
     def __getnewargs_ex__(self) -> tuple[Any, dict[str, Any]]:

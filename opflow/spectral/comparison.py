@@ -306,7 +306,9 @@ def _centred(op: Operator, Y: Any, outputs: int) -> tuple[Operator, Any]:
     rows and g = Eᵀ r/N of all, C K C is K plus Ḟ Fᵀ + F Ḟᵀ for F = E and Ḟ = E g/2 − r: a sum that
     knows its entries.
     """
-    n, space, xp = op.shape[0], op.space, op_namespace(op)
+    n = op.shape[0]
+    space = op.space
+    xp = op_namespace(op)
     samples = n // outputs
     ones = xp.tile(xp.eye(outputs, dtype=op.dtype), (space.here(n) // outputs, 1))
     means = finite(op.matmat(ones), space=space) / samples

@@ -41,7 +41,8 @@ TRIAL = 6
 FEW, BASIS = 400, 1000
 #: block steps that pairs of a flat spectrum take, roughly, and those from a start: what the cost
 #: model is told
-STEPS, WARM = 26, 8
+STEPS = 26
+WARM = 8
 #: order up to which LAPACK is done before block Lanczos has well begun
 SMALL = 256
 #: LAPACK's eigenpairs of order n take n³ times this, in flops of a matrix product
@@ -355,7 +356,8 @@ def _lanczos(
     start: Any, rng: np.random.Generator,
 ) -> Found:  # fmt: skip
     """Ritz vectors of the pairs asked for."""
-    xp, known = op_namespace(op), 0 if start is None else start.shape[1]
+    xp = op_namespace(op)
+    known = 0 if start is None else start.shape[1]
     block = gaussian(op, max(width - known, 1), rng) / op.shape[0] ** 0.5
     if start is not None:
         norms = op.space.norm(start, axis=0)
@@ -426,7 +428,8 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     n = op.shape[0]
     if op.space.sharded:
         raise ValueError("a sharded op has no entries to give: ask eigsh for a few pairs")
-    need, budget = _whole_bytes(op), parse_memory(memory, whereabouts(op))
+    need = _whole_bytes(op)
+    budget = parse_memory(memory, whereabouts(op))
     if need > budget:
         raise MemoryError(
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "

@@ -157,7 +157,8 @@ class Quadrature:
         Frobenius norms; where f bends within the rounding of zero, by all that f changes there.
         Zeros of the structure are certain.
         """
-        nodes, order = np.maximum(self.nodes, 0.0), self.order
+        nodes = np.maximum(self.nodes, 0.0)
+        order = self.order
         norm = float(total(self.weights, nodes**2).mean()) ** 0.5
         error = self.level / order**0.5 * norm / (np.abs(nodes).max() or 1.0)
         values = f(nodes)

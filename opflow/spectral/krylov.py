@@ -144,7 +144,8 @@ class Krylov:
 
     def _rounding(self, t: Any) -> np.ndarray:
         """Rates are moved by ε·λ_max, which tells until they have decayed."""
-        t, space = np.asarray(t, dtype=np.float64), self._space
+        t = np.asarray(t, dtype=np.float64)
+        space = self._space
         moved = np.zeros((*t.shape, len(space.norms)))
         if space.counts.any():
             rates = self._rates()

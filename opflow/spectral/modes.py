@@ -41,7 +41,8 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     >>> of.spectral.projections(np.eye(3)[:, :2], np.array([1.0, 2.0, 3.0]))
     array([1., 2.])
     """
-    U, r = _vectors(eigenvectors), as_array(r, "r")
+    U = _vectors(eigenvectors)
+    r = as_array(r, "r")
     here = U.shape[0]
     n, size = space.total(np.array([here, r.size]))
     if size == n:

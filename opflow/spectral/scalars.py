@@ -73,7 +73,8 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     exact = entries_norm(op, products)
     if exact is not None:
         return Estimate(exact[0], products=exact[1])
-    omega, once = gaussian(op, products // 2, rng), Normalised(op.matmat, op.space)
+    omega = gaussian(op, products // 2, rng)
+    once = Normalised(op.matmat, op.space)
     found = xnystrace(lambda X: once(once(X)), omega, space=op.space)
     ends = (once.unit * math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
     return Estimate(*ends, products=2 * found.products, how=found.how)
@@ -136,7 +137,8 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
         high, spent = min(high, float(total)), spent + total.products
     exact = entries_norm(op, products)
     if exact is not None:
-        high, spent = min(high, exact[0]), spent + exact[1]
+        high = min(high, exact[0])
+        spent = spent + exact[1]
     return by_lanczos(low, low, max(low, high), spent)
 
 

@@ -196,7 +196,8 @@ def _patience(op: Operator, how: str | None, columns: int, preconditioner: Any) 
     """Iterations that take as long as the direct solution; ∞ where that is not to be had."""
     if how not in (None, "iterative", "direct"):
         raise ValueError(f"how must be 'iterative', 'direct' or None, not {how!r}")
-    n, sharded = op.shape[0], sharing(op).sharded
+    n = op.shape[0]
+    sharded = sharing(op).sharded
     if how == "direct":
         if preconditioner is not None:
             raise ValueError("how='direct' needs no preconditioner: give one or the other")

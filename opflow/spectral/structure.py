@@ -141,7 +141,9 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[Any, A
     n, count = ops[0].shape[0], len(ops)
     held = (2 + count) * 8  # squares of float32 leave its range: entries are multiplied in float64
     xp = op_namespace(ops[0])
-    sums, peaks, times = [], [], []
+    sums = []
+    peaks = []
+    times = []
     if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
         pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held, n))]
     else:

@@ -86,7 +86,8 @@ def trace(
     if _exact(op, how, products):
         total = op.space.total(exact_diagonal(op).sum(dtype=np.float64))
         return Estimate(float(total), products=diagonal_products(op))
-    space, apply = op.space, Normalised(op.matmat, op.space)
+    space = op.space
+    apply = Normalised(op.matmat, op.space)
     if how == "hutch++":
         omega = gaussian(op, 2 * (products // 3), rng)
         found = hutch_pp(apply, omega, psd=op.psd, space=space)

@@ -118,7 +118,8 @@ def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
         If they are `asked` for, but do not fit in half of the free memory, or `op` is sharded and
         has no small side.
     """
-    n, F = op.shape[0], narrow_factor(op)
+    n = op.shape[0]
+    F = narrow_factor(op)
     side = n if F is None else F.shape[1]
     if (op.space.sharded and F is None) or (sharing(op).sharded and side > DENSE):
         if asked:

@@ -255,7 +255,8 @@ class Alignment:
         self.centred, self.products, self.residual = centred, products, residual
 
     def __call__(self, moment: Moment) -> Any:
-        y, space = moment.residual if self.residual else moment.targets, moment.space
+        y = moment.residual if self.residual else moment.targets
+        space = moment.space
         rest = y - space.total(y.sum(axis=0)) / moment.samples if self.centred else y
         eps = float(np.finfo(y.dtype).eps)
         left, size = space.largest(np.array([_largest(rest), _largest(y)])).tolist()

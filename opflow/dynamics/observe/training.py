@@ -60,7 +60,8 @@ class GateFlips:
         self._last: Any = None
 
     def __call__(self, moment: Moment) -> Any:
-        xp, widths = namespace(moment.residual), moment.tangent.upper.widths[1:]
+        xp = namespace(moment.residual)
+        widths = moment.tangent.upper.widths[1:]
         edges = np.cumsum([0, *(-(-w // 8) for w in widths)]).tolist()
         layers = [slice(*edge) for edge in itertools.pairwise(edges)]
         now = xp.empty((len(moment.residual), edges[-1]), dtype=xp.uint8)
@@ -308,7 +309,8 @@ class HeldOutLoss:
     """
 
     def __init__(self, X: Any, y: Any, *, name: str = "held_out_loss") -> None:
-        X, y = as_samples(X, "X"), check_real(y, "y", finite=True)
+        X = as_samples(X, "X")
+        y = check_real(y, "y", finite=True)
         self.inputs, self.name = X, name
         self.targets = y[:, None] if y.ndim == 1 else y
         _check_samples(X, len(y), "y")
@@ -357,7 +359,8 @@ class Accuracy:
     """
 
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
-        X, labels = as_samples(X, "X"), as_array(labels, "labels")
+        X = as_samples(X, "X")
+        labels = as_array(labels, "labels")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"labels must be integers of shape (M,), not {labels.dtype} of {labels.shape}"
@@ -365,11 +368,14 @@ class Accuracy:
         _check_samples(X, len(labels), "labels")
         if int(labels.min()) < 0:
             raise ValueError(f"labels must be classes 0..k − 1, not {int(labels.min())}")
-        self.inputs, self.labels, self.name = X, labels, name
+        self.inputs = X
+        self.labels = labels
+        self.name = name
 
     def __call__(self, moment: Moment) -> float:
         f = moment.predict(self.inputs)
-        k, highest = f.shape[1], int(self.labels.max())
+        k = f.shape[1]
+        highest = int(self.labels.max())
         if k == 1:
             raise ValueError(
                 f"{self.name}: the network has one output, which names no class: give it one a "
