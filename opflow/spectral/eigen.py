@@ -43,6 +43,8 @@ FEW, BASIS = 400, 1000
 #: model is told
 STEPS = 26
 WARM = 8
+#: how many times as many the lower end takes, where eigenvalues of kernels crowd
+LOWER = 10
 #: order up to which LAPACK is done before block Lanczos has well begun
 SMALL = 256
 #: LAPACK's eigenpairs of order n take n³ times this, in flops of a matrix product
@@ -230,6 +232,8 @@ def eigsh(
     width = min(max(width, least), n) if start is not None else min(width, n)
     budget = parse_memory(memory, whereabouts(op))
     ahead = STEPS if start is None else WARM
+    if which in ("SA", "BE"):
+        ahead *= LOWER
     if method is None:
         method = "lapack" if _lapack_pays(op, k, width, ahead, budget) else "lanczos"
     if method == "lapack":

@@ -80,7 +80,8 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     shift : float
         μ, not negative: N times λ if the loss is a mean and λ its ridge.
     **options
-        Those of :func:`opflow.spectral.solve`: `preconditioner`, `tol`, `maxiter`, `rank`, `rng`.
+        Those of :func:`opflow.spectral.solve`: `preconditioner`, `tol`, `maxiter`, `rank`, `rng`,
+        `how`.
 
     Returns
     -------

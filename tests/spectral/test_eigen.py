@@ -145,6 +145,13 @@ def test_products_are_counted():
         np.testing.assert_allclose(pairs.eigenvalues, Counting.values[:3], rtol=1e-6)
 
 
+def test_the_crowded_end_of_a_kernel_is_left_to_lapack():
+    A = rotated(np.linspace(0, 1, 600) ** 4)
+    assert "lanczos" in eigsh(A, 3).how
+    for which in ("SA", "BE"):
+        assert eigsh(A, 3, which=which).how == "lapack, dense"
+
+
 def test_a_warm_start_saves_products():
     A = rotated(np.geomspace(1, 1e-6, 1200) ** 0.5)
     cold = eigsh(A, 5, tol=1e-8)
