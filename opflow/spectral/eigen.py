@@ -228,8 +228,12 @@ def eigsh(
     if start is not None:
         start = check_start(op, start, "start")
         least = max(start.shape[1], k + 1)
-    width = check_integer(block, "block", 1, n) if block else max(k, least)
-    width = min(max(width, least), n) if start is not None else min(width, n)
+    width = max(k, least)
+    if block is not None:
+        width = check_integer(block, "block", 1, n)
+    if start is not None:
+        width = max(width, least)
+    width = min(width, n)
     budget = parse_memory(memory, whereabouts(op))
     ahead = STEPS if start is None else WARM
     if which in ("SA", "BE"):
