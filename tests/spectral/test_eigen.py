@@ -263,6 +263,7 @@ def test_largest_and_smallest_are_what_scipy_means_by_them():
         ({"method": "power"}, ValueError, "method must be one of lanczos"),
         ({"tol": -1.0}, ValueError, "tol must be"),
         ({"block": 9}, ValueError, "block must be between 1 and 4"),
+        ({"k": 4, "method": "arpack"}, ValueError, "'arpack' finds fewer than all 4 pairs"),
         ({"start": np.ones((3, 1))}, ValueError, r"start has shape \(3, 1\)"),
         ({"start": np.full((4, 1), np.inf)}, ValueError, "start contain NaN"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),
