@@ -32,8 +32,8 @@ class Estimate(float):
         where it is exact (to rounding).
     products : int
         Products with the operator that were spent on it, each with one vector: also the n that
-        form the matrix of a black box.  Entries that structure gives are none, nor are the one
-        or two with random vectors that look at the size and the symmetry of the operator.
+        form the matrix of a black box.  Entries that structure gives are none, nor are the two
+        that test for symmetry.
     how : str
         Where it comes from: ``"exact"``, or the name of the estimator.
 
