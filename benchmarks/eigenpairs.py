@@ -8,7 +8,7 @@ eigenpairs (set-up and, for opflow, the decision how to evaluate K; imports, and
 of the product, are left out) and tells the products it took and the peak memory of the process.
 Before anything is printed, the eigenvalues are compared with opflow's, and residuals of all
 contenders are measured with one and the same product.  torch, JAX and curvlinops run where they are
-installed (``pip install 'opflow[bench]'``).
+installed (``pip install '.[bench]'``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compose the operators of the theory on the handwritten digits, without an N x N array.
 
-pip install 'opflow[demo]' && python examples/compose_operators.py
+pip install '.[demo]' && python examples/compose_operators.py
 """
 
 import numpy as np

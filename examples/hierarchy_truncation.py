@@ -1,6 +1,6 @@
 """What each order of the hierarchy buys, how its operators decay, which layers move the kernel.
 
-pip install 'opflow[demo]' && python examples/hierarchy_truncation.py --out figures
+pip install '.[demo]' && python examples/hierarchy_truncation.py --out figures
 
 On the handwritten digits (even or odd) and on a synthetic teacher, for 3, 4 and 5 hidden layers:
 the error of the truncated flow against order and time, the operator norms of the members by

@@ -1,6 +1,6 @@
 """A photograph learned from its pixels' coordinates, matrix-free, by stochastic gradient descent.
 
-pip install 'opflow[demo]' && python examples/image_regression.py --out runs/photograph
+pip install '.[demo]' && python examples/image_regression.py --out runs/photograph
 
 The training set are the 273,280 pixels of scikit-learn's `china.jpg`, a sample the random Fourier
 features of a pixel's position, its targets the three colours.  No feature matrix exists: rows are

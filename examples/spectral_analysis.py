@@ -1,6 +1,6 @@
 """Spectra of kernels before, during and after training: digits, and a photograph's learned modes.
 
-pip install 'opflow[demo]' && python examples/spectral_analysis.py --out figures
+pip install '.[demo]' && python examples/spectral_analysis.py --out figures
 
 On the handwritten digits (even or odd): the density of the kernel's spectrum with its error bars,
 its largest eigenvalues with a power law, the residual mode by mode against the prediction of a

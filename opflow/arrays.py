@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from opflow.extras import install
+
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -270,7 +272,7 @@ def cupy_module() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise
-        raise ImportError("device 'gpu' needs CuPy: pip install 'opflow[gpu]'") from error
+        raise ImportError(f"device 'gpu' needs CuPy: {install('gpu')}") from error
     if not cupy.cuda.is_available():
         raise ImportError("device 'gpu' needs a CUDA device, and CuPy finds none")
     return cupy

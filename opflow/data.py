@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
+from opflow.extras import install
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
@@ -218,7 +219,7 @@ def _digits() -> tuple[Any, Any, str]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("digits needs scikit-learn: pip install 'opflow[demo]'") from error
+        raise ImportError(f"digits needs scikit-learn: {install('demo')}") from error
     digits = load_digits()
     X = digits.data / 16.0
     return X - X.mean(axis=0), digits.target, "digit"
@@ -271,7 +272,7 @@ def _read_h5(path: Path) -> dict[str, Any]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"{path} needs h5py: pip install 'opflow[hdf5]'") from error
+        raise ImportError(f"{path} needs h5py: {install('hdf5')}") from error
     if not path.exists():
         raise FileNotFoundError
     file = h5py.File(path)  # open as long as its data sets are in use

@@ -551,7 +551,7 @@ def test_h5_files_stay_on_disk(tmp_path, capsys, monkeypatch):
     assert code == 2 and err.count("\n") == 1 and "bad.h5 cannot be read" in err
     monkeypatch.setitem(sys.modules, "h5py", None)
     code, _, err = run(capsys, "train", tmp_path / "data.h5", *TRAIN, "--out", tmp_path / "r")
-    assert code == 2 and "opflow[hdf5]" in err
+    assert code == 2 and "'.[hdf5]'" in err
 
 
 def test_sparse_files_stay_sparse(tmp_path):

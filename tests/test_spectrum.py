@@ -334,7 +334,7 @@ def test_without_matplotlib_the_numbers_are_there(trained, capsys, monkeypatch):
     assert code == 0 and "no pictures: pictures need matplotlib" in out
     assert (folder / "spectrum" / "spectrum.npz").exists()
     code, _, err = run(capsys, "plot", folder)
-    assert code == 2 and "opflow[plot]" in err
+    assert code == 2 and "'.[plot]'" in err
 
 
 def test_the_memory_allowed_is_kept(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from opflow.extras import install
+
 try:
     import pylops_mpi
     from mpi4py import MPI
 except ImportError as error:
-    raise ImportError("opflow.distributed needs MPI: pip install 'opflow[mpi]'") from error
+    raise ImportError(f"opflow.distributed needs MPI: {install('mpi')}") from error
 
 __all__ = ["MPI", "pylops_mpi"]

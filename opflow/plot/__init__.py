@@ -1,6 +1,6 @@
 """Pictures of runs, spectra and kernels: each a function that returns the axes it drew on.
 
-matplotlib is imported when one is drawn: ``pip install 'opflow[plot]'``.
+matplotlib is imported when one is drawn: ``pip install '.[plot]'``.
 """
 
 from opflow.plot.axes import COLOURS

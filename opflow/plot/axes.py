@@ -1,6 +1,6 @@
 """What every picture shares: where it is drawn, its colours, and how its axes look.
 
-matplotlib is imported when something is drawn: ``pip install 'opflow[plot]'``.
+matplotlib is imported when something is drawn: ``pip install '.[plot]'``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from opflow.extras import install
 
 #: Okabe–Ito, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,7 +32,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'opflow[plot]'") from error
+        raise ImportError(f"pictures need matplotlib: {install('plot')}") from error
     except ValueError:
         # MPLBACKEND names a backend that is not installed.  No figure of ours has a window.
         backend = os.environ.pop("MPLBACKEND", None)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
+from opflow.extras import install
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -343,7 +344,7 @@ class ReLUNetwork:
         try:
             from torch import nn
         except ImportError as error:
-            raise ImportError("from_torch needs torch: pip install 'opflow[torch]'") from error
+            raise ImportError(f"from_torch needs torch: {install('torch')}") from error
         if not isinstance(module, nn.Sequential):
             raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
         parts = list(module)

@@ -75,10 +75,10 @@ def test_on_one_host_nothing_of_mpi_or_cupy_is_imported() -> None:
 @pytest.mark.skipif("cupy" in sys.modules, reason="CuPy is there")
 def test_moving_to_a_gpu_without_cupy_says_what_to_install() -> None:
     net = of.ReLUNetwork.random([2, 3], seed=0)
-    with pytest.raises(ImportError, match=r"needs CuPy: pip install 'opflow\[gpu\]'"):
+    with pytest.raises(ImportError, match=r"needs CuPy: pip install '.\[gpu\]'"):
         net.to("gpu")
     assert isinstance(net.to("cpu").readout, np.ndarray)
-    with pytest.raises(ImportError, match=r"needs CuPy: pip install 'opflow\[gpu\]'"):
+    with pytest.raises(ImportError, match=r"needs CuPy: pip install '.\[gpu\]'"):
         of.Streamed(np.eye(2))
 
 
@@ -88,5 +88,5 @@ def test_the_command_line_without_cupy_says_what_to_install_in_one_line(tmp_path
         out = tmp_path / "out"
         assert main([*command, "--device", "gpu", "--out", str(out)]) == 2
         told = capsys.readouterr().err
-        assert told == "opflow: error: device 'gpu' needs CuPy: pip install 'opflow[gpu]'\n"
+        assert told == "opflow: error: device 'gpu' needs CuPy: pip install '.[gpu]'\n"
         assert not out.exists()

@@ -15,7 +15,7 @@ MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.wh
 
 needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
-    reason="MPI is not installed: pip install 'opflow[mpi]'",
+    reason="MPI is not installed: pip install '.[mpi]'",
 )
 
 

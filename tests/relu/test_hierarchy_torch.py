@@ -9,7 +9,7 @@ import opflow as of
 from opflow.dynamics.observe import balances
 from tests.relu.reference import problems, rich
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'opflow[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
 # torch.func.jvp imports a module of torch that uses a deprecated part of torch
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -5,7 +5,7 @@ import pytest
 
 import opflow as of
 
-torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'opflow[torch]'")
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
 CASES = [(depth, k, bias) for depth in (1, 2, 3, 4) for k in (1, 2, 4) for bias in (False, True)]
 

@@ -7,7 +7,7 @@ import opflow as of
 from tests.device.counting import transfers
 from tests.device.suite.sides import agree, problem, put
 
-pytest.importorskip("mpi4py", reason="MPI is not installed: pip install 'opflow[mpi]'")
+pytest.importorskip("mpi4py", reason="MPI is not installed: pip install '.[mpi]'")
 # CuPy warns where it finds no NCCL
 pytestmark = pytest.mark.filterwarnings("ignore")
 
