@@ -88,7 +88,7 @@ def waiting(folder):
     """A long run on three ranks, once it has saved a state on the way; its processes."""
     run = launch.start(3, sys.executable, "-m", "opflow.cli", *TRAIN, "--steps", "100000",
                        "--checkpoint-every", "50", "--out", folder)  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + launch.patience(60)
     while not (folder / "checkpoint.npz.1").exists():
         assert run.poll() is None and time.monotonic() < end, run.communicate()
         time.sleep(0.05)
@@ -122,7 +122,7 @@ def reached(folder, ranks):
 def test_a_killed_rank_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[1], signal.SIGKILL)
-    _, told = run.communicate(timeout=30)
+    _, told = run.communicate(timeout=launch.patience(60))
     assert run.returncode != 0
     assert "3 ranks; if one dies all end: go on with: mpiexec -n 3 opflow train digits" in told
     assert len(reached(tmp_path / "run", 2).losses) > 2
@@ -131,7 +131,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path):
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[2], signal.SIGTERM)
-    out, told = run.communicate(timeout=30)
+    out, told = run.communicate(timeout=launch.patience(60))
     assert "stopped by SIGTERM at step" in told and "--resume" in told, told
     assert run.returncode != 0
     assert out.count("everything is in") == 1, "one rank prints"
