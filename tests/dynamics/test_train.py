@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 import opflow as of
 from opflow.dynamics.checkpoint import Saver
+from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 
 
@@ -17,7 +18,7 @@ def problem(n=20, outputs=1, seed=0, **kw):
     return net, rng.standard_normal((n, 4)), rng.standard_normal((n, outputs))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems())
 def test_one_step_follows_the_chain_rule_gradient(drawn):
     net, X = drawn

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 
 import opflow as of
+from tests import examples
 from tests.relu.reference import problems
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems())
 def test_fields_satisfy_their_definitions(problem):
     network, X = problem
@@ -28,7 +29,7 @@ def test_fields_satisfy_their_definitions(problem):
     assert all(phi.shape[:-1] == wanted for phi in fields.conjugates)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems(max_depth=3))
 def test_conjugates_are_derivatives_of_outputs(problem):
     """Central differences of the part of the network above each hidden field."""

@@ -13,22 +13,33 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 
-settings.register_profile(
-    "default",
-    deadline=None,
-    max_examples=int(os.environ.get("OPFLOW_EXAMPLES", "20")),
-    database=InMemoryExampleDatabase(),
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("default")
+from tests import EXAMPLES
+
+for name, examples in (
+    ("thorough", int(os.environ.get("OPFLOW_EXAMPLES", EXAMPLES))),
+    ("short", 4),
+):
+    settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=examples,
+        database=InMemoryExampleDatabase(),
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 # A shell that starts the tests in the background ignores SIGINT, and so would their processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the slow tests too")
+    parser.addoption(
+        "--thorough", action="store_true", help="run slow tests too, and others on more examples"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("thorough" if config.getoption("--thorough") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
