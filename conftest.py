@@ -42,13 +42,21 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("thorough" if config.getoption("--thorough") else "short")
 
 
+#: the algebra, the kernels and the door for data: what `pytest -m quick` runs
+QUICK = ("opflow", "tests/operators/test_battery.py", "tests/relu", "tests/test_arrays.py")
+#: processes of their own, files, pages: last, so that what is cheap fails first
+LAST = ("tests/test_", "tests/distributed", "tests/device")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--thorough"):
-        return
-    slow = [item for item in items if item.get_closest_marker("thorough")]
-    if slow:
+    if not config.getoption("--thorough"):
+        slow = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    for item in items:
+        if item.nodeid.startswith(QUICK):
+            item.add_marker("quick")
+    items.sort(key=lambda item: item.nodeid.startswith(LAST))
 
 
 @functools.cache

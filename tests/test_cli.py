@@ -194,6 +194,7 @@ def test_pictures_do_not_decide_the_exit_code(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "run" / "trajectory.npz").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
 def test_pictures_are_drawn_whatever_backend_is_asked_for(tmp_path, backend):
     pytest.importorskip("matplotlib")
@@ -617,6 +618,7 @@ def test_estimate_says_when_nothing_fits(capsys):
     assert "chosen" in run(capsys, *argv, "--memory", least)[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("n", "widths", "outputs", "dtype"),
     [

@@ -16,6 +16,7 @@ from tests.distributed.launch import needs_mpi
 pytestmark = needs_mpi
 
 
+@pytest.mark.thorough
 def test_products_and_eigenpairs_are_those_of_one_process():
     assert "done" in launch.run("products.py", 4)
 
@@ -73,6 +74,7 @@ def test_a_shard_of_another_save_is_refused(begun):
         resume()
 
 
+@pytest.mark.thorough
 def test_the_page_runs_on_three_ranks(tmp_path):
     page = (launch.HERE.parents[1] / "docs/distributed.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -119,6 +121,7 @@ def reached(folder, ranks):
     return run
 
 
+@pytest.mark.thorough
 def test_a_killed_rank_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[1], signal.SIGKILL)
@@ -128,6 +131,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path):
     assert len(reached(tmp_path / "run", 2).losses) > 2
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[2], signal.SIGTERM)
@@ -138,6 +142,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
     reached(tmp_path / "run", 3)
 
 
+@pytest.mark.thorough
 def test_ranks_print_and_read_as_one_process(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
@@ -160,6 +165,7 @@ def test_ranks_print_and_read_as_one_process(tmp_path):
     assert files - {"checkpoint.npz.shards"} == {p.name for p in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.thorough
 def test_wrong_input_is_told_once_and_a_lone_failure_ends_all(tmp_path):
     wrong = launch.opflow(3, "train", "digits", "--widths", "8", "--out", tmp_path / "a")
     assert wrong.returncode == 2

@@ -216,6 +216,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.thorough
 def test_twenty_steps_at_100_000_samples_stay_within_1_5_gib():
     """The whole process, libraries included; an N x N array alone would take 80 GB."""
     out = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ def test_moments_are_those_of_the_polynomials():
         np.testing.assert_allclose(found[:, k], chebyshev.Chebyshev.basis(k)(mapped) @ weights)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(SPECTRA))
 def test_cumulative_bands_cover_and_agree_with_lanczos(name):
     values = spectrum(name, 200)

@@ -83,6 +83,7 @@ def test_copies_of_a_repeated_eigenvalue_are_all_found():
     assert eigsh(op, 12, tol=1e-6, block=4).eigenvalues[-1] < 1.5
 
 
+@pytest.mark.thorough
 def test_repeated_eigenvalues_at_the_edge_of_a_continuum():
     values = np.concatenate([np.full(25, 2.0), np.linspace(0, 1.99, 1275)])
     pairs = eigsh(np.diag(values), 20, tol=1e-8)
@@ -152,6 +153,7 @@ def test_the_crowded_end_of_a_kernel_is_left_to_lapack():
         assert eigsh(A, 3, which=which).how == "lapack, dense"
 
 
+@pytest.mark.thorough
 def test_a_warm_start_saves_products():
     A = rotated(np.geomspace(1, 1e-6, 1200) ** 0.5)
     cold = eigsh(A, 5, tol=1e-8)
@@ -187,6 +189,7 @@ def test_a_start_cannot_hide_what_has_overtaken_it(new, tol):
         assert found.eigenvalues[0] == pytest.approx(new, rel=max(tol, 1e-12))
 
 
+@pytest.mark.thorough
 def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
     """It lies in one of two invariant spaces, and the largest eigenvalue is now in the other."""
     seen, other = np.geomspace(1.0, 0.5, 300), np.geomspace(0.9, 0.4, 500)
@@ -232,6 +235,7 @@ def test_what_did_not_converge_is_said():
         assert not svds(op, 4, steps=2).converged
 
 
+@pytest.mark.thorough
 def test_tol_is_what_it_says():
     A = rotated(np.linspace(0, 1, 1100))
     loose, tight = eigsh(A, 3, tol=1e-3), eigsh(A, 3)

@@ -53,6 +53,7 @@ HARD = {
 OFTEN = [(how, spectrum) for how in HARD for spectrum in HARD[how]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("how", "spectrum"), OFTEN)
 def test_intervals_cover(how, spectrum):
     values = SPECTRA[spectrum]
