@@ -28,6 +28,7 @@ from opflow.estimate import estimate
 from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.operators.space import RankError, space_of
+from opflow.words import explained
 from opflow.world import World
 
 
@@ -40,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     with world.quiet(), _Signals() as signals:
         try:
-            args = options.parser(COMMANDS).parse_args(argv)
+            args = options.parse(sys.argv[1:] if argv is None else argv)
         except SystemExit as stop:  # argparse has said what is wrong
             return int(stop.code or 0)
         args.argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            return int(args.command(args, signals, world))
+            return int(COMMANDS[args.command](args, signals, world))
         except (ValueError, TypeError, OSError, ImportError, MemoryError, RankError) as error:
             return _fail(error, 2, world)
         except of.DivergenceError as error:
@@ -257,8 +258,8 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is None and not args.run.is_dir():
         raise ValueError("--out DIR is needed where no run folder is given")
     out = args.out or args.run / "spectrum"
-    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map,
-                       args.memory, args.seed)  # fmt: skip
+    ask = spectrum.Ask(args.top, args.density is not False, args.steps, args.probes,
+                       args.heat_map is not False, args.memory, args.seed)  # fmt: skip
     with ResultFolder(out, SPECTRUM, args.overwrite) as folder:
         started = time.perf_counter()
         summary, arrays = spectrum.analyse(what, ask, lambda text: print(text, file=sys.stderr))
@@ -286,6 +287,11 @@ def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     return 0
 
 
+def _explain(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    print(explained(" ".join(args.word)))
+    return 0
+
+
 def _go_on(args: argparse.Namespace, world: World) -> str:
     argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
     argv = [a for a in argv if not a.startswith("--resume-from=")]
@@ -296,7 +302,8 @@ def _go_on(args: argparse.Namespace, world: World) -> str:
     return shlex.join([*ranks, "opflow", *argv, "--resume"])
 
 
-COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot}
+COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot,
+            "explain": _explain}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

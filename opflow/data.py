@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.extras import install
+from opflow.folder import located
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
@@ -143,11 +143,6 @@ def load(
     if classes is None and y.shape[1] > 1:
         kind = f"regression, {y.shape[1]} columns"
     return DataSet(X, y, labels, classes, mean, f"{name} ({kind})")
-
-
-def located(text: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder, of which ``~`` is the home folder."""
-    return Path(os.path.expanduser(text))
 
 
 def _classes(y: Any, name: str, space: Space) -> tuple[Any, str]:

@@ -18,10 +18,10 @@ import numpy as np
 
 import opflow as of
 from opflow.arrays import module_name, to_host
-from opflow.data import DataSet, load, located
+from opflow.data import DataSet, load
 from opflow.devices import placed
 from opflow.dynamics.observe.spectra import angles_between
-from opflow.folder import CONFIG
+from opflow.folder import CONFIG, located
 from opflow.operators.describe import human
 from opflow.operators.evaluation import candidates
 from opflow.operators.forming import dense_plan
