@@ -24,7 +24,7 @@ from opflow import options, report, spectrum, spectrum_report
 from opflow.data import DataSet, load
 from opflow.devices import check_device, placed
 from opflow.dynamics.checkpoint import write_npz
-from opflow.estimate import estimate
+from opflow.estimate import estimate, numbers
 from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.operators.space import RankError, space_of
@@ -46,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(stop.code or 0)
         args.argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            return int(COMMANDS[args.command](args, signals, world))
+            with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+                code = int(COMMANDS[args.command](args, signals, world))
+            if args.json:
+                print(json.dumps(args.found, indent=2))
+            return code
+        except BrokenPipeError:  # nobody reads: the front door ends it quietly
+            raise
         except (ValueError, TypeError, OSError, ImportError, MemoryError, RankError) as error:
             return _fail(error, 2, world)
         except of.DivergenceError as error:
@@ -107,13 +113,16 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("DATA, or --samples and --features, is needed")
     else:
         (samples, features), outputs = shape, args.outputs or 1
-    target = "" if args.data is None else f"; target: {data.about}"
-    print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
-          f"{args.dtype}{target}")  # fmt: skip
-    print(estimated(estimate(
+    found = estimate(
         samples, [features, *args.widths], outputs, args.dtype, steps=args.steps,
         memory=args.memory, method=options.method(args), eliminate=options.eliminate(args), X=X,
-    )))  # fmt: skip
+    )  # fmt: skip
+    shapes = {"samples": samples, "features": features, "outputs": outputs}
+    args.found = shapes | numbers(found)
+    if not args.json:
+        target = "" if args.data is None else f"; target: {data.about}"
+        print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
+              f"{args.dtype}{target}\n{estimated(found)}")  # fmt: skip
     return 0
 
 
@@ -159,7 +168,8 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         ):
             error.add_note(f"what it reached is kept: {_go_on(args, world)}")
         raise
-    if not args.quiet and world.leads:
+    args.found = summary
+    if not (args.quiet or args.json) and world.leads:
         print(told)
     if not summary["stopped"]:
         return 0
@@ -214,11 +224,16 @@ def _run(
     expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
                         memory=args.memory, method=method, eliminate=options.eliminate(args),
                         X=data.inputs)  # fmt: skip
-    expected_seconds = expected.seconds
+
+    def analysed(network: of.ReLUNetwork, when: str) -> dict[str, Any]:
+        if args.no_analysis:
+            return {"skipped": "--no-analysis was given"}
+        told = "" if args.quiet else f"eigenvalues of K {when} the run"
+        return report.analyse(network, data.inputs, seconds=expected.seconds, memory=args.memory,
+                              told=told, comm=world.comm)  # fmt: skip
+
     started = time.perf_counter()
-    before = report.analyse(
-        network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
-    )
+    before = analysed(network, "before")
     run = of.train(
         network,
         data.inputs,
@@ -242,9 +257,7 @@ def _run(
     stopped = max(space.all_of(signals.last().name)) if run.interrupted else ""
     after = {"skipped": "the run was stopped"}
     if not stopped:
-        after = report.analyse(
-            run.network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
-        )
+        after = analysed(run.network, "after")
     seconds = time.perf_counter() - started
     whole = run.gathered(space)
     summary = world.lead(lambda: whole and report.summary(whole, before, after, stopped, seconds))
@@ -272,7 +285,8 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         pictures = report.attempt(
             folder.staging, lambda: spectrum_report.pictures(arrays, summary["outputs"])
         )
-    if not args.quiet:
+    args.found = summary
+    if not (args.quiet or args.json):
         print(f"{table}\n\n{pictures}; everything is in {out}")
     return 0
 
@@ -283,7 +297,8 @@ def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     more, missing = spectrum_report.redraw(args.run)
     if not (drawn or more or failed or missing):
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
-    print(report.told([*drawn, *more], failed | missing))
+    if not args.quiet:
+        print(report.told([*drawn, *more], failed | missing))
     return 0
 
 

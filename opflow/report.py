@@ -87,6 +87,7 @@ def analyse(
     *,
     seconds: float,
     memory: str | None = None,
+    told: str = "",
     comm: Any = None,
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
@@ -99,6 +100,8 @@ def analyse(
         That the whole run is expected to take, which the analysis must be small beside.
     memory : str, optional
         As in :func:`opflow.train`.
+    told : str, optional
+        What the bar of its products is called; without it there is none.
     comm : mpi4py.MPI.Comm, optional
         X is this rank's rows of the inputs; every rank calls, and has the same answer.
     """
