@@ -16,6 +16,7 @@ import numpy as np
 
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
+from opflow.keywords import Seed, keywords
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -244,6 +245,7 @@ class ReLUNetwork:
     # -- making one -----------------------------------------------------------------------
 
     @classmethod
+    @keywords
     def random(
         cls,
         widths: Sequence[int],
@@ -251,7 +253,8 @@ class ReLUNetwork:
         outputs: int = 1,
         scaling: str = "ntk",
         bias: bool = False,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
+        rng: Seed = None,
         dtype: Any = np.float64,
     ) -> ReLUNetwork:
         r"""A random network.
@@ -266,7 +269,7 @@ class ReLUNetwork:
             See Notes.
         bias : bool
             Give every layer a trained bias, zero at the start.
-        seed : int or numpy.random.Generator, optional
+        seed, rng : int, numpy.random.Generator or None, optional
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
@@ -304,14 +307,14 @@ class ReLUNetwork:
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
         dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
-        rng = np.random.default_rng(seed)
+        generator = np.random.default_rng(rng)
         weights = [
-            (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
+            (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)
             for m, n in itertools.pairwise(widths)
         ]
         last = widths[-1]
         spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)
-        readout = (spread * rng.standard_normal((outputs, last))).astype(dtype)
+        readout = (spread * generator.standard_normal((outputs, last))).astype(dtype)
         rates = {
             "standard": None,
             "ntk": [2 / m for m in widths[:-1]],

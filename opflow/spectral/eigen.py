@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import beside, check_integer, namespace, to_host
+from opflow.keywords import Seed, keywords, stage
 from opflow.operators.evaluation import candidates, materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
@@ -128,6 +129,7 @@ class Tolerance(NamedTuple):
         return residuals <= np.maximum(self.relative * abs(values), self.rounding * scale)
 
 
+@keywords
 def eigsh(
     op: Any,
     k: int = 6,
@@ -140,7 +142,9 @@ def eigsh(
     start: Any = None,
     memory: float | str | None = None,
     how: str | None = None,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Eigenpairs:
     r"""A few eigenpairs of a symmetric operator.
 
@@ -175,7 +179,9 @@ def eigsh(
         default.
     how : str, optional
         As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
+    progress : bool, default False
+        Count the products on standard error.
 
     Returns
     -------
@@ -351,7 +357,7 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
         warnings.warn(
             f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
             f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
-            ConvergenceWarning, stacklevel=3,
+            ConvergenceWarning, stacklevel=4,
         )  # fmt: skip
     spent = found.products + k
     return Eigenpairs(
@@ -443,6 +449,7 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
+    stage(f"LAPACK, order {n}")
     A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
     unit = unit_of(peaks(A).max(), op.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.arrays import check_integer
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import (
@@ -26,12 +27,15 @@ FEWEST, PRODUCTS = 15, 60
 WAYS = ("exact", "xtrace", "xnystrace", "hutch++")
 
 
+@keywords
 def trace(
     op: Any,
     *,
     how: str | None = None,
     products: int = PRODUCTS,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
@@ -43,7 +47,9 @@ def trace(
         XNysTrace if `op` is known to be PSD and XTrace if not.
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
+    progress : bool, default False
+        Count the products on standard error.
 
     Returns
     -------
@@ -121,12 +127,9 @@ class Diagonal(NamedTuple):
     how: str
 
 
+@keywords
 def diagonal(
-    op: Any,
-    *,
-    how: str | None = None,
-    products: int = PRODUCTS,
-    rng: int | np.random.Generator | None = 0,
+    op: Any, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Diagonal:
     r"""The diagonal of a symmetric operator, with error bars where it is estimated.
 
@@ -135,7 +138,7 @@ def diagonal(
     op : operator, array (n, n) or sparse matrix
     how : {"exact", "diag++"}, optional
         By default exact under the same condition as :func:`trace`.
-    products, rng
+    products, rng, seed
         As for :func:`trace`.
 
     Returns
