@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from tqdm import tqdm
+
+from opflow.progress import Bar
 
 Seed = int | np.random.Generator | None
 
@@ -52,8 +53,8 @@ def keywords(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, 
 
 @contextmanager
 def product_bar(name: str, **options: Any) -> Iterator[None]:
-    """A bar of the products that are spent in the block; `options` are those of tqdm."""
-    with tqdm(desc=name, unit=" products", **options) as bar:
+    """A bar of the products that are spent in the block; `options` are those of its `Bar`."""
+    with Bar(desc=name, unit=" products", **options) as bar:
         token = _bar.set(bar)
         try:
             yield
