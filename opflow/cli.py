@@ -271,11 +271,13 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is None and not args.run.is_dir():
         raise ValueError("--out DIR is needed where no run folder is given")
     out = args.out or args.run / "spectrum"
-    ask = spectrum.Ask(args.top, args.density is not False, args.steps, args.probes,
-                       args.heat_map is not False, args.memory, args.seed)  # fmt: skip
+    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map, args.memory,
+                       args.seed, args.seconds, progress=not args.quiet)  # fmt: skip
     with ResultFolder(out, SPECTRUM, args.overwrite) as folder:
         started = time.perf_counter()
-        summary, arrays = spectrum.analyse(what, ask, lambda text: print(text, file=sys.stderr))
+        summary, arrays = spectrum.analyse(
+            what, ask, lambda text: args.quiet or print(text, file=sys.stderr)
+        )
         summary["seconds"] = time.perf_counter() - started
         summary["peak_memory"] = report.peak_memory()
         table = spectrum_report.table(summary)

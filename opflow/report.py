@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,10 +18,12 @@ from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.plan import problem
 from opflow.folder import write_pictures
+from opflow.keywords import product_bar
 from opflow.operators import Cost
-from opflow.operators.describe import human
+from opflow.operators.describe import duration, human
 from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
 from opflow.operators.space import space_of
+from opflow.progress import OutOfTime
 from opflow.relu.fields import storage_bytes
 
 #: what draws each picture, by file name
@@ -123,7 +126,7 @@ def analyse(
     # all ranks skip, or none
     needed, held, allowed = map(float, space.largest(np.array([needed, held, allowed])))
     if needed > allowed:
-        return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
+        return {"skipped": f"it would take about {duration(needed)}, over {duration(allowed)}"}
     if held > budget:
         return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
                            f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
@@ -134,7 +137,12 @@ def analyse(
         K = of.collective_kernel(fields)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
         try:
-            values = _largest(K, budget - held)
+            # ranks must stop at one product, and no clock is the same on all
+            limit = math.inf if space.sharded else allowed
+            with product_bar(told, seconds=limit, disable=not told):
+                values = _largest(K, budget - held)
+        except OutOfTime:
+            return {"skipped": f"its eigenvalues took over {duration(allowed)}"}
         except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
             return {"skipped": f"its eigenvalues were not found: {error}"}
     total = sum(traces) or 1.0

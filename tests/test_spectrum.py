@@ -220,9 +220,10 @@ def test_what_does_not_fit_or_takes_long_is_left_out_and_said(trained, capsys, m
     assert "end_grid" not in arrays and "density" in summary["moments"]["end"]["skipped"]
     assert "end_eigenvalues" in arrays
     monkeypatch.setattr(spectrum, "ALLOWED", 0.0)
+    monkeypatch.setattr(spectrum, "LONG", 0.0)
     code, out, err = run(capsys, "spectrum", folder, "--overwrite")
-    assert code == 0 and "will take about" in err
-    assert re.search(r"heat map, end +not computed: it would take about", out)
+    assert code == 0 and re.search(r"start: tr K = .*\nstart: λ_max", err) and "end: tr K" in err
+    assert re.search(r"heat map, end +not computed: it takes about", out)
     assert not (folder / "spectrum" / "heat_map.png").exists()
 
 
