@@ -197,7 +197,7 @@ def _analyse(
             left_out = moments[when]["skipped"]
             summary["drift"] = _drift(kernels, bases, arrays, space, clock, left_out)
         if ask.heat_map is not False:
-            limit = math.inf if ask.heat_map else min(ALLOWED, clock.left())
+            limit = math.inf if ask.heat_map else min(ALLOWED, clock.left() / 2)
             reason = (
                 "it needs entries, which a kernel spread over ranks has not"
                 if space.sharded

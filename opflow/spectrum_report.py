@@ -51,7 +51,7 @@ def table(s: Mapping[str, Any]) -> str:
         )
         row("   alignment with y", [_bars(m["alignment"][i + 1] if "alignment" in m else None)
                                     for m in moments])  # fmt: skip
-    row(f"‖r‖² in the top {s['top']}", [_percent(m.get("residual_in_top")) for m in moments])
+    row("‖r‖² in the top modes", [_within(m) for m in moments])
     row("‖K u − λ u‖ at most", [_pairs(m) for m in moments])
     if "drift" in s:
         drift = s["drift"]
@@ -83,8 +83,8 @@ def _bars(value: Mapping[str, Any] | None) -> str | None:
     text = f"{value['value']:.5g}"
     if value["how"] == "exact":
         return text
-    ends = ("∞" if end is None else f"{end:.5g}" for end in (value["low"], value["high"]))
-    return f"{text} [{', '.join(ends)}]"
+    ends = ["∞" if end is None else f"{end:.5g}" for end in (value["low"], value["high"])]
+    return text if {text} == set(ends) else f"{text} [{', '.join(ends)}]"
 
 
 def _zeros(null: Mapping[str, Any] | None, order: int, probes: int | None) -> str | None:
@@ -100,8 +100,10 @@ def _law(found: list[float] | None) -> str | None:
     return f"rank^{found[0]:.2f}, ranks {found[2]} to {found[3]}" if found else None
 
 
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.3g} %"
+def _within(moment: Mapping[str, Any]) -> str | None:
+    if "residual_in_top" not in moment:
+        return None
+    return f"{100 * moment['residual_in_top']:.3g} % in {len(moment['eigenvalues'])}"
 
 
 def _pairs(moment: Mapping[str, Any]) -> str | None:

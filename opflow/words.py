@@ -40,7 +40,7 @@ power law: The exponent a of a fit λ ≈ rank^a to the eigenvalues, and the ran
 alignment of K with y: yᵀK y / (‖K‖_F ‖y‖²), from 0 to 1: how well the kernel suits the targets.
 share of tr K: What a layer's weights contribute to the kernel.
 alignment with y: The alignment of a layer's part of the kernel with the targets.
-‖r‖² in the top: The share of the squared residual in the span of the eigenvectors computed.
+‖r‖² in the top modes: The share of the squared residual in the span of the eigenvectors computed.
 ‖K u − λ u‖ at most: The largest error of the eigenpairs.
 ‖K(t) − K(0)‖/‖K(0)‖: How far the kernel has moved in the run: near 0 means lazy training.
 alignment K(t), K(0): The cosine of the angle between the kernels of the end and of the start.
