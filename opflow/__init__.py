@@ -24,7 +24,8 @@ from opflow.operators import *  # noqa: F403
 from opflow.operators import __all__ as _operators
 from opflow.relu import *  # noqa: F403
 from opflow.relu import __all__ as _relu
+from opflow.standardise import Standardiser
 from opflow.streams import Streamed
 
 __version__ = "0.1.0"
-__all__ = [*_dynamics, *_operators, *_relu, "Streamed", "show_config", "spectral"]
+__all__ = [*_dynamics, *_operators, *_relu, "Standardiser", "Streamed", "show_config", "spectral"]
