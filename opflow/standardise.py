@@ -24,40 +24,27 @@ from opflow.operators.rows import row_slices
 from opflow.operators.space import LOCAL, Space
 from opflow.streams import Streamed, host_rows
 
-#: number of rows, and mean and standard deviation of their columns
-_Moments = tuple[int, Any, Any]
-_NOTHING: _Moments = (0, 0.0, 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class Standardiser:
-    r"""Shifts and scales columns: ``(X - mean) / scale``.
+    """Shifts and scales columns, ``(X - mean) / scale``.
 
     Parameters
     ----------
     mean, scale : array (d,)
-        float64 on the host; `scale` is positive.
+        Finite; the scale positive.
     dtype : dtype, default float64
-        float32 or float64, of what :meth:`transform` returns.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the two do not have one number a column, are not finite, or a scale is not positive.
+        float32 or float64, of what :meth:`transform` returns; moments are float64.
 
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> X = np.array([[1.0, 100.0], [3.0, 300.0]])
+    >>> X = np.array([[1.0, 0.0], [3.0, 400.0]])
     >>> standardiser = of.Standardiser.fit(X)
     >>> standardiser.mean, standardiser.scale
-    (array([  2., 200.]), array([  1., 100.]))
-    >>> Z = standardiser.transform(X)
-    >>> Z
-    array([[-1., -1.],
-           [ 1.,  1.]])
-    >>> bool((standardiser.inverse(Z) == X).all())
-    True
+    (array([  2., 200.]), array([  1., 200.]))
+    >>> standardiser.transform(X).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
     """
 
     mean: Any
@@ -65,91 +52,65 @@ class Standardiser:
     dtype: Any = np.float64
 
     def __post_init__(self) -> None:
-        for name in ("mean", "scale"):
-            values = np.array(to_host(as_array(getattr(self, name), name)), dtype=np.float64)
-            if values.ndim != 1 or not np.isfinite(values).all():
-                raise ValueError(f"{name} must be a vector of finite numbers, one a column")
-            object.__setattr__(self, name, values)
-        if self.mean.shape != self.scale.shape or not (self.scale > 0).all():
-            raise ValueError("scale must have one positive number for each number of mean")
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        check_real_dtype(self.dtype, "dtype")
+        check_real_dtype(np.dtype(self.dtype), "dtype")
+        mean = np.array(to_host(self.mean), dtype=np.float64)
+        scale = np.array(to_host(self.scale), dtype=np.float64)
+        finite = np.isfinite(mean).all() and np.isfinite(scale).all()
+        if mean.ndim != 1 or mean.shape != scale.shape or not finite or not (scale > 0).all():
+            raise ValueError("mean and scale must be finite numbers, one a column, scale positive")
+        for name, value in (("mean", mean), ("scale", scale), ("dtype", np.dtype(self.dtype))):
+            object.__setattr__(self, name, value)
 
     @classmethod
     @np.errstate(invalid="ignore", over="ignore", under="ignore")  # what is not finite is told
     def fit(cls, X: Any, *, dtype: Any = None, space: Space = LOCAL) -> Standardiser:
-        """Mean and standard deviation of the columns of X.
+        """Mean and standard deviation of the columns of X; constant columns have scale 1.
 
         Parameters
         ----------
-        X : array (N, d), rows on disk or sparse matrix
-            Real numbers, integers or booleans, finite.  Rows on disk are read once, in blocks.
+        X : array (N, d), rows on disk (read once, in blocks) or sparse matrix
+            Real numbers, integers or booleans.  Of a sparse matrix the mean is left in, as 0, and
+            the scale is the root of the mean square: a shifted zero would have to be stored.
         dtype : dtype, optional
-            Of what :meth:`transform` returns; by default that of X, float64 for whole numbers.
+            That of X by default, float64 for whole numbers.
         space : Space, optional
-            Of ranks, of which each has some of the rows of X: the result is that of all.
-
-        Returns
-        -------
-        Standardiser
-            A column that is constant, up to rounding, has scale 1.  For a sparse X the mean is 0,
-            since shifted zeros would have to be stored.
+            Of ranks that hold the rows of X together.
 
         Raises
         ------
-        TypeError
-            If X holds no real numbers, or is an operator.
-        ValueError
-            If X is not two-dimensional, has no rows, or contains NaN or infinity, saying where.
+        TypeError, ValueError
+            If X holds no real numbers or no rows, or NaN or infinity (saying in which column).
         """
         X = _checked(X)
-        kept = X.dtype.newbyteorder("=") if X.dtype.kind == "f" else np.dtype(np.float64)
+        found = X.dtype.newbyteorder("=") if X.dtype.kind == "f" else np.dtype(np.float64)
         rows = host_rows(X)
-        parts = (
-            [_sparse(X)]
-            if is_sparse(X)
-            else (_dense(rows[s]) for s in row_slices(X.shape[0], 3 * 8 * X.shape[1]))
-        )
-        count, mean, spread = reduce(_joined, space.all_of(reduce(_joined, parts)))
+        blocks = (rows[s] for s in row_slices(X.shape[0], 24 * X.shape[1]))
+        mine = _moments(X) if is_sparse(X) else reduce(_joined, map(_moments, blocks))
+        count, mean, spread = reduce(_joined, space.all_of(mine))
         if not count:
             raise ValueError("X has no rows")
         if strange := np.flatnonzero(~np.isfinite(mean + spread)).tolist():
             raise ValueError(f"X contains NaN or infinity, in column {strange[0]}")
-        constant = spread <= 10 * np.finfo(kept).eps * np.abs(mean)
-        return cls(
-            np.zeros_like(mean) if is_sparse(X) else mean,
-            np.where(constant, 1.0, spread),
-            kept if dtype is None else dtype,
-        )
+        constant = spread <= 10 * np.finfo(found).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, spread), found if dtype is None else dtype)
 
     def transform(self, X: Any) -> Any:
-        """``(X - mean) / scale``.
-
-        Parameters
-        ----------
-        X : array (M, d), rows on disk, :class:`~opflow.Streamed` or sparse matrix
-
-        Returns
-        -------
-        array (M, d), rows or sparse matrix
-            Of `dtype`, where X is; rows on disk are transformed whenever they are read.
+        """``(X - mean) / scale`` of an array, rows on disk (whenever they are read) or sparse X.
 
         Raises
         ------
-        TypeError
-            If X holds no real numbers, or is an operator.
-        ValueError
+        TypeError, ValueError
             If X has another number of columns, or is sparse and `mean` is not 0.
         """
         X = _checked(X)
-        self._check_columns(X)
+        self._check(X)
         if isinstance(X, Streamed):
             return Streamed(StandardisedRows(X.source, self))
         if is_rows(X):
             return StandardisedRows(X, self)
         scale = beside(self.scale, X)
         if is_sparse(X):
-            return self._unshifted(X.tocsr() / scale, self.dtype)
+            return X.multiply(1 / scale).tocsr().astype(self.dtype)
         out = namespace(X).empty(X.shape, dtype=self.dtype)
         mean = beside(self.mean, X)
         for s in row_slices(len(X), 8 * X.shape[1]):
@@ -157,115 +118,72 @@ class Standardiser:
         return out
 
     def inverse(self, Z: Any) -> Any:
-        """``Z * scale + mean``, what :meth:`transform` has made of it.
-
-        Parameters
-        ----------
-        Z : array (M, d) or sparse matrix
-
-        Returns
-        -------
-        array (M, d) or sparse matrix
-            Of the dtype of Z, float64 for whole numbers.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :meth:`transform`; also for rows on disk.
-        """
-        Z = _checked(as_array(Z, "Z"), "Z")
-        self._check_columns(Z, "Z")
-        dtype = Z.dtype if Z.dtype.kind == "f" else np.dtype(np.float64)
+        """``Z * scale + mean`` of an array or sparse matrix (M, d), in its dtype."""
+        Z = _checked(as_array(Z, "Z"))
+        self._check(Z)
         scale = beside(self.scale, Z)
-        if is_sparse(Z):
-            return self._unshifted(Z.tocsr() / (1 / scale), dtype)
-        return (Z * scale + beside(self.mean, Z)).astype(dtype, copy=False)
+        out = Z.multiply(scale).tocsr() if is_sparse(Z) else Z * scale + beside(self.mean, Z)
+        return out.astype(Z.dtype, copy=False) if Z.dtype.kind == "f" else out
 
-    def _check_columns(self, X: Any, name: str = "X") -> None:
+    def _check(self, X: Any) -> None:
         if X.shape[1] != len(self.mean):
             raise ValueError(
-                f"{name} has {X.shape[1]} columns but {len(self.mean)} were standardised"
+                f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}: give the same"
             )
-
-    def _unshifted(self, scaled: Any, dtype: Any) -> Any:
-        if self.mean.any():
+        if is_sparse(X) and self.mean.any():
             raise ValueError(
                 "a sparse matrix cannot be shifted by a mean that is not 0: fit a sparse matrix, "
                 "or give a dense array, X.toarray()"
             )
-        return scaled.tocsr().astype(dtype)
 
 
 class StandardisedRows:
-    """Rows on disk that are standardised whenever they are read.
-
-    Parameters
-    ----------
-    X : object with `shape`, `dtype` and row slicing
-    standardiser : Standardiser
-    """
+    """Rows on disk, standardised whenever they are read."""
 
     def __init__(self, X: Any, standardiser: Standardiser) -> None:
         self._X = X
         self._standardiser = standardiser
-        self.shape = (int(X.shape[0]), int(X.shape[1]))
+        self.shape = X.shape
         self.dtype = standardiser.dtype
 
     def __getitem__(self, index: Any) -> Any:
         return self._standardiser.transform(as_array(self._X[index], "X"))
 
 
-def _checked(X: Any, name: str = "X") -> Any:
+def _checked(X: Any) -> Any:
     if is_operator(X):
-        raise TypeError(f"{name} is an operator, whose columns cannot be shifted and scaled")
-    X = as_samples(X, name)
+        raise TypeError("X is an operator, whose columns cannot be shifted and scaled")
+    X = as_samples(X, "X")
     if X.dtype.kind not in "iub":
-        check_real_dtype(X.dtype, name)
+        check_real_dtype(X.dtype, "X")
     if len(X.shape) != 2:
-        raise ValueError(f"{name} must be two-dimensional (samples, columns), not {X.shape}")
+        raise ValueError(f"X must be two-dimensional (samples, columns), not {X.shape}")
     return X
 
 
-def _dense(block: Any) -> _Moments:
-    """Moments of some rows; their columns are divided by a largest entry, so that squares exist."""
-    if not len(block):
-        return _NOTHING
-    xp = namespace(block)
-    block = as_array(block, "X").astype(np.float64)
-    unit = _unit(abs(block).max(axis=0))
-    block /= unit
-    mean = block.mean(axis=0)
-    spread = xp.sqrt(((block - mean) ** 2).mean(axis=0))
-    return len(block), to_host(mean * unit), to_host(spread * unit)
+def _moments(X: Any) -> tuple[int, Any, Any]:
+    """Number of rows, and mean and spread of columns, for which entries are divided by a peak."""
+    if not X.shape[0]:
+        return 0, 0.0, 0.0
+    X = (X if is_sparse(X) else as_array(X, "X")).astype(np.float64)
+    if is_sparse(X):
+        unit = float(abs(X).max())
+        unit = unit if 0 < unit < math.inf else 1.0
+        X = X.tocsr() / unit
+        squares = namespace(X).asarray(X.multiply(X).mean(axis=0)).reshape(-1)
+        return X.shape[0], np.zeros(X.shape[1]), unit * to_host(squares) ** 0.5
+    xp = namespace(X)
+    unit = abs(X).max(axis=0)
+    unit = xp.where((unit > 0) & (unit < math.inf), unit, 1.0)
+    X /= unit
+    mean = X.mean(axis=0)
+    return len(X), to_host(mean * unit), to_host(((X - mean) ** 2).mean(axis=0) ** 0.5 * unit)
 
 
-def _sparse(X: Any) -> _Moments:
-    """Moments of a sparse matrix, from its entries."""
-    n, d = X.shape
-    X = X.tocsr().astype(np.float64)
-    X.sum_duplicates()
-    entries = X.tocoo()
-    if not n or not entries.nnz:
-        return n, np.zeros(d), np.zeros(d)
-    xp = namespace(entries.data)
-    unit = _unit(abs(entries.data).max())
-    values = entries.data / unit
-    mean = xp.bincount(entries.col, weights=values, minlength=d) / n
-    stored = xp.bincount(entries.col, minlength=d)
-    squares = (values - mean[entries.col]) ** 2
-    squares = xp.bincount(entries.col, weights=squares, minlength=d)
-    spread = xp.sqrt((squares + (n - stored) * mean**2) / n)
-    return n, to_host(mean * unit), to_host(spread * unit)
-
-
-def _unit(peak: Any) -> Any:
-    """What to divide numbers up to `peak` by; 1 where that is 0 or not finite."""
-    return namespace(peak).where((peak > 0) & (peak < math.inf), peak, 1.0)
-
-
-def _joined(one: _Moments, other: _Moments) -> _Moments:
+def _joined(one: tuple[int, Any, Any], other: tuple[int, Any, Any]) -> tuple[int, Any, Any]:
     """Moments of all rows from those of some and of the others."""
-    (n, mean, spread), (m, other_mean, other_spread) = one, other
+    n, mean, spread = one
+    m, other_mean, other_spread = other
     if not n or not m:
         return one if n else other
     here = math.sqrt(n / (n + m))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, beside, namespace, to_host
+from opflow.arrays import as_array, beside, to_host
 from opflow.standardise import Standardiser
 
 #: what the arrays of a task are called in a file
@@ -66,11 +66,7 @@ class Task:
         return X if self.inputs is None else self.inputs.transform(X)
 
     def encode(self, y: Any) -> Any:
-        """The targets of a network, (N, k).
-
-        Parameters
-        ----------
-        y : array (N,) of labels, or (N,) or (N, k) of values in their own units
+        """Targets (N, k) of labels (N,), or of values (N,) or (N, k) in their own units.
 
         Raises
         ------
@@ -84,38 +80,26 @@ class Task:
         if labels.ndim != 1:
             raise ValueError(f"{self.name} must be one label a sample, not of shape {labels.shape}")
         chosen = np.asarray(labels[:, None] == self.classes)
-        unknown = ~chosen.any(axis=1)
-        if unknown.any():
-            raise ValueError(f"{self.name} has the class {labels[unknown][0]!s}; known classes are "
-                             f"{self._known()}")  # fmt: skip
+        unknown = labels[~chosen.any(axis=1)]
+        if len(unknown):
+            known = ", ".join(map(str, self.classes.tolist()[:10]))
+            more = ", …" if len(self.classes) > 10 else ""
+            raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {known}{more}")
         return beside(self.targets.transform(chosen), y)
 
     def answers(self, outputs: Any) -> Any:
-        """Labels (N,), or values in their own units: (N, k), or (N,) for a single output.
-
-        Parameters
-        ----------
-        outputs : array (N, k)
-            Of a network.
-        """
+        """Labels (N,), or values in their own units, (N, k) or (N,), of a network's outputs."""
         values = self.targets.inverse(outputs)
-        if self.classes is None:
-            return values[:, 0] if values.shape[1] == 1 else values
-        return self.classes[to_host(values.argmax(axis=1))]
+        if self.classes is not None:
+            return self.classes[to_host(values.argmax(axis=1))]
+        return values[:, 0] if values.shape[1] == 1 else values
 
     def probabilities(self, outputs: Any) -> Any:
-        """An estimate of the probability of each class, (N, k).
+        """Estimates of the probability of each class, (N, k).
 
-        Parameters
-        ----------
-        outputs : array (N, k)
-            Of a network, which the squared loss drives to the conditional means of the targets.
-
-        Returns
-        -------
-        array (N, k)
-            Outputs plus the mean of the targets, negative ones set to 0, divided by their sum;
-            all classes are equally likely where none is positive.
+        The squared loss drives outputs to conditional means of the targets: the mean is added to
+        them, negative numbers count as 0, and they are divided by their sum.  Where none is
+        positive, all classes are equally likely.
 
         Raises
         ------
@@ -125,9 +109,8 @@ class Task:
         if self.classes is None:
             raise ValueError(f"{self.name} is a regression's: there are no classes")
         shares = self.targets.inverse(outputs).clip(min=0)
-        total = shares.sum(axis=1, keepdims=True)
-        xp = namespace(shares)
-        return xp.where(total > 0, shares / xp.where(total > 0, total, 1), 1 / shares.shape[1])
+        shares[shares.max(axis=1) == 0] = 1
+        return shares / shares.sum(axis=1, keepdims=True)
 
     def arrays(self) -> dict[str, Any]:
         """What a file keeps of the task; :meth:`from_arrays` reads it."""
@@ -160,7 +143,3 @@ class Task:
             about["recipe"],
             about["name"],
         )
-
-    def _known(self) -> str:
-        shown = [str(value) for value in self.classes[:10].tolist()]
-        return ", ".join(shown) + (", …" if len(self.classes) > 10 else "")

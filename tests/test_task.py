@@ -84,7 +84,9 @@ def test_arrays_hold_all_of_it(task, tmp_path):
 
 @pytest.mark.parametrize("labels", [["ham", "eggs"], [1, 2], [True, False]])
 def test_an_unknown_class_is_told(labels):
-    with pytest.raises(ValueError, match=r"kind has the class (eggs|1|True); known .* ham, rum, s"):
+    with pytest.raises(
+        ValueError, match=r"kind has the class (eggs|1|True), not .* ham, rum, spam"
+    ):
         classes(name="kind").encode(labels)
 
 
