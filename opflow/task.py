@@ -131,7 +131,7 @@ class Task:
         arrays = {k.removeprefix(_PREFIX): a for k, a in arrays.items() if k.startswith(_PREFIX)}
         if not arrays:
             return None
-        about = json.loads(str(arrays["about"]))
+        about = json.loads(arrays["about"].item())
         inputs = None
         if "inputs" in about:
             inputs = Standardiser(arrays["input_mean"], arrays["input_scale"], about["inputs"])
