@@ -22,9 +22,10 @@ DESCENT = ("step", "momentum", "batch")
 #: what a run that goes on must have in common with its beginning
 FIXED = {
     name: "--" + name
-    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate")
-}
-FIXED["held_out"] = "--test-data"
+    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate",
+                 "target", "task", "missing", "encode", "standardise")
+}  # fmt: skip
+FIXED |= {"held_out": "--test-data", "test_fraction": "--test-fraction"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,19 +90,48 @@ def _interval(text: str) -> dict[str, Any]:
     return {"steps": int(value), "seconds": None}
 
 
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be between 0 and 1, as 0.2")
+    return value
+
+
+def data_options(command: argparse.ArgumentParser) -> None:
+    """How data are read; the names are those of :class:`opflow.data.Reading`."""
+    group = command.add_argument_group("how DATA are read")
+    group.add_argument("--target", metavar="NAME|INDEX", help="of a table: the column to predict, "
+                       "by its name or its place, 0 the first, -1 the last (the last)")  # fmt: skip
+    group.add_argument(
+        "--task", choices=("auto", "regression", "classification"), default="auto",
+        help="auto (default): words, booleans, and whole numbers of which at most 20 are different "
+        "and one occurs twice, are classes; all else is a regression",
+    )  # fmt: skip
+    group.add_argument("--missing", choices=("mean", "drop"), help="missing values: fill features "
+                       "with the means of their columns, or leave rows out (refuse)")  # fmt: skip
+    group.add_argument("--encode", choices=("onehot",), help="columns of words: make a column of 0 "
+                       "and 1 for each different word (refuse)")  # fmt: skip
+    group.add_argument("--standardise", action=argparse.BooleanOptionalAction, default=None,
+                       help="shift and scale each feature to mean 0 and standard deviation 1 (yes "
+                       "for tables, no for arrays)")  # fmt: skip
+    group.add_argument("--test-fraction", type=_share, metavar="SHARE", help="hold this share of "
+                       "the samples out, as 0.2, drawn by --seed (none)")  # fmt: skip
+
+
 def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     """The parser of the command line; `command` among its results is one of the functions."""
     top = _Parser(prog="opflow", description="Residual dynamics of ReLU networks.")
     top.add_argument("--version", action="version", version=f"opflow {of.__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
-    data = "digits, or a file: .npz or .h5 with X and y, .npy, .csv, SciPy sparse .npz"
+    data = ("digits, or a file: a table (.csv, .tsv, .txt, .gz of these, .parquet, - for standard "
+            "input), .npz or .h5 with X and y, .npy, SciPy sparse .npz")  # fmt: skip
 
     def device(command: argparse.ArgumentParser) -> None:
         command.add_argument("--device", choices=("cpu", "gpu"), default="cpu",
                              help="gpu: compute there, by CuPy (cpu)")  # fmt: skip
 
     def common(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--targets", metavar="FILE", help=".npy or .csv with y")
+        command.add_argument("--targets", metavar="FILE", help=".npy or table with y")
+        data_options(command)
         command.add_argument("--widths", type=_widths, required=True, help="hidden: 256,256,256")
         command.add_argument("--dtype", choices=("float32", "float64"), default="float64")
         command.add_argument("--memory", type=_memory, metavar="SIZE",
@@ -116,10 +146,9 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
         command.add_argument("--tol", type=_positive, help="flows: tolerance")
 
     train = commands.add_parser("train", help="train a network on data", description=(
-        "Train by gradient descent or flow.  Targets that are words, booleans or at most 20 "
-        "different integers are classes: they become one-hot vectors minus their mean, and the "
-        "table shows the accuracy.  Numbers with a decimal point are a regression.  The first "
-        "line says what they were taken for."))  # fmt: skip
+        "Train by gradient descent or flow.  Classes become one-hot vectors minus their mean, and "
+        "the table shows the accuracy; targets of a regression are shifted and scaled for the run, "
+        "and the table is in their own units.  The first line says what was done."))  # fmt: skip
     train.add_argument("data", metavar="DATA", help=data)
     common(train)
     device(train)
@@ -128,7 +157,7 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     train.add_argument("--scaling", choices=("ntk", "standard", "mean-field"), default="ntk")
     train.add_argument("--seed", type=_at_least(0), default=0, help="of the weights, the batches")
     train.add_argument("--test-data", metavar="FILE", help="held-out data, of any kind of DATA")
-    train.add_argument("--test-targets", metavar="FILE", help=".npy or .csv with their y")
+    train.add_argument("--test-targets", metavar="FILE", help=".npy or table with their y")
     train.add_argument("--every", type=_at_least(1), default=1, help="steps between records")
     train.add_argument("--out", type=located, required=True, metavar="DIR", help="run folder")
     train.add_argument("--checkpoint-every", type=_interval, metavar="STEPS|SECONDSs",
@@ -174,6 +203,22 @@ def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
     look.add_argument("--quiet", action="store_true", help="no table")
     device(look)
     look.set_defaults(command=functions["spectrum"])
+
+    answer = commands.add_parser("predict", help="predictions of a run for new data", description=(
+        "Write a CSV of one prediction a row of DATA: labels, or values in the units of the "
+        "target.  DATA are read as the run read its own; where they have the target, the accuracy "
+        "or the RMSE and R² are told."))  # fmt: skip
+    answer.add_argument("run", type=located, metavar="RUN", help="run folder, or trajectory.npz")
+    answer.add_argument("data", metavar="DATA", help=data)
+    answer.add_argument("--targets", metavar="FILE", help=".npy or table with y, to compare with")
+    answer.add_argument(
+        "--out", type=located, metavar="FILE", help="CSV to write (standard output)"
+    )
+    answer.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    answer.add_argument(
+        "--proba", action="store_true", help="of classes: an estimated probability of each"
+    )
+    answer.set_defaults(command=functions["predict"])
 
     draw = commands.add_parser("plot", help="draw the pictures of a run, or of its spectrum, anew")
     draw.add_argument("run", type=located, metavar="RUN", help="folder of a run or a spectrum")
