@@ -6,11 +6,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from opflow import distributed as distributed
     from opflow import plot as plot
+    from opflow import sklearn as sklearn
     from opflow import spectral as spectral
     from opflow.config import show_config as show_config
     from opflow.dynamics import *  # noqa: F403
     from opflow.operators import *  # noqa: F403
     from opflow.relu import *  # noqa: F403
+    from opflow.standardise import Standardiser as Standardiser
     from opflow.streams import Streamed as Streamed
 else:
     import importlib as _importlib
@@ -22,7 +24,7 @@ else:
             module = _importlib.import_module(f"opflow.{part}")
             found |= {name: getattr(module, name) for name in module.__all__}
         found["spectral"] = _importlib.import_module("opflow.spectral")
-        for part, name in (("config", "show_config"), ("streams", "Streamed")):
+        for part, name in _SINGLE.items():
             found[name] = getattr(_importlib.import_module(f"opflow.{part}"), name)
         globals().update(found, __all__=list(found))
 
@@ -41,5 +43,7 @@ else:
 
 
 __version__ = "0.1.0"
+#: public names that are the only one of their module
+_SINGLE = {"config": "show_config", "standardise": "Standardiser", "streams": "Streamed"}
 #: modules that are imported when they are asked for; what they need says how it is installed
 _EXTRAS = ("distributed", "plot", "sklearn")

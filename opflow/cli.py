@@ -1,4 +1,4 @@
-"""The command line: ``opflow train``, ``estimate``, ``spectrum`` and ``plot``.
+"""The command line: ``opflow train``, ``predict``, ``estimate``, ``spectrum`` and ``plot``.
 
 Wrong input ends with exit code 2 and one line on stderr; a run that diverges with code 1; one
 that is stopped by a signal with 128 + its number, its results written and a way to go on told.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -16,18 +18,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import opflow as of
 from opflow import options, report, spectrum, spectrum_report
-from opflow.data import DataSet, load
+from opflow.data import DataSet, load, reading
 from opflow.devices import check_device, placed
 from opflow.dynamics.checkpoint import write_npz
 from opflow.estimate import estimate, numbers
 from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.operators.space import RankError, space_of
+from opflow.predict import predictions
 from opflow.words import explained
 from opflow.world import World
 
@@ -106,7 +112,7 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.data is not None:
         if any(shape):
             raise ValueError("give either DATA or --samples and --features")
-        data = load(args.data, args.targets, args.dtype)
+        data = load(args.data, args.targets, args.dtype, reading(vars(args)))
         X, (samples, features) = data.inputs, data.inputs.shape
         outputs = args.outputs or data.targets.shape[1]
     elif None in shape:
@@ -140,20 +146,30 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("--resume and --overwrite exclude each other")
     method = options.method(args)
     check_device(args.device, world.comm)
-    data = load(args.data, args.targets, args.dtype, comm=world.comm)
-    test = None
+    data = load(args.data, args.targets, args.dtype, reading(vars(args)), comm=world.comm)
+    test = data.held_out
     if args.test_data is not None:
-        test = load(args.test_data, args.test_targets, args.dtype, like=data,
-                    options=("--test-data", "--test-targets"))  # fmt: skip
+        if test is not None:
+            raise ValueError("--test-data and --test-fraction exclude each other")
+        test = load(args.test_data, args.test_targets, args.dtype, reading(vars(args)),
+                    like=data.task, options=("--test-data", "--test-targets"))  # fmt: skip
     elif args.test_targets is not None:
         raise ValueError("--test-targets needs --test-data")
-    samples = space_of(world.comm, data.inputs.shape[0]).total(data.inputs.shape[0])
+    space = space_of(world.comm, data.inputs.shape[0])
+    samples = space.total(data.inputs.shape[0])
+    same = np.flatnonzero(space.largest(abs(data.targets).max(axis=0, initial=0.0)) == 0)
+    if same.size and data.task is not None:
+        column = f"column {same[0]} of " * (data.targets.shape[1] > 1)
+        value = data.task.targets.mean[same[0]]
+        raise ValueError(f"{column}{data.task.name} in every sample is {value:g}: nothing to learn")
     if args.batch is not None and args.batch > samples:
         raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
     if not args.quiet:
-        print(f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
-              f"{_count(int(samples), 'sample')}", flush=True)  # fmt: skip
+        held = f", {_count(test.inputs.shape[0], 'sample')} held out" if test is not None else ""
+        told = [f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
+                f"{_count(int(samples), 'sample')}{held}", *data.notes]  # fmt: skip
+        print("; ".join(told), flush=True)
     if world.comm is not None and world.leads:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
@@ -213,7 +229,7 @@ def _run(
     """The run (on the rank that leads), its summary, and its kernel before and after."""
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ("command", "argv")}  # fmt: skip
-    config |= {"held_out": test is not None, "target": data.about, "version": of.__version__}
+    config |= {"held_out": test is not None, "about": data.about, "version": of.__version__}
     world.lead(lambda: folder.configure(config, options.FIXED))
     widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
     network = of.ReLUNetwork.random(
@@ -252,6 +268,7 @@ def _run(
         progress=not args.quiet,
         comm=world.comm,
     )
+    run = replace(run, task=data.task)
     space = space_of(world.comm, run.residual.shape[0])
     # the signal may have reached one rank alone
     stopped = max(space.all_of(signals.last().name)) if run.interrupted else ""
@@ -293,6 +310,26 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     return 0
 
 
+def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    _alone(world)
+    if args.out is not None and args.out.exists() and not args.overwrite:
+        raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
+    run = of.Trajectory.load(args.run / "trajectory.npz" if args.run.is_dir() else args.run)
+    if run.task is None:
+        raise ValueError(
+            f"{args.run} does not say what its outputs mean: it is no run of opflow train"
+        )
+    names, columns, told = predictions(run, args.data, args.targets, args.proba)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])
+    if args.out is None:
+        print(text.getvalue(), end="")
+    else:
+        args.out.write_text(text.getvalue(), encoding="utf-8")
+    print(f"opflow: {told}", file=sys.stderr)
+    return 0
+
+
 def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     _alone(world)
     drawn, failed = report.redraw(args.run)
@@ -319,8 +356,14 @@ def _go_on(args: argparse.Namespace, world: World) -> str:
     return shlex.join([*ranks, "opflow", *argv, "--resume"])
 
 
-COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot,
-            "explain": _explain}  # fmt: skip
+COMMANDS = {
+    "train": _train,
+    "predict": _predict,
+    "estimate": _estimate,
+    "spectrum": _spectrum,
+    "plot": _plot,
+    "explain": _explain,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

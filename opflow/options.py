@@ -23,9 +23,10 @@ DESCENT = ("step", "momentum", "batch")
 #: what a run that goes on must have in common with its beginning
 FIXED = {
     name: "--" + name
-    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate")
-}
-FIXED["held_out"] = "--test-data"
+    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate",
+                 "target", "task", "missing", "encode", "standardise")
+}  # fmt: skip
+FIXED |= {"held_out": "--test-data", "test_fraction": "--test-fraction"}
 #: what other tools call our options
 ELSEWHERE = {
     "--lr": "--step",
@@ -52,7 +53,8 @@ EXAMPLES = """examples:
   opflow spectrum runs/digits                                        the kernel of a run
   opflow explain effective rank                                      a word of the tables
 """
-DATA = "digits, or a file: .csv, .npz or .h5 with X and y, .npy with X, SciPy's sparse .npz"
+DATA = """digits, or a file: a table (.csv, .tsv, .txt, .gz of these, .parquet, - for standard
+input), .npz or .h5 with X and y, .npy with X, SciPy's sparse .npz"""
 QUIET = "print errors alone: no progress, no table"
 JSON = "print the numbers as JSON, and nothing else, on standard output"
 
@@ -149,6 +151,12 @@ def _interval(text: str) -> dict[str, Any]:
     return {"steps": int(value), "seconds": None}
 
 
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be between 0 and 1, as 0.2")
+    return value
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The options and the name of their `command`; ``SystemExit`` if there is nothing to do."""
     top = parser()
@@ -169,7 +177,9 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
     train = command("train", "train a network on a data set, with a table and pictures")
-    data_options(train)
+    data = data_options(train)
+    _add(data, "--test-data FILE", str, None, "data to test on, of any kind of DATA")
+    _add(data, "--test-targets FILE", str, None, "file with their y (default: in it)")
     network = _network(train)
     _add(network, "--scaling", ("ntk", "standard", "mean-field"), "ntk", "scaling with the widths")
     _add(network, "--seed N", _at_least(0), 0, "what the random weights and batches follow from")
@@ -199,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
 
     look = command("spectrum", "analyse the kernel of a run, at its start and its end")
     _add(look, "run RUN", located, REQUIRED, "folder of a run, or its trajectory.npz and DATA")
-    data_options(look, "?")
+    _data(look, "?")
     method = look.add_argument_group("method")
     _add(method, "--top N", _at_least(1), 20, "number of the largest eigenpairs")
     _add(method, "--density", PAIR, None, "compute the density, however long it takes, or not "
@@ -212,6 +222,14 @@ def parser() -> argparse.ArgumentParser:
     _output(look, None, "folder for the results (default: RUN/spectrum)")
     resources = _resources(look, device=True)
     _add(resources, "--seconds S", _positive, 60.0, "seconds that the analysis may take")
+
+    answer = command("predict", "write the predictions of a run for new data, as a CSV")
+    _add(answer, "run RUN", located, REQUIRED, "folder of a run, or its trajectory.npz")
+    _data(answer)
+    output = answer.add_argument_group("output")
+    _add(output, "--out FILE", located, None, "CSV to write (default: standard output)")
+    _add(output, "--overwrite", bool, False, "replace FILE, if it is there")
+    _add(output, "--proba", bool, False, "of classes, write an estimated probability of each")
 
     draw = command("plot", "draw the pictures of a run, or of its spectrum, anew")
     _add(draw, "run RUN", located, REQUIRED, "folder of a run or of a spectrum")
@@ -244,13 +262,27 @@ def _add(group: Any, name: str, kind: Any, default: Any, text: str, **how: Any) 
 
 
 def data_options(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
-    """DATA and how it is read; its group."""
+    """DATA, and how they are read; the names are those of :class:`opflow.data.Reading`."""
+    group = _data(command, nargs)
+    _add(group, "--target NAME|INDEX", str, None, "column of a table to predict, by its name or "
+         "its place, 0 the first, -1 the last (default: the last)")  # fmt: skip
+    _add(group, "--task", ("auto", "regression", "classification"), "auto", "auto takes words, "
+         "booleans and up to 20 repeated whole numbers for classes (default: auto)")  # fmt: skip
+    _add(group, "--missing", ("mean", "drop"), None, "fill missing values with the means of their "
+         "columns, or leave rows out (default: refuse them)")  # fmt: skip
+    _add(group, "--encode", ("onehot",), None, "make columns of 0 and 1 from a column of words "
+         "(default: refuse it)")  # fmt: skip
+    _add(group, "--standardise", PAIR, None, "shift and scale each feature to mean 0 and standard "
+         "deviation 1 (default: yes for tables, no for arrays)")  # fmt: skip
+    _add(group, "--test-fraction SHARE", _share, None, "share of the samples to hold out, as 0.2, "
+         "drawn by --seed")  # fmt: skip
+    return group
+
+
+def _data(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
     group = command.add_argument_group("data")
     _add(group, "data DATA", str, REQUIRED if nargs is None else None, DATA, nargs=nargs)
-    _add(group, "--targets FILE", str, None, "file with y, .npy or .csv (default: in DATA)")
-    if command.prog.endswith("train"):
-        _add(group, "--test-data FILE", str, None, "data to test on, of any kind of DATA")
-        _add(group, "--test-targets FILE", str, None, "file with their y (default: in it)")
+    _add(group, "--targets FILE", str, None, "file with y, .npy or table (default: in DATA)")
     return group
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 import opflow as of
 from opflow.arrays import module_name, to_host
-from opflow.data import DataSet, load
+from opflow.data import DataSet, Reading, load, reading
 from opflow.devices import placed
 from opflow.dynamics.observe.spectra import angles_between
 from opflow.folder import CONFIG, located
@@ -97,11 +97,17 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
         raise ValueError(f"{path} does not say what data it was trained on: give DATA")
     run = of.Trajectory.load(file)
     network = run.network
+    how = Reading(standardise=False)
+    if run.task is not None:
+        how = reading(config if data is None else {})
     if data is None:
         data, targets = config["data"], targets or config.get("targets")
         if data != "digits" and not located(data).exists():
             raise FileNotFoundError(f"{data}, the data of {path}, does not exist: give DATA")
-    found = load(data, targets, network.dtype)
+    found = load(data, targets, network.dtype, how, like=run.task)
+    if run.task is None and found.labels is None:  # a run of Python takes targets as they are
+        y = found.task.targets.inverse(found.targets)  # type: ignore[union-attr]
+        found = found._replace(targets=y)
     d, k = found.inputs.shape[1], found.targets.shape[1]
     if (d, k) != (network.widths[0], network.outputs):
         takes = f"takes {network.widths[0]} to {network.outputs}"
@@ -487,8 +493,9 @@ def _heat_map(
         order = clustered(K, outputs=outputs)
     else:
         labels = to_host(data.labels)
+        assert data.task is not None
         order = np.argsort(labels, kind="stable")
-        arrays["heat_map_labels"] = np.asarray(data.classes)[labels[order]]
+        arrays["heat_map_labels"] = data.task.classes[labels[order]]
     arrays["heat_map"] = block_means(K, order, outputs=outputs)
     arrays["heat_map_order"] = order
     return ""

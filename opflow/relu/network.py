@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opflow import files
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
 from opflow.keywords import Seed, keywords
@@ -142,6 +144,55 @@ class ReLUNetwork:
     def __repr__(self) -> str:
         chain = "-".join(map(str, (*self.widths, self.outputs)))
         return f"<ReLUNetwork {chain} {self.dtype}, {self.parameters:,} parameters>"
+
+    # -- files ----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file atomically: complete, or not there.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a file of that name is then as it was.
+        """
+        files.save(path, self.arrays(), {"rates": self.rates})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
+        """Read what :meth:`save` wrote, or the network of a run from its trajectory's file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it holds no network, is corrupt, or has another schema.
+
+        Examples
+        --------
+        >>> import opflow as of, pathlib, tempfile
+        >>> net = of.ReLUNetwork.random([4, 8], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     net.save(pathlib.Path(folder) / "net.npz")
+        ...     of.ReLUNetwork.load(pathlib.Path(folder) / "net.npz").digest() == net.digest()
+        True
+        """
+        arrays, meta = files.load(path, "network", "readout")
+        return cls.from_arrays(arrays, meta["rates"])
+
+    def arrays(self) -> dict[str, Any]:
+        """The arrays of the network by the names they have in a file."""
+        arrays = {f"weight_{i}": W for i, W in enumerate(self.weights)}
+        arrays |= {f"bias_{i}": b for i, b in enumerate(self.biases) if b is not None}
+        return arrays | {"readout": self.readout}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], rates: Sequence[float]) -> ReLUNetwork:
+        """The network whose :meth:`arrays` are among others."""
+        depth = sum(name.startswith("weight_") for name in arrays)
+        weights = [arrays[f"weight_{i}"] for i in range(depth)]
+        biases = [arrays.get(f"bias_{i}") for i in range(depth)]
+        return cls(weights, arrays["readout"], biases=biases, rates=rates)
 
     # -- use ------------------------------------------------------------------------------
 
