@@ -126,19 +126,20 @@ class _Trained(_Estimator):
     def _go_on(self, X: Any, y: Any, options: Any) -> Trajectory:
         """So many steps more, which are those of one longer run where nothing else has changed."""
         mark = fingerprint(X, y) + repr(options)
-        start, state, done, before = getattr(self, "_state", (None, None, 0, None))
-        if mark != before:
+        last: Any = getattr(self, "_state", (None, None, b"", 0))
+        held, start, state, done = last
+        if mark != held:
             fitted = hasattr(self, "run_")
             start = self.run_.network if fitted else self._network(X, y.shape[1], self.scaling)
-            state = None
+            state = b""
             done = 0
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "state.npz"
-            if state is not None:
+            if state:
                 file.write_bytes(state)
             steps = done + self.steps
             run = train(start, X, y, steps=steps, checkpoint=file, resume=True, **options)
-            self._state = (start, file.read_bytes(), int(run.steps[-1]), mark)
+            self._state = (mark, start, file.read_bytes(), int(run.steps[-1]))
         return run
 
     def _answers(self, X: Any, raw: bool = False) -> Any:
@@ -213,7 +214,8 @@ class ReLUClassifier(ClassifierMixin, _Trained):
     """A ReLU network for classification: squared loss on one output a class.
 
     Parameters and attributes are those of :class:`ReLURegressor`, and `classes_`, the labels in
-    order, which may be text.
+    order, which may be text.  Probabilities are outputs plus the shares of the classes, negative
+    ones set to 0, divided by their sum.
 
     Examples
     --------
@@ -240,9 +242,7 @@ class ReLUClassifier(ClassifierMixin, _Trained):
         return self._answers(X)
 
     def predict_proba(self, X: Any) -> Any:
-        """Estimates of the probability of each class, (M, k): outputs about the class shares,
-        negative ones set to 0, divided by their sum.
-        """
+        """Estimates of the probability of each class, (M, k)."""
         outputs = self._answers(X, raw=True)
         assert self.run_.task is not None
         return self.run_.task.probabilities(outputs)
@@ -308,12 +308,13 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         targets = self._task.encode(y)
         self.network_ = self._network(X, 1, "ntk")
         K = collective_kernel(self.network_.fields(self._rows))
-        if self.alpha is None:
+        if self.alpha is not None:
+            self.alpha_ = self.alpha
+            self.regression_ = kernel_regression(K, targets, self.alpha_)
+        else:
             K = K.todense(memory=self.memory)
             self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
-        else:
-            self.alpha_ = self.alpha
-        self.regression_ = kernel_regression(K, targets, self.alpha_)
+            self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
         return self
 
     def predict(self, X: Any) -> Any:
