@@ -31,7 +31,6 @@ from opflow.spectral.checks import (
     symmetric_operator,
     unit_of,
 )
-from opflow.spectral.external import Found, external
 from opflow.spectral.structure import NOMINAL, forming_products
 
 #: vectors in a block at least
@@ -51,7 +50,17 @@ SMALL = 256
 #: LAPACK's eigenpairs of order n take n³ times this, in flops of a matrix product
 EIGENPAIRS = 15.0
 WHICH = ("LM", "LA", "SA", "BE")
-METHODS = ("lanczos", "lapack", "arpack", "lobpcg")
+METHODS = ("lanczos", "lapack")
+
+
+class Found(NamedTuple):
+    """Vectors (n, k) that span what was asked for, and what comes next; the norm as far as it was
+    seen; products."""
+
+    vectors: Any
+    scale: float
+    products: int
+    guard: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +168,10 @@ def eigsh(
     tol : float, default 0
         Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|.  Residuals at the rounding of the
         products, 10·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
-    method : {"lanczos", "lapack", "arpack", "lobpcg"}, optional
-        Block Lanczos here, the whole spectrum by LAPACK, or SciPy's solvers (host data only).
-        By default LAPACK up to order 256, where the block would span a third of the space, and
-        where it takes no longer by the cost model; Lanczos otherwise.
+    method : {"lanczos", "lapack"}, optional
+        Block Lanczos, or the whole spectrum by LAPACK.  By default LAPACK up to order 256, where
+        the block would span a third of the space, and where it takes no longer by the cost model;
+        Lanczos otherwise.  SciPy's own solvers take an operator as it is.
     block : int, optional
         Vectors in a block, k (at least 4) by default, or those of `start` and one more.  A smaller
         one takes fewer products (a third at 1) but may miss copies of an eigenvalue repeated more
@@ -257,10 +266,7 @@ def eigsh(
         )  # fmt: skip
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, ahead, width, budget - size * n * op.dtype.itemsize, how)
-    if method == "lanczos":
-        found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
-    else:
-        found = external(evaluated, k, which, tolerance, method, steps, start, rng)
+    found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
     return measured(evaluated, found, tolerance, f"{method}, {way}")
 
 

@@ -19,12 +19,12 @@ from opflow.spectral.checks import (
     sharing,
     symmetric_operator,
 )
-from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
+from opflow.spectral.estimators import xnystrace, xtrace
 from opflow.spectral.structure import diagonal_pays, diagonal_products, exact_diagonal
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
-WAYS = ("exact", "xtrace", "xnystrace", "hutch++")
+WAYS = ("exact", "xtrace", "xnystrace")
 
 
 @keywords
@@ -42,7 +42,7 @@ def trace(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-    how : {"exact", "xtrace", "xnystrace", "hutch++"}, optional
+    how : {"exact", "xtrace", "xnystrace"}, optional
         By default exact where that costs no more than the estimate, or n <= 1024; else
         XNysTrace if `op` is known to be PSD and XTrace if not.
     products : int, default 60
@@ -94,10 +94,7 @@ def trace(
         return Estimate(float(total), products=diagonal_products(op))
     space = op.space
     apply = Normalised(op.matmat, op.space)
-    if how == "hutch++":
-        omega = gaussian(op, 2 * (products // 3), rng)
-        found = hutch_pp(apply, omega, psd=op.psd, space=space)
-    elif how == "xnystrace" or (how is None and op.psd):
+    if how == "xnystrace" or (how is None and op.psd):
         found = xnystrace(apply, gaussian(op, products, rng), space=space)
     else:
         found = xtrace(apply, gaussian(op, products // 2, rng), psd=op.psd, space=space)
