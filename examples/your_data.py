@@ -77,7 +77,7 @@ def compare(name: str, seeds: range) -> tuple[list[float], list[float]]:
         model = kind(widths=WIDTHS, random_state=seed)
         ours.append(model.fit(train_X, train_y).score(test_X, test_y))
         kind = MLPRegressor if regression else MLPClassifier
-        peer = make_pipeline(StandardScaler(), kind(WIDTHS, random_state=seed))
+        peer = make_pipeline(StandardScaler(), kind(hidden_layer_sizes=WIDTHS, random_state=seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             theirs.append(peer.fit(train_X, train_y).score(test_X, test_y))

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from opflow.arrays import module_name, namespace, to_host
 from opflow.dynamics.checkpoint import Saver
@@ -18,6 +17,7 @@ from opflow.dynamics.observe import Moment
 from opflow.dynamics.signals import Signals
 from opflow.dynamics.steppers import Integrator, sharpness
 from opflow.dynamics.trajectory import Trajectory
+from opflow.progress import Bar
 
 Observer = Callable[[Moment], Any]
 
@@ -102,9 +102,7 @@ class Loop:
     def go(self, progress: bool) -> Trajectory:
         """Until the end, a signal, or an interrupt from the keyboard."""
         total = None if math.isinf(self.limit) else int(self.limit)
-        bar = tqdm(
-            total=total, initial=self.number, disable=not progress, unit="step", desc="train"
-        )
+        bar = Bar(total=total, initial=self.number, disable=not progress, unit="step", desc="train")
         # ranks must stop at one step
         watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
         try:

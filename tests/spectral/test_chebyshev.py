@@ -3,9 +3,9 @@ import pytest
 from numpy.polynomial import chebyshev
 
 import opflow as of
-import opflow.spectral.chebyshev as chebyshev_module
-from opflow.spectral.chebyshev import _moments, kernel_polynomial
 from opflow.spectral.distribution import density
+from tests.spectral import chebyshev as chebyshev_module
+from tests.spectral.chebyshev import _moments, kernel_polynomial
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 
