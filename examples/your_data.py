@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from opflow.sklearn import ReLUClassifier, ReLURegressor
 from sklearn import datasets
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -25,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from opflow.cli import main
+from opflow.sklearn import ReLUClassifier, ReLURegressor
 
 WIDTHS = (64, 64)
 SETS = {

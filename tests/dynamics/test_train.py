@@ -8,8 +8,8 @@ from hypothesis import given, settings
 
 import opflow as of
 from opflow.dynamics.checkpoint import Saver
-from tests import examples
 from opflow.task import Task
+from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 
 
