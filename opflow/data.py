@@ -279,7 +279,7 @@ def _made(
         recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
     if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
         holes = np.isnan(raw.X)
-        notes.append(f"{_count(holes.sum(), 'missing value')} filled by means")
+        notes.append(f"means fill what is missing in {_count(holes.any(axis=1).sum(), 'row')}")
         raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
     X, y, space = _mine(raw.X, raw.y, comm)
     table = raw.place is not None

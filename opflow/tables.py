@@ -54,7 +54,8 @@ class Table(NamedTuple):
 
     def title(self, column: int) -> str:
         """What a column is called in a message."""
-        return f"column {column + 1}" + (f" ({self.names[column]})" if self.names else "")
+        name = self.names[column] if self.names else ""
+        return f"column {column + 1}" + (f" ({name})" if name else "")
 
     def row_names(self) -> int | None:
         """The column that is no feature but counts or names the rows: the first one, or none."""
