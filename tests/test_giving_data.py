@@ -93,7 +93,7 @@ REFUSED = [
     ("a target of arrays", "d.npz", {"X": np.ones((4, 2)), "y": [1, 2, 1, 2]}, {"target": "1"},
      "--target is for a column of a table"),
     ("words as numbers", "d.csv", IRIS, {"task": "regression"}, "--task regression"),
-    ("numbers as classes", "d.csv", PRICE, {"task": "classification"}, "it holds [100.5]"),
+    ("numbers as classes", "d.csv", PRICE, {"task": "classification"}, "it holds 100.5"),
     ("a class of its own for each", "d.csv", "a,y\n1,3\n2,4\n5,6\n", {"task": "classification"},
      "3 different numbers for as many samples"),
     ("one class only", "d.csv", "a,y\n1,x\n2,x\n", {}, "one class only, x"),
@@ -390,7 +390,7 @@ def test_the_line_before_the_work_says_what_was_done(tmp_path, capsys):
     assert code == 0
     assert out.splitlines()[0] == (
         "target: kind, the last column (2 classes: 0, 1), 1 feature, 15 samples, 5 samples held "
-        "out; whole numbers are taken for classes: --task regression takes them for numbers"
+        "out; --task chooses whether whole numbers are classes or a regression"
     )
     assert command(capsys, "spectrum", tmp_path / "run", "--no-density", "--no-heat-map")[0] == 0
     spectrum = json.loads((tmp_path / "run" / "spectrum" / "spectrum.json").read_text())
@@ -403,7 +403,7 @@ def test_data_that_train_badly_are_warned_of_once():
     net = of.ReLUNetwork.random([3, 4], seed=0)
     of.train(net, X * [1, 100, 1], y, steps=1)
     of.train(net, X * [1, 0, 1], y, steps=1)  # a constant feature has no scale
-    with pytest.warns(UserWarning, match="column 1 of X spans .*, column 0 only") as caught:
+    with pytest.warns(UserWarning, match="column 1 of X spans .* and column 0 only") as caught:
         of.train(net, X * [0.01, 1000, 1], 500 * y, steps=1)
     assert len(caught) == 1 and "y has values of size" in str(caught[0].message)
     assert caught[0].filename == __file__
