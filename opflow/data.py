@@ -49,7 +49,6 @@ class Reading(NamedTuple):
     seed: int = 0
 
 
-#: where there is no choice
 DEFAULT = Reading()
 
 
@@ -135,12 +134,6 @@ def load(
         Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
         rest is read whole first.  Classes and means are those of all samples.
 
-    Returns
-    -------
-    DataSet
-        Of classes, y is one-hot minus its mean over the samples; that of a regression is shifted
-        and scaled to mean 0 and standard deviation 1.
-
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ImportError
@@ -152,7 +145,8 @@ def load(
     -----
     One rule for all files says what one-dimensional targets are.  Words and booleans are classes.
     So are whole numbers, however they are stored, if there are at most 20 different ones and at
-    least one occurs twice.  All else is a regression.
+    least one occurs twice.  All else is a regression.  Of classes, y is one-hot minus its mean over
+    the samples; that of a regression is shifted and scaled to mean 0 and standard deviation 1.
     """
     where = targets or data
     if data == "-" and comm is not None:
@@ -340,8 +334,9 @@ def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
     if count == 1:
         raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
     if count == samples and kind != "b":
-        raise ValueError(f"{raw.name} has {count:,} different {'words' if kind == 'U' else 'numbers'} "
-                         "for as many samples: no classes")  # fmt: skip
+        raise ValueError(
+            f"{raw.name} has {count:,} different values for as many samples: no classes"
+        )
     return found, "", told
 
 
@@ -430,15 +425,20 @@ def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
             raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
         return [i for i in found if i is not None], next(places[like.name], None)
     recipe = like.recipe
-    out = (recipe["target"], recipe["index"]) if recipe.get("width") == width else ()
-    picked = [i for i in range(width) if i not in (out or (table.row_names(),))]
     features = len(recipe.get("categories", ())) or recipe.get("features")
-    for i in (picked, [*range(width)]):
-        if len(i) == features:
-            return i, out[0] if out else None
-        if len(i) - 1 == features:
-            return i[:-1], i[-1]
-    raise ValueError(f"it has {width} columns, the training set {features} features")
+    target = None
+    index = table.row_names()
+    if recipe.get("width") == width:
+        target = recipe["target"]
+        index = recipe["index"]
+    picked = [i for i in range(width) if i not in (target, index)]
+    if features == width:
+        return [*range(width)], None
+    if features == len(picked) - 1 and target is None:
+        return picked[:-1], picked[-1]
+    if features != len(picked):
+        raise ValueError(f"it has {width} columns, the training set {features} features")
+    return picked, target
 
 
 def _targets(path: Path, option: str) -> tuple[Any, str]:
@@ -451,9 +451,8 @@ def _targets(path: Path, option: str) -> tuple[Any, str]:
     table: Table = _open(path, read_table)
     if len(table.columns) == 1:
         return table.columns[0], table.names[0] if table.names else path.name
-    return _open(path, lambda _: np.hstack(
-        [table.numbers(i, None, False)[0] for i in range(len(table.columns))]
-    )), path.name  # fmt: skip
+    all_of_them = range(len(table.columns))
+    return np.hstack([table.numbers(i, None, False)[0] for i in all_of_them]), path.name
 
 
 def _digits() -> _Raw:

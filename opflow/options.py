@@ -98,23 +98,20 @@ def _share(text: str) -> float:
 
 def data_options(command: argparse.ArgumentParser) -> None:
     """How data are read; the names are those of :class:`opflow.data.Reading`."""
-    group = command.add_argument_group("how DATA are read")
-    group.add_argument("--target", metavar="NAME|INDEX", help="of a table: the column to predict, "
-                       "by its name or its place, 0 the first, -1 the last (the last)")  # fmt: skip
-    group.add_argument(
-        "--task", choices=("auto", "regression", "classification"), default="auto",
-        help="auto (default): words, booleans, and whole numbers of which at most 20 are different "
-        "and one occurs twice, are classes; all else is a regression",
-    )  # fmt: skip
-    group.add_argument("--missing", choices=("mean", "drop"), help="missing values: fill features "
-                       "with the means of their columns, or leave rows out (refuse)")  # fmt: skip
-    group.add_argument("--encode", choices=("onehot",), help="columns of words: make a column of 0 "
-                       "and 1 for each different word (refuse)")  # fmt: skip
-    group.add_argument("--standardise", action=argparse.BooleanOptionalAction, default=None,
-                       help="shift and scale each feature to mean 0 and standard deviation 1 (yes "
-                       "for tables, no for arrays)")  # fmt: skip
-    group.add_argument("--test-fraction", type=_share, metavar="SHARE", help="hold this share of "
-                       "the samples out, as 0.2, drawn by --seed (none)")  # fmt: skip
+    add = command.add_argument_group("how DATA are read").add_argument
+    add("--target", metavar="NAME|INDEX", help="of a table: the column to predict, by its name or "
+        "its place, 0 the first, -1 the last (the last)")  # fmt: skip
+    add("--task", choices=("auto", "regression", "classification"), default="auto", help="auto "
+        "(default): words, booleans, and whole numbers of which at most 20 are different and one "
+        "occurs twice, are classes; all else is a regression")  # fmt: skip
+    add("--missing", choices=("mean", "drop"), help="missing values: fill features with the means "
+        "of their columns, or leave rows out (refuse)")  # fmt: skip
+    add("--encode", choices=("onehot",), help="words in features: a column of 0 and 1 for each "
+        "different word (refuse)")  # fmt: skip
+    add("--standardise", action=argparse.BooleanOptionalAction, default=None, help="features to "
+        "mean 0 and standard deviation 1 (yes for tables, no for arrays)")  # fmt: skip
+    add("--test-fraction", type=_share, metavar="SHARE", help="of the samples, as 0.2, to hold "
+        "out, drawn by --seed (none)")  # fmt: skip
 
 
 def parser(functions: Mapping[str, Any]) -> argparse.ArgumentParser:
