@@ -254,13 +254,15 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     X, y, space = _mine(raw.X, raw.y, comm)
     raw = raw._replace(y=y)
     standardise = raw.place is not None if how.standardise is None else how.standardise
+    if like is not None:
+        standardise = like.inputs is not None
     # means are taken before numbers are rounded to `dtype`
     in_memory = not (is_rows(X) or isinstance(X, np.memmap))
     X = _real(X, f"X in {raw.data}", np.float64 if standardise and in_memory else dtype)
     why = ""
     try:
         if (gone := _gone(y, X.shape[0])).any():
-            place = raw.place(int(gone.argmax()), None) if raw.place else raw.where
+            place = raw.place(int(gone.argmax()), None) if raw.place else "y"
             raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
         if like is None:
             classes, why, note = _classes(raw, space, how.task)
@@ -300,7 +302,7 @@ def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
     if need > 0.5 * free_memory():
         raise MemoryError(f"y in {raw.where} has {len(classes):,} classes, as one-hot vectors of "
                           f"{human(need, 'B', 1024)}")  # fmt: skip
-    counts = (y[:, None] == classes).sum(axis=0)
+    counts = (y[:, None] == classes).sum(axis=0, dtype=np.float64)
     return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
 
 
@@ -314,9 +316,7 @@ def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
     kind = y.dtype.kind
     whole = kind in "iubU" and y.ndim == 1
     if kind == "f" and y.ndim == 1:
-        whole = not space.either(
-            not (np.isfinite(y) & (y == np.round(y)) & (abs(y) < 2**53)).all()
-        )[0]
+        whole = not space.either(not ((y == np.round(y)) & (abs(y) < 2**53)).all())[0]
         y = y.astype(np.int64) if whole else y
     if task == "regression" or not whole:
         if task == "classification" or (kind == "U" and y.ndim == 1):
@@ -335,7 +335,7 @@ def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
         raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
     if count == samples and kind != "b":
         raise ValueError(
-            f"{raw.name} has {count:,} different values for as many samples: no classes"
+            f"{raw.name} has {count:,} different values in as many samples: no classes"
         )
     return found, "", told
 
@@ -397,7 +397,8 @@ def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Ra
         origin += [i] * block.shape[1]
 
     def place(row: int, column: int | None) -> str:
-        return table.place(row, (target or 0) if column is None else origin[column])
+        at = target if column is None else origin[column]
+        return f"target {row + 1}" if at is None else table.place(row, at)
 
     name = "target"
     told = "" if target is None else f", column {target + 1}, no header"

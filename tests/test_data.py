@@ -174,7 +174,7 @@ def test_twenty_whole_numbers_may_be_classes_and_more_may_not(tmp_path):
         (np.array([[0.5, 1], [0.5, 2]] * 2), "column 0 of y in every sample is 0.5"),
         (np.zeros(4, bool), "one class only, False"),
         (np.array(["a"] * 4), "one class only, a"),
-        (np.array(list("abcd")), "4 different values for as many samples"),
+        (np.array(list("abcd")), "4 different values, all once"),
         (np.array([list("ab")] * 4), "<U1"),
     ],
 )

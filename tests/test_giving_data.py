@@ -95,7 +95,7 @@ REFUSED = [
     ("words as numbers", "d.csv", IRIS, {"task": "regression"}, "--task regression"),
     ("numbers as classes", "d.csv", PRICE, {"task": "classification"}, "it holds 100.5"),
     ("a class of its own for each", "d.csv", "a,y\n1,3\n2,4\n5,6\n", {"task": "classification"},
-     "3 different values for as many samples"),
+     "3 different values, all once"),
     ("one class only", "d.csv", "a,y\n1,x\n2,x\n", {}, "one class only, x"),
     ("a name for each row", "d.csv", "a,name\n1,Ann\n2,Bea\n", {}, "2 different values"),
     ("words without --encode", "d.csv", WORDS, {}, "row 2, column 1 (colour): 'red' is no number"),
@@ -293,6 +293,30 @@ def test_a_run_predicts_for_files_of_any_kind(tmp_path, capsys, monkeypatch):
     assert code == 0 and out == "" and (tmp_path / "p").read_text().startswith("price\n")
     code, out, err = command(capsys, "predict", run, tmp_path / "d.csv", "--out", tmp_path / "p")
     assert code == 2 and "--overwrite" in err
+
+
+def test_kinds_of_files_may_differ_between_training_and_prediction(tmp_path, capsys):
+    X, y = regression(tmp_path)
+    np.savez(tmp_path / "d.npz", X=X / [1, 1000], y=y)
+    np.savetxt(tmp_path / "plain.csv", X / [1, 1000], delimiter=",", fmt="%.17g")
+    np.savetxt(tmp_path / "all.csv", np.c_[X / [1, 1000], y], delimiter=",", fmt="%.17g")
+    for source, other in (("d.npz", "plain.csv"), ("all.csv", "d.npz"), ("all.csv", "plain.csv")):
+        run = tmp_path / f"{source}-{other}"
+        argv = [tmp_path / source, *RUN, "--dtype", "float32", "--no-standardise"]
+        assert command(capsys, "train", *argv, "--out", run)[0] == 0
+        code, out, _ = command(capsys, "predict", run, tmp_path / other)
+        expected = of.Trajectory.load(run / "trajectory.npz").predict(
+            (X / [1, 1000]).astype(np.float32)
+        )
+        assert code == 0
+        np.testing.assert_allclose(list(map(float, out.split()[1:])), expected, rtol=1e-6)
+
+
+def test_a_missing_target_of_a_file_of_its_own_is_named(tmp_path):
+    (tmp_path / "X.csv").write_text("a,b\n1,2\n3,4\n5,7\n")
+    (tmp_path / "y.csv").write_text("kind\nx\nNA\nx\n")
+    with pytest.raises(ValueError, match=r"y\.csv: target 2: the target is missing"):
+        load(str(tmp_path / "X.csv"), str(tmp_path / "y.csv"))
 
 
 def test_labels_and_probabilities_are_predicted(tmp_path, capsys):
