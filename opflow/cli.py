@@ -315,10 +315,6 @@ def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is not None and args.out.exists() and not args.overwrite:
         raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
     run = of.Trajectory.load(args.run / "trajectory.npz" if args.run.is_dir() else args.run)
-    if run.task is None:
-        raise ValueError(
-            f"{args.run} does not say what its outputs mean: it is no run of opflow train"
-        )
     names, columns, told = predictions(run, args.data, args.targets, args.proba)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])

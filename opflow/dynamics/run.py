@@ -302,20 +302,16 @@ def _warn_of_scales(X: Any, y: Any) -> None:
     found = []
     if type(X) is np.ndarray and X.size:
         spread = X.max(axis=0) - X.min(axis=0)
-        most = int(spread.argmax())
-        least = int(np.where(spread > 0, spread, math.inf).argmin())
-        if spread[most] >= UNLIKE * spread[least] > 0:
-            found.append(f"column {most} of X spans {spread[most]:.3g}, column {least} only "
-                         f"{spread[least]:.3g}")  # fmt: skip
+        order = np.argsort(np.where(spread > 0, spread, np.inf))
+        low, high = order[0], spread.argmax()
+        if spread[high] >= UNLIKE * spread[low] > 0:
+            found.append(f"column {high} of X spans {spread[high]:.3g} and column {low} only "
+                         f"{spread[low]:.3g}")  # fmt: skip
     if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
         found.append(f"y has values of size {size:.3g}")
     if found:
-        warnings.warn(
-            f"{'; '.join(found)}: such data train badly; of.Standardiser (--standardise on the "
-            "command line) makes all columns alike",
-            UserWarning,
-            stacklevel=3,
-        )
+        advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
+        warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:

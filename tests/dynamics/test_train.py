@@ -316,6 +316,7 @@ def test_a_trajectory_of_before_has_moments(tmp_path):
     assert repr(loaded).startswith("<Trajectory of 3 moments to t = ")
 
 
+@pytest.mark.filterwarnings("ignore:.*train badly")
 def test_a_start_beyond_the_range_of_numbers_is_said_to_be_so():
     net, X, y = problem()
     with pytest.raises(ArithmeticError, match="loss of the start is inf"):
