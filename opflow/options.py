@@ -10,7 +10,7 @@ from typing import Any
 
 import opflow as of
 from opflow.folder import located
-from opflow.words import near
+from opflow.words import explained, near
 
 METHODS = {
     "gd": "GradientDescent",
@@ -158,12 +158,19 @@ def _share(text: str) -> float:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options and the name of their `command`; ``SystemExit`` if there is nothing to do."""
+    """The options and the name of their `command`; ``SystemExit`` where nothing is left to do."""
     top = parser()
     if not argv:
         top.print_help()
         top.exit()
-    return top.parse_args(argv)
+    args = top.parse_args(argv)
+    if args.command == "explain":
+        try:
+            print(explained(" ".join(args.word)))
+        except ValueError as error:
+            top.error(str(error))
+        top.exit()
+    return args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -229,6 +236,8 @@ def parser() -> argparse.ArgumentParser:
     output = answer.add_argument_group("output")
     _add(output, "--out FILE", located, None, "CSV to write (default: standard output)")
     _add(output, "--overwrite", bool, False, "replace FILE, if it is there")
+    _add(output, "--quiet", bool, False, QUIET)
+    _add(output, "--json", bool, False, JSON)
     _add(output, "--proba", bool, False, "of classes, write an estimated probability of each")
 
     draw = command("plot", "draw the pictures of a run, or of its spectrum, anew")

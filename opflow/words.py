@@ -59,6 +59,10 @@ for _line in _TEXT.replace("\n    ", " ").strip().splitlines():
     WORDS[_word] = _sentence
 
 
+#: what is said below a table
+HINT = "opflow explain WORD says what a word of the table means"
+
+
 def near(word: object, words: Iterable[object]) -> str:
     """``"; did you mean …?"`` if one of the words is like it.
 
