@@ -45,7 +45,12 @@ alignment with y: The alignment of a layer's part of the kernel with the targets
 ‖K(t) − K(0)‖/‖K(0)‖: How far the kernel has moved in the run: near 0 means lazy training.
 alignment K(t), K(0): The cosine of the angle between the kernels of the end and of the start.
 eigenvectors turned by: Angles between the spans of the leading eigenvectors at start and end.
-not computed: A number that was left out, with the reason and how to get it.
+eigenpairs: The largest eigenvalues of the kernel, with the directions that belong to them.
+density: How many eigenvalues lie where, estimated by random vectors (probes).
+heat map: A picture of the kernel, samples in groups.
+kernel distance: ‖K(t) − K(0)‖/‖K(0)‖ in the Frobenius norm.
+kernel alignment: The alignment of K(t) and K(0).
+norm: A size of the kernel, ‖K‖ or ‖K‖_F.
 note: A warning of the analysis.
 route, set-up, a step, moved, held: What a route costs: work before the first step, work and bytes
     read and written per step, and memory held.
