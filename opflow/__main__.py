@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from opflow.world import launched
 
         if not launched():  # of several ranks, the first alone says what is wrong
-            parse(sys.argv[1:] if argv is None else argv)
+            try:
+                parse(sys.argv[1:] if argv is None else argv)
+            finally:  # help is shown, and the reader may be gone
+                sys.stdout.flush()
         from opflow import cli
 
         for number, handler in before.items():

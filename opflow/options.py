@@ -204,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
     _resources(train, device=True)
 
     guess = command("estimate", "say what a run would take in memory and time, doing none of it")
-    data = data_options(guess, "?")
+    data = data_options(guess, "?", " (default: --samples and --features)")
     _add(data, "--samples N", _at_least(1), None, "number of rows, such as 1e9, without DATA")
     _add(data, "--features N", _at_least(1), None, "number of columns, without DATA")
     _add(data, "--outputs N", _at_least(1), None, "outputs of the network (default: DATA's, or 1)")
@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
 
     look = command("spectrum", "analyse the kernel of a run, at its start and its end")
     _add(look, "run RUN", located, REQUIRED, "folder of a run, or its trajectory.npz and DATA")
-    _data(look, "?")
+    _data(look, "?", " (default: that of RUN)")
     method = look.add_argument_group("method")
     _add(method, "--top N", _at_least(1), 20, "number of the largest eigenpairs")
     _add(method, "--density", PAIR, None, "compute the density, however long it takes, or not "
@@ -265,14 +265,14 @@ def _add(group: Any, name: str, kind: Any, default: Any, text: str, **how: Any) 
         how |= {"choices": kind}
     else:
         how |= {"type": kind, "metavar": metavar}
-    if "(" not in text:
+    if not text.endswith(")"):
         text += " (no default)" if default is None else f" (default: {default})"
     group.add_argument(flag, default=default, help=text, **how)
 
 
-def data_options(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
+def data_options(command: argparse.ArgumentParser, nargs: Any = None, without: str = "") -> Any:
     """DATA, and how they are read; the names are those of :class:`opflow.data.Reading`."""
-    group = _data(command, nargs)
+    group = _data(command, nargs, without)
     _add(group, "--target NAME|INDEX", str, None, "column of a table to predict, by its name or "
          "its place, 0 the first, -1 the last (default: the last)")  # fmt: skip
     _add(group, "--task", ("auto", "regression", "classification"), "auto", "auto takes words, "
@@ -288,9 +288,10 @@ def data_options(command: argparse.ArgumentParser, nargs: str | None = None) -> 
     return group
 
 
-def _data(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
+def _data(command: argparse.ArgumentParser, nargs: Any = None, without: str = "") -> Any:
     group = command.add_argument_group("data")
-    _add(group, "data DATA", str, REQUIRED if nargs is None else None, DATA, nargs=nargs)
+    default = None if without else REQUIRED
+    _add(group, "data DATA", str, default, DATA + without, nargs=nargs)
     _add(group, "--targets FILE", str, None, "file with y, .npy or table (default: in DATA)")
     return group
 

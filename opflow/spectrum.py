@@ -329,7 +329,8 @@ class _Kernel:
             if not self.whole:  # a few of them rather than none
                 self.top = max(1, self.clock.fits(self.top + 4, DECAYING, 0.7) - 4)
             hint = "fewer by --top, or more "
-            pairs = self.clock.run("eigenpairs", 0, self._eigenpairs, self.skipped, hint)
+            least = 0 if self.whole else 5 * DECAYING
+            pairs = self.clock.run("eigenpairs", least, self._eigenpairs, self.skipped, hint)
             if pairs is not None:
                 found |= pairs
                 self.arrays["mode_shares"] = of.spectral.spectrum_shares(layers, self.vectors)
