@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.extras import install
-from opflow.folder import located
+from opflow.folder import absent, located
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
@@ -357,6 +357,8 @@ def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str
         return _Raw(arrays["X"], arrays.get("y"), "y")
     if kind == ".npy":
         return _Raw(_open(path, _read_npy), None, "y")
+    if not path.exists():
+        raise absent(path)
     raise ValueError(f"{option} {path} must be .npz, .h5, .npy, {', '.join(TEXT[:4])} or .parquet")
 
 
@@ -523,7 +525,7 @@ def _open(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        raise absent(path) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
