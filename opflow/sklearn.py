@@ -17,6 +17,7 @@ from opflow.dynamics.fingerprint import fingerprint
 from opflow.dynamics.observe import HeldOutLoss
 from opflow.dynamics.steppers import Method
 from opflow.extras import install
+from opflow.operators.forming import dense
 from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
 from opflow.spectral import kernel_regression
 from opflow.standardise import Standardiser
@@ -312,7 +313,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
             self.alpha_ = self.alpha
             self.regression_ = kernel_regression(K, targets, self.alpha_)
         else:
-            K = K.todense(memory=self.memory)
+            K = dense(K, self.memory)
             self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
             self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
         return self

@@ -167,10 +167,11 @@ def _moments(X: Any) -> tuple[int, Any, Any]:
         return 0, 0.0, 0.0
     X = (X if is_sparse(X) else as_array(X, "X")).astype(np.float64)
     if is_sparse(X):
-        unit = float(abs(X).max())
+        X = X.tocsr()
+        unit = float(abs(X.data).max()) if X.nnz else 1.0
         unit = unit if 0 < unit < math.inf else 1.0
-        X = X.tocsr() / unit
-        squares = namespace(X).asarray(X.multiply(X).mean(axis=0)).reshape(-1)
+        X = X * (1 / unit)
+        squares = X.multiply(X).T @ namespace(X).full(X.shape[0], 1 / X.shape[0])
         return X.shape[0], np.zeros(X.shape[1]), unit * to_host(squares) ** 0.5
     xp = namespace(X)
     unit = abs(X).max(axis=0)
