@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,47 +56,29 @@ class _Estimator(BaseEstimator):
         return Standardiser.fit(X) if self.standardise else None
 
     def _network(self, X: Any, outputs: int, scaling: str) -> ReLUNetwork:
+        widths = [X.shape[1], *self.widths]
+        seed = check_random_state(self.random_state).randint(2**31)
         return ReLUNetwork.random(
-            [X.shape[1], *self.widths],
-            outputs=outputs,
-            scaling=scaling,
-            bias=True,
-            seed=check_random_state(self.random_state).randint(2**31),
-            dtype=X.dtype,
+            widths, outputs=outputs, scaling=scaling, bias=True, seed=seed, dtype=X.dtype
         )
 
 
+@dataclass(eq=False, repr=False)
 class _Trained(_Estimator):
     """A network trained by gradient descent."""
 
-    run_: Trajectory
-
-    def __init__(
-        self,
-        widths: Sequence[int] = (100,),
-        *,
-        scaling: str = "mean-field",
-        method: Method | None = None,
-        step: Any = "auto",
-        steps: int = 400,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.2,
-        standardise: bool = True,
-        memory: float | str | None = None,
-        warm_start: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.widths = widths
-        self.scaling = scaling
-        self.method = method
-        self.step = step
-        self.steps = steps
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.standardise = standardise
-        self.memory = memory
-        self.warm_start = warm_start
-        self.random_state = random_state
+    widths: Sequence[int] = (100,)
+    _: KW_ONLY
+    scaling: str = "mean-field"
+    method: Method | None = None
+    step: Any = "auto"
+    steps: int = 400
+    early_stopping: bool = True
+    validation_fraction: float = 0.2
+    standardise: bool = True
+    memory: float | str | None = None
+    warm_start: bool = False
+    random_state: Any = None
 
     def _fit(self, X: Any, y: Any, task: Task) -> None:
         X = task.prepare(X)
@@ -109,7 +91,8 @@ class _Trained(_Estimator):
             network = self._network(X, y.shape[1], self.scaling)
             run = train(network, X, y, **self._length(network, X, y, options), **options)
         # a network predicts by itself, without the data that the state of the run holds
-        self.run_ = replace(run, task=task, _predictor=None if run.model else run._predictor)
+        predictor = None if run.model else run._predictor
+        self.run_: Trajectory = replace(run, task=task, _predictor=predictor)
         self.n_iter_ = int(run.steps[-1])
 
     def _length(self, network: ReLUNetwork, X: Any, y: Any, options: Any) -> dict[str, Any]:
@@ -249,6 +232,7 @@ class ReLUClassifier(ClassifierMixin, _Trained):
         return self.run_.task.probabilities(outputs)
 
 
+@dataclass(eq=False, repr=False)
 class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     r"""Kernel ridge regression with the tangent kernel of a random ReLU network.
 
@@ -287,20 +271,12 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     True
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int] = (1000,),
-        *,
-        alpha: float | None = None,
-        standardise: bool = True,
-        memory: float | str | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.widths = widths
-        self.alpha = alpha
-        self.standardise = standardise
-        self.memory = memory
-        self.random_state = random_state
+    widths: Sequence[int] = (1000,)
+    _: KW_ONLY
+    alpha: float | None = None
+    standardise: bool = True
+    memory: float | str | None = None
+    random_state: Any = None
 
     def fit(self, X: Any, y: Any) -> NTKRegressor:
         """Regress y (N,) or (N, k) on X (N, d)."""

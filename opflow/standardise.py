@@ -68,9 +68,8 @@ class Standardiser:
 
         Parameters
         ----------
-        X : array (N, d), rows on disk (read once, in blocks) or sparse matrix
-            Real numbers, integers or booleans.  Of a sparse matrix the mean is left in, as 0, and
-            the scale is the root of the mean square: a shifted zero would have to be stored.
+        X : array (N, d) of real or whole numbers, rows on disk (read once, in blocks) or sparse
+            A sparse matrix is not shifted, and its scale is the root of the mean square.
         dtype : dtype, optional
             That of X by default, float64 for whole numbers.
         space : Space, optional
@@ -97,10 +96,7 @@ class Standardiser:
     def transform(self, X: Any) -> Any:
         """``(X - mean) / scale`` of an array, rows on disk (whenever they are read) or sparse X.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If X has another number of columns, or is sparse and `mean` is not 0.
+        A sparse X has to have been fitted sparse: ``ValueError`` if `mean` is not 0.
         """
         X = _checked(X)
         self._check(X)
@@ -127,13 +123,10 @@ class Standardiser:
 
     def _check(self, X: Any) -> None:
         if X.shape[1] != len(self.mean):
-            raise ValueError(
-                f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}: give the same"
-            )
+            raise ValueError(f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}")
         if is_sparse(X) and self.mean.any():
             raise ValueError(
-                "a sparse matrix cannot be shifted by a mean that is not 0: fit a sparse matrix, "
-                "or give a dense array, X.toarray()"
+                "a sparse X cannot be shifted: fit a sparse one, or give an array"
             )
 
 
