@@ -42,6 +42,7 @@ def train(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     every: int = 1,
     loss: str = "sum",
+    diverge: float = 1e6,
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
@@ -81,6 +82,10 @@ def train(
         Record a moment every so many steps (and the last).
     loss : {"sum", "mean"}
         ½ Σ_μ |r_μ|², or that divided by N.
+    diverge : float, default 1e6
+        A loss this many times the first one (or that of the zero function, if it is larger) is
+        divergence, and ends the run; below it the loss may rise, as it does above 2/λ_max
+        before the kernel has shrunk.  ``math.inf`` lets all losses pass that are finite.
     memory : float or str, optional
         Bytes the run may hold beyond X and y (``"4GB"``); half of what is free by default.
     eliminate : bool, optional
@@ -158,8 +163,9 @@ def train(
         comm, lambda: (_named(observe), *_checked_data(network, X, y, gram, comm is not None))
     )
     same(comm, network.digest, "network")
-    said = (steps, until, times, every, loss, *observers)
-    same(comm, lambda: repr(said), "steps, until, times, every, loss and the names in observe")
+    said = (steps, until, times, every, loss, diverge, *observers)
+    what = "steps, until, times, every, loss, diverge and the names in observe"
+    same(comm, lambda: repr(said), what)
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     limit, end, stops = _checked_length(steps, until, times)
@@ -168,6 +174,10 @@ def train(
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
+    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
+        raise TypeError(f"diverge must be a number, not {diverge!r}")
+    if not diverge >= 1:
+        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
     share = 1.0 / samples if loss == "mean" else 1.0
     if getattr(method, "by_weights", False):
         if eliminate or gram is not None:
@@ -195,6 +205,7 @@ def train(
             share,
             observers,
             every,
+            float(diverge),
             limit,
             end,
             stops,
