@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class _Estimator(BaseEstimator):
         return Standardiser.fit(X) if self.standardise else None
 
     def _network(self, X: Any, outputs: int, scaling: str) -> ReLUNetwork:
-        widths = [X.shape[1], *self.widths]
+        widths = [X.shape[1], *np.atleast_1d(self.widths).tolist()]
         seed = check_random_state(self.random_state).randint(2**31)
         return ReLUNetwork.random(
             widths, outputs=outputs, scaling=scaling, bias=True, seed=seed, dtype=X.dtype
@@ -67,7 +68,7 @@ class _Estimator(BaseEstimator):
 class _Trained(_Estimator):
     """A network trained by gradient descent."""
 
-    widths: Sequence[int] = (100,)
+    widths: int | Sequence[int] = (100,)
     _: KW_ONLY
     scaling: str = "mean-field"
     method: Method | None = None
@@ -97,6 +98,10 @@ class _Trained(_Estimator):
 
     def _length(self, network: ReLUNetwork, X: Any, y: Any, options: Any) -> dict[str, Any]:
         """When to stop: at the time that was best for the samples held out of a first run."""
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must be in [0, 1), not {self.validation_fraction}"
+            )
         held = int(self.validation_fraction * len(y)) if self.early_stopping else 0
         if not held:
             return {"steps": self.steps}
@@ -137,7 +142,7 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
 
     Parameters
     ----------
-    widths : sequence of int, default (100,)
+    widths : int or sequence of int, default (100,)
         Units of each hidden layer.
     scaling : {"mean-field", "ntk", "standard"}
         Of the start; see :meth:`opflow.ReLUNetwork.random`.
@@ -238,11 +243,11 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
 
     Parameters
     ----------
-    widths : sequence of int, default (1000,)
+    widths : int or sequence of int, default (1000,)
         Units of each hidden layer.
-    alpha : float, optional
-        :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; by default the one whose leave-one-out
-        error is least, from the eigenvalues of the dense kernel.
+    alpha : float or "loo", optional
+        :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; "loo", the default, takes the one whose
+        leave-one-out error is least, from the eigenvalues of the dense kernel.
     standardise, random_state
         As in :class:`ReLURegressor`.
     memory : float or str, optional
@@ -271,9 +276,9 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     True
     """
 
-    widths: Sequence[int] = (1000,)
+    widths: int | Sequence[int] = (1000,)
     _: KW_ONLY
-    alpha: float | None = None
+    alpha: float | str | None = None
     standardise: bool = True
     memory: float | str | None = None
     random_state: Any = None
@@ -285,13 +290,15 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         targets = self._task.encode(y)
         self.network_ = self._network(X, 1, "ntk")
         K = collective_kernel(self.network_.fields(self._rows))
-        if self.alpha is not None:
-            self.alpha_ = self.alpha
-            self.regression_ = kernel_regression(K, targets, self.alpha_)
-        else:
+        if self.alpha is None or self.alpha == "loo":
             K = dense(K, self.memory)
             self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
             self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
+        elif isinstance(self.alpha, Real) and 0 <= self.alpha < np.inf:
+            self.alpha_ = float(self.alpha)
+            self.regression_ = kernel_regression(K, targets, self.alpha_)
+        else:
+            raise ValueError(f"alpha must be a number of at least 0, or 'loo', not {self.alpha!r}")
         return self
 
     def predict(self, X: Any) -> Any:

@@ -125,9 +125,7 @@ class Standardiser:
         if X.shape[1] != len(self.mean):
             raise ValueError(f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}")
         if is_sparse(X) and self.mean.any():
-            raise ValueError(
-                "a sparse X cannot be shifted: fit a sparse one, or give an array"
-            )
+            raise ValueError("a sparse X cannot be shifted: fit a sparse one, or give an array")
 
 
 class StandardisedRows:

@@ -53,7 +53,12 @@ class Task:
     name: str = "y"
 
     def prepare(self, X: Any) -> Any:
-        """X as the network takes it: standardised, if `inputs` says so."""
+        """X as the network takes it: of a pandas table `columns`, standardised by `inputs`."""
+        if self.columns is not None and hasattr(X, "columns"):
+            lacking = [name for name in self.columns if name not in X.columns]
+            if lacking:
+                raise ValueError(f"X lacks the columns {', '.join(lacking)}")
+            X = X[list(self.columns)]
         return X if self.inputs is None else self.inputs.transform(X)
 
     def encode(self, y: Any) -> Any:
