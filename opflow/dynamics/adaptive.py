@@ -14,12 +14,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from opflow.arrays import namespace, to_host
 from opflow.dynamics.flow import State
-from opflow.dynamics.steppers import parameter_arrays, restored
-from opflow.spectral.tridiagonal import lanczos
+from opflow.dynamics.steppers import parameter_arrays, restored, sharpest
 
 #: of a step's size: how much of the predicted one is taken, and the limits of its change
 SAFETY, SHRINK, GROW = 0.9, 0.2, 4.0
@@ -225,11 +223,9 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
 
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
-        alpha, beta, basis = lanczos(self.state.kernel(), 30, self._vector, tol=0.05)
-        values, vectors = eigh_tridiagonal(alpha, beta[:-1])
-        self._top = max(float(values[-1] + abs(beta[-1] * vectors[-1, -1])), 0.0)
-        self._vector = basis @ namespace(basis).asarray(vectors[:, -1], dtype=basis.dtype)
-        self.products += len(alpha) + 1
+        found = sharpest(self.state, self._vector, tol=0.05)
+        self._top, self._vector = max(found.value + found.bound, 0.0), found.vector
+        self.products += found.products + 1
         self._since = 0
 
     def attempt(self, size: float) -> Trial:

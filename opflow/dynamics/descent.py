@@ -12,10 +12,13 @@ import numpy as np
 
 from opflow.arrays import beside, check_integer, is_rows, namespace
 from opflow.dynamics.flow import State, WeightLayer
-from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
+from opflow.dynamics.steppers import LONGEST, RISE, AutoStep, check_step, parameter_arrays, restored
 from opflow.keywords import TWICE
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
+
+#: of a step that is taken back, before what is left of it is rounding
+HALVINGS = 50
 
 
 @dataclass(frozen=True)
@@ -132,9 +135,11 @@ class GradientDescent:
 class Descent:
     """Full-batch descent."""
 
-    by_sample: tuple[str, ...] = ()
+    by_sample: tuple[str, ...] = AutoStep.by_sample
     #: whether :meth:`evaluate` is a pass that the next step does not need
     stochastic = False
+    #: steps that λ_max may go without being measured
+    _longest = LONGEST
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         self.method, self.state, self.share = method, state, share
@@ -143,10 +148,19 @@ class Descent:
         if not callable(method.step) and method.step != "auto":
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
+        self._auto = AutoStep(share) if method.step == "auto" else None
         self._motion: list[Any] | None = None
+        #: of the state, where a step may be taken back
+        self._residual: Any = None
+        self._loss = math.nan
+        #: a loss that is all rounding of f
+        self._rounding = 0.0
 
     def size(self) -> float:
         """The size of the next step."""
+        if self._auto is not None:
+            self.products += self._auto.follow(self.state, self._longest)
+            self._told(self._auto)
         if not callable(self.method.step):
             return self.step
         size = float(self.method.step(self.number))
@@ -155,13 +169,51 @@ class Descent:
         return size
 
     def evaluate(self, residual: Any) -> float:
-        if self.method.step == "auto" and math.isnan(self.step):  # not taken up from a checkpoint
-            self.step, self.note, self.products = auto_step(self.state, self.share)
-        self.products += 1
-        return self.state.evaluate(residual)
+        auto = self._auto
+        if auto is not None and math.isnan(auto.size):  # not taken up from a checkpoint
+            self.products += auto.begin(self.state)
+            self._told(auto)
+        if auto is None or self.stochastic:
+            self.products += 1
+            return self.state.evaluate(residual)
+        if self._residual is None:
+            self._residual = namespace(residual).empty_like(residual)
+            self._loss = self._evaluated()
+            auto.level = min(auto.level, self._loss)
+            y, space = self.state.targets, self.state.space
+            scale = max(auto.level, 0.5 * float(space.norm(y)) ** 2)
+            self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
+        residual[...] = self._residual
+        return self._loss
 
     def advance(self, remaining: float) -> float:
-        return self._move(self.state.taken(), 1.0)
+        start, before = self.state, self._loss
+        size = self._move(start.taken(), 1.0)
+        if self._auto is None:
+            return size
+        # A heavy ball may rise on its way, though not above where it set out.
+        bar = self._auto.level if self.method.momentum else min(RISE * before, self._auto.level)
+        bar, tries = max(before, bar, self._rounding), 0
+        self._loss = self._evaluated()
+        while not self._loss <= bar and tries < HALVINGS:
+            tries += 1
+            self._auto.halve()
+            # half way back; the slope that led here is not held any more
+            self.state = start.at([p + (q - p) / 2 for p, q in zip(
+                start.parameters, self.state.parameters, strict=True
+            )])  # fmt: skip
+            if self._motion is not None:
+                self._motion = [m / 2 for m in self._motion]
+            self._loss = self._evaluated()
+        self._told(self._auto)
+        return size / 2**tries
+
+    def _evaluated(self) -> float:
+        self.products += 1
+        return self.state.evaluate(self._residual)
+
+    def _told(self, auto: AutoStep) -> None:
+        self.step, self.note = auto.size, auto.note
 
     def _move(self, slope: list[Any], weight: float) -> float:
         size = self.size()
@@ -180,13 +232,17 @@ class Descent:
     def arrays(self) -> dict[str, Any]:
         arrays = parameter_arrays(self.state)
         arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
-        return arrays | {"number": np.array(self.number), "step": np.array(self.step)}
+        arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
+        return arrays | (self._auto.arrays() if self._auto is not None else {})
 
     def restore(self, arrays: dict[str, Any]) -> None:
         self.state = restored(self.state, arrays)
         self.number, self.step = int(arrays["number"]), float(arrays["step"])
         if "motion_0" in arrays:
             self._motion = [arrays[f"motion_{i}"] for i in range(len(self.state.parameters))]
+        if self._auto is not None:
+            self._auto.restore(arrays)
+            self._residual = None
 
 
 class StochasticDescent(Descent):
@@ -197,6 +253,7 @@ class StochasticDescent(Descent):
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
         self._rng, self._drawn = state.space.generator(method.rng), 0
+        self._longest = LONGEST * state.samples / int(method.batch or 1)  # in products
 
     def advance(self, remaining: float) -> float:
         state, b, n = self.state, int(self.method.batch or 0), self.state.samples

@@ -15,14 +15,11 @@ from opflow.dynamics.checkpoint import Saver
 from opflow.dynamics.log import Log
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.signals import Signals
-from opflow.dynamics.steppers import Integrator, sharpness
+from opflow.dynamics.steppers import Integrator, sharpest
 from opflow.dynamics.trajectory import Trajectory
 from opflow.progress import Bar
 
 Observer = Callable[[Moment], Any]
-
-#: a loss this many times the first one is divergence, not a transient
-GROWTH = 10.0
 
 
 class DivergenceError(ArithmeticError):
@@ -51,6 +48,8 @@ class Loop:
     observers : dict of str to Observer
     every : int
         Steps between moments.
+    diverge : float
+        A loss this many times the first one ends it.
     limit, end : float
         Steps and time at which it ends, infinite where not given.
     stops : list of float, optional
@@ -67,6 +66,7 @@ class Loop:
         share: float,
         observers: dict[str, Observer],
         every: int,
+        diverge: float,
         limit: float,
         end: float,
         stops: list[float] | None,
@@ -75,6 +75,7 @@ class Loop:
     ) -> None:
         self.name, self.integrator, self.share = name, integrator, share
         self.observers, self.every = observers, every
+        self.diverge = diverge
         self.limit, self.end, self.stops = limit, end, stops
         self.saver, self.meta = saver, dict(meta or {})
         self.log: Log | None = None
@@ -150,7 +151,8 @@ class Loop:
         if self.stops is not None:
             target = next(t for t in self.stops if t - self.time > 1e-12 * t)
         try:
-            self.time += self.integrator.advance(target - self.time)
+            with np.errstate(over="ignore", invalid="ignore"):  # of steps that are taken back
+                self.time += self.integrator.advance(target - self.time)
         except ArithmeticError as error:  # no step is short enough
             raise DivergenceError(f"{self.name}: {error}", self.trajectory()) from error
         if math.isclose(self.time, target, rel_tol=1e-12):
@@ -232,7 +234,7 @@ class Loop:
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
             self.loss = self.share * self.integrator.evaluate(self.spare)
         first = self.losses[0] if self.losses else math.inf
-        if not math.isfinite(self.loss) or self.loss > GROWTH * max(first, self.floor):
+        if not math.isfinite(self.loss) or self.loss > self.diverge * max(first, self.floor):
             raise DivergenceError(self._divergence(), self.trajectory())
 
     def _take(self) -> None:
@@ -340,12 +342,14 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
                 "squares of f - y, are beyond the range of numbers"
             )
-        top = sharpness(self.reached, self.share).value
+        top = self.share * sharpest(self.reached).value
         size = getattr(self.integrator, "step", float("nan"))
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
-            f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before"
+            f"{size:.4g}; the stability limit 2/λ_max(K) was {limit} at the last step before. "
+            "Standardise X and y, take a smaller step or step='auto', or another method, such as "
+            "GradientFlow()"
         )
 
 

@@ -46,6 +46,7 @@ def train(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     every: int = 1,
     loss: str = "sum",
+    diverge: float = 1e6,
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
@@ -85,6 +86,10 @@ def train(
         Record a moment every so many steps (and the last).
     loss : {"sum", "mean"}
         ½ Σ_μ |r_μ|², or that divided by N.
+    diverge : float, default 1e6
+        A loss this many times the first one (or that of the zero function, if it is larger) is
+        divergence, and ends the run; below it the loss may rise, as it does above 2/λ_max
+        before the kernel has shrunk.  ``math.inf`` lets all losses pass that are finite.
     memory : float or str, optional
         Bytes the run may hold beyond X and y (``"4GB"``); half of what is free by default.
     eliminate : bool, optional
@@ -169,8 +174,9 @@ def train(
     if comm is None and gram is None:
         _warn_of_scales(X, y)
     same(comm, network.digest, "network")
-    said = (steps, until, times, every, loss, *observers)
-    same(comm, lambda: repr(said), "steps, until, times, every, loss and the names in observe")
+    said = (steps, until, times, every, loss, diverge, *observers)
+    what = "steps, until, times, every, loss, diverge and the names in observe"
+    same(comm, lambda: repr(said), what)
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     limit, end, stops = _checked_length(steps, until, times)
@@ -179,6 +185,10 @@ def train(
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
+    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
+        raise TypeError(f"diverge must be a number, not {diverge!r}")
+    if not diverge >= 1:
+        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
     share = 1.0 / samples if loss == "mean" else 1.0
     if getattr(method, "by_weights", False):
         if eliminate or gram is not None:
@@ -206,6 +216,7 @@ def train(
             share,
             observers,
             every,
+            float(diverge),
             limit,
             end,
             stops,

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from opflow import files
+from opflow.files import load_arrays, save_arrays
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
 from opflow.task import Task
@@ -149,7 +149,7 @@ class Trajectory:
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
         names = ("products", "step", "note", "interrupted", "route", "model")
         meta = {name: getattr(self, name) for name in names}
-        files.save(path, arrays, meta | {"rates": self.network.rates})
+        save_arrays(path, arrays, meta | {"rates": self.network.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -162,7 +162,7 @@ class Trajectory:
         ValueError
             If it is not a trajectory, is corrupt, or has another schema.
         """
-        arrays, meta = files.load(path, "trajectory", "residual")
+        arrays, meta = load_arrays(path, "trajectory", "residual")
         prefix = "observation_"
         return cls(
             ReLUNetwork.from_arrays(arrays, meta["rates"]),

@@ -17,7 +17,7 @@ import numpy as np
 
 from opflow.arrays import check_integer, is_array, is_sparse, namespace
 from opflow.dynamics.flow import State
-from opflow.dynamics.steppers import auto_step, check_step, parameter_arrays, restored
+from opflow.dynamics.steppers import AutoStep, check_step, parameter_arrays, restored
 from opflow.operators import Operator
 from opflow.operators.rows import row_slices
 from opflow.operators.space import LOCAL
@@ -99,8 +99,10 @@ class TruncatedIntegrator:
         if not is_array(state.first.inputs) and not is_sparse(state.first.inputs):
             raise ValueError("the truncated flow needs X as an array or a sparse matrix")
         self.products, self.share = 0, share
-        if method.step == "auto":
-            self.step, self.note, self.products = auto_step(state, share)
+        self._auto = AutoStep(share) if method.step == "auto" else None
+        if self._auto is not None:
+            self.products = self._auto.begin(state)
+            self.step, self.note = self._auto.size, self._auto.note
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
@@ -111,17 +113,23 @@ class TruncatedIntegrator:
         return self.state.evaluate(residual)
 
     def advance(self, remaining: float) -> float:
+        if self._auto is not None:
+            self.products += self._auto.follow(self.state)
+            self.step, self.note = self._auto.size, self._auto.note
         # A state of its own, so that what was reached keeps its network; the fields are shared.
         self.state = copy.copy(self.state)
         self.state.advance(self.step * self.share)
         return self.step
 
     def arrays(self) -> dict[str, Any]:
-        return self.state.arrays() | {"step": np.array(self.step)}
+        arrays = self.state.arrays() | {"step": np.array(self.step)}
+        return arrays | (self._auto.arrays() if self._auto is not None else {})
 
     def restore(self, arrays: dict[str, Any]) -> None:
         self.step = float(arrays["step"])
         self.state.restore(arrays)
+        if self._auto is not None:
+            self._auto.restore(arrays)
 
 
 class FieldState:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow import files
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
+from opflow.files import load_arrays, save_arrays
 from opflow.keywords import Seed, keywords
 
 if TYPE_CHECKING:
@@ -148,14 +148,8 @@ class ReLUNetwork:
     # -- files ----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one ``.npz`` file atomically: complete, or not there.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; a file of that name is then as it was.
-        """
-        files.save(path, self.arrays(), {"rates": self.rates})
+        """Write one ``.npz`` file atomically: complete, or, with ``OSError``, not there."""
+        save_arrays(path, self.arrays(), {"rates": self.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
@@ -163,21 +157,19 @@ class ReLUNetwork:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it holds no network, is corrupt, or has another schema.
+        FileNotFoundError, ValueError
+            If there is no file, or it holds no network, is corrupt, or has another schema.
 
         Examples
         --------
-        >>> import opflow as of, pathlib, tempfile
+        >>> import opflow as of, tempfile
         >>> net = of.ReLUNetwork.random([4, 8], seed=0)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     net.save(pathlib.Path(folder) / "net.npz")
-        ...     of.ReLUNetwork.load(pathlib.Path(folder) / "net.npz").digest() == net.digest()
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     net.save(file.name)
+        ...     of.ReLUNetwork.load(file.name).digest() == net.digest()
         True
         """
-        arrays, meta = files.load(path, "network", "readout")
+        arrays, meta = load_arrays(path, "network", "readout")
         return cls.from_arrays(arrays, meta["rates"])
 
     def arrays(self) -> dict[str, Any]:
