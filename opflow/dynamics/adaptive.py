@@ -223,7 +223,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
 
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
-        found = sharpest(self.state, self._vector, tol=0.05)
+        found = sharpest(self.state.kernel(), self._vector, tol=0.05)
         self._top, self._vector = max(found.value + found.bound, 0.0), found.vector
         self.products += found.products + 1
         self._since = 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from opflow.arrays import beside, check_integer, is_rows, namespace
 from opflow.dynamics.flow import State, WeightLayer
-from opflow.dynamics.steppers import LONGEST, RISE, AutoStep, check_step, parameter_arrays, restored
+from opflow.dynamics.steppers import RISE, AutoStep, check_step, parameter_arrays, restored
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -132,8 +132,6 @@ class Descent:
     by_sample: tuple[str, ...] = AutoStep.by_sample
     #: whether :meth:`evaluate` is a pass that the next step does not need
     stochastic = False
-    #: steps that λ_max may go without being measured
-    _longest = LONGEST
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         self.method, self.state, self.share = method, state, share
@@ -142,7 +140,7 @@ class Descent:
         if not callable(method.step) and method.step != "auto":
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-        self._auto = AutoStep(share) if method.step == "auto" else None
+        self._auto = AutoStep(share, method.batch) if method.step == "auto" else None
         self._motion: list[Any] | None = None
         #: of the state, where a step may be taken back
         self._residual: Any = None
@@ -153,7 +151,7 @@ class Descent:
     def size(self) -> float:
         """The size of the next step."""
         if self._auto is not None:
-            self.products += self._auto.follow(self.state, self._longest)
+            self.products += self._auto.follow(self.state)
             self._told(self._auto)
         if not callable(self.method.step):
             return self.step
@@ -247,7 +245,6 @@ class StochasticDescent(Descent):
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
         self._rng, self._drawn = state.space.generator(method.rng), 0
-        self._longest = LONGEST * state.samples / int(method.batch or 1)  # in products
 
     def advance(self, remaining: float) -> float:
         state, b, n = self.state, int(self.method.batch or 0), self.state.samples

@@ -102,10 +102,7 @@ class Loop:
 
     def go(self, progress: bool) -> Trajectory:
         """Until the end, a signal, or an interrupt from the keyboard."""
-        total = None if math.isinf(self.limit) else int(self.limit)
-        bar = tqdm(
-            total=total, initial=self.number, disable=not progress, unit="step", desc="train"
-        )
+        bar = self._bar(progress)
         # ranks must stop at one step
         watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
         try:
@@ -113,8 +110,9 @@ class Loop:
                 while not self._visit(bool(signals and signals.stop)):
                     self._step()
                     if self.losses:
-                        bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
-                    bar.update()
+                        said = {"loss": f"{self.losses[-1]:.4g}", "step": self.number}
+                        bar.set_postfix(said, refresh=False)
+                    bar.update((self.number if bar.unit == "step" else self.time) - bar.n)
                 self._agree()
         except KeyboardInterrupt:
             if not self.losses:
@@ -125,6 +123,19 @@ class Loop:
             if self.log is not None:
                 self.log.close()
         return self.trajectory()
+
+    def _bar(self, progress: bool) -> Any:
+        """Of steps; of time, where only that is known: how long it takes shows as K moves."""
+        if math.isfinite(self.limit) or math.isinf(self.end):
+            total = int(self.limit) if math.isfinite(self.limit) else None
+            shown: dict[str, Any] = {"total": total, "initial": self.number, "unit": "step"}
+        else:
+            shown = {"total": self.end, "initial": self.time, "unit": "time"}
+            shown["bar_format"] = (
+                "{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} "
+                "[{elapsed}<{remaining}{postfix}]"
+            )
+        return tqdm(desc="train", disable=not progress, **shown)
 
     def _visit(self, stop: bool) -> bool:
         """Evaluate where the run is, record and save what is due; whether the run is over."""
@@ -344,7 +355,7 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
                 "squares of f - y, are beyond the range of numbers"
             )
-        top = self.share * sharpest(self.reached).value
+        top = self.share * sharpest(self.reached.kernel()).value
         size = getattr(self.integrator, "step", float("nan"))
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (

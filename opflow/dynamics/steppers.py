@@ -14,13 +14,14 @@ from scipy.linalg import eigh_tridiagonal
 
 from opflow.arrays import namespace
 from opflow.dynamics.flow import State
+from opflow.operators import Operator
 from opflow.spectral.tridiagonal import lanczos
 
 #: Lanczos products that may be spent on λ_max(K), and where it is followed
 LANCZOS, FOLLOW = 30, 4
 #: a relative change of λ_max that doubles the wait for the next measurement, one that quarters it
 STEADY, MOVING = 0.1, 0.3
-#: steps between two measurements at most
+#: products of steps between two measurements at most
 LONGEST = 128.0
 #: step·λ_max stays as it is between these
 LOW, HIGH = 0.8, 1.1
@@ -80,9 +81,11 @@ class Sharpest(NamedTuple):
     products: int
 
 
-def sharpest(state: Any, vector: Any = None, steps: int = LANCZOS, tol: float = 1e-2) -> Sharpest:
-    """λ_max(K) at a state, by Lanczos from `vector`, where it last was."""
-    alpha, beta, basis = lanczos(state.kernel(), steps, vector, tol=tol)
+def sharpest(
+    kernel: Operator, vector: Any = None, steps: int = LANCZOS, tol: float = 1e-2
+) -> Sharpest:
+    """λ_max of a kernel, by Lanczos from `vector`, where it last was."""
+    alpha, beta, basis = lanczos(kernel, steps, vector, tol=tol)
     unit = float(max(np.abs(alpha).max(), beta.max())) or 1.0  # LAPACK takes squares here
     values, vectors = eigh_tridiagonal(alpha / unit, beta[:-1] / unit)
     vector = basis @ namespace(basis).asarray(vectors[:, -1], dtype=basis.dtype)
@@ -101,42 +104,54 @@ class AutoStep:
     ----------
     share : float
         What multiplies the gradient of the summed loss.
+    batch : int, optional
+        Samples of a step; of fewer than all N, λ of the mean square of (1 − step·K_batch) r takes
+        the place of λ_max.
     """
 
     by_sample: tuple[str, ...] = ("auto_vector",)
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, share: float, batch: int | None = None) -> None:
+        self.share, self.batch = share, batch
         self.size = math.nan
         #: λ_max of the summed loss at the start and now, and its vector
         self.first, self.top, self._vector = math.nan, math.nan, None
         #: steps since λ_max was measured, and until it is again
-        self.since, self.wait = 0.0, 1.0
+        self.since, self.wait = 1.0, 1.0
         #: steps that were taken back, and the loss that none may lead above
         self.halved, self.level = 0.0, math.inf
 
     def begin(self, state: Any) -> int:
         """Measure λ_max at the start; the products it took."""
-        found = sharpest(state)
-        self.first = self.top = found.value
-        self._vector = found.vector
-        if not found.value > 0:
-            self.size = 1.0
-        else:  # a NumPy number would widen float32
-            self.size = float(1.0 / (self.share * (found.value + found.bound)))
+        found = self._measured(state, LANCZOS, 1e-2)
+        self.first, self.since, self.size = self.top, 0.0, 1.0
+        if self.top > 0:  # a NumPy number would widen float32
+            self.size = float(1.0 / (self.share * (self.top + found.bound)))
         return found.products
 
-    def follow(self, state: Any, longest: float = LONGEST) -> int:
+    def _measured(self, state: Any, steps: int, tol: float) -> Sharpest:
+        kernel = state.kernel()
+        found = sharpest(kernel, self._vector, steps, tol)
+        self.top, self._vector, self.since = found.value, found.vector, 1.0
+        if self.batch is not None:
+            n, b, diagonal = state.samples, self.batch, kernel.diagonal()
+            own = diagonal.max() if len(diagonal) else np.zeros(())
+            one = float(state.space.largest(own))
+            self.top = ((n - b) / b * one + (b - 1) / b * found.value) * n / max(n - 1, 1)
+        return found
+
+    def follow(self, state: Any) -> int:
         """Measure λ_max where it is time to, before a step; the products it took."""
         self.since += 1
         # where no gate is open anywhere the kernel stays zero
         if self.since <= self.wait or not self.top > 0:
             return 0
-        found = sharpest(state, self._vector, FOLLOW, 0.05)
-        change = abs(found.value / self.top - 1)
-        self.top, self._vector, self.since = found.value, found.vector, 1.0
+        before = self.top
+        found = self._measured(state, FOLLOW, 0.05)
+        change = abs(self.top / before - 1)
         if change < STEADY:
-            self.wait = min(2 * self.wait, longest)
+            steps = 1.0 if self.batch is None else state.samples / self.batch  # in a pass
+            self.wait = min(2 * self.wait, LONGEST * steps)
         elif change > MOVING:
             self.wait = max(1.0, self.wait / 4)
         reach = self.size * self.share * self.top
@@ -155,10 +170,11 @@ class AutoStep:
         """Which step it is and why."""
         if not self.first > 0:
             return "step 1: K = 0, nothing will move"
-        text = (
-            f"step {self.size:.4g} (auto: 1/λ_max, half the stability limit, with λ_max(K) = "
-            f"{self.first:.4g} at the start and {self.top:.4g} when last measured)"
-        )
+        what = "1/λ_max, half the stability limit, with λ_max(K) ="
+        if self.batch is not None:
+            what = f"1/λ of batches of {self.batch:,}, half the stability limit, with λ ="
+        text = f"step {self.size:.4g} (auto: {what} {self.first:.4g} at the start"
+        text += f" and {self.top:.4g} when last measured)"
         if self.halved:
             text += f"; {self.halved:,.0f} times a step raised the loss, was taken back and halved"
         return text
