@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,47 +13,105 @@ import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.extras import install
+from opflow.folder import located
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
-from opflow.tables import read_csv
+from opflow.standardise import Standardiser
+from opflow.tables import Table, read_table, some
+from opflow.task import Task
 
 #: different whole numbers that are taken for classes, at most
 MOST = 20
 #: classes that are told by name, at most
 SHOWN = 10
+#: tables of text, which may be compressed
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+TABLES = (*TEXT, ".parquet")
+
+
+class Reading(NamedTuple):
+    """How data are read where they leave a choice; the defaults are those of the command line."""
+
+    #: name or index of the target column of a table; None: the last one
+    target: str | None = None
+    #: "regression", "classification" or "auto", which looks at the targets
+    task: str = "auto"
+    #: "mean" fills missing features by means, "drop" leaves samples out; None: refused
+    missing: str | None = None
+    #: "onehot": words become columns of 0 and 1; None: refused
+    encode: str | None = None
+    #: whether features are shifted and scaled; None: those of tables are
+    standardise: bool | None = None
+    #: share of the samples that is held out, drawn by `seed`
+    test_fraction: float | None = None
+    seed: int = 0
+
+
+#: where there is no choice
+DEFAULT = Reading()
 
 
 class DataSet(NamedTuple):
-    """Inputs X (N, d), targets y (N, k) and, for a classification, its classes.
+    """Inputs X (N, d) and targets y (N, k), as a network takes them.
 
     Attributes
     ----------
-    inputs : array, memory map, h5py data set or sparse matrix
-    targets : array (N, k)
+    inputs : array, memory map, rows or sparse matrix
+    targets : array (N, k) or None
     labels : int array (N,) or None
-        Which of `classes` each sample is of.
-    classes : array or None
-    mean : array (k,) or None
-        Mean over the samples of the one-hot vectors, which the targets are centred by.
+        Which of the classes each sample is of.
     about : str
         What the targets were taken for, in words.
+    task : Task or None
+        What made these numbers of the data, and makes answers of outputs.
+    notes : tuple of str
+        What else was done.
+    held_out : DataSet or None
+        Samples that are not trained on.
     """
 
     inputs: Any
     targets: Any
     labels: Any = None
-    classes: Any = None
-    mean: Any = None
     about: str = ""
+    task: Task | None = None
+    notes: tuple[str, ...] = ()
+    held_out: DataSet | None = None
+
+
+class _Raw(NamedTuple):
+    """What a file holds: numbers, NaN where one is missing, and targets or None."""
+
+    X: Any
+    y: Any
+    name: str
+    #: which column the target is, in words
+    told: str = ""
+    columns: tuple[str, ...] | None = None
+    recipe: Any = None
+    notes: tuple[str, ...] = ()
+    #: where a row and a column of X, or None for y, are in a table
+    place: Callable[[int, int | None], str] | None = None
+
+    def rows(self, chosen: Any) -> _Raw:
+        """Some of the samples."""
+        return self._replace(X=self.X[chosen], y=None if self.y is None else self.y[chosen])
+
+
+def reading(values: Mapping[str, Any]) -> Reading:
+    """The choices among the options of a command, or of a run's configuration."""
+    return Reading(**{name: values[name] for name in Reading._fields if name in values})
 
 
 def load(
     data: str,
     targets: str | None = None,
     dtype: Any = np.float64,
+    how: Reading = DEFAULT,
     *,
-    like: DataSet | None = None,
+    like: Task | None = None,
+    ask: bool = True,
     options: tuple[str, str] = ("DATA", "--targets"),
     comm: Any = None,
 ) -> DataSet:
@@ -64,26 +121,30 @@ def load(
     ----------
     data : str
         ``"digits"`` (scikit-learn's handwritten digits: pixels / 16, minus the mean image), or a
-        file: ``.npz`` with X and y, ``.npy`` with X, ``.h5`` with X and y, ``.csv`` (its last
-        column is the target unless `targets` is given; one header line is allowed), a SciPy
-        sparse ``.npz``, which stays sparse.
+        file: ``.npz`` with X and y, ``.npy`` with X, ``.h5`` with X and y, a table (``.csv``,
+        ``.tsv``, ``.txt``, these with ``.gz``, ``.parquet``, or ``-``, standard input), or a
+        SciPy sparse ``.npz``, which stays sparse.
     targets : str, optional
-        A ``.npy`` or ``.csv`` file with y.
+        A ``.npy`` file or a table with y.
     dtype : dtype, default float64
         Real and integer data of any byte order are cast to it.  X of a ``.npy`` or ``.h5`` file
         that has it already stays on disk.
-    like : DataSet, optional
-        The training set that this is held-out data of: its features, classes and mean are used.
+    how : Reading
+    like : Task, optional
+        That of a training set, whose columns, means and classes are used.
+    ask : bool
+        Whether targets are needed; if not, those that are missing or strange are left out.
     options : tuple of str
         What `data` and `targets` are called in messages.
     comm : mpi4py.MPI.Comm, optional
         Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
-        rest is read whole first.  Classes and mean are those of all samples.
+        rest is read whole first.  Classes and means are those of all samples.
 
     Returns
     -------
     DataSet
-        Of classes, y is one-hot minus its mean over the samples.
+        Of classes, y is one-hot minus its mean over the samples; that of a regression is shifted
+        and scaled to mean 0 and standard deviation 1.
 
     Raises
     ------
@@ -95,88 +156,355 @@ def load(
     Notes
     -----
     One rule for all files says what one-dimensional targets are.  Words and booleans are classes.
-    Integers are classes if there are at most 20 different ones and at least one occurs twice.
-    All else is a regression, floating-point numbers that happen to be whole too; in a ``.csv``
-    these are what is written with a decimal point or an exponent.
+    So are whole numbers, however they are stored, if there are at most 20 different ones and at
+    least one occurs twice.  All else is a regression.
     """
-    if data == "digits":
-        X, y, name = _digits()
-        if targets is not None:
-            y, name = _targets(located(targets), options[1])
-    else:
-        X, y, name = _file(located(data), targets, options)
-    if len(X.shape) != 2 or 0 in X.shape:
-        raise ValueError(f"X in {data} has shape {X.shape}: samples and features are needed")
     where = targets or data
-    if y.shape[:1] != X.shape[:1]:
-        raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
-    X, y, space = _mine(X, y, comm)
-    X = _real(X, f"X in {data}", dtype)
-    if like is not None and X.shape[1] != like.inputs.shape[1]:
-        raise ValueError(f"X in {data} has {X.shape[1]} features, the training set "
-                         f"{like.inputs.shape[1]}")  # fmt: skip
-    y = np.array(y[...])  # in memory: every step wants it
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8")
-    labels = None
-    classes = None
-    mean = None
-    kind = "regression"
+    if data == "-" and comm is not None:
+        raise ValueError("- is the standard input of one process: give several ranks a file")
+    raw = _digits() if data == "digits" else _file(located(data), how, like, options[0], targets)
+    if how.target is not None and like is None and (raw.place is None or targets is not None):
+        raise ValueError(f"--target is for a column of a table, but y is apart, in {where}")
+    if targets is not None:
+        y, name = _targets(located(targets), options[1])
+        raw = raw._replace(y=y, name=name, told="")
+    if raw.y is None and ask:
+        raise ValueError(f"{data} has no targets: give {options[1]} FILE")
+    if len(raw.X.shape) != 2 or 0 in raw.X.shape:
+        raise ValueError(f"X in {data} has shape {raw.X.shape}: samples and features are needed")
+    features = raw.X.shape[1] if like is None else like.recipe.get("features", raw.X.shape[1])
+    if raw.X.shape[1] != features:
+        raise ValueError(f"X in {data} has {raw.X.shape[1]} features, the training set {features}")
+    if raw.y is not None and raw.y.shape[:1] != raw.X.shape[:1]:
+        raise ValueError(f"y in {where} has shape {raw.y.shape} but X has {raw.X.shape[0]} rows")
+    raw = _complete(raw, data, where, how.missing, ask)
+    parts = [raw] if how.test_fraction is None else _split(raw, data, where, how)
+    found = _made(parts[0], data, where, dtype, how, like, ask, comm)
+    for part in parts[1:]:
+        held_out = _made(part, data, where, dtype, how, found.task, ask, None)
+        found = found._replace(held_out=held_out)
+    return found
+
+
+def _complete(raw: _Raw, data: str, where: str, missing: str | None, ask: bool) -> _Raw:
+    """Samples without what is missing, or an error that says where it is."""
+    X = raw.X
+    y = raw.y
+    if y is not None:
+        y = np.array(y[...])  # in memory: every step wants it
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    if missing is not None:
+        if sp.issparse(X):
+            raise ValueError(f"--missing is not for sparse data, as X in {data}")
+        X = _in_memory(X, f"X in {data}")
+    elif raw.place is None and (y is None or y.dtype != object):
+        return raw._replace(y=y)  # what is not finite is told later
+    holes = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool)
+    gaps = holes.any(axis=1)
+    gone = np.zeros(len(X), bool)
+    if y is not None:
+        gone = y == None if y.dtype == object else y != y  # noqa: E711
+        gone = gone.reshape(len(X), -1).astype(bool).any(axis=1)
+    notes = list(raw.notes)
+    if gone.any() and not ask:
+        notes.append(f"answers are not compared: {_count(gone.sum(), 'target')} missing")
+        y = None
+    elif missing == "drop" and (gaps | gone).any():
+        kept = ~(gaps | gone)
+        if not kept.any():
+            raise ValueError(f"every row of {data} misses a value: --missing drop leaves none")
+        notes.append(f"{_count((~kept).sum(), 'row')} with missing values left out")
+        X = X[kept]
+        y = None if y is None else y[kept]
+    elif gone.any() or (missing is None and gaps.any()):
+        wrong = gone | (gaps if missing is None else gone)
+        row = int(wrong.argmax())
+        column = None if gone[row] else int(holes[row].argmax())
+        place = raw.place(row, column) if raw.place else f"row {row}, counted from 0"
+        remedy = "--missing drop leaves such rows out"
+        if column is not None:
+            remedy += ", --missing mean fills in the means of the columns"
+        if column is not None and not ask:
+            remedy = "the run was trained without --missing mean, and cannot fill it"
+        raise ValueError(f"{where}: {place}: the value is missing; {remedy}")
+    if y is not None and y.dtype == object:
+        y = np.array(y.tolist())
+    return raw._replace(X=X, y=y, notes=tuple(notes))
+
+
+def _split(raw: _Raw, data: str, where: str, how: Reading) -> list[_Raw]:
+    """The samples to train on, and those that are held out: of each class its share."""
+    raw = raw._replace(X=_in_memory(raw.X, f"X in {data}"))
+    count = raw.X.shape[0]
+    labels = np.zeros(count)
+    if _classes(raw.y, f"y in {where}", LOCAL, how.task)[0] is not None:
+        labels = np.unique(raw.y, return_inverse=True)[1]
+    order = np.random.default_rng(how.seed).permutation(count)
+    order = order[np.argsort(labels[order], kind="stable")]
+    held = np.zeros(count, bool)
+    shares = np.floor((how.test_fraction or 0.0) * np.arange(count + 1) + 1e-9)
+    held[order] = np.diff(shares) > 0
+    # each class has a sample to learn from
+    held[order[np.unique(labels[order], return_index=True)[1]]] = False
+    if not held.any():
+        raise ValueError(f"--test-fraction {how.test_fraction} of {count} samples leaves none")
+    return [raw.rows(~held), raw.rows(held)]
+
+
+def _made(
+    raw: _Raw,
+    data: str,
+    where: str,
+    dtype: Any,
+    how: Reading,
+    like: Task | None,
+    ask: bool,
+    comm: Any,
+) -> DataSet:
+    """The numbers that a network takes, and the task that makes them."""
+    name = f"y in {where}"
+    notes = list(raw.notes)
+    recipe = {} if like is None else like.recipe
+    if like is None:
+        recipe = {**(raw.recipe or {}), "features": raw.X.shape[1]}
+    if like is None and how.missing == "mean":
+        if (empty := np.flatnonzero(np.isnan(raw.X).all(axis=0))).size:
+            raise ValueError(f"feature {empty[0]} of {data}, counted from 0, has no values at all")
+        recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
+    if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
+        holes = np.isnan(raw.X)
+        notes.append(f"{_count(holes.sum(), 'missing value')} filled by means")
+        raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
+    X, y, space = _mine(raw.X, raw.y, comm)
+    table = raw.place is not None
+    standardise = table if how.standardise is None else how.standardise
     if like is not None:
-        classes = like.classes
-    elif y.ndim == 1 and y.dtype.kind in "iubU":
-        classes, kind = _classes(y, f"y in {where}", space)
-    if classes is not None and y.ndim == 1 and y.dtype.kind in "iubU":
-        labels = _known(y, classes, f"y in {where}")
-        y = _one_hot(labels, len(classes), f"y in {where}")
-        mean = space.total(y.sum(axis=0)) / space.total(len(y)) if like is None else like.mean
-        y = y - mean
-    y = _real(y, f"y in {where}", dtype)
+        standardise = like.inputs is not None
+    # means are taken before numbers are rounded to `dtype`
+    on_disk = is_rows(X) or isinstance(X, np.memmap)
+    X = _real(X, f"X in {data}", np.float64 if standardise and not on_disk else dtype)
+    if like is not None:
+        task = like
+        kind = _kind(task)
+    else:
+        classes, kind, note = _classes(y, name, space, how.task)
+        notes += [note] * bool(note)
+        inputs = Standardiser.fit(X, dtype=dtype, space=space) if standardise else None
+        targets = _targets_of(y, classes, name, dtype, space)
+        task = Task(targets, classes, inputs, raw.columns, recipe, raw.name)
+    labels = None
+    try:
+        y = (
+            None
+            if y is None
+            else task.encode(y if task.classes is not None else _real(y, name, np.float64))
+        )
+    except ValueError as error:
+        if ask:
+            raise ValueError(f"{where}: {error}") from error
+        notes.append(f"answers are not compared: {error}")
+        y = None
+    if y is not None and task.classes is not None:
+        labels = task.targets.inverse(y).argmax(axis=1)
+    about = f"{raw.name}{raw.told} ({kind})"
+    return DataSet(task.prepare(X), y, labels, about, task, tuple(notes))
+
+
+def _targets_of(y: Any, classes: Any, name: str, dtype: Any, space: Space) -> Standardiser:
+    """The mean of one-hot vectors, or mean and scale of a regression's targets."""
+    if classes is not None:
+        need = 8.0 * len(y) * len(classes)
+        if need > 0.5 * free_memory():
+            raise MemoryError(f"{name} has {len(classes):,} classes, as one-hot vectors of "
+                              f"{human(need, 'B', 1024)}")  # fmt: skip
+        counts = np.bincount(np.searchsorted(classes, y), minlength=len(classes))
+        mean = space.total(counts) / space.total(len(y))
+        return Standardiser(mean, np.ones(len(mean)), dtype)
+    y = _real(y, name, np.float64)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[1] == 0:
-        raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
-    if like is not None and y.shape[1] != like.targets.shape[1]:
-        raise ValueError(f"y in {where} has {y.shape[1]} columns, the training set "
-                         f"{like.targets.shape[1]}")  # fmt: skip
-    if classes is None and y.shape[1] > 1:
-        kind = f"regression, {y.shape[1]} columns"
-    return DataSet(X, y, labels, classes, mean, f"{name} ({kind})")
+        raise ValueError(f"{name} has shape {y.shape}: (N,) or (N, k) is needed")
+    return Standardiser.fit(y, dtype=dtype, space=space)
 
 
-def located(text: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder, of which ``~`` is the home folder."""
-    return Path(os.path.expanduser(text))
+def _count(number: Any, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _classes(y: Any, name: str, space: Space) -> tuple[Any, str]:
-    """The classes of a vector of integers, booleans or words, if it is one, and what it is."""
+def _kind(task: Task) -> str:
+    if task.classes is None:
+        return "regression" + f", {len(task.targets.mean)} columns" * (len(task.targets.mean) > 1)
+    return _named(task.classes)
+
+
+def _named(classes: Any) -> str:
+    shown = ", ".join(map(str, classes[:SHOWN].tolist()))
+    return f"{len(classes)} classes: {shown}{', …' if len(classes) > SHOWN else ''}"
+
+
+def _classes(y: Any, name: str, space: Space, task: str) -> tuple[Any, str, str]:
+    """The classes of targets, if they are some; what they are, and what to know of that."""
+    kind = y.dtype.kind
+    if y.ndim > 1 or task == "regression" or kind not in "iubfU":
+        if task == "classification" or (kind == "U" and y.ndim == 1):
+            raise ValueError(
+                f"--task {task}: {name} is {y.dtype} of shape {y.shape}, as {y.flat[0]}"
+            )
+        return None, "regression" + (f", {y.shape[1]} columns" if y.ndim > 1 else ""), ""
+    if kind == "f":
+        whole = np.isfinite(y) & (y == np.round(y)) & (np.abs(y) < 2**53)
+        if space.either(not whole.all())[0]:
+            if task == "classification":
+                raise ValueError(f"{name} is not of classes, which are words, booleans or whole "
+                                 f"numbers: it holds {y[~whole][:1]}")  # fmt: skip
+            return None, "regression", ""
+        y = y.astype(np.int64)
     found = np.unique(space.everywhere(np.unique(y)))
     count = len(found)
     samples = int(space.total(len(y)))
-    whole = y.dtype.kind in "iu"
-    if whole and count == samples:
-        return None, "regression, no whole number twice"
-    if whole and count > MOST:
-        return None, f"regression, {count:,} different whole numbers"
+    if kind in "iuf" and task == "auto":
+        if count == samples:
+            return None, "regression, no whole number twice", ""
+        if count > MOST:
+            other = "--task classification takes whole numbers for classes"
+            return None, f"regression, {count:,} different whole numbers", other
     if count == 1:
-        hint = "; write numbers with a decimal point for a regression" if whole else ""
-        raise ValueError(f"{name} has one class only, {found[0]}, and two are needed{hint}")
-    if y.dtype.kind == "U" and count == samples:
-        raise ValueError(f"{name} has {count:,} different words for as many samples: no classes")
-    shown = [str(value) for value in found[:SHOWN].tolist()]
-    return found, f"{count} classes: {', '.join(shown)}{', …' if count > SHOWN else ''}"
+        raise ValueError(f"{name} has one class only, {found[0]}, and two are needed")
+    if count == samples and kind != "b":
+        what = "words" if kind == "U" else "numbers"
+        raise ValueError(f"{name} has {count:,} different {what} for as many samples: no classes")
+    guess = kind in "iuf" and task == "auto"
+    told = "whole numbers are taken for classes: --task regression takes them for numbers"
+    return found, _named(found), told * guess
 
 
-def _one_hot(labels: Any, count: int, name: str) -> Any:
-    need = 8.0 * len(labels) * count
+def _in_memory(X: Any, name: str) -> Any:
+    """X, read from the disk if it fits."""
+    if not (isinstance(X, np.memmap) or is_rows(X)):
+        return X
+    need = float(math.prod(X.shape) * X.dtype.itemsize)
     if need > 0.5 * free_memory():
-        raise MemoryError(f"{name} has {count:,} classes, as one-hot vectors of "
-                          f"{human(need, 'B', 1024)}")  # fmt: skip
-    y = np.zeros((len(labels), count))
-    y[np.arange(len(labels)), labels] = 1.0
-    return y
+        raise MemoryError(f"{name} stays on disk, as it takes {human(need, 'B', 1024)}: --missing "
+                          "and --test-fraction are for data in memory")  # fmt: skip
+    return np.array(X[...])
+
+
+def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str | None) -> _Raw:
+    kind = _suffix(path)
+    if kind in TABLES or str(path) == "-":
+        return _open(path, lambda path: _of_table(read_table(path), how, like, targets is not None))
+    if kind in (".npz", ".h5", ".hdf5"):
+        arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
+        if "X" not in arrays:
+            raise ValueError(f"{path} holds {sorted(arrays)} but no X")
+        return _Raw(arrays["X"], arrays.get("y"), "y")
+    if kind == ".npy":
+        return _Raw(_open(path, _read_npy), None, "y")
+    raise ValueError(f"{option} {path} must be .npz, .h5, .npy, {', '.join(TEXT[:4])} or .parquet")
+
+
+def _suffix(path: Path) -> str:
+    """The kind of a file: the end of its name, of a compressed one the two ends."""
+    ends = [end.lower() for end in path.suffixes]
+    return "".join(ends[-2:] if ends[-1:] == [".gz"] else ends[-1:])
+
+
+def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Raw:
+    """Features and target of a table."""
+    width = len(table.columns)
+    index = table.row_names()
+    target = None if apart else width - 1
+    if like is not None:
+        picked, target = _as_before(table, like)
+        index = None
+    else:
+        if how.target is not None and not apart:
+            target = table.find(how.target)
+        index = None if index == target else index
+        picked = [i for i in range(width) if i not in (target, index)]
+    if not picked:
+        raise ValueError("it needs at least one feature column and a target column")
+    known = [None] * len(picked) if like is None else like.recipe.get("categories")
+    blocks, categories = zip(
+        *(table.numbers(i, words, how.encode == "onehot" or words is not None)
+          for i, words in zip(picked, known or [None] * len(picked), strict=True)),
+        strict=True,
+    )  # fmt: skip
+    origin = [i for i, block in zip(picked, blocks, strict=True) for _ in range(block.shape[1])]
+
+    def place(row: int, column: int | None) -> str:
+        at = target if column is None else origin[column]
+        return f"row {table.rows[row]}, {table.title(at)}" if at is not None else f"row {row}"
+
+    told = ""
+    name = "y" if target is None else "target"
+    if target is not None and table.names is None:
+        told = f", column {target + 1}, no header"
+    elif target is not None and table.names is not None:
+        name = table.names[target]
+        told = ", the last column" if like is None and how.target is None else ""
+    columns = None if table.names is None else tuple(table.names[i] for i in picked)
+    recipe = {"categories": categories, "width": width, "target": target, "index": index}
+    notes = () if index is None else (f"{table.title(0)} counts the rows and is left out",)
+    y = None if target is None else table.columns[target]
+    return _Raw(np.hstack(blocks), y, name, told, columns, recipe, notes, place)
+
+
+def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
+    """Which columns are the features of a training set, and which is its target, if one is."""
+    width = len(table.columns)
+    if like.columns is not None:
+        if table.names is None:
+            raise ValueError(f"it has no header, but the training set: {some(like.columns)}")
+        places = {name: iter([i for i, other in enumerate(table.names) if other == name])
+                  for name in (*like.columns, like.name)}  # fmt: skip
+        found = [next(places[name], None) for name in like.columns]
+        lacking = [name for name, i in zip(like.columns, found, strict=True) if i is None]
+        if lacking:
+            raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
+        return [i for i in found if i is not None], next(places[like.name], None)
+    recipe = like.recipe
+    target = recipe.get("target")
+    left_out = recipe.get("index")
+    if recipe.get("width") != width:
+        left_out = table.row_names()
+        target = None
+    features = len(recipe.get("categories", ())) or recipe.get("features")
+    for picked in (
+        [i for i in range(width) if i not in (target, left_out)],
+        [i for i in range(width) if i != target],
+    ):
+        if len(picked) == features:
+            return picked, target
+        if len(picked) - 1 == features:
+            return picked[:-1], picked[-1]
+    raise ValueError(f"it has {width} columns, the training set {features} features")
+
+
+def _targets(path: Path, option: str) -> tuple[Any, str]:
+    """The targets of a file of their own, and what they are called."""
+    kind = _suffix(path)
+    if kind == ".npy":
+        return _open(path, _read_npy), path.name
+    if kind not in TABLES:
+        raise ValueError(f"{option} {path} must be .npy, or a table: {', '.join(TABLES)}")
+    table: Table = _open(path, read_table)
+    if len(table.columns) == 1:
+        return table.columns[0], table.names[0] if table.names else path.name
+    return _open(path, lambda _: np.hstack(
+        [table.numbers(i, None, False)[0] for i in range(len(table.columns))]
+    )), path.name  # fmt: skip
+
+
+def _digits() -> _Raw:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(f"digits needs scikit-learn: {install('demo')}") from error
+    digits = load_digits()
+    X = digits.data / 16.0
+    return _Raw(X - X.mean(axis=0), digits.target, "digit")
 
 
 def _mine(X: Any, y: Any, comm: Any) -> tuple[Any, Any, Space]:
@@ -200,72 +528,6 @@ class _Between:
             return self._X[np.asarray(index) + self._start]
         start, stop, step = index.indices(self.shape[0])
         return self._X[self._start + start : self._start + stop : step]
-
-
-def _known(y: Any, classes: Any, name: str) -> Any:
-    """Which of the classes each target is of."""
-    if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):  # words and numbers
-        labels = np.zeros(len(y), int)
-        strange = np.ones(len(y), bool)
-    else:
-        labels = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-        strange = classes[labels] != y
-    if strange.any():
-        raise ValueError(f"{name} has the class {y[strange][0]}, which the training set has not")
-    return labels
-
-
-def _digits() -> tuple[Any, Any, str]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(f"digits needs scikit-learn: {install('demo')}") from error
-    digits = load_digits()
-    X = digits.data / 16.0
-    return X - X.mean(axis=0), digits.target, "digit"
-
-
-def _file(path: Path, targets: str | None, options: tuple[str, str]) -> tuple[Any, Any, str]:
-    """X, y, and what the targets are called."""
-    y = None
-    name = "y"
-    kind = path.suffix.lower()
-    if kind in (".npz", ".h5", ".hdf5"):
-        arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
-        X = arrays.get("X")
-        if X is None:
-            raise ValueError(f"{path} holds {sorted(arrays)} but no X")
-        y = arrays.get("y")
-    elif kind == ".npy":
-        X = _open(path, _read_npy)
-    elif kind == ".csv" and targets is None:
-        table = _open(path, lambda path: read_csv(path, words=True))
-        X = table.numbers
-        y = table.last
-        if X.shape[1] == 0:
-            raise ValueError(f"{path} needs at least one feature column and a target column")
-        name = table.names[-1] if table.names else "last column, no header"
-    elif kind == ".csv":
-        X = _open(path, read_csv).numbers
-    else:
-        raise ValueError(f"{options[0]} {path} must be .npz, .h5, .npy or .csv")
-    if targets is not None:
-        y, name = _targets(located(targets), options[1])
-    if y is None:
-        raise ValueError(f"{path} has no targets: give {options[1]} FILE")
-    return X, y, name
-
-
-def _targets(path: Path, option: str) -> tuple[Any, str]:
-    """The targets of a file of their own, and what they are called."""
-    if path.suffix.lower() == ".npy":
-        return _open(path, _read_npy), path.name
-    if path.suffix.lower() != ".csv":
-        raise ValueError(f"{option} {path} must be .npy or .csv")
-    table = _open(path, lambda path: read_csv(path, words=True))
-    if table.numbers.shape[1] == 0:
-        return table.last, table.names[0] if table.names else path.name
-    return _open(path, read_csv).numbers, path.name
 
 
 def _read_h5(path: Path) -> dict[str, Any]:

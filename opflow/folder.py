@@ -30,6 +30,11 @@ UNFINISHED = ".unfinished"
 ASIDE = ".replaced"
 
 
+def located(text: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder, of which ``~`` is the home folder."""
+    return Path(os.path.expanduser(text))
+
+
 def make_writable(path: Path) -> bool:
     """Make a folder and see that it can be written; whether it was not there before."""
     made = not path.exists()

@@ -8,14 +8,11 @@ anything is returned.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import numbers
 import os
 import re
-import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -27,10 +24,10 @@ import numpy as np
 
 from opflow.arrays import check_integer, to_host
 from opflow.dynamics import shards
+from opflow.files import CHECKPOINT, checksum, temporary, write_npz
 from opflow.operators.space import LOCAL, Sharded, Space
 
 SCHEMA = 1
-FORMAT = "opflow checkpoint"
 #: what numpy.savez or the file itself calls by these names
 RESERVED = {"file", "allow_pickle", "metadata", "checksum"}
 
@@ -131,7 +128,7 @@ class Saver:
         if self.path.is_dir():
             raise IsADirectoryError(f"the checkpoint {self.path} is a folder")
         try:
-            handle, trial = _temporary(self.path)  # the only test that binds root as well
+            handle, trial = temporary(self.path)  # the only test that binds root as well
             os.close(handle)
             os.unlink(trial)
             leftover = re.compile(re.escape(f".{self.path.name}.") + r"[a-z0-9_]{8}\.tmp")
@@ -189,7 +186,7 @@ class Saver:
                 raise TypeError(f"{name} has dtype {array.dtype}, which a checkpoint cannot hold")
             if name in RESERVED or not name.isprintable():
                 raise ValueError(f"{name!r} cannot be the name of an array in a checkpoint")
-        head = {"format": FORMAT, "schema": SCHEMA, "version": __version__,
+        head = {"format": CHECKPOINT, "schema": SCHEMA, "version": __version__,
                 "identity": self.identity, "meta": {**meta, "step": step},
                 "by_sample": sorted(by_sample)}  # fmt: skip
         self._step = step
@@ -320,7 +317,7 @@ def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError("it is not a checkpoint")
     metadata = member(archive, members["metadata"])
     head = json.loads(str(metadata))
-    if head.get("format") != FORMAT:
+    if head.get("format") != CHECKPOINT:
         raise ValueError("it is not a checkpoint")
     if head["schema"] != SCHEMA:
         raise ValueError(
@@ -349,51 +346,3 @@ def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 def _plain(dtype: np.dtype) -> bool:
     return dtype.kind in "biufcU" and dtype.itemsize > 0
-
-
-def checksum(arrays: Mapping[str, Any]) -> str:
-    """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
-
-
-def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
-    """``numpy.savez`` that leaves either the whole file or the old one, and `keep` − 1 older."""
-    path = Path(os.path.expanduser(path))
-    handle, temporary = _temporary(path)
-    previous = path.with_name(f".{path.name}.previous.tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        rotate = keep > 1 and path.exists()
-        if rotate:
-            previous.unlink(missing_ok=True)
-            try:
-                os.link(path, previous)
-            except OSError:  # not every file system has links
-                shutil.copyfile(path, previous)
-        os.replace(temporary, path)
-        # Only now, with the new state in place: the one before may be the bad one of two.
-        if rotate:
-            states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
-            for i in range(keep - 1, 1, -1):
-                if states[i - 1].exists():
-                    os.replace(states[i - 1], states[i])
-            os.replace(previous, states[1])
-    finally:
-        for left in (Path(temporary), previous):
-            left.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _temporary(path: Path) -> tuple[int, str]:
-    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

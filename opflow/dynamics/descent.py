@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from opflow.arrays import beside, check_integer, is_rows, namespace
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.steppers import RISE, AutoStep, check_step, parameter_arrays, restored
+from opflow.keywords import TWICE
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -34,7 +35,7 @@ class GradientDescent:
         β of the heavy ball, 0 <= β < 1.
     batch : int, optional
         Rows drawn for each step instead of all N: stochastic gradient descent.
-    rng : int or numpy.random.Generator, optional
+    rng, seed : int or numpy.random.Generator, optional
         Of the batches.
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
@@ -76,6 +77,7 @@ class GradientDescent:
     batch: int | None = None
     rng: int | np.random.Generator | None = None
     accumulate: str | None = None
+    seed: InitVar[int | np.random.Generator | None] = None
 
     name = "gradient descent"
     #: the steps are given: no time can be asked for
@@ -97,7 +99,11 @@ class GradientDescent:
         wide = 2.0 if self.accumulate else 0.0
         return wide * 3 + (2.0 + wide if self.momentum else 0.0)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, seed: int | np.random.Generator | None) -> None:
+        if seed is not None:
+            if self.rng is not None:
+                raise TypeError(TWICE.format("GradientDescent"))
+            object.__setattr__(self, "rng", seed)
         if not callable(self.step):
             check_step(self.step)
         if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from opflow.arrays import module_name, namespace, to_host
 from opflow.dynamics.checkpoint import Saver
@@ -18,6 +17,7 @@ from opflow.dynamics.observe import Moment
 from opflow.dynamics.signals import Signals
 from opflow.dynamics.steppers import Integrator, sharpest
 from opflow.dynamics.trajectory import Trajectory
+from opflow.progress import Bar
 
 Observer = Callable[[Moment], Any]
 
@@ -112,7 +112,7 @@ class Loop:
                     if self.losses:
                         said = {"loss": f"{self.losses[-1]:.4g}", "step": self.number}
                         bar.set_postfix(said, refresh=False)
-                    bar.update((self.number if bar.unit == "step" else self.time) - bar.n)
+                    bar.update(self._done() - bar.n)
                 self._agree()
         except KeyboardInterrupt:
             if not self.losses:
@@ -124,18 +124,22 @@ class Loop:
                 self.log.close()
         return self.trajectory()
 
-    def _bar(self, progress: bool) -> Any:
-        """Of steps; of time, where only that is known: how long it takes shows as K moves."""
-        if math.isfinite(self.limit) or math.isinf(self.end):
-            total = int(self.limit) if math.isfinite(self.limit) else None
-            shown: dict[str, Any] = {"total": total, "initial": self.number, "unit": "step"}
-        else:
-            shown = {"total": self.end, "initial": self.time, "unit": "time"}
+    def _bar(self, progress: bool) -> Bar:
+        shown: dict[str, Any] = {"unit": "step"}
+        if math.isfinite(self.limit):
+            shown["total"] = int(self.limit)
+        elif math.isfinite(self.end):  # how many steps that takes is seen on the way
+            shown["total"] = self.end
             shown["bar_format"] = (
                 "{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} "
                 "[{elapsed}<{remaining}{postfix}]"
             )
-        return tqdm(desc="train", disable=not progress, **shown)
+        return Bar(desc="train", disable=not progress, initial=self._done(), **shown)
+
+    def _done(self) -> float:
+        """What of the bar is done: steps, or time where only that has an end."""
+        by_time = math.isinf(self.limit) and math.isfinite(self.end)
+        return min(self.time, self.end) if by_time else self.number
 
     def _visit(self, stop: bool) -> bool:
         """Evaluate where the run is, record and save what is due; whether the run is over."""

@@ -6,6 +6,7 @@ import itertools
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from opflow.operators.algebra import is_operator
 from opflow.operators.rows import workspace_limit
 from opflow.operators.space import Sharded, Space, same, space_of, together
 from opflow.relu.network import ReLUNetwork
+
+#: how many times wider one feature may be than another, and how large targets, without a word
+UNLIKE, LARGE = 1e3, 1e2
 
 __all__ = ["DivergenceError", "train"]
 
@@ -120,6 +124,11 @@ def train(
     Trajectory
         Of what was reached, if the run is interrupted from the keyboard.
 
+    Warns
+    -----
+    UserWarning
+        If a feature in memory spans 1,000 times what another does, or targets reach 100.
+
     Raises
     ------
     ValueError, TypeError
@@ -162,6 +171,8 @@ def train(
     observers, X, y = together(
         comm, lambda: (_named(observe), *_checked_data(network, X, y, gram, comm is not None))
     )
+    if comm is None and gram is None:
+        _warn_of_scales(X, y)
     same(comm, network.digest, "network")
     said = (steps, until, times, every, loss, diverge, *observers)
     what = "steps, until, times, every, loss, diverge and the names in observe"
@@ -295,6 +306,27 @@ def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) 
     """The inputs and the targets of this rank."""
     X = checked_X(X, network, gram, empty)
     return X, check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
+
+
+def _warn_of_scales(X: Any, y: Any) -> None:
+    """Warn of features and targets that make a run slow: one pass over what is in memory."""
+    found = []
+    if type(X) is np.ndarray and X.size:
+        spread = X.max(axis=0) - X.min(axis=0)
+        most = int(spread.argmax())
+        least = int(np.where(spread > 0, spread, math.inf).argmin())
+        if spread[most] >= UNLIKE * spread[least] > 0:
+            found.append(f"column {most} of X spans {spread[most]:.3g}, column {least} only "
+                         f"{spread[least]:.3g}")  # fmt: skip
+    if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
+        found.append(f"y has values of size {size:.3g}")
+    if found:
+        warnings.warn(
+            f"{'; '.join(found)}: such data train badly; of.Standardiser (--standardise on the "
+            "command line) makes all columns alike",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from opflow.files import checksum, write_npz
 from opflow.operators.space import Sharded, Space
 
 
@@ -39,8 +40,6 @@ def write(
     OSError
         If it cannot be written.
     """
-    from opflow.dynamics.checkpoint import checksum, write_npz
-
     mark = space.agreed(secrets.token_hex(4))  # a save never writes over another's shards
     shared = sorted(set(arrays) - set(by_sample))
     mine = {name: arrays[name] for name in [*by_sample, *shared[space.rank :: space.ranks]]}
@@ -87,7 +86,7 @@ def _rows(path: Path, name: str, parts: list[tuple[str, str, int]], space: Space
 
 
 def _array(path: Path, file: str, name: str, digest: str) -> np.ndarray:
-    from opflow.dynamics.checkpoint import checksum, member
+    from opflow.dynamics.checkpoint import member
 
     place = folder(path_of_run(path)) / file
     try:

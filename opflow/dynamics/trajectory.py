@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zipfile
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from opflow.arrays import to_host
-from opflow.dynamics.checkpoint import FORMAT, checksum, write_npz
+from opflow import files
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
-
-SCHEMA = 1
+from opflow.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +48,8 @@ class Trajectory:
         Whether `network` is the model: not so with such a kernel, nor for a linearised flow.
     steps : int array (moments,) or None
         Steps taken before each moment; −1, or None, where a file of an older version does not say.
+    task : Task or None
+        How the inputs and targets were made of a person's data, for :meth:`predict`.
     """
 
     network: ReLUNetwork
@@ -69,6 +65,7 @@ class Trajectory:
     coefficients: Any = None
     model: bool = True
     steps: Any = None
+    task: Task | None = None
     _predictor: Any = field(default=None, repr=False)
 
     @classmethod
@@ -83,13 +80,17 @@ class Trajectory:
             model=weights and recorded.get("_predictor", state) is state,
         )
 
-    def predict(self, X: Any) -> Any:
-        """Outputs at new inputs, (M, k), computed in row blocks.
+    def predict(self, X: Any, raw: bool = False) -> Any:
+        """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
 
         Parameters
         ----------
         X : array (M, d), rows on disk, sparse matrix or operator
-            Whole: every rank of a run with a communicator knows the model and predicts alone.
+            As the user has it, if there is a `task`, which then prepares it.  Whole: every rank of
+            a run with a communicator knows the model and predicts alone.
+        raw : bool
+            Return the outputs of the network, (M, k), and not the labels or the values in their
+            own units that the task makes of them.
 
         Raises
         ------
@@ -97,14 +98,15 @@ class Trajectory:
             If the first layer moved in the space of a kernel that is not known as a function
             (the run was loaded from a file, or the kernel was given as a matrix).
         """
-        if self._predictor is not None:
-            return self._predictor.predict(X)
-        if not self.model:
+        if self.task is not None:
+            X = self.task.prepare(X)
+        if self._predictor is None and not self.model:
             raise ValueError(
                 "the model of this run is not its network, but a linearisation or a function of a "
                 "kernel, which no file keeps: predict before saving"
             )
-        return self.network(X)
+        outputs = self.network(X) if self._predictor is None else self._predictor.predict(X)
+        return outputs if raw or self.task is None else self.task.answers(outputs)
 
     def __repr__(self) -> str:
         known = self.steps is not None
@@ -136,35 +138,18 @@ class Trajectory:
         OSError
             If it cannot be written; a file of that name is then as it was.
         """
-        net = self.network
-        arrays = {"times": self.times, "losses": self.losses, "residual": self.residual,
-                  "readout": net.readout}  # fmt: skip
-        arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
-        arrays |= {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+        arrays = {"times": self.times, "losses": self.losses, "residual": self.residual}
+        arrays |= self.network.arrays()
+        if self.task is not None:
+            arrays |= self.task.arrays()
         if self.steps is not None:
             arrays["steps"] = self.steps
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
-        arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
-        for name, array in arrays.items():
-            if array.dtype == object:
-                what = name.removeprefix("observation_")
-                raise TypeError(
-                    f"the observations {what!r} cannot be saved: they are neither numbers nor text"
-                )
-        meta = {
-            "schema": SCHEMA,
-            "rates": net.rates,
-            "products": self.products,
-            "step": self.step,
-            "note": self.note,
-            "interrupted": self.interrupted,
-            "route": self.route,
-            "model": self.model,
-            "checksum": checksum(arrays),
-        }
-        write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
+        names = ("products", "step", "note", "interrupted", "route", "model")
+        meta = {name: getattr(self, name) for name in names}
+        files.save(path, arrays, meta | {"rates": self.network.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -177,33 +162,10 @@ class Trajectory:
         ValueError
             If it is not a trajectory, is corrupt, or has another schema.
         """
-        try:
-            with open(os.path.expanduser(path), "rb") as raw, np.load(raw, allow_pickle=False) as f:
-                arrays = {name: f[name] for name in f.files}
-            meta = dict(json.loads(str(arrays.pop("metadata"))))
-        except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a trajectory, or is corrupt: {error}") from error
-        if meta.get("format") == FORMAT:
-            raise ValueError(
-                f"{path} is a checkpoint, not a trajectory: train(resume=...) goes on from it; in "
-                "a run folder the trajectory is trajectory.npz"
-            )
-        if "checksum" not in meta:
-            raise ValueError(f"{path} is not a trajectory")
-        if meta.get("schema") != SCHEMA:
-            raise ValueError(f"{path} has schema {meta.get('schema')}; this version reads {SCHEMA}")
-        if meta["checksum"] != checksum(arrays):
-            raise ValueError(f"{path} is corrupt: its checksum does not match")
-        depth = sum(name.startswith("weight_") for name in arrays)
-        network = ReLUNetwork(
-            [arrays[f"weight_{i}"] for i in range(depth)],
-            arrays["readout"],
-            biases=[arrays.get(f"bias_{i}") for i in range(depth)],
-            rates=meta["rates"],
-        )
+        arrays, meta = files.load(path, "trajectory", "residual")
         prefix = "observation_"
         return cls(
-            network,
+            ReLUNetwork.from_arrays(arrays, meta["rates"]),
             arrays["residual"],
             arrays["times"],
             arrays["losses"],
@@ -216,4 +178,5 @@ class Trajectory:
             arrays.get("coefficients"),
             meta.get("model", True),
             arrays.get("steps"),
+            Task.from_arrays(arrays),
         )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opflow import files
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
+from opflow.keywords import Seed, keywords
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -142,6 +145,55 @@ class ReLUNetwork:
         chain = "-".join(map(str, (*self.widths, self.outputs)))
         return f"<ReLUNetwork {chain} {self.dtype}, {self.parameters:,} parameters>"
 
+    # -- files ----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file atomically: complete, or not there.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a file of that name is then as it was.
+        """
+        files.save(path, self.arrays(), {"rates": self.rates})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
+        """Read what :meth:`save` wrote, or the network of a run from its trajectory's file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it holds no network, is corrupt, or has another schema.
+
+        Examples
+        --------
+        >>> import opflow as of, pathlib, tempfile
+        >>> net = of.ReLUNetwork.random([4, 8], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     net.save(pathlib.Path(folder) / "net.npz")
+        ...     of.ReLUNetwork.load(pathlib.Path(folder) / "net.npz").digest() == net.digest()
+        True
+        """
+        arrays, meta = files.load(path, "network", "readout")
+        return cls.from_arrays(arrays, meta["rates"])
+
+    def arrays(self) -> dict[str, Any]:
+        """The arrays of the network by the names they have in a file."""
+        arrays = {f"weight_{i}": W for i, W in enumerate(self.weights)}
+        arrays |= {f"bias_{i}": b for i, b in enumerate(self.biases) if b is not None}
+        return arrays | {"readout": self.readout}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], rates: Sequence[float]) -> ReLUNetwork:
+        """The network whose :meth:`arrays` are among others."""
+        depth = sum(name.startswith("weight_") for name in arrays)
+        weights = [arrays[f"weight_{i}"] for i in range(depth)]
+        biases = [arrays.get(f"bias_{i}") for i in range(depth)]
+        return cls(weights, arrays["readout"], biases=biases, rates=rates)
+
     # -- use ------------------------------------------------------------------------------
 
     def __call__(self, X: Any) -> Any:
@@ -244,6 +296,7 @@ class ReLUNetwork:
     # -- making one -----------------------------------------------------------------------
 
     @classmethod
+    @keywords
     def random(
         cls,
         widths: Sequence[int],
@@ -251,7 +304,8 @@ class ReLUNetwork:
         outputs: int = 1,
         scaling: str = "ntk",
         bias: bool = False,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
+        rng: Seed = None,
         dtype: Any = np.float64,
     ) -> ReLUNetwork:
         r"""A random network.
@@ -266,7 +320,7 @@ class ReLUNetwork:
             See Notes.
         bias : bool
             Give every layer a trained bias, zero at the start.
-        seed : int or numpy.random.Generator, optional
+        seed, rng : int, numpy.random.Generator or None, optional
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
@@ -304,14 +358,14 @@ class ReLUNetwork:
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
         dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
-        rng = np.random.default_rng(seed)
+        generator = np.random.default_rng(rng)
         weights = [
-            (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
+            (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)
             for m, n in itertools.pairwise(widths)
         ]
         last = widths[-1]
         spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)
-        readout = (spread * rng.standard_normal((outputs, last))).astype(dtype)
+        readout = (spread * generator.standard_normal((outputs, last))).astype(dtype)
         rates = {
             "standard": None,
             "ntk": [2 / m for m in widths[:-1]],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import as_array, check_integer, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
 from opflow.spectral.checks import (
@@ -155,13 +156,9 @@ class BlockKrylov:
         self.filled = kept
 
 
+@keywords
 def block_lanczos(
-    op: Any,
-    steps: int,
-    V: Any = None,
-    *,
-    block: int = 8,
-    rng: int | np.random.Generator | None = 0,
+    op: Any, steps: int, V: Any = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
 ) -> tuple[Any, Any, Any]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 
@@ -175,7 +172,7 @@ def block_lanczos(
         Start; `block` Gaussian vectors by default.
     block : int, default 8
         b, where `V` is not given.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the start and of the directions that replace exhausted ones.
 
     Returns

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import as_array, check_integer
+from opflow.keywords import Seed, keywords
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.whole import rank_bound
@@ -248,15 +249,18 @@ class QuadratureDensity(Density):
         return (np.clip(gap / 2 - 1, 0.0, 1.0) * weight).mean(axis=0)
 
 
+@keywords
 def density(
     op: Any,
     *,
     probes: int = 10,
     steps: int = 100,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
     log: bool = False,
     width: float | None = None,
     how: str | None = None,
+    progress: bool = False,
 ) -> Density:
     r"""The density of the eigenvalues of a symmetric operator.
 
@@ -264,8 +268,10 @@ def density(
     ----------
     op : operator, array (n, n) or sparse matrix
         Symmetric.
-    probes, steps, rng
+    probes, steps, rng, seed
         As in :func:`quadrature`; of no effect on an exact spectrum.
+    progress : bool, default False
+        Count the products on standard error.
     log : bool, default False
         A density per unit of log₁₀ λ, with Gaussians in log₁₀ λ; for PSD operators.
     width : float, optional

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import as_array, check_real, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.scalars import Seed, by_lanczos, by_lapack, eigenvalues, extremes
+from opflow.spectral.scalars import by_lanczos, by_lapack, eigenvalues, extremes
 from opflow.spectral.traces import trace
 
 
@@ -108,14 +109,15 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
         return xp.exp(-times[:, None] * xp.where(null, 0, values)) * start
 
 
-def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:
+@keywords
+def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Any:
     r"""The share of each layer in the trace of the kernel.
 
     Parameters
     ----------
     kernels : sequence of operators (n, n)
         ``layer_kernels(fields)``.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         For layers whose trace is estimated; see :func:`trace`.
 
     Returns
@@ -208,7 +210,10 @@ class Sharpness(NamedTuple):
     ratio: Estimate
 
 
-def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sharpness:
+@keywords
+def sharpness(
+    op: Any, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
+) -> Sharpness:
     r"""Where a step size stands against the edge of stability.
 
     Parameters
@@ -217,7 +222,7 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
         The kernel with the rates of its layers, whose largest eigenvalue is that of the
         Gauss–Newton matrix, or the Hessian of the loss, which has another one unless f is fitted.
     step : float
-    products, rng
+    products, rng, seed
         As for :func:`norm`.
 
     Returns

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace
 from opflow.operators.space import LOCAL, Space
@@ -149,8 +150,9 @@ def _no_entries(space: Space) -> None:
         raise ValueError("a sharded preconditioner has no entries to give: it knows products")
 
 
+@keywords
 def nystrom(
-    op: Any, shift: float = 0.0, rank: int = 100, *, rng: int | np.random.Generator | None = 0
+    op: Any, shift: float = 0.0, rank: int = 100, *, rng: Seed = 0, seed: Seed = 0
 ) -> Nystrom:
     r"""The randomised Nyström preconditioner of op + μ.
 
@@ -162,7 +164,7 @@ def nystrom(
         μ, not negative.
     rank : int, default 100
         Vectors of the sketch, n at most: one block product, and rank·n numbers are held.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the sketch.
 
     Returns

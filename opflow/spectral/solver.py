@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.keywords import Seed, keywords, stage
 from opflow.operators.algebra import as_operator
 from opflow.operators.forming import dense, dense_plan
 from opflow.operators.operator import Cost, Operator
@@ -54,6 +55,7 @@ class Solution(NamedTuple):
     products: int
 
 
+@keywords
 def solve(
     op: Any,
     b: Any,
@@ -63,8 +65,10 @@ def solve(
     tol: float | None = None,
     maxiter: int | None = None,
     rank: int = 100,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
     how: str | None = None,
+    progress: bool = False,
 ) -> Solution:
     r"""Solve (op + μ) x = b by conjugate gradients.
 
@@ -89,8 +93,10 @@ def solve(
         then that, if the matrix fits in half of the free memory and no preconditioner is given.
     rank : int, default 100
         Of the Nyström preconditioner.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the Nyström preconditioner.
+    progress : bool, default False
+        Count the products, the preconditioner's as well, on standard error.
 
     Returns
     -------
@@ -159,7 +165,7 @@ def solve(
             f"{residuals.max():.1e}, not {tol:.1e}; give a preconditioner, a larger shift or "
             "maxiter",
             ConvergenceWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return Solution(
         (x * (sizes / system.unit)).reshape(b.shape),
@@ -253,6 +259,7 @@ class _System:
         """The direct solution in float64, of columns where it is better than x."""
         xp = namespace(b)
         self.products += forming_products(self._op)
+        stage(f"LAPACK, order {self._op.shape[0]}")
         A = dense(self._op).astype(np.float64) / self.unit
         A[xp.arange(len(A)), xp.arange(len(A))] += self._shift / self.unit
         try:

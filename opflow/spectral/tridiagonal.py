@@ -8,11 +8,13 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from opflow.arrays import check_integer, check_real
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
 
 
+@keywords
 def lanczos(
     op: Any,
     steps: int,
@@ -20,7 +22,8 @@ def lanczos(
     *,
     tol: float | None = None,
     reorthogonalise: bool = True,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
 ) -> tuple[Any, Any, Any]:
     r"""Tridiagonalise a symmetric operator on a Krylov space.
 
@@ -37,7 +40,7 @@ def lanczos(
     reorthogonalise : bool, default True
         ``False`` holds three vectors in the place of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the start vector.
 
     Returns
@@ -103,8 +106,9 @@ class Largest(NamedTuple):
         return self.bound <= self.tol * abs(self.value)
 
 
+@keywords
 def largest_eigenvalue(
-    op: Operator, *, tol: float = 1e-2, steps: int = 30, rng: int | np.random.Generator | None = 0
+    op: Operator, *, tol: float = 1e-2, steps: int = 30, rng: Seed = 0, seed: Seed = 0
 ) -> Largest:
     """The largest eigenvalue of a symmetric operator, by a few Lanczos products.
 

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 import zipfile
 
@@ -358,7 +359,7 @@ def test_a_failed_save_leaves_the_states_before(path, monkeypatch, call, code):
         raise OSError(code, os.strerror(code))
 
     saver = saver_at(path, 1, 2)
-    monkeypatch.setattr(module.tempfile if call == "mkstemp" else os, call, fail)
+    monkeypatch.setattr(tempfile if call == "mkstemp" else os, call, fail)
     error = saver.save(3, state(3), {})
     assert isinstance(error, OSError) and error.errno == code
     monkeypatch.undo()
@@ -419,7 +420,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(path, monkeypa
     def read_only(*_, **__):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(module.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
     with pytest.raises(OSError, match=f"in {path.parent}: Read-only file system"):
         Saver(of.Checkpoint(path), IDENTITY).prepare()
 
@@ -571,10 +572,12 @@ def drive(script, path, *args):
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_a_kill_at_any_moment_loses_at_most_one_save(path):
     step, mid_write, left = drive(RANDOM_KILLS, path, str(KILLS))
     assert step >= KILLS and mid_write > 0 and left == 0
 
 
+@pytest.mark.thorough
 def test_a_kill_between_any_two_calls_leaves_a_good_state(path):
     assert drive(EVERY_CALL, path) > 20

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.operators import rows as row_blocks
 from opflow.operators.gate_products import gate_engine
+from tests import examples
 from tests.relu.reference import problems
 
 
@@ -62,7 +63,7 @@ def apart(a, b):
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-10), (np.float32, 1e-4)])
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(data=st.data(), steps=st.integers(0, 4), workspace=st.sampled_from([100, 1 << 23]),
        momentum=st.sampled_from([0.0, 0.5]))  # fmt: skip
 def test_routes_agree(route, dtype, tolerance, data, steps, workspace, momentum):
@@ -94,7 +95,7 @@ def test_routes_agree(route, dtype, tolerance, data, steps, workspace, momentum)
 
 @pytest.mark.parametrize("storage", ["cached", "packed", "recomputed"])
 @pytest.mark.parametrize("kind", ["array", "rows", "sparse"])
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(problem=problems(), workspace=st.sampled_from([100, 1 << 23]), columns=st.integers(1, 3))
 def test_kernels_of_any_storage_agree(storage, kind, problem, workspace, columns):
     network, X = problem

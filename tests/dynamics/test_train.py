@@ -8,6 +8,8 @@ from hypothesis import given, settings
 
 import opflow as of
 from opflow.dynamics.checkpoint import Saver
+from opflow.task import Task
+from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 
 
@@ -17,7 +19,7 @@ def problem(n=20, outputs=1, seed=0, **kw):
     return net, rng.standard_normal((n, 4)), rng.standard_normal((n, outputs))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems())
 def test_one_step_follows_the_chain_rule_gradient(drawn):
     net, X = drawn
@@ -215,6 +217,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+@pytest.mark.thorough
 def test_twenty_steps_at_100_000_samples_stay_within_1_5_gib():
     """The whole process, libraries included; an N x N array alone would take 80 GB."""
     out = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
@@ -317,3 +320,33 @@ def test_a_start_beyond_the_range_of_numbers_is_said_to_be_so():
     net, X, y = problem()
     with pytest.raises(ArithmeticError, match="loss of the start is inf"):
         of.train(net, X, 1e200 * y, steps=3)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_run_with_a_task_answers_in_the_terms_of_the_data_also_from_its_file(tmp_path, labels):
+    rng = np.random.default_rng(0)
+    X = 50 + 20 * rng.standard_normal((30, 4))
+    y = rng.choice(["ham", "spam"], 30) if labels else 1e3 * X[:, 0] + rng.standard_normal(30)
+    inputs = of.Standardiser.fit(X)
+    mean, scale = ([np.mean(y == "ham"), np.mean(y == "spam")], [1, 1]) if labels else (
+        [y.mean()], [y.std()])  # fmt: skip
+    classes = np.array(["ham", "spam"]) if labels else None
+    task = Task(of.Standardiser(mean, scale), classes, inputs)
+    net = of.ReLUNetwork.random([4, 64], outputs=2 if labels else 1, seed=0)
+    run = of.train(net, inputs.transform(X), task.encode(y), steps=50)
+    np.testing.assert_array_equal(
+        run.predict(inputs.transform(X)), run.network(inputs.transform(X))
+    )
+    run = dataclasses.replace(run, task=task)
+    outputs = run.network((X - inputs.mean) / inputs.scale)
+    np.testing.assert_array_equal(run.predict(X, raw=True), outputs)
+    if labels:
+        wanted = classes[np.argmax(outputs + mean, axis=1)]
+    else:
+        wanted = outputs[:, 0] * y.std() + y.mean()
+        assert np.abs(wanted - y).mean() < 0.3 * y.std()
+    np.testing.assert_array_equal(run.predict(X), wanted)
+    run.save(tmp_path / "run.npz")
+    again = of.Trajectory.load(tmp_path / "run.npz")
+    np.testing.assert_array_equal(again.predict(X), wanted)
+    np.testing.assert_array_equal(again.predict(X, raw=True), outputs)

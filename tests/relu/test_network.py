@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 
 import opflow as of
+from tests import examples
 from tests.relu.reference import problems
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems())
 def test_fields_satisfy_their_definitions(problem):
     network, X = problem
@@ -28,7 +29,7 @@ def test_fields_satisfy_their_definitions(problem):
     assert all(phi.shape[:-1] == wanted for phi in fields.conjugates)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems(max_depth=3))
 def test_conjugates_are_derivatives_of_outputs(problem):
     """Central differences of the part of the network above each hidden field."""
@@ -122,3 +123,44 @@ V = np.ones((1, 4))
 def test_bad_input_is_refused_by_name(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_file_holds_the_network(tmp_path, bias, dtype):
+    options = {"outputs": 2, "scaling": "mean-field", "bias": bias, "dtype": dtype}
+    net = of.ReLUNetwork.random([3, 5, 4], seed=0, **options)
+    net.save(tmp_path / "net.npz")
+    again = of.ReLUNetwork.load(tmp_path / "net.npz")
+    assert again.digest() == net.digest()
+    assert [b is None for b in again.biases] == [b is None for b in net.biases]
+    assert [p.name for p in tmp_path.iterdir()] == ["net.npz"]
+
+
+def test_the_file_of_a_run_holds_its_network_and_that_of_a_network_no_run(tmp_path):
+    net = of.ReLUNetwork.random([3, 4], seed=0)
+    run = of.train(net, np.eye(3), np.ones(3), steps=1)
+    run.save(tmp_path / "run.npz")
+    assert of.ReLUNetwork.load(tmp_path / "run.npz").digest() == run.network.digest()
+    net.save(tmp_path / "net.npz")
+    with pytest.raises(ValueError, match=r"net\.npz is not a trajectory"):
+        of.Trajectory.load(tmp_path / "net.npz")
+
+
+def test_files_that_hold_no_network_are_refused(tmp_path):
+    path = tmp_path / "net.npz"
+    of.ReLUNetwork.random([3, 4], seed=0).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {"weight_0": arrays["weight_0"] + 1})
+    with pytest.raises(ValueError, match="checksum does not match"):
+        of.ReLUNetwork.load(path)
+    np.save(path.with_suffix(".npy"), np.ones(3))
+    with pytest.raises(ValueError, match="is not a network"):
+        of.ReLUNetwork.load(path.with_suffix(".npy"))
+    of.train(of.ReLUNetwork.random([3, 4], seed=0), np.eye(3), np.ones(3), steps=1,
+             checkpoint=tmp_path / "state.npz")  # fmt: skip
+    with pytest.raises(ValueError, match="is a checkpoint, not a network"):
+        of.ReLUNetwork.load(tmp_path / "state.npz")
+    with pytest.raises(FileNotFoundError):
+        of.ReLUNetwork.load(tmp_path / "none.npz")

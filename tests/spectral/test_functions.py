@@ -526,6 +526,7 @@ BUMPS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", BUMPS)
 @pytest.mark.parametrize("start", ["unit", "random"])
 def test_what_the_ritz_values_miss_of_a_function_is_seen(name, start):

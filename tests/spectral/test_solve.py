@@ -85,6 +85,7 @@ def test_columns_have_steps_of_their_own_and_leave_once_solved(smooth):
         assert gap <= 2.1e-10 * np.linalg.norm(B[:, j])
 
 
+@pytest.mark.thorough
 def test_nystrom_cuts_the_iterations_on_a_smooth_kernel(smooth):
     kernel, y = smooth
     shift = 1e-5 * kernel.trace() / 400

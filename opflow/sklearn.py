@@ -1,0 +1,344 @@
+"""Estimators for scikit-learn: networks trained by opflow, and regression with their kernel."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from scipy.optimize import minimize_scalar
+
+from opflow.dynamics import GradientDescent, Trajectory, train
+from opflow.dynamics.fingerprint import fingerprint
+from opflow.dynamics.observe import HeldOutLoss
+from opflow.dynamics.steppers import Method
+from opflow.extras import install
+from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
+from opflow.spectral import kernel_regression
+from opflow.standardise import Standardiser
+from opflow.task import Task
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+except ImportError as error:
+    raise ImportError(f"opflow.sklearn needs scikit-learn: {install('sklearn')}") from error
+
+__all__ = ["NTKRegressor", "ReLUClassifier", "ReLURegressor"]
+
+
+class _Estimator(BaseEstimator):
+    """What the estimators share: data as scikit-learn checks it, their task, a random start."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _checked(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        kinds = (np.float64, np.float32)
+        return validate_data(self, X, y, accept_sparse="csr", dtype=kinds, **options)
+
+    def _regression(self, X: Any, y: Any) -> tuple[Any, Any, Task]:
+        X, y = self._checked(X, y, multi_output=True, y_numeric=True)
+        y = column_or_1d(y, warn=True) if y.shape[1:] == (1,) else y
+        targets = Standardiser.fit(y.reshape(len(y), -1), dtype=X.dtype)
+        return X, y, Task(targets, inputs=self._inputs(X))
+
+    def _inputs(self, X: Any) -> Standardiser | None:
+        return Standardiser.fit(X) if self.standardise else None
+
+    def _network(self, X: Any, outputs: int, scaling: str) -> ReLUNetwork:
+        return ReLUNetwork.random(
+            [X.shape[1], *self.widths],
+            outputs=outputs,
+            scaling=scaling,
+            bias=True,
+            seed=check_random_state(self.random_state).randint(2**31),
+            dtype=X.dtype,
+        )
+
+
+class _Trained(_Estimator):
+    """A network trained by gradient descent."""
+
+    run_: Trajectory
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (100,),
+        *,
+        scaling: str = "mean-field",
+        method: Method | None = None,
+        step: Any = "auto",
+        steps: int = 400,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        standardise: bool = True,
+        memory: float | str | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.widths = widths
+        self.scaling = scaling
+        self.method = method
+        self.step = step
+        self.steps = steps
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.standardise = standardise
+        self.memory = memory
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    def _fit(self, X: Any, y: Any, task: Task) -> None:
+        X = task.prepare(X)
+        y = task.encode(y)
+        method = GradientDescent(self.step) if self.method is None else self.method
+        options: dict[str, Any] = {"method": method, "loss": "mean", "memory": self.memory}
+        if self.warm_start:
+            run = self._go_on(X, y, options)
+        else:
+            network = self._network(X, y.shape[1], self.scaling)
+            run = train(network, X, y, **self._length(network, X, y, options), **options)
+        # a network predicts by itself, without the data that the state of the run holds
+        self.run_ = replace(run, task=task, _predictor=None if run.model else run._predictor)
+        self.n_iter_ = int(run.steps[-1])
+
+    def _length(self, network: ReLUNetwork, X: Any, y: Any, options: Any) -> dict[str, Any]:
+        """When to stop: at the time that was best for the samples held out of a first run."""
+        held = int(self.validation_fraction * len(y)) if self.early_stopping else 0
+        if not held:
+            return {"steps": self.steps}
+        order = check_random_state(self.random_state).permutation(len(y))
+        rest = np.sort(order[held:])
+        left_out = np.sort(order[:held])
+        loss = HeldOutLoss(X[left_out], y[left_out])
+        trial = train(network, X[rest], y[rest], steps=self.steps, observe=[loss], **options)
+        return {"until": trial.times[trial.observations[loss.name].argmin()]}
+
+    def _go_on(self, X: Any, y: Any, options: Any) -> Trajectory:
+        """So many steps more, which are those of one longer run where nothing else has changed."""
+        mark = fingerprint(X, y) + repr(options)
+        last: Any = getattr(self, "_state", (None, None, b"", 0))
+        held, start, state, done = last
+        if mark != held:
+            fitted = hasattr(self, "run_")
+            start = self.run_.network if fitted else self._network(X, y.shape[1], self.scaling)
+            state = b""
+            done = 0
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "state.npz"
+            if state:
+                file.write_bytes(state)
+            steps = done + self.steps
+            run = train(start, X, y, steps=steps, checkpoint=file, resume=True, **options)
+            self._state = (mark, start, file.read_bytes(), int(run.steps[-1]))
+        return run
+
+    def _answers(self, X: Any, raw: bool = False) -> Any:
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        return self.run_.predict(X.astype(self.run_.network.dtype, copy=False), raw)
+
+
+class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
+    """A ReLU network for regression, trained by full-batch gradient descent.
+
+    Parameters
+    ----------
+    widths : sequence of int, default (100,)
+        Units of each hidden layer.
+    scaling : {"mean-field", "ntk", "standard"}
+        Of the start; see :meth:`opflow.ReLUNetwork.random`.
+    method : GradientDescent, GradientFlow or another of :func:`opflow.train`, optional
+        ``GradientDescent(step)`` by default.
+    step : float, "auto" or callable
+        Step size of that default.
+    steps : int, default 400
+        Steps at most; with `warm_start`, more steps in every `fit`.
+    early_stopping : bool
+        Hold out `validation_fraction` (0.2) of the samples, find the time at which their loss is
+        least, and train on all samples up to that time.  Not with `warm_start`.
+    standardise : bool
+        Bring features to mean 0 and standard deviation 1 (sparse ones are scaled only).  Targets
+        always are; predictions come in their own units.
+    memory : float or str, optional
+        Bytes a run may hold beyond the data, as ``"4GB"``.
+    warm_start : bool
+        Go on from the last `fit`: with the same data, bit for bit as one longer run.
+    random_state : int, RandomState or None
+        Of the start and of the samples held out.
+
+    Attributes
+    ----------
+    run_ : Trajectory
+        Losses, steps and the network; ``run_.save(path)`` keeps all that a prediction needs.
+    n_iter_ : int
+        Steps taken.
+    n_features_in_, feature_names_in_
+        Of the X of `fit`.
+
+    Notes
+    -----
+    X (N, d) may be sparse, y is (N,) or (N, k); sample weights are not supported.  A fit costs at
+    most `steps` passes over the samples, and with `early_stopping` as many again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from opflow.sklearn import ReLURegressor
+    >>> X = np.random.default_rng(0).uniform(-1, 1, (100, 2))
+    >>> model = ReLURegressor(random_state=0).fit(X[:80], 100 + 20 * X[:80, 0])
+    >>> bool(model.score(X[80:], 100 + 20 * X[80:, 0]) > 0.99)
+    True
+    """
+
+    def fit(self, X: Any, y: Any) -> ReLURegressor:
+        """Train on X (N, d) and y (N,) or (N, k)."""
+        self._fit(*self._regression(X, y))
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Predictions (M,) or (M, k) in the units of y."""
+        return self._answers(X)
+
+
+class ReLUClassifier(ClassifierMixin, _Trained):
+    """A ReLU network for classification: squared loss on one output a class.
+
+    Parameters and attributes are those of :class:`ReLURegressor`, and `classes_`, the labels in
+    order, which may be text.  Probabilities are outputs plus the shares of the classes, negative
+    ones set to 0, divided by their sum.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from opflow.sklearn import ReLUClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = ReLUClassifier(random_state=0).fit(X[::2], y[::2])
+    >>> bool(model.score(X[1::2], y[1::2]) > 0.9)
+    True
+    """
+
+    def fit(self, X: Any, y: Any) -> ReLUClassifier:
+        """Train on X (N, d) and labels y (N,)."""
+        X, y = self._checked(X, y)
+        check_classification_targets(y)
+        y = column_or_1d(y, warn=True)
+        self.classes_, counts = np.unique(y, return_counts=True)
+        targets = Standardiser(counts / len(y), np.ones(len(counts)), X.dtype)
+        self._fit(X, y, Task(targets, self.classes_, self._inputs(X)))
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Labels (M,)."""
+        return self._answers(X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Estimates of the probability of each class, (M, k)."""
+        outputs = self._answers(X, raw=True)
+        assert self.run_.task is not None
+        return self.run_.task.probabilities(outputs)
+
+
+class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
+    r"""Kernel ridge regression with the tangent kernel of a random ReLU network.
+
+    Parameters
+    ----------
+    widths : sequence of int, default (1000,)
+        Units of each hidden layer.
+    alpha : float, optional
+        :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; by default the one whose leave-one-out
+        error is least, from the eigenvalues of the dense kernel.
+    standardise, random_state
+        As in :class:`ReLURegressor`.
+    memory : float or str, optional
+        Bytes that dense kernel may take (else ``MemoryError``); half of what is free by default.
+
+    Attributes
+    ----------
+    network_ : ReLUNetwork
+    regression_ : KernelRegression
+        Of the standardised targets: coefficients, residuals, and how they were found.
+    alpha_, loo_error_ : float
+        The ridge, and the mean square of the leave-one-out residuals where it was chosen by it.
+
+    Notes
+    -----
+    The targets are regressed about the mean of all samples, also where one is left out: its
+    residual is then :math:`(G y)_i / G_{ii}`, :math:`G = (K + \lambda)^{-1}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from opflow.sklearn import NTKRegressor
+    >>> X = np.random.default_rng(0).uniform(-1, 1, (100, 2))
+    >>> model = NTKRegressor(random_state=0).fit(X[:80], abs(X[:80, 0]))
+    >>> bool(model.score(X[80:], abs(X[80:, 0])) > 0.9)
+    True
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (1000,),
+        *,
+        alpha: float | None = None,
+        standardise: bool = True,
+        memory: float | str | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.widths = widths
+        self.alpha = alpha
+        self.standardise = standardise
+        self.memory = memory
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> NTKRegressor:
+        """Regress y (N,) or (N, k) on X (N, d)."""
+        X, y, self._task = self._regression(X, y)
+        self._rows = self._task.prepare(X)
+        targets = self._task.encode(y)
+        self.network_ = self._network(X, 1, "ntk")
+        K = collective_kernel(self.network_.fields(self._rows))
+        if self.alpha is not None:
+            self.alpha_ = self.alpha
+            self.regression_ = kernel_regression(K, targets, self.alpha_)
+        else:
+            K = K.todense(memory=self.memory)
+            self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
+            self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Predictions (M,) or (M, k) in the units of y."""
+        check_is_fitted(self)
+        X = self._checked(X, reset=False).astype(self.network_.dtype, copy=False)
+        new = self.network_.fields(self._task.prepare(X))
+        cross = cross_kernel(new, self.network_.fields(self._rows))
+        return self._task.answers(self.regression_.predict(cross))
+
+
+def _leave_one_out(K: Any, y: Any) -> tuple[float, float]:
+    """The ridge whose leave-one-out error is least, and that error."""
+    values, vectors = scipy.linalg.eigh(K.astype(np.float64))
+    top = values[-1] or 1.0
+    shares = vectors.T @ y
+    squares = vectors**2
+
+    def error(power: float) -> float:
+        inverse = 1 / (values.clip(min=0) + top * np.exp(power))[:, None]
+        return float((((vectors @ (inverse * shares)) / (squares @ inverse)) ** 2).mean())
+
+    powers = np.linspace(np.log(len(K) * np.finfo(K.dtype).eps), 5, 50)
+    best = powers[np.argmin([error(power) for power in powers])]
+    width = powers[1] - powers[0]
+    found = minimize_scalar(error, bounds=(best - width, best + width), method="bounded")
+    return float(top * np.exp(found.x)), float(found.fun)
