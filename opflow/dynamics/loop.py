@@ -15,9 +15,10 @@ from opflow.dynamics.checkpoint import Saver
 from opflow.dynamics.log import Log
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.signals import Signals
-from opflow.dynamics.steppers import Integrator, sharpest
+from opflow.dynamics.steppers import Integrator
 from opflow.dynamics.trajectory import Trajectory
 from opflow.progress import Bar
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 Observer = Callable[[Moment], Any]
 
@@ -102,7 +103,8 @@ class Loop:
 
     def go(self, progress: bool) -> Trajectory:
         """Until the end, a signal, or an interrupt from the keyboard."""
-        bar = self._bar(progress)
+        total = None if math.isinf(self.limit) else int(self.limit)
+        bar = Bar(total=total, initial=self.number, disable=not progress, unit="step", desc="train")
         # ranks must stop at one step
         watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
         try:
@@ -110,9 +112,11 @@ class Loop:
                 while not self._visit(bool(signals and signals.stop)):
                     self._step()
                     if self.losses:
-                        said = {"loss": f"{self.losses[-1]:.4g}", "step": self.number}
+                        said = {"loss": f"{self.losses[-1]:.4g}"}
+                        if math.isfinite(self.end):  # how many steps that takes shows on the way
+                            said["t"] = f"{self.time:.3g} of {self.end:.3g}"
                         bar.set_postfix(said, refresh=False)
-                    bar.update(self._done() - bar.n)
+                    bar.update()
                 self._agree()
         except KeyboardInterrupt:
             if not self.losses:
@@ -123,23 +127,6 @@ class Loop:
             if self.log is not None:
                 self.log.close()
         return self.trajectory()
-
-    def _bar(self, progress: bool) -> Bar:
-        shown: dict[str, Any] = {"unit": "step"}
-        if math.isfinite(self.limit):
-            shown["total"] = int(self.limit)
-        elif math.isfinite(self.end):  # how many steps that takes is seen on the way
-            shown["total"] = self.end
-            shown["bar_format"] = (
-                "{desc}: {percentage:3.0f}%|{bar}| t = {n:.4g} of {total:.4g} "
-                "[{elapsed}<{remaining}{postfix}]"
-            )
-        return Bar(desc="train", disable=not progress, initial=self._done(), **shown)
-
-    def _done(self) -> float:
-        """What of the bar is done: steps, or time where only that has an end."""
-        by_time = math.isinf(self.limit) and math.isfinite(self.end)
-        return min(self.time, self.end) if by_time else self.number
 
     def _visit(self, stop: bool) -> bool:
         """Evaluate where the run is, record and save what is due; whether the run is over."""
@@ -359,7 +346,7 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
                 "squares of f - y, are beyond the range of numbers"
             )
-        top = self.share * sharpest(self.reached.kernel()).value
+        top = self.share * largest_eigenvalue(self.reached.kernel()).value
         size = getattr(self.integrator, "step", float("nan"))
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
