@@ -288,7 +288,7 @@ def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", finite=True)
+    y = check_real(y, "y", dtype=network.dtype, finite=True)
     k = network.outputs
     wanted = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
     if y.ndim == 1 and k == 1:
@@ -296,8 +296,6 @@ def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     if y.shape != (n, k):
         raise ValueError(f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
                          f"{wanted} is expected")  # fmt: skip
-    if y.dtype != network.dtype:
-        raise TypeError(f"y is {y.dtype} but the network is {network.dtype}")
     namespace(y, network.readout)
     return y
 

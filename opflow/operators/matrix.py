@@ -8,8 +8,8 @@ import numpy as np
 
 from opflow.arrays import (
     as_array,
+    check_on_disk,
     check_real,
-    check_real_dtype,
     is_rows,
     is_sparse,
     namespace,
@@ -193,7 +193,7 @@ class RowMatrix(Matrix):
     def _checked(self, data: Any) -> Any:
         if not is_rows(data):
             return super()._checked(data)
-        check_real_dtype(data.dtype, self.name_of_argument)
+        check_on_disk(data, self.name_of_argument)
         return data
 
     def rows(self, index: Any) -> Any:

@@ -7,16 +7,28 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 
 from __future__ import annotations
 
+import functools
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import pylops
+import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import as_array, is_array, is_sparse, mixed, module_name, namespace
+from opflow.arrays import (
+    as_array,
+    beside,
+    in_dtype,
+    is_array,
+    is_sparse,
+    mixed,
+    module_name,
+    namespace,
+    to_host,
+)
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
 from opflow.operators.threads import cached_property
@@ -44,6 +56,19 @@ class Cost(NamedTuple):
     def times(self, count: float) -> Cost:
         """The cost of `count` such products."""
         return Cost(*(count * number for number in self))
+
+
+def _as_ours(name: str) -> Any:
+    """A method of PyLops that gives an operator, which becomes one of ours."""
+
+    @functools.wraps(getattr(pylops.LinearOperator, name))
+    def method(self: Operator, *args: Any, **options: Any) -> Operator:
+        from opflow.operators import algebra
+
+        op = getattr(super(Operator, self), name)(*args, **options)
+        return algebra.as_operator(op)
+
+    return method
 
 
 class Operator(pylops.LinearOperator):
@@ -217,18 +242,18 @@ class Operator(pylops.LinearOperator):
                 f"the operand has shape {x.shape} but {type(self).__name__} of shape "
                 f"{self.shape} expects {shapes}"
             )
-        if x.dtype.kind not in "biufc":
-            raise TypeError(f"the operand must be numeric, not {x.dtype}")
         if whereabouts(self) not in (None, module_name(x)):
             raise TypeError(mixed(self, x))
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
-        if x.dtype.kind == "c" and self.dtype.kind != "c":
-            out = product(x.real.astype(self._working(x.real))) + 1j * product(
-                x.imag.astype(self._working(x.imag))
-            )
-        else:
+        if x.dtype == self.dtype or x.dtype.kind == self.dtype.kind == "c":
             out = product(x.astype(self._working(x), copy=False))
+        elif x.dtype.kind == "c":
+            working = self._working(x.real)
+            real = product(in_dtype(x.real, "the operand", working))
+            out = real + 1j * product(in_dtype(x.imag, "the operand", working))
+        else:
+            out = product(in_dtype(x, "the operand", self._working(x)))
         return out.reshape(height, *x.shape[1:])
 
     def _operand(self, x: Any) -> Any:
@@ -238,7 +263,7 @@ class Operator(pylops.LinearOperator):
         return as_array(x, "the operand")
 
     def _working(self, x: Any) -> np.dtype[Any]:
-        return self.dtype if x.dtype.kind in "biu" else np.result_type(self.dtype, x.dtype)
+        return np.result_type(self.dtype, x.dtype) if x.dtype.kind in "fc" else self.dtype
 
     # -- parts ----------------------------------------------------------------------------
 
@@ -289,6 +314,26 @@ class Operator(pylops.LinearOperator):
             xp = sys.modules[where]
             block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
         return block if block.flags.owndata else block.copy()  # for the caller to write to
+
+    def __getitem__(self, key: Any) -> Any:
+        """Exact entries, as indexing the dense matrix gives them, for the price of :meth:`block`.
+
+        Raises ``MemoryError`` if what has to be formed does not fit in half of the free memory.
+        """
+        where = whereabouts(self)
+        keys = key if isinstance(key, tuple) else (key,)
+        if len(keys) in (1, 2) and all(isinstance(k, slice) for k in keys):
+            rows, cols = [*keys, slice(None)][:2]
+            size = len(range(self.shape[0])[rows]), len(range(self.shape[1])[cols])
+            dense_allowed(size, self.dtype, None, where)
+            return self.block(rows, cols)
+        # NumPy tells the row and the column of every entry that is asked for
+        grid = (np.arange(self.shape[0])[:, None], np.arange(self.shape[1]))
+        at = [np.broadcast_to(axis, self.shape)[key] for axis in grid]
+        (rows, i), (cols, j) = (np.unique(part, return_inverse=True) for part in at)
+        dense_allowed((rows.size, cols.size), self.dtype, None, where)
+        block = self.block(rows, cols)
+        return block[beside(i.reshape(at[0].shape), block), beside(j.reshape(at[1].shape), block)]
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
@@ -387,6 +432,18 @@ class Operator(pylops.LinearOperator):
             out[s] = part
         return out
 
+    def tosparse(self) -> Any:
+        """The matrix in compressed rows, within the memory check of :meth:`todense`."""
+        return sp.csr_matrix(to_host(self.todense()))
+
+    def cond(self, *args: Any, **options: Any) -> NoReturn:
+        """The condition number is :func:`opflow.spectral.condition_number`."""
+        raise NotImplementedError("call opflow.spectral.condition_number(op)")
+
+    def eigs(self, *args: Any, **options: Any) -> NoReturn:
+        """Eigenvalues are :func:`opflow.spectral.eigsh`, singular values ``svds``."""
+        raise NotImplementedError("call opflow.spectral.eigsh(op, k), or svds(op, k) of any op")
+
     def to_scipy(self) -> spla.LinearOperator:
         """A SciPy ``LinearOperator`` with block products (host data only)."""
         return spla.LinearOperator(
@@ -404,11 +461,7 @@ class Operator(pylops.LinearOperator):
             unknown = np.empty((), dtype=object)
             unknown[()] = self
             return unknown
-        m, n = self.shape
-        raise TypeError(
-            f"a {m} x {n} {type(self).__name__} is no array and is not made one unasked: use "
-            ".todense() for the matrix, or .to_scipy() where SciPy's LinearOperator is taken"
-        )
+        return np.asarray(self.todense(), dtype=dtype)
 
     def astype(self, dtype: Any) -> Operator:
         """This operator declared (and computed) in a wider dtype.
@@ -521,6 +574,8 @@ class Operator(pylops.LinearOperator):
         from opflow.operators import algebra
 
         return self if self.dtype.kind != "c" else algebra.as_operator(super().conj())
+
+    apply_columns, toimag, toreal = map(_as_ours, ("apply_columns", "toimag", "toreal"))
 
     def _adjoint(self) -> Operator:
         from opflow.operators import algebra

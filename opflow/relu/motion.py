@@ -229,14 +229,12 @@ def _gated(velocity: Any, activation: Any) -> Any:
 
 def _residual(fields: Fields, residual: Any) -> Any:
     n, k = check_fields(fields).samples, fields.network.outputs
-    r = check_real(residual, "residual")
+    r = check_real(residual, "residual", dtype=fields.network.dtype)
     wanted = [(n, k), (n * k,)]
     if is_sparse(r) or r.shape not in wanted:
         raise ValueError(
             f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
             f"{wanted[0]} or {wanted[1]} is expected"
         )
-    if r.dtype != fields.network.dtype:
-        raise TypeError(f"residual is {r.dtype} but the network is {fields.network.dtype}")
     namespace(r, fields.network.readout)
     return r

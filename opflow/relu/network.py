@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
+from opflow.arrays import check_real, check_real_dtype, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
 from opflow.keywords import Seed, keywords
 
@@ -306,7 +306,8 @@ class ReLUNetwork:
         outputs = _count(outputs, "outputs")
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
-        dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
+        dtype = np.dtype(dtype)
+        check_real_dtype(dtype, "dtype")
         generator = np.random.default_rng(rng)
         weights = [
             (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)

@@ -85,3 +85,5 @@ __all__ = [
     "svds",
     "trace",
 ]
+
+__dir__ = __all__.copy  # for dir()

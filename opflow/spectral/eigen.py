@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import beside, check_integer, namespace, to_host
-from opflow.keywords import Seed, keywords, stage
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.evaluation import candidates, materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
@@ -449,7 +449,7 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
-    stage(f"LAPACK, order {n}")
+    advance(0, f"LAPACK, order {n}")
     A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
     unit = unit_of(peaks(A).max(), op.dtype)

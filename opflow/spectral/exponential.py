@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, namespace
+from opflow.arrays import as_array, check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
-from opflow.spectral.recursion import working
 
 #: spaces in a row at most: a time that needs more is out of reach
 SPACES = 1000
@@ -148,7 +147,7 @@ def _factors(t: Any, out: Any) -> Any:
 def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
     op, tol = symmetric_operator(op), check_tol(tol)
-    r = working(op, r, "r")
+    r = check_real(r, "r", dtype=op.dtype)
     t = as_array(t, "t")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_psd, check_shift, symmetric_operator
 from opflow.spectral.krylov import check_tol
-from opflow.spectral.recursion import Recursion, Ritz, working
+from opflow.spectral.recursion import Recursion, Ritz
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖
@@ -245,7 +245,7 @@ def _by_lanczos(
 ) -> Any:
     """f(op) r from spaces that grow until `judge` is content with them."""
     op, tol = symmetric_operator(op), check_tol(tol)
-    r = working(op, r, "r")
+    r = check_real(r, "r", dtype=op.dtype)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)

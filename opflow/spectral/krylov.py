@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, check_real, namespace
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import check_psd
-from opflow.spectral.recursion import Recursion, working
+from opflow.spectral.recursion import Recursion
 
 
 class Krylov:
@@ -75,7 +75,7 @@ class Krylov:
     """
 
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
-        r = working(op, r, "r")
+        r = check_real(r, "r", dtype=op.dtype)
         if r.ndim not in (1, 2) or len(r) != op.domain.here(op.shape[1]):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)

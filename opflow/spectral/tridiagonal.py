@@ -74,10 +74,10 @@ def lanczos(
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
-    v = check_real(v, "v")
+    v = check_real(v, "v", dtype=op.dtype)
     if v.shape != (op.domain.here(n),):
         raise ValueError(f"v has shape {v.shape} but op has order {n}")
-    space = Recursion(op, v.astype(op.dtype, copy=False)[:, None], steps, keep=reorthogonalise)
+    space = Recursion(op, v[:, None], steps, keep=reorthogonalise)
     if not space.norms[0] > 0:
         raise ValueError("v must not be zero")
     while space.open[0]:
