@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from opflow.extras import install
 
+#: of NumPy, or the like of CuPy
+Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import to_host
+from opflow.arrays import Array, to_host
 from opflow.dynamics.checkpoint import FORMAT, checksum, write_npz
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
@@ -57,11 +57,11 @@ class Trajectory:
     """
 
     network: ReLUNetwork
-    residual: Any
-    times: Any
-    losses: Any
+    residual: Array
+    times: Array
+    losses: Array
     products: int
-    observations: dict[str, Any] = field(default_factory=dict)
+    observations: dict[str, Array] = field(default_factory=dict)
     step: float = float("nan")
     note: str = ""
     interrupted: bool = False
@@ -83,7 +83,7 @@ class Trajectory:
             model=weights and recorded.get("_predictor", state) is state,
         )
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any) -> Array:
         """Outputs at new inputs, (M, k), computed in row blocks.
 
         Parameters

@@ -11,7 +11,7 @@ import functools
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, overload
 
 import numpy as np
 import pylops
@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from opflow.arrays import (
+    Array,
     as_array,
     beside,
     in_dtype,
@@ -33,9 +34,6 @@ from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selec
 from opflow.operators.space import LOCAL, Space
 from opflow.operators.threads import cached_property
 from opflow.streams import in_turn
-
-if TYPE_CHECKING:
-    from types import NotImplementedType
 
 
 class Cost(NamedTuple):
@@ -58,6 +56,23 @@ class Cost(NamedTuple):
         return Cost(*(count * number for number in self))
 
 
+if TYPE_CHECKING:
+
+    class _PyLops:  # has no types, and would make an operator Any
+        shape: tuple[int, int]
+        dtype: np.dtype[Any]
+        T: Operator
+        H: Operator
+
+        _any: Any = None
+        dot = conj = trace = __truediv__ = _matmat = _rmatmat = _transpose = _any
+
+        def __init__(self, **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    _PyLops = pylops.LinearOperator
+
+
 def _as_ours(name: str) -> Any:
     """A method of PyLops that gives an operator, which becomes one of ours."""
 
@@ -71,7 +86,7 @@ def _as_ours(name: str) -> Any:
     return method
 
 
-class Operator(pylops.LinearOperator):
+class Operator(_PyLops):
     r"""A lazy linear operator with native block products.
 
     Subclasses implement ``_matmat(X)`` and ``_rmatmat(X)``, which always get a real array of
@@ -206,19 +221,19 @@ class Operator(pylops.LinearOperator):
     def _rmatvec(self, x: Any) -> Any:
         return self._rmatmat(x.reshape(-1, 1)).reshape(-1)
 
-    def matvec(self, x: Any) -> Any:
+    def matvec(self, x: Any) -> Array:
         """``self @ x`` for a vector of shape (n,) or (n, 1)."""
         return self._apply(self._matvec, x, self._columns, self._rows, vector=True)
 
-    def rmatvec(self, x: Any) -> Any:
+    def rmatvec(self, x: Any) -> Array:
         """``self.H @ x`` for a vector of shape (m,) or (m, 1)."""
         return self._apply(self._rmatvec, x, self._rows, self._columns, vector=True)
 
-    def matmat(self, X: Any) -> Any:
+    def matmat(self, X: Any) -> Array:
         """``self @ X`` for a block of vectors, shape (n, columns)."""
         return self._apply(self._matmat, X, self._columns, self._rows)
 
-    def rmatmat(self, X: Any) -> Any:
+    def rmatmat(self, X: Any) -> Array:
         """``self.H @ X`` for a block of vectors, shape (m, columns)."""
         return self._apply(self._rmatmat, X, self._rows, self._columns)
 
@@ -263,7 +278,7 @@ class Operator(pylops.LinearOperator):
         return as_array(x, "the operand")
 
     def _working(self, x: Any) -> np.dtype[Any]:
-        return np.result_type(self.dtype, x.dtype) if x.dtype.kind in "fc" else self.dtype
+        return np.result_type(self.dtype, x.dtype) if x.dtype.char in "efdFD" else self.dtype
 
     # -- parts ----------------------------------------------------------------------------
 
@@ -275,7 +290,7 @@ class Operator(pylops.LinearOperator):
         """
         return self._rmatmat(selector(self, index, self.shape[0])).T.conj()
 
-    def block(self, rows: Any, cols: Any) -> Any:
+    def block(self, rows: Any, cols: Any) -> Array:
         """The exact dense sub-block ``A[rows][:, cols]``.
 
         Parameters
@@ -315,7 +330,7 @@ class Operator(pylops.LinearOperator):
             block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
         return block if block.flags.owndata else block.copy()  # for the caller to write to
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any) -> Array:
         """Exact entries, as indexing the dense matrix gives them, for the price of :meth:`block`.
 
         Raises ``MemoryError`` if what has to be formed does not fit in half of the free memory.
@@ -338,7 +353,7 @@ class Operator(pylops.LinearOperator):
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """The exact diagonal of a square operator, shape (n,).
 
         Costs O(n · width) where the structure gives it, n products where it does not.
@@ -356,7 +371,7 @@ class Operator(pylops.LinearOperator):
 
     def trace(
         self, neval: int | None = None, method: str | None = None, backend: str = "numpy", **kw: Any
-    ) -> Any:
+    ) -> np.floating[Any]:
         """The exact trace; a named `method` asks PyLops for one of its estimators instead."""
         if method is None and neval is None:
             return self.space.total(self.diagonal().sum())
@@ -407,7 +422,7 @@ class Operator(pylops.LinearOperator):
 
     # -- conversions ----------------------------------------------------------------------
 
-    def todense(self, backend: str | None = None, memory: float | str | None = None) -> Any:
+    def todense(self, backend: str | None = None, memory: float | str | None = None) -> Array:
         """The dense matrix, formed in blocks.
 
         Parameters
@@ -424,7 +439,7 @@ class Operator(pylops.LinearOperator):
         """
         m, n = self.shape
         dense_allowed(self.shape, self.dtype, memory, whereabouts(self))
-        out = None
+        out: Any = None
         for s in row_slices(m, 3 * n * self.dtype.itemsize):
             part = self._block(s, slice(0, n))
             if out is None:
@@ -507,6 +522,12 @@ class Operator(pylops.LinearOperator):
             return super().dot(x)
         return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
+    @overload
+    def __matmul__(self, other: Operator) -> Operator: ...
+
+    @overload
+    def __matmul__(self, other: Any) -> Array: ...
+
     def __matmul__(self, other: Any) -> Any:
         if _is_scalar(other):
             raise ValueError("a scalar is not allowed with @, use * instead")
@@ -515,7 +536,7 @@ class Operator(pylops.LinearOperator):
     def __mul__(self, other: Any) -> Any:
         return self.dot(other)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: Any) -> Operator:
         return self.dot(other) if _is_scalar(other) else self.__rmatmul__(other)
 
     def __rmatmul__(self, other: Any) -> Any:
@@ -528,7 +549,7 @@ class Operator(pylops.LinearOperator):
             return self.T.dot(other.T).T if other.ndim in (1, 2) else NotImplemented
         return NotImplemented
 
-    def __add__(self, other: Any) -> Operator | NotImplementedType:
+    def __add__(self, other: Any) -> Operator:
         from opflow.operators import algebra
 
         if _is_scalar(other) and other == 0:  # what sum() starts from
@@ -536,20 +557,20 @@ class Operator(pylops.LinearOperator):
         term = algebra.as_term(other)
         return NotImplemented if term is None else algebra.add(self, term)
 
-    def __radd__(self, other: Any) -> Operator | NotImplementedType:
+    def __radd__(self, other: Any) -> Operator:
         return self.__add__(other)
 
     def __neg__(self) -> Operator:
         return self.dot(-1.0)
 
-    def __sub__(self, other: Any) -> Operator | NotImplementedType:
+    def __sub__(self, other: Any) -> Operator:
         from opflow.operators import algebra
 
         # -1 times an operator of SciPy is float64, whatever that is
         term = algebra.as_term(other)
         return self.__add__(other if term is None else algebra.scale(-1, term))
 
-    def __rsub__(self, other: Any) -> Operator | NotImplementedType:
+    def __rsub__(self, other: Any) -> Operator:
         return (-self).__add__(other)
 
     def __truediv__(self, other: Any, *args: Any, **options: Any) -> Any:

@@ -114,7 +114,7 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     ('0', '0')
     """
     net = check_fields(fields).network
-    zero = Zero(fields.samples * net.outputs, dtype=net.dtype)
+    zero: Operator = Zero(fields.samples * net.outputs, dtype=net.dtype)
     layers = []
     for (phi, a), (dphi, da), rate, b in zip(
         *_moving(fields, residual), net.rates, net.biases, strict=True

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, check_real_dtype, is_sparse, namespace, to_device, to_host
+from opflow.arrays import (
+    Array,
+    check_real,
+    check_real_dtype,
+    is_sparse,
+    namespace,
+    to_device,
+    to_host,
+)
 from opflow.extras import install
 from opflow.keywords import Seed, keywords
 
@@ -98,8 +106,8 @@ class ReLUNetwork:
                 f"readout has shape {readout.shape} but the last layer has {last} units: "
                 f"(outputs, {last}) is expected"
             )
-        self.weights = tuple(weights)
-        self.readout = readout
+        self.weights: tuple[Array, ...] = tuple(weights)
+        self.readout: Array = readout
         self.biases = _checked_biases(biases, self.weights)
         self.rates = _checked_rates(rates, len(weights))
         arrays = [*self.weights, readout, *(b for b in self.biases if b is not None)]
@@ -145,7 +153,7 @@ class ReLUNetwork:
 
     # -- use ------------------------------------------------------------------------------
 
-    def __call__(self, X: Any) -> Any:
+    def __call__(self, X: Any) -> Array:
         """Outputs f of shape (N, k), computed in row blocks.
 
         Parameters

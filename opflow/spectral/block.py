@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace, to_host
+from opflow.arrays import Array, check_integer, check_real, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
@@ -159,7 +159,7 @@ class BlockKrylov:
 @keywords
 def block_lanczos(
     op: Any, steps: int, V: Any = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
-) -> tuple[Any, Any, Any]:
+) -> tuple[Array, Array, Array]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 
     Parameters

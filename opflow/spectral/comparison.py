@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, check_real, in_dtype, namespace, to_host
+from opflow.arrays import Array, as_array, check_integer, check_real, in_dtype, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
@@ -237,7 +237,7 @@ def _compared(
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
 
 
-def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Any:
+def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters

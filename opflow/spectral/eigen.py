@@ -7,12 +7,13 @@ is in it with probability one; residuals are measured on the result, not inferre
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, namespace, to_host
+from opflow.arrays import Array, beside, check_integer, namespace, to_host
 from opflow.keywords import Seed, advance, keywords
 from opflow.operators.evaluation import candidates, materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
@@ -84,21 +85,21 @@ class Eigenpairs:
     (array([9., 4.]), (3, 2))
     """
 
-    eigenvalues: Any
-    eigenvectors: Any
-    residuals: Any
+    eigenvalues: Array
+    eigenvectors: Array
+    residuals: Array
     converged: bool
     products: int
     how: str
     guard: Any = field(default=None, repr=False)
 
     @property
-    def start(self) -> Any:
+    def start(self) -> Array:
         if self.guard is None:
             return self.eigenvectors
         return namespace(self.guard).concatenate([self.eigenvectors, self.guard], axis=1)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Array]:
         """Unpack as SciPy's ``eigsh`` result: values, vectors."""
         return iter((self.eigenvalues, self.eigenvectors))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, check_real, namespace
+from opflow.arrays import Array, as_array, check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
 
@@ -21,7 +21,7 @@ SPACES = 1000
 BUDGET = 2**27
 
 
-def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
+def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the exponential, exp(−t·op) r.
 
     Parameters
@@ -78,7 +78,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     return _over_times(op, r, t, 0, tol, size)
 
 
-def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
+def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
 
     Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
@@ -97,7 +97,7 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
 
 def phi(
     op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int | None = None
-) -> Any:
+) -> Array:
     r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse
+from opflow.arrays import Array, check_real, is_sparse
 from opflow.operators.algebra import as_operator
 from opflow.spectral.checks import check_finite, symmetric_operator
 from opflow.spectral.solver import Solution, solve
@@ -27,9 +27,9 @@ class KernelRegression:
         What the solver reports: residuals, convergence, iterations, products.
     """
 
-    coefficients: Any
-    fitted: Any
-    residual: Any
+    coefficients: Array
+    fitted: Array
+    residual: Array
     solution: Solution
     #: whether the outputs of a sample are rows of the kernel, not columns of y
     _flattened: bool

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.arrays import Array, check_integer, check_real, is_sparse, namespace, to_host
 from opflow.keywords import Seed, advance, keywords
 from opflow.operators.algebra import as_operator
 from opflow.operators.forming import dense, dense_plan
@@ -47,8 +47,8 @@ class Solution(NamedTuple):
     `iterations` and `products` what was spent; a product is with one vector.
     """
 
-    x: Any
-    residuals: Any
+    x: Array
+    residuals: Array | float
     converged: bool
     iterations: int
     products: int

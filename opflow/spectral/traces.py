@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer
+from opflow.arrays import Array, check_integer
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
@@ -121,8 +121,8 @@ class Diagonal(NamedTuple):
         ``"exact"`` or ``"Diag++"``.
     """
 
-    values: Any
-    errors: Any
+    values: Array
+    errors: Array
     products: int
     how: str
 

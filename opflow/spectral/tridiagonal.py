@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import check_integer, check_real
+from opflow.arrays import Array, check_integer, check_real
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, symmetric_operator
@@ -24,7 +24,7 @@ def lanczos(
     reorthogonalise: bool = True,
     rng: Seed = 0,
     seed: Seed = 0,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Array, Array, Any]:
     r"""Tridiagonalise a symmetric operator on a Krylov space.
 
     Parameters
