@@ -7,7 +7,6 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 
 from __future__ import annotations
 
-import functools
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +27,6 @@ from opflow.arrays import (
     mixed,
     module_name,
     namespace,
-    to_host,
 )
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
@@ -76,12 +74,10 @@ else:
 def _as_ours(name: str) -> Any:
     """A method of PyLops that gives an operator, which becomes one of ours."""
 
-    @functools.wraps(getattr(pylops.LinearOperator, name))
     def method(self: Operator, *args: Any, **options: Any) -> Operator:
         from opflow.operators import algebra
 
-        op = getattr(super(Operator, self), name)(*args, **options)
-        return algebra.as_operator(op)
+        return algebra.as_operator(getattr(super(Operator, self), name)(*args, **options))
 
     return method
 
@@ -449,7 +445,7 @@ class Operator(_PyLops):
 
     def tosparse(self) -> Any:
         """The matrix in compressed rows, within the memory check of :meth:`todense`."""
-        return sp.csr_matrix(to_host(self.todense()))
+        return sp.csr_matrix(np.asarray(self))
 
     def cond(self, *args: Any, **options: Any) -> NoReturn:
         """The condition number is :func:`opflow.spectral.condition_number`."""

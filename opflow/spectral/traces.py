@@ -35,7 +35,6 @@ def trace(
     products: int = PRODUCTS,
     rng: Seed = 0,
     seed: Seed = 0,
-    progress: bool = False,
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
@@ -48,8 +47,6 @@ def trace(
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
     rng, seed : int, numpy.random.Generator or None, default 0
-    progress : bool, default False
-        Count the products on standard error.
 
     Returns
     -------
