@@ -59,11 +59,11 @@ def train(
     network : ReLUNetwork
         The start; it is not changed.
     X : array (N, d), rows on disk, sparse matrix, operator, or None
-        Of the network's dtype, finite.  Rows on disk are a ``numpy.memmap`` or anything with
-        `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an operator only
-        X· and Xᵀ· are used.  None if `gram` is all that is known.
+        Finite, of the network's dtype or converted to it.  Rows on disk are a ``numpy.memmap``
+        or what has `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an
+        operator only X· and Xᵀ· are used.  None if `gram` is all that is known.
     y : array (N,) or (N, k)
-        Targets, of the same dtype, finite.
+        Targets, of the same dtype or converted, finite.
     method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional

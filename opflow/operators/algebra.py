@@ -38,14 +38,14 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
     Parameters
     ----------
     x : operator, array of shape (m, n), or sparse matrix
-        Arrays must be float32 or float64; they are referenced, not copied.
+        Arrays of float32 or float64 are referenced, other numbers converted.
     symbol : str, optional
         How :func:`describe` writes it.
 
     Raises
     ------
     TypeError
-        If `x` is none of these, or its dtype is not float32 or float64.
+        If `x` is none of these, or does not hold real numbers.
 
     Examples
     --------

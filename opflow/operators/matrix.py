@@ -27,7 +27,7 @@ class Matrix(Operator):
     Parameters
     ----------
     data : array or sparse matrix of shape (m, n)
-        float32 or float64.  Sparse matrices are stored by rows (CSR).
+        float32 or float64, or converted to it.  Sparse matrices are stored by rows (CSR).
     symmetric, psd : bool
         Promises by the caller about a square matrix; they are not checked.
     symbol : str, optional
@@ -35,7 +35,7 @@ class Matrix(Operator):
     Raises
     ------
     TypeError
-        If the dtype is not float32 or float64.
+        If `data` does not hold real numbers.
     ValueError
         If `data` is not two-dimensional or is empty.
 

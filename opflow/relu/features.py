@@ -139,7 +139,7 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
     ----------
     fields : Fields
     targets : array (N, q) or (N,)
-        Of the network's dtype.
+        Of the network's dtype, or converted to it.
     layer : int
         ℓ, 0..L; 0 is the input.
 

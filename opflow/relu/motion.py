@@ -41,7 +41,7 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
     ----------
     fields : Fields
     residual : array (N, k), (N,) for k = 1, or (N·k,)
-        r = f − y, of the network's dtype.
+        r = f − y, of the network's dtype or converted to it.
 
     Returns
     -------

@@ -159,7 +159,7 @@ class ReLUNetwork:
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype.
+            Of the network's dtype, or converted to it; a warning tells of rounding.
 
         Notes
         -----
@@ -188,7 +188,7 @@ class ReLUNetwork:
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype, finite.
+            Of the network's dtype or converted to it, finite.
         storage : {"cached", "packed", "recomputed"}, optional
         memory : float or str, optional
         comm : mpi4py.MPI.Comm or Sharded, optional

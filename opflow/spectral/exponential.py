@@ -29,7 +29,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        A block costs block products.  float32 is cast to the dtype of a float64 operator; the
+        A block costs block products.  Vectors are converted to the dtype of the operator; the
         other way about, where it is not exact, is refused.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.

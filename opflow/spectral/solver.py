@@ -76,7 +76,7 @@ def solve(
     op : operator or array (n, n)
         Symmetric PSD.
     b : array (n,) or (n, c)
-        Of the operator's dtype; float32 is cast to that of a float64 operator.
+        Of the operator's dtype, or converted to it; a warning tells of rounding.
     shift : float, default 0
         μ, not negative.
     preconditioner : {None, "nystrom", "jacobi"} or operator, optional
