@@ -64,11 +64,11 @@ def train(
     network : ReLUNetwork
         The start; it is not changed.
     X : array (N, d), rows on disk, sparse matrix, operator, or None
-        Of the network's dtype, finite.  Rows on disk are a ``numpy.memmap`` or anything with
-        `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an operator only
-        X· and Xᵀ· are used.  None if `gram` is all that is known.
+        Finite, of the network's dtype or converted to it.  Rows on disk are a ``numpy.memmap``
+        or what has `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an
+        operator only X· and Xᵀ· are used.  None if `gram` is all that is known.
     y : array (N,) or (N, k)
-        Targets, of the same dtype, finite.
+        Targets, of the same dtype or converted, finite.
     method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
@@ -327,7 +327,7 @@ def _warn_of_scales(X: Any, y: Any) -> None:
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", finite=True)
+    y = check_real(y, "y", dtype=network.dtype, finite=True)
     k = network.outputs
     wanted = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
     if y.ndim == 1 and k == 1:
@@ -335,8 +335,6 @@ def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     if y.shape != (n, k):
         raise ValueError(f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
                          f"{wanted} is expected")  # fmt: skip
-    if y.dtype != network.dtype:
-        raise TypeError(f"y is {y.dtype} but the network is {network.dtype}")
     namespace(y, network.readout)
     return y
 
