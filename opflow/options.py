@@ -26,7 +26,7 @@ FIXED = {
     for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate",
                  "target", "task", "missing", "encode", "standardise")
 }  # fmt: skip
-FIXED |= {"held_out": "--test-data", "test_fraction": "--test-fraction"}
+FIXED |= {"test_fraction": "--test-fraction", "held_out": "--test-data"}
 #: what other tools call our options
 ELSEWHERE = {
     "--lr": "--step",
