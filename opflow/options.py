@@ -29,17 +29,10 @@ FIXED = {
 FIXED |= {"test_fraction": "--test-fraction", "held_out": "--test-data"}
 #: what other tools call our options
 ELSEWHERE = {
-    "--lr": "--step",
-    "--learning-rate": "--step",
-    "--step-size": "--step",
-    "--epochs": "--steps",
-    "--iterations": "--steps",
-    "--hidden": "--widths",
-    "--layers": "--widths",
-    "--batch-size": "--batch",
-    "--optimizer": "--method",
-    "--output": "--out",
-    "--verbose": "--explain",
+    **dict.fromkeys(("--lr", "--learning-rate", "--step-size"), "--step"),
+    **dict.fromkeys(("--epochs", "--iterations"), "--steps"),
+    **dict.fromkeys(("--hidden", "--layers"), "--widths"),
+    **{"--batch-size": "--batch", "--optimizer": "--method", "--output": "--out"},
 }
 REQUIRED = object()
 #: an option and its --no-
