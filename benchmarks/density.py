@@ -1,6 +1,6 @@
 """The density of the spectrum of K at an N where K is never formed: error bars, memory, time.
 
-Lanczos quadrature and the kernel polynomial method on the collective kernel of a ReLU network
+Lanczos quadrature on the collective kernel of a ReLU network
 of Gaussian inputs.  Times are given as multiples of one product with one vector, timed in the same
 run; the peak is that of the whole process, network, data and interpreter included.
 
@@ -48,7 +48,6 @@ def measure(args: argparse.Namespace) -> None:
     import numpy as np
 
     import opflow as of
-    from opflow.spectral.chebyshev import kernel_polynomial
     from opflow.spectral.distribution import density
 
     n = args.samples
@@ -75,8 +74,6 @@ def measure(args: argparse.Namespace) -> None:
     methods: dict[str, Callable[[], Any]] = {
         "Lanczos quadrature": lambda: density(K, steps=args.steps, how="estimate", **options)
     }
-    if args.polynomial:
-        methods["kernel polynomial"] = lambda: kernel_polynomial(K, degree=args.degree, **options)
     width = None
     for name, method in methods.items():
         seconds, rho = timed(method)
@@ -104,8 +101,6 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--linear", action="store_true", help="a linear axis, not a log one")
-    parser.add_argument("--polynomial", action="store_true", help="the second opinion as well")
-    parser.add_argument("--degree", type=int, default=200, help="of the second opinion")
     parser.add_argument("--exact", action="store_true", help="beside LAPACK (forms K)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()

@@ -1,31 +1,49 @@
 """opflow: gradient descent of ReLU networks as a dynamics of fields, in lazy operators."""
 
-import traceback as _traceback
+# A name that type checkers take for true; `typing` would take longer to import than all this.
+TYPE_CHECKING = False
 
-try:
-    import pylops as _pylops  # noqa: F401
-except Exception as error:
-    # PyLops takes a CuPy that can be imported for one that works, and goes on to parts of it that
-    # cannot be without CUDA.
-    _frames = _traceback.walk_tb(error.__traceback__)
-    if not any(f.f_globals.get("__name__", "").startswith("cupy") for f, _ in _frames):
-        raise
-    raise ImportError(
-        f"PyLops found CuPy, but CuPy does not work on this machine: {error}\n"
-        "To work on the CPU, set the environment variable CUPY_PYLOPS=0 (or uninstall CuPy); to "
-        "work on a GPU, install the CUDA libraries: pip install 'cupy-cuda12x[ctk]'"
-    ) from error
+if TYPE_CHECKING:
+    from opflow import distributed as distributed
+    from opflow import plot as plot
+    from opflow import sklearn as sklearn
+    from opflow import spectral as spectral
+    from opflow.config import show_config as show_config
+    from opflow.dynamics import *  # noqa: F403
+    from opflow.operators import *  # noqa: F403
+    from opflow.relu import *  # noqa: F403
+    from opflow.standardise import Standardiser as Standardiser
+    from opflow.streams import Streamed as Streamed
+else:
+    import importlib as _importlib
 
-from opflow import spectral
-from opflow.config import show_config
-from opflow.dynamics import *  # noqa: F403
-from opflow.dynamics import __all__ as _dynamics
-from opflow.operators import *  # noqa: F403
-from opflow.operators import __all__ as _operators
-from opflow.relu import *  # noqa: F403
-from opflow.relu import __all__ as _relu
-from opflow.standardise import Standardiser
-from opflow.streams import Streamed
+    def _load() -> None:
+        """Put everything public here: one import of all, at the first name that is asked for."""
+        found = {}
+        for part in ("operators", "relu", "dynamics"):
+            module = _importlib.import_module(f"opflow.{part}")
+            found |= {name: getattr(module, name) for name in module.__all__}
+        found["spectral"] = _importlib.import_module("opflow.spectral")
+        for part, name in _SINGLE.items():
+            found[name] = getattr(_importlib.import_module(f"opflow.{part}"), name)
+        globals().update(found, __all__=list(found))
+
+    def __getattr__(name: str) -> object:
+        if name in _EXTRAS:
+            return _importlib.import_module(f"opflow.{name}")
+        if name == "__all__" or not name.startswith("_"):
+            _load()
+        if name not in globals():
+            raise AttributeError(f"module 'opflow' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        there = [name for name in _EXTRAS if name in globals()]
+        return sorted({*__getattr__("__all__"), "plot", *there, "__version__"})
+
 
 __version__ = "0.1.0"
-__all__ = [*_dynamics, *_operators, *_relu, "Standardiser", "Streamed", "show_config", "spectral"]
+#: public names that are the only one of their module
+_SINGLE = {"config": "show_config", "standardise": "Standardiser", "streams": "Streamed"}
+#: modules that are imported when they are asked for; what they need says how it is installed
+_EXTRAS = ("distributed", "plot", "sklearn")

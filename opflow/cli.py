@@ -1,4 +1,4 @@
-"""The command line: ``opflow train``, ``estimate``, ``spectrum`` and ``plot``.
+"""The command line: ``opflow train``, ``predict``, ``estimate``, ``spectrum`` and ``plot``.
 
 Wrong input ends with exit code 2 and one line on stderr; a run that diverges with code 1; one
 that is stopped by a signal with 128 + its number, its results written and a way to go on told.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -16,18 +18,23 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import opflow as of
 from opflow import options, report, spectrum, spectrum_report
-from opflow.data import DataSet, load
+from opflow.data import DataSet, load, reading
 from opflow.devices import check_device, placed
 from opflow.dynamics.checkpoint import write_npz
-from opflow.estimate import estimate
+from opflow.estimate import estimate, numbers
 from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.operators.space import RankError, space_of
+from opflow.predict import predictions
+from opflow.words import HINT
 from opflow.world import World
 
 
@@ -40,12 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     with world.quiet(), _Signals() as signals:
         try:
-            args = options.parser(COMMANDS).parse_args(argv)
+            args = options.parse(sys.argv[1:] if argv is None else argv)
         except SystemExit as stop:  # argparse has said what is wrong
             return int(stop.code or 0)
         args.argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            return int(args.command(args, signals, world))
+            with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+                code = int(COMMANDS[args.command](args, signals, world))
+            if args.json:
+                print(json.dumps(args.found, indent=2))
+            return code
+        except BrokenPipeError:  # nobody reads: the front door ends it quietly
+            raise
         except (ValueError, TypeError, OSError, ImportError, MemoryError, RankError) as error:
             return _fail(error, 2, world)
         except of.DivergenceError as error:
@@ -99,20 +112,23 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.data is not None:
         if any(shape):
             raise ValueError("give either DATA or --samples and --features")
-        data = load(args.data, args.targets, args.dtype)
+        data = load(args.data, args.targets, args.dtype, reading(vars(args)))
         X, (samples, features) = data.inputs, data.inputs.shape
         outputs = args.outputs or data.targets.shape[1]
     elif None in shape:
         raise ValueError("DATA, or --samples and --features, is needed")
     else:
         (samples, features), outputs = shape, args.outputs or 1
-    target = "" if args.data is None else f"; target: {data.about}"
-    print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
-          f"{args.dtype}{target}")  # fmt: skip
-    print(estimated(estimate(
+    found = estimate(
         samples, [features, *args.widths], outputs, args.dtype, steps=args.steps,
         memory=args.memory, method=options.method(args), eliminate=options.eliminate(args), X=X,
-    )))  # fmt: skip
+    )  # fmt: skip
+    shapes = {"samples": samples, "features": features, "outputs": outputs}
+    args.found = shapes | numbers(found)
+    if not args.json:
+        target = "" if args.data is None else f"; target: {data.about}"
+        print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
+              f"{args.dtype}{target}\n{estimated(found)}")  # fmt: skip
     return 0
 
 
@@ -130,20 +146,30 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("--resume and --overwrite exclude each other")
     method = options.method(args)
     check_device(args.device, world.comm)
-    data = load(args.data, args.targets, args.dtype, comm=world.comm)
-    test = None
+    data = load(args.data, args.targets, args.dtype, reading(vars(args)), comm=world.comm)
+    test = data.held_out
     if args.test_data is not None:
-        test = load(args.test_data, args.test_targets, args.dtype, like=data,
-                    options=("--test-data", "--test-targets"))  # fmt: skip
+        if test is not None:
+            raise ValueError("--test-data and --test-fraction exclude each other")
+        test = load(args.test_data, args.test_targets, args.dtype, reading(vars(args)),
+                    like=data.task, options=("--test-data", "--test-targets"))  # fmt: skip
     elif args.test_targets is not None:
         raise ValueError("--test-targets needs --test-data")
-    samples = space_of(world.comm, data.inputs.shape[0]).total(data.inputs.shape[0])
+    space = space_of(world.comm, data.inputs.shape[0])
+    samples = space.total(data.inputs.shape[0])
+    same = np.flatnonzero(space.largest(abs(data.targets).max(axis=0, initial=0.0)) == 0)
+    if same.size and data.task is not None:
+        column = f"column {same[0]} of " * (data.targets.shape[1] > 1)
+        value = data.task.targets.mean[same[0]]
+        raise ValueError(f"{column}{data.task.name} in every sample is {value:g}: nothing to learn")
     if args.batch is not None and args.batch > samples:
         raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
     if not args.quiet:
-        print(f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
-              f"{_count(int(samples), 'sample')}", flush=True)  # fmt: skip
+        held = f", {_count(test.inputs.shape[0], 'sample')} held out" if test is not None else ""
+        told = [f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
+                f"{_count(int(samples), 'sample')}{held}", *data.notes]  # fmt: skip
+        print("; ".join(told), flush=True)
     if world.comm is not None and world.leads:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
@@ -158,7 +184,8 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         ):
             error.add_note(f"what it reached is kept: {_go_on(args, world)}")
         raise
-    if not args.quiet and world.leads:
+    args.found = summary
+    if not (args.quiet or args.json) and world.leads:
         print(told)
     if not summary["stopped"]:
         return 0
@@ -187,7 +214,7 @@ def _finish(
     run.save(folder.path / "trajectory.npz")
     pictures = report.draw(folder.path, run, *moments)
     folder.done()
-    return f"{table}\n\n{pictures}; everything is in {args.out}"
+    return f"{table}\n\n{pictures}; everything is in {args.out}\n{HINT}"
 
 
 def _run(
@@ -202,7 +229,7 @@ def _run(
     """The run (on the rank that leads), its summary, and its kernel before and after."""
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ("command", "argv")}  # fmt: skip
-    config |= {"held_out": test is not None, "target": data.about, "version": of.__version__}
+    config |= {"held_out": test is not None, "about": data.about, "version": of.__version__}
     world.lead(lambda: folder.configure(config, options.FIXED))
     widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
     network = of.ReLUNetwork.random(
@@ -213,11 +240,16 @@ def _run(
     expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
                         memory=args.memory, method=method, eliminate=options.eliminate(args),
                         X=data.inputs)  # fmt: skip
-    expected_seconds = expected.seconds
+
+    def analysed(network: of.ReLUNetwork, when: str) -> dict[str, Any]:
+        if args.no_analysis:
+            return {"skipped": "--no-analysis was given"}
+        told = "" if args.quiet else f"eigenvalues of K {when} the run"
+        return report.analyse(network, data.inputs, seconds=expected.seconds, memory=args.memory,
+                              told=told, comm=world.comm)  # fmt: skip
+
     started = time.perf_counter()
-    before = report.analyse(
-        network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
-    )
+    before = analysed(network, "before")
     run = of.train(
         network,
         data.inputs,
@@ -236,14 +268,13 @@ def _run(
         progress=not args.quiet,
         comm=world.comm,
     )
+    run = replace(run, task=data.task)
     space = space_of(world.comm, run.residual.shape[0])
     # the signal may have reached one rank alone
     stopped = max(space.all_of(signals.last().name)) if run.interrupted else ""
     after = {"skipped": "the run was stopped"}
     if not stopped:
-        after = report.analyse(
-            run.network, data.inputs, seconds=expected_seconds, memory=args.memory, comm=world.comm
-        )
+        after = analysed(run.network, "after")
     seconds = time.perf_counter() - started
     whole = run.gathered(space)
     summary = world.lead(lambda: whole and report.summary(whole, before, after, stopped, seconds))
@@ -257,11 +288,13 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is None and not args.run.is_dir():
         raise ValueError("--out DIR is needed where no run folder is given")
     out = args.out or args.run / "spectrum"
-    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map,
-                       args.memory, args.seed)  # fmt: skip
+    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map, args.memory,
+                       args.seed, args.seconds, progress=not args.quiet)  # fmt: skip
     with ResultFolder(out, SPECTRUM, args.overwrite) as folder:
         started = time.perf_counter()
-        summary, arrays = spectrum.analyse(what, ask, lambda text: print(text, file=sys.stderr))
+        summary, arrays = spectrum.analyse(
+            what, ask, lambda text: args.quiet or print(text, file=sys.stderr)
+        )
         summary["seconds"] = time.perf_counter() - started
         summary["peak_memory"] = report.peak_memory()
         table = spectrum_report.table(summary)
@@ -271,8 +304,29 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         pictures = report.attempt(
             folder.staging, lambda: spectrum_report.pictures(arrays, summary["outputs"])
         )
+    args.found = summary
+    if not (args.quiet or args.json):
+        print(f"{table}\n\n{pictures}; everything is in {out}\n{HINT}")
+    return 0
+
+
+def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
+    _alone(world)
+    if args.out is not None and args.out.exists() and not args.overwrite:
+        raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
+    run = of.Trajectory.load(args.run / "trajectory.npz" if args.run.is_dir() else args.run)
+    names, columns, told = predictions(run, args.data, args.targets, args.proba)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])
+    args.found = {
+        name: np.asarray(column).tolist() for name, column in zip(names, columns, strict=True)
+    }
+    if args.out is None and not args.json:
+        print(text.getvalue(), end="")
+    elif args.out is not None:
+        args.out.write_text(text.getvalue(), encoding="utf-8")
     if not args.quiet:
-        print(f"{table}\n\n{pictures}; everything is in {out}")
+        print(f"opflow: {told}", file=sys.stderr)
     return 0
 
 
@@ -282,7 +336,8 @@ def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     more, missing = spectrum_report.redraw(args.run)
     if not (drawn or more or failed or missing):
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
-    print(report.told([*drawn, *more], failed | missing))
+    if not args.quiet:
+        print(report.told([*drawn, *more], failed | missing))
     return 0
 
 
@@ -296,7 +351,13 @@ def _go_on(args: argparse.Namespace, world: World) -> str:
     return shlex.join([*ranks, "opflow", *argv, "--resume"])
 
 
-COMMANDS = {"train": _train, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot}
+COMMANDS = {
+    "train": _train,
+    "predict": _predict,
+    "estimate": _estimate,
+    "spectrum": _spectrum,
+    "plot": _plot,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

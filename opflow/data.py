@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,47 +14,98 @@ import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.extras import install
+from opflow.folder import absent, located
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
-from opflow.tables import read_csv
+from opflow.standardise import Standardiser
+from opflow.tables import Table, read_table, some
+from opflow.task import Task
 
 #: different whole numbers that are taken for classes, at most
 MOST = 20
 #: classes that are told by name, at most
 SHOWN = 10
+#: tables of text, which may be compressed
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+TABLES = (*TEXT, ".parquet")
+
+
+class Reading(NamedTuple):
+    """How data are read where they leave a choice; the defaults are those of the command line."""
+
+    #: name or index of the target column of a table; None: the last one
+    target: str | None = None
+    #: "regression", "classification" or "auto", which looks at the targets
+    task: str = "auto"
+    #: "mean" fills missing features by means, "drop" leaves samples out; None: refused
+    missing: str | None = None
+    #: "onehot": words become columns of 0 and 1; None: refused
+    encode: str | None = None
+    #: whether features are shifted and scaled; None: those of tables are
+    standardise: bool | None = None
+    #: share of the samples that is held out, drawn by `seed`
+    test_fraction: float | None = None
+    seed: int = 0
+
+
+DEFAULT = Reading()
 
 
 class DataSet(NamedTuple):
-    """Inputs X (N, d), targets y (N, k) and, for a classification, its classes.
+    """Inputs X (N, d) and targets y (N, k), as a network takes them."""
 
-    Attributes
-    ----------
-    inputs : array, memory map, h5py data set or sparse matrix
-    targets : array (N, k)
-    labels : int array (N,) or None
-        Which of `classes` each sample is of.
-    classes : array or None
-    mean : array (k,) or None
-        Mean over the samples of the one-hot vectors, which the targets are centred by.
-    about : str
-        What the targets were taken for, in words.
-    """
-
+    #: array, memory map, rows or sparse matrix
     inputs: Any
+    #: array, or None if the data have none
     targets: Any
+    #: int array (N,): which of the classes each sample is of, if there are classes
     labels: Any = None
-    classes: Any = None
-    mean: Any = None
+    #: what the targets were taken for, in words
     about: str = ""
+    #: what made these numbers of the data, and makes answers of outputs
+    task: Task | None = None
+    #: what else was done
+    notes: tuple[str, ...] = ()
+    #: samples that are not trained on
+    held_out: DataSet | None = None
+
+
+class _Raw(NamedTuple):
+    """What a file holds: numbers, NaN where one is missing, and targets or None."""
+
+    X: Any
+    y: Any
+    #: of the target, and which column it is, in words
+    name: str
+    told: str = ""
+    columns: tuple[str, ...] | None = None
+    recipe: Mapping[str, Any] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+    #: where a row and a column of X, or None for y, are in a table
+    place: Callable[[int, int | None], str] | None = None
+    #: the files of X and of y
+    data: str = ""
+    where: str = ""
+
+    def rows(self, chosen: Any) -> _Raw:
+        """Some of the samples."""
+        return self._replace(X=self.X[chosen], y=None if self.y is None else self.y[chosen])
+
+
+def reading(values: Mapping[str, Any]) -> Reading:
+    """The choices among the options of a command, or of a run's configuration."""
+    return Reading(**{name: values[name] for name in Reading._fields if name in values})
 
 
 def load(
     data: str,
     targets: str | None = None,
     dtype: Any = np.float64,
+    how: Reading = DEFAULT,
     *,
-    like: DataSet | None = None,
+    like: Task | None = None,
+    ask: bool = True,
     options: tuple[str, str] = ("DATA", "--targets"),
     comm: Any = None,
 ) -> DataSet:
@@ -64,26 +115,24 @@ def load(
     ----------
     data : str
         ``"digits"`` (scikit-learn's handwritten digits: pixels / 16, minus the mean image), or a
-        file: ``.npz`` with X and y, ``.npy`` with X, ``.h5`` with X and y, ``.csv`` (its last
-        column is the target unless `targets` is given; one header line is allowed), a SciPy
-        sparse ``.npz``, which stays sparse.
+        file: ``.npz`` with X and y, ``.npy`` with X, ``.h5`` with X and y, a table (``.csv``,
+        ``.tsv``, ``.txt``, these with ``.gz``, ``.parquet``, or ``-``, standard input), or a
+        SciPy sparse ``.npz``, which stays sparse.
     targets : str, optional
-        A ``.npy`` or ``.csv`` file with y.
+        A ``.npy`` file or a table with y.
     dtype : dtype, default float64
         Real and integer data of any byte order are cast to it.  X of a ``.npy`` or ``.h5`` file
         that has it already stays on disk.
-    like : DataSet, optional
-        The training set that this is held-out data of: its features, classes and mean are used.
+    how : Reading
+    like : Task, optional
+        That of a training set, whose columns, means and classes are used.
+    ask : bool
+        Whether targets are needed; if not, those that are missing or strange are left out.
     options : tuple of str
         What `data` and `targets` are called in messages.
     comm : mpi4py.MPI.Comm, optional
         Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
-        rest is read whole first.  Classes and mean are those of all samples.
-
-    Returns
-    -------
-    DataSet
-        Of classes, y is one-hot minus its mean over the samples.
+        rest is read whole first.  Classes and means are those of all samples.
 
     Raises
     ------
@@ -95,88 +144,323 @@ def load(
     Notes
     -----
     One rule for all files says what one-dimensional targets are.  Words and booleans are classes.
-    Integers are classes if there are at most 20 different ones and at least one occurs twice.
-    All else is a regression, floating-point numbers that happen to be whole too; in a ``.csv``
-    these are what is written with a decimal point or an exponent.
+    So are whole numbers, however they are stored, if there are at most 20 different ones and at
+    least one occurs twice.  All else is a regression.  Of classes, y is one-hot minus its mean over
+    the samples; that of a regression is shifted and scaled to mean 0 and standard deviation 1.
     """
-    if data == "digits":
-        X, y, name = _digits()
-        if targets is not None:
-            y, name = _targets(located(targets), options[1])
-    else:
-        X, y, name = _file(located(data), targets, options)
+    where = targets or data
+    if data == "-" and comm is not None:
+        raise ValueError("- is the standard input of one process: give several ranks a file")
+    raw = _digits() if data == "digits" else _file(located(data), how, like, options[0], targets)
+    if how.target is not None and like is None and (raw.place is None or targets is not None):
+        raise ValueError(f"--target is for a column of a table, but y is apart, in {where}")
+    if targets is not None:
+        y, name = _targets(located(targets), options[1])
+        raw = raw._replace(y=y, name=name, told="")
+    X = raw.X
+    y = raw.y
+    if y is None and ask:
+        raise ValueError(f"{data} has no targets: give {options[1]} FILE")
     if len(X.shape) != 2 or 0 in X.shape:
         raise ValueError(f"X in {data} has shape {X.shape}: samples and features are needed")
-    where = targets or data
-    if y.shape[:1] != X.shape[:1]:
-        raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
-    X, y, space = _mine(X, y, comm)
-    X = _real(X, f"X in {data}", dtype)
-    if like is not None and X.shape[1] != like.inputs.shape[1]:
-        raise ValueError(f"X in {data} has {X.shape[1]} features, the training set "
-                         f"{like.inputs.shape[1]}")  # fmt: skip
-    y = np.array(y[...])  # in memory: every step wants it
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.dtype.kind == "S":
-        y = np.char.decode(y, "utf-8")
-    labels = None
-    classes = None
-    mean = None
-    kind = "regression"
+    features = X.shape[1] if like is None else like.recipe.get("features", X.shape[1])
+    if X.shape[1] != features:
+        raise ValueError(f"X in {data} has {X.shape[1]} features, the training set {features}")
+    if y is not None:
+        if y.shape[:1] != X.shape[:1]:
+            raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
+        y = np.array(y[...])  # in memory: every step wants it
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    raw = _complete(raw._replace(y=y, data=data, where=where), how.missing, ask)
+    if how.test_fraction is None:
+        return _made(raw, dtype, how, like, ask, comm)
+    raw, test = _split(raw, how)
+    found = _made(raw, dtype, how, like, ask, comm)
+    return found._replace(held_out=_made(test, dtype, how, found.task, ask, None))
+
+
+def _complete(raw: _Raw, missing: str | None, ask: bool) -> _Raw:
+    """Data without the samples that miss a value, or an error that says where one is missing."""
+    X = raw.X
+    if missing is None and raw.place is None:
+        return raw  # what is not finite is told later
+    if sp.issparse(X):
+        raise ValueError(f"--missing is not for sparse data, as X in {raw.data}")
+    X = _in_memory(X, f"X in {raw.data}")
+    holes = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool)
+    gaps = holes.any(axis=1)
+    if missing == "drop":
+        gaps |= _gone(raw.y, len(X))
+        notes = [f"{_count(gaps.sum(), 'row')} with missing values left out"] * bool(gaps.any())
+        if gaps.all():
+            raise ValueError(f"every row of {raw.data} misses a value: --missing drop leaves none")
+        return raw._replace(X=X, notes=(*raw.notes, *notes)).rows(~gaps)
+    if missing is None and gaps.any():
+        row = int(gaps.argmax())
+        assert raw.place is not None
+        remedy = "--missing mean fills in the mean of its column, --missing drop leaves the row out"
+        if not ask:
+            remedy = "the run was trained without --missing mean, and cannot fill it"
+        place = raw.place(row, int(holes[row].argmax()))
+        raise ValueError(f"{raw.data}: {place}: the value is missing; {remedy}")
+    return raw._replace(X=X)
+
+
+def _gone(y: Any, count: int) -> Any:
+    """Which targets are missing."""
+    if y is None:
+        return np.zeros(count, bool)
+    gone = y == None if y.dtype == object else y != y  # noqa: E711
+    return gone.reshape(count, -1).astype(bool).any(axis=1)
+
+
+def _split(raw: _Raw, how: Reading) -> tuple[_Raw, _Raw]:
+    """The samples to train on, and those that are held out: of each class its share."""
+    raw = raw._replace(X=_in_memory(raw.X, f"X in {raw.data}"))
+    count = raw.X.shape[0]
+    labels = np.zeros(count)
+    if _classes(raw, LOCAL, how.task)[0] is not None:
+        labels = np.unique(raw.y.astype(str), return_inverse=True)[1]
+    order = np.random.default_rng(how.seed).permutation(count)
+    order = order[np.argsort(labels[order], kind="stable")]
+    shares = np.floor((how.test_fraction or 0.0) * np.arange(count + 1) + 1e-9)
+    held = np.zeros(count, bool)
+    held[order] = np.diff(shares) > 0
+    # each class has a sample to learn from
+    held[order[np.unique(labels[order], return_index=True)[1]]] = False
+    if not held.any():
+        raise ValueError(f"--test-fraction {how.test_fraction} of {count} samples leaves none")
+    return raw.rows(~held), raw.rows(held)
+
+
+def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, comm: Any) -> DataSet:
+    """The numbers that a network takes, and the task that makes them."""
+    notes = [*raw.notes]
+    recipe = {**raw.recipe, "features": raw.X.shape[1]} if like is None else like.recipe
+    if like is None and how.missing == "mean":
+        if (empty := np.isnan(raw.X).all(axis=0)).any():
+            raise ValueError(f"feature {empty.argmax()} of {raw.data} has no values at all")
+        recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
+    if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
+        holes = np.isnan(raw.X)
+        notes.append(f"means fill what is missing in {_count(holes.any(axis=1).sum(), 'row')}")
+        raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
+    X, y, space = _mine(raw.X, raw.y, comm)
+    raw = raw._replace(y=y)
+    standardise = raw.place is not None if how.standardise is None else how.standardise
     if like is not None:
-        classes = like.classes
-    elif y.ndim == 1 and y.dtype.kind in "iubU":
-        classes, kind = _classes(y, f"y in {where}", space)
-    if classes is not None and y.ndim == 1 and y.dtype.kind in "iubU":
-        labels = _known(y, classes, f"y in {where}")
-        y = _one_hot(labels, len(classes), f"y in {where}")
-        mean = space.total(y.sum(axis=0)) / space.total(len(y)) if like is None else like.mean
-        y = y - mean
-    y = _real(y, f"y in {where}", dtype)
-    y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or y.shape[1] == 0:
-        raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
-    if like is not None and y.shape[1] != like.targets.shape[1]:
-        raise ValueError(f"y in {where} has {y.shape[1]} columns, the training set "
-                         f"{like.targets.shape[1]}")  # fmt: skip
-    if classes is None and y.shape[1] > 1:
-        kind = f"regression, {y.shape[1]} columns"
-    return DataSet(X, y, labels, classes, mean, f"{name} ({kind})")
+        standardise = like.inputs is not None
+    # means are taken before numbers are rounded to `dtype`
+    in_memory = not (is_rows(X) or isinstance(X, np.memmap))
+    X = _real(X, f"X in {raw.data}", np.float64 if standardise and in_memory else dtype)
+    why = ""
+    try:
+        if (gone := _gone(y, X.shape[0])).any():
+            place = raw.place(int(gone.argmax()), None) if raw.place else "y"
+            raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
+        if like is None:
+            classes, why, note = _classes(raw, space, how.task)
+            notes += [note] * bool(note)
+            inputs = Standardiser.fit(X, dtype=dtype, space=space) if standardise else None
+            targets = _fitted(raw, classes, dtype, space)
+            like = Task(targets, classes, inputs, raw.columns, recipe, raw.name)
+        if y is not None:
+            y = like.encode(y if like.classes is not None else _real(y, "y", np.float64))
+    except ValueError as error:
+        if ask:
+            raise ValueError(f"{raw.where}: {error}") from error
+        notes.append(f"answers are not compared: {error}")
+        y = None
+    assert like is not None
+    labels = None
+    if y is not None and like.classes is not None:
+        labels = like.targets.inverse(y).argmax(axis=1)
+    kind = f"regression, {len(like.targets.mean)} columns"
+    if like.classes is not None:
+        more = ", …" if len(like.classes) > SHOWN else ""
+        shown = ", ".join(map(str, like.classes[:SHOWN].tolist()))
+        kind = f"{len(like.classes)} classes: {shown}{more}"
+    elif len(like.targets.mean) == 1:
+        kind = f"regression{why}"
+    about = f"{raw.name}{raw.told} ({kind})"
+    return DataSet(like.prepare(X), y, labels, about, like, tuple(notes))
 
 
-def located(text: str | os.PathLike[str]) -> Path:
-    """The path of a file or folder, of which ``~`` is the home folder."""
-    return Path(os.path.expanduser(text))
+def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
+    """The mean of one-hot vectors, or mean and scale of a regression's targets."""
+    y = raw.y
+    if classes is None:
+        y = _real(y, "y", np.float64)
+        return Standardiser.fit(y[:, None] if y.ndim == 1 else y, dtype=dtype, space=space)
+    need = 8.0 * len(y) * len(classes)
+    if need > 0.5 * free_memory():
+        raise MemoryError(f"y in {raw.where} has {len(classes):,} classes, as one-hot vectors of "
+                          f"{human(need, 'B', 1024)}")  # fmt: skip
+    counts = (y[:, None] == classes).sum(axis=0, dtype=np.float64)
+    return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
 
 
-def _classes(y: Any, name: str, space: Space) -> tuple[Any, str]:
-    """The classes of a vector of integers, booleans or words, if it is one, and what it is."""
+def _count(number: Any, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
+    """The classes of targets, if they are some; why if they are none, and what to know of that."""
+    y = np.array(raw.y.tolist()) if raw.y.dtype == object else raw.y
+    kind = y.dtype.kind
+    whole = kind in "iubU" and y.ndim == 1
+    if kind == "f" and y.ndim == 1:
+        whole = not space.either(not ((y == np.round(y)) & (abs(y) < 2**53)).all())[0]
+        y = y.astype(np.int64) if whole else y
+    if task == "regression" or not whole:
+        if task == "classification" or (kind == "U" and y.ndim == 1):
+            raise ValueError(f"--task {task} is not for {raw.name}: it holds {y.flat[0]}")
+        return None, "", ""
     found = np.unique(space.everywhere(np.unique(y)))
     count = len(found)
     samples = int(space.total(len(y)))
-    whole = y.dtype.kind in "iu"
-    if whole and count == samples:
-        return None, "regression, no whole number twice"
-    if whole and count > MOST:
-        return None, f"regression, {count:,} different whole numbers"
+    guessed = kind in "iuf" and task == "auto"
+    told = "--task chooses whether whole numbers are classes or a regression" * guessed
+    if guessed and count == samples:
+        return None, ", no whole number twice", told
+    if guessed and count > MOST:
+        return None, f", {count:,} different whole numbers", told
     if count == 1:
-        hint = "; write numbers with a decimal point for a regression" if whole else ""
-        raise ValueError(f"{name} has one class only, {found[0]}, and two are needed{hint}")
-    if y.dtype.kind == "U" and count == samples:
-        raise ValueError(f"{name} has {count:,} different words for as many samples: no classes")
-    shown = [str(value) for value in found[:SHOWN].tolist()]
-    return found, f"{count} classes: {', '.join(shown)}{', …' if count > SHOWN else ''}"
+        raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
+    if count == samples and kind != "b":
+        raise ValueError(
+            f"{raw.name} has {count:,} different values in as many samples: no classes"
+        )
+    return found, "", told
 
 
-def _one_hot(labels: Any, count: int, name: str) -> Any:
-    need = 8.0 * len(labels) * count
+def _in_memory(X: Any, name: str) -> Any:
+    """X, read from the disk if it fits."""
+    if not (isinstance(X, np.memmap) or is_rows(X)):
+        return X
+    need = float(math.prod(X.shape) * X.dtype.itemsize)
     if need > 0.5 * free_memory():
-        raise MemoryError(f"{name} has {count:,} classes, as one-hot vectors of "
-                          f"{human(need, 'B', 1024)}")  # fmt: skip
-    y = np.zeros((len(labels), count))
-    y[np.arange(len(labels)), labels] = 1.0
-    return y
+        raise MemoryError(f"{name} stays on disk, as it takes {human(need, 'B', 1024)}: --missing "
+                          "and --test-fraction are for data in memory")  # fmt: skip
+    return np.array(X[...])
+
+
+def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str | None) -> _Raw:
+    kind = _suffix(path)
+    if kind in TABLES or str(path) == "-":
+        return _open(path, lambda path: _of_table(read_table(path), how, like, targets is not None))
+    if kind in (".npz", ".h5", ".hdf5"):
+        arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
+        if "X" not in arrays:
+            raise ValueError(f"{path} holds {sorted(arrays)} but no X")
+        return _Raw(arrays["X"], arrays.get("y"), "y")
+    if kind == ".npy":
+        return _Raw(_open(path, _read_npy), None, "y")
+    if not path.exists():
+        raise absent(path)
+    raise ValueError(f"{option} {path} must be .npz, .h5, .npy, {', '.join(TEXT[:4])} or .parquet")
+
+
+def _suffix(path: Path) -> str:
+    """The kind of a file: the end of its name, of a compressed one the two ends."""
+    ends = [end.lower() for end in path.suffixes]
+    return "".join(ends[-2:] if ends[-1:] == [".gz"] else ends[-1:])
+
+
+def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Raw:
+    """Features and target of a table."""
+    width = len(table.columns)
+    index = table.row_names()
+    target = None if apart else width - 1
+    if like is not None:
+        picked, target = _as_before(table, like)
+        index = None
+    else:
+        if how.target is not None and not apart:
+            target = table.find(how.target)
+        index = None if index == target else index
+        picked = [i for i in range(width) if i not in (target, index)]
+    if not picked:
+        raise ValueError("it needs at least one feature column and a target column")
+    known = (like.recipe.get("categories") if like is not None else None) or [None] * len(picked)
+    blocks = []
+    categories = []
+    origin = []
+    for i, words in zip(picked, known, strict=True):
+        block, words = table.numbers(i, words, how.encode == "onehot" or words is not None)
+        blocks.append(block)
+        categories.append(words)
+        origin += [i] * block.shape[1]
+
+    def place(row: int, column: int | None) -> str:
+        at = target if column is None else origin[column]
+        return f"target {row + 1}" if at is None else table.place(row, at)
+
+    name = "target"
+    told = "" if target is None else f", column {target + 1}, no header"
+    if table.names is not None and target is not None:
+        name = table.names[target]
+        told = ", the last column" if like is None and how.target is None else ""
+    columns = None if table.names is None else tuple(table.names[i] for i in picked)
+    recipe = {"categories": categories, "width": width, "target": target, "index": index}
+    notes = () if index is None else (f"{table.title(0)} counts the rows and is left out",)
+    y = None if target is None else table.columns[target]
+    return _Raw(np.hstack(blocks), y, name, told, columns, recipe, notes, place)
+
+
+def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
+    """Which columns are the features of a training set, and which is its target, if one is."""
+    width = len(table.columns)
+    if like.columns is not None:
+        if table.names is None:
+            raise ValueError(f"it has no header, but the training set: {some(like.columns)}")
+        places = {name: iter([i for i, other in enumerate(table.names) if other == name])
+                  for name in (*like.columns, like.name)}  # fmt: skip
+        found = [next(places[name], None) for name in like.columns]
+        lacking = [name for name, i in zip(like.columns, found, strict=True) if i is None]
+        if lacking:
+            raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
+        return [i for i in found if i is not None], next(places[like.name], None)
+    recipe = like.recipe
+    features = len(recipe.get("categories", ())) or recipe.get("features")
+    target = None
+    index = table.row_names()
+    if recipe.get("width") == width:
+        target = recipe["target"]
+        index = recipe["index"]
+    picked = [i for i in range(width) if i not in (target, index)]
+    if features == width:
+        return [*range(width)], None
+    if features == len(picked) - 1 and target is None:
+        return picked[:-1], picked[-1]
+    if features != len(picked):
+        raise ValueError(f"it has {width} columns, the training set {features} features")
+    return picked, target
+
+
+def _targets(path: Path, option: str) -> tuple[Any, str]:
+    """The targets of a file of their own, and what they are called."""
+    kind = _suffix(path)
+    if kind == ".npy":
+        return _open(path, _read_npy), path.name
+    if kind not in TABLES:
+        raise ValueError(f"{option} {path} must be .npy, or a table: {', '.join(TABLES)}")
+    table: Table = _open(path, read_table)
+    if len(table.columns) == 1:
+        return table.columns[0], table.names[0] if table.names else path.name
+    all_of_them = range(len(table.columns))
+    return np.hstack([table.numbers(i, None, False)[0] for i in all_of_them]), path.name
+
+
+def _digits() -> _Raw:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(f"digits needs scikit-learn: {install('demo')}") from error
+    digits = load_digits()
+    X = digits.data / 16.0
+    return _Raw(X - X.mean(axis=0), digits.target, "digit")
 
 
 def _mine(X: Any, y: Any, comm: Any) -> tuple[Any, Any, Space]:
@@ -200,72 +484,6 @@ class _Between:
             return self._X[np.asarray(index) + self._start]
         start, stop, step = index.indices(self.shape[0])
         return self._X[self._start + start : self._start + stop : step]
-
-
-def _known(y: Any, classes: Any, name: str) -> Any:
-    """Which of the classes each target is of."""
-    if (y.dtype.kind == "U") != (classes.dtype.kind == "U"):  # words and numbers
-        labels = np.zeros(len(y), int)
-        strange = np.ones(len(y), bool)
-    else:
-        labels = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-        strange = classes[labels] != y
-    if strange.any():
-        raise ValueError(f"{name} has the class {y[strange][0]}, which the training set has not")
-    return labels
-
-
-def _digits() -> tuple[Any, Any, str]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(f"digits needs scikit-learn: {install('demo')}") from error
-    digits = load_digits()
-    X = digits.data / 16.0
-    return X - X.mean(axis=0), digits.target, "digit"
-
-
-def _file(path: Path, targets: str | None, options: tuple[str, str]) -> tuple[Any, Any, str]:
-    """X, y, and what the targets are called."""
-    y = None
-    name = "y"
-    kind = path.suffix.lower()
-    if kind in (".npz", ".h5", ".hdf5"):
-        arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
-        X = arrays.get("X")
-        if X is None:
-            raise ValueError(f"{path} holds {sorted(arrays)} but no X")
-        y = arrays.get("y")
-    elif kind == ".npy":
-        X = _open(path, _read_npy)
-    elif kind == ".csv" and targets is None:
-        table = _open(path, lambda path: read_csv(path, words=True))
-        X = table.numbers
-        y = table.last
-        if X.shape[1] == 0:
-            raise ValueError(f"{path} needs at least one feature column and a target column")
-        name = table.names[-1] if table.names else "last column, no header"
-    elif kind == ".csv":
-        X = _open(path, read_csv).numbers
-    else:
-        raise ValueError(f"{options[0]} {path} must be .npz, .h5, .npy or .csv")
-    if targets is not None:
-        y, name = _targets(located(targets), options[1])
-    if y is None:
-        raise ValueError(f"{path} has no targets: give {options[1]} FILE")
-    return X, y, name
-
-
-def _targets(path: Path, option: str) -> tuple[Any, str]:
-    """The targets of a file of their own, and what they are called."""
-    if path.suffix.lower() == ".npy":
-        return _open(path, _read_npy), path.name
-    if path.suffix.lower() != ".csv":
-        raise ValueError(f"{option} {path} must be .npy or .csv")
-    table = _open(path, lambda path: read_csv(path, words=True))
-    if table.numbers.shape[1] == 0:
-        return table.last, table.names[0] if table.names else path.name
-    return _open(path, read_csv).numbers, path.name
 
 
 def _read_h5(path: Path) -> dict[str, Any]:
@@ -307,7 +525,7 @@ def _open(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        raise absent(path) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

@@ -27,7 +27,7 @@ from opflow.dynamics.plan import (
     weight_route,
 )
 from opflow.operators import Cost, Gram
-from opflow.operators.describe import human
+from opflow.operators.describe import duration, human
 from opflow.operators.rows import parse_memory
 from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import input_operator
@@ -167,6 +167,24 @@ def _products(p: Problem) -> dict[str, tuple[Cost, float]]:
     return found
 
 
+def numbers(found: Estimate) -> dict[str, Any]:
+    """The estimate for JSON: seconds, flops and bytes, the route that would be taken first."""
+    rates = rates_for(found.routes, found.steps, found.dtype)
+    routes = [
+        {"route": route.name, "seconds": route.seconds(found.steps, found.dtype, rates),
+         "set_up_flops": route.setup.flops, "step_flops": route.step.flops,
+         "step_bytes": route.step.bytes, "held_bytes": route.held,
+         "fits": bool(route.held <= found.budget)}
+        for route in found.routes
+    ]  # fmt: skip
+    products = {name: {"flops": cost.flops, "held_bytes": held,
+                       "seconds": rates.seconds(cost, found.dtype)}
+                for name, (cost, held) in found.products.items()}  # fmt: skip
+    return {"dtype": str(found.dtype), "steps": found.steps, "routes": routes,
+            "kernel_products": products, "memory_bytes": found.budget, "data_bytes": found.data,
+            "checkpoint_bytes": found.checkpoint, "dense_kernel_bytes": found.dense}  # fmt: skip
+
+
 def report(found: Estimate) -> str:
     """The estimate as a table for people; its first part is what `train` explains itself with."""
     routes = Plan(cast(Any, None), cast(Any, None), found.routes)  # nothing was built
@@ -180,7 +198,7 @@ def report(found: Estimate) -> str:
     for name, (cost, held) in found.products.items():
         seconds = rates.seconds(cost, found.dtype)
         lines.append(f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
-                     f"{human(held, 'B', 1024):>10}{seconds:>12.2g} s")  # fmt: skip
+                     f"{human(held, 'B', 1024):>10}{duration(seconds):>14}")  # fmt: skip
     lines.append("")
     for name, value in (("budget", found.budget), ("X and y", found.data),
                         ("a checkpoint", found.checkpoint),

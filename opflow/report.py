@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 
 import opflow as of
-from opflow.arrays import module_name
+from opflow.arrays import module_name, to_host
 from opflow.data import DataSet
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.plan import problem
 from opflow.folder import write_pictures
+from opflow.keywords import product_bar
 from opflow.operators import Cost
-from opflow.operators.describe import human
+from opflow.operators.describe import duration, human
 from opflow.operators.rows import SPREAD, WORKSPACE, workspace_limit
-from opflow.operators.space import space_of
+from opflow.operators.space import LOCAL, Space, space_of
+from opflow.progress import OutOfTime
 from opflow.relu.fields import storage_bytes
 
 #: what draws each picture, by file name
@@ -49,6 +52,41 @@ class TrainingAccuracy:
         return float(moment.space.total(right.sum())) / moment.samples
 
 
+def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Moment], float]:
+    """An observer of one number of :func:`fit`; the loss of held-out data is that of a sample."""
+
+    def observer(moment: Moment) -> float:
+        key = ("fit", test is None)
+        if key not in moment.shared and test is None:
+            moment.shared[key] = fit(moment.residual, moment.targets, scale, moment.space)
+        elif key not in moment.shared and test is not None:
+            found = fit(moment.predict(test.inputs) - test.targets, test.targets, scale)
+            moment.shared[key] = found | {"loss": found["loss"] / len(test.targets)}
+        return float(moment.shared[key][name])
+
+    return observer
+
+
+def fit(errors: Any, y: Any, scale: Any, space: Space = LOCAL) -> dict[str, float]:
+    """Loss ½ Σ e², RMSE and R² of errors (N, k) of targets y, which both were divided by `scale`.
+
+    Of several targets the last two are means over these, as scikit-learn's.
+    """
+    count = float(space.total(len(y)))
+    mean = space.total(y.sum(axis=0, dtype=np.float64)) / count
+    squares, spread = (
+        to_host(space.total((part.astype(np.float64) ** 2).sum(axis=0)))
+        for part in (errors, y - mean)
+    )
+    with np.errstate(all="ignore"):
+        r2 = np.where(spread > 0, 1 - squares / spread, np.nan).mean()
+    return {
+        "loss": 0.5 * float((squares * scale**2).sum()),
+        "rmse": float((np.sqrt(squares / count) * scale).mean()),
+        "r2": float(r2),
+    }
+
+
 class Drift(of.observe.Balancedness):
     """Balancedness where the weights are at hand: W¹ of an eliminated layer costs many a step."""
 
@@ -74,7 +112,11 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
         seen["balancedness_drift"] = Drift()
     if data.labels is not None:
         seen["accuracy"] = TrainingAccuracy(data.labels)
-    if test is not None:
+    elif data.task is not None:
+        parts = {"": None} if test is None else {"": None, "held_out_": test}
+        seen |= {f"{part}{name}": fit_of(name, data.task.targets.scale, held)
+                 for part, held in parts.items() for name in ("loss", "rmse", "r2")}  # fmt: skip
+    if test is not None and "held_out_loss" not in seen:
         seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)
         if test.labels is not None:
             seen["held_out_accuracy"] = of.observe.Accuracy(test.inputs, test.labels)
@@ -87,6 +129,7 @@ def analyse(
     *,
     seconds: float,
     memory: str | None = None,
+    told: str = "",
     comm: Any = None,
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
@@ -99,6 +142,8 @@ def analyse(
         That the whole run is expected to take, which the analysis must be small beside.
     memory : str, optional
         As in :func:`opflow.train`.
+    told : str, optional
+        What the bar of its products is called; without it there is none.
     comm : mpi4py.MPI.Comm, optional
         X is this rank's rows of the inputs; every rank calls, and has the same answer.
     """
@@ -120,7 +165,7 @@ def analyse(
     # all ranks skip, or none
     needed, held, allowed = map(float, space.largest(np.array([needed, held, allowed])))
     if needed > allowed:
-        return {"skipped": f"it would take about {needed:,.0f} s, over {allowed:,.0f} s"}
+        return {"skipped": f"it would take about {duration(needed)}, over {duration(allowed)}"}
     if held > budget:
         return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
                            f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
@@ -131,7 +176,12 @@ def analyse(
         K = of.collective_kernel(fields)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
         try:
-            values = _largest(K, budget - held)
+            # ranks must stop at one product, and no clock is the same on all
+            limit = math.inf if space.sharded else allowed
+            with product_bar(told, seconds=limit, disable=not told):
+                values = _largest(K, budget - held)
+        except OutOfTime:
+            return {"skipped": f"its eigenvalues took over {duration(allowed)}"}
         except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
             return {"skipped": f"its eigenvalues were not found: {error}"}
     total = sum(traces) or 1.0
@@ -161,7 +211,9 @@ def summary(
 
     def ends(name: str) -> list[float] | None:
         values = run.observations.get(name)
-        return None if values is None else [float(values[0]), float(values[-1])]
+        if values is None or not np.isfinite(values[[0, -1]]).all():
+            return None
+        return [float(values[0]), float(values[-1])]
 
     both = (before, after)
     top = [m["eigenvalues"][0] if "eigenvalues" in m else None for m in both]
@@ -179,7 +231,8 @@ def summary(
         "note": run.note,
         "products": run.products,
         "time": float(run.times[-1]),
-        "loss": [float(run.losses[0]), float(run.losses[-1])],
+        "loss": ends("loss") or [float(run.losses[0]), float(run.losses[-1])],
+        **{name: ends(name) for name in ("rmse", "r2", "held_out_rmse", "held_out_r2")},
         "residual_norm": ends("residual_norm"),
         "accuracy": ends("accuracy"),
         "held_out_loss": ends("held_out_loss"),
@@ -215,9 +268,13 @@ def table(s: dict[str, Any]) -> str:
         ("step size", s["note"]),
         ("kernel products", f"{s['products']:,}"),
         ("loss", pair("loss")),
+        ("RMSE", pair("rmse")),
+        ("R²", pair("r2")),
         ("residual norm", pair("residual_norm")),
         ("accuracy", pair("accuracy")),
         ("held-out loss", pair("held_out_loss")),
+        ("held-out RMSE", pair("held_out_rmse")),
+        ("held-out R²", pair("held_out_r2")),
         ("held-out accuracy", pair("held_out_accuracy")),
         ("λ_max(K)", pair("largest_eigenvalue")),
         ("2/λ_max(K)", pair("stability_limit")),

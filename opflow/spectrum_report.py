@@ -40,7 +40,8 @@ def table(s: Mapping[str, Any]) -> str:
         row("2/step", [f"{2 / s['step']:.5g}" for _ in moments])
     for name, label in NAMES.items():
         row(label, [_bars(m.get(name)) for m in moments])
-    row("zero eigenvalues", [_bars(m.get("null")) for m in moments])
+    order = s["samples"] * s["outputs"]
+    row("zero eigenvalues", [_zeros(m.get("null"), order, m.get("probes")) for m in moments])
     row("power law", [_law(m.get("power_law")) for m in moments])
     row("alignment of K with y", [_bars(m.get("alignment", [None])[0]) for m in moments])
     for i in range(len(s["widths"]) - 1):
@@ -50,18 +51,18 @@ def table(s: Mapping[str, Any]) -> str:
         )
         row("   alignment with y", [_bars(m["alignment"][i + 1] if "alignment" in m else None)
                                     for m in moments])  # fmt: skip
-    row(f"‖r‖² in the top {s['top']}", [_percent(m.get("residual_in_top")) for m in moments])
+    row("‖r‖² in the top modes", [_within(m) for m in moments])
     row("‖K u − λ u‖ at most", [_pairs(m) for m in moments])
     if "drift" in s:
         drift = s["drift"]
-        row("‖K(t) − K(0)‖/‖K(0)‖", [_bars(drift["kernel_distance"])])
-        row("alignment K(t), K(0)", [_bars(drift["kernel_alignment"])])
+        row("‖K(t) − K(0)‖/‖K(0)‖", [_bars(drift.get("kernel_distance"))])
+        row("alignment K(t), K(0)", [_bars(drift.get("kernel_alignment"))])
         if "largest_angle" in drift:
             lines.append(f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
                          f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
     for when, m in s["moments"].items():
         lines += [
-            f"{name.replace('_', ' ') + ', ' + when:24}not computed: {why}"
+            f"{NAMES.get(name, name.replace('_', ' ')) + ', ' + when:23} not computed: {why}"
             for name, why in m["skipped"].items()
         ]
     lines += [f"{'note':24}{note}" for note in s["notes"]]
@@ -82,16 +83,27 @@ def _bars(value: Mapping[str, Any] | None) -> str | None:
     text = f"{value['value']:.5g}"
     if value["how"] == "exact":
         return text
-    ends = ("∞" if end is None else f"{end:.5g}" for end in (value["low"], value["high"]))
-    return f"{text} [{', '.join(ends)}]"
+    ends = ["∞" if end is None else f"{end:.5g}" for end in (value["low"], value["high"])]
+    return text if {text} == set(ends) else f"{text} [{', '.join(ends)}]"
+
+
+def _zeros(null: Mapping[str, Any] | None, order: int, probes: int | None) -> str | None:
+    """How many there are, if that is known to one in twenty of all."""
+    if null is None or null["how"] == "exact":
+        return _bars(null)
+    if null["high"] - null["low"] <= order / 20:
+        return f"{_bars(null)}, {probes} probes"
+    return f"open ({probes} probes): more --steps"
 
 
 def _law(found: list[float] | None) -> str | None:
     return f"rank^{found[0]:.2f}, ranks {found[2]} to {found[3]}" if found else None
 
 
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.3g} %"
+def _within(moment: Mapping[str, Any]) -> str | None:
+    if "residual_in_top" not in moment:
+        return None
+    return f"{100 * moment['residual_in_top']:.3g} % in {len(moment['eigenvalues'])}"
 
 
 def _pairs(moment: Mapping[str, Any]) -> str | None:

@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from opflow.operators.space import together
-
 #: what the launchers of MPICH and its kin, of Open MPI and of MVAPICH say of the number of ranks
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 #: seconds in which a rank that failed waits for the others to fail as well
 PATIENCE = 5.0
+
+
+def launched() -> bool:
+    """Whether ``mpiexec`` started several processes."""
+    return any(int(os.environ.get(name, "1")) > 1 for name in SIZES)
 
 
 class World:
@@ -37,7 +40,7 @@ class World:
     def __init__(self) -> None:
         self.comm: Any = None
         self._stderr = sys.stderr
-        if any(int(os.environ.get(name, "1")) > 1 for name in SIZES):
+        if launched():
             from opflow.distributed.extra import MPI
 
             self.comm = MPI.COMM_WORLD
@@ -61,6 +64,8 @@ class World:
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on the first rank, which alone does it; an error is one on all."""
+        from opflow.operators.space import together
+
         done = together(self.comm, work if self.leads else lambda: None)
         return done if self.comm is None else self.comm.bcast(done)
 

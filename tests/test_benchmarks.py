@@ -235,6 +235,7 @@ def quick(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 def test_a_quick_run_measures_every_task(quick):
     results = json.loads(quick.read_text())
     cells = results["cells"]
@@ -253,6 +254,7 @@ def test_a_quick_run_measures_every_task(quick):
     assert report.page(results).count("\n## ") >= 6
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_where_it_was_cut_short(quick, tmp_path):
     results = json.loads(quick.read_text())
     key = next(key for key in results["cells"] if key.startswith("scaling"))

@@ -5,8 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 from opflow.cli import main
-from opflow.data import load
+from opflow.data import Reading, load
 
+PLAIN = Reading(standardise=False)
 ROWS = "1,2,0\n3,4,1\n5,6,0\n"
 X = [[1, 2], [3, 4], [5, 6]]
 
@@ -16,7 +17,7 @@ def read(tmp_path, text, targets=None, name="d.csv"):
     if targets is not None:
         (tmp_path / "y.csv").write_text(targets)
         targets = str(tmp_path / "y.csv")
-    return load(str(tmp_path / name), targets)
+    return load(str(tmp_path / name), targets, how=PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -51,27 +52,28 @@ def test_every_row_of_a_csv_is_a_sample(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (",2,0\n" + ROWS, "row 1, column 1: the cell is empty"),
-        ("NA,2,0\n" + ROWS, "row 1, column 1: 'NA' is no number"),
-        ("?,?,0\n" + ROWS, "row 1, column 1: '?' is no number"),
-        ("NA,NA,NA\n" + ROWS, "row 1, column 3: 'NA' is no number"),
-        ("nan,nan,nan\n" + ROWS, "row 1, column 3: 'nan' is not finite"),
-        (",,\n" + ROWS, "row 1, column 3: the cell is empty"),
+        (",2,0\n" + ROWS, "row 1, column 1: the value is missing"),
+        ("NA,2,0\n" + ROWS, "row 1, column 1: the value is missing"),
+        ("?,?,0\n" + ROWS, "row 1, column 1: the value is missing"),
+        ("NA,NA,NA\n" + ROWS, "row 1, column 1: the value is missing"),
+        ("nan,nan,nan\n" + ROWS, "row 1, column 1: the value is missing"),
+        (",,\n" + ROWS, "row 1, column 1: the value is missing"),
         ('"1,000",2,0\n' + ROWS, "row 1, column 1: '1,000' is no number"),
         ('"1,000","2,000","3,000"\n' + ROWS, "row 1"),
-        ("1,5;2,5;0\n3;4;1\n", "row 1, column 1: '1,5' is no number"),
-        ("a,b,y\n1,2,0\n\n3,NA,1\n", "row 4, column 2 (b): 'NA' is no number"),
+        ("1,5;2.5;0\n3;4;1\n", "row 1, column 1: '1,5' is no number"),
+        ("1,500;2;0\n3;4;1\n", "row 1, column 1: '1,500' is no number"),
+        ("a,b,y\n1,2,0\n\n3,NA,1\n", "row 4, column 2 (b): the value is missing; --missing mean"),
         ("# c\na,b,y\n1,2,0\n3,inf,1\n", "row 4, column 2 (b): 'inf' is not finite"),
         (ROWS + "1,1e999,0\n", "row 4, column 2: '1e999' is not finite"),
-        (ROWS + "1,2,nan\n", "row 4, column 3: 'nan' is not finite"),
-        (ROWS + "1,2,\n", "row 4, column 3: the cell is empty"),
+        (ROWS + "1,2,nan\n", "row 4, column 3: the target is missing"),
+        (ROWS + "1,2,\n", "row 4, column 3: the target is missing"),
         (ROWS + "1_0,2,0\n", "'1_0' is no number"),
         (ROWS + "1,2\n", "row 4 has 2 cells, row 1 has 3"),
         ("a,b,y\n1,2,0,\n3,4,1,\n", "row 2 has 4 cells, row 1 has 3"),
-        ("1,2,0,\n3,4,1,\n", "row 1, column 4: the cell is empty"),
+        ("1,2,0,\n3,4,1,\n", "row 1, column 4: the target is missing"),
         ("0,1,2\n" + ROWS, "row 1 counts the columns, 0 to 2"),
         (",se\n4,vi\n6,se\n5,vi\n", "row 1 may be a header or a sample"),
-        (",,se\n4,5,vi\n6,7,se\n", "row 1, column 1: the cell is empty"),
+        (",,se\n4,5,vi\n6,7,se\n", "row 1, column 1: the value is missing"),
         ("1,2,se\n3,4,se\n5,6,1\n", "row 3, column 3: '1' is a number"),
         ("1,2,1\n3,4,1\n5,6,se\n", "row 3, column 3: 'se' is no number"),
         ("a,b,y\nred,2,0\n", "row 2, column 1 (a): 'red' is no number"),
@@ -98,10 +100,11 @@ def test_what_is_missing_or_could_be_read_in_two_ways_is_refused_by_place(tmp_pa
         (["se", "vi", "se", "vi"], "2 classes: se, vi"),
         (["True", "False", "True", "True"], "2 classes: False, True"),
         (["151", "75", "141", "206"], "regression, no whole number twice"),
-        (["0.0", "1.0", "0.0", "2.0"], "regression"),
-        (["0", "1", "0", "2.0"], "regression"),
-        (["1e2", "1e2", "3e2", "3e2"], "regression"),
-        (["0.0", "0.0", "0.0", "0.0"], "regression"),
+        (["0.0", "1.0", "0.0", "2.0"], "3 classes: 0, 1, 2"),
+        (["0", "1", "0", "2.0"], "3 classes: 0, 1, 2"),
+        (["1e2", "1e2", "3e2", "3e2"], "2 classes: 100, 300"),
+        (["151.0", "75.0", "141.0", "206.0"], "regression, no whole number twice"),
+        (["0.5", "1", "1", "0.5"], "regression"),
         (["99999999999999999999", "3", "3", "3"], "regression"),
     ],
 )
@@ -130,7 +133,8 @@ def test_what_targets_are_is_decided_by_one_rule_for_all_files_and_told(tmp_path
         file["y"] = y.tolist() if y.dtype.kind == "U" else y
     found["h5"] = load(str(tmp_path / "d.h5"))
     for kind, one in found.items():
-        assert one.about == f"{'y.npy' if kind == 'npy' else 'y'} ({what})", kind
+        name = {"npy": "y.npy", "csv": "y, the last column"}.get(kind, "y")
+        assert one.about == f"{name} ({what})", kind
         np.testing.assert_array_equal(one.inputs, features)
         np.testing.assert_allclose(one.targets, found["npz"].targets)
         assert (one.labels is None) == what.startswith("regression")
@@ -146,11 +150,11 @@ def test_many_whole_numbers_are_no_classes(tmp_path):
         for name in ("d.npz", "d.csv"):
             found = load(str(tmp_path / name))
             assert found.labels is None
-            np.testing.assert_array_equal(found.targets, y[:, None])
+            np.testing.assert_allclose(found.task.answers(found.targets), y)
             # one half is held out: its numbers are others
             np.savez(tmp_path / "half.npz", X=features[:9], y=one[:9] + 1000)
-            held = load(str(tmp_path / "half.npz"), like=found)
-            np.testing.assert_array_equal(held.targets[:, 0], y[:9] + 1000)
+            held = load(str(tmp_path / "half.npz"), like=found.task)
+            np.testing.assert_allclose(held.task.answers(held.targets), y[:9] + 1000)
 
 
 def test_twenty_whole_numbers_may_be_classes_and_more_may_not(tmp_path):
@@ -165,9 +169,12 @@ def test_twenty_whole_numbers_may_be_classes_and_more_may_not(tmp_path):
     ("y", "words"),
     [
         (np.zeros(4, int), "one class only, 0"),
+        (np.zeros(4), "one class only, 0"),
+        (np.full(4, 0.5), "y in every sample is 0.5"),
+        (np.array([[0.5, 1], [0.5, 2]] * 2), "column 0 of y in every sample is 0.5"),
         (np.zeros(4, bool), "one class only, False"),
         (np.array(["a"] * 4), "one class only, a"),
-        (np.array(list("abcd")), "4 different words for as many samples"),
+        (np.array(list("abcd")), "4 different values, all once"),
         (np.array([list("ab")] * 4), "<U1"),
     ],
 )
@@ -191,8 +198,8 @@ def test_as_many_classes_as_do_not_fit_are_refused(tmp_path, monkeypatch):
 def test_held_out_words_and_numbers_are_not_mixed_up(tmp_path, train, test):
     for name, y in (("train", train), ("test", test)):
         np.savez(tmp_path / f"{name}.npz", X=np.ones((4, 2)), y=np.repeat(list(y), 2))
-    like = load(str(tmp_path / "train.npz"))
-    with pytest.raises(ValueError, match="which the training set has not"):
+    like = load(str(tmp_path / "train.npz")).task
+    with pytest.raises(ValueError, match=r"test\.npz: y has the class"):
         load(str(tmp_path / "test.npz"), like=like)
 
 
@@ -216,7 +223,7 @@ def test_data_of_the_other_byte_order_are_cast(tmp_path, kind, dtypes):
     # what is read by rows stays as it lies on the disk, and is cast row by row
     assert found.inputs.dtype.newbyteorder("=") == found.targets.dtype == np.float32
     np.testing.assert_array_equal(found.inputs[...], features)
-    assert (found.labels is None) == (y.dtype.kind == "f")
+    np.testing.assert_array_equal(found.labels, y)
 
 
 def test_other_kinds_of_numbers_are_refused_for_what_they_are(tmp_path):
@@ -256,7 +263,7 @@ def test_files_that_are_not_what_their_name_says_are_refused(tmp_path):
 def test_what_the_targets_are_is_one_line_before_the_work(tmp_path, capsys):
     (tmp_path / "iris.csv").write_text("a,b,species\n1,2,se\n3,4,vi\n5,6,se\n")
     argv = ["--widths", "4", "--steps", "1"]
-    line = "target: species (2 classes: se, vi)"
+    line = "target: species, the last column (2 classes: se, vi)"
     assert main(["train", str(tmp_path / "iris.csv"), *argv, "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.startswith(f"{line}, 2 features, 3 samples\n")
     assert main(["estimate", str(tmp_path / "iris.csv"), *argv]) == 0

@@ -183,7 +183,8 @@ def _with_medians(found: dict[str, Any]) -> dict[str, Any]:
 def start_up(cell: Cell, folder: Path, pool: Pool) -> dict[str, Any]:
     """Imports, and from an imported library to the first product: fresh processes each round."""
     found, options = _head(cell), pool.options
-    modules = {"opflow": "opflow", "pylops": "pylops", "torch": "torch.func", "JAX": "jax"}
+    modules = {"opflow": "opflow; opflow.train", "pylops": "pylops"}  # a name, to import all
+    modules |= {"torch": "torch.func", "JAX": "jax"}
     names = wanted(cell, options)
     for number in range(1 if options.quick else options.rounds):
         if number and time.monotonic() > options.deadline:

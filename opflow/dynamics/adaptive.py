@@ -17,7 +17,8 @@ import numpy as np
 
 from opflow.arrays import namespace, to_host
 from opflow.dynamics.flow import State
-from opflow.dynamics.steppers import parameter_arrays, restored, sharpest
+from opflow.dynamics.steppers import parameter_arrays, restored
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 #: of a step's size: how much of the predicted one is taken, and the limits of its change
 SAFETY, SHRINK, GROW = 0.9, 0.2, 4.0
@@ -223,7 +224,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
 
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
-        found = sharpest(self.state, self._vector, tol=0.05)
+        found = largest_eigenvalue(self.state.kernel(), tol=0.05, start=self._vector)
         self._top, self._vector = max(found.value + found.bound, 0.0), found.vector
         self.products += found.products + 1
         self._since = 0

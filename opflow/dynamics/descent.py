@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import beside, check_integer, is_rows, namespace
 from opflow.dynamics.flow import State, WeightLayer
-from opflow.dynamics.steppers import LONGEST, RISE, AutoStep, check_step, parameter_arrays, restored
+from opflow.dynamics.steppers import RISE, AutoStep, check_step, parameter_arrays, restored
+from opflow.keywords import TWICE
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -34,7 +35,7 @@ class GradientDescent:
         β of the heavy ball, 0 <= β < 1.
     batch : int, optional
         Rows drawn for each step instead of all N: stochastic gradient descent.
-    rng : int or numpy.random.Generator, optional
+    rng, seed : int or numpy.random.Generator, optional
         Of the batches.
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
@@ -76,6 +77,7 @@ class GradientDescent:
     batch: int | None = None
     rng: int | np.random.Generator | None = None
     accumulate: str | None = None
+    seed: InitVar[int | np.random.Generator | None] = None
 
     name = "gradient descent"
     #: the steps are given: no time can be asked for
@@ -97,7 +99,11 @@ class GradientDescent:
         wide = 2.0 if self.accumulate else 0.0
         return wide * 3 + (2.0 + wide if self.momentum else 0.0)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, seed: int | np.random.Generator | None) -> None:
+        if seed is not None:
+            if self.rng is not None:
+                raise TypeError(TWICE.format("GradientDescent"))
+            object.__setattr__(self, "rng", seed)
         if not callable(self.step):
             check_step(self.step)
         if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):
@@ -129,11 +135,9 @@ class GradientDescent:
 class Descent:
     """Full-batch descent."""
 
-    by_sample: tuple[str, ...] = AutoStep.by_sample
+    by_sample: tuple[str, ...] = ("auto_vector",)
     #: whether :meth:`evaluate` is a pass that the next step does not need
     stochastic = False
-    #: steps that λ_max may go without being measured
-    _longest = LONGEST
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         self.method, self.state, self.share = method, state, share
@@ -142,7 +146,7 @@ class Descent:
         if not callable(method.step) and method.step != "auto":
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-        self._auto = AutoStep(share) if method.step == "auto" else None
+        self._auto = AutoStep(share, method.batch) if method.step == "auto" else None
         self._motion: list[Any] | None = None
         #: of the state, where a step may be taken back
         self._residual: Any = None
@@ -152,9 +156,7 @@ class Descent:
 
     def size(self) -> float:
         """The size of the next step."""
-        if self._auto is not None:
-            self.products += self._auto.follow(self.state, self._longest)
-            self._told(self._auto)
+        self._follow()
         if not callable(self.method.step):
             return self.step
         size = float(self.method.step(self.number))
@@ -162,11 +164,15 @@ class Descent:
             raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
         return size
 
+    def _follow(self) -> None:
+        if self._auto is not None:
+            self.products += self._auto.follow(self.state)
+            self.step, self.note = self._auto.size, self._auto.note
+
     def evaluate(self, residual: Any) -> float:
         auto = self._auto
         if auto is not None and math.isnan(auto.size):  # not taken up from a checkpoint
-            self.products += auto.begin(self.state)
-            self._told(auto)
+            self._follow()
         if auto is None or self.stochastic:
             self.products += 1
             return self.state.evaluate(residual)
@@ -181,33 +187,29 @@ class Descent:
         return self._loss
 
     def advance(self, remaining: float) -> float:
-        start, before = self.state, self._loss
+        start, before, auto = self.state, self._loss, self._auto
         size = self._move(start.taken(), 1.0)
-        if self._auto is None:
+        if auto is None:
             return size
-        # A heavy ball may rise on its way, though not above where it set out.
-        bar = self._auto.level if self.method.momentum else min(RISE * before, self._auto.level)
+        # a heavy ball may rise on its way, though not above where it set out
+        bar = auto.level if self.method.momentum else min(RISE * before, auto.level)
         bar, tries = max(before, bar, self._rounding), 0
         self._loss = self._evaluated()
         while not self._loss <= bar and tries < HALVINGS:
             tries += 1
-            self._auto.halve()
+            auto.halve()
             # half way back; the slope that led here is not held any more
-            self.state = start.at([p + (q - p) / 2 for p, q in zip(
-                start.parameters, self.state.parameters, strict=True
-            )])  # fmt: skip
+            halves = zip(start.parameters, self.state.parameters, strict=True)
+            self.state = start.at([p + (q - p) / 2 for p, q in halves])
             if self._motion is not None:
                 self._motion = [m / 2 for m in self._motion]
             self._loss = self._evaluated()
-        self._told(self._auto)
+        self.step, self.note = auto.size, auto.note
         return size / 2**tries
 
     def _evaluated(self) -> float:
         self.products += 1
         return self.state.evaluate(self._residual)
-
-    def _told(self, auto: AutoStep) -> None:
-        self.step, self.note = auto.size, auto.note
 
     def _move(self, slope: list[Any], weight: float) -> float:
         size = self.size()
@@ -247,7 +249,6 @@ class StochasticDescent(Descent):
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
         self._rng, self._drawn = state.space.generator(method.rng), 0
-        self._longest = LONGEST * state.samples / int(method.batch or 1)  # in products
 
     def advance(self, remaining: float) -> float:
         state, b, n = self.state, int(self.method.batch or 0), self.state.samples

@@ -17,6 +17,7 @@ LIMIT = 64
 class Log:
     """Appends lines ``{"step": …, "time": …, "loss": …, name: …}`` to a file.
 
+    An observation called "loss" stands in the place of the run's own, and may be in other units.
     NaN and infinity become null, arrays of more than 64 entries ``{"shape": […]}``, and what
     is no number the name of its type.
 
@@ -50,8 +51,9 @@ class Log:
 
     def write(self, step: int, time: float, loss: float, observed: Mapping[str, Any]) -> None:
         """Append one line; warns the first time that it cannot, and goes on."""
-        fixed = {"step": step, "time": time, "loss": loss}
-        line = json.dumps(_plain({**fixed, **observed, **fixed}), allow_nan=False) + "\n"
+        fixed = {"step": step, "time": time}
+        line = json.dumps(_plain({**fixed, "loss": loss, **observed, **fixed}), allow_nan=False)
+        line += "\n"
         data = line.encode()
         try:
             written = self._file.write(data)

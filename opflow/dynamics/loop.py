@@ -9,15 +9,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from opflow.arrays import module_name, namespace, to_host
 from opflow.dynamics.checkpoint import Saver
 from opflow.dynamics.log import Log
 from opflow.dynamics.observe import Moment
 from opflow.dynamics.signals import Signals
-from opflow.dynamics.steppers import Integrator, sharpest
+from opflow.dynamics.steppers import Integrator
 from opflow.dynamics.trajectory import Trajectory
+from opflow.progress import Bar
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 Observer = Callable[[Moment], Any]
 
@@ -103,9 +104,7 @@ class Loop:
     def go(self, progress: bool) -> Trajectory:
         """Until the end, a signal, or an interrupt from the keyboard."""
         total = None if math.isinf(self.limit) else int(self.limit)
-        bar = tqdm(
-            total=total, initial=self.number, disable=not progress, unit="step", desc="train"
-        )
+        bar = Bar(total=total, initial=self.number, disable=not progress, unit="step", desc="train")
         # ranks must stop at one step
         watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
         try:
@@ -113,7 +112,10 @@ class Loop:
                 while not self._visit(bool(signals and signals.stop)):
                     self._step()
                     if self.losses:
-                        bar.set_postfix(loss=f"{self.losses[-1]:.4g}", refresh=False)
+                        said = {"loss": f"{self.losses[-1]:.4g}"}
+                        if math.isfinite(self.end):  # how many steps that takes shows on the way
+                            said["t"] = f"{self.time:.3g} of {self.end:.3g}"
+                        bar.set_postfix(said, refresh=False)
                     bar.update()
                 self._agree()
         except KeyboardInterrupt:
@@ -344,7 +346,7 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
                 "squares of f - y, are beyond the range of numbers"
             )
-        top = self.share * sharpest(self.reached).value
+        top = self.share * largest_eigenvalue(self.reached.kernel()).value
         size = getattr(self.integrator, "step", float("nan"))
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (

@@ -28,7 +28,7 @@ from opflow.operators import (
     materialise,
 )
 from opflow.operators.algebra import as_operator, is_operator
-from opflow.operators.describe import human
+from opflow.operators.describe import duration, human
 from opflow.operators.forming import dense_plan
 from opflow.operators.rows import SPREAD, WORKSPACE, parse_memory
 from opflow.relu.fields import storage_bytes
@@ -347,7 +347,7 @@ def checked_gram(
         cross: Any = partial(_cross, gram, X)
     else:
         if not is_operator(gram):
-            gram = check_real(gram, "gram", finite=True)
+            gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
         kernel = copy.copy(as_operator(gram, symbol="G"))
         cross = _no_cross
 
@@ -391,7 +391,7 @@ def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | No
         lines.append(
             f"{r.name:26}{human(r.setup.flops, 'flop'):>12}{human(r.step.flops, 'flop'):>12}"
             f"{human(r.step.bytes, 'B', 1024):>10}{human(r.held, 'B', 1024):>10}"
-            f"{r.seconds(count, dtype, rates):>12.2g} s{mark}"
+            f"{duration(r.seconds(count, dtype, rates)):>14}{mark}"
         )
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from opflow.operators.algebra import is_operator
 from opflow.operators.rows import workspace_limit
 from opflow.operators.space import Sharded, Space, same, space_of, together
 from opflow.relu.network import ReLUNetwork
+
+#: how many times wider one feature may be than another, and how large targets, without a word
+UNLIKE, LARGE = 1e3, 1e2
 
 __all__ = ["DivergenceError", "train"]
 
@@ -60,11 +64,11 @@ def train(
     network : ReLUNetwork
         The start; it is not changed.
     X : array (N, d), rows on disk, sparse matrix, operator, or None
-        Of the network's dtype, finite.  Rows on disk are a ``numpy.memmap`` or anything with
-        `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an operator only
-        X· and Xᵀ· are used.  None if `gram` is all that is known.
+        Finite, of the network's dtype or converted to it.  Rows on disk are a ``numpy.memmap``
+        or what has `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an
+        operator only X· and Xᵀ· are used.  None if `gram` is all that is known.
     y : array (N,) or (N, k)
-        Targets, of the same dtype, finite.
+        Targets, of the same dtype or converted, finite.
     method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
@@ -120,6 +124,11 @@ def train(
     Trajectory
         Of what was reached, if the run is interrupted from the keyboard.
 
+    Warns
+    -----
+    UserWarning
+        If a feature in memory spans 1,000 times what another does, or targets reach 100.
+
     Raises
     ------
     ValueError, TypeError
@@ -162,6 +171,8 @@ def train(
     observers, X, y = together(
         comm, lambda: (_named(observe), *_checked_data(network, X, y, gram, comm is not None))
     )
+    if comm is None and gram is None:
+        _warn_of_scales(X, y)
     same(comm, network.digest, "network")
     said = (steps, until, times, every, loss, diverge, *observers)
     what = "steps, until, times, every, loss, diverge and the names in observe"
@@ -297,9 +308,26 @@ def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) 
     return X, check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
 
 
+def _warn_of_scales(X: Any, y: Any) -> None:
+    """Warn of features and targets that make a run slow: one pass over what is in memory."""
+    found = []
+    if type(X) is np.ndarray and X.size:
+        spread = X.max(axis=0) - X.min(axis=0)
+        order = np.argsort(np.where(spread > 0, spread, np.inf))
+        low, high = order[0], spread.argmax()
+        if spread[high] >= UNLIKE * spread[low] > 0:
+            found.append(f"column {high} of X spans {spread[high]:.3g} and column {low} only "
+                         f"{spread[low]:.3g}")  # fmt: skip
+    if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
+        found.append(f"y has values of size {size:.3g}")
+    if found:
+        advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
+        warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
+
+
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", finite=True)
+    y = check_real(y, "y", dtype=network.dtype, finite=True)
     k = network.outputs
     wanted = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
     if y.ndim == 1 and k == 1:
@@ -307,8 +335,6 @@ def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     if y.shape != (n, k):
         raise ValueError(f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
                          f"{wanted} is expected")  # fmt: skip
-    if y.dtype != network.dtype:
-        raise TypeError(f"y is {y.dtype} but the network is {network.dtype}")
     namespace(y, network.readout)
     return y
 

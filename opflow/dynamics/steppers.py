@@ -7,20 +7,18 @@ A *method* (:class:`opflow.GradientDescent`, :class:`opflow.ExponentialFlow`, �
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import namespace
 from opflow.dynamics.flow import State
-from opflow.spectral.tridiagonal import lanczos
+from opflow.spectral.tridiagonal import largest_eigenvalue
 
 #: Lanczos products that may be spent on λ_max(K), and where it is followed
 LANCZOS, FOLLOW = 30, 4
 #: a relative change of λ_max that doubles the wait for the next measurement, one that quarters it
 STEADY, MOVING = 0.1, 0.3
-#: steps between two measurements at most
+#: products of steps between two measurements at most
 LONGEST = 128.0
 #: step·λ_max stays as it is between these
 LOW, HIGH = 0.8, 1.1
@@ -71,112 +69,91 @@ def restored(state: State, arrays: dict[str, Any]) -> State:
     return state.at([arrays[f"parameter_{i}"] for i in range(len(state.parameters))])
 
 
-class Sharpest(NamedTuple):
-    """λ_max of a kernel from below, its error bound, its vector, and the products it took."""
-
-    value: float
-    bound: float
-    vector: Any
-    products: int
-
-
-def sharpest(state: Any, vector: Any = None, steps: int = LANCZOS, tol: float = 1e-2) -> Sharpest:
-    """λ_max(K) at a state, by Lanczos from `vector`, where it last was."""
-    alpha, beta, basis = lanczos(state.kernel(), steps, vector, tol=tol)
-    unit = float(max(np.abs(alpha).max(), beta.max())) or 1.0  # LAPACK takes squares here
-    values, vectors = eigh_tridiagonal(alpha / unit, beta[:-1] / unit)
-    vector = basis @ namespace(basis).asarray(vectors[:, -1], dtype=basis.dtype)
-    bound = abs(float(beta[-1] * vectors[-1, -1]))
-    return Sharpest(unit * float(values[-1]), bound, vector, len(alpha))
-
-
 class AutoStep:
-    r"""The step size "auto": 1/λ_max(K), half the stability limit, while K moves.
+    r"""The step size "auto": 1/λ_max(K), half the stability limit, followed as K moves.
 
     λ_max is measured again after 1, 2, 4, … steps, at most `LONGEST`, from the vector where it last
-    was, and sooner where it has moved.  A step that raises the loss is taken back and halved: the
-    quadratic model of the loss falls by any step up to 2/λ_max.
+    was, and sooner where it has moved.
 
     Parameters
     ----------
     share : float
         What multiplies the gradient of the summed loss.
+    batch : int, optional
+        Samples of a step; see the notes of :class:`opflow.GradientDescent`.
     """
 
-    by_sample: tuple[str, ...] = ("auto_vector",)
-
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, share: float, batch: int | None = None) -> None:
+        self.share, self.batch = share, batch
         self.size = math.nan
         #: λ_max of the summed loss at the start and now, and its vector
-        self.first, self.top, self._vector = math.nan, math.nan, None
+        self.first, self.top, self.vector = math.nan, math.nan, None
         #: steps since λ_max was measured, and until it is again
         self.since, self.wait = 0.0, 1.0
         #: steps that were taken back, and the loss that none may lead above
         self.halved, self.level = 0.0, math.inf
 
-    def begin(self, state: Any) -> int:
-        """Measure λ_max at the start; the products it took."""
-        found = sharpest(state)
-        self.first = self.top = found.value
-        self._vector = found.vector
-        if not found.value > 0:
-            self.size = 1.0
-        else:  # a NumPy number would widen float32
-            self.size = float(1.0 / (self.share * (found.value + found.bound)))
-        return found.products
-
-    def follow(self, state: Any, longest: float = LONGEST) -> int:
+    def follow(self, state: Any) -> int:
         """Measure λ_max where it is time to, before a step; the products it took."""
+        begins, before = math.isnan(self.size), self.top
         self.since += 1
-        # where no gate is open anywhere the kernel stays zero
-        if self.since <= self.wait or not self.top > 0:
+        if not begins and self.since <= self.wait:
             return 0
-        found = sharpest(state, self._vector, FOLLOW, 0.05)
-        change = abs(found.value / self.top - 1)
-        self.top, self._vector, self.since = found.value, found.vector, 1.0
-        if change < STEADY:
-            self.wait = min(2 * self.wait, longest)
-        elif change > MOVING:
+        kernel = state.kernel()
+        # one or two products, from where it was
+        tol, steps = (1e-2, LANCZOS) if begins else (0.05, FOLLOW)
+        found = largest_eigenvalue(kernel, tol=tol, steps=steps, start=self.vector)
+        self.top, self.vector, self.since = found.value, found.vector, 1.0
+        if self.batch is not None:
+            n, b, own = state.samples, self.batch, kernel.diagonal()
+            one = float(state.space.largest(own.max() if len(own) else np.zeros(())))
+            self.top = ((n - b) / b * one + (b - 1) / b * found.value) * n / max(n - 1, 1)
+        if begins:
+            self.first, self.since = self.top, 0.0
+        elif (change := abs(self.top - before)) <= STEADY * before:
+            passes = 1.0 if self.batch is None else state.samples / self.batch
+            self.wait = min(2 * self.wait, LONGEST * passes)
+        elif change > MOVING * before:
             self.wait = max(1.0, self.wait / 4)
-        reach = self.size * self.share * self.top
-        if self.top > 0 and not LOW <= reach <= HIGH:
-            self.size = 1.0 / (self.share * self.top)
-        return found.products + 1
+        if not self.top > 0:  # no gate is open anywhere, and nothing will move
+            self.size = 1.0
+        elif begins or not LOW <= self.size * self.share * self.top <= HIGH:
+            # a NumPy number would widen float32
+            self.size = float(1 / (self.share * (self.top + begins * found.bound)))
+        return found.products + (not begins)  # and the fields
 
     def halve(self) -> None:
-        """The step was too long: K moved on the way."""
+        """A step was too long: K moved on the way."""
         self.size /= 2
         self.halved += 1
-        self.wait = 1.0  # λ_max is another one now
+        self.wait = 1.0
 
     @property
     def note(self) -> str:
         """Which step it is and why."""
         if not self.first > 0:
             return "step 1: K = 0, nothing will move"
-        text = (
-            f"step {self.size:.4g} (auto: 1/λ_max, half the stability limit, with λ_max(K) = "
-            f"{self.first:.4g} at the start and {self.top:.4g} when last measured)"
-        )
-        if self.halved:
-            text += f"; {self.halved:,.0f} times a step raised the loss, was taken back and halved"
-        return text
+        of = "1/λ_max, half the stability limit, with λ_max(K) ="
+        if self.batch is not None:
+            of = f"1/λ, half the stability limit of batches of {self.batch:,}, with λ ="
+        text = f"step {self.size:.4g} (auto: {of} {self.first:.4g} at the start"
+        text += f" and {self.top:.4g} when last measured)"
+        times = f"; {self.halved:,.0f} times a step raised the loss, was taken back and halved"
+        return text + times * (self.halved > 0)
 
     def arrays(self) -> dict[str, Any]:
-        """What a checkpoint holds, once it has begun."""
-        if math.isnan(self.size):
-            return {}
+        """What a checkpoint holds."""
         numbers = [self.size, self.first, self.top, self.since, self.wait, self.halved, self.level]
-        return {"auto": np.array(numbers), "auto_vector": self._vector}
+        return {"auto": np.array(numbers), "auto_vector": self.vector}
 
     def restore(self, arrays: dict[str, Any]) -> None:
         """Take up what :meth:`arrays` gave; files of before have nothing, and it begins anew."""
-        if "auto" not in arrays:
-            return
-        numbers = map(float, arrays["auto"])
-        self.size, self.first, self.top, self.since, self.wait, self.halved, self.level = numbers
-        self._vector = arrays["auto_vector"]
+        if "auto" in arrays:
+            numbers = map(float, arrays["auto"])
+            self.size, self.first, self.top, self.since, self.wait, self.halved, self.level = (
+                numbers
+            )
+            self.vector = arrays["auto_vector"]
 
 
 def check_step(step: Any, name: str = "step") -> None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from opflow.arrays import Array
 from opflow.files import load_arrays, save_arrays
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
@@ -53,11 +54,11 @@ class Trajectory:
     """
 
     network: ReLUNetwork
-    residual: Any
-    times: Any
-    losses: Any
+    residual: Array
+    times: Array
+    losses: Array
     products: int
-    observations: dict[str, Any] = field(default_factory=dict)
+    observations: dict[str, Array] = field(default_factory=dict)
     step: float = float("nan")
     note: str = ""
     interrupted: bool = False
@@ -80,7 +81,7 @@ class Trajectory:
             model=weights and recorded.get("_predictor", state) is state,
         )
 
-    def predict(self, X: Any, raw: bool = False) -> Any:
+    def predict(self, X: Any, raw: bool = False) -> Array:
         """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
 
         Parameters

@@ -100,12 +100,11 @@ class TruncatedIntegrator:
             raise ValueError("the truncated flow needs X as an array or a sparse matrix")
         self.products, self.share = 0, share
         self._auto = AutoStep(share) if method.step == "auto" else None
-        if self._auto is not None:
-            self.products = self._auto.begin(state)
-            self.step, self.note = self._auto.size, self._auto.note
-        else:
+        if self._auto is None:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
+        else:
+            self._follow(self._auto, state)
         self.state: Any = FieldState(state, method.order)
 
     def evaluate(self, residual: Any) -> float:
@@ -114,12 +113,15 @@ class TruncatedIntegrator:
 
     def advance(self, remaining: float) -> float:
         if self._auto is not None:
-            self.products += self._auto.follow(self.state)
-            self.step, self.note = self._auto.size, self._auto.note
+            self._follow(self._auto, self.state)
         # A state of its own, so that what was reached keeps its network; the fields are shared.
         self.state = copy.copy(self.state)
         self.state.advance(self.step * self.share)
         return self.step
+
+    def _follow(self, auto: AutoStep, state: Any) -> None:
+        self.products += auto.follow(state)
+        self.step, self.note = auto.size, auto.note
 
     def arrays(self) -> dict[str, Any]:
         arrays = self.state.arrays() | {"step": np.array(self.step)}

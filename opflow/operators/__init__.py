@@ -1,5 +1,21 @@
 """Lazy linear algebra; knows nothing of networks."""
 
+import traceback as _traceback
+
+try:
+    import pylops as _pylops  # noqa: F401
+except Exception as error:
+    # PyLops takes a CuPy that can be imported for one that works, and goes on to parts of it that
+    # cannot be without CUDA.
+    _frames = _traceback.walk_tb(error.__traceback__)
+    if not any(f.f_globals.get("__name__", "").startswith("cupy") for f, _ in _frames):
+        raise
+    raise ImportError(
+        f"PyLops found CuPy, but CuPy does not work on this machine: {error}\n"
+        "To work on the CPU, set the environment variable CUPY_PYLOPS=0 (or uninstall CuPy); to "
+        "work on a GPU, install the CUDA libraries: pip install 'cupy-cuda12x[ctk]'"
+    ) from error
+
 from opflow.operators.algebra import (
     Adjoint,
     Cast,

@@ -19,10 +19,24 @@ def human(number: float, unit: str, base: int = 1000) -> str:
     prefixes = ("", "k", "M", "G", "T", "P", "E") if base == 1000 else (
         "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")  # fmt: skip
     for prefix in prefixes:
-        if abs(number) < base or prefix == prefixes[-1]:
+        if abs(number) < 999.5 or prefix == prefixes[-1]:
             return f"{number:.3g} {prefix}{unit}"
         number /= base
     raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Examples
+    --------
+    >>> duration(276480), duration(5400), duration(0.0021)
+    ('3.2 days', '1.5 h', '0.0021 s')
+    """
+    sizes = {"years": 31557600, "days": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((unit for unit, size in sizes.items() if seconds >= size), "s")
+    number = seconds / sizes[unit]
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.2g} {unit}"
 
 
 def superscript(number: int) -> str:

@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from opflow.arrays import check_integer, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
 from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes
@@ -89,7 +90,8 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
     return sums / (outputs * np.outer(size, size))
 
 
-def clustered(op: Any, *, outputs: int = 1, rng: int | np.random.Generator | None = 0) -> Any:
+@keywords
+def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> Any:
     r"""An order of the samples in which those that the kernel finds alike are neighbours.
 
     Parameters
@@ -98,7 +100,7 @@ def clustered(op: Any, *, outputs: int = 1, rng: int | np.random.Generator | Non
         Symmetric PSD, of order N·k.
     outputs : int, default 1
         As in :func:`block_means`.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the landmarks.
 
     Returns

@@ -123,8 +123,7 @@ def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any =
     Parameters
     ----------
     found : Density, or mapping of str to Density
-        What :func:`opflow.spectral.density` or :func:`opflow.spectral.kernel_polynomial` gives,
-        all on the same axis, linear or logarithmic.
+        What :func:`opflow.spectral.density` gives, all on the same axis, linear or logarithmic.
     ax : matplotlib axes, optional
         Of a new figure by default.
     cumulative : bool, default False

@@ -27,7 +27,8 @@ def held_out(trajectory: Any, ax: Any = None) -> Any:
     """
     ax = axes(ax)
     losses = {
-        "training set": np.asarray(trajectory.losses) / len(trajectory.residual),
+        "training set": np.asarray(trajectory.observations.get("loss", trajectory.losses))
+        / len(trajectory.residual),
         "held out": np.asarray(trajectory.observations["held_out_loss"]),
     }
     for (label, values), colour, style in zip(losses.items(), COLOURS, ("-", "--"), strict=False):

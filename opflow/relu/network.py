@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
+from opflow.arrays import (
+    Array,
+    check_real,
+    check_real_dtype,
+    is_sparse,
+    namespace,
+    to_device,
+    to_host,
+)
 from opflow.extras import install
 from opflow.files import load_arrays, save_arrays
+from opflow.keywords import Seed, keywords
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -99,8 +108,8 @@ class ReLUNetwork:
                 f"readout has shape {readout.shape} but the last layer has {last} units: "
                 f"(outputs, {last}) is expected"
             )
-        self.weights = tuple(weights)
-        self.readout = readout
+        self.weights: tuple[Array, ...] = tuple(weights)
+        self.readout: Array = readout
         self.biases = _checked_biases(biases, self.weights)
         self.rates = _checked_rates(rates, len(weights))
         arrays = [*self.weights, readout, *(b for b in self.biases if b is not None)]
@@ -187,13 +196,13 @@ class ReLUNetwork:
 
     # -- use ------------------------------------------------------------------------------
 
-    def __call__(self, X: Any) -> Any:
+    def __call__(self, X: Any) -> Array:
         """Outputs f of shape (N, k), computed in row blocks.
 
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype.
+            Of the network's dtype, or converted to it; a warning tells of rounding.
 
         Notes
         -----
@@ -222,7 +231,7 @@ class ReLUNetwork:
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype, finite.
+            Of the network's dtype or converted to it, finite.
         storage : {"cached", "packed", "recomputed"}, optional
         memory : float or str, optional
         comm : mpi4py.MPI.Comm or Sharded, optional
@@ -287,6 +296,7 @@ class ReLUNetwork:
     # -- making one -----------------------------------------------------------------------
 
     @classmethod
+    @keywords
     def random(
         cls,
         widths: Sequence[int],
@@ -294,7 +304,8 @@ class ReLUNetwork:
         outputs: int = 1,
         scaling: str = "ntk",
         bias: bool = False,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
+        rng: Seed = None,
         dtype: Any = np.float64,
     ) -> ReLUNetwork:
         r"""A random network.
@@ -309,7 +320,7 @@ class ReLUNetwork:
             See Notes.
         bias : bool
             Give every layer a trained bias, zero at the start.
-        seed : int or numpy.random.Generator, optional
+        seed, rng : int, numpy.random.Generator or None, optional
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
@@ -346,15 +357,16 @@ class ReLUNetwork:
         outputs = _count(outputs, "outputs")
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
-        dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
-        rng = np.random.default_rng(seed)
+        dtype = np.dtype(dtype)
+        check_real_dtype(dtype, "dtype")
+        generator = np.random.default_rng(rng)
         weights = [
-            (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
+            (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)
             for m, n in itertools.pairwise(widths)
         ]
         last = widths[-1]
         spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)
-        readout = (spread * rng.standard_normal((outputs, last))).astype(dtype)
+        readout = (spread * generator.standard_normal((outputs, last))).astype(dtype)
         rates = {
             "standard": None,
             "ntk": [2 / m for m in widths[:-1]],

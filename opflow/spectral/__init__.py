@@ -1,7 +1,6 @@
 """Spectral analysis of symmetric operators."""
 
 from opflow.spectral.block import block_lanczos
-from opflow.spectral.chebyshev import kernel_polynomial
 from opflow.spectral.checks import ConvergenceWarning, Estimate
 from opflow.spectral.comparison import (
     alignment,
@@ -64,7 +63,6 @@ __all__ = [
     "jacobi",
     "kernel_alignment",
     "kernel_distance",
-    "kernel_polynomial",
     "kernel_regression",
     "lanczos",
     "largest_eigenvalue",
@@ -85,3 +83,5 @@ __all__ = [
     "svds",
     "trace",
 ]
+
+__dir__ = __all__.copy  # for dir()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import to_host
+from opflow.keywords import advance
 from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
@@ -156,6 +157,7 @@ class Normalised:
 
     def __call__(self, X: Any) -> Any:
         Y = self._product(X)
+        advance(X.shape[1])
         if not self._seen:
             self._seen = True
             self.unit = float(unit_of(np.max(peaks(Y, self._space), initial=0.0), Y.dtype))

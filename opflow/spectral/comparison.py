@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, check_real, namespace, to_host
+from opflow.arrays import Array, as_array, check_integer, check_real, in_dtype, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
@@ -26,13 +27,20 @@ from opflow.spectral.checks import (
     unit_of,
 )
 from opflow.spectral.estimators import skew_quantile
-from opflow.spectral.scalars import Seed, frobenius_norm
+from opflow.spectral.scalars import frobenius_norm
 from opflow.spectral.structure import entries_pay, forming_products, inner_products
 from opflow.spectral.traces import FEWEST, PRODUCTS
 
 
+@keywords
 def alignment(
-    op: Any, y: Any, *, centred: bool = False, products: int = PRODUCTS, rng: Seed = 0
+    op: Any,
+    y: Any,
+    *,
+    centred: bool = False,
+    products: int = PRODUCTS,
+    rng: Seed = 0,
+    seed: Seed = 0,
 ) -> Estimate:
     r"""The alignment of a kernel with targets, from −1 to 1 (from 0 for a PSD kernel).
 
@@ -47,7 +55,7 @@ def alignment(
         constant of each, where `y` tells them (N, k).
     products : int, default 60
         To spend on an estimate of the norm, from 30.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -77,7 +85,7 @@ def alignment(
     op = symmetric_operator(op)
     n, space = op.shape[0], op.space
     Y, outputs = _columns(y, n, space)
-    Y = check_finite(Y.astype(op.dtype, copy=False), "y", space)
+    Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
     spent = Y.shape[1]
     Y = Y / unit_of(peaks(Y, space).max(), op.dtype)
     largest = float(peaks(Y, space).max())
@@ -100,7 +108,10 @@ def alignment(
     return Estimate(across / size, *ends, products=spent + size.products, how=size.how)
 
 
-def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+@keywords
+def kernel_alignment(
+    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
     r"""The cosine of the angle between two kernels as matrices.
 
     Parameters
@@ -108,7 +119,7 @@ def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 
     K0, K1 : operators, arrays (n, n) or sparse matrices
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -142,12 +153,15 @@ def kernel_alignment(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 
                      products, rng)  # fmt: skip
 
 
-def kernel_distance(K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+@keywords
+def kernel_distance(
+    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
     r"""How far one kernel is from another, relative to the first.
 
     Parameters
     ----------
-    K0, K1, products, rng
+    K0, K1, products, rng, seed
         As for :func:`kernel_alignment`.
 
     Returns
@@ -223,7 +237,7 @@ def _compared(
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
 
 
-def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Any:
+def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters
@@ -288,8 +302,6 @@ def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
     """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
     outputs = 1
     y = as_array(y, "y")
-    if y.dtype.kind not in "biuf":
-        raise TypeError(f"y must hold real numbers, not {y.dtype}")
     rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)
     if y.ndim == 2 and rows != n and size == n:
         outputs = y.shape[1]

@@ -7,12 +7,14 @@ is in it with probability one; residuals are measured on the result, not inferre
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, namespace, to_host
+from opflow.arrays import Array, beside, check_integer, namespace, to_host
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.evaluation import candidates, materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
@@ -30,7 +32,6 @@ from opflow.spectral.checks import (
     symmetric_operator,
     unit_of,
 )
-from opflow.spectral.external import Found, external
 from opflow.spectral.structure import NOMINAL, forming_products
 
 #: vectors in a block at least
@@ -50,7 +51,17 @@ SMALL = 256
 #: LAPACK's eigenpairs of order n take n³ times this, in flops of a matrix product
 EIGENPAIRS = 15.0
 WHICH = ("LM", "LA", "SA", "BE")
-METHODS = ("lanczos", "lapack", "arpack", "lobpcg")
+METHODS = ("lanczos", "lapack")
+
+
+class Found(NamedTuple):
+    """Vectors (n, k) that span what was asked for, and what comes next; the norm as far as it was
+    seen; products."""
+
+    vectors: Any
+    scale: float
+    products: int
+    guard: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,21 +94,21 @@ class Eigenpairs:
     (array([9., 4.]), (3, 2))
     """
 
-    eigenvalues: Any
-    eigenvectors: Any
-    residuals: Any
+    eigenvalues: Array
+    eigenvectors: Array
+    residuals: Array
     converged: bool
     products: int
     how: str
     guard: Any = field(default=None, repr=False)
 
     @property
-    def start(self) -> Any:
+    def start(self) -> Array:
         if self.guard is None:
             return self.eigenvectors
         return namespace(self.guard).concatenate([self.eigenvectors, self.guard], axis=1)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Array]:
         """Unpack as SciPy's ``eigsh`` result: values, vectors."""
         return iter((self.eigenvalues, self.eigenvectors))
 
@@ -128,6 +139,7 @@ class Tolerance(NamedTuple):
         return residuals <= np.maximum(self.relative * abs(values), self.rounding * scale)
 
 
+@keywords
 def eigsh(
     op: Any,
     k: int = 6,
@@ -140,7 +152,9 @@ def eigsh(
     start: Any = None,
     memory: float | str | None = None,
     how: str | None = None,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Eigenpairs:
     r"""A few eigenpairs of a symmetric operator.
 
@@ -155,10 +169,10 @@ def eigsh(
     tol : float, default 0
         Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|.  Residuals at the rounding of the
         products, 10·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
-    method : {"lanczos", "lapack", "arpack", "lobpcg"}, optional
-        Block Lanczos here, the whole spectrum by LAPACK, or SciPy's solvers (host data only).
-        By default LAPACK up to order 256, where the block would span a third of the space, and
-        where it takes no longer by the cost model; Lanczos otherwise.
+    method : {"lanczos", "lapack"}, optional
+        Block Lanczos, or the whole spectrum by LAPACK.  By default LAPACK up to order 256, where
+        the block would span a third of the space, and where it takes no longer by the cost model;
+        Lanczos otherwise.  SciPy's own solvers take an operator as it is.
     block : int, optional
         Vectors in a block, k (at least 4) by default, or those of `start` and one more.  A smaller
         one takes fewer products (a third at 1) but may miss copies of an eigenvalue repeated more
@@ -175,7 +189,9 @@ def eigsh(
         default.
     how : str, optional
         As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
+    progress : bool, default False
+        Count the products on standard error.
 
     Returns
     -------
@@ -251,10 +267,7 @@ def eigsh(
         )  # fmt: skip
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, ahead, width, budget - size * n * op.dtype.itemsize, how)
-    if method == "lanczos":
-        found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
-    else:
-        found = external(evaluated, k, which, tolerance, method, steps, start, rng)
+    found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
     return measured(evaluated, found, tolerance, f"{method}, {way}")
 
 
@@ -351,7 +364,7 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
         warnings.warn(
             f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
             f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
-            ConvergenceWarning, stacklevel=3,
+            ConvergenceWarning, stacklevel=4,
         )  # fmt: skip
     spent = found.products + k
     return Eigenpairs(
@@ -443,6 +456,7 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
+    advance(0, f"LAPACK, order {n}")
     A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
     unit = unit_of(peaks(A).max(), op.dtype)

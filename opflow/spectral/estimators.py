@@ -169,50 +169,6 @@ def xnystrace(apply: Product, omega: Any, *, space: Space = LOCAL) -> Estimate:
     return _estimate(samples.mean(), below, above, total - rounding, m, "XNysTrace")
 
 
-def hutch_pp(apply: Product, omega: Any, *, psd: bool = False, space: Space = LOCAL) -> Estimate:
-    r"""Hutch++ (Meyer, Musco, Musco and Woodruff 2021) of a symmetric A.
-
-    Parameters
-    ----------
-    apply, psd, space
-        As for :func:`xtrace`.
-    omega : array (n, 2k), standard normal
-        Half for the sketch, half for the samples.
-
-    Notes
-    -----
-    With Q an orthonormal basis of :math:`A \Omega_1` and :math:`P = I - Q Q^T`,
-
-    .. math:: \mathrm{tr}\, Q^T A Q + \frac{n - k}{k} \sum_i
-              \frac{\omega_i^T P A P \omega_i}{\|P \omega_i\|^2}
-
-    over the columns of :math:`\Omega_2`, which are independent given Q.  3k products, 12·n·k²
-    flops and five blocks (n, k).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> values = 0.5 ** np.arange(50)
-    >>> omega = np.random.default_rng(0).standard_normal((50, 40))
-    >>> bool(np.isclose(hutch_pp(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
-    True
-    """
-    n, k = int(space.total(len(omega))), omega.shape[1] // 2
-    eps = float(np.finfo(omega.dtype).eps)
-    Q, _ = space.qr(finite(apply(omega[:, :k]), space=space))
-    along = _products(Q, finite(apply(Q), space=space), space)
-    E = omega[:, k : 2 * k]
-    E = E - Q @ space.gram(Q, E)
-    F = finite(apply(E), space=space)
-    quad, square = (_products(E, G, space) for G in (F, E))
-    samples = (n - k) * quad / square
-    total = float(along.sum())
-    rounding = n**0.5 * eps * float(np.abs(along).sum() + np.abs(samples).mean())
-    reach = skew_quantile(k) * _spread(samples) + rounding
-    floor = total - rounding if psd else -np.inf
-    return _estimate(total + samples.mean(), reach, reach, floor, 3 * k, "Hutch++")
-
-
 def _host(x: Any) -> Any:
     return to_host(x).astype(np.float64, copy=False)
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, check_psd, check_shift, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.traces import trace
 
 
+@keywords
 def logdet(
     op: Any,
     shift: float,
@@ -25,7 +27,9 @@ def logdet(
     how: str | None = None,
     probes: int = 10,
     steps: int = 60,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Estimate:
     r"""The log-determinant of ``op + shift·I``.
 
@@ -39,8 +43,8 @@ def logdet(
         By default exact by LAPACK where, by the cost model, the eigenvalues take no longer than the
         products of an estimate (always where the order, or the width of the factor of a Gram, is at
         most ``checks.DENSE``, 1024) and fit in half of the free memory.
-    probes, steps, rng
-        As in :func:`quadrature`, for the estimate.
+    probes, steps, rng, seed, progress
+        As in :func:`quadrature`, and :func:`density`, for the estimate.
 
     Returns
     -------
@@ -94,6 +98,7 @@ def logdet(
     return part.mapped(lambda x: op.shape[0] * math.log(shift) + x)
 
 
+@keywords
 def effective_dimension(
     op: Any,
     shift: float,
@@ -101,7 +106,9 @@ def effective_dimension(
     how: str | None = None,
     probes: int = 10,
     steps: int = 60,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Estimate:
     r"""The effective dimension tr op (op + shift·I)⁻¹: the degrees of freedom of a regression.
 
@@ -111,7 +118,7 @@ def effective_dimension(
         PSD.
     shift : float
         Positive.
-    how, probes, steps, rng
+    how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
     Returns
@@ -142,13 +149,16 @@ def effective_dimension(
     return value.mapped(lambda x: min(max(x, 0.0), float(op.shape[0])))
 
 
+@keywords
 def effective_rank(
     op: Any,
     *,
     how: str | None = None,
     probes: int = 10,
     steps: int = 60,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
+    progress: bool = False,
 ) -> Estimate:
     r"""The effective rank: the exponential of the entropy of the normalised spectrum.
 
@@ -156,7 +166,7 @@ def effective_rank(
     ----------
     op : operator, array (n, n) or sparse matrix
         PSD, not zero.
-    how, probes, steps, rng
+    how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
     Returns

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.arrays import check_integer
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
@@ -203,12 +204,14 @@ def total(weights: Any, values: Any) -> Any:
     return np.einsum("km,km...->k...", weights, values)
 
 
+@keywords
 def quadrature(
     op: Any,
     *,
     probes: int = 10,
     steps: int = 60,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
     reorthogonalise: bool = True,
 ) -> Quadrature:
     r"""Gauss rules of the spectrum of a symmetric operator, by Lanczos on random vectors.
@@ -221,7 +224,7 @@ def quadrature(
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60
         Block products at most; fewer if all Krylov spaces are invariant earlier.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
     reorthogonalise : bool, default True
         Hold all probes·steps·n numbers of the bases.  ``False`` holds three vectors a probe:
         converged eigenvalues then come several times, as ghosts that share the weight of one, so
@@ -247,6 +250,7 @@ def quadrature(
     check_integer(probes, "probes", 2)
     check_integer(steps, "steps", 1)
     n = op.shape[0]
+    advance(0, "quadrature", probes * min(steps, n))
     alpha, beta, basis, products = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import as_array, check_real, namespace, to_host
+from opflow.arrays import Array, as_array, check_real, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.scalars import Seed, by_lanczos, by_lapack, eigenvalues, extremes
+from opflow.spectral.scalars import by_lanczos, by_lapack, eigenvalues, extremes
 from opflow.spectral.traces import trace
 
 
-def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
+def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:
     r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
 
     Parameters
@@ -42,7 +43,7 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     array([1., 2.])
     """
     U = _vectors(eigenvectors)
-    r = as_array(r, "r")
+    r = check_real(r, "r")
     here = U.shape[0]
     n, size = space.total(np.array([here, r.size]))
     if size == n:
@@ -52,7 +53,9 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     return space.gram(U, r)
 
 
-def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL) -> Any:
+def decay(
+    eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL
+) -> Array:
     r"""How the coefficients of r on eigenvectors decay in the lazy regime.
 
     Parameters
@@ -108,14 +111,15 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
         return xp.exp(-times[:, None] * xp.where(null, 0, values)) * start
 
 
-def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:
+@keywords
+def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Array:
     r"""The share of each layer in the trace of the kernel.
 
     Parameters
     ----------
     kernels : sequence of operators (n, n)
         ``layer_kernels(fields)``.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         For layers whose trace is estimated; see :func:`trace`.
 
     Returns
@@ -141,7 +145,7 @@ def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0) -> Any:
     return traces / total if total else traces
 
 
-def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Any:
+def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Array:
     r"""The share of each layer in each eigenvalue of the kernel.
 
     Parameters
@@ -208,7 +212,10 @@ class Sharpness(NamedTuple):
     ratio: Estimate
 
 
-def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sharpness:
+@keywords
+def sharpness(
+    op: Any, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
+) -> Sharpness:
     r"""Where a step size stands against the edge of stability.
 
     Parameters
@@ -217,7 +224,7 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
         The kernel with the rates of its layers, whose largest eigenvalue is that of the
         Gauss–Newton matrix, or the Hessian of the loss, which has another one unless f is fitted.
     step : float
-    products, rng
+    products, rng, seed
         As for :func:`norm`.
 
     Returns
@@ -260,7 +267,7 @@ def sharpness(op: Any, step: float, *, products: int = 40, rng: Seed = 0) -> Sha
 
 
 def _vectors(U: Any) -> Any:
-    U = as_array(U, "eigenvectors")
+    U = check_real(U, "eigenvectors")
     if U.ndim != 2:
         raise ValueError(f"eigenvectors must be an array (n, k), not of shape {U.shape}")
     return U

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace
 from opflow.operators.space import LOCAL, Space
@@ -56,11 +57,11 @@ class Nystrom(Operator):
     """
 
     def __init__(self, U: Any, weights: Any, *, space: Space = LOCAL, symbol: str = "P⁻¹") -> None:
-        U, weights = check_real(U, "U"), check_real(weights, "weights", finite=True)
-        if U.ndim != 2 or weights.shape != U.shape[1:] or U.dtype != weights.dtype:
+        U = check_real(U, "U")
+        weights = check_real(weights, "weights", dtype=U.dtype, finite=True)
+        if U.ndim != 2 or weights.shape != U.shape[1:]:
             raise ValueError(
-                f"U must have shape (n, k) and weights shape (k,) in one dtype, not "
-                f"{U.shape} {U.dtype} and {weights.shape} {weights.dtype}"
+                f"U must have shape (n, k) and weights (k,), not {U.shape} and {weights.shape}"
             )
         if weights.size and not float(weights.min()) >= -1:
             raise ValueError(f"weights must be at least -1, not {float(weights.min()):.4g}")
@@ -149,8 +150,9 @@ def _no_entries(space: Space) -> None:
         raise ValueError("a sharded preconditioner has no entries to give: it knows products")
 
 
+@keywords
 def nystrom(
-    op: Any, shift: float = 0.0, rank: int = 100, *, rng: int | np.random.Generator | None = 0
+    op: Any, shift: float = 0.0, rank: int = 100, *, rng: Seed = 0, seed: Seed = 0
 ) -> Nystrom:
     r"""The randomised Nyström preconditioner of op + μ.
 
@@ -162,7 +164,7 @@ def nystrom(
         μ, not negative.
     rank : int, default 100
         Vectors of the sketch, n at most: one block product, and rank·n numbers are held.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the sketch.
 
     Returns

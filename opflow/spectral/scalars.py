@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import beta as beta_law
 
 from opflow.arrays import check_integer
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     ConvergenceWarning,
@@ -30,10 +31,9 @@ from opflow.spectral.whole import dense_spectrum, rank_bound, whole_pays
 #: width of an interval, relative to its upper end, from which on Lanczos has not converged
 WIDE = 0.1
 
-Seed = int | np.random.Generator | None
 
-
-def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+@keywords
+def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0) -> Estimate:
     r"""The Frobenius norm of a symmetric operator.
 
     Parameters
@@ -41,7 +41,7 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate, from 30.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -80,7 +80,8 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estim
     return Estimate(*ends, products=2 * found.products, how=found.how)
 
 
-def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
+@keywords
+def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estimate:
     r"""The spectral norm, the largest absolute value of an eigenvalue, between two bounds.
 
     Parameters
@@ -88,7 +89,7 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     op : operator, array (n, n) or sparse matrix
     products : int, default 40
         Steps of Lanczos, from 2; n numbers are held for each.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -142,8 +143,9 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0) -> Estimate:
     return by_lanczos(low, low, max(low, high), spent)
 
 
+@keywords
 def condition_number(
-    op: Any, shift: float = 0.0, *, products: int = 100, rng: Seed = 0
+    op: Any, shift: float = 0.0, *, products: int = 100, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""The condition number of ``op + shift·I``.
 
@@ -152,7 +154,7 @@ def condition_number(
     op : operator, array (n, n) or sparse matrix
         Known to be PSD if the number is estimated.
     shift : float, default 0
-    products, rng
+    products, rng, seed
         As for :func:`norm`.
 
     Returns
@@ -222,7 +224,10 @@ def condition_number(
     return by_lanczos(value, low, high, spent)
 
 
-def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> Estimate:
+@keywords
+def participation_ratio(
+    op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
     r"""How many eigenvalues a spectrum amounts to: n if all are equal, 1 if one dominates.
 
     Parameters
@@ -230,7 +235,7 @@ def participation_ratio(op: Any, *, products: int = PRODUCTS, rng: Seed = 0) -> 
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate of either factor, from 30.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -293,7 +298,7 @@ def by_lanczos(
             f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "
             "increase products",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return Estimate(value, low, high, products=products, how=how)
 

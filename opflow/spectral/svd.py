@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import Array, check_integer, namespace, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
 from opflow.spectral.checks import ConvergenceWarning, Normalised, finite, gaussian, sharing
@@ -34,10 +35,10 @@ class SingularTriplets:
     how : str
     """
 
-    singular_values: Any
-    left: Any
-    right: Any
-    residuals: Any
+    singular_values: Array
+    left: Array
+    right: Array
+    residuals: Array
     converged: bool
     products: int
     how: str
@@ -63,13 +64,15 @@ class SingularTriplets:
         return Eigenpairs(sigma**2, vectors, residuals, self.converged, self.products, self.how)
 
 
+@keywords
 def svds(
     op: Any,
     k: int = 6,
     *,
     tol: float = 0.0,
     memory: float | str | None = None,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
     **options: Any,
 ) -> SingularTriplets:
     r"""The largest singular triplets of an operator.
@@ -81,7 +84,7 @@ def svds(
         Triplets, 1 to min(m, n).
     tol : float, default 0
         Residual relative to the largest singular value; 0 asks for what the dtype can give.
-    memory, rng, **options
+    memory, rng, seed, **options
         As in :func:`eigsh`.
 
     Returns
@@ -151,7 +154,7 @@ def svds(
             f"{k - int(met.sum())} of {k} singular triplets did not converge: the largest "
             f"residual is {sized.unit * residuals.max():.2g} of a norm of "
             f"{sized.unit * sigma.max():.2g}",
-            ConvergenceWarning, stacklevel=2,
+            ConvergenceWarning, stacklevel=3,
         )  # fmt: skip
     left, right = (near, far) if wide else (far, near)
     return SingularTriplets(

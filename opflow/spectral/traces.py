@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer
+from opflow.arrays import Array, check_integer
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
 from opflow.spectral.checks import (
@@ -18,32 +19,34 @@ from opflow.spectral.checks import (
     sharing,
     symmetric_operator,
 )
-from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
+from opflow.spectral.estimators import xnystrace, xtrace
 from opflow.spectral.structure import diagonal_pays, diagonal_products, exact_diagonal
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
-WAYS = ("exact", "xtrace", "xnystrace", "hutch++")
+WAYS = ("exact", "xtrace", "xnystrace")
 
 
+@keywords
 def trace(
     op: Any,
     *,
     how: str | None = None,
     products: int = PRODUCTS,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-    how : {"exact", "xtrace", "xnystrace", "hutch++"}, optional
+    how : {"exact", "xtrace", "xnystrace"}, optional
         By default exact where that costs no more than the estimate, or n <= 1024; else
         XNysTrace if `op` is known to be PSD and XTrace if not.
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -88,10 +91,7 @@ def trace(
         return Estimate(float(total), products=diagonal_products(op))
     space = op.space
     apply = Normalised(op.matmat, op.space)
-    if how == "hutch++":
-        omega = gaussian(op, 2 * (products // 3), rng)
-        found = hutch_pp(apply, omega, psd=op.psd, space=space)
-    elif how == "xnystrace" or (how is None and op.psd):
+    if how == "xnystrace" or (how is None and op.psd):
         found = xnystrace(apply, gaussian(op, products, rng), space=space)
     else:
         found = xtrace(apply, gaussian(op, products // 2, rng), psd=op.psd, space=space)
@@ -115,18 +115,15 @@ class Diagonal(NamedTuple):
         ``"exact"`` or ``"Diag++"``.
     """
 
-    values: Any
-    errors: Any
+    values: Array
+    errors: Array
     products: int
     how: str
 
 
+@keywords
 def diagonal(
-    op: Any,
-    *,
-    how: str | None = None,
-    products: int = PRODUCTS,
-    rng: int | np.random.Generator | None = 0,
+    op: Any, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Diagonal:
     r"""The diagonal of a symmetric operator, with error bars where it is estimated.
 
@@ -135,7 +132,7 @@ def diagonal(
     op : operator, array (n, n) or sparse matrix
     how : {"exact", "diag++"}, optional
         By default exact under the same condition as :func:`trace`.
-    products, rng
+    products, rng, seed
         As for :func:`trace`.
 
     Returns

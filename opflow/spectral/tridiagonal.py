@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import check_integer, check_real
+from opflow.arrays import Array, check_integer, check_real, namespace
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, symmetric_operator
 from opflow.spectral.recursion import Recursion
 
 
+@keywords
 def lanczos(
     op: Any,
     steps: int,
@@ -20,8 +22,9 @@ def lanczos(
     *,
     tol: float | None = None,
     reorthogonalise: bool = True,
-    rng: int | np.random.Generator | None = 0,
-) -> tuple[Any, Any, Any]:
+    rng: Seed = 0,
+    seed: Seed = 0,
+) -> tuple[Array, Array, Any]:
     r"""Tridiagonalise a symmetric operator on a Krylov space.
 
     Parameters
@@ -37,7 +40,7 @@ def lanczos(
     reorthogonalise : bool, default True
         ``False`` holds three vectors in the place of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         Of the start vector.
 
     Returns
@@ -71,10 +74,10 @@ def lanczos(
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
-    v = check_real(v, "v")
+    v = check_real(v, "v", dtype=op.dtype)
     if v.shape != (op.domain.here(n),):
         raise ValueError(f"v has shape {v.shape} but op has order {n}")
-    space = Recursion(op, v.astype(op.dtype, copy=False)[:, None], steps, keep=reorthogonalise)
+    space = Recursion(op, v[:, None], steps, keep=reorthogonalise)
     if not space.norms[0] > 0:
         raise ValueError("v must not be zero")
     while space.open[0]:
@@ -90,12 +93,13 @@ def _tridiagonal(space: Recursion) -> tuple[Any, Any]:
 
 
 class Largest(NamedTuple):
-    """The largest eigenvalue: an estimate from below, its error bound, products, tolerance."""
+    """The largest eigenvalue: an estimate from below, its bound, products, tolerance, vector."""
 
     value: float
     bound: float
     products: int
     tol: float = 1e-2
+    vector: Any = None
 
     @property
     def converged(self) -> bool:
@@ -103,8 +107,15 @@ class Largest(NamedTuple):
         return self.bound <= self.tol * abs(self.value)
 
 
+@keywords
 def largest_eigenvalue(
-    op: Operator, *, tol: float = 1e-2, steps: int = 30, rng: int | np.random.Generator | None = 0
+    op: Operator,
+    *,
+    tol: float = 1e-2,
+    steps: int = 30,
+    start: Any = None,
+    rng: Seed = 0,
+    seed: Seed = 0,
 ) -> Largest:
     """The largest eigenvalue of a symmetric operator, by a few Lanczos products.
 
@@ -115,6 +126,8 @@ def largest_eigenvalue(
         Relative residual at which to stop.
     steps : int, default 30
         Products to spend at most.
+    start : array (n,), optional
+        Where to begin, such as the `vector` of a nearby operator; a Gaussian vector by default.
 
     Returns
     -------
@@ -129,19 +142,20 @@ def largest_eigenvalue(
     >>> round(of.spectral.largest_eigenvalue(of.Gram(np.diag([3.0, 2.0, 1.0]))).value, 3)
     9.0
     """
-    alpha, beta, _ = lanczos(op, steps, tol=tol, rng=rng)
-    value, bound = _top(alpha, beta)
-    return Largest(value, bound, len(alpha), tol)
+    alpha, beta, basis = lanczos(op, steps, start, tol=tol, rng=rng)
+    value, bound, weights = _top(alpha, beta)
+    vector = basis @ namespace(basis).asarray(weights, dtype=basis.dtype)
+    return Largest(value, bound, len(alpha), tol, vector)
 
 
-def _top(alpha: Any, beta: Any) -> tuple[float, float]:
+def _top(alpha: Any, beta: Any) -> tuple[float, float, Any]:
     unit = float(max(np.abs(alpha).max(), beta.max())) or 1.0  # LAPACK takes squares here
     values, vectors = eigh_tridiagonal(
         alpha / unit, beta[:-1] / unit, select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
     )
-    return float(unit * values[0]), abs(float(beta[-1] * vectors[-1, 0]))
+    return float(unit * values[0]), abs(float(beta[-1] * vectors[-1, 0])), vectors[:, 0]
 
 
 def _settled(alpha: Any, beta: Any, tol: float) -> bool:
-    value, bound = _top(alpha, beta)
+    value, bound, _ = _top(alpha, beta)
     return bound <= tol * abs(value)

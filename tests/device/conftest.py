@@ -6,6 +6,10 @@ PyLops decides at import which array modules there are, so the choice is made be
 
 import os
 
+import pytest
+
+#: on the stand-in, one test of so many is run unless all are asked for
+SAMPLE = 6
 #: a program that ranks run
 collect_ignore = ["ranks.py"]
 if os.environ.get("OPFLOW_DEVICE") == "stand-in":
@@ -14,3 +18,8 @@ if os.environ.get("OPFLOW_DEVICE") == "stand-in":
     standin.install()
 elif os.environ.get("OPFLOW_DEVICE") != "cuda":
     collect_ignore += ["suite"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("OPFLOW_DEVICE") == "stand-in" and not config.getoption("--thorough"):
+        items[:] = items[::SAMPLE]

@@ -37,7 +37,6 @@ WITHOUT = {
     "opflow/operators/gate_products.py": "compiled for the host; a device unpacks its gates",
     "opflow/operators/profile.py": "measures the host",
     "opflow/spectral/distribution.py": "works on nodes and weights, which are on the host",
-    "opflow/spectral/external.py": "SciPy's solvers: device operators are refused",
     "opflow/spectral/functionals.py": "works on nodes and weights, which are on the host",
 }
 #: what is an array in a function (an item is one of a container given to it, an attribute one of

@@ -39,8 +39,18 @@ def broken(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_cupy_without_cuda_is_explained_with_its_remedy(broken: Path) -> None:
-    done = python("import opflow", broken)
+#: every way in
+IMPORTS = (
+    "import opflow; opflow.train",
+    "from opflow import *",
+    "from opflow.dynamics import train",
+    "import opflow.plot; opflow.plot.COLOURS; opflow.spectral",
+)
+
+
+@pytest.mark.parametrize("way", IMPORTS)
+def test_a_cupy_without_cuda_is_explained_with_its_remedy(broken: Path, way: str) -> None:
+    done = python(way, broken)
     assert done.returncode != 0
     last = done.stderr[done.stderr.rindex("ImportError:") :]
     assert "CuPy does not work on this machine: No such file: libcublasLt.so.12" in last
@@ -56,7 +66,7 @@ def test_the_remedy_works(broken: Path) -> None:
 
 def test_other_import_errors_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pylops.py").write_text("raise ImportError('something else')")
-    done = python("import opflow", tmp_path)
+    done = python("import opflow; opflow.train", tmp_path)
     assert done.stderr.strip().endswith("ImportError: something else")
 
 

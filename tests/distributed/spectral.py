@@ -109,14 +109,12 @@ ESTIMATED = {
     "quadrature": lambda p: ends(S.quadrature(p.K, probes=4, steps=5).trace(np.log1p)),
     "density": lambda p: bands(S.density(p.K, probes=5, steps=5)),
     # its bands hold the square root of what rounding leaves of n minus a count
-    "kernel_polynomial": lambda p: bands(S.kernel_polynomial(p.K, probes=5, degree=12))[:2],
     "logdet": lambda p: ends(S.logdet(p.K, 0.5, probes=5, steps=6)),
     "effective_dimension": lambda p: ends(S.effective_dimension(p.K, 0.5, probes=5, steps=6)),
     "effective_rank": lambda p: ends(S.effective_rank(p.K, probes=5, steps=6)),
     "trace": lambda p: ends(S.trace(p.K)),
     "xtrace": lambda p: ends(S.trace(p.K, how="xtrace", products=40)),
     "xnystrace": lambda p: ends(S.trace(p.K, how="xnystrace", products=20)),
-    "hutch++": lambda p: ends(S.trace(p.K, how="hutch++", products=30)),
     "trace of a product": lambda p: ends(S.trace(p.K @ p.K, products=20)),
     "diagonal": lambda p: [p.rows(S.diagonal(p.K).values)],
     "diag++": lambda p: [*map(p.rows, S.diagonal(p.K, how="diag++", products=30)[:2])],
@@ -209,7 +207,6 @@ def refusals(comm) -> None:
     P = S.jacobi(p.K, 1.0)
     for message, call in {
         "no entries": lambda: S.eigh(p.K),
-        "SciPy's": lambda: S.eigsh(p.K, 3, method="arpack"),
         "can only be estimated": lambda: big(p.K),
         "K1 must be sharded": lambda: S.kernel_distance(p.K, of.Gram(np.ones((70, 1)))),
         "preconditioner must be sharded": lambda: S.solve(p.K, p.b, preconditioner=np.eye(70)),

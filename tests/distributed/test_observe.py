@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from tests.distributed.launch import needs_mpi, run
 
 
+@pytest.mark.thorough
 @needs_mpi
 def test_every_observer_and_report_is_that_of_one_process_on_one_to_four_ranks():
     parts = ("observed", "resumed", "alone_after", "refused", "analysed", "spectra")

@@ -16,6 +16,7 @@ from tests.distributed.launch import needs_mpi
 pytestmark = needs_mpi
 
 
+@pytest.mark.thorough
 def test_products_and_eigenpairs_are_those_of_one_process():
     assert "done" in launch.run("products.py", 4)
 
@@ -73,6 +74,7 @@ def test_a_shard_of_another_save_is_refused(begun):
         resume()
 
 
+@pytest.mark.thorough
 def test_the_page_runs_on_three_ranks(tmp_path):
     page = (launch.HERE.parents[1] / "docs/distributed.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -88,7 +90,7 @@ def waiting(folder):
     """A long run on three ranks, once it has saved a state on the way; its processes."""
     run = launch.start(3, sys.executable, "-m", "opflow.cli", *TRAIN, "--steps", "100000",
                        "--checkpoint-every", "50", "--out", folder)  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + launch.patience(60)
     while not (folder / "checkpoint.npz.1").exists():
         assert run.poll() is None and time.monotonic() < end, run.communicate()
         time.sleep(0.05)
@@ -119,25 +121,28 @@ def reached(folder, ranks):
     return run
 
 
+@pytest.mark.thorough
 def test_a_killed_rank_ends_the_run_which_goes_on_from_its_checkpoint(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[1], signal.SIGKILL)
-    _, told = run.communicate(timeout=30)
+    _, told = run.communicate(timeout=launch.patience(60))
     assert run.returncode != 0
     assert "3 ranks; if one dies all end: go on with: mpiexec -n 3 opflow train digits" in told
     assert len(reached(tmp_path / "run", 2).losses) > 2
 
 
+@pytest.mark.thorough
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
     run, ranks = waiting(tmp_path / "run")
     os.kill(ranks[2], signal.SIGTERM)
-    out, told = run.communicate(timeout=30)
+    out, told = run.communicate(timeout=launch.patience(60))
     assert "stopped by SIGTERM at step" in told and "--resume" in told, told
     assert run.returncode != 0
     assert out.count("everything is in") == 1, "one rank prints"
     reached(tmp_path / "run", 3)
 
 
+@pytest.mark.thorough
 def test_ranks_print_and_read_as_one_process(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
@@ -160,6 +165,7 @@ def test_ranks_print_and_read_as_one_process(tmp_path):
     assert files - {"checkpoint.npz.shards"} == {p.name for p in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.thorough
 def test_wrong_input_is_told_once_and_a_lone_failure_ends_all(tmp_path):
     wrong = launch.opflow(3, "train", "digits", "--widths", "8", "--out", tmp_path / "a")
     assert wrong.returncode == 2

@@ -21,6 +21,7 @@ def sharded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_sharded_is_what_one_process_finds(ranks, alone, sharded) -> None:
     with np.load(sharded / f"of-{ranks}.npz") as found:

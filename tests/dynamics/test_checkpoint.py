@@ -572,10 +572,12 @@ def drive(script, path, *args):
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_a_kill_at_any_moment_loses_at_most_one_save(path):
     step, mid_write, left = drive(RANDOM_KILLS, path, str(KILLS))
     assert step >= KILLS and mid_write > 0 and left == 0
 
 
+@pytest.mark.thorough
 def test_a_kill_between_any_two_calls_leaves_a_good_state(path):
     assert drive(EVERY_CALL, path) > 20

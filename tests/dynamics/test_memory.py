@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from tests import examples
 from tests.dynamics.test_routes import Rows, linear
 
 METHODS = {
@@ -70,7 +71,7 @@ def warm():
             of.train(network, data, np.ones(20), steps=1, method=method)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(runs(), st.floats(1.0, 30.0))
 def test_the_peak_stays_within_the_budget(run, factor):
     network, X, y, options = run

@@ -172,6 +172,7 @@ def test_a_signal_saves_and_stops(number, tmp_path):
     assert resumed == straight[-3:]
 
 
+@pytest.mark.thorough
 def test_kills_at_any_moment_lose_nothing(tmp_path):
     """The long test counts OPFLOW_KILLS kills; each is resumed from, and the end is the same."""
     path, rng = tmp_path / "run.npz", np.random.default_rng(0)

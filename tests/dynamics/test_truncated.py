@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.dynamics.flow import State, WeightLayer
 from opflow.dynamics.truncated import FieldState
+from tests import examples
 from tests.operators.battery import small_blocks
 from tests.relu.reference import problems, rich
 
@@ -26,7 +27,7 @@ def teacher(depth, outputs=1, bias=False, dtype=np.float64, N=60, width=24, spar
     return net, sp.csr_array(X) if sparse else X, y
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems(max_depth=5, max_outputs=3), st.integers(0, 2), st.sampled_from([300, 8 << 20]))
 @example(rich(4, 2), 0, 300)
 @example(rich(5, 1), 1, 8 << 20)
@@ -62,7 +63,7 @@ def test_full_order_follows_many_flips(depth, outputs, bias):
     assert run.observations["truncation_error"].max() < 1e-10
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems(max_depth=5, max_outputs=3), st.integers(0, 4))
 @example(rich(4, 2), 0)
 @example(rich(4, 2), 1)

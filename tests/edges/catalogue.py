@@ -279,8 +279,7 @@ def traced(how):
     return call
 
 
-for how in ("xtrace", "hutch++"):
-    entry("spectral.trace", name=f"trace_by_{how}", random=True)(traced(how))
+entry("spectral.trace", name="trace_by_xtrace", random=True)(traced("xtrace"))
 entry("spectral.trace", kinds=("gram", "products"), name="trace_by_xnystrace", random=True)(
     traced("xnystrace")
 )
@@ -417,17 +416,6 @@ def density_log(p):
 @entry("spectral.density", random=True)
 def density_estimated(p):
     return density(p, how="estimate")
-
-
-@entry("spectral.kernel_polynomial", random=True)
-def kernel_polynomial(p, log=False):
-    rho = spectral.kernel_polynomial(p.operator(), degree=20, probes=3, log=log)
-    return of_density(p, rho, log)
-
-
-@entry("spectral.kernel_polynomial", random=True)
-def kernel_polynomial_log(p):
-    return kernel_polynomial(p, log=True)
 
 
 # -- spectral: functions of the operator, times vectors ---------------------------------------

@@ -12,8 +12,7 @@ ESTIMATES = [
     (name, exact)
     for name in ENTRIES
     for exact in ENTRIES
-    if name
-    in (f"{exact}_estimated", f"{exact}_by_xtrace", f"{exact}_by_xnystrace", f"{exact}_by_hutch++")
+    if name in (f"{exact}_estimated", f"{exact}_by_xtrace", f"{exact}_by_xnystrace")
     and exact not in ("diagonal", "density")
 ]
 

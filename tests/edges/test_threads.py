@@ -70,6 +70,7 @@ def test_a_product_large_enough_for_a_threaded_blas_is_the_same_in_any_thread():
         assert list(three.map(lambda _: products(), range(6))) == [wanted] * 6
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("call", ["everything", "amid"])
 def test_a_child_process_computes_the_same(call):

@@ -435,6 +435,7 @@ def test_what_a_candidate_holds_is_never_more_than_was_said(tmp_path, monkeypatc
     assert not wrong
 
 
+@pytest.mark.thorough
 def test_forming_keeps_to_the_budget_or_refuses(tmp_path):
     for name, op in operators_to_form(tmp_path).items():
         want = op.todense()

@@ -248,6 +248,7 @@ def test_options_are_checked_and_end_with_their_block(monkeypatch):
         gp.gate_engine()
 
 
+@pytest.mark.thorough
 def test_everything_works_without_the_extension():
     code = (
         "import sys; sys.modules['opflow._gates'] = None\n"
@@ -266,6 +267,7 @@ def test_everything_works_without_the_extension():
     assert "blas (of blas)" in ran.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_the_c_is_clean_under_sanitizers(sanitizers, tmp_path):
     compiler = shutil.which(os.environ.get("CC", "cc"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.operators import rows as row_blocks
+from tests import examples
 from tests.operators.battery import OnDisk, small_blocks
 from tests.relu.reference import problems, rich
 
@@ -75,7 +76,7 @@ def residual(fields, seed=0):
     return np.random.default_rng(seed).standard_normal((fields.samples, fields.network.outputs))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS, st.data())
 def test_members_are_products_of_chains(problem, data):
     network, X = problem
@@ -96,7 +97,7 @@ def test_members_are_products_of_chains(problem, data):
         assert member.symmetric == member.psd
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(PROBLEMS, st.integers(0, 5), st.integers(0, 59))
 @example(rich(4, 2), 5, 0)
 @example(rich(4, 3), 1, 0)
@@ -117,7 +118,7 @@ def test_velocities_are_the_sums_over_sample_pairs(problem, order, pick):
     near((Psi @ r.ravel()).reshape(want.shape), want, np.abs(scale).max() + np.abs(want))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS, st.sampled_from([None, 0, 1, 2, 3, 5]), st.sampled_from([200, 8 << 20]))
 @example(rich(5, 2), None, 200)
 @example(rich(5, 3), 1, 8 << 20)
@@ -218,7 +219,7 @@ def test_describe_shows_the_recursion_of_the_paper():
         assert part in text
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(PROBLEMS, st.sampled_from(["pullback", "pushforward"]))
 def test_members_report_spectra_traces_and_ranks(problem, kind):
     network, X = problem
@@ -274,7 +275,7 @@ def test_one_step_member_is_the_weight_gram():
     near(hierarchy.pullback(fields, 1, 2, 0, 3).todense(), G.todense())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(4, 2))
 @example(rich(3, 1))
@@ -324,7 +325,7 @@ def test_kernel_velocity_of_sparse_inputs():
         near(G[0].todense(), G[1].todense())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(4, 2))
 @example(rich(3, 1))
@@ -384,7 +385,7 @@ FIELDS = of.ReLUNetwork.random([2, 3, 3], outputs=2, seed=0).fields(np.ones((4, 
         (lambda f: hierarchy.members(f, [(0, 0)], kind="B"), ValueError, "kind"),
         (lambda f: hierarchy.members(f, [(0, 0)], top=0), ValueError, "top"),
         (lambda f: of.kernel_velocity(f, np.ones(4)), ValueError, r"residual has shape \(4,\)"),
-        (lambda f: of.kernel_velocity(f, np.ones((4, 2), np.float32)), TypeError, "float32"),
+        (lambda f: of.kernel_velocity(f, np.ones((4, 2), complex)), TypeError, "complex"),
         (lambda f: of.layer_kernel_velocities(f.network, np.ones((4, 2))), TypeError, "fields"),
         (lambda f: of.weight_gram_velocity(f, 3, np.ones((4, 2))), ValueError, "layer"),
         (lambda f: of.weight_gram_velocity(f, 1, np.ones((4, 2)), "both"), ValueError, "side"),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.dynamics.observe import balances
+from tests import examples
 from tests.relu.reference import problems, rich
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
@@ -92,7 +93,7 @@ def drawn(problem):
     return network, X, fields, fields.outputs - y, Autodiff(network, X, y)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(PROBLEMS)
 @example(rich(5, 2))
 @example(rich(3, 3))
@@ -112,7 +113,7 @@ def test_hidden_and_conjugate_velocities(problem):
         near(-(Psi @ r.ravel()).reshape(dpsi[i].shape), dpsi[i])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS, st.data())
 def test_members_are_products_of_layer_jacobians(problem, data):
     network, X, fields, _, _ = drawn(problem)
@@ -145,7 +146,7 @@ def test_members_are_products_of_layer_jacobians(problem, data):
     near(F.todense(), G[0] @ G[1].T, float((G[0].abs() @ G[1].abs().T).max()))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(5, 2))
 @example(rich(3, 3))
@@ -161,7 +162,7 @@ def test_kernel_velocity(problem):
     near(dK @ np.eye(len(want)), want, scale)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(5, 2))
 @example(rich(3, 3))
@@ -177,7 +178,7 @@ def test_weight_grams_close_in_the_fields(problem):
             near(of.weight_gram_velocity(fields, layer, r, side).todense(), want, scale)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(PROBLEMS)
 @example(rich(5, 2))
 @example(rich(3, 3))

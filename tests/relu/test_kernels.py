@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 
 ROUTES = st.sampled_from(["cached", "transport", None])
@@ -15,7 +16,7 @@ def close(actual, expected, dtype=np.float64):
     return np.abs(actual - expected).max(initial=0) <= tolerance * scale * 10**0.5
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(), ROUTES, st.booleans())
 def test_jacobian_equals_the_chain_rule(problem, route, rates):
     network, X = problem
@@ -27,7 +28,7 @@ def test_jacobian_equals_the_chain_rule(problem, route, rates):
     assert close(J.T @ np.ones(J.shape[0]), expected.T @ np.ones(J.shape[0]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(), ROUTES)
 def test_kernel_equals_jacobian_times_its_transpose(problem, route):
     network, X = problem
@@ -43,7 +44,7 @@ def test_kernel_equals_jacobian_times_its_transpose(problem, route):
     assert close(K.block(index, slice(0, 2)), expected[index][:, :2])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems(dtype=np.float32), ROUTES)
 def test_float32_stays_float32_and_is_exact_to_rounding(problem, route):
     network, X = problem
@@ -63,7 +64,7 @@ def test_float32_stays_float32_and_is_exact_to_rounding(problem, route):
     assert close(product, expected, np.float32)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems())
 def test_layer_kernels_sum_to_the_collective_kernel(problem):
     network, X = problem
@@ -73,7 +74,7 @@ def test_layer_kernels_sum_to_the_collective_kernel(problem):
     assert close(sum(layers).todense(), of.collective_kernel(fields, route="transport").todense())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems())
 def test_gauss_newton_has_the_spectrum_of_the_kernel(problem):
     network, X = problem

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 
 import opflow as of
+from tests import examples
 from tests.relu.reference import problems
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(problems())
 def test_fields_satisfy_their_definitions(problem):
     network, X = problem
@@ -28,7 +29,7 @@ def test_fields_satisfy_their_definitions(problem):
     assert all(phi.shape[:-1] == wanted for phi in fields.conjugates)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems(max_depth=3))
 def test_conjugates_are_derivatives_of_outputs(problem):
     """Central differences of the part of the network above each hidden field."""
@@ -94,10 +95,9 @@ V = np.ones((1, 4))
         (lambda: of.ReLUNetwork([np.ones((0, 2))], V), ValueError, r"weights\[0\]"),
         (lambda: of.ReLUNetwork([W[0], np.ones((4, 5))], V), ValueError, r"weights\[1\]"),
         (lambda: of.ReLUNetwork(W, np.ones((1, 3))), ValueError, "readout"),
-        (lambda: of.ReLUNetwork([w.astype(int) for w in W], V), TypeError, r"weights\[0\]"),
         (lambda: of.ReLUNetwork([w * 1j for w in W], V), TypeError, "complex"),
-        (lambda: of.ReLUNetwork([w.astype(np.float16) for w in W], V), TypeError, "float16"),
-        (lambda: of.ReLUNetwork([w.astype(object) for w in W], V), TypeError, "object"),
+        (lambda: of.ReLUNetwork([w.astype(np.float16) for w in W], V), TypeError, "mix float32"),
+        (lambda: of.ReLUNetwork([w.astype(str) for w in W], V), TypeError, r"weights\[0\].*text"),
         (lambda: of.ReLUNetwork([W[0].astype(np.float32), W[1]], V), TypeError, "mix"),
         (lambda: of.ReLUNetwork([W[0] * np.nan, W[1]], V), ValueError, "NaN"),
         (lambda: of.ReLUNetwork(W, V * np.inf), ValueError, "readout"),
@@ -114,8 +114,7 @@ V = np.ones((1, 4))
          r"X has shape \(100, 5\) but the network expects 2 input features"),
         (lambda: of.ReLUNetwork(W, V).fields(np.ones((0, 2))), ValueError, "no samples"),
         (lambda: of.ReLUNetwork(W, V).fields(np.ones(2)), ValueError, "X"),
-        (lambda: of.ReLUNetwork(W, V).fields(np.ones((3, 2), np.float32)), TypeError, "float32"),
-        (lambda: of.ReLUNetwork(W, V).fields(np.ones((3, 2), int)), TypeError, "int"),
+        (lambda: of.ReLUNetwork(W, V).fields(np.ones((3, 2), complex)), TypeError, "complex"),
         (lambda: of.ReLUNetwork(W, V)(np.full((3, 2), np.inf)), ValueError, "X contains"),
     ],
 )  # fmt: skip

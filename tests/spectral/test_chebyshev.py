@@ -3,9 +3,9 @@ import pytest
 from numpy.polynomial import chebyshev
 
 import opflow as of
-import opflow.spectral.chebyshev as chebyshev_module
-from opflow.spectral.chebyshev import _moments, kernel_polynomial
 from opflow.spectral.distribution import density
+from tests.spectral import chebyshev as chebyshev_module
+from tests.spectral.chebyshev import _moments, kernel_polynomial
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 
@@ -21,6 +21,7 @@ def test_moments_are_those_of_the_polynomials():
         np.testing.assert_allclose(found[:, k], chebyshev.Chebyshev.basis(k)(mapped) @ weights)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(SPECTRA))
 def test_cumulative_bands_cover_and_agree_with_lanczos(name):
     values = spectrum(name, 200)

@@ -31,6 +31,7 @@ def test_exact_spectra_are_those_of_lapack(name, log):
     np.testing.assert_allclose(rho.cdf(between), share, atol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("name", ["spread", "repeated", "conditioned", "power law", "rank one"])
 def test_bands_cover(name, log):
@@ -54,6 +55,7 @@ def test_bands_cover(name, log):
     assert inside.min() >= 0.8 * seeds and below.min() >= 0.8 * seeds  # at each point, 95 % ± 2 σ
 
 
+@pytest.mark.thorough
 def test_bands_are_of_use():
     values = spectrum("spread", 300)
     rho = density(prescribed(values), how="estimate", probes=40)

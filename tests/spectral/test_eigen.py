@@ -83,6 +83,7 @@ def test_copies_of_a_repeated_eigenvalue_are_all_found():
     assert eigsh(op, 12, tol=1e-6, block=4).eigenvalues[-1] < 1.5
 
 
+@pytest.mark.thorough
 def test_repeated_eigenvalues_at_the_edge_of_a_continuum():
     values = np.concatenate([np.full(25, 2.0), np.linspace(0, 1.99, 1275)])
     pairs = eigsh(np.diag(values), 20, tol=1e-8)
@@ -93,12 +94,8 @@ def test_repeated_eigenvalues_at_the_edge_of_a_continuum():
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_kernels_with_duplicated_samples_and_dead_units(outputs, dtype):
     K = hard_kernel(outputs=outputs, dtype=dtype)
-    for method in ("lanczos", "lapack", "arpack"):
+    for method in ("lanczos", "lapack"):
         check(eigsh(K, 6, method=method), K.todense(), 6, "LM")
-    if dtype == np.float64:  # LOBPCG reaches no rounding, and in float32 nothing near it
-        pairs = eigsh(K, 6, method="lobpcg", tol=1e-6)
-        assert pairs.converged
-        np.testing.assert_allclose(pairs.eigenvalues, eigh(K).eigenvalues[:6], rtol=1e-8)
     rank = np.linalg.matrix_rank(K.todense().astype(float), tol=1e-5)
     assert rank < K.shape[0]
     values = eigh(K).eigenvalues
@@ -138,11 +135,9 @@ def test_products_are_counted():
         _rmatvec, _rmatmat = _matvec, _matmat
         values = np.geomspace(1, 1e-3, 1100)
 
-    for method in ("lanczos", "arpack", "lobpcg"):
-        counted.clear()
-        pairs = eigsh(Counting(), 3, which="LA", method=method, tol=1e-6)
-        assert pairs.products == sum(counted) - 2  # two for the test of symmetry
-        np.testing.assert_allclose(pairs.eigenvalues, Counting.values[:3], rtol=1e-6)
+    pairs = eigsh(Counting(), 3, which="LA", method="lanczos", tol=1e-6)
+    assert pairs.products == sum(counted) - 2  # two for the test of symmetry
+    np.testing.assert_allclose(pairs.eigenvalues, Counting.values[:3], rtol=1e-6)
 
 
 def test_the_crowded_end_of_a_kernel_is_left_to_lapack():
@@ -152,6 +147,7 @@ def test_the_crowded_end_of_a_kernel_is_left_to_lapack():
         assert eigsh(A, 3, which=which).how == "lapack, dense"
 
 
+@pytest.mark.thorough
 def test_a_warm_start_saves_products():
     A = rotated(np.geomspace(1, 1e-6, 1200) ** 0.5)
     cold = eigsh(A, 5, tol=1e-8)
@@ -187,6 +183,7 @@ def test_a_start_cannot_hide_what_has_overtaken_it(new, tol):
         assert found.eigenvalues[0] == pytest.approx(new, rel=max(tol, 1e-12))
 
 
+@pytest.mark.thorough
 def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
     """It lies in one of two invariant spaces, and the largest eigenvalue is now in the other."""
     seen, other = np.geomspace(1.0, 0.5, 300), np.geomspace(0.9, 0.4, 500)
@@ -202,11 +199,9 @@ def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
 
 
 def test_the_zero_operator_and_null_spaces_by_any_method():
-    for method in ("lanczos", "lapack", "arpack", "lobpcg"):
+    for method in ("lanczos", "lapack"):
         pairs = eigsh(of.Zero(1100), 2, method=method)
         assert pairs.converged and not pairs.eigenvalues.any()
-    F = np.random.default_rng(0).standard_normal((200, 5))
-    assert eigsh(of.Gram(F), 3, which="SA", method="lobpcg").converged
 
 
 def test_many_pairs_keep_the_projected_problem_small():
@@ -223,15 +218,15 @@ def test_products_that_form_a_matrix_are_counted():
 
 def test_what_did_not_converge_is_said():
     op = of.as_operator(np.diag(np.linspace(0, 1, 1200)))
-    for method in ("lanczos", "arpack", "lobpcg"):
-        with pytest.warns(ConvergenceWarning, match="did not converge"):
-            pairs = eigsh(op, 4, which="LA", method=method, steps=2, block=4)
-        assert not pairs.converged and pairs.residuals.max() > 1e-4
-        assert pairs.eigenvectors.shape == (1200, 4)
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        pairs = eigsh(op, 4, which="LA", method="lanczos", steps=2, block=4)
+    assert not pairs.converged and pairs.residuals.max() > 1e-4
+    assert pairs.eigenvectors.shape == (1200, 4)
     with pytest.warns(ConvergenceWarning, match="triplets did not converge"):
         assert not svds(op, 4, steps=2).converged
 
 
+@pytest.mark.thorough
 def test_tol_is_what_it_says():
     A = rotated(np.linspace(0, 1, 1100))
     loose, tight = eigsh(A, 3, tol=1e-3), eigsh(A, 3)
@@ -254,7 +249,7 @@ def test_largest_and_smallest_are_what_scipy_means_by_them():
         ({"op": np.ones((3, 2))}, ValueError, r"op must be square .* \(3, 2\)"),
         ({"op": np.triu(np.ones((5, 5)))}, ValueError, "op must be symmetric"),
         ({"op": np.diag([1.0, np.nan, 1.0])}, ValueError, "NaN or infinity"),
-        ({"op": np.eye(3, dtype=int)}, TypeError, "float32 or float64"),
+        ({"op": np.eye(3, dtype=complex)}, TypeError, "float32 or float64"),
         ({"op": "K"}, TypeError, "expected an array"),
         ({"k": 5}, ValueError, "k must be between 1 and 4, not 5"),
         ({"k": 0}, ValueError, "k must be between 1 and 4, not 0"),
@@ -263,7 +258,6 @@ def test_largest_and_smallest_are_what_scipy_means_by_them():
         ({"method": "power"}, ValueError, "method must be one of lanczos"),
         ({"tol": -1.0}, ValueError, "tol must be"),
         ({"block": 9}, ValueError, "block must be between 1 and 4"),
-        ({"k": 4, "method": "arpack"}, ValueError, "'arpack' finds fewer than all 4 pairs"),
         ({"start": np.ones((3, 1))}, ValueError, r"start has shape \(3, 1\)"),
         ({"start": np.full((4, 1), np.inf)}, ValueError, "start contain NaN"),
         ({"steps": 0}, ValueError, "steps must be at least 1"),

@@ -3,7 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from opflow.spectral.estimators import hutch_pp, xnystrace, xtrace
+from opflow.spectral.estimators import xnystrace, xtrace
 
 N, PRODUCTS, SEEDS = 40, 16, 1000
 steps = np.arange(N)
@@ -24,7 +24,6 @@ SPECTRA = {
 HOW = {
     "xtrace": lambda f, draw, psd: xtrace(f, draw(PRODUCTS // 2), psd=psd),
     "xnystrace": lambda f, draw, psd: xnystrace(f, draw(PRODUCTS)),
-    "hutch++": lambda f, draw, psd: hutch_pp(f, draw(2 * (PRODUCTS // 3)), psd=psd),
 }
 
 
@@ -48,11 +47,11 @@ def runs(how, spectrum):
 HARD = {
     "xtrace": ("cliff of 9", "indefinite"),
     "xnystrace": ("fast", "cliff of 17"),
-    "hutch++": ("flat", "spike on flat", "indefinite"),
 }
 OFTEN = [(how, spectrum) for how in HARD for spectrum in HARD[how]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("how", "spectrum"), OFTEN)
 def test_intervals_cover(how, spectrum):
     values = SPECTRA[spectrum]
@@ -86,7 +85,7 @@ def test_more_products_pay_where_the_spectrum_decays():
     def rms(how):
         return np.sqrt(np.mean([(run(how, values, s) - truth) ** 2 for s in range(100)]))
 
-    assert rms("xnystrace") < 0.1 * rms("xtrace") < 0.1 * rms("hutch++")
+    assert rms("xnystrace") < 0.1 * rms("xtrace")
 
 
 @pytest.mark.parametrize("how", ["xtrace", "xnystrace"])

@@ -130,6 +130,7 @@ def test_what_rounding_leaves_open_is_not_called_exact():
     assert dimension.low < 25 <= dimension.high
 
 
+@pytest.mark.thorough
 def test_all_eigenvalues_are_taken_where_they_cost_less_than_products():
     n = 1200
     X = np.random.default_rng(3).standard_normal((n, 30))

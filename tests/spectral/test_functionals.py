@@ -44,6 +44,7 @@ def test_exact_values(name, dtype):
         assert value == pytest.approx(references(values, 0.5)[key], rel=2000 * eps), key
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", nonzero)
 def test_intervals_cover(name):
     """Those of the rule itself are tested over 1,000 seeds in test_quadrature."""
@@ -90,6 +91,7 @@ def test_the_shift_must_make_it_nonsingular():
         effective_dimension(np.eye(3), 0)
 
 
+@pytest.mark.thorough
 def test_effective_rank_of_a_large_black_box_is_estimated_from_few_products(monkeypatch):
     monkeypatch.setattr(structure, "DENSE", 0)
     values = spectrum("spread", 900)

@@ -214,9 +214,8 @@ def test_there_is_an_end_to_the_spaces(monkeypatch):
         ({"tol": 0.0}, ValueError, "tol"),
         ({"size": 1}, ValueError, "size"),
         ({"r": np.ones(3)}, ValueError, "shape"),
-        ({"op": of.Gram(np.eye(4, dtype=np.float32))}, TypeError, "op is float32 but r is float64"),
         ({"r": np.ones(4) * 1j}, TypeError, "complex128"),
-        ({"r": [1, 2, 3, 4]}, TypeError, "convert integers"),
+        ({"r": ["1", "2", "3", "4"]}, TypeError, "text"),
         ({"r": np.full(4, np.nan)}, ValueError, "NaN"),
         ({"op": -of.Gram(np.eye(4))}, ValueError, "PSD"),
         ({"op": of.Matrix(np.triu(np.ones((4, 4))))}, ValueError, "symmetric"),
@@ -526,6 +525,7 @@ BUMPS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", BUMPS)
 @pytest.mark.parametrize("start", ["unit", "random"])
 def test_what_the_ritz_values_miss_of_a_function_is_seen(name, start):
@@ -616,10 +616,9 @@ def test_sequences_and_float32_are_computed_with_in_the_operators_dtype(function
         (lambda: funm(np.diag([1.0, np.inf]), np.cos, np.ones(2)), ValueError, "NaN or inf"),
         (lambda: phi(np.eye(3), np.ones(3), 1.0, -1), ValueError, "order"),
         (lambda: phi(np.eye(3), np.ones(3), 1.0, 1.5), TypeError, "order"),
-        (lambda: sqrtm(np.eye(3, dtype=np.float32), np.ones(3)), TypeError, "op is float32"),
+        (lambda: sqrtm(np.eye(3), np.ones(3, np.longdouble)), TypeError, "no other precision"),
         (lambda: funm(np.eye(3), lambda x: np.exp(1j * x), np.ones(3)), TypeError, "complex128"),
         (lambda: of.spectral.lanczos(np.eye(2), 2, np.array([1j, 1])), TypeError, "v must be"),
-        (lambda: of.spectral.lanczos(np.eye(2), 2, [1, 2]), TypeError, "convert integers"),
         (lambda: of.spectral.lanczos(np.eye(2), 2, [1.0, 2.0, 3.0]), ValueError, "v has shape"),
     ],
 )

@@ -84,6 +84,7 @@ def test_all_of_a_small_spectrum_gives_exact_traces():
     assert trace.high - trace.low < 1e-10
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["few repeated", "power law"])
 def test_intervals_cover(name):
     """Over 1,000 seeds the 95 % intervals cover at least 93 %."""

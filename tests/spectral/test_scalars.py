@@ -175,6 +175,7 @@ SAMPLED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spectrum", SAMPLED)
 def test_estimated_norms_and_ratios_cover(spectrum, large):  # noqa: F811
     values = SAMPLED[spectrum]
@@ -199,6 +200,7 @@ TOPS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::opflow.spectral.checks.ConvergenceWarning")
 @pytest.mark.parametrize("products", [2, 5, 12])
 @pytest.mark.parametrize("spectrum", TOPS)

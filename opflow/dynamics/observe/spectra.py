@@ -9,6 +9,7 @@ import numpy as np
 
 from opflow.arrays import as_array, beside, check_integer, namespace, to_host
 from opflow.dynamics.observe.moment import Moment
+from opflow.keywords import Seed, keywords
 from opflow.operators.space import Space
 from opflow.spectral.checks import gaussian
 from opflow.spectral.comparison import alignment, principal_angles
@@ -151,7 +152,7 @@ class Spectrum:
     log : bool, default True
         A density per unit of log₁₀ λ, as in :func:`opflow.spectral.density`.
     probes, steps : int, default 4 and 60
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
         As there; the same random vectors at every moment, if it is an integer.
 
     Attributes
@@ -179,6 +180,7 @@ class Spectrum:
 
     name = "spectrum"
 
+    @keywords
     def __init__(
         self,
         grid: Any = None,
@@ -187,7 +189,8 @@ class Spectrum:
         log: bool = True,
         probes: int = 4,
         steps: int = 60,
-        rng: int | np.random.Generator | None = 0,
+        rng: Seed = 0,
+        seed: Seed = 0,
     ) -> None:
         self._given = None if grid is None else np.asarray(as_array(grid, "grid"), np.float64)
         self.grid = self._given
@@ -320,7 +323,7 @@ class KernelDistance:
     ----------
     probes : int, default 32
         Random vectors, the same at every moment.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
 
     Notes
     -----
@@ -345,7 +348,8 @@ class KernelDistance:
     name = "kernel_distance"
     by_sample = ("vectors", "start")
 
-    def __init__(self, probes: int = 32, *, rng: int | np.random.Generator | None = 0) -> None:
+    @keywords
+    def __init__(self, probes: int = 32, *, rng: Seed = 0, seed: Seed = 0) -> None:
         self.probes, self._rng = check_integer(probes, "probes", 1), rng
         self._vectors: Any = None
         self._start: Any = None

@@ -115,7 +115,6 @@ FUNCTIONS = {
     "block_lanczos": lambda K, at: S.block_lanczos(K, 3, at(Y))[0],
     "quadrature": lambda K, at: S.quadrature(K, probes=3, steps=8).nodes,
     "density": lambda K, at: S.density(K)(np.linspace(0.1, 1, 5)),
-    "kernel_polynomial": lambda K, at: S.kernel_polynomial(K)(np.linspace(0.1, 1, 5)),
     "logdet": lambda K, at: S.logdet(K, 0.1),
     "effective_dimension": lambda K, at: S.effective_dimension(K, 0.1),
     "effective_rank": lambda K, at: S.effective_rank(K),
@@ -160,7 +159,6 @@ LOOSE = {"probes": 3, "steps": 12}
 LARGE = {
     "trace, xtrace": lambda K, at: S.trace(K, how="xtrace"),
     "trace, xnystrace": lambda K, at: S.trace(K, how="xnystrace"),
-    "trace, hutch++": lambda K, at: S.trace(K, how="hutch++"),
     "diagonal, diag++": lambda K, at: S.diagonal(K, how="diag++"),
     "frobenius_norm": lambda K, at: S.frobenius_norm(K, products=30),
     "norm": lambda K, at: S.norm(K),
@@ -180,7 +178,6 @@ LARGE = {
     "density": lambda K, at: S.density(K, how="estimate", **LOOSE)(np.linspace(0.1, 1, 5)),
     "density, cdf": lambda K, at: S.density(K, how="estimate", **LOOSE).cdf([0.1, 0.5]),
     "density, log": lambda K, at: S.density(K, log=True, how="estimate", **LOOSE)([0.1, 0.5]),
-    "kernel_polynomial": lambda K, at: S.kernel_polynomial(K)(np.linspace(0.1, 1, 5)),
     "eigsh": lambda K, at: S.eigsh(K, 3).eigenvalues,
     "eigsh, both ends": lambda K, at: S.eigsh(K, 4, which="BE").eigenvalues,
     "eigsh, begun": lambda K, at: S.eigsh(K, 2, start=S.eigsh(K, 2).start).eigenvalues,

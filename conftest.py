@@ -13,31 +13,50 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 
-settings.register_profile(
-    "default",
-    deadline=None,
-    max_examples=int(os.environ.get("OPFLOW_EXAMPLES", "20")),
-    database=InMemoryExampleDatabase(),
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("default")
+from tests import EXAMPLES
+
+for name, examples in (
+    ("thorough", int(os.environ.get("OPFLOW_EXAMPLES", EXAMPLES))),
+    ("short", 4),
+):
+    settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=examples,
+        database=InMemoryExampleDatabase(),
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 # A shell that starts the tests in the background ignores SIGINT, and so would their processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the slow tests too")
+    parser.addoption(
+        "--thorough", action="store_true", help="run slow tests too, and others on more examples"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("thorough" if config.getoption("--thorough") else "short")
+
+
+#: the algebra, the kernels and the door for data: what `pytest -m quick` runs
+QUICK = ("opflow", "tests/operators/test_battery.py", "tests/relu", "tests/test_arrays.py")
+#: processes of their own, files, pages: last, so that what is cheap fails first
+LAST = ("tests/test_", "tests/distributed", "tests/device")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--thorough"):
-        return
-    slow = [item for item in items if item.get_closest_marker("thorough")]
-    if slow:
+    if not config.getoption("--thorough"):
+        slow = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    for item in items:
+        if item.nodeid.startswith(QUICK):
+            item.add_marker("quick")
+    items.sort(key=lambda item: item.nodeid.startswith(LAST))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.arrays import check_integer, to_host
+from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     Estimate,
@@ -108,12 +109,14 @@ class ChebyshevDensity(Density):
         return value / n, np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
+@keywords
 def kernel_polynomial(
     op: Any,
     *,
     degree: int = 200,
     probes: int = 10,
-    rng: int | np.random.Generator | None = 0,
+    rng: Seed = 0,
+    seed: Seed = 0,
     log: bool = False,
 ) -> Density:
     r"""The density of the eigenvalues by Chebyshev moments and the Jackson kernel.
@@ -126,7 +129,7 @@ def kernel_polynomial(
         The resolution is about π/degree of half the range of the spectrum (at its ends finer).
     probes : int, default 10
         Random vectors, 2 at least.
-    rng : int or numpy.random.Generator, default 0
+    rng, seed : int, numpy.random.Generator or None, default 0
     log : bool, default False
         A density per unit of log₁₀ λ, for PSD operators; the resolution stays that of λ.
 
