@@ -135,6 +135,18 @@ def test_a_warm_start_is_one_longer_run(data, method, kind):
     assert whole.run_.losses[-1] < whole.run_.losses[0]
 
 
+def test_a_warm_start_takes_no_step_twice(data):
+    asked = []
+
+    def schedule(n):
+        asked.append(n)
+        return 0.05
+
+    model = ReLURegressor((8,), steps=7, step=schedule, warm_start=True, random_state=0)
+    model.fit(*data).fit(*data)
+    assert asked == list(range(14))
+
+
 def test_a_warm_start_on_other_data_begins_at_the_last_network(data):
     X, y = data
     model = ReLURegressor((8,), steps=7, step=0.05, warm_start=True, random_state=0).fit(X, y)
