@@ -8,12 +8,13 @@ from typing import Any
 
 from opflow import files
 from opflow.operators.space import Space
+from opflow.pictured import Pictured
 from opflow.relu.network import ReLUNetwork
 from opflow.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Pictured):
     """The result of :func:`opflow.train`.
 
     Attributes
@@ -67,6 +68,7 @@ class Trajectory:
     steps: Any = None
     task: Task | None = None
     _predictor: Any = field(default=None, repr=False)
+    _picture = "loss"
 
     @classmethod
     def of_state(cls, state: Any, **recorded: Any) -> Trajectory:

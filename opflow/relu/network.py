@@ -18,6 +18,7 @@ import numpy as np
 from opflow import files
 from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
 from opflow.extras import install
+from opflow.pictured import Pictured
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 SCALINGS = ("standard", "ntk", "mean-field")
 
 
-class ReLUNetwork:
+class ReLUNetwork(Pictured):
     r"""A feed-forward ReLU network with a fixed linear readout.
 
     Parameters
@@ -139,6 +140,8 @@ class ReLUNetwork:
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.readout.dtype)
+
+    _picture = "network"
 
     def __repr__(self) -> str:
         chain = "-".join(map(str, (*self.widths, self.outputs)))

@@ -11,12 +11,13 @@ import numpy as np
 from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
+from opflow.pictured import Pictured
 from opflow.spectral.checks import ConvergenceWarning, Normalised, finite, gaussian, sharing
 from opflow.spectral.eigen import Eigenpairs, Tolerance, eigsh
 
 
 @dataclass(frozen=True, eq=False)
-class SingularTriplets:
+class SingularTriplets(Pictured):
     """Singular triplets and how good they are.
 
     Attributes
@@ -41,6 +42,10 @@ class SingularTriplets:
     converged: bool
     products: int
     how: str
+    _picture = "eigenvalues"
+
+    def __repr__(self) -> str:
+        return repr(self.kernel).replace("eigenpairs", "singular triplets, their squares", 1)
 
     def __iter__(self) -> Any:
         """Unpack as u, s, vᵀ, as SciPy's ``svds``."""
