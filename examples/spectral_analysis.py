@@ -72,8 +72,8 @@ def spectrum(X, y, labels, steps, folder):
         print(f"{when}: effective rank {rank!r}, eigenvalues that are zero {rho.null!r}")
 
     top = min(TOP, len(y) // 2)
-    values = {when: of.spectral.eigsh(K, top, tol=1e-6).eigenvalues for when, K in kernels.items()}
-    save(plot.eigenvalues(values, fit=(10, top)).figure, folder / "spectrum_eigenvalues.png")
+    pairs = {when: of.spectral.eigsh(K, top, tol=1e-6) for when, K in kernels.items()}
+    save(plot.eigenvalues(pairs, fit=(10, top)).figure, folder / "spectrum_eigenvalues.png")
 
     figure, axes = side_by_side(11.0, 4.6)
     for ax, (when, K) in zip(axes, kernels.items(), strict=True):
@@ -126,7 +126,7 @@ def modes(pixels, steps, folder):
         strict=True,
     ):  # fmt: skip
         pairs = of.spectral.eigsh(of.collective_kernel(net.fields(X)), 8, tol=1e-4)
-        plot.modes(pairs.eigenvectors, shape, pairs.eigenvalues, ax)
+        plot.modes(pairs, shape, ax=ax)
         ax.set_title(f"Modes of the kernel, {when}", pad=4)
         print(f"{when}: {pairs!r}")
     save(figure, folder / "spectrum_modes.png")

@@ -175,7 +175,7 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     try:
         run, summary, moments = _run(args, method, data, test, folder, signals, world)
-        told = world.lead(lambda: _finish(args, folder, run, summary, moments))
+        told = world.lead(lambda: _finish(args, folder, run, summary, [*moments, data, test]))
     except BaseException as error:
         if (
             world.leads
@@ -204,7 +204,7 @@ def _finish(
     folder: RunFolder,
     run: of.Trajectory | None,
     summary: dict[str, Any],
-    moments: list[dict[str, Any]],
+    known: Sequence[Any],
 ) -> str:
     """Write the results, and say what they are."""
     assert run is not None
@@ -212,7 +212,7 @@ def _finish(
     folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
     folder.write("summary.txt", table + "\n")
     run.save(folder.path / "trajectory.npz")
-    pictures = report.draw(folder.path, run, *moments)
+    pictures = report.draw(folder.path, run, *known)
     folder.done()
     return f"{table}\n\n{pictures}; everything is in {args.out}\n{HINT}"
 

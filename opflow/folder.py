@@ -20,7 +20,8 @@ from opflow.words import near
 CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "checkpoint.npz.1"
 SHARDS = "checkpoint.npz.shards"  #: a folder, of a run on many ranks
 RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
-           "layer_shares.png", "held_out.png", "accuracy.png")  # fmt: skip
+           "layer_shares.png", "held_out.png", "accuracy.png", "predicted.png", "residuals.png",
+           "confusion.png")  # fmt: skip
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, SHARDS, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = ("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png",

@@ -6,6 +6,7 @@ import json
 import math
 import resource
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -286,9 +287,9 @@ def table(s: dict[str, Any]) -> str:
     return "\n".join(f"{name:20}{value}" for name, value in rows if value is not None)
 
 
-def draw(folder: Path, run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Write the pictures of a run, and say which."""
-    return attempt(folder, lambda: pictures(run, before, after))
+def draw(folder: Path, run: of.Trajectory, *known: Any) -> str:
+    """Write the pictures of a run, and say which; `known` is what :func:`pictures` takes of it."""
+    return attempt(folder, lambda: pictures(run, *known))
 
 
 def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
@@ -311,8 +312,14 @@ def told(made: Sequence[object], failed: Mapping[str, str]) -> str:
     return "; ".join([text, *(f"no {name}: {why}" for name, why in failed.items())])
 
 
-def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) -> Pictures:
-    """What draws the pictures of a run, by file name."""
+def pictures(
+    run: of.Trajectory,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    data: DataSet | None = None,
+    test: DataSet | None = None,
+) -> Pictures:
+    """What draws the pictures of a run, by file name; those of its answers need its data."""
     from opflow import plot
 
     def of_kernel(name: str) -> dict[str, Sequence[float]]:
@@ -327,7 +334,33 @@ def pictures(run: of.Trajectory, before: dict[str, Any], after: dict[str, Any]) 
         found["held_out.png"] = partial(plot.held_out, run)
     if "accuracy" in run.observations:
         found["accuracy.png"] = partial(plot.accuracy, run)
+    # of samples spread over ranks, `data` are only some
+    if run.task is not None and data is not None and len(data.targets) == len(run.residual):
+        names = ("predicted", "residuals") if run.task.classes is None else ("confusion",)
+        found |= {f"{name}.png": partial(answers, name, run, data, test) for name in names}
     return found
+
+
+def answers(name: str, run: of.Trajectory, data: DataSet, test: DataSet | None) -> Any:
+    """A picture of labels, or of values in their own units, of the training and the test set."""
+    from opflow import plot
+
+    task = run.task
+    assert task is not None
+    outputs = {"training set": (data.targets, run.residual + data.targets)}
+    if test is not None:
+        model = replace(run, task=None)  # these inputs are prepared
+        outputs["held out"] = (test.targets, model.predict(test.inputs))
+    sets = {
+        label: [task.answers(to_host(part)) for part in pair] for label, pair in outputs.items()
+    }
+    if name != "confusion":
+        return getattr(plot, name)(sets)
+    label = list(sets)[-1]  # what was held out says more than what was learned
+    true, predicted = sets[label]
+    ax = plot.confusion(true, predicted, task.classes)
+    ax.set_title(f"{ax.get_title()} ({label})")
+    return ax
 
 
 def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
@@ -348,7 +381,7 @@ def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
             numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
         )
     ]
-    made, failed = write(folder, pictures(run, *moments))
+    made, failed = write(folder, pictures(run, moments[0], moments[1]))
     return [folder / name for name in made], failed
 
 

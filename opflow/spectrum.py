@@ -417,16 +417,17 @@ class _Kernel:
         whole = self.K.space.gather(to_host(pairs.eigenvectors))
         self.arrays |= {"eigenvalues": pairs.eigenvalues, "residual_norms": pairs.residuals,
                         "eigenvectors": whole}  # fmt: skip
-        ranks = fit_ranks(pairs.eigenvalues)
-        from opflow.plot import power_law
+        from opflow.plot.spectra import fit_ranks, power_law
 
+        ranks = fit_ranks(pairs.eigenvalues)
+        law = None if ranks is None else power_law(pairs.eigenvalues, ranks)
         return {
             "eigenvalues": pairs.eigenvalues.tolist(),
             "largest_residual": float(pairs.residuals.max()),
             "converged": pairs.converged,
             "products": pairs.products,
             "how": f"{pairs.how.partition(',')[0]}, {self.how}",
-            "power_law": None if ranks is None else [*power_law(pairs.eigenvalues, ranks), *ranks],
+            "power_law": law and ranks and [law.exponent, law.factor, *ranks, law.r2],
         }
 
     def _whole_or_estimate(self) -> str | None:
@@ -443,17 +444,11 @@ class _Kernel:
         grid = rho.grid()
         low, high = rho.band(grid)
         below, above = rho.cdf_band(grid)
-        null = np.array([float(rho.null), rho.null.low, rho.null.high, rho.order])
+        null = np.array([float(rho.null), rho.null.low, rho.null.high, rho.order, rho.width])
         self.arrays |= {"grid": grid, "density": rho(grid), "density_low": low,
                         "density_high": high, "cdf": rho.cdf(grid), "cdf_low": below,
                         "cdf_high": above, "null": null}  # fmt: skip
         return _estimate(rho.null)
-
-
-def fit_ranks(eigenvalues: Any) -> tuple[int, int] | None:
-    """Ranks that a power law is fitted to: from a quarter of the positive ones on, if any."""
-    last = int((eigenvalues > 1e-12 * eigenvalues[0]).sum())
-    return (max(1, last // 4), last) if last >= 4 else None
 
 
 def _drift(

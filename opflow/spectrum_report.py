@@ -14,8 +14,8 @@ import numpy as np
 from opflow import plot
 from opflow.plot.kernel import show_means
 from opflow.report import Pictures, write
-from opflow.spectral import Estimate
-from opflow.spectrum import NUMBERS, fit_ranks
+from opflow.spectral import Density, Estimate
+from opflow.spectrum import NUMBERS
 
 NAMES = dict(zip(NUMBERS, ("‖K‖", "tr K", "‖K‖_F", "effective rank", "participation ratio"),
                  strict=True))  # fmt: skip
@@ -97,7 +97,9 @@ def _zeros(null: Mapping[str, Any] | None, order: int, probes: int | None) -> st
 
 
 def _law(found: list[float] | None) -> str | None:
-    return f"rank^{found[0]:.2f}, ranks {found[2]} to {found[3]}" if found else None
+    if not found:
+        return None
+    return f"rank^{found[0]:.2f}, {found[2]} to {found[3]}, R² {found[4]:.3f}"
 
 
 def _within(moment: Mapping[str, Any]) -> str | None:
@@ -123,15 +125,7 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
 
     found: Pictures = {"layer_shares.png": partial(plot.layer_shares, every("layer_shares"))}
     if values := every("eigenvalues"):
-        ranks = [fit_ranks(numbers) for numbers in values.values()]
-        fit = (
-            None
-            if None in ranks
-            else (max(r[0] for r in ranks if r), min(r[1] for r in ranks if r))
-        )
-        if fit is not None and fit[0] >= fit[1]:
-            fit = None
-        found["eigenvalues.png"] = partial(plot.eigenvalues, values, fit=fit)
+        found["eigenvalues.png"] = partial(plot.eigenvalues, values, fit="auto")
         found["projections.png"] = partial(plot.projections, every("projections"))
         last = list(every("mode_shares").values())[-1]
         found["mode_shares.png"] = partial(plot.mode_shares, last)
@@ -172,18 +166,19 @@ def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
     return drawn, failed
 
 
-class Saved:
+class Saved(Density):
     """A density on the grid that it was kept on."""
 
     log = True
 
     def __init__(self, arrays: Mapping[str, Any], when: str) -> None:
         self._of = lambda name: arrays[f"{when}_{name}"]
-        value, low, high, order = (float(x) for x in self._of("null"))
+        value, low, high, order, *width = (float(x) for x in self._of("null"))
         how = "exact" if low == high else "estimated"
         self.null, self.order = Estimate(value, low, high, how=how), int(order)
+        self.width = width[0] if width else 0.05  # of files of an older version the least
 
-    def grid(self) -> Any:
+    def grid(self, points: int = 0) -> Any:
         """Its grid, the only one."""
         return self._of("grid")
 

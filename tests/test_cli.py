@@ -51,7 +51,9 @@ def test_digits_run_leaves_everything_in_its_folder(tmp_path, capsys):
     code, out, _ = run(capsys, "train", "digits", "--widths", "16,16", "--steps", 2, "--out",
                        tmp_path / "run")  # fmt: skip
     assert code == 0
-    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES) - {"held_out.png", SHARDS}
+    made = {p.name for p in (tmp_path / "run").iterdir()}
+    answers = {"predicted.png", "residuals.png", "confusion.png"}
+    assert made - answers == set(FILES) - answers - {"held_out.png", SHARDS}
     assert "accuracy" in out and "auto: 1/λ_max" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["samples"] == 1797 and summary["steps"] == 2

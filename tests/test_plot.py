@@ -1,8 +1,8 @@
 """Pictures show what they were given, on axes that say what it is."""
 
+import io
 import itertools
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,10 +28,10 @@ def titled(ax):
     return bool(ax.get_xlabel() and ax.get_ylabel() and ax.get_title())
 
 
-class Density:
+class Density(of.spectral.Density):
     """A density of known shape: ρ(λ) = λ on [1, 10], with a band of a tenth."""
 
-    order = 1000
+    order, width = 1000, 0.1
 
     def __init__(self, log, null=None):
         self.log, self.null = log, Estimate(0.0) if null is None else null
@@ -56,14 +56,14 @@ class Density:
 def test_density_draws_curve_and_band(log):
     found = Density(log, Estimate(20, 15, 25, how="x"))
     ax = plot.density(found)
-    text = "20 [15, 25] of 1,000 eigenvalues are zero"
-    x, y = line(ax, text)
+    x, y = line(ax, "density")
     np.testing.assert_array_equal(x, found.grid())
     np.testing.assert_array_equal(y, x)
     (band,) = ax.collections
     corners = band.get_paths()[0].vertices
     assert np.isclose(corners[:, 1].max(), 11) and np.isclose(corners[:, 1].min(), 0.9)
-    assert legend(ax) == [text, "95 % band"] and titled(ax)
+    assert legend(ax) == ["density", "95 % band"] and titled(ax)
+    assert ax.get_legend().get_title().get_text() == "20 [15, 25] of 1,000 eigenvalues are zero"
     assert ax.get_xscale() == ("log" if log else "linear")
     assert ax.get_ylabel() == ("density per decade" if log else "density")
 
@@ -77,9 +77,9 @@ def test_cumulative_density_draws_its_own_band_and_takes_a_grid():
 
 
 def test_a_density_says_how_many_eigenvalues_may_be_zero():
-    assert legend(plot.density(Density(True, Estimate(0, 0, 3, how="x"))))[0].startswith(
-        "at most 3"
-    )
+    found = Density(True, Estimate(0, 0, 3, how="x"))
+    text = plot.density({"start": found}).get_legend().get_title().get_text()
+    assert text == "start: at most 3 of 1,000 eigenvalues are zero"
 
 
 def test_densities_on_different_axes_are_refused():
@@ -90,10 +90,11 @@ def test_densities_on_different_axes_are_refused():
 def test_power_law_is_fitted_over_the_stated_ranks_only():
     rank = np.arange(1, 101)
     values = np.where(rank <= 10, 5.0, 5.0 * (rank / 10.0) ** -1.5)
-    exponent, factor = plot.power_law(values[::-1], (10, 100))
-    assert np.isclose(exponent, -1.5) and np.isclose(factor, 5 * 10**1.5)
+    exponent, factor, r2 = plot.power_law(values[::-1], (10, 100))
+    assert np.isclose(exponent, -1.5) and np.isclose(factor, 5 * 10**1.5) and np.isclose(r2, 1)
     ax = plot.eigenvalues({"start": values, "end": 2 * values}, fit=(10, 100))
-    assert legend(ax) == ["start", "ranks 10–100: rank^−1.50", "end", "ranks 10–100: rank^−1.50"]
+    law = "rank^−1.50, ranks 10–100, R² 1.000"
+    assert legend(ax) == ["start", f"start: {law}", "end", f"end: {law}"]
     np.testing.assert_array_equal(line(ax, "end"), (rank, 2 * values))
     ends = ax.lines[1]
     np.testing.assert_allclose(ends.get_ydata(), [5, 5 * 10**-1.5])
@@ -354,10 +355,9 @@ def test_modes_say_what_does_not_fit():
 
 
 def test_pictures_of_a_run_show_its_numbers():
-    run = SimpleNamespace(
-        times=np.arange(3.0), losses=np.array([4.0, 2.0, 1.0]), residual=np.zeros((2, 1)),
-        observations={"held_out_loss": [3.0, 2.0, 1.5], "accuracy": [0.1, 0.2, 0.5]},
-    )  # fmt: skip
+    seen = {"held_out_loss": np.array([3.0, 2.0, 1.5]), "accuracy": np.array([0.1, 0.2, 0.5])}
+    run = of.Trajectory(of.ReLUNetwork.random([2, 3]), np.zeros((2, 1)), np.arange(3.0),
+                        np.array([4.0, 2.0, 1.0]), 2, seen)  # fmt: skip
     np.testing.assert_array_equal(plot.loss(run).lines[0].get_ydata(), run.losses)
     ax = plot.held_out(run)
     np.testing.assert_array_equal(line(ax, "training set")[1], [2, 1, 0.5])
@@ -386,7 +386,7 @@ def test_pictures_go_on_axes_that_are_given():
 
 def test_without_matplotlib_pictures_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"opflow\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install .*\[plot\]"):
         plot.eigenvalues({"K": [2.0, 1.0]})
 
 
@@ -408,3 +408,327 @@ def test_decay_of_a_constant_kernel_is_exponential_and_of_a_narrow_network_depar
         np.testing.assert_allclose(values, predicted, atol=1e-6 * values[0])
     marked = "departs by more than 10 %"
     assert marked in legend(drawn["real"]) and marked not in legend(drawn["lazy"])
+
+
+def test_a_fit_has_its_goodness_and_its_own_line():
+    rank = np.arange(1, 101.0)
+    noisy = rank**-1.0 * np.exp(0.5 * np.sin(7 * rank))
+    x, y = np.log(rank[4:60]), np.log(np.sort(noisy)[::-1][4:60])
+    _, _, r2 = plot.power_law(noisy, (5, 60))
+    assert np.isclose(r2, np.corrcoef(x, y)[0, 1] ** 2) and r2 < 0.999
+    ax = plot.eigenvalues({"start": noisy, "end": 1 / rank**2}, fit="auto")
+    starts, ends = ax.lines[:2], ax.lines[2:]
+    for points, law in (starts, ends):
+        assert points.get_color() == law.get_color() and "R² " in law.get_label()
+        assert law.get_xdata().tolist() == [25, 100]
+    assert starts[0].get_color() != ends[0].get_color()
+    assert starts[1].get_linestyle() != ends[1].get_linestyle()
+
+
+def test_no_fit_goes_across_a_gap():
+    from opflow.plot.spectra import fit_ranks
+
+    rank = np.arange(1, 41.0)
+    assert fit_ranks(rank**-1.5) == (10, 40)
+    assert fit_ranks(np.where(rank <= 20, 1.0, 1e-3) / rank) == (10, 20)
+    assert fit_ranks(np.where(rank <= 10, 1.0, 1e-3) / rank) is None
+    assert fit_ranks(np.zeros(8)) is None and fit_ranks([1.0]) is None
+    gap = np.where(rank <= 10, 1.0, 1e-3) / rank
+    ax = plot.eigenvalues({"start": rank**-1.5, "end": gap}, fit="auto")
+    assert [label for label in legend(ax) if "rank" in label] == [
+        "start: rank^−1.50, ranks 10–40, R² 1.000"
+    ]
+    with pytest.raises(ValueError, match="'auto'"):
+        plot.eigenvalues(gap, fit="all")
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A run whose observers saw all that a picture takes, and what the library says of it."""
+    X = np.random.default_rng(0).standard_normal((12, 3))
+    y = X[:, :1] * X[:, 1:2]
+    top = of.observe.TopEigenpairs(3)
+    names = of.observe.Alignment(), of.observe.Sharpness(), of.observe.HeldOutLoss(X, y)
+    net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    run = of.train(net, X, y, steps=5, observe=[top, top.modes, *names])
+    fields = net.fields(X)
+    K = of.collective_kernel(fields)
+    members = of.hierarchy.members(fields, [(0, 0), (1, 1)])
+    return {
+        "run": run, "network": net, "fields": fields, "K": K, "X": X, "y": y, "members": members,
+        "pairs": of.spectral.eigsh(K, 4), "density": of.spectral.density(K, log=True),
+        "triplets": of.spectral.svds(of.jacobian(fields), 4), "layers": of.layer_kernels(fields),
+        "regression": of.spectral.kernel_regression(K, y, 0.1),
+    }  # fmt: skip
+
+
+t = np.arange(1.0, 4.0)
+#: function, and what it may be given: names of what the library says, or arrays
+TAKES = [
+    ("loss", "run"), ("loss", t), ("loss", {"a": t}), ("loss", {"a": "run"}),
+    ("held_out", "run"), ("held_out", {"training set": t, "held out": 2 * t}),
+    ("accuracy", t / 4), ("accuracy", {"held out": t / 4}),
+    ("alignment", "run"), ("alignment", t, t), ("alignment", t, np.ones((3, 2))),
+    ("alignment", t, {"a": t}),
+    ("sharpness", "run"), ("sharpness", t, t, 1.0), ("sharpness", t, t),
+    ("decay", "run"), ("decay", t, np.exp(-np.outer(t, [2, 1])), [2.0, 1.0]),
+    ("projections", t), ("projections", {"start": t, "predicted": t}),
+    ("eigenvalues", "pairs"), ("eigenvalues", "triplets"), ("eigenvalues", "K"),
+    ("eigenvalues", "fields"), ("eigenvalues", "run"), ("eigenvalues", t),
+    ("eigenvalues", {"start": "pairs", "end": t}), ("eigenvalues", t.tolist()),
+    ("density", "density"), ("density", "K"), ("density", "fields"), ("density", np.diag(t)),
+    ("density", {"a": "density"}),
+    ("layer_shares", "fields"), ("layer_shares", "layers"), ("layer_shares", [0.25, 0.75]),
+    ("layer_shares", {"start": "fields", "end": [0.5, 0.5]}),
+    ("mode_shares", "fields"), ("mode_shares", np.ones((2, 3)) / 2),
+    ("hierarchy_norms", "members"), ("hierarchy_norms", t), ("hierarchy_norms", {"a": "members"}),
+    ("modes", "pairs", (3, 4)), ("modes", np.eye(12)[:, :2], (3, 4)),
+    ("heat_map", "K"), ("heat_map", "fields"), ("heat_map", np.diag(t)),
+    ("predicted", t, t + 1), ("predicted", "run", ("X", "y")), ("predicted", {"a": (t, t)}),
+    ("residuals", t, t + 1), ("residuals", "run", ("X", "y")), ("residuals", {"a": (t, t)}),
+    ("confusion", ["a", "b"], ["a", "a"]), ("confusion", [0, 1], [1, 1], ["x", "y"]),
+    ("network", "network"),
+]  # fmt: skip
+IMAGES = ("heat_map", "confusion", "modes")
+
+
+def looked_up(given, seen):
+    if isinstance(given, dict):
+        return {label: looked_up(value, seen) for label, value in given.items()}
+    if isinstance(given, tuple):
+        return tuple(looked_up(value, seen) for value in given)
+    return seen[given] if isinstance(given, str) else given
+
+
+def artists(ax, name):
+    if name in IMAGES:
+        return [image for each in (ax, *ax.child_axes) for image in each.images]
+    return [*ax.patches, *(drawn for drawn in ax.lines if len(drawn.get_xdata()))]
+
+
+@pytest.mark.parametrize("case", range(len(TAKES)), ids=[str(take[:2])[:50] for take in TAKES])
+def test_a_picture_takes_what_the_library_gives(case, seen, tmp_path, recwarn):
+    from matplotlib.figure import Figure
+
+    name, *given = TAKES[case]
+    given = [looked_up(value, seen) for value in given]
+    ax = Figure(figsize=(3, 2)).add_subplot()
+    style = {"cmap": "magma"} if name in IMAGES else {"lw": 3.25}
+    assert getattr(plot, name)(*given, ax=ax, **style) is ax
+    drawn = artists(ax, name)
+    reached = [a for a in drawn if (a.get_cmap().name == "magma" if name in IMAGES
+                                    else a.get_linewidth() == 3.25)]  # fmt: skip
+    assert drawn and reached
+    ax.figure.savefig(tmp_path / "picture.png", dpi=30)
+    assert not [w for w in recwarn.list if "layout" not in str(w.message)]
+    if name != "modes":
+        assert ax.get_title() and (ax.get_ylabel() or name == "heat_map")
+
+
+@pytest.mark.parametrize("name", [n for n in plot.__all__ if callable(getattr(plot, n))])
+def test_what_is_no_such_thing_is_one_sentence(name):
+    calls = {"predicted": 2, "residuals": 2, "power_law": 2, "modes": 2, "confusion": 2, "decay": 3,
+             "sharpness": 2, "alignment": 2}  # fmt: skip
+    for wrong in (object(), "words", None):
+        given = [wrong] * calls.get(name, 1)
+        if name in ("modes", "power_law"):
+            given[1] = (1, 2)
+        if name == "confusion":
+            given[1] = [1, 2]
+        with pytest.raises((TypeError, ValueError)) as raised:
+            getattr(plot, name)(*given)
+        text = str(raised.value)
+        assert "\n" not in text and len(text.split()) > 4, text
+
+
+def test_pictures_say_what_a_run_must_have_observed():
+    X = np.eye(3)
+    run = of.train(of.ReLUNetwork.random([3, 4], seed=0), X, X[:, 0], steps=1)
+    for draw in (plot.held_out, plot.accuracy, plot.alignment, plot.sharpness, plot.decay,
+                 plot.eigenvalues):  # fmt: skip
+        with pytest.raises(ValueError, match=r"observe=\[.*of\.observe\."):
+            draw(run)
+    with pytest.raises(TypeError, match="ax must be"):
+        plot.loss(run, ax=3)
+
+
+def test_a_colour_means_one_thing():
+    values = {"start": t, "end": t}
+    eigenvalues = {drawn.get_label(): drawn.get_color() for drawn in plot.eigenvalues(values).lines}
+    bars = plot.layer_shares(values).patches
+    points = {drawn.get_label(): drawn.get_color() for drawn in plot.projections(values).lines}
+    assert eigenvalues == points == {name: plot.ROLES[name] for name in ("start", "end")}
+    import matplotlib.colors as colors
+
+    assert [colors.to_hex(bar.get_facecolor()).upper() for bar in bars[::3]] == [
+        plot.ROLES["start"], plot.ROLES["end"]
+    ]  # fmt: skip
+    both = {"training set": t, "held out": t}
+    for ax in (plot.held_out(both), plot.accuracy(both), plot.predicted({k: (t, t) for k in both})):
+        assert [drawn.get_color() for drawn in ax.lines[:2]] == [plot.ROLES[k] for k in both]
+    layers = [
+        colors.to_hex(drawn.get_color()) for drawn in plot.alignment(t, np.ones((3, 3))).lines
+    ]
+    shares = [
+        colors.to_hex(bar.get_facecolor()) for bar in plot.mode_shares(np.ones((2, 1))).patches
+    ]
+    assert layers[1:] == shares and plot.ROLES["K"] == layers[0]
+    assert len({*plot.ROLES.values(), *layers}) == len({*plot.ROLES.values()}) + 2
+
+
+def test_values_that_say_nothing_do_not_set_the_limits():
+    vanishing = np.exp(-np.array([300.0, 20.0, 3.0, 1.0]))
+    start = np.array([3.0, 1.0, 2.0, 0.5])
+    ax = plot.projections({"start": start, "end": 0.1 * start, "predicted": start * vanishing})
+    bottom, top = ax.get_ylim()
+    assert 0.001 < bottom < 0.05 and 3 < top < 30
+    assert "predicted\n(2 of 4 below 0.005)" in legend(ax)
+    every = plot.projections({"start": start, "predicted": start * 1e-200})
+    assert "predicted\n(4 of 4 below 0.05)" in legend(every) and every.get_ylim()[1] < 30
+    times = np.linspace(0, 1, 30)
+    ax = plot.decay(times, 0.5 + 0.5 * np.exp(-np.outer(times, [900.0, 1.0])), [900.0, 1.0])
+    assert ax.get_ylim()[0] > 0.01 and ax.dataLim.y0 > 0.01
+    ax = plot.eigenvalues([1.0, 0.5, 1e-20, 1e-300])
+    assert ax.dataLim.y0 >= 0.5 and len(ax.lines[0].get_xdata()) == 2
+    assert plot.projections({"start": [0.0, 0.0]}).get_yscale() == "linear"
+
+
+class Doubtful(Density):
+    """Nothing is known below 3, where the curve has a spike of a thousand."""
+
+    order, width = 18_000, 0.05
+
+    def __call__(self, grid):
+        return np.where(grid < 3, 1000.0, 1.0 / grid)
+
+    def band(self, grid):
+        half = np.where(grid < 3, 1e5, 0.1 / grid)
+        return np.maximum(self(grid) - half, 0), self(grid) + half
+
+
+def test_a_density_of_many_eigenvalues_shows_a_single_one_and_dots_what_is_not_known():
+    ax = plot.density(Doubtful(True))
+    known, doubtful = ax.lines
+    grid, height = (np.asarray(part) for part in known.get_data())
+    assert np.isfinite(height[grid >= 3]).all() and np.isnan(height[grid < 3]).all()
+    assert doubtful.get_linestyle() == ":" and np.isfinite(doubtful.get_ydata()[grid < 3]).all()
+    one = 1 / (18_000 * 0.05 * np.sqrt(2 * np.pi))
+    assert ax.get_yscale() == "log" and 0 < ax.get_ylim()[0] < one
+    few = of.spectral.density(np.diag(np.geomspace(1, 100, 20)), log=True)
+    assert plot.density(few).get_yscale() == "linear"
+
+
+def test_time_is_step_times_steps_with_the_steps_on_top(seen):
+    run = seen["run"]
+    ax = plot.loss(run)
+    assert ax.get_xlabel().startswith("time = step × steps, step = ")
+    (top,) = ax.child_axes
+    ax.figure.savefig(io.BytesIO(), dpi=20)
+    np.testing.assert_allclose(np.array(ax.get_xlim()) / run.step, top.get_xlim())
+    assert top.get_xlabel() == "steps"
+    flow = of.train(seen["network"], seen["X"], seen["y"], until=1.0, method=of.GradientFlow())
+    ax = flow.plot()
+    ax.set_xlim(flow.times[1], flow.times[-2])
+    (top,) = ax.child_axes
+    ax.figure.savefig(io.BytesIO(), dpi=20)
+    np.testing.assert_allclose(top.get_xlim(), [flow.steps[1], flow.steps[-2]])
+    assert ax.get_xlabel() == "time"
+    ax = plot.loss({"descent": run, "flow": flow})
+    assert ax.get_xlabel() == "time" and not ax.child_axes
+    assert plot.loss(run.losses).get_xlabel() == "moment"
+
+
+def test_predictions_against_the_truth_and_their_goodness():
+    true = np.array([1.0, 2.0, 3.0, 6.0])
+    off = np.array([0.5, -0.5, 0.5, -0.5])
+    ax = plot.predicted({"training set": (true, true), "held out": (true, true + off)})
+    np.testing.assert_array_equal(ax.lines[1].get_data(), [true, true + off])
+    assert legend(ax) == ["training set\nR² 1, RMSE 0", "held out\nR² 0.929, RMSE 0.5"]
+    assert ax.get_xlabel() == "true value" and ax.lines[2].get_xdata().tolist() == [1, 6]
+    ax = plot.residuals(true[:, None], (true + off)[:, None])
+    np.testing.assert_array_equal(ax.lines[0].get_data(), [true + off, off])
+    with pytest.raises(ValueError, match="shape"):
+        plot.predicted(true, true[:3])
+    with pytest.raises(TypeError, match=r"predicted=\(X, y\)"):
+        plot.predicted(of.train(of.ReLUNetwork.random([2, 3]), np.eye(2), true[:2], steps=1), true)
+
+
+def test_confusion_counts_the_predictions_of_each_class():
+    true, predicted = [0, 0, 0, 1, 2], [0, 0, 1, 1, 0]
+    ax = plot.confusion(true, predicted, ["ant", "bee", "cat"])
+    np.testing.assert_allclose(ax.images[0].get_array(), [[200 / 3, 100 / 3, 0], [0, 100, 0],
+                                                          [100, 0, 0]])  # fmt: skip
+    assert [text.get_text() for text in ax.texts] == ["2", "1", "", "", "1", "", "1", "", ""]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["ant", "bee", "cat"]
+    assert ax.get_title() == "Confusion matrix, 60 % right" and ax.get_ylabel() == "true class"
+    one_hot = plot.confusion(np.eye(3)[true], np.eye(3)[predicted] - 0.3)
+    np.testing.assert_array_equal(one_hot.images[0].get_array(), ax.images[0].get_array())
+    many = plot.confusion(np.arange(90), np.arange(90))
+    assert len(many.get_xticks()) <= 40 and not many.texts
+    for wrong in ((["a"], ["b"], ["a"]), ([0], [3], ["x", "y"]), ([0], [0, 1]), ([], [])):
+        with pytest.raises(ValueError, match=r"label"):
+            plot.confusion(*wrong)
+
+
+PICTURED = ("run", "network", "pairs", "density", "triplets", "regression")
+
+
+def test_results_are_one_line_and_a_picture(seen):
+    from matplotlib.figure import Figure
+
+    for name in PICTURED:
+        found, ax = seen[name], Figure().add_subplot()
+        assert found.plot(ax=ax) is ax and ax.has_data()
+        shown = found._repr_html_()
+        assert shown.startswith("<pre>&lt;") and "data:image/png;base64,iVBORw0KGgo" in shown
+    K = seen["K"]
+    others = [of.spectral.solve(K, seen["y"], 0.1), of.spectral.diagonal(K), seen["members"],
+              of.spectral.quadrature(K), seen["fields"], of.spectral.trace(K)]  # fmt: skip
+    for found in (*others, *(seen[name] for name in PICTURED)):
+        assert "\n" not in repr(found) and len(repr(found)) < 200, repr(found)
+    moments = []
+    of.train(seen["network"], seen["X"], seen["y"], steps=1, observe={"m": moments.append})
+    assert repr(moments[0]).startswith("<Moment of step 0, time 0, loss ")
+
+
+def test_a_notebook_has_the_text_where_there_is_no_picture(seen, monkeypatch):
+    for name in PICTURED:
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, "matplotlib.figure", None)
+            assert seen[name]._repr_html_().endswith("&gt;</pre>")
+    with monkeypatch.context() as patched:
+        patched.setattr(plot, "loss", lambda run: 1 / 0)
+        assert "<img" not in seen["run"]._repr_html_()
+
+
+def test_a_run_on_the_command_line_draws_its_answers_in_their_own_units(tmp_path):
+    from dataclasses import replace
+
+    from opflow import report
+    from opflow.data import DataSet
+    from opflow.task import Task
+
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    value = 100 + 50 * X[:, 0]
+    tasks = {
+        "values": Task(of.Standardiser.fit(value[:, None])),
+        "labels": Task(of.Standardiser([0.5, 0.5], [1, 1]), np.array(["no", "yes"])),
+    }
+    answers = {"values": value, "labels": np.where(X[:, 0] > 0, "yes", "no")}
+    drawn = {"values": ["predicted.png", "residuals.png"], "labels": ["confusion.png"]}
+    for kind, task in tasks.items():
+        y = task.encode(answers[kind])
+        data, test = DataSet(X[:15], y[:15]), DataSet(X[15:], y[15:])
+        net = of.ReLUNetwork.random([3, 16], outputs=y.shape[1], seed=0)
+        run = replace(of.train(net, data.inputs, data.targets, steps=5), task=task)
+        found = report.pictures(run, {}, {}, data, test)
+        assert list(found) == ["loss.png", *drawn[kind]]
+        assert "predicted.png" not in report.pictures(run, {}, {})
+        ax = found[drawn[kind][0]]()
+        if kind == "labels":
+            assert ax.get_title().endswith("right (held out)")
+            assert [text.get_text() for text in ax.get_xticklabels()] == ["no", "yes"]
+            continue
+        np.testing.assert_allclose(ax.lines[0].get_xdata(), value[:15])
+        np.testing.assert_allclose(ax.lines[1].get_data(), [value[15:], run.predict(X[15:])])
+    assert not report.write_pictures(tmp_path, found)

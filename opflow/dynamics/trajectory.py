@@ -9,12 +9,13 @@ from typing import Any
 from opflow.arrays import Array
 from opflow.files import load_arrays, save_arrays
 from opflow.operators.space import Space
+from opflow.pictured import Pictured
 from opflow.relu.network import ReLUNetwork
 from opflow.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Pictured):
     """The result of :func:`opflow.train`.
 
     Attributes
@@ -68,6 +69,7 @@ class Trajectory:
     steps: Any = None
     task: Task | None = None
     _predictor: Any = field(default=None, repr=False)
+    _picture = "loss"
 
     @classmethod
     def of_state(cls, state: Any, **recorded: Any) -> Trajectory:

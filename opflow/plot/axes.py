@@ -1,13 +1,10 @@
-"""What every picture shares: where it is drawn, its colours, and how its axes look.
-
-matplotlib is imported when something is drawn: ``pip install '.[plot]'``.
-"""
+"""What every picture shares: where it is drawn, its colours, and how its axes look."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,15 +14,33 @@ from opflow.extras import install
 #: Okabe–Ito, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
+#: what a colour means, in all pictures of a run; layers have shades of their own
+ROLES = {
+    "start": COLOURS[0],
+    "end": COLOURS[1],
+    "trained": COLOURS[1],
+    "training set": COLOURS[2],
+    "held out": COLOURS[4],
+    "K": COLOURS[6],
+    "λ_max(K)": COLOURS[6],
+    "2/step": COLOURS[3],
+    "predicted": "#595959",
+}
 #: colour maps that keep their order without colour vision: of values of one sign, and of both
 SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
+#: a share of the largest below which values say nothing and are not drawn
+NOTHING = 1e-12
+#: where a legend is that has no room among the data
+BESIDE = {"fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
 def axes(ax: Any = None, size: tuple[float, float] = (6.0, 4.0)) -> Any:
     """`ax`, or the axes of a new figure of `size` inches that no window knows of."""
-    if ax is not None:
-        return ax
-    return _figure_class()(figsize=size, dpi=120, layout="constrained").add_subplot()
+    if ax is None:
+        return _figure_class()(figsize=size, dpi=120, layout="constrained").add_subplot()
+    if not hasattr(ax, "add_line"):
+        raise TypeError(f"ax must be the axes of a matplotlib figure, not {type(ax).__name__}")
+    return ax
 
 
 def _figure_class() -> Any:
@@ -47,19 +62,33 @@ def _figure_class() -> Any:
     return Figure
 
 
-def tidy(ax: Any) -> Any:
-    """The axes without what distracts."""
+def styled(style: Mapping[str, Any], label: str | None = None, **ours: Any) -> dict[str, Any]:
+    """The keywords of an artist: the caller's, by whichever alias, and ours for the rest."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    named = {"label": label} if label else {}
+    return named | ours | dict(normalize_kwargs(dict(style), Line2D))
+
+
+def finish(
+    ax: Any, title: str, x: str, y: str, legend: Mapping[str, Any] | None = None, grid: str = "both"
+) -> Any:
+    """The axes with its words and a legend of what is labelled, without what distracts."""
+    ax.set(title=title, xlabel=x or ax.get_xlabel(), ylabel=y)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(frameon=False, **(legend or {}))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", alpha=0.25, linewidth=0.6)
+    ax.grid(True, axis=grid, which="major", alpha=0.25, linewidth=0.6)
     return ax
 
 
-def plain_ticks(axis: Any) -> None:
-    """Ticks of a logarithmic axis as 60 rather than 6 × 10¹, more of them on a short one."""
-    ends = axis.get_view_interval()
-    if min(ends) < 1e-4 or max(ends) > 1e4:
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis with ticks as 60 rather than 6 × 10¹, more of them on a short one."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = np.log10(axis.get_view_interval())
+    if low < -4 or high > 4:
         return
-    low, high = np.log10(ends)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
     if high - low < 2:
@@ -69,18 +98,23 @@ def plain_ticks(axis: Any) -> None:
         axis.set_minor_formatter("{x:g}")
 
 
-def line_colours(count: int) -> Sequence[Any]:
-    """`count` colours that are told apart, in an order that can be seen if there are many."""
-    if count <= len(COLOURS):
-        return COLOURS[:count]
-    return shades(count)
+def colours(labels: Iterable[str]) -> list[Any]:
+    """The colour of each label: that of its role or layer; the others share what is left."""
+    labels = list(labels)
+    found = {label: ROLES[label] for label in labels if label in ROLES}
+    free = [colour for colour in COLOURS if colour not in found.values()]
+    layers = [label for label in labels if label.startswith("layer ")]
+    found |= zip(layers, shades(len(layers), "RdPu_r", 0.7), strict=True)
+    others = [label for label in labels if label not in found]
+    found |= zip(others, free if len(others) <= len(free) else shades(len(others)), strict=False)
+    return [found[label] for label in labels]
 
 
-def shades(count: int) -> Sequence[Any]:
+def shades(count: int, name: str = SEQUENTIAL, lightest: float = 0.85) -> list[Any]:
     """`count` colours from dark to light, none too light for a line."""
     from matplotlib import colormaps
 
-    return list(colormaps[SEQUENTIAL](np.linspace(0.0, 0.85, max(count, 1))))
+    return list(colormaps[name](np.linspace(0.0, lightest, count)))
 
 
 def number(value: float) -> str:
@@ -88,14 +122,3 @@ def number(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.2e}"
     return np.format_float_positional(value, 3, fractional=False, trim="-")
-
-
-def one_line_each(values: Any, name: str, length: int) -> dict[str, Any]:
-    """The mapping of labels to arrays whose first axis has `length`, checked."""
-    arrays = {str(label): np.asarray(numbers, dtype=float) for label, numbers in values.items()}
-    if not arrays:
-        raise ValueError(f"{name} holds nothing to draw")
-    for label, numbers in arrays.items():
-        if numbers.shape != (length,):
-            raise ValueError(f"{name}[{label!r}] has shape {numbers.shape}, not ({length},)")
-    return arrays

@@ -2,60 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from opflow.arrays import check_integer
-from opflow.plot.axes import COLOURS, MARKERS, axes, number, shades, tidy
+from opflow.dynamics.trajectory import Trajectory
+from opflow.plot import axes as look
+from opflow.plot.axes import axes, finish, number, styled
+from opflow.plot.given import by_label, moments, name_moments, numbers, observed
 
 #: the label of what was not measured
 PREDICTED = "predicted"
+SIZE = "size of the residual along the mode, |uᵢ·r|"
 
 
 def decay(
     times: Any,
-    coefficients: Any,
-    eigenvalues: Any,
+    coefficients: Any = None,
+    eigenvalues: Any = None,
     predicted: Any = None,
     ax: Any = None,
     *,
     modes: Sequence[int] | None = None,
     tolerance: float = 0.1,
+    **style: Any,
 ) -> Any:
     r"""The residual mode by mode as it decays, against the prediction of a constant kernel.
 
     Parameters
     ----------
-    times : array (T,)
+    times : Trajectory or array (T,)
+        A run with :class:`opflow.observe.TopEigenpairs` and its `modes` needs no more arrays.
     coefficients : array (T, k)
         :math:`u_i \cdot r(t)`, with :math:`u_i` the eigenvectors of the kernel at the start.
     eigenvalues : array (k,)
         :math:`\lambda_i`.
     predicted : array (T, k), optional
         What a constant kernel gives; :math:`e^{-\lambda_i t}\, u_i \cdot r(0)` by default.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
     modes : sequence of int, optional
         Which to draw, counted from 1; at most six, ever further apart, by default.
     tolerance : float, default 0.1
         A circle marks where a mode first departs from its prediction by more than this share.
 
-    Returns
-    -------
-    matplotlib axes
-        Logarithmic; in time as well if the decay times of the modes differ by more than 10.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
     Notes
     -----
-    Departures below some hundred times the rounding of the largest coefficient are not marked,
-    and no smaller value is drawn.
+    Time is logarithmic if the decay times of the modes differ by more than 10.  Departures below
+    some hundred times the rounding of the largest coefficient are not marked, and no smaller
+    value is drawn; a prediction ends at a tenth of the least that was measured.
 
     Examples
     --------
@@ -65,60 +60,59 @@ def decay(
     >>> [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
     ['mode 1, λ = 2', 'mode 2, λ = 1', 'predicted']
     """
-    coefficients = np.asarray(coefficients)
-    rounding = np.finfo(coefficients.dtype).eps if coefficients.dtype.kind == "f" else 0.0
-    times = np.asarray(times, dtype=float)
-    sizes = np.abs(coefficients.astype(float))
-    rates = np.asarray(eigenvalues, dtype=float)
-    if sizes.shape != (len(times), len(rates)):
-        raise ValueError(f"coefficients has shape {sizes.shape}, not ({len(times)}, {len(rates)})")
+    if isinstance(times, Trajectory) and coefficients is None:
+        ask = "top := of.observe.TopEigenpairs(), top.modes"
+        coefficients = observed(times, "modes", ask)
+        eigenvalues = observed(times, "eigenvalues", ask)[0]
+    sizes = np.abs(numbers(coefficients, "coefficients", "an array (T, k)", (2,)))
+    given = np.asarray(coefficients)
+    rounding = np.finfo(given.dtype).eps if given.dtype.kind == "f" else 0.0
+    rates = numbers(eigenvalues, "eigenvalues", "an array (k,)")
+    at = moments(times, len(sizes))
+    if sizes.shape[1] != len(rates):
+        raise ValueError(f"coefficients has shape {sizes.shape}, not ({len(sizes)}, {len(rates)})")
     if predicted is None:
-        predicted = sizes[0] * np.exp(-np.outer(times - times[0], rates))
-    predicted = np.abs(np.asarray(predicted, dtype=float))
+        predicted = sizes[0] * np.exp(-np.outer(at - at[0], rates))
+    predicted = np.abs(numbers(predicted, "predicted", "an array (T, k)", (2,)))
     if predicted.shape != sizes.shape:
         raise ValueError(f"predicted has shape {predicted.shape}, not {sizes.shape}")
     if modes is None:
         modes = np.unique(np.geomspace(1, len(rates), 6).round().astype(int)).tolist()
     chosen = [check_integer(mode, "modes", 1, len(rates)) - 1 for mode in modes]
-    ax, floor = axes(ax, (7.5, 4.0)), 100 * float(rounding) * float(sizes.max())
-    gap = np.abs(sizes - predicted)
-    off = (gap > tolerance * predicted) & (gap > floor)
-    for mode, colour in zip(chosen, shades(len(chosen)), strict=True):
-        ax.plot(times, _above(sizes[:, mode], floor), color=colour, lw=1.8,
-                label=f"mode {mode + 1}, λ = {number(rates[mode])}")  # fmt: skip
-        ax.plot(times, _above(predicted[:, mode], floor), "--", color=colour, lw=1.2)
+    floor = max(100 * float(rounding), look.NOTHING) * float(sizes.max())
+    off = np.abs(sizes - predicted) > np.maximum(tolerance * predicted, floor)
+    ax, least = axes(ax, (7.5, 4.0)), _least(sizes[:, chosen], floor)
+    for mode, colour in zip(chosen, look.shades(len(chosen)), strict=True):
+        label = f"mode {mode + 1}, λ = {number(rates[mode])}"
+        (line,) = ax.plot(at, _above(sizes[:, mode], floor),
+                          **styled(style, label, color=colour, linewidth=1.8))  # fmt: skip
+        ax.plot(at, _above(predicted[:, mode], least), "--", color=line.get_color(), lw=1.2)
+    ax.plot([], [], "--", color=look.ROLES[PREDICTED], lw=1.2, label=PREDICTED)
     departing = [(int(off[:, mode].argmax()), mode) for mode in chosen if off[:, mode].any()]
-    ax.plot([], [], "--", color="0.3", lw=1.2, label="predicted")
     if departing:
-        ax.plot([times[at] for at, _ in departing], [sizes[at, mode] for at, mode in departing],
-                "o", ms=8, mfc="none", mew=1.6, color=COLOURS[1], zorder=4,
+        ax.plot([at[i] for i, _ in departing], [sizes[i, mode] for i, mode in departing],
+                "o", ms=8, mfc="none", mew=1.6, color="black", zorder=4,
                 label=f"departs by more than {100 * tolerance:g} %")  # fmt: skip
-    ax.set_yscale("log")
-    seen = sizes[:, chosen]
-    if (seen > floor).any():  # a prediction may fall far below what is there to be seen
-        ax.set_ylim(bottom=seen[seen > floor].min() / 10)
+    if least > 0:
+        ax.set(yscale="log", ylim=(least, None))
     if (rates[chosen] > 0).all() and rates[chosen].max() > 10 * rates[chosen].min():
         ax.set_xscale("log")
-    ax.set(xlabel="time", ylabel="size of the residual along the mode, |uᵢ·r|",
-           title="Decay of the residual, mode by mode")  # fmt: skip
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return tidy(ax)
+    name_moments(ax, times)
+    return finish(ax, "Decay of the residual, mode by mode", "", SIZE, look.BESIDE)
 
 
-def projections(values: Mapping[str, Any], ax: Any = None) -> Any:
-    r"""The size of a residual, or of targets, along each eigenvector, one line a label.
+def projections(values: Any, ax: Any = None, **style: Any) -> Any:
+    r"""The size of a residual, or of targets, along each eigenvector.
 
     Parameters
     ----------
-    values : mapping of str to array (k,)
-        :math:`u_i \cdot r` for the eigenvectors of descending eigenvalues; what is labelled
-        "predicted" may leave the axis, which shows the others whole.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
+    values : array (k,), or mapping of labels to arrays (k,)
+        :math:`u_i \cdot r` for the eigenvectors of descending eigenvalues.
 
-    Returns
-    -------
-    matplotlib axes
+    Notes
+    -----
+    Of what is labelled "predicted", only what is at least a tenth of the least of the others is
+    drawn; the legend says how much is not.
 
     Examples
     --------
@@ -127,21 +121,29 @@ def projections(values: Mapping[str, Any], ax: Any = None) -> Any:
     >>> ax.lines[0].get_ydata().tolist()
     [3.0, 1.0]
     """
-    ax = axes(ax)
-    for (label, numbers), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
-        sizes = np.abs(np.asarray(numbers, dtype=float))
-        rank = np.arange(1, len(sizes) + 1)
-        ax.plot(rank, _above(sizes, 0.0), marker, color=colour, ms=5, label=label)
-    seen = np.abs(np.concatenate([np.asarray(v, float) for k, v in values.items()
-                                  if k != PREDICTED]))  # fmt: skip
-    ax.set_yscale("log")
-    if (seen > 0).any():  # a prediction may fall far below what is there to be seen
-        ax.set_ylim(bottom=seen[seen > 0].min() / 10)
+    what = "projections (k,), or a mapping of labels to such"
+    sets = by_label(values, "values", lambda v: np.abs(numbers(v, "values", what)))
+    measured = np.concatenate([v for k, v in sets.items() if k != PREDICTED] or [*sets.values()])
+    ax, least = axes(ax), _least(measured, look.NOTHING * float(measured.max()))
+    for i, (label, colour) in enumerate(zip(sets, look.colours(sets), strict=True)):
+        sizes, name = _above(sets[label], least), label
+        left_out = int(np.isnan(sizes).sum())
+        if label == PREDICTED and left_out:
+            name += f"\n({left_out} of {len(sizes)} below {number(least)})"
+        marker = look.MARKERS[i % len(look.MARKERS)]
+        ours = styled(style, name, color=colour, marker=marker, linestyle="", markersize=5)
+        ax.plot(np.arange(1, len(sizes) + 1), sizes, **ours)
+    if least > 0:
+        ax.set(yscale="log", ylim=(least, None))
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="rank of the mode", ylabel="size of the residual along the mode, |uᵢ·r|",
-           title="The residual in the modes of K")  # fmt: skip
-    ax.legend(frameon=False)
-    return tidy(ax)
+    title = "The residual in the modes of K"
+    return finish(ax, title, "rank of the mode", SIZE, look.BESIDE)
+
+
+def _least(measured: Any, floor: float) -> float:
+    """Where the axis begins: at a tenth of the least that was measured; 0 if nothing was."""
+    seen = measured[measured > floor]
+    return float(seen.min()) / 10 if seen.size else 0.0
 
 
 def _above(values: Any, floor: float) -> Any:

@@ -16,7 +16,9 @@ from opflow.arrays import check_integer, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
-from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes
+from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes, styled
+from opflow.plot.given import kernel_of
+from opflow.relu.fields import Fields
 from opflow.spectral.checks import symmetric_operator
 
 #: samples that the clustering looks at, whatever the size
@@ -41,18 +43,7 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
     Returns
     -------
     array (c, c), float64, on the host
-        c = min(cells, m).
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, `outputs` does not divide its order, or `order` does not index
-        its samples.
-
-    Notes
-    -----
-    All m² k entries are formed, half of them by symmetry, in tiles within the workspace; memory
-    is c² numbers and a tile.
+        c = min(cells, m).  Forms the m² k entries in tiles and holds c² numbers and a tile.
 
     Examples
     --------
@@ -79,10 +70,7 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
     # the blocks of a tile add up in the operator's dtype, tiles in float64
     for r, s in tiles(m, m, True, tile_side(4 * op.dtype.itemsize, m)):
         (left, rows), (right, cols) = adder(r), adder(s)
-        entries = sum(
-            op.block(xp.asarray(order[r] * outputs + p), xp.asarray(order[s] * outputs + p))
-            for p in range(outputs)
-        )
+        entries = _over_outputs(op, order[r], order[s], outputs)
         part = to_host(left @ entries @ right.T).astype(np.float64)
         sums[rows, cols] += part
         if r != s:
@@ -92,7 +80,7 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
 
 @keywords
 def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> Any:
-    r"""An order of the samples in which those that the kernel finds alike are neighbours.
+    r"""An order of the samples (N,) in which those that the kernel finds alike are neighbours.
 
     Parameters
     ----------
@@ -102,11 +90,6 @@ def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> An
         As in :func:`block_means`.
     rng, seed : int, numpy.random.Generator or None, default 0
         Of the landmarks.
-
-    Returns
-    -------
-    int array (N,)
-        A permutation.
 
     Notes
     -----
@@ -124,20 +107,12 @@ def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> An
     True
     """
     op, samples = _samples(op, outputs)
-    xp = op_namespace(op)
     count = min(samples, LANDMARKS)
     if count < 2:
         return np.arange(samples)
     chosen = np.sort(np.random.default_rng(rng).choice(samples, count, replace=False))
 
-    def alike(rows: Any) -> Any:
-        """Entries of the mean kernel between samples and landmarks, in units of the rows'."""
-        return to_host(sum(
-            op.block(xp.asarray(rows * outputs + p), xp.asarray(chosen * outputs + p))
-            for p in range(outputs)
-        ))  # fmt: skip
-
-    K = alike(chosen).astype(np.float64)
+    K = to_host(_over_outputs(op, chosen, chosen, outputs)).astype(np.float64)
     size = np.sqrt(np.maximum(np.diag(K), 0))
     size[size == 0] = 1.0
     distance = np.maximum(1 - K / np.outer(size, size), 0)
@@ -148,9 +123,19 @@ def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> An
     rank[leaves_list(tree)] = np.arange(count)
     nearest = np.empty(samples, dtype=int)
     for s in row_slices(samples, 4 * count * op.dtype.itemsize):
-        nearest[s] = (alike(np.arange(s.start, s.stop)) / size).argmax(axis=1)
+        alike = to_host(_over_outputs(op, np.arange(s.start, s.stop), chosen, outputs))
+        nearest[s] = (alike / size).argmax(axis=1)
     nearest[chosen] = np.arange(count)
     return np.argsort(rank[nearest], kind="stable")
+
+
+def _over_outputs(op: Operator, rows: Any, cols: Any, outputs: int) -> Any:
+    """Entries between samples, summed over the outputs."""
+    xp = op_namespace(op)
+    return sum(
+        op.block(xp.asarray(rows * outputs + p), xp.asarray(cols * outputs + p))
+        for p in range(outputs)
+    )
 
 
 def heat_map(
@@ -160,16 +145,15 @@ def heat_map(
     order: Any = None,
     labels: Any = None,
     cells: int = 400,
-    outputs: int = 1,
+    outputs: int | None = None,
+    **style: Any,
 ) -> Any:
     r"""The kernel as a heat map, in tiles: like samples side by side.
 
     Parameters
     ----------
-    op : Operator
-        Symmetric, of order N·k.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
+    op : operator, array (N·k, N·k) or Fields
+        Symmetric, of order N·k; of fields, their kernel.
     order : int array (m,), optional
         Samples in the order to draw them, which may be some of them only.
     labels : array (N,), optional
@@ -177,17 +161,8 @@ def heat_map(
         without `order`, samples are clustered, :func:`clustered`.
     cells : int, default 400
         Cells a side at most; above, a cell is the mean over a block.
-    outputs : int, default 1
-        k; the mean over the outputs is drawn.
-
-    Returns
-    -------
-    matplotlib axes
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`block_means`, or if `labels` has not an entry a sample.
+    outputs : int, optional
+        k; the mean over the outputs is drawn.  By default that of fields, and 1 of others.
 
     Notes
     -----
@@ -202,14 +177,15 @@ def heat_map(
     >>> opflow.plot.heat_map(K, cells=50).get_xlabel()
     'samples, clustered, in 50 blocks'
     """
-    op, samples = _samples(op, outputs)
+    if outputs is None:
+        outputs = op.network.outputs if isinstance(op, Fields) else 1
+    op, samples = _samples(kernel_of(op), outputs)
     words = "samples"
     if labels is not None:
         labels = np.asarray(labels)
         if labels.shape != (samples,):
             raise ValueError(f"labels has shape {labels.shape}, not ({samples},)")
-        if order is None:
-            order = np.argsort(labels, kind="stable")
+        order = np.argsort(labels, kind="stable") if order is None else order
         words = "samples, class by class"
     elif order is None:
         order = clustered(op, outputs=outputs)
@@ -217,12 +193,13 @@ def heat_map(
     order = _index(order, samples)
     means = block_means(op, order, cells=cells, outputs=outputs)
     named = None if labels is None else labels[order]
-    return show_means(means, len(order), words, ax, labels=named, outputs=outputs)
+    return show_means(means, len(order), words, ax, labels=named, outputs=outputs, **style)
 
 
 def show_means(
-    means: Any, samples: int, words: str, ax: Any = None, *, labels: Any = None, outputs: int = 1
-) -> Any:
+    means: Any, samples: int, words: str, ax: Any = None, *, labels: Any = None, outputs: int = 1,
+    **style: Any,
+) -> Any:  # fmt: skip
     """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
     ax = axes(ax, (5.6, 4.6))
     off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
@@ -231,8 +208,9 @@ def show_means(
     if signed:
         low, high = -max(-low, high), max(-low, high)
     beyond = (means.min() < low, means.max() > high)
-    image = ax.imshow(means, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
-                      extent=(0, samples, samples, 0), interpolation="nearest")  # fmt: skip
+    ours = styled(style, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
+                  extent=(0, samples, samples, 0), interpolation="nearest")  # fmt: skip
+    image = ax.imshow(means, **ours)
     ax.figure.colorbar(
         image, ax=ax, shrink=0.85, label="kernel" + (", mean over outputs" if outputs > 1 else ""),
         extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],

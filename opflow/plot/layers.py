@@ -1,68 +1,89 @@
-"""Pictures of shares and norms by layer, and of eigenvectors of pixels."""
+"""Pictures of layers: their widths, shares and norms; and eigenvectors of pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from opflow.plot.axes import (
-    COLOURS,
-    DIVERGING,
-    MARKERS,
-    axes,
-    line_colours,
-    number,
-    plain_ticks,
-    tidy,
-)
+from opflow.operators.operator import Operator
+from opflow.plot import axes as look
+from opflow.plot.axes import axes, colours, finish, number, styled
+from opflow.plot.given import by_label, numbers
+from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import Members
+from opflow.relu.kernels import collective_kernel, layer_kernels
+from opflow.relu.network import ReLUNetwork
+from opflow.spectral.eigen import Eigenpairs, eigsh
+from opflow.spectral.modes import layer_shares as shares_of
+from opflow.spectral.modes import spectrum_shares
 
 
-def layer_shares(shares: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
-    """Share of each layer in tr K, a group of bars a layer.
+def network(net: ReLUNetwork, ax: Any = None, **style: Any) -> Any:
+    """The widths of a network, a bar a layer, from its inputs to its outputs.
+
+    Examples
+    --------
+    >>> import opflow as of, opflow.plot
+    >>> ax = opflow.plot.network(of.ReLUNetwork.random([3, 8]))
+    >>> [int(bar.get_height()) for bar in ax.patches]
+    [3, 8, 1]
+    """
+    if not isinstance(net, ReLUNetwork):
+        raise TypeError(f"net must be a ReLUNetwork, not {type(net).__name__}")
+    widths, hidden = [*net.widths, net.outputs], [f"layer {i + 1}" for i in range(net.depth)]
+    ax, tints = axes(ax), ["0.6", *colours(hidden), "0.6"]
+    bars = ax.bar(["inputs", *hidden, "outputs"], widths, **styled(style, color=tints))
+    ax.bar_label(bars, fmt="{:,.0f}")
+    ax.set(yscale="log", ylim=(min(widths) / 2, 2 * max(widths)))
+    return finish(ax, f"Network of {net.parameters:,} parameters", "", "width", grid="y")
+
+
+def layer_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
+    """The share of each layer in tr K, a group of bars a layer.
 
     Parameters
     ----------
-    shares : mapping of str to sequence of L floats
-        Such as those at the start and at the end of a run.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
+    shares : Fields, layer kernels, array (L,), or mapping of labels to them
+        Of fields or kernels they are computed, :func:`opflow.spectral.layer_shares`.
 
-    Returns
-    -------
-    matplotlib axes
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> len(opflow.plot.layer_shares({"start": [0.5, 0.5], "end": [0.25, 0.75]}).patches)
+    4
     """
+    sets = by_label(shares, "shares", _shares)
     ax = axes(ax)
-    width = 0.8 / max(len(shares), 1)
-    for i, (label, values) in enumerate(shares.items()):
-        x = np.arange(len(values)) + (i - (len(shares) - 1) / 2) * width
-        ax.bar(x, 100 * np.asarray(values), 0.92 * width, color=COLOURS[i], label=label)
-    layers = max((len(values) for values in shares.values()), default=0)
-    ax.set_xticks(range(layers), [f"layer {i + 1}" for i in range(layers)])
-    ax.set(ylabel="share of tr K (%)", title="Which layers the kernel lives in")
-    top = max((share for values in shares.values() for share in values), default=0.0)
-    ax.set_ylim(0, 118 * top or 100)  # all shares of a kernel that is zero are zero
-    ax.legend(frameon=False, ncols=len(shares), loc="upper right")
-    tidy(ax).grid(False, axis="x")
-    return ax
+    width = 0.8 / len(sets)
+    for i, ((label, values), colour) in enumerate(zip(sets.items(), colours(sets), strict=True)):
+        at = np.arange(len(values)) + (i - (len(sets) - 1) / 2) * width
+        tints = colour if label else colours(f"layer {j + 1}" for j in range(len(values)))
+        ax.bar(at, 100 * values, **styled(style, label, width=0.92 * width, color=tints))
+    layers = range(max(len(values) for values in sets.values()))
+    ax.set_xticks(layers, [str(i + 1) for i in layers])
+    ax.set_ylim(0, 118 * max(float(values.max()) for values in sets.values()) or 100)
+    legend = {"ncols": len(sets), "loc": "upper right"}
+    return finish(ax, "Which layers the kernel lives in", "layer", "share of tr K (%)", legend, "y")
 
 
-def mode_shares(shares: Any, ax: Any = None) -> Any:
+def _shares(found: Any) -> Any:
+    if isinstance(found, Fields):
+        found = layer_kernels(found)
+    if isinstance(found, Sequence) and any(isinstance(kernel, Operator) for kernel in found):
+        found = shares_of(found)
+    return numbers(found, "shares", "Fields, a sequence of kernels, or an array of shares (L,)")
+
+
+def mode_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
     """The share of each layer in each of the largest eigenvalues, as bars that add up to one.
 
     Parameters
     ----------
-    shares : array (L, k)
-        What :func:`opflow.spectral.spectrum_shares` gives.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-
-    Returns
-    -------
-    matplotlib axes
+    shares : array (L, k) or Fields
+        What :func:`opflow.spectral.spectrum_shares` gives; of fields, of 20 eigenvalues.
 
     Examples
     --------
@@ -71,43 +92,31 @@ def mode_shares(shares: Any, ax: Any = None) -> Any:
     >>> [float(bar.get_height()) for bar in ax.patches]
     [25.0, 50.0, 75.0, 50.0]
     """
-    shares = 100 * np.asarray(shares, dtype=float)
-    if shares.ndim != 2:
-        raise ValueError(f"shares must have shape (layers, modes), not {shares.shape}")
+    if isinstance(shares, Fields):
+        K = collective_kernel(shares)
+        pairs = eigsh(K, min(20, K.shape[0]), tol=1e-6)
+        shares = spectrum_shares(layer_kernels(shares), pairs.eigenvectors)
+    shares = 100 * numbers(shares, "shares", "Fields or an array (layers, modes)", (2,))
     ax, rank = axes(ax), np.arange(1, shares.shape[1] + 1)
     below = np.cumsum(shares, axis=0) - shares
-    for i, colour in enumerate(line_colours(len(shares))):
-        ax.bar(rank, shares[i], 0.85, bottom=below[i], color=colour, label=f"layer {i + 1}")
+    names = [f"layer {i + 1}" for i in range(len(shares))]
+    for i, colour in enumerate(colours(names)):
+        bars = styled(style, names[i], width=0.85, color=colour)
+        ax.bar(rank, shares[i], bottom=below[i], **bars)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="rank of the eigenvalue", ylabel="share of the eigenvalue (%)", ylim=(0, 100),
-           title="Which layers the modes live in")  # fmt: skip
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), reverse=True)
-    tidy(ax).grid(False)
-    return ax
+    ax.set_ylim(0, 100)
+    legend, y = look.BESIDE | {"reverse": True}, "share of the eigenvalue (%)"
+    return finish(ax, "Which layers the modes live in", "rank of the eigenvalue", y, legend, "y")
 
 
-def hierarchy_norms(values: Mapping[str, Any], ax: Any = None) -> Any:
+def hierarchy_norms(values: Any, ax: Any = None, **style: Any) -> Any:
     """Norms of the hierarchy's members against layer distance, or any norms against layers.
 
     Parameters
     ----------
-    values : mapping of str to Members, or to array (L,) or (L, …)
-        What :func:`opflow.hierarchy.members` gives, whose norms are drawn against the distance
-        of the two layers, or norms of layers 1..L, such as those of
-        :func:`opflow.layer_kernel_velocities`.  Lines are medians over the further axes (sample
-        pairs), bands reach from the smallest to the largest.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-
-    Returns
-    -------
-    matplotlib axes
-        Logarithmic; norms that are zero are left out.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to draw, or members and arrays are mixed.
+    values : Members, array (L,) or (L, …), or mapping of labels to either
+        What :func:`opflow.hierarchy.members` gives, or norms of layers 1..L; zeros are left out.
+        Lines are medians over the further axes (sample pairs), bands go from least to largest.
 
     Examples
     --------
@@ -118,64 +127,58 @@ def hierarchy_norms(values: Mapping[str, Any], ax: Any = None) -> Any:
     >>> ax.get_xlabel(), ax.lines[0].get_xdata().tolist()
     ('layer distance (Gram factors)', [1, 2])
     """
-    kinds = {isinstance(v, Members) for v in values.values()}
+    sets = by_label(values, "values", _norms)
+    kinds = {members for members, _ in sets.values()}
     if len(kinds) != 1:
-        raise ValueError("values must hold members, or norms of layers, and at least one of them")
+        raise ValueError("values must hold members, or norms of layers, and not both")
     members = kinds.pop()
     ax, ticks = axes(ax), set[int]()
-    for i, (label, found) in enumerate(values.items()):
-        norms = _by_distance(found) if members else dict(enumerate(np.asarray(found), start=1))
-        seen = {x: v[v > 0] for x, v in ((x, np.ravel(v)) for x, v in norms.items())}
-        seen = {x: v for x, v in seen.items() if v.size}
-        colour, where = COLOURS[i % len(COLOURS)], list(seen)
-        ax.semilogy(where, [np.median(v) for v in seen.values()], MARKERS[i % len(MARKERS)] + "-",
-                    color=colour, ms=5, lw=1.6, label=label)  # fmt: skip
+    for i, (label, colour) in enumerate(zip(sets, colours(sets), strict=True)):
+        seen = {x: v[v > 0] for x, v in sets[label][1].items() if (v > 0).any()}
+        where, marker = list(seen), look.MARKERS[i % len(look.MARKERS)]
+        ours = styled(style, label, color=colour, marker=marker, markersize=5, linewidth=1.6)
+        (line,) = ax.plot(where, [np.median(v) for v in seen.values()], **ours)
         if any(v.size > 1 for v in seen.values()):
             low, high = ([f(v) for v in seen.values()] for f in (np.min, np.max))
-            ax.fill_between(where, low, high, color=colour, alpha=0.15, lw=0)
+            ax.fill_between(where, low, high, color=line.get_color(), alpha=0.15, lw=0)
         ticks.update(where)
-    ax.set_xticks(sorted(ticks))
-    plain_ticks(ax.yaxis)
-    ax.set(xlabel="layer distance (Gram factors)" if members else "layer",
-           ylabel="operator norm" if members else "norm",
-           title="Members of the hierarchy" if members else "Norms by layer")  # fmt: skip
-    ax.legend(frameon=False)
-    return tidy(ax)
+    if ticks:  # an empty axis has no logarithm
+        ax.set_xticks(sorted(ticks))
+        look.logarithmic(ax.yaxis)
+    if members:
+        x = "layer distance (Gram factors)"
+        return finish(ax, "Members of the hierarchy", x, "operator norm")
+    return finish(ax, "Norms by layer", "layer", "norm")
 
 
-def _by_distance(found: Members) -> dict[int, Any]:
-    distances = np.array([upper - lower for lower, upper in found.layers])
-    return {int(d): found.norms[distances == d] for d in np.unique(distances)}
+def _norms(found: Any) -> tuple[bool, dict[int, Any]]:
+    """Whether these are members, and their norms by distance, or norms by layer."""
+    if isinstance(found, Members):
+        distances = np.array([upper - lower for lower, upper in found.layers])
+        norms = np.asarray(found.norms)
+        return True, {int(d): norms[distances == d].ravel() for d in np.unique(distances)}
+    array = numbers(found, "values", "Members or an array of norms (L,) or (L, …)", (1, 2, 3))
+    return False, {i: norms.ravel() for i, norms in enumerate(array, start=1)}
 
 
-def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any = None) -> Any:
+def modes(
+    vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any = None, **style: Any
+) -> Any:
     """Eigenvectors as pictures, where samples are the pixels of one.
 
     Parameters
     ----------
-    vectors : array (h·w, m) or (3·h·w, m)
+    vectors : Eigenpairs, or array (h·w, m) or (3·h·w, m)
         One a column; rows are pixels in row-major order, each with its three colours if the
         kernel is of three outputs.
     shape : (h, w)
     eigenvalues : array (m,), optional
-        For the titles.
-    ax : matplotlib axes, optional
-        Of a new figure by default; the pictures fill it.
-
-    Returns
-    -------
-    matplotlib axes
-        Its ``child_axes`` are those of the pictures.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
+        For the titles; those of eigenpairs by default.
 
     Notes
     -----
-    Each mode has its own scale, with zero in the middle (white, or grey for colours): the size of
-    an eigenvector is arbitrary, and so is its sign, here such that the sum is positive.
+    The pictures fill the axes, as its ``child_axes``, each on a scale of its own with zero in the
+    middle (white, or grey for colours), and with the sign that makes the sum positive.
 
     Examples
     --------
@@ -184,10 +187,13 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
     >>> [picture.get_title() for picture in ax.child_axes]
     ['1: λ = 4', '2: λ = 1']
     """
-    vectors = np.asarray(vectors, dtype=float)
+    if isinstance(vectors, Eigenpairs):
+        eigenvalues = vectors.eigenvalues if eigenvalues is None else eigenvalues
+        vectors = vectors.eigenvectors
+    vectors = numbers(vectors, "vectors", "Eigenpairs or an array (pixels, modes)", (2,))
     height, width = shape
-    colours = vectors.shape[0] // (height * width) if vectors.ndim == 2 else 0
-    if colours not in (1, 3) or vectors.shape[0] != colours * height * width:
+    channels = vectors.shape[0] // (height * width)
+    if channels not in (1, 3) or vectors.shape[0] != channels * height * width:
         raise ValueError(
             f"vectors has shape {vectors.shape}, but a picture of {height} × {width} has "
             f"{height * width} rows, or {3 * height * width} with colours"
@@ -200,7 +206,7 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
         rows = -(-m // columns)
         ax = axes(ax, (2.0 * columns, (2.0 * height / width + 0.3) * rows + 0.3))
     else:
-        columns = _columns(m, height / width, ax.bbox.height / ax.bbox.width)
+        columns = _columns(m, height / width, axes(ax).bbox.height / ax.bbox.width)
         rows = -(-m // columns)
     ax.axis("off")
     for i, vector in enumerate(vectors.T):
@@ -208,10 +214,11 @@ def modes(vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any
         picture = ax.inset_axes((column / columns + 0.01 / columns, 1 - (row + 1) / rows,
                                  0.98 / columns, 0.86 / rows))  # fmt: skip
         vector, size = np.sign(vector.sum() or 1.0) * vector, float(abs(vector).max()) or 1.0
-        if colours == 1:
-            picture.imshow(vector.reshape(height, width), cmap=DIVERGING, vmin=-size, vmax=size)
+        if channels == 1:
+            scale = styled(style, cmap=look.DIVERGING, vmin=-size, vmax=size)
+            picture.imshow(vector.reshape(height, width), **scale)
         else:
-            picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size)
+            picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size, **style)
         value = "" if eigenvalues is None else f": λ = {number(float(eigenvalues[i]))}"
         picture.set_title(f"{i + 1}{value}", fontsize=8, pad=2)
         picture.set_axis_off()

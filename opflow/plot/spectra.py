@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from opflow.arrays import check_integer
-from opflow.plot.axes import COLOURS, MARKERS, axes, plain_ticks, tidy
+from opflow.dynamics.trajectory import Trajectory
+from opflow.operators.operator import Operator
+from opflow.plot.axes import MARKERS, NOTHING, axes, colours, finish, logarithmic, styled
+from opflow.plot.given import by_label, kernel_of, numbers, observed
+from opflow.relu.fields import Fields
+from opflow.spectral.distribution import Density
+from opflow.spectral.distribution import density as density_of
+from opflow.spectral.eigen import Eigenpairs, eigsh
+from opflow.spectral.svd import SingularTriplets
 
 Fit = tuple[int, int]
 
+#: eigenvalues that are found of an operator, at most
+TOP = 20
+#: neighbouring eigenvalues whose ratio is larger have a gap between them
+GAP = 10.0
 
-def power_law(values: Any, ranks: Fit) -> tuple[float, float]:
-    r"""The exponent and the factor of eigenvalues that fall as a power of their rank.
+
+class PowerLaw(NamedTuple):
+    """λ ≈ factor · rank^exponent, and R² of log λ: 1 where they are on the line."""
+
+    exponent: float
+    factor: float
+    r2: float
+
+
+def power_law(values: Any, ranks: Fit) -> PowerLaw:
+    """The power of their rank that eigenvalues fall as, by least squares of their logarithms.
 
     Parameters
     ----------
     values : array (n,)
-        Eigenvalues in any order.
+        In any order.
     ranks : (int, int)
-        First and last rank of the fit, counted from 1.
-
-    Returns
-    -------
-    exponent, factor : floats
-        λ ≈ factor · rank^exponent.
-
-    Raises
-    ------
-    ValueError
-        If the ranks are not two or more of those there are, or an eigenvalue among them is not
-        positive.
-
-    Notes
-    -----
-    Least squares in log λ against log rank.
+        First and last rank of the fit, counted from 1, of positive eigenvalues.
 
     Examples
     --------
     >>> import opflow.plot
-    >>> exponent, factor = opflow.plot.power_law([3.0, 3 / 4, 3 / 9], (1, 3))
-    >>> round(exponent, 10), round(factor, 10)
-    (-2.0, 3.0)
+    >>> [round(number, 10) for number in opflow.plot.power_law([3.0, 3 / 4, 3 / 9], (1, 3))]
+    [-2.0, 3.0, 1.0]
     """
-    values = np.sort(np.asarray(values, dtype=float))[::-1]
+    values = np.sort(numbers(values, "values", "an array of eigenvalues"))[::-1]
     first, last = ranks
     last = check_integer(last, "the last rank of a fit", 1, len(values))
     first = check_integer(first, "the first rank of a fit", 1, max(last - 1, 1))
@@ -55,129 +60,164 @@ def power_law(values: Any, ranks: Fit) -> tuple[float, float]:
             f"a fit needs two positive eigenvalues at least, but ranks {first} to {last} end "
             f"at {chosen[-1]:.3g}"
         )
-    slope, offset = np.polyfit(np.log(np.arange(first, last + 1)), np.log(chosen), 1)
-    return float(slope), float(np.exp(offset))
+    x, y = np.log(np.arange(first, last + 1)), np.log(chosen)
+    slope, offset = np.polyfit(x, y, 1)
+    off = float(((y - slope * x - offset) ** 2).sum())
+    r2 = 1 - off / max(float(((y - y.mean()) ** 2).sum()), off, 1e-24)  # equal ones are rounding
+    return PowerLaw(float(slope), float(np.exp(offset)), r2)
 
 
-def eigenvalues(values: Mapping[str, Any], ax: Any = None, *, fit: Fit | None = None) -> Any:
-    """Eigenvalues against rank on logarithmic axes, one line a label.
+def fit_ranks(eigenvalues: Any) -> Fit | None:
+    """Ranks that a power law is fitted to: from a quarter of the positive ones on, up to a gap."""
+    values = np.sort(np.asarray(eigenvalues, dtype=float))[::-1]
+    last = int((values > NOTHING * values[:1]).sum())
+    if last < 4:
+        return None
+    first = last // 4
+    jumps = np.flatnonzero(values[first - 1 : last - 1] > GAP * values[first:last])
+    last = first + int(jumps[0]) if jumps.size else last
+    return (first, last) if last - first >= 2 else None
+
+
+def eigenvalues(values: Any, ax: Any = None, *, fit: Fit | str | None = None, **style: Any) -> Any:
+    """Eigenvalues against rank on logarithmic axes.
 
     Parameters
     ----------
-    values : mapping of str to array
-        Those that are not positive are left out.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-    fit : (int, int), optional
+    values : Eigenpairs, SingularTriplets, array (n,), operator, Fields, or mapping of labels to it
+        Those that are not positive, or below 1e-12 of the largest, are left out.  Of triplets
+        the squares are drawn; of an operator, or the kernel of fields, the 20 largest are
+        computed.  A run with :class:`opflow.observe.TopEigenpairs` has those of start and end.
+    fit : (int, int) or "auto", optional
         Draw a power law through these ranks of every line, :func:`power_law`, with its exponent
-        in the legend.
-
-    Returns
-    -------
-    matplotlib axes
-
-    Raises
-    ------
-    ValueError
-        As :func:`power_law`.
+        and R² in the legend.  "auto" takes those from a quarter of the positive ones on, up to
+        the first gap of a factor of ten, three of them at least.
 
     Examples
     --------
     >>> import numpy as np, opflow.plot
-    >>> ax = opflow.plot.eigenvalues({"K": 1 / np.arange(1, 50) ** 2}, fit=(5, 40))
+    >>> ax = opflow.plot.eigenvalues(1 / np.arange(1, 50) ** 2, fit=(5, 40))
     >>> ax.lines[1].get_label()
-    'ranks 5–40: rank^−2.00'
+    'rank^−2.00, ranks 5–40, R² 1.000'
     """
-    laws = {} if fit is None else {label: power_law(v, fit) for label, v in values.items()}
+    if isinstance(values, Trajectory):
+        seen = observed(values, "eigenvalues", "of.observe.TopEigenpairs()")
+        values = {"start": seen[0], "end": seen[-1]}
+    sets = by_label(values, "values", lambda found: np.sort(_eigenvalues(found))[::-1])
+    if isinstance(fit, str) and fit != "auto":
+        raise ValueError(f"fit must be two ranks or 'auto', not {fit!r}")
+    ranks = {k: fit_ranks(v) if isinstance(fit, str) else fit for k, v in sets.items()}
+    laws = {label: power_law(sets[label], r) for label, r in ranks.items() if r is not None}
     ax = axes(ax)
-    some = False
-    for (label, numbers), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
-        numbers = np.sort(np.asarray(numbers))[::-1]
-        positive = numbers[numbers > 0]
-        if positive.size:
-            some = True
-        else:
-            label = f"{label}: none is positive"
-        rank = np.arange(1, len(positive) + 1)
-        ax.plot(rank, positive, marker + "-", color=colour, ms=4, lw=1, label=label)
-        if fit is not None:
-            exponent, factor = laws[label]
-            law = f"ranks {fit[0]}–{fit[1]}: rank^{exponent:.2f}".replace("-", "−")
-            ends = np.array(fit, dtype=float)
-            ax.plot(ends, factor * ends**exponent, "--", color="black", lw=1.5, zorder=3, label=law)
-    if some:  # an empty axis has no logarithm
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        for axis in (ax.xaxis, ax.yaxis):
-            plain_ticks(axis)
-    else:
+    for i, (label, colour) in enumerate(zip(sets, colours(sets), strict=True)):
+        seen = sets[label][sets[label] > NOTHING * max(sets[label][0], 0.0)]
+        name = label if seen.size else f"{label}: none is positive".removeprefix(": ")
+        ours = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        (line,) = ax.plot(np.arange(1, len(seen) + 1), seen,
+                          **styled(style, name, linewidth=1, alpha=0.8, **ours))  # fmt: skip
+        if label in laws:
+            _draw_law(ax, laws[label], ranks[label], label, line.get_color(), i)
+    if any(line.get_xdata().size for line in ax.lines):
+        logarithmic(ax.xaxis)
+        logarithmic(ax.yaxis)
+    else:  # an empty axis has no logarithm
         ax.set(xticks=[], yticks=[])
-    ax.set(xlabel="rank", ylabel="eigenvalue of K", title="Largest eigenvalues of K")
-    ax.legend(frameon=False)
-    return tidy(ax)
+    return finish(ax, "Largest eigenvalues of K", "rank", "eigenvalue of K")
 
 
-def density(found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any = None) -> Any:
+def _draw_law(ax: Any, law: PowerLaw, ranks: Any, label: str, colour: Any, i: int) -> None:
+    """A broken line with the ends of its range marked."""
+    words = f"rank^{law.exponent:.2f}, ranks {ranks[0]}–{ranks[1]}, R² {law.r2:.3f}"
+    words = ": ".join(filter(None, (label, words.replace("^-", "^−"))))
+    ends = np.array(ranks, dtype=float)
+    ax.plot(ends, law.factor * ends**law.exponent, linestyle=("--", "-.", ":")[i % 3], marker="|",
+            markersize=11, color=colour, linewidth=2.2, zorder=3, label=words)  # fmt: skip
+
+
+def _eigenvalues(found: Any) -> Any:
+    if isinstance(found, (Fields, Operator)):
+        K = kernel_of(found)
+        found = eigsh(K, min(TOP, K.shape[0]), tol=1e-6)
+    if isinstance(found, SingularTriplets):
+        found = found.kernel
+    if isinstance(found, Eigenpairs):
+        found = found.eigenvalues
+    return numbers(found, "values", "Eigenpairs, an operator or an array of eigenvalues")
+
+
+def density(
+    found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any = None, **style: Any
+) -> Any:
     """The spectral density with its 95 % band, or the cumulative density with its own.
 
     Parameters
     ----------
-    found : Density, or mapping of str to Density
-        What :func:`opflow.spectral.density` gives, all on the same axis, linear or logarithmic.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
+    found : Density, operator, array (n, n), Fields, or mapping of labels to them
+        Densities on the same axis, linear or logarithmic.  Of an operator, or the kernel of
+        fields, it is computed with the defaults, on a logarithmic axis if it is PSD.
     cumulative : bool, default False
         Draw the share of the eigenvalues up to each value, zeros included.
     grid : array, optional
         Where to evaluate it; 400 points that cover its support by default.
 
-    Returns
-    -------
-    matplotlib axes
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to draw, or the axes are mixed.
-
     Notes
     -----
-    Equal areas are equal shares of the spectrum on either axis: on a logarithmic one the density
-    is per decade.  Zero eigenvalues are a number in the legend, not part of the density.
+    Equal areas are equal shares of the spectrum: on a logarithmic axis the density is per decade.
+    Where a single eigenvalue would not be seen, the density itself is on a logarithmic axis, down
+    to half the height of one.  The curve is dotted where its error is larger than itself.  Zero
+    eigenvalues are told in the legend and are no part of the density.
 
     Examples
     --------
     >>> import numpy as np, opflow as of, opflow.plot
-    >>> found = of.spectral.density(of.Gram(np.random.default_rng(0).standard_normal((40, 30))))
-    >>> [text.get_text() for text in opflow.plot.density(found).get_legend().get_texts()]
-    ['10 of 40 eigenvalues are zero', '95 % band']
+    >>> K = of.Gram(np.random.default_rng(0).standard_normal((40, 30)))
+    >>> legend = opflow.plot.density(K).get_legend()
+    >>> legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
+    ('10 of 40 eigenvalues are zero', ['density', '95 % band'])
     """
-    curves = found if isinstance(found, Mapping) else {"": found}
+    curves = by_label(found, "found", _density)
     logs = {bool(curve.log) for curve in curves.values()}
     if len(logs) != 1:
         raise ValueError("found must hold densities on the same axis, linear or logarithmic")
     ax, log, top = axes(ax), logs.pop(), 0.0
-    for (label, curve), colour in zip(curves.items(), COLOURS, strict=False):
+    for (label, curve), colour in zip(curves.items(), colours(curves), strict=True):
         points = curve.grid() if grid is None else np.asarray(grid, dtype=float)
         height = curve.cdf(points) if cumulative else curve(points)
         low, high = curve.cdf_band(points) if cumulative else curve.band(points)
-        parts = (label, "" if cumulative and label else _zeros(curve))
-        text = ", ".join(part for part in parts if part)
-        ax.plot(points, height, color=colour, lw=1.8, label=text or None)
-        # where nothing is known, the band may be far higher than all there is to be seen
-        top = max(top, min(1.05 * float(high.max()), 2.5 * float(height.max())))
+        known = (high - height <= height) | cumulative
+        name = label or ("share" if cumulative else "density")
+        (line,) = ax.plot(points, np.where(known, height, np.nan),
+                          **styled(style, name, color=colour, linewidth=1.8))  # fmt: skip
+        tint = line.get_color()
+        ax.plot(points, np.where(known, np.nan, height), ":", color=tint, linewidth=1)
         band = "95 % band" if len(curves) == 1 else None
-        ax.fill_between(points, low, high, color=colour, alpha=0.25, lw=0, label=band)
-    if log:
-        ax.set_xscale("log")
-    ax.set_ylim(0, 1.02 if cumulative else 1.2 * top or None)  # room for the legend
-    ax.set_xlabel("eigenvalue of K")
+        ax.fill_between(points, low, high, color=tint, alpha=0.25, linewidth=0, label=band)
+        # where nothing is known, neither curve nor band says how high the rest is
+        seen = height[known] if known.any() else height
+        top = max(top, float(seen.max()), 0.3 * float(height.max()))
+    zeros = [f"{k}: {_zeros(c)}".removeprefix(": ") for k, c in curves.items() if _zeros(c)]
+    legend = {"title": "\n".join(zeros), "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
+    x = "eigenvalue of K"
+    ax.set_xscale("log" if log else "linear")
     if cumulative:
-        ax.set(ylabel="share of eigenvalues up to there", title="Cumulative spectral density of K")
+        ax.set_ylim(0, 1.02)
+        title, y = "Cumulative spectral density of K", "share of eigenvalues up to there"
+        return finish(ax, title, x, y, legend | {"loc": "lower right"})
+    # the height of a single eigenvalue
+    one = min(1 / (c.order * c.width * math.sqrt(2 * math.pi)) for c in curves.values())
+    if top > 100 * one:
+        ax.set(yscale="log", ylim=(one / 2, 100 * top))
     else:
-        ax.set(ylabel="density per decade" if log else "density", title="Spectral density of K")
-    ax.legend(frameon=False)
-    return tidy(ax)
+        ax.set_ylim(0, 1.35 * top or None)
+    y = "density per decade" if log else "density"
+    return finish(ax, "Spectral density of K", x, y, legend | {"loc": "upper right"})
+
+
+def _density(found: Any) -> Density:
+    if isinstance(found, Density):
+        return found
+    K = kernel_of(found)
+    return density_of(K, log=K.psd)
 
 
 def _zeros(curve: Any) -> str:

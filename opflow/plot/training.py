@@ -7,71 +7,84 @@ from typing import Any
 
 import numpy as np
 
-from opflow.plot.axes import COLOURS, axes, line_colours, one_line_each, tidy
+from opflow.dynamics.trajectory import Trajectory
+from opflow.plot.axes import ROLES
+from opflow.plot.given import by_label, moments, numbers, observed, over_time
 
 
-def loss(trajectory: Any, ax: Any = None) -> Any:
-    """Loss against time, logarithmic; returns the axes."""
-    ax = axes(ax)
-    ax.plot(trajectory.times, trajectory.losses, color=COLOURS[0], linewidth=1.8)
-    if np.min(trajectory.losses) > 0:
-        ax.set_yscale("log")
-    ax.set(xlabel="time", ylabel="loss", title="Training loss")
-    return tidy(ax)
+def loss(run: Any, ax: Any = None, **style: Any) -> Any:
+    """Loss against time, logarithmic.
 
+    Parameters
+    ----------
+    run : Trajectory, array (T,), or mapping of labels to them
 
-def held_out(trajectory: Any, ax: Any = None) -> Any:
-    """Loss a sample against time, of the training set and of held-out data; returns the axes.
-
-    The trajectory is of a run of the summed loss with :class:`opflow.observe.HeldOutLoss`.
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> opflow.plot.loss([4.0, 2.0, 1.0], color="black").lines[0].get_color()
+    'black'
     """
-    ax = axes(ax)
-    losses = {
-        "training set": np.asarray(trajectory.observations.get("loss", trajectory.losses))
-        / len(trajectory.residual),
-        "held out": np.asarray(trajectory.observations["held_out_loss"]),
-    }
-    for (label, values), colour, style in zip(losses.items(), COLOURS, ("-", "--"), strict=False):
-        ax.plot(trajectory.times, values, style, color=colour, linewidth=1.8, label=label)
-    if min(values.min() for values in losses.values()) > 0:
-        ax.set_yscale("log")
-    ax.set(xlabel="time", ylabel="loss a sample", title="Training and held-out loss")
-    ax.legend(frameon=False)
-    return tidy(ax)
+
+    def take(found: Any) -> tuple[Any, Any]:
+        run = isinstance(found, Trajectory)
+        values = numbers(found.losses if run else found, "run", "a Trajectory or losses (T,)")
+        return found if run else None, values
+
+    lines = by_label(run, "run", take)
+    return over_time(lines, ax, style, "Training loss", "loss", role="training set", log=True)
 
 
-def accuracy(trajectory: Any, ax: Any = None) -> Any:
-    """Accuracy against time, held-out too where it was observed; returns the axes."""
-    ax = axes(ax)
-    names = {"accuracy": "training set", "held_out_accuracy": "held out"}
-    for (name, label), colour, style in zip(names.items(), COLOURS, ("-", "--"), strict=False):
-        if name in trajectory.observations:
-            values = 100 * np.asarray(trajectory.observations[name])
-            ax.plot(trajectory.times, values, style, color=colour, linewidth=1.8, label=label)
-    ax.set(xlabel="time", ylabel="accuracy (%)", title="Accuracy", ylim=(0, 102))
-    ax.legend(frameon=False, loc="lower right")
-    return tidy(ax)
+def held_out(run: Any, ax: Any = None, **style: Any) -> Any:
+    """Loss per sample against time, of the training set and of held-out data.
+
+    Parameters
+    ----------
+    run : Trajectory, or mapping of labels to arrays (T,)
+        A run of the summed loss with :class:`opflow.observe.HeldOutLoss`.
+    """
+    lines = _observed(run, {"held out": "held_out_loss"}, "of.observe.HeldOutLoss(X, y)")
+    if isinstance(run, Trajectory):
+        losses = np.asarray(run.observations.get("loss", run.losses))  # in units of the targets
+        lines = {"training set": (run, losses / len(run.residual))} | lines
+    return over_time(lines, ax, style, "Training and held-out loss", "loss per sample", log=True)
 
 
-def alignment(times: Any, values: Mapping[str, Any], ax: Any = None) -> Any:
+def accuracy(run: Any, ax: Any = None, **style: Any) -> Any:
+    """Accuracy against time, held-out too where it was observed.
+
+    Parameters
+    ----------
+    run : Trajectory, array (T,) of shares, or mapping of labels to such arrays
+        A run with :class:`opflow.observe.Accuracy`, as "accuracy" or "held_out_accuracy".
+    """
+    names = {"training set": "accuracy", "held out": "held_out_accuracy"}
+    lines = _observed(run, names, "of.observe.Accuracy(X, labels)")
+    lines = {label: (at, 100 * values) for label, (at, values) in lines.items()}
+    more: dict[str, Any] = {"role": "training set", "legend": {"loc": "lower right"}}
+    ax = over_time(lines, ax, style, "Accuracy", "accuracy (%)", **more)
+    ax.set_ylim(0, 102)
+    return ax
+
+
+def _observed(run: Any, names: Mapping[str, str], observer: str) -> dict[str, Any]:
+    """Lines of what a run observed, of one of these names at least, or of arrays."""
+    if not isinstance(run, Trajectory):
+        what = "a Trajectory or an array (T,)"
+        return by_label(run, "run", lambda found: (None, numbers(found, "run", what)))
+    there = [label for label in names if names[label] in run.observations] or list(names)[:1]
+    return {label: (run, observed(run, names[label], observer)) for label in there}
+
+
+def alignment(times: Any, values: Any = None, ax: Any = None, **style: Any) -> Any:
     r"""Alignment of kernels with the targets along a run, one line a kernel.
 
     Parameters
     ----------
-    times : array (T,)
-    values : mapping of str to array (T,)
-        Such as the alignments of the kernels of the layers, by name.
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-
-    Returns
-    -------
-    matplotlib axes
-
-    Raises
-    ------
-    ValueError
-        If there is no line, or one has not an entry a time.
+    times : Trajectory or array (T,)
+        A run with :class:`opflow.observe.Alignment` needs no `values`.
+    values : array (T,) or (T, 1 + L), or mapping of labels to arrays (T,)
+        Columns are K and its layers.
 
     Notes
     -----
@@ -85,39 +98,34 @@ def alignment(times: Any, values: Mapping[str, Any], ax: Any = None) -> Any:
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('time', 'alignment with the targets')
     """
-    times = np.asarray(times, dtype=float)
-    lines = one_line_each(values, "values", len(times))
-    ax = axes(ax)
-    for (label, numbers), colour in zip(lines.items(), line_colours(len(lines)), strict=True):
-        ax.plot(times, numbers, color=colour, linewidth=1.8, label=label)
-    ax.set(xlabel="time", ylabel="alignment with the targets", title="Alignment with the targets")
-    low = min(float(np.nanmin(numbers)) for numbers in lines.values())
+    if isinstance(times, Trajectory) and values is None:
+        values = observed(times, "alignment", "of.observe.Alignment()")
+    what = "an array of alignments, or a mapping of labels to such"
+    lines = by_label(values, "values", lambda v: numbers(v, "values", what, (1, 2)))
+    if "" in lines:
+        columns = lines[""].reshape(len(lines[""]), -1).T
+        lines = {f"layer {i}" if i else "K": column for i, column in enumerate(columns)}
+    low = min((float(np.nanmin(v)) for v in lines.values() if not np.isnan(v).all()), default=0.0)
+    series = {label: (times, v) for label, v in lines.items()}
+    title, legend = "Alignment with the targets", {"ncols": 1 + (len(lines) > 4)}
+    ax = over_time(series, ax, style, title, title.lower(), legend=legend)
     ax.set_ylim(bottom=min(0.0, 1.05 * low), top=1.08 * ax.get_ylim()[1])
-    ax.legend(frameon=False, ncols=1 + (len(lines) > 4))
-    return tidy(ax)
+    return ax
 
 
-def sharpness(times: Any, values: Any, step: Any, ax: Any = None) -> Any:
+def sharpness(
+    times: Any, values: Any = None, step: Any = None, ax: Any = None, **style: Any
+) -> Any:
     r"""The largest eigenvalues along a run against the edge of stability, 2/step.
 
     Parameters
     ----------
-    times : array (T,)
+    times : Trajectory or array (T,)
+        A run with :class:`opflow.observe.Sharpness` needs no more.
     values : array (T,) or (T, k)
         The largest eigenvalue, or the k largest in descending order.
-    step : float or array (T,)
-        The step of gradient descent (times 1/N for the mean loss).
-    ax : matplotlib axes, optional
-        Of a new figure by default.
-
-    Returns
-    -------
-    matplotlib axes
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a step is not positive.
+    step : float or array (T,), optional
+        The step of gradient descent (times 1/N for the mean loss); flows have none.
 
     Notes
     -----
@@ -131,21 +139,24 @@ def sharpness(times: Any, values: Any, step: Any, ax: Any = None) -> Any:
     >>> [line.get_label() for line in ax.lines]
     ['λ_max(K)', '2/step']
     """
-    times, values = np.asarray(times, dtype=float), np.asarray(values, dtype=float)
-    if values.ndim not in (1, 2) or len(values) != len(times):
-        raise ValueError(f"values has shape {values.shape}, not ({len(times)},) or one more axis")
-    step = np.broadcast_to(np.asarray(step, dtype=float), times.shape)
-    if not (step > 0).all():
-        raise ValueError("step must be positive")
-    ax, edge = axes(ax), 2 / step
-    for numbers in values.reshape(len(times), -1).T[:0:-1]:
-        ax.plot(times, numbers, color="0.7", linewidth=1)
-    ax.plot(times, values.reshape(len(times), -1)[:, 0], color=COLOURS[0], linewidth=1.8,
-            label="λ_max(K)")  # fmt: skip
-    ax.plot(times, edge, "--", color=COLOURS[1], linewidth=1.4, label="2/step")
-    top = 1.15 * max(float(np.nanmax(values)), float(edge.max()))
-    ax.fill_between(times, edge, top, color=COLOURS[1], alpha=0.08, linewidth=0)
-    ax.set(xlabel="time", ylabel="eigenvalue of K", title="Sharpness and the edge of stability")
+    if isinstance(times, Trajectory) and values is None:
+        values = observed(times, "sharpness", "of.observe.Sharpness()")
+        step = times.step if step is None and np.isfinite(times.step) else step
+    values = numbers(values, "values", "eigenvalues (T,) or (T, k)", (1, 2))
+    values = values.reshape(len(values), -1)
+    lines = {"λ_max(K)": (times, values[:, 0])}
+    if step is not None:
+        step = numbers(step, "step", "a number or an array (T,)", (0, 1))
+        if not (step > 0).all():
+            raise ValueError("step must be positive")
+        lines["2/step"] = (times, np.broadcast_to(2 / step, len(values)))
+    top = 1.15 * max(float(np.nanmax(line)) for _, line in lines.values()) or 1.0
+    title = "Sharpness and the edge of stability"
+    ax = over_time(lines, ax, style, title, "eigenvalue of K")
     ax.set_ylim(0, top)
-    ax.legend(frameon=False)
-    return tidy(ax)
+    at = moments(times, len(values))
+    for others in values.T[1:]:
+        ax.plot(at, others, color="0.7", linewidth=1, zorder=1)
+    if step is not None:
+        ax.fill_between(at, 2 / step, top, color=ROLES["2/step"], alpha=0.08, linewidth=0)
+    return ax

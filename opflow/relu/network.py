@@ -27,6 +27,7 @@ from opflow.arrays import (
 from opflow.extras import install
 from opflow.files import load_arrays, save_arrays
 from opflow.keywords import Seed, keywords
+from opflow.pictured import Pictured
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 SCALINGS = ("standard", "ntk", "mean-field")
 
 
-class ReLUNetwork:
+class ReLUNetwork(Pictured):
     r"""A feed-forward ReLU network with a fixed linear readout.
 
     Parameters
@@ -148,6 +149,8 @@ class ReLUNetwork:
     @property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.readout.dtype)
+
+    _picture = "network"
 
     def __repr__(self) -> str:
         chain = "-".join(map(str, (*self.widths, self.outputs)))

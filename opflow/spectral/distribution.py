@@ -15,12 +15,13 @@ import numpy as np
 
 from opflow.arrays import Array, as_array, check_integer
 from opflow.keywords import Seed, keywords
+from opflow.pictured import Pictured
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
 from opflow.spectral.whole import rank_bound
 
 
-class Density:
+class Density(Pictured):
     r"""A density of eigenvalues, with 95 % error bars.
 
     Attributes
@@ -59,6 +60,7 @@ class Density:
     support: tuple[float, float]
     products: int
     how: str
+    _picture = "density"
 
     def __call__(self, grid: Any) -> Array:
         """The density at eigenvalues `grid` (any shape, positive on a log axis), same shape."""

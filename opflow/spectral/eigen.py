@@ -20,6 +20,7 @@ from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace, parse_memory, whereabouts
+from opflow.pictured import Pictured
 from opflow.spectral.block import BlockKrylov, check_start
 from opflow.spectral.checks import (
     DENSE,
@@ -65,7 +66,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Eigenpairs:
+class Eigenpairs(Pictured):
     """Eigenpairs and how good they are.
 
     Attributes
@@ -101,6 +102,7 @@ class Eigenpairs:
     products: int
     how: str
     guard: Any = field(default=None, repr=False)
+    _picture = "eigenvalues"
 
     @property
     def start(self) -> Array:

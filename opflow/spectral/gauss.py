@@ -68,6 +68,10 @@ class Quadrature:
     _coarse: tuple[Any, Any] = field(repr=False)  # nodes and weights of the rule of fewer steps
     _radau: tuple[Any, Any] | None = field(default=None, repr=False)  # and with a node at zero
 
+    def __repr__(self) -> str:
+        probes, nodes = self.nodes.shape
+        return f"<Quadrature of {probes} probes, {nodes} nodes each, {self.products:,} products>"
+
     @property
     def exact(self) -> bool:
         """Whether these are all eigenvalues, with their multiplicities."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from opflow.arrays import Array, check_real, is_sparse
 from opflow.operators.algebra import as_operator
+from opflow.pictured import Pictured
 from opflow.spectral.checks import check_finite, symmetric_operator
 from opflow.spectral.solver import Solution, solve
 
 
 @dataclass(frozen=True, eq=False)
-class KernelRegression:
+class KernelRegression(Pictured):
     """A fitted kernel regression; see :func:`kernel_regression`.
 
     Attributes
@@ -33,6 +34,15 @@ class KernelRegression:
     solution: Solution
     #: whether the outputs of a sample are rows of the kernel, not columns of y
     _flattened: bool
+
+    def __repr__(self) -> str:
+        return f"<KernelRegression of {self.coefficients.shape} targets by {self.solution!r}>"
+
+    def plot(self, **options: Any) -> Any:
+        """What was fitted against the targets, :func:`opflow.plot.predicted`."""
+        from opflow.plot import predicted
+
+        return predicted(self.fitted + self.residual, self.fitted, **options)
 
     def predict(self, cross: Any) -> Any:
         """The prediction at new points, K(X*, X) α.

@@ -53,6 +53,12 @@ class Solution(NamedTuple):
     iterations: int
     products: int
 
+    def __repr__(self) -> str:
+        return (
+            f"<Solution {self.x.shape}, relative residuals up to {np.max(self.residuals):.1e} "
+            f"({'' if self.converged else 'not '}converged, {self.products:,} products)>"
+        )
+
 
 @keywords
 def solve(

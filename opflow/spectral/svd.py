@@ -12,12 +12,13 @@ from opflow.arrays import Array, check_integer, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
+from opflow.pictured import Pictured
 from opflow.spectral.checks import ConvergenceWarning, Normalised, finite, gaussian, sharing
 from opflow.spectral.eigen import Eigenpairs, Tolerance, eigsh
 
 
 @dataclass(frozen=True, eq=False)
-class SingularTriplets:
+class SingularTriplets(Pictured):
     """Singular triplets and how good they are.
 
     Attributes
@@ -42,6 +43,10 @@ class SingularTriplets:
     converged: bool
     products: int
     how: str
+    _picture = "eigenvalues"
+
+    def __repr__(self) -> str:
+        return repr(self.kernel).replace("eigenpairs", "singular triplets, their squares", 1)
 
     def __iter__(self) -> Any:
         """Unpack as u, s, vᵀ, as SciPy's ``svds``."""

@@ -120,6 +120,9 @@ class Diagonal(NamedTuple):
     products: int
     how: str
 
+    def __repr__(self) -> str:
+        return f"<Diagonal of {len(self.values):,} entries ({self.how}, {self.products} products)>"
+
 
 @keywords
 def diagonal(

@@ -55,6 +55,9 @@ class Moment:
         """
         return self.state.network
 
+    def __repr__(self) -> str:
+        return f"<Moment of step {self.step}, time {self.time:.4g}, loss {self.loss:.4g}>"
+
     @property
     def linearised(self) -> bool:
         """Whether the model is the network's linearisation at the start of the run."""

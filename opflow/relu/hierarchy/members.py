@@ -152,6 +152,9 @@ class Members(NamedTuple):
     traces: Any
     ranks: Any
 
+    def __repr__(self) -> str:
+        return f"<Members of {len(self.layers)} layer pairs and {len(self.pairs)} sample pairs>"
+
 
 def members(
     fields: Fields,

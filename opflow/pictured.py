@@ -1,0 +1,33 @@
+"""How results show in a notebook: their one line, and their picture."""
+
+from __future__ import annotations
+
+import html
+import io
+from base64 import b64encode
+from importlib import import_module
+from typing import Any
+
+
+class Pictured:
+    """A result with a picture, drawn by the function of :mod:`opflow.plot` named `_picture`."""
+
+    _picture = ""
+
+    def plot(self, **options: Any) -> Any:
+        """Draw it; `options` are those of the function of :mod:`opflow.plot`, as `ax`.
+
+        Returns
+        -------
+        matplotlib axes
+        """
+        return getattr(import_module("opflow.plot"), self._picture)(self, **options)
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        png = io.BytesIO()
+        try:
+            self.plot().figure.savefig(png, format="png", dpi=80)
+        except Exception:  # no matplotlib, or nothing that can be drawn: there is the text
+            return text
+        return f'{text}<img src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'

@@ -1,0 +1,107 @@
+"""What the pictures are given: the library's results, or plain arrays, one or several by label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import as_array, to_host
+from opflow.dynamics.trajectory import Trajectory
+from opflow.operators.algebra import as_operator
+from opflow.operators.operator import Operator
+from opflow.plot.axes import axes, colours, finish, logarithmic, number, styled
+from opflow.relu.fields import Fields
+from opflow.relu.kernels import collective_kernel
+
+
+def by_label(found: Any, name: str, take: Callable[[Any], Any]) -> dict[str, Any]:
+    """What `take` makes of each entry of a mapping, or of a single thing, whose label is empty."""
+    many = found if isinstance(found, Mapping) else {"": found}
+    if not many:
+        raise ValueError(f"{name} holds nothing to draw")
+    return {str(label): take(value) for label, value in many.items()}
+
+
+def numbers(value: Any, name: str, what: str, ndim: tuple[int, ...] = (1,)) -> Any:
+    """`value` as a float64 array on the host, or one sentence that says `what` it must be."""
+    try:
+        array = np.asarray(to_host(as_array(value, name)))
+    except TypeError:
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
+    if array.ndim not in ndim or not array.size:
+        raise ValueError(f"{name} must be {what}, not of shape {array.shape}")
+    return array.astype(np.float64)
+
+
+def kernel_of(found: Any) -> Operator:
+    """The kernel of fields, or the operator that is given."""
+    return collective_kernel(found) if isinstance(found, Fields) else as_operator(found)
+
+
+def observed(run: Trajectory, name: str, observer: str) -> Any:
+    """What an observer saw, or what to ask of the next run."""
+    if name not in run.observations:
+        raise ValueError(f"the run has not observed {name!r}: train(..., observe=[{observer}])")
+    return numbers(run.observations[name], name, "numbers of each moment", (1, 2))
+
+
+def moments(times: Any, count: int) -> Any:
+    """The times of a run, or those given, or the numbers of moments."""
+    if times is None:
+        return np.arange(count)
+    at = times.times if isinstance(times, Trajectory) else times
+    at = numbers(at, "times", "a Trajectory, or an array (T,)")
+    if len(at) != count:
+        raise ValueError(f"the values have shape ({count}, …), but there are {len(at)} times")
+    return at
+
+
+def name_moments(ax: Any, times: Any) -> None:
+    """The words of an axis of moments, with the steps of a run on top."""
+    ax.set_xlabel("moment" if times is None else "time")
+    if not isinstance(times, Trajectory) or times.steps is None or len(times.steps) < 2:
+        return
+    at, steps = (np.asarray(v, dtype=float) for v in (times.times, times.steps))
+    # adaptive methods have no step of their own, and a descent may have made it smaller
+    if np.allclose(at, times.step * steps):
+        ax.set_xlabel(f"time = step × steps, step = {number(times.step)}")
+    if min(np.diff(at).min(), np.diff(steps).min()) <= 0:
+        return
+    # as far again on both sides, for the margins
+    at, steps = (np.r_[2 * v[0] - v[-1], v, 2 * v[-1] - v[0]] for v in (at, steps))
+    ways = partial(np.interp, xp=at, fp=steps), partial(np.interp, xp=steps, fp=at)
+    top = ax.secondary_xaxis("top", functions=ways)
+    top.set_xlabel("steps", fontsize=8)
+    top.tick_params(labelsize=8)
+    if ax.get_xscale() == "linear":
+        top.xaxis.get_major_locator().set_params(integer=True)
+
+
+def over_time(
+    lines: Mapping[str, tuple[Any, Any]],
+    ax: Any,
+    style: Mapping[str, Any],
+    title: str,
+    y: str,
+    *,
+    role: str = "",
+    log: bool = False,
+    legend: Mapping[str, Any] | None = None,
+) -> Any:
+    """Lines over moments: (run, times or None, and values) by label; `role` colours one without."""
+    clocks = [moments(run, len(values)) for run, values in lines.values()]
+    ax, tints = axes(ax), colours(label or role for label in lines)
+    for (label, (_, values)), at, colour in zip(lines.items(), clocks, tints, strict=True):
+        dash = "--" if label in ("held out", "2/step") else "-"
+        own = {} if label == "2/step" else style
+        ax.plot(at, values, **styled(own, label, color=colour, linewidth=1.8, linestyle=dash))
+    runs = [run for run, _ in lines.values()]
+    name_moments(ax, runs[0] if all(run is runs[0] for run in runs) else ())
+    if log and all((values > 0).all() for _, values in lines.values()):
+        logarithmic(ax.yaxis)
+    return finish(ax, title, "", y, legend)

@@ -1,0 +1,166 @@
+"""What a model predicts against what is true: of a regression, and of a classification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from opflow.arrays import as_array, to_host
+from opflow.plot.axes import BESIDE, SEQUENTIAL, axes, colours, finish, number, styled
+from opflow.plot.given import by_label, numbers
+
+#: beside the points, with points that are seen
+LEGEND = BESIDE | {"markerscale": 1.5}
+#: classes whose samples are counted in words, cell by cell
+FEW = 20
+
+
+def predicted(true: Any, predicted: Any = None, ax: Any = None, **style: Any) -> Any:
+    """Predictions of a regression against the true values, with R² and the RMSE in the legend.
+
+    Parameters
+    ----------
+    true : array (N,) or (N, k), a run or a fitted estimator, or mapping of labels to pairs
+        What has `predict` predicts the X of ``predicted=(X, y)``; pairs are (true, predicted).
+    predicted : array of the shape of `true`, or (X, y)
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> opflow.plot.predicted([1.0, 2.0, 3.0], [1.0, 2.0, 2.0]).lines[0].get_label()
+    'R² 0.5, RMSE 0.577'
+    """
+    sets = _regressions(true, predicted)
+    ax = axes(ax, (6.0, 4.2))
+    for label, y, f, colour in sets:
+        name = "\n".join(filter(None, (label, _goodness(y, f))))
+        ax.plot(y.ravel(), f.ravel(), **_points(style, name, y.size, colour))
+    every = np.concatenate([part.ravel() for _, y, f, _ in sets for part in (y, f)])
+    ends = [every.min(), every.max()]
+    ax.plot(ends, ends, color="0.3", linewidth=1)
+    ax.set_aspect("equal", "datalim")
+    return finish(ax, "Predicted against true", "true value", "predicted value", LEGEND)
+
+
+def residuals(true: Any, predicted: Any = None, ax: Any = None, **style: Any) -> Any:
+    """What a regression is off by, predicted − true, against what it predicts.
+
+    Parameters
+    ----------
+    true, predicted
+        As for :func:`predicted`.
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> opflow.plot.residuals([1.0, 2.0], [1.5, 2.0]).lines[0].get_ydata().tolist()
+    [0.5, 0.0]
+    """
+    sets, ax = _regressions(true, predicted), axes(ax)
+    for label, y, f, colour in sets:
+        ax.plot(f.ravel(), (f - y).ravel(), **_points(style, label, y.size, colour))
+    ax.axhline(0.0, color="0.3", linewidth=1)
+    return finish(ax, "Residuals", "predicted value", "predicted − true", LEGEND)
+
+
+def confusion(true: Any, predicted: Any, classes: Any = None, ax: Any = None, **style: Any) -> Any:
+    """The confusion matrix: counts of samples, and as colours the shares of the true class.
+
+    Parameters
+    ----------
+    true : labels (N,), outputs or one-hot targets (N, k), or a run or a fitted estimator
+        Of outputs the largest counts.  What has `predict` predicts the X of ``predicted=(X, y)``.
+    predicted : as `true`, or (X, y)
+    classes : sequence, optional
+        The labels in the order to draw them, or what labels 0..k − 1 are called.
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> ax = opflow.plot.confusion(["a", "b", "b"], ["a", "b", "a"])
+    >>> [text.get_text() for text in ax.texts], ax.get_title()
+    (['1', '', '1', '1'], 'Confusion matrix, 66.7 % right')
+    """
+    true, predicted = _pair(true, predicted)
+    y, f = _labels(true, "true"), _labels(predicted, "predicted")
+    if len(y) != len(f) or not len(y):
+        raise ValueError(f"true has {len(y)} labels and predicted has {len(f)}")
+    kinds = np.union1d(y, f) if classes is None else np.asarray(classes)
+    index = {kind: i for i, kind in enumerate(kinds.tolist())}
+    if kinds.dtype.kind not in "iu":  # labels may be numbers of classes
+        index |= {i: i for i in range(len(kinds))}
+    strange = [label for label in (*y.tolist(), *f.tolist()) if label not in index]
+    if strange:
+        raise ValueError(f"{strange[0]!r} is a label, but none of classes: {kinds.tolist()}")
+    counts = np.zeros((len(kinds), len(kinds)), dtype=int)
+    np.add.at(counts, tuple([index[label] for label in part.tolist()] for part in (y, f)), 1)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(0.42 * len(kinds) + 1.6, 3.6, 9.0))
+    ax = axes(ax, (side + 1.0, side))
+    image = ax.imshow(shares, **styled(style, cmap=SEQUENTIAL, vmin=0, vmax=100))
+    ax.figure.colorbar(image, ax=ax, shrink=0.85, label="share of the true class (%)")
+    for (i, j), count in np.ndenumerate(counts if len(kinds) <= FEW else counts[:0]):
+        text = {"ha": "center", "va": "center", "fontsize": 8}
+        tint = "black" if image.norm(shares[i, j]) > 0.5 else "white"
+        ax.text(j, i, f"{count:,}" if count else "", color=tint, **text)
+    shown = range(0, len(kinds), -(-len(kinds) // 40))
+    names = [str(kinds[i]) for i in shown]
+    ax.set_yticks(shown, names)
+    ax.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0)
+    right = 100 * np.trace(counts) / counts.sum()
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.set_title(f"Confusion matrix, {right:.3g} % right")
+    return ax
+
+
+def _pair(true: Any, predicted: Any) -> tuple[Any, Any]:
+    """True and predicted answers: as they are, or what a model predicts of (X, y)."""
+    if not hasattr(true, "predict"):
+        return true, predicted
+    if not (isinstance(predicted, tuple) and len(predicted) == 2):
+        raise TypeError(f"a {type(true).__name__} predicts of data: give predicted=(X, y)")
+    X, y = predicted
+    return y, true.predict(X)
+
+
+def _regressions(true: Any, predicted: Any) -> list[tuple[str, Any, Any, Any]]:
+    """Label, true and predicted values (N, k), and colour of each set."""
+
+    def take(pair: Any) -> tuple[Any, Any]:
+        what = "numbers (N,) or (N, k)"
+        y = numbers(pair[0], "true", what, (1, 2))
+        f = numbers(pair[1], "predicted", what, (1, 2))
+        if y.reshape(len(y), -1).shape != f.reshape(len(f), -1).shape:
+            raise ValueError(f"true has shape {y.shape}, predicted has {f.shape}")
+        return y.reshape(len(y), -1), f.reshape(len(f), -1)
+
+    sets = true if isinstance(true, Mapping) else _pair(true, predicted)
+    found = by_label(sets, "true", take)
+    tints = colours(label or "training set" for label in found)
+    return [(label, *found[label], tint) for label, tint in zip(found, tints, strict=True)]
+
+
+def _labels(values: Any, name: str) -> Any:
+    """Labels (N,)."""
+    labels = np.asarray(to_host(as_array(values, name)))
+    if labels.ndim == 2:
+        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"{name} must be labels (N,) or outputs (N, k), not {labels.shape}")
+    return labels
+
+
+def _points(style: Mapping[str, Any], name: str, count: int, colour: Any) -> dict[str, Any]:
+    """Points that are seen where there are few, and through one another where there are many."""
+    alpha = float(np.clip(30 / np.sqrt(count), 0.2, 0.7))
+    ours = {"color": colour, "linestyle": "", "marker": "o", "markersize": 4, "alpha": alpha}
+    return styled(style, name, markeredgewidth=0, **ours)
+
+
+def _goodness(y: Any, f: Any) -> str:
+    """R² over all outputs and the root of the mean squared error; constants have no R²."""
+    off, spread = ((f - y) ** 2).sum(), ((y - y.mean(axis=0)) ** 2).sum()
+    rmse = f"RMSE {number(float(np.sqrt(off / y.size)))}"
+    return f"R² {1 - off / spread:.3g}, {rmse}" if spread > 0 else rmse
