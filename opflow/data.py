@@ -262,7 +262,7 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     why = ""
     try:
         if (gone := _gone(y, X.shape[0])).any():
-            place = raw.place(int(gone.argmax()), None) if raw.place else "y"
+            place = raw.place(int(gone.argmax()), None) if raw.place else f"y[{gone.argmax()}]"
             raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
         if like is None:
             classes, why, note = _classes(raw, space, how.task)
@@ -335,9 +335,7 @@ def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
     if count == 1:
         raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
     if count == samples and kind != "b":
-        raise ValueError(
-            f"{raw.name} has {count:,} different values, all once: no classes"
-        )
+        raise ValueError(f"{raw.name} has {count:,} different values, all once: no classes")
     return found, "", told
 
 
