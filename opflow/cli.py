@@ -26,7 +26,7 @@ import numpy as np
 
 import opflow as of
 from opflow import options, report, spectrum, spectrum_report
-from opflow.data import DataSet, load, reading
+from opflow.data import DataSet, counted, load, reading
 from opflow.devices import check_device, placed
 from opflow.dynamics.checkpoint import write_npz
 from opflow.estimate import estimate, numbers
@@ -166,9 +166,9 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError(f"--batch is {args.batch} but there are {samples} samples")
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
     if not args.quiet:
-        held = f", {_count(test.inputs.shape[0], 'sample')} held out" if test is not None else ""
-        told = [f"target: {data.about}, {_count(data.inputs.shape[1], 'feature')}, "
-                f"{_count(int(samples), 'sample')}{held}", *data.notes]  # fmt: skip
+        held = f", {counted(test.inputs.shape[0], 'sample')} held out" if test is not None else ""
+        told = [f"target: {data.about}, {counted(data.inputs.shape[1], 'feature')}, "
+                f"{counted(int(samples), 'sample')}{held}", *data.notes]  # fmt: skip
         print("; ".join(told), flush=True)
     if world.comm is not None and world.leads:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
@@ -193,10 +193,6 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     return 128 + signal.Signals[summary["stopped"]]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _finish(

@@ -192,7 +192,7 @@ def _complete(raw: _Raw, missing: str | None, ask: bool) -> _Raw:
     gaps = holes.any(axis=1)
     if missing == "drop":
         gaps |= _gone(raw.y, len(X))
-        notes = [f"{_count(gaps.sum(), 'row')} with missing values left out"] * bool(gaps.any())
+        notes = [f"{counted(gaps.sum(), 'row')} with missing values left out"] * bool(gaps.any())
         if gaps.all():
             raise ValueError(f"every row of {raw.data} misses a value: --missing drop leaves none")
         return raw._replace(X=X, notes=(*raw.notes, *notes)).rows(~gaps)
@@ -244,7 +244,7 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
         recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
     if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
         holes = np.isnan(raw.X)
-        notes.append(f"means fill what is missing in {_count(holes.any(axis=1).sum(), 'row')}")
+        notes.append(f"means fill what is missing in {counted(holes.any(axis=1).sum(), 'row')}")
         raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
     X, y, space = _mine(raw.X, raw.y, comm)
     raw = raw._replace(y=y)
@@ -257,7 +257,7 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     why = ""
     try:
         if (gone := _gone(y, X.shape[0])).any():
-            place = raw.place(int(gone.argmax()), None) if raw.place else "y"
+            place = raw.place(int(gone.argmax()), None) if raw.place else f"y[{gone.argmax()}]"
             raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
         if like is None:
             classes, why, note = _classes(raw, space, how.task)
@@ -301,7 +301,8 @@ def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
     return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
 
 
-def _count(number: Any, what: str) -> str:
+def counted(number: Any, what: str) -> str:
+    """A number of things, in words."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
@@ -329,9 +330,7 @@ def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
     if count == 1:
         raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
     if count == samples and kind != "b":
-        raise ValueError(
-            f"{raw.name} has {count:,} different values in as many samples: no classes"
-        )
+        raise ValueError(f"{raw.name} has {count:,} different values, all once: no classes")
     return found, "", told
 
 

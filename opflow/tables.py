@@ -6,6 +6,7 @@ refused is told by the row of the file, as an editor or a spreadsheet counts it,
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -278,6 +279,10 @@ def _reads(cell: str) -> bool:
 
 def _column(cells: list[str]) -> tuple[Any, tuple[int, str] | None]:
     """The values of a column, and which cell does not fit, and why, if one does not."""
+    with contextlib.suppress(ValueError):
+        values = np.array([*map(float, cells)])
+        if np.isfinite(values).all() and "_" not in "".join(cells):
+            return values, None
     there = [i for i, cell in enumerate(cells) if cell not in MISSING]
     words = [i for i in there if not _is_number(cells[i])]
     if not words:
@@ -291,10 +296,10 @@ def _column(cells: list[str]) -> tuple[Any, tuple[int, str] | None]:
         bad = i, f"{cells[i]!r:.40} is " + ("no number" if finite else "not finite")
     elif numbers:
         bad = numbers[0], f"{cells[numbers[0]]!r} is a number, but the cells above are words"
-    values: list[Any] = [None if cell in MISSING else cell for cell in cells]
+    objects: list[Any] = [None if cell in MISSING else cell for cell in cells]
     if {cells[i].lower() for i in there} <= {"true", "false"}:
-        values = [value and value.lower() == "true" for value in values]
-    return np.array(values, object), bad
+        objects = [value and value.lower() == "true" for value in objects]
+    return np.array(objects, object), bad
 
 
 def _parquet(path: Path) -> Table:

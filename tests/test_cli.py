@@ -107,7 +107,7 @@ def test_every_file_kind_trains(tmp_path, capsys, kind):
         ({"X": np.ones(20)}, "X in"),
         ({"X": None}, "no X"),
         ({"y": np.arange(19)}, "y in"),
-        ({"y": np.full(20, np.nan)}, "y in"),
+        ({"y": np.full(20, np.nan)}, "y[0]: the target is missing"),
         ({"y": None}, "--targets"),
     ],
 )
