@@ -179,7 +179,8 @@ class Descent:
         if self._residual is None:
             self._residual = namespace(residual).empty_like(residual)
             self._loss = self._evaluated()
-            auto.level = min(auto.level, self._loss)
+            if math.isinf(auto.level):
+                auto.level = self._loss
             y, space = self.state.targets, self.state.space
             scale = max(auto.level, 0.5 * float(space.norm(y)) ** 2)
             self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
