@@ -187,6 +187,19 @@ def test_the_step_grows_again_with_a_kernel_that_falls():
     assert sizes[-1] > 1.5 * sizes[0]
 
 
+def test_a_kernel_that_moves_out_of_sight_of_its_vector_is_seen():
+    """All gates switch: the eigenvector of before has nothing in the range of the new kernel."""
+    X = np.array([[1.0], [2.0], [-3.0]])
+    K, moved = (
+        of.collective_kernel(of.ReLUNetwork([np.array([[w]])], np.ones(1)).fields(X))
+        for w in (1.0, -1.0)
+    )
+    before = of.spectral.largest_eigenvalue(K)
+    assert np.abs(moved @ before.vector).max() < 1e-12
+    now = of.spectral.largest_eigenvalue(moved, steps=4, start=before.vector)
+    assert now.value == pytest.approx(9.0) and before.value == pytest.approx(5.0)
+
+
 @pytest.mark.parametrize("options", [
     {}, {"method": of.GradientDescent(momentum=0.9)}, {"loss": "mean", "eliminate": True},
     {"method": of.GradientDescent(batch=40, rng=1)}, {"method": of.TruncatedFlow(order=2)},
