@@ -56,7 +56,7 @@ def commands(path: Path, folder: Path, steps: int) -> None:
     for line in (
         f"opflow train {path} --target target --widths {','.join(map(str, WIDTHS))}"
         f" --steps {steps} --test-fraction 0.2 --seed 0 --out {run} --overwrite --quiet",
-        f"opflow predict {run} {features} --out {run / 'predictions.csv'}",
+        f"opflow predict {run} {features} --out {run / 'predictions.csv'} --overwrite",
     ):
         print("$", line)
         code = main(shlex.split(line)[1:])

@@ -18,20 +18,24 @@ def _stop(number: int, frame: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    watched = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    before = {}
     try:
-        for number in watched:
-            signal.signal(number, _stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                before[number] = handler
+                signal.signal(number, _stop)
         from opflow.options import parse
         from opflow.world import launched
 
         if not launched():  # of several ranks, the first alone says what is wrong
-            parse(sys.argv[1:] if argv is None else argv)
+            try:
+                parse(sys.argv[1:] if argv is None else argv)
+            finally:  # help is shown, and the reader may be gone
+                sys.stdout.flush()
         from opflow import cli
 
-        for number in watched:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
         code = cli.main(argv)
         sys.stdout.flush()
         return code
@@ -45,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(nowhere, stream.fileno())
         return 128 + signal.SIGPIPE
     finally:
-        for number in watched:
-            signal.signal(number, _stop if argv is None else before[number])
+        for number, handler in before.items():
+            signal.signal(number, _stop if argv is None else handler)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from opflow.extras import install
 
+#: of NumPy, or the like of CuPy
+Array = NDArray[Any]
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -102,6 +106,7 @@ def is_rows(x: Any) -> bool:
     return (
         hasattr(x, "shape")
         and hasattr(x, "__getitem__")
+        and not hasattr(x, "matvec")  # an operator gives entries too
         and isinstance(getattr(x, "dtype", None), np.dtype)
         and len(x.shape) > 1
         and not (is_array(x) or is_sparse(x) or hasattr(x, "__dlpack__"))  # those are in memory
@@ -173,37 +178,96 @@ def locked(x: Any) -> Any:
 def check_real_dtype(dtype: np.dtype[Any], name: str) -> None:
     """Raise ``TypeError`` if `dtype`, in any byte order, is not float32 or float64."""
     if dtype.newbyteorder("=") not in REAL_DTYPES:
-        hint = {
-            "i": "convert integers with .astype(float)",
-            "u": "convert integers with .astype(float)",
-            "b": "convert booleans with .astype(float)",
-            "f": "half and extended precision are not supported by BLAS",
-            "c": "complex data has no meaning for a ReLU gate",
-        }.get(dtype.kind, "numbers are needed")
-        raise TypeError(f"{name} must be float32 or float64, not {dtype}: {hint}")
+        hint = _HINTS.get(dtype.kind, "")
+        raise TypeError(f"{name} must be float32 or float64, not {dtype}{hint}")
 
 
-def check_real(x: Any, name: str, *, finite: bool = False) -> Any:
-    """Return `x` if its dtype is float32 or float64, else say what is wrong with it.
+_HINTS = {
+    "f": ": BLAS has no other precision",
+    "c": ": complex data has no meaning for a ReLU gate",
+    "O": ": it holds text, missing values or rows of different lengths",
+    "U": ": text has to be made numbers first",
+    "M": ": dates have to be made numbers first",
+}
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+
+
+def in_dtype(x: Any, name: str, dtype: Any = None) -> Any:
+    """An array or sparse matrix in `dtype`, by default the float type that holds its numbers.
+
+    What is rounded is said in a ``RuntimeWarning``; what is no real number, beyond the range or
+    on disk is refused.
+    """
+    given = x.dtype
+    if given == dtype or (dtype is None and given in REAL_DTYPES):
+        return x
+    mixed_columns = given.kind == "O" and not is_sparse(x)  # pandas, of booleans and numbers
+    if mixed_columns and all(isinstance(n, _NUMBERS) for n in x.flat):
+        given = np.dtype(np.float64)
+    if given.kind not in "biuf" or given.itemsize > 8:
+        check_real_dtype(given, name)
+    dtype = np.dtype(dtype or (np.float32 if given == np.float16 else np.float64))
+    if isinstance(x, np.memmap) and x.ndim > 1 and x.filename is not None:
+        check_on_disk(x, name, dtype)
+    with np.errstate(over="ignore"):
+        out = x.astype(dtype)
+    before, after = (x.data, out.data) if is_sparse(x) else (x, out)
+    rounded = False
+    if given.kind in "iu" and before.size:
+        largest = max(int(before.max()), -int(before.min()))
+        rounded = largest > 2 ** (np.finfo(dtype).nmant + 1)
+    elif x.dtype.kind == "O" or not np.can_cast(given, dtype):
+        rounded = bool(((after != before) & (before == before)).any())
+    if rounded:
+        if bool((np.isinf(after) & (abs(before) < np.inf)).any()):
+            raise ValueError(f"{name} has numbers beyond the range of {dtype}")
+        depth = 1
+        while sys._getframe(depth).f_globals.get("__name__", "").startswith("opflow."):
+            depth += 1
+        warnings.warn(
+            f"{name} is {x.dtype} and is rounded to the {dtype} of what it meets: make that "
+            f"float64 to keep all digits, or give {name} in {dtype}",
+            RuntimeWarning,
+            stacklevel=depth + 1,
+        )
+    return out
+
+
+def check_on_disk(x: Any, name: str, dtype: Any = None) -> None:
+    """Raise ``TypeError`` unless `x`, which is read by rows, has the dtype that is needed."""
+    given = x.dtype.newbyteorder("=")
+    if given == dtype or (dtype is None and given in REAL_DTYPES):
+        return
+    if given.kind not in "biuf":
+        check_real_dtype(given, name)
+    wanted = np.dtype(dtype or np.float64)
+    raise TypeError(
+        f"{name} is {given}, read by rows, where {wanted} is needed: it is not converted whole "
+        f"unasked, so store it as {wanted}, or load it, numpy.asarray({name}[:], dtype='{wanted}')"
+    )
+
+
+def check_real(x: Any, name: str, *, dtype: Any = None, finite: bool = False) -> Any:
+    """Return `x` as an array of `dtype`, by default float32 or float64.
 
     Parameters
     ----------
-    x : array, sparse matrix or sequence of floats
-        As :func:`as_array` takes it; arrays are returned as they are.
+    x : array, sparse matrix or sequence of numbers
+        As :func:`as_array` and :func:`in_dtype` have it: itself, where nothing is wrong with it.
     name : str
         What the caller's argument is called.
+    dtype : dtype, optional
     finite : bool
         Also refuse NaN and infinity (one pass for the minimum, one for the maximum; no copy).
 
     Raises
     ------
     TypeError
-        If the dtype is not float32 or float64.
+        If `x` does not hold real numbers.
     ValueError
         If entries are masked, or `finite` and an entry is not.
     """
-    x = as_array(x, name)
-    check_real_dtype(x.dtype, name)
+    x = in_dtype(as_array(x, name), name, dtype)
     if finite:
         values = x.data if is_sparse(x) else x
         if values.size and not np.all(np.isfinite([float(values.min()), float(values.max())])):

@@ -34,7 +34,7 @@ from opflow.estimate import report as estimated
 from opflow.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.operators.space import RankError, space_of
 from opflow.predict import predictions
-from opflow.words import explained
+from opflow.words import HINT
 from opflow.world import World
 
 
@@ -214,7 +214,7 @@ def _finish(
     run.save(folder.path / "trajectory.npz")
     pictures = report.draw(folder.path, run, *moments)
     folder.done()
-    return f"{table}\n\n{pictures}; everything is in {args.out}"
+    return f"{table}\n\n{pictures}; everything is in {args.out}\n{HINT}"
 
 
 def _run(
@@ -306,7 +306,7 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         )
     args.found = summary
     if not (args.quiet or args.json):
-        print(f"{table}\n\n{pictures}; everything is in {out}")
+        print(f"{table}\n\n{pictures}; everything is in {out}\n{HINT}")
     return 0
 
 
@@ -315,18 +315,18 @@ def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is not None and args.out.exists() and not args.overwrite:
         raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
     run = of.Trajectory.load(args.run / "trajectory.npz" if args.run.is_dir() else args.run)
-    if run.task is None:
-        raise ValueError(
-            f"{args.run} does not say what its outputs mean: it is no run of opflow train"
-        )
     names, columns, told = predictions(run, args.data, args.targets, args.proba)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])
-    if args.out is None:
+    args.found = {
+        name: np.asarray(column).tolist() for name, column in zip(names, columns, strict=True)
+    }
+    if args.out is None and not args.json:
         print(text.getvalue(), end="")
-    else:
+    elif args.out is not None:
         args.out.write_text(text.getvalue(), encoding="utf-8")
-    print(f"opflow: {told}", file=sys.stderr)
+    if not args.quiet:
+        print(f"opflow: {told}", file=sys.stderr)
     return 0
 
 
@@ -338,11 +338,6 @@ def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
     if not args.quiet:
         print(report.told([*drawn, *more], failed | missing))
-    return 0
-
-
-def _explain(args: argparse.Namespace, signals: _Signals, world: World) -> int:
-    print(explained(" ".join(args.word)))
     return 0
 
 
@@ -362,7 +357,6 @@ COMMANDS = {
     "estimate": _estimate,
     "spectrum": _spectrum,
     "plot": _plot,
-    "explain": _explain,
 }
 
 if __name__ == "__main__":

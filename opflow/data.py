@@ -6,6 +6,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import scipy.sparse as sp
 
 from opflow.arrays import REAL_DTYPES, is_rows
 from opflow.extras import install
-from opflow.folder import located
+from opflow.folder import absent, located
 from opflow.operators.describe import human
 from opflow.operators.rows import free_memory
 from opflow.operators.space import LOCAL, Sharded, Space, rows_of_rank
@@ -48,35 +49,25 @@ class Reading(NamedTuple):
     seed: int = 0
 
 
-#: where there is no choice
 DEFAULT = Reading()
 
 
 class DataSet(NamedTuple):
-    """Inputs X (N, d) and targets y (N, k), as a network takes them.
+    """Inputs X (N, d) and targets y (N, k), as a network takes them."""
 
-    Attributes
-    ----------
-    inputs : array, memory map, rows or sparse matrix
-    targets : array (N, k) or None
-    labels : int array (N,) or None
-        Which of the classes each sample is of.
-    about : str
-        What the targets were taken for, in words.
-    task : Task or None
-        What made these numbers of the data, and makes answers of outputs.
-    notes : tuple of str
-        What else was done.
-    held_out : DataSet or None
-        Samples that are not trained on.
-    """
-
+    #: array, memory map, rows or sparse matrix
     inputs: Any
+    #: array, or None if the data have none
     targets: Any
+    #: int array (N,): which of the classes each sample is of, if there are classes
     labels: Any = None
+    #: what the targets were taken for, in words
     about: str = ""
+    #: what made these numbers of the data, and makes answers of outputs
     task: Task | None = None
+    #: what else was done
     notes: tuple[str, ...] = ()
+    #: samples that are not trained on
     held_out: DataSet | None = None
 
 
@@ -85,14 +76,17 @@ class _Raw(NamedTuple):
 
     X: Any
     y: Any
+    #: of the target, and which column it is, in words
     name: str
-    #: which column the target is, in words
     told: str = ""
     columns: tuple[str, ...] | None = None
-    recipe: Any = None
+    recipe: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     #: where a row and a column of X, or None for y, are in a table
     place: Callable[[int, int | None], str] | None = None
+    #: the files of X and of y
+    data: str = ""
+    where: str = ""
 
     def rows(self, chosen: Any) -> _Raw:
         """Some of the samples."""
@@ -140,12 +134,6 @@ def load(
         Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
         rest is read whole first.  Classes and means are those of all samples.
 
-    Returns
-    -------
-    DataSet
-        Of classes, y is one-hot minus its mean over the samples; that of a regression is shifted
-        and scaled to mean 0 and standard deviation 1.
-
     Raises
     ------
     ValueError, TypeError, FileNotFoundError, ImportError
@@ -157,7 +145,8 @@ def load(
     -----
     One rule for all files says what one-dimensional targets are.  Words and booleans are classes.
     So are whole numbers, however they are stored, if there are at most 20 different ones and at
-    least one occurs twice.  All else is a regression.
+    least one occurs twice.  All else is a regression.  Of classes, y is one-hot minus its mean over
+    the samples; that of a regression is shifted and scaled to mean 0 and standard deviation 1.
     """
     where = targets or data
     if data == "-" and comm is not None:
@@ -168,215 +157,182 @@ def load(
     if targets is not None:
         y, name = _targets(located(targets), options[1])
         raw = raw._replace(y=y, name=name, told="")
-    if raw.y is None and ask:
-        raise ValueError(f"{data} has no targets: give {options[1]} FILE")
-    if len(raw.X.shape) != 2 or 0 in raw.X.shape:
-        raise ValueError(f"X in {data} has shape {raw.X.shape}: samples and features are needed")
-    features = raw.X.shape[1] if like is None else like.recipe.get("features", raw.X.shape[1])
-    if raw.X.shape[1] != features:
-        raise ValueError(f"X in {data} has {raw.X.shape[1]} features, the training set {features}")
-    if raw.y is not None and raw.y.shape[:1] != raw.X.shape[:1]:
-        raise ValueError(f"y in {where} has shape {raw.y.shape} but X has {raw.X.shape[0]} rows")
-    raw = _complete(raw, data, where, how.missing, ask)
-    parts = [raw] if how.test_fraction is None else _split(raw, data, where, how)
-    found = _made(parts[0], data, where, dtype, how, like, ask, comm)
-    for part in parts[1:]:
-        held_out = _made(part, data, where, dtype, how, found.task, ask, None)
-        found = found._replace(held_out=held_out)
-    return found
-
-
-def _complete(raw: _Raw, data: str, where: str, missing: str | None, ask: bool) -> _Raw:
-    """Samples without what is missing, or an error that says where it is."""
     X = raw.X
     y = raw.y
+    if y is None and ask:
+        raise ValueError(f"{data} has no targets: give {options[1]} FILE")
+    if len(X.shape) != 2 or 0 in X.shape:
+        raise ValueError(f"X in {data} has shape {X.shape}: samples and features are needed")
+    features = X.shape[1] if like is None else like.recipe.get("features", X.shape[1])
+    if X.shape[1] != features:
+        raise ValueError(f"X in {data} has {X.shape[1]} features, the training set {features}")
     if y is not None:
+        if y.shape[:1] != X.shape[:1]:
+            raise ValueError(f"y in {where} has shape {y.shape} but X has {X.shape[0]} rows")
         y = np.array(y[...])  # in memory: every step wants it
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
-    if missing is not None:
-        if sp.issparse(X):
-            raise ValueError(f"--missing is not for sparse data, as X in {data}")
-        X = _in_memory(X, f"X in {data}")
-    elif raw.place is None and (y is None or y.dtype != object):
-        return raw._replace(y=y)  # what is not finite is told later
+    raw = _complete(raw._replace(y=y, data=data, where=where), how.missing, ask)
+    if how.test_fraction is None:
+        return _made(raw, dtype, how, like, ask, comm)
+    raw, test = _split(raw, how)
+    found = _made(raw, dtype, how, like, ask, comm)
+    return found._replace(held_out=_made(test, dtype, how, found.task, ask, None))
+
+
+def _complete(raw: _Raw, missing: str | None, ask: bool) -> _Raw:
+    """Data without the samples that miss a value, or an error that says where one is missing."""
+    X = raw.X
+    if missing is None and raw.place is None:
+        return raw  # what is not finite is told later
+    if sp.issparse(X):
+        raise ValueError(f"--missing is not for sparse data, as X in {raw.data}")
+    X = _in_memory(X, f"X in {raw.data}")
     holes = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool)
     gaps = holes.any(axis=1)
-    gone = np.zeros(len(X), bool)
-    if y is not None:
-        gone = y == None if y.dtype == object else y != y  # noqa: E711
-        gone = gone.reshape(len(X), -1).astype(bool).any(axis=1)
-    notes = list(raw.notes)
-    if gone.any() and not ask:
-        notes.append(f"answers are not compared: {_count(gone.sum(), 'target')} missing")
-        y = None
-    elif missing == "drop" and (gaps | gone).any():
-        kept = ~(gaps | gone)
-        if not kept.any():
-            raise ValueError(f"every row of {data} misses a value: --missing drop leaves none")
-        notes.append(f"{_count((~kept).sum(), 'row')} with missing values left out")
-        X = X[kept]
-        y = None if y is None else y[kept]
-    elif gone.any() or (missing is None and gaps.any()):
-        wrong = gone | (gaps if missing is None else gone)
-        row = int(wrong.argmax())
-        column = None if gone[row] else int(holes[row].argmax())
-        place = raw.place(row, column) if raw.place else f"row {row}, counted from 0"
-        remedy = "--missing drop leaves such rows out"
-        if column is not None:
-            remedy += ", --missing mean fills in the means of the columns"
-        if column is not None and not ask:
+    if missing == "drop":
+        gaps |= _gone(raw.y, len(X))
+        notes = [f"{_count(gaps.sum(), 'row')} with missing values left out"] * bool(gaps.any())
+        if gaps.all():
+            raise ValueError(f"every row of {raw.data} misses a value: --missing drop leaves none")
+        return raw._replace(X=X, notes=(*raw.notes, *notes)).rows(~gaps)
+    if missing is None and gaps.any():
+        row = int(gaps.argmax())
+        assert raw.place is not None
+        remedy = "--missing mean fills in the mean of its column, --missing drop leaves the row out"
+        if not ask:
             remedy = "the run was trained without --missing mean, and cannot fill it"
-        raise ValueError(f"{where}: {place}: the value is missing; {remedy}")
-    if y is not None and y.dtype == object:
-        y = np.array(y.tolist())
-    return raw._replace(X=X, y=y, notes=tuple(notes))
+        place = raw.place(row, int(holes[row].argmax()))
+        raise ValueError(f"{raw.data}: {place}: the value is missing; {remedy}")
+    return raw._replace(X=X)
 
 
-def _split(raw: _Raw, data: str, where: str, how: Reading) -> list[_Raw]:
+def _gone(y: Any, count: int) -> Any:
+    """Which targets are missing."""
+    if y is None:
+        return np.zeros(count, bool)
+    gone = y == None if y.dtype == object else y != y  # noqa: E711
+    return gone.reshape(count, -1).astype(bool).any(axis=1)
+
+
+def _split(raw: _Raw, how: Reading) -> tuple[_Raw, _Raw]:
     """The samples to train on, and those that are held out: of each class its share."""
-    raw = raw._replace(X=_in_memory(raw.X, f"X in {data}"))
+    raw = raw._replace(X=_in_memory(raw.X, f"X in {raw.data}"))
     count = raw.X.shape[0]
     labels = np.zeros(count)
-    if _classes(raw.y, f"y in {where}", LOCAL, how.task)[0] is not None:
-        labels = np.unique(raw.y, return_inverse=True)[1]
+    if _classes(raw, LOCAL, how.task)[0] is not None:
+        labels = np.unique(raw.y.astype(str), return_inverse=True)[1]
     order = np.random.default_rng(how.seed).permutation(count)
     order = order[np.argsort(labels[order], kind="stable")]
-    held = np.zeros(count, bool)
     shares = np.floor((how.test_fraction or 0.0) * np.arange(count + 1) + 1e-9)
+    held = np.zeros(count, bool)
     held[order] = np.diff(shares) > 0
     # each class has a sample to learn from
     held[order[np.unique(labels[order], return_index=True)[1]]] = False
     if not held.any():
         raise ValueError(f"--test-fraction {how.test_fraction} of {count} samples leaves none")
-    return [raw.rows(~held), raw.rows(held)]
+    return raw.rows(~held), raw.rows(held)
 
 
-def _made(
-    raw: _Raw,
-    data: str,
-    where: str,
-    dtype: Any,
-    how: Reading,
-    like: Task | None,
-    ask: bool,
-    comm: Any,
-) -> DataSet:
+def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, comm: Any) -> DataSet:
     """The numbers that a network takes, and the task that makes them."""
-    name = f"y in {where}"
-    notes = list(raw.notes)
-    recipe = {} if like is None else like.recipe
-    if like is None:
-        recipe = {**(raw.recipe or {}), "features": raw.X.shape[1]}
+    notes = [*raw.notes]
+    recipe = {**raw.recipe, "features": raw.X.shape[1]} if like is None else like.recipe
     if like is None and how.missing == "mean":
-        if (empty := np.flatnonzero(np.isnan(raw.X).all(axis=0))).size:
-            raise ValueError(f"feature {empty[0]} of {data}, counted from 0, has no values at all")
+        if (empty := np.isnan(raw.X).all(axis=0)).any():
+            raise ValueError(f"feature {empty.argmax()} of {raw.data} has no values at all")
         recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
     if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
         holes = np.isnan(raw.X)
-        notes.append(f"{_count(holes.sum(), 'missing value')} filled by means")
+        notes.append(f"means fill what is missing in {_count(holes.any(axis=1).sum(), 'row')}")
         raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
     X, y, space = _mine(raw.X, raw.y, comm)
-    table = raw.place is not None
-    standardise = table if how.standardise is None else how.standardise
+    raw = raw._replace(y=y)
+    standardise = raw.place is not None if how.standardise is None else how.standardise
     if like is not None:
         standardise = like.inputs is not None
     # means are taken before numbers are rounded to `dtype`
-    on_disk = is_rows(X) or isinstance(X, np.memmap)
-    X = _real(X, f"X in {data}", np.float64 if standardise and not on_disk else dtype)
-    if like is not None:
-        task = like
-        kind = _kind(task)
-    else:
-        classes, kind, note = _classes(y, name, space, how.task)
-        notes += [note] * bool(note)
-        inputs = Standardiser.fit(X, dtype=dtype, space=space) if standardise else None
-        targets = _targets_of(y, classes, name, dtype, space)
-        task = Task(targets, classes, inputs, raw.columns, recipe, raw.name)
-    labels = None
+    in_memory = not (is_rows(X) or isinstance(X, np.memmap))
+    X = _real(X, f"X in {raw.data}", np.float64 if standardise and in_memory else dtype)
+    why = ""
     try:
-        y = (
-            None
-            if y is None
-            else task.encode(y if task.classes is not None else _real(y, name, np.float64))
-        )
+        if (gone := _gone(y, X.shape[0])).any():
+            place = raw.place(int(gone.argmax()), None) if raw.place else "y"
+            raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
+        if like is None:
+            classes, why, note = _classes(raw, space, how.task)
+            notes += [note] * bool(note)
+            inputs = Standardiser.fit(X, dtype=dtype, space=space) if standardise else None
+            targets = _fitted(raw, classes, dtype, space)
+            like = Task(targets, classes, inputs, raw.columns, recipe, raw.name)
+        if y is not None:
+            y = like.encode(y if like.classes is not None else _real(y, "y", np.float64))
     except ValueError as error:
         if ask:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{raw.where}: {error}") from error
         notes.append(f"answers are not compared: {error}")
         y = None
-    if y is not None and task.classes is not None:
-        labels = task.targets.inverse(y).argmax(axis=1)
+    assert like is not None
+    labels = None
+    if y is not None and like.classes is not None:
+        labels = like.targets.inverse(y).argmax(axis=1)
+    kind = f"regression, {len(like.targets.mean)} columns"
+    if like.classes is not None:
+        more = ", …" if len(like.classes) > SHOWN else ""
+        shown = ", ".join(map(str, like.classes[:SHOWN].tolist()))
+        kind = f"{len(like.classes)} classes: {shown}{more}"
+    elif len(like.targets.mean) == 1:
+        kind = f"regression{why}"
     about = f"{raw.name}{raw.told} ({kind})"
-    return DataSet(task.prepare(X), y, labels, about, task, tuple(notes))
+    return DataSet(like.prepare(X), y, labels, about, like, tuple(notes))
 
 
-def _targets_of(y: Any, classes: Any, name: str, dtype: Any, space: Space) -> Standardiser:
+def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
     """The mean of one-hot vectors, or mean and scale of a regression's targets."""
-    if classes is not None:
-        need = 8.0 * len(y) * len(classes)
-        if need > 0.5 * free_memory():
-            raise MemoryError(f"{name} has {len(classes):,} classes, as one-hot vectors of "
-                              f"{human(need, 'B', 1024)}")  # fmt: skip
-        counts = np.bincount(np.searchsorted(classes, y), minlength=len(classes))
-        mean = space.total(counts) / space.total(len(y))
-        return Standardiser(mean, np.ones(len(mean)), dtype)
-    y = _real(y, name, np.float64)
-    y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or y.shape[1] == 0:
-        raise ValueError(f"{name} has shape {y.shape}: (N,) or (N, k) is needed")
-    return Standardiser.fit(y, dtype=dtype, space=space)
+    y = raw.y
+    if classes is None:
+        y = _real(y, "y", np.float64)
+        return Standardiser.fit(y[:, None] if y.ndim == 1 else y, dtype=dtype, space=space)
+    need = 8.0 * len(y) * len(classes)
+    if need > 0.5 * free_memory():
+        raise MemoryError(f"y in {raw.where} has {len(classes):,} classes, as one-hot vectors of "
+                          f"{human(need, 'B', 1024)}")  # fmt: skip
+    counts = (y[:, None] == classes).sum(axis=0, dtype=np.float64)
+    return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
 
 
 def _count(number: Any, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _kind(task: Task) -> str:
-    if task.classes is None:
-        return "regression" + f", {len(task.targets.mean)} columns" * (len(task.targets.mean) > 1)
-    return _named(task.classes)
-
-
-def _named(classes: Any) -> str:
-    shown = ", ".join(map(str, classes[:SHOWN].tolist()))
-    return f"{len(classes)} classes: {shown}{', …' if len(classes) > SHOWN else ''}"
-
-
-def _classes(y: Any, name: str, space: Space, task: str) -> tuple[Any, str, str]:
-    """The classes of targets, if they are some; what they are, and what to know of that."""
+def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
+    """The classes of targets, if they are some; why if they are none, and what to know of that."""
+    y = np.array(raw.y.tolist()) if raw.y.dtype == object else raw.y
     kind = y.dtype.kind
-    if y.ndim > 1 or task == "regression" or kind not in "iubfU":
+    whole = kind in "iubU" and y.ndim == 1
+    if kind == "f" and y.ndim == 1:
+        whole = not space.either(not ((y == np.round(y)) & (abs(y) < 2**53)).all())[0]
+        y = y.astype(np.int64) if whole else y
+    if task == "regression" or not whole:
         if task == "classification" or (kind == "U" and y.ndim == 1):
-            raise ValueError(
-                f"--task {task}: {name} is {y.dtype} of shape {y.shape}, as {y.flat[0]}"
-            )
-        return None, "regression" + (f", {y.shape[1]} columns" if y.ndim > 1 else ""), ""
-    if kind == "f":
-        whole = np.isfinite(y) & (y == np.round(y)) & (np.abs(y) < 2**53)
-        if space.either(not whole.all())[0]:
-            if task == "classification":
-                raise ValueError(f"{name} is not of classes, which are words, booleans or whole "
-                                 f"numbers: it holds {y[~whole][:1]}")  # fmt: skip
-            return None, "regression", ""
-        y = y.astype(np.int64)
+            raise ValueError(f"--task {task} is not for {raw.name}: it holds {y.flat[0]}")
+        return None, "", ""
     found = np.unique(space.everywhere(np.unique(y)))
     count = len(found)
     samples = int(space.total(len(y)))
-    if kind in "iuf" and task == "auto":
-        if count == samples:
-            return None, "regression, no whole number twice", ""
-        if count > MOST:
-            other = "--task classification takes whole numbers for classes"
-            return None, f"regression, {count:,} different whole numbers", other
+    guessed = kind in "iuf" and task == "auto"
+    told = "--task chooses whether whole numbers are classes or a regression" * guessed
+    if guessed and count == samples:
+        return None, ", no whole number twice", told
+    if guessed and count > MOST:
+        return None, f", {count:,} different whole numbers", told
     if count == 1:
-        raise ValueError(f"{name} has one class only, {found[0]}, and two are needed")
+        raise ValueError(f"{raw.name} has one class only, {found[0]}, and two are needed")
     if count == samples and kind != "b":
-        what = "words" if kind == "U" else "numbers"
-        raise ValueError(f"{name} has {count:,} different {what} for as many samples: no classes")
-    guess = kind in "iuf" and task == "auto"
-    told = "whole numbers are taken for classes: --task regression takes them for numbers"
-    return found, _named(found), told * guess
+        raise ValueError(
+            f"{raw.name} has {count:,} different values in as many samples: no classes"
+        )
+    return found, "", told
 
 
 def _in_memory(X: Any, name: str) -> Any:
@@ -401,6 +357,8 @@ def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str
         return _Raw(arrays["X"], arrays.get("y"), "y")
     if kind == ".npy":
         return _Raw(_open(path, _read_npy), None, "y")
+    if not path.exists():
+        raise absent(path)
     raise ValueError(f"{option} {path} must be .npz, .h5, .npy, {', '.join(TEXT[:4])} or .parquet")
 
 
@@ -425,23 +383,23 @@ def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Ra
         picked = [i for i in range(width) if i not in (target, index)]
     if not picked:
         raise ValueError("it needs at least one feature column and a target column")
-    known = [None] * len(picked) if like is None else like.recipe.get("categories")
-    blocks, categories = zip(
-        *(table.numbers(i, words, how.encode == "onehot" or words is not None)
-          for i, words in zip(picked, known or [None] * len(picked), strict=True)),
-        strict=True,
-    )  # fmt: skip
-    origin = [i for i, block in zip(picked, blocks, strict=True) for _ in range(block.shape[1])]
+    known = (like.recipe.get("categories") if like is not None else None) or [None] * len(picked)
+    blocks = []
+    categories = []
+    origin = []
+    for i, words in zip(picked, known, strict=True):
+        block, words = table.numbers(i, words, how.encode == "onehot" or words is not None)
+        blocks.append(block)
+        categories.append(words)
+        origin += [i] * block.shape[1]
 
     def place(row: int, column: int | None) -> str:
         at = target if column is None else origin[column]
-        return f"row {table.rows[row]}, {table.title(at)}" if at is not None else f"row {row}"
+        return f"target {row + 1}" if at is None else table.place(row, at)
 
-    told = ""
-    name = "y" if target is None else "target"
-    if target is not None and table.names is None:
-        told = f", column {target + 1}, no header"
-    elif target is not None and table.names is not None:
+    name = "target"
+    told = "" if target is None else f", column {target + 1}, no header"
+    if table.names is not None and target is not None:
         name = table.names[target]
         told = ", the last column" if like is None and how.target is None else ""
     columns = None if table.names is None else tuple(table.names[i] for i in picked)
@@ -465,21 +423,20 @@ def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
             raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
         return [i for i in found if i is not None], next(places[like.name], None)
     recipe = like.recipe
-    target = recipe.get("target")
-    left_out = recipe.get("index")
-    if recipe.get("width") != width:
-        left_out = table.row_names()
-        target = None
     features = len(recipe.get("categories", ())) or recipe.get("features")
-    for picked in (
-        [i for i in range(width) if i not in (target, left_out)],
-        [i for i in range(width) if i != target],
-    ):
-        if len(picked) == features:
-            return picked, target
-        if len(picked) - 1 == features:
-            return picked[:-1], picked[-1]
-    raise ValueError(f"it has {width} columns, the training set {features} features")
+    target = None
+    index = table.row_names()
+    if recipe.get("width") == width:
+        target = recipe["target"]
+        index = recipe["index"]
+    picked = [i for i in range(width) if i not in (target, index)]
+    if features == width:
+        return [*range(width)], None
+    if features == len(picked) - 1 and target is None:
+        return picked[:-1], picked[-1]
+    if features != len(picked):
+        raise ValueError(f"it has {width} columns, the training set {features} features")
+    return picked, target
 
 
 def _targets(path: Path, option: str) -> tuple[Any, str]:
@@ -492,9 +449,8 @@ def _targets(path: Path, option: str) -> tuple[Any, str]:
     table: Table = _open(path, read_table)
     if len(table.columns) == 1:
         return table.columns[0], table.names[0] if table.names else path.name
-    return _open(path, lambda _: np.hstack(
-        [table.numbers(i, None, False)[0] for i in range(len(table.columns))]
-    )), path.name  # fmt: skip
+    all_of_them = range(len(table.columns))
+    return np.hstack([table.numbers(i, None, False)[0] for i in all_of_them]), path.name
 
 
 def _digits() -> _Raw:
@@ -569,7 +525,7 @@ def _open(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        raise absent(path) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

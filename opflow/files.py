@@ -21,16 +21,10 @@ SCHEMA = 1
 CHECKPOINT = "opflow checkpoint"
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Write arrays, from wherever they are, and what JSON can hold, with a checksum of the arrays.
-
-    Raises
-    ------
-    TypeError
-        If an array holds neither numbers nor text.
-    OSError
-        If the file cannot be written; one of that name is then as it was.
-    """
+def save_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Write arrays of numbers or text, and what JSON can hold, with a checksum of the arrays."""
     arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
     for name, array in arrays.items():
         if array.dtype == object:
@@ -40,17 +34,15 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: Mapping[
     write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
 
 
-def load(
+def load_arrays(
     path: str | os.PathLike[str], what: str, needed: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What :func:`save` was given; `needed` is an array without which it is not `what` is wanted.
+    """What :func:`save_arrays` was given for a file of the kind `what`, which has `needed`.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is something else, is corrupt, or has another schema.
+    FileNotFoundError, ValueError
+        If there is no file, or it is something else, corrupt, or of another schema.
     """
     try:
         with open(os.path.expanduser(path), "rb") as raw, np.load(raw, allow_pickle=False) as file:

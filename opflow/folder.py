@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opflow.words import near
+
 CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "checkpoint.npz.1"
 SHARDS = "checkpoint.npz.shards"  #: a folder, of a run on many ranks
 RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
@@ -33,6 +35,12 @@ ASIDE = ".replaced"
 def located(text: str | os.PathLike[str]) -> Path:
     """The path of a file or folder, of which ``~`` is the home folder."""
     return Path(os.path.expanduser(text))
+
+
+def absent(path: Path) -> FileNotFoundError:
+    """The error of a file or folder that does not exist; it names one whose name is nearly so."""
+    there = os.listdir(path.parent) if path.parent.is_dir() else []
+    return FileNotFoundError(f"{path} does not exist{near(path.name, ['digits', *there])}")
 
 
 def make_writable(path: Path) -> bool:

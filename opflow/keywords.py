@@ -27,15 +27,7 @@ _bar: ContextVar[Any] = ContextVar("bar", default=None)
 
 
 def keywords(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """A function that has these keywords, for a body that reads `rng` alone.
-
-    Examples
-    --------
-    >>> import opflow as of
-    >>> of.spectral.norm(of.Identity(2), rng=0, seed=0)
-    Traceback (most recent call last):
-    TypeError: norm: rng and seed are two names of one argument, give one of them
-    """
+    """A function that has these keywords, for a body that reads `rng` alone."""
 
     @functools.wraps(function)
     def call(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
@@ -62,14 +54,10 @@ def product_bar(name: str, **options: Any) -> Iterator[None]:
             _bar.reset(token)
 
 
-def advance(products: int) -> None:
-    """Tell the bar, if there is one, of products that are done."""
+def advance(products: int, stage: str | None = None, total: int | None = None) -> None:
+    """Tell the bar, if there is one, of products that are done, or of what comes next."""
     if (bar := _bar.get()) is not None:
+        if stage is not None:
+            bar.reset(total)
+            bar.set_description_str(stage)
         bar.update(products)
-
-
-def stage(name: str, total: int | None = None) -> None:
-    """Tell the bar what comes next and, if that is known, how many products it takes."""
-    if (bar := _bar.get()) is not None:
-        bar.reset(total)
-        bar.set_description_str(name)

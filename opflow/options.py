@@ -10,7 +10,7 @@ from typing import Any
 
 import opflow as of
 from opflow.folder import located
-from opflow.words import near
+from opflow.words import explained, near
 
 METHODS = {
     "gd": "GradientDescent",
@@ -26,20 +26,13 @@ FIXED = {
     for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate",
                  "target", "task", "missing", "encode", "standardise")
 }  # fmt: skip
-FIXED |= {"held_out": "--test-data", "test_fraction": "--test-fraction"}
+FIXED |= {"test_fraction": "--test-fraction", "held_out": "--test-data"}
 #: what other tools call our options
 ELSEWHERE = {
-    "--lr": "--step",
-    "--learning-rate": "--step",
-    "--step-size": "--step",
-    "--epochs": "--steps",
-    "--iterations": "--steps",
-    "--hidden": "--widths",
-    "--layers": "--widths",
-    "--batch-size": "--batch",
-    "--optimizer": "--method",
-    "--output": "--out",
-    "--verbose": "--explain",
+    **dict.fromkeys(("--lr", "--learning-rate", "--step-size"), "--step"),
+    **dict.fromkeys(("--epochs", "--iterations"), "--steps"),
+    **dict.fromkeys(("--hidden", "--layers"), "--widths"),
+    **{"--batch-size": "--batch", "--optimizer": "--method", "--output": "--out"},
 }
 REQUIRED = object()
 #: an option and its --no-
@@ -158,12 +151,19 @@ def _share(text: str) -> float:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options and the name of their `command`; ``SystemExit`` if there is nothing to do."""
+    """The options and the name of their `command`; ``SystemExit`` where nothing is left to do."""
     top = parser()
     if not argv:
         top.print_help()
         top.exit()
-    return top.parse_args(argv)
+    args = top.parse_args(argv)
+    if args.command == "explain":
+        try:
+            print(explained(" ".join(args.word)))
+        except ValueError as error:
+            top.error(str(error))
+        top.exit()
+    return args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     _resources(train, device=True)
 
     guess = command("estimate", "say what a run would take in memory and time, doing none of it")
-    data = data_options(guess, "?")
+    data = data_options(guess, "?", " (default: --samples and --features)")
     _add(data, "--samples N", _at_least(1), None, "number of rows, such as 1e9, without DATA")
     _add(data, "--features N", _at_least(1), None, "number of columns, without DATA")
     _add(data, "--outputs N", _at_least(1), None, "outputs of the network (default: DATA's, or 1)")
@@ -209,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
 
     look = command("spectrum", "analyse the kernel of a run, at its start and its end")
     _add(look, "run RUN", located, REQUIRED, "folder of a run, or its trajectory.npz and DATA")
-    _data(look, "?")
+    _data(look, "?", " (default: that of RUN)")
     method = look.add_argument_group("method")
     _add(method, "--top N", _at_least(1), 20, "number of the largest eigenpairs")
     _add(method, "--density", PAIR, None, "compute the density, however long it takes, or not "
@@ -229,6 +229,8 @@ def parser() -> argparse.ArgumentParser:
     output = answer.add_argument_group("output")
     _add(output, "--out FILE", located, None, "CSV to write (default: standard output)")
     _add(output, "--overwrite", bool, False, "replace FILE, if it is there")
+    _add(output, "--quiet", bool, False, QUIET)
+    _add(output, "--json", bool, False, JSON)
     _add(output, "--proba", bool, False, "of classes, write an estimated probability of each")
 
     draw = command("plot", "draw the pictures of a run, or of its spectrum, anew")
@@ -256,14 +258,14 @@ def _add(group: Any, name: str, kind: Any, default: Any, text: str, **how: Any) 
         how |= {"choices": kind}
     else:
         how |= {"type": kind, "metavar": metavar}
-    if "(" not in text:
+    if not text.endswith(")"):
         text += " (no default)" if default is None else f" (default: {default})"
     group.add_argument(flag, default=default, help=text, **how)
 
 
-def data_options(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
+def data_options(command: argparse.ArgumentParser, nargs: Any = None, without: str = "") -> Any:
     """DATA, and how they are read; the names are those of :class:`opflow.data.Reading`."""
-    group = _data(command, nargs)
+    group = _data(command, nargs, without)
     _add(group, "--target NAME|INDEX", str, None, "column of a table to predict, by its name or "
          "its place, 0 the first, -1 the last (default: the last)")  # fmt: skip
     _add(group, "--task", ("auto", "regression", "classification"), "auto", "auto takes words, "
@@ -279,9 +281,10 @@ def data_options(command: argparse.ArgumentParser, nargs: str | None = None) -> 
     return group
 
 
-def _data(command: argparse.ArgumentParser, nargs: str | None = None) -> Any:
+def _data(command: argparse.ArgumentParser, nargs: Any = None, without: str = "") -> Any:
     group = command.add_argument_group("data")
-    _add(group, "data DATA", str, REQUIRED if nargs is None else None, DATA, nargs=nargs)
+    default = None if without else REQUIRED
+    _add(group, "data DATA", str, default, DATA + without, nargs=nargs)
     _add(group, "--targets FILE", str, None, "file with y, .npy or table (default: in DATA)")
     return group
 

@@ -13,27 +13,14 @@ from opflow.report import fit
 def predictions(
     run: of.Trajectory, data: str, targets: str | None, shares: bool
 ) -> tuple[list[str], list[Any], str]:
-    """Predictions for the samples of a file.
+    """Names and values of the columns of predictions for a file, and how good they are.
 
-    Parameters
-    ----------
-    run : Trajectory
-        With a task.
-    data, targets : str
-        As of :func:`opflow.data.load`.
-    shares : bool
-        Probabilities of the classes rather than labels.
-
-    Returns
-    -------
-    names : list of str
-        Of the columns.
-    columns : list of array
-    told : str
-        How many there are, and how good they are where the targets are known.
+    With `shares` they are probabilities of the classes, and not labels; `data` and `targets` are
+    as of :func:`opflow.data.load`.
     """
     task = run.task
-    assert task is not None
+    if task is None:
+        raise ValueError("the run does not say what its outputs mean: opflow train makes one")
     if shares and task.classes is None:
         raise ValueError(f"--proba is for classes, but {task.name} is a regression")
     how = Reading(missing="mean" if "fill" in task.recipe else None)
@@ -46,10 +33,10 @@ def predictions(
     elif found.targets is not None:
         good = fit(outputs - found.targets, found.targets, task.targets.scale)
         told += f", RMSE {good['rmse']:.4g}, R² {good['r2']:.4g}"
-    columns = [*(task.probabilities(outputs) if shares else answers.reshape(len(answers), -1)).T]
+    values = task.probabilities(outputs) if shares else answers.reshape(len(answers), -1)
     names = [task.name]
     if shares:
         names = [*map(str, task.classes)]
-    elif len(columns) > 1:
-        names = [f"{task.name}_{i}" for i in range(len(columns))]
-    return names, columns, "; ".join([told, *found.notes])
+    elif values.shape[1] > 1:
+        names = [f"{task.name}_{i}" for i in range(values.shape[1])]
+    return names, [*values.T], "; ".join([told, *found.notes])

@@ -52,42 +52,26 @@ class TrainingAccuracy:
         return float(moment.space.total(right.sum())) / moment.samples
 
 
-class Fit:
-    """How a regression fits, in the units of its targets: its "loss", "rmse" or "r2".
+def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Moment], float]:
+    """An observer of one number of :func:`fit`; the loss of held-out data is that of a sample."""
 
-    Of several targets the last two are means over these, as scikit-learn's; R² is NaN where a
-    target does not vary.
+    def observer(moment: Moment) -> float:
+        key = ("fit", test is None)
+        if key not in moment.shared and test is None:
+            moment.shared[key] = fit(moment.residual, moment.targets, scale, moment.space)
+        elif key not in moment.shared and test is not None:
+            found = fit(moment.predict(test.inputs) - test.targets, test.targets, scale)
+            moment.shared[key] = found | {"loss": found["loss"] / len(test.targets)}
+        return float(moment.shared[key][name])
 
-    Parameters
-    ----------
-    name : str
-    scale : array (k,)
-        What the targets were divided by.
-    test : DataSet, optional
-        Held-out data, of which the loss is that of a sample; the training set by default.
-    """
-
-    def __init__(self, name: str, scale: Any, test: DataSet | None = None) -> None:
-        self.name = name
-        self.scale = scale
-        self.test = test
-
-    def __call__(self, moment: Moment) -> float:
-        key = (Fit, self.test is None)
-        if key not in moment.shared:
-            moment.shared[key] = self._all(moment)
-        return float(moment.shared[key][self.name])
-
-    def _all(self, moment: Moment) -> dict[str, float]:
-        if self.test is None:
-            return fit(moment.residual, moment.targets, self.scale, moment.space)
-        y = self.test.targets
-        found = fit(moment.predict(self.test.inputs) - y, y, self.scale)
-        return found | {"loss": found["loss"] / len(y)}
+    return observer
 
 
 def fit(errors: Any, y: Any, scale: Any, space: Space = LOCAL) -> dict[str, float]:
-    """Loss ½ Σ e², RMSE and R² of errors (N, k) of targets y, both divided by `scale`."""
+    """Loss ½ Σ e², RMSE and R² of errors (N, k) of targets y, which both were divided by `scale`.
+
+    Of several targets the last two are means over these, as scikit-learn's.
+    """
     count = float(space.total(len(y)))
     mean = space.total(y.sum(axis=0, dtype=np.float64)) / count
     squares, spread = (
@@ -130,7 +114,7 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
         seen["accuracy"] = TrainingAccuracy(data.labels)
     elif data.task is not None:
         parts = {"": None} if test is None else {"": None, "held_out_": test}
-        seen |= {f"{part}{name}": Fit(name, data.task.targets.scale, held)
+        seen |= {f"{part}{name}": fit_of(name, data.task.targets.scale, held)
                  for part, held in parts.items() for name in ("loss", "rmse", "r2")}  # fmt: skip
     if test is not None and "held_out_loss" not in seen:
         seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)

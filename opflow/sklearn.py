@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from opflow.dynamics.fingerprint import fingerprint
 from opflow.dynamics.observe import HeldOutLoss
 from opflow.dynamics.steppers import Method
 from opflow.extras import install
+from opflow.operators.forming import dense
 from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
 from opflow.spectral import kernel_regression
 from opflow.standardise import Standardiser
@@ -55,47 +57,29 @@ class _Estimator(BaseEstimator):
         return Standardiser.fit(X) if self.standardise else None
 
     def _network(self, X: Any, outputs: int, scaling: str) -> ReLUNetwork:
+        widths = [X.shape[1], *np.atleast_1d(self.widths).tolist()]
+        seed = check_random_state(self.random_state).randint(2**31)
         return ReLUNetwork.random(
-            [X.shape[1], *self.widths],
-            outputs=outputs,
-            scaling=scaling,
-            bias=True,
-            seed=check_random_state(self.random_state).randint(2**31),
-            dtype=X.dtype,
+            widths, outputs=outputs, scaling=scaling, bias=True, seed=seed, dtype=X.dtype
         )
 
 
+@dataclass(eq=False, repr=False)
 class _Trained(_Estimator):
     """A network trained by gradient descent."""
 
-    run_: Trajectory
-
-    def __init__(
-        self,
-        widths: Sequence[int] = (100,),
-        *,
-        scaling: str = "mean-field",
-        method: Method | None = None,
-        step: Any = "auto",
-        steps: int = 400,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.2,
-        standardise: bool = True,
-        memory: float | str | None = None,
-        warm_start: bool = False,
-        random_state: Any = None,
-    ) -> None:
-        self.widths = widths
-        self.scaling = scaling
-        self.method = method
-        self.step = step
-        self.steps = steps
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.standardise = standardise
-        self.memory = memory
-        self.warm_start = warm_start
-        self.random_state = random_state
+    widths: int | Sequence[int] = (100,)
+    _: KW_ONLY
+    scaling: str = "mean-field"
+    method: Method | None = None
+    step: Any = "auto"
+    steps: int = 400
+    early_stopping: bool = True
+    validation_fraction: float = 0.2
+    standardise: bool = True
+    memory: float | str | None = None
+    warm_start: bool = False
+    random_state: Any = None
 
     def _fit(self, X: Any, y: Any, task: Task) -> None:
         X = task.prepare(X)
@@ -108,11 +92,16 @@ class _Trained(_Estimator):
             network = self._network(X, y.shape[1], self.scaling)
             run = train(network, X, y, **self._length(network, X, y, options), **options)
         # a network predicts by itself, without the data that the state of the run holds
-        self.run_ = replace(run, task=task, _predictor=None if run.model else run._predictor)
+        predictor = None if run.model else run._predictor
+        self.run_: Trajectory = replace(run, task=task, _predictor=predictor)
         self.n_iter_ = int(run.steps[-1])
 
     def _length(self, network: ReLUNetwork, X: Any, y: Any, options: Any) -> dict[str, Any]:
         """When to stop: at the time that was best for the samples held out of a first run."""
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must be in [0, 1), not {self.validation_fraction}"
+            )
         held = int(self.validation_fraction * len(y)) if self.early_stopping else 0
         if not held:
             return {"steps": self.steps}
@@ -153,7 +142,7 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
 
     Parameters
     ----------
-    widths : sequence of int, default (100,)
+    widths : int or sequence of int, default (100,)
         Units of each hidden layer.
     scaling : {"mean-field", "ntk", "standard"}
         Of the start; see :meth:`opflow.ReLUNetwork.random`.
@@ -248,16 +237,17 @@ class ReLUClassifier(ClassifierMixin, _Trained):
         return self.run_.task.probabilities(outputs)
 
 
+@dataclass(eq=False, repr=False)
 class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     r"""Kernel ridge regression with the tangent kernel of a random ReLU network.
 
     Parameters
     ----------
-    widths : sequence of int, default (1000,)
+    widths : int or sequence of int, default (1000,)
         Units of each hidden layer.
-    alpha : float, optional
-        :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; by default the one whose leave-one-out
-        error is least, from the eigenvalues of the dense kernel.
+    alpha : float or "loo", optional
+        :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; "loo", the default, takes the one whose
+        leave-one-out error is least, from the eigenvalues of the dense kernel.
     standardise, random_state
         As in :class:`ReLURegressor`.
     memory : float or str, optional
@@ -286,20 +276,12 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     True
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int] = (1000,),
-        *,
-        alpha: float | None = None,
-        standardise: bool = True,
-        memory: float | str | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.widths = widths
-        self.alpha = alpha
-        self.standardise = standardise
-        self.memory = memory
-        self.random_state = random_state
+    widths: int | Sequence[int] = (1000,)
+    _: KW_ONLY
+    alpha: float | str | None = None
+    standardise: bool = True
+    memory: float | str | None = None
+    random_state: Any = None
 
     def fit(self, X: Any, y: Any) -> NTKRegressor:
         """Regress y (N,) or (N, k) on X (N, d)."""
@@ -308,13 +290,15 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         targets = self._task.encode(y)
         self.network_ = self._network(X, 1, "ntk")
         K = collective_kernel(self.network_.fields(self._rows))
-        if self.alpha is not None:
-            self.alpha_ = self.alpha
-            self.regression_ = kernel_regression(K, targets, self.alpha_)
-        else:
-            K = K.todense(memory=self.memory)
+        if self.alpha is None or self.alpha == "loo":
+            K = dense(K, self.memory)
             self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
             self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
+        elif isinstance(self.alpha, Real) and 0 <= self.alpha < np.inf:
+            self.alpha_ = float(self.alpha)
+            self.regression_ = kernel_regression(K, targets, self.alpha_)
+        else:
+            raise ValueError(f"alpha must be a number of at least 0, or 'loo', not {self.alpha!r}")
         return self
 
     def predict(self, X: Any) -> Any:

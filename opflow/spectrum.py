@@ -23,7 +23,7 @@ from opflow.arrays import module_name, to_host
 from opflow.data import DataSet, Reading, load, reading
 from opflow.devices import placed
 from opflow.dynamics.observe.spectra import angles_between
-from opflow.folder import CONFIG, located
+from opflow.folder import CONFIG, absent, located
 from opflow.keywords import product_bar
 from opflow.operators.describe import duration, human
 from opflow.operators.evaluation import candidates
@@ -92,7 +92,7 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is no run folder: {CONFIG} cannot be read") from error
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
+        raise absent(file)
     if data is None and "data" not in config:
         raise ValueError(f"{path} does not say what data it was trained on: give DATA")
     run = of.Trajectory.load(file)
@@ -329,7 +329,8 @@ class _Kernel:
             if not self.whole:  # a few of them rather than none
                 self.top = max(1, self.clock.fits(self.top + 4, DECAYING, 0.7) - 4)
             hint = "fewer by --top, or more "
-            pairs = self.clock.run("eigenpairs", 0, self._eigenpairs, self.skipped, hint)
+            least = 0 if self.whole else 5 * DECAYING
+            pairs = self.clock.run("eigenpairs", least, self._eigenpairs, self.skipped, hint)
             if pairs is not None:
                 found |= pairs
                 self.arrays["mode_shares"] = of.spectral.spectrum_shares(layers, self.vectors)

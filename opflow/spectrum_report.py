@@ -62,7 +62,7 @@ def table(s: Mapping[str, Any]) -> str:
                          f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
     for when, m in s["moments"].items():
         lines += [
-            f"{name.replace('_', ' ') + ', ' + when:24}not computed: {why}"
+            f"{NAMES.get(name, name.replace('_', ' ')) + ', ' + when:23} not computed: {why}"
             for name, why in m["skipped"].items()
         ]
     lines += [f"{'note':24}{note}" for note in s["notes"]]

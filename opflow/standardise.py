@@ -68,9 +68,8 @@ class Standardiser:
 
         Parameters
         ----------
-        X : array (N, d), rows on disk (read once, in blocks) or sparse matrix
-            Real numbers, integers or booleans.  Of a sparse matrix the mean is left in, as 0, and
-            the scale is the root of the mean square: a shifted zero would have to be stored.
+        X : array (N, d) of real or whole numbers, rows on disk (read once, in blocks) or sparse
+            A sparse matrix is not shifted, and its scale is the root of the mean square.
         dtype : dtype, optional
             That of X by default, float64 for whole numbers.
         space : Space, optional
@@ -97,10 +96,7 @@ class Standardiser:
     def transform(self, X: Any) -> Any:
         """``(X - mean) / scale`` of an array, rows on disk (whenever they are read) or sparse X.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If X has another number of columns, or is sparse and `mean` is not 0.
+        A sparse X has to have been fitted sparse: ``ValueError`` if `mean` is not 0.
         """
         X = _checked(X)
         self._check(X)
@@ -127,14 +123,9 @@ class Standardiser:
 
     def _check(self, X: Any) -> None:
         if X.shape[1] != len(self.mean):
-            raise ValueError(
-                f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}: give the same"
-            )
+            raise ValueError(f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}")
         if is_sparse(X) and self.mean.any():
-            raise ValueError(
-                "a sparse matrix cannot be shifted by a mean that is not 0: fit a sparse matrix, "
-                "or give a dense array, X.toarray()"
-            )
+            raise ValueError("a sparse X cannot be shifted: fit a sparse one, or give an array")
 
 
 class StandardisedRows:
@@ -167,10 +158,11 @@ def _moments(X: Any) -> tuple[int, Any, Any]:
         return 0, 0.0, 0.0
     X = (X if is_sparse(X) else as_array(X, "X")).astype(np.float64)
     if is_sparse(X):
-        unit = float(abs(X).max())
+        X = X.tocsr()
+        unit = float(abs(X.data).max()) if X.nnz else 1.0
         unit = unit if 0 < unit < math.inf else 1.0
-        X = X.tocsr() / unit
-        squares = namespace(X).asarray(X.multiply(X).mean(axis=0)).reshape(-1)
+        X = X * (1 / unit)
+        squares = X.multiply(X).T @ namespace(X).full(X.shape[0], 1 / X.shape[0])
         return X.shape[0], np.zeros(X.shape[1]), unit * to_host(squares) ** 0.5
     xp = namespace(X)
     unit = abs(X).max(axis=0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from opflow.arrays import (
     as_samples,
-    check_real_dtype,
+    check_on_disk,
     cupy_module,
     is_array,
     is_sparse,
@@ -84,7 +84,7 @@ class Streamed:
         if module_name(X) != "numpy":
             raise TypeError("X is on the device already: there is nothing to stream")
         X = as_samples(X, "X")
-        check_real_dtype(X.dtype, "X")
+        check_on_disk(X, "X")
         if len(X.shape) != 2:
             raise ValueError(f"X must be two-dimensional (samples, features), not {X.shape}")
         self._xp = cupy_module()

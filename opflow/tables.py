@@ -54,7 +54,8 @@ class Table(NamedTuple):
 
     def title(self, column: int) -> str:
         """What a column is called in a message."""
-        return f"column {column + 1}" + (f" ({self.names[column]})" if self.names else "")
+        name = self.names[column] if self.names else ""
+        return f"column {column + 1}" + (f" ({name})" if name else "")
 
     def row_names(self) -> int | None:
         """The column that is no feature but counts or names the rows: the first one, or none."""
@@ -80,17 +81,9 @@ class Table(NamedTuple):
                          f"{some([*names, f'0 to {width - 1}'])}")  # fmt: skip
 
     def numbers(self, column: int, known: list[str] | None, encode: bool) -> tuple[Any, Any]:
-        """A column as float64 (N, 1); of words (N, c), one for each category, and these.
+        """A column as float64 (N, 1), NaN where missing; of words (N, c), and the categories.
 
-        NaN is where a value is missing.
-
-        Parameters
-        ----------
-        column : int
-        known : list of str, optional
-            Categories of the training set, if this column has words there.
-        encode : bool
-            Whether words may be categories.
+        These are `known` if a training set has words here, or found if `encode` allows it.
         """
         values = self.columns[column]
         if known is None and (values.dtype != object or {*values} <= {True, False, None}):
@@ -127,20 +120,11 @@ def read_table(path: Path) -> Table:
 
     Cells of a text are separated by commas, semicolons, tabs, bars or blanks.
 
-    Raises
-    ------
-    ValueError
-        For a cell that fits neither numbers nor words, a row of another length, or a first row
-        that may be a header or a sample.
-    ImportError
-        If a parquet file needs pandas and pyarrow, which are not there.
-
-    Notes
-    -----
     Blank lines and lines that begin with ``#`` are passed over.  The first row is a header if
     every cell has a letter and is neither a number nor a mark of a missing value; its first cell
-    may be empty.  A column that mixes numbers and words is refused.  Commas are decimal where
-    another mark separates the cells, no number has a point, and not all may be of thousands.
+    may be empty.  What mixes numbers and words, has rows of several lengths, or a first row that
+    may be a header or a sample, is a ``ValueError``.  Commas are decimal where another mark
+    separates the cells, no number has a point, and not all may be of thousands.
     """
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
@@ -168,13 +152,11 @@ def read_table(path: Path) -> Table:
 
 
 class _Layout(NamedTuple):
-    """How a text is read."""
+    """How a text is read: its first row, the lines before it and with it, and whether it names."""
 
     separator: str
-    #: lines before the first row, and with it
     before: int = 0
     top: int = 0
-    #: the first row, and whether that is a header
     head: list[str] = []  # noqa: RUF012
     names: list[str] | None = None
 
@@ -255,12 +237,10 @@ def _cells(file: IO[str], layout: _Layout) -> Table:
 
 def _typed(names: list[str] | None, columns: list[Any], rows: Any) -> Table:
     """A table of columns that are arrays, or cells of which numbers or words are to be made."""
-    typed = [(column, None) if isinstance(column, np.ndarray) else _column(column)
-             for column in columns]  # fmt: skip
+    typed = [(c, None) if isinstance(c, np.ndarray) else _column(c) for c in columns]
     table = Table(names, [values for values, _ in typed], rows)
     wrong = [(bad[0], -i, bad[1]) for i, (_, bad) in enumerate(typed) if bad]
-    if wrong:
-        row, column, reason = min(wrong)
+    for row, column, reason in sorted(wrong)[:1]:
         raise ValueError(f"{table.place(row, -column)}: {reason}")
     return table
 

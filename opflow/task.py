@@ -23,16 +23,13 @@ class Task:
     Parameters
     ----------
     targets : Standardiser
-        Of a regression: mean and scale of its targets.  Of a classification: the mean of the
-        one-hot vectors, scale 1.
+        Of a regression's targets, or with scale 1 of the one-hot vectors of classes.
     classes : array (k,), optional
-        Names of the classes, sorted; None for a regression.
+        Names of the classes, sorted.
     inputs : Standardiser, optional
-        Of the features; None if they are taken as they are.
-    columns : tuple of str, optional
-        Names of the columns that a prediction needs.
-    recipe : dict
-        How numbers are made of these columns; what JSON can hold.
+        Of the features.
+    columns, recipe : tuple of str, dict
+        Columns that a prediction needs, and how numbers are made of them; what JSON can hold.
     name : str
         Of the target.
 
@@ -41,17 +38,11 @@ class Task:
     >>> import numpy as np, opflow as of
     >>> from opflow.task import Task
     >>> task = Task(of.Standardiser([0.75, 0.25], [1, 1]), classes=np.array(["ham", "spam"]))
-    >>> y = task.encode(["ham", "spam", "ham", "ham"])
-    >>> y
-    array([[ 0.25, -0.25],
-           [-0.75,  0.75],
-           [ 0.25, -0.25],
-           [ 0.25, -0.25]])
-    >>> task.answers(y).tolist()
-    ['ham', 'spam', 'ham', 'ham']
-    >>> task.probabilities(np.array([[0.0, 0.0], [0.5, -0.5]]))
-    array([[0.75, 0.25],
-           [1.  , 0.  ]])
+    >>> y = task.encode(["spam", "ham"])
+    >>> y.tolist(), task.answers(y).tolist()
+    ([[-0.75, 0.75], [0.25, -0.25]], ['spam', 'ham'])
+    >>> task.probabilities(np.array([[0.0, 0.0], [0.5, -0.5]])).tolist()
+    [[0.75, 0.25], [1.0, 0.0]]
     """
 
     targets: Standardiser
@@ -62,17 +53,16 @@ class Task:
     name: str = "y"
 
     def prepare(self, X: Any) -> Any:
-        """X as the network takes it: standardised, if `inputs` says so."""
+        """X as the network takes it: of a pandas table `columns`, standardised by `inputs`."""
+        if self.columns is not None and hasattr(X, "columns"):
+            lacking = [name for name in self.columns if name not in X.columns]
+            if lacking:
+                raise ValueError(f"X lacks the columns {', '.join(lacking)}")
+            X = X[list(self.columns)]
         return X if self.inputs is None else self.inputs.transform(X)
 
     def encode(self, y: Any) -> Any:
-        """Targets (N, k) of labels (N,), or of values (N,) or (N, k) in their own units.
-
-        Raises
-        ------
-        ValueError
-            For a label that is none of `classes`, or another number of columns.
-        """
+        """Targets (N, k) of known labels (N,), or of values (N,) or (N, k) in their own units."""
         y = as_array(y, self.name)
         if self.classes is None:
             return self.targets.transform(y[:, None] if y.ndim == 1 else y)
@@ -99,12 +89,7 @@ class Task:
 
         The squared loss drives outputs to conditional means of the targets: the mean is added to
         them, negative numbers count as 0, and they are divided by their sum.  Where none is
-        positive, all classes are equally likely.
-
-        Raises
-        ------
-        ValueError
-            If there are no classes.
+        positive, all classes are equally likely.  ``ValueError`` for a regression.
         """
         if self.classes is None:
             raise ValueError(f"{self.name} is a regression's: there are no classes")

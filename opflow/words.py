@@ -37,15 +37,18 @@ effective rank: How many eigenvalues matter: the exponential of the entropy of t
 participation ratio: How many eigenvalues dominate: (tr K)² / ‖K‖_F², fewer than the effective rank.
 zero eigenvalues: How many directions of the targets the network cannot move towards at all.
 power law: The exponent a of a fit λ ≈ rank^a to the eigenvalues, and the ranks it is made for.
-alignment of K with y: yᵀK y / (‖K‖_F ‖y‖²), from 0 to 1: how well the kernel suits the targets.
+alignment: yᵀK y / (‖K‖_F ‖y‖²), from 0 to 1: how well a kernel, or a layer's, suits the targets.
 share of tr K: What a layer's weights contribute to the kernel.
-alignment with y: The alignment of a layer's part of the kernel with the targets.
 ‖r‖² in the top modes: The share of the squared residual in the span of the eigenvectors computed.
 ‖K u − λ u‖ at most: The largest error of the eigenpairs.
 ‖K(t) − K(0)‖/‖K(0)‖: How far the kernel has moved in the run: near 0 means lazy training.
 alignment K(t), K(0): The cosine of the angle between the kernels of the end and of the start.
 eigenvectors turned by: Angles between the spans of the leading eigenvectors at start and end.
-not computed: A number that was left out, with the reason and how to get it.
+eigenpairs: The largest eigenvalues of the kernel, with the directions that belong to them.
+density: How many eigenvalues lie where, estimated by random vectors (probes).
+heat map: A picture of the kernel, samples in groups.
+kernel distance: ‖K(t) − K(0)‖/‖K(0)‖ in the Frobenius norm.
+kernel alignment: The alignment of K(t) and K(0).
 note: A warning of the analysis.
 route, set-up, a step, moved, held: What a route costs: work before the first step, work and bytes
     read and written per step, and memory held.
@@ -57,6 +60,10 @@ WORDS: dict[str, str] = {}
 for _line in _TEXT.replace("\n    ", " ").strip().splitlines():
     _word, _, _sentence = _line.partition(": ")
     WORDS[_word] = _sentence
+
+
+#: what is said below a table
+HINT = "opflow explain WORD says what a word of the table means"
 
 
 def near(word: object, words: Iterable[object]) -> str:

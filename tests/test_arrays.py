@@ -241,8 +241,12 @@ def test_half_precision_of_other_libraries_is_refused(net, X):
     torch = _module("torch")
     with pytest.raises(TypeError, match=r"X .*BFloat16"):
         net(torch.ones(3, D, dtype=torch.bfloat16))
-    with pytest.raises(TypeError, match="X must be float32 or float64, not float16"):
-        net(torch.ones(3, D, dtype=torch.float16))
+
+
+def test_half_precision_is_exact_in_single(net):
+    torch = _module("torch")
+    X = torch.arange(3.0 * D, dtype=torch.float16).reshape(3, D) / 8
+    np.testing.assert_array_equal(net(X), net(X.numpy().astype(np.float64)))
 
 
 def test_training_data_of_jax_and_torch_are_not_written_to(net, X, y):

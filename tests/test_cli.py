@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow import report
+from opflow import options, progress, report
 from opflow.cli import main
 from opflow.data import load
 from opflow.estimate import estimate
 from opflow.folder import FILES, SHARDS
+from opflow.words import WORDS, explained
 
 
 def scaled(y):
@@ -414,7 +416,7 @@ def test_other_data_are_not_resumed(tmp_path, capsys):
 SLOW = """
 import sys, time
 import opflow as of
-from opflow import report
+from opflow import options, progress, report
 from opflow.cli import main
 
 def slow(*args):
@@ -651,3 +653,268 @@ def test_the_analysis_keeps_its_budget(n, widths, outputs, dtype):
     while (result := peak(memory))[0]:
         memory *= 1.1
     assert result[1] <= memory
+
+
+# -- the parser ---------------------------------------------------------------------------
+
+COMMANDS = ("train", "predict", "estimate", "spectrum", "plot", "explain")
+
+
+def parsers():
+    top = options.parser()
+    commands = next(a.choices for a in top._actions if isinstance(a.choices, dict))
+    assert set(commands) == set(COMMANDS)
+    return commands
+
+
+def arguments():
+    return [
+        (name, action)
+        for name, command in parsers().items()
+        for action in command._actions
+        if "--help" not in action.option_strings
+    ]
+
+
+@pytest.mark.parametrize(("name", "action"), arguments(), ids=lambda x: getattr(x, "dest", x))
+def test_every_option_has_a_sentence_and_says_what_holds_without_it(name, action):
+    text = action.help % {"default": action.default}
+    sentence, _, rest = text.rpartition("(")
+    assert len(sentence.split()) >= 3, text
+    assert rest.startswith(("default: ", "no default)", "required)")), text
+    if rest == "required)":
+        assert action.required and action.default is None
+    elif action.default not in (None, False):
+        assert rest.startswith(f"default: {action.default}")
+
+
+def test_options_are_in_groups():
+    for name in ("train", "estimate", "spectrum"):
+        groups = [g.title for g in parsers()[name]._action_groups if g._group_actions]
+        assert len(groups) == len(set(groups)) and {"data", "output", "resources"} <= set(groups)
+
+
+def test_no_option_is_known_by_a_beginning_of_its_name(capsys):
+    for name, command in parsers().items():
+        known = command._option_string_actions
+        for option in known:
+            for end in range(4, len(option)):
+                if option[:end] not in known:
+                    code, out, err = run(capsys, name, option[:end] + "=1", "x")
+                    assert (code, out) == (2, "") and f"no option {option[:end]}" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["trian", "digits"], "did you mean train?"),
+        (["train", "digits", "--stpes", "3"], "did you mean --steps?"),
+        (["train", "digits", "--width=8"], "did you mean --widths?"),
+        (["train", "digits", "--lr", "3"], "--step is its name here"),
+        (["train", "digits", "--lr-decay", "3"], "--step is its name here"),
+        (["train", "digits", "--learning-rate", "3"], "--step is its name here"),
+        (["train", "digits", "--epochs", "3"], "--steps is its name here"),
+        (["train", "digits", "--hidden", "3"], "--widths is its name here"),
+        (["train", "digits", "--batch-size", "3"], "--batch is its name here"),
+        (["train", "digits", "--method", "flw"], "did you mean flow?"),
+        (["train", "digits", "--scaling", "meanfield"], "did you mean mean-field?"),
+        (["spectrum", "run", "--epochs", "3"], "there is no option --epochs"),
+        (["train", "digit", *TRAIN, "--out", "out"], "did you mean digits?"),
+        (["train", "mydta.npz", *TRAIN, "--out", "out"], "did you mean mydata.npz?"),
+        (["train", "mydata.npy", *TRAIN, "--out", "out"], "did you mean mydata.npz?"),
+        (["spectrum", "runs1"], "did you mean runs?"),
+        (["explain", "residul", "norm"], "did you mean residual norm?"),
+    ],
+)
+def test_a_typing_error_is_told_what_was_meant(tmp_path, capsys, monkeypatch, argv, hint):
+    monkeypatch.chdir(tmp_path)
+    data(tmp_path, "mydata.npz")
+    (tmp_path / "runs").mkdir()
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("opflow: error: ") and hint in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["--help"], ["--version"], ["train", "--help"], ["explain"], ["explain", "tr", "K"]],
+    ids=" ".join,
+)
+def test_help_imports_no_engine(argv):
+    code = (
+        "import sys\nfrom opflow.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "print({'numpy', 'scipy', 'pylops', 'tqdm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    *shown, last = done.stdout.splitlines()
+    assert (done.stderr, last) == ("", "set()") and shown
+
+
+def test_opflow_alone_shows_help_with_examples(capsys):
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "") and "examples:\n  opflow train digits" in out
+    for line in out[out.index("examples:") :].splitlines()[1:-1]:
+        argv = shlex.split(line.split("  ")[1])[1:]
+        options.parser().parse_args(argv)
+
+
+# -- numbers for programs, quiet commands ---------------------------------------------------
+
+
+def strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_all_of_standard_output(tmp_path, capsys):
+    argv = ["train", data(tmp_path), *TRAIN[:-1], "--out", tmp_path / "run", "--explain", "--json"]
+    code, out, err = run(capsys, *argv)
+    assert code == 0 and "target: " in err and "chosen" in err
+    assert strict(out) == json.loads((tmp_path / "run" / "summary.json").read_text())
+    code, out, err = run(capsys, "spectrum", tmp_path / "run", "--json")
+    assert (code, err) == (0, "") and strict(out)["moments"]["end"]["trace"]["value"] > 0
+    code, out, err = run(capsys, "estimate", data(tmp_path), *TRAIN[:-1], "--json")
+    found = strict(out)
+    assert code == 0 and found["samples"] == 20 and found["routes"][0]["seconds"] > 0
+    assert found["steps"] == 3 and found["routes"][0]["fits"] is True
+    code, out, err = run(capsys, "predict", tmp_path / "run", data(tmp_path), "--json")
+    assert code == 0 and [len(column) for column in strict(out).values()] == [20]
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "") and err.count("\n") == 1  # the folder is there
+
+
+def test_quiet_commands_say_nothing(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert run(capsys, "train", data(tmp_path), *TRAIN, "--out", tmp_path / "run") == (0, "", "")
+    assert run(capsys, "spectrum", tmp_path / "run", "--quiet") == (0, "", "")
+    assert run(capsys, "plot", tmp_path / "run", "--quiet") == (0, "", "")
+
+
+def test_the_analysis_is_left_out_on_request(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "analyse", None)
+    code, out, _ = run(capsys, "train", data(tmp_path), *TRAIN[:-1], "--no-analysis",
+                       "--out", tmp_path / "run")  # fmt: skip
+    assert code == 0 and "kernel before" in out and "--no-analysis was given" in out
+    assert "λ_max(K)" not in out.replace("with λ_max(K)", "")
+
+
+def test_an_analysis_ends_at_its_limit_of_time(monkeypatch):
+    monkeypatch.setattr(report, "PRODUCTS", 0)  # as if it were predicted to take no time
+    monkeypatch.setattr(report, "ALLOWED", 0.0)
+    net = of.ReLUNetwork.random([3, 8], seed=0)
+    X = np.random.default_rng(0).standard_normal((300, 3))
+    assert report.analyse(net, X, seconds=0.0) == {"skipped": "its eigenvalues took over 0 s"}
+
+
+def test_estimates_are_in_units_of_people(capsys):
+    argv = ["estimate", "--samples", "1e9", "--features", 784, "--widths", "512,512"]
+    code, out, _ = run(capsys, *argv, "--steps", 20)
+    assert code == 0 and re.search(r"\d (days|years)", out) and "GiB" in out
+    assert "e+" not in "".join(out.splitlines()[1:3])
+
+
+# -- words ------------------------------------------------------------------------------------
+
+
+def named(table):
+    return {re.split(r"  +| not computed", line.strip())[0] for line in table.splitlines()}
+
+
+def test_every_row_of_the_tables_is_explained(tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["train", data(tmp_path), "--widths", "8,8", "--steps", 3, "--test-data", data(tmp_path),
+            "--out", folder]  # fmt: skip
+    assert run(capsys, *argv)[0] == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    full = {k: [1.0, 2.0] if v is None else v for k, v in summary.items()}
+    names = set()
+    for skipped in ([None, None], ["x", "x"]):
+        full |= {"kernel_skipped": skipped, "stopped": "SIGINT", "balancedness_drift": 1.0}
+        names |= named(report.table(full))
+    assert {"RMSE", "accuracy", "kernel before", "held-out loss"} <= names
+    for more in ([], ["--seconds", "1e-9"]):
+        assert run(capsys, "spectrum", folder, "--overwrite", *more)[0] == 0
+        table = (folder / "spectrum" / "spectrum.txt").read_text()
+        names |= named(table) - {"start"}
+    assert {"zero eigenvalues", "layer 2: share of tr K", "power law"} <= names
+    for name in names:
+        word, _, sentence = explained(name).partition(": ")
+        assert sentence and (word in name or name in word.split(", ")), (name, word)
+
+
+@pytest.mark.parametrize("word", list(WORDS))
+def test_a_word_is_explained_by_a_sentence(word, capsys):
+    assert WORDS[word][0].isupper() or WORDS[word][0] in "‖λ½yR"
+    assert len(WORDS[word].split()) > 3 and WORDS[word].endswith(".")
+    code, out, _ = run(capsys, "explain", *word.split())
+    assert code == 0 and f"{word}: {WORDS[word]}" in out
+
+
+def test_words_are_found_without_greek_letters_and_in_part(capsys):
+    assert "largest eigenvalue" in run(capsys, "explain", "lambda_max")[1]
+    assert run(capsys, "explain", "RANK")[1].startswith("effective rank: ")
+    assert all(word in run(capsys, "explain")[1] for word in WORDS)
+
+
+# -- progress, interrupts, readers that go away ------------------------------------------------
+
+
+def test_a_redirected_bar_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.1)
+    start = time.monotonic()
+    with progress.Bar(desc="work", total=60) as bar:
+        for _ in range(60):
+            time.sleep(0.01)
+            bar.update()
+    err, took = capsys.readouterr().err, time.monotonic() - start
+    assert "\r" not in err and 1 <= err.count("\n") <= took / 0.1 and "work" in err
+    monkeypatch.setattr(progress, "EVERY", 10.0)
+    for _ in progress.Bar(iterable=range(1000)):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_out_of_time_says_so_and_results_do_not_depend_on_bars(capsys):
+    with pytest.raises(progress.OutOfTime), progress.Bar(seconds=0.0, disable=True) as bar:
+        bar.update()
+    op = of.Gram(np.random.default_rng(0).standard_normal((300, 40)))
+    plain, shown = (of.spectral.eigsh(op, 2, progress=p).eigenvalues for p in (False, True))
+    np.testing.assert_array_equal(plain, shown)
+
+
+CHILD = """
+import os, sys
+from opflow.__main__ import main
+os.write(1, b"x")
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("delay", [0.001, 0.03, 0.1, 0.3, 0.6])
+def test_a_signal_during_the_imports_is_one_line(tmp_path, name, delay):
+    argv = ["train", data(tmp_path), "--widths", "64,64", "--steps", 10**7, "--quiet",
+            "--out", tmp_path / "run"]  # fmt: skip
+    child = subprocess.Popen([sys.executable, "-c", CHILD, *map(str, argv)], stderr=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert child.stdout.read(1) == "x"
+    time.sleep(delay)
+    child.send_signal(getattr(signal, name))
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (128 + getattr(signal, name), "")
+    assert err.count("\n") == 1 and f"stopped by {name}" in err
+
+
+@pytest.mark.parametrize("argv", [["explain"], ["--help"], ["estimate", "--samples", "9",
+                                  "--features", "9", "--widths", "9"]], ids=" ".join)  # fmt: skip
+def test_a_reader_that_goes_away_is_no_error(argv):
+    with subprocess.Popen([sys.executable, "-m", "opflow", *argv], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as child:  # fmt: skip
+        child.stdout.close()
+        # argparse overlooks it where nothing is buffered
+        codes = {128 + signal.SIGPIPE, *([0] if argv == ["--help"] else [])}
+        assert child.stderr.read() == "" and child.wait(timeout=60) in codes

@@ -54,7 +54,6 @@ def test_randomness_has_both_names_and_one_value(name):
 
 
 CALLS = {
-    "trace": lambda **k: of.spectral.trace(K, how="xtrace", products=16, **k),
     "eigsh": lambda **k: of.spectral.eigsh(K, 3, method="lanczos", **k).eigenvectors,
     "density": lambda **k: of.spectral.density(K, how="estimate", **k)([1.0, 5.0]),
     "logdet": lambda **k: of.spectral.logdet(K, 1.0, how="estimate", steps=3, **k),

@@ -135,6 +135,18 @@ def test_a_warm_start_is_one_longer_run(data, method, kind):
     assert whole.run_.losses[-1] < whole.run_.losses[0]
 
 
+def test_a_warm_start_takes_no_step_twice(data):
+    asked = []
+
+    def schedule(n):
+        asked.append(n)
+        return 0.05
+
+    model = ReLURegressor((8,), steps=7, step=schedule, warm_start=True, random_state=0)
+    model.fit(*data).fit(*data)
+    assert asked == list(range(14))
+
+
 def test_a_warm_start_on_other_data_begins_at_the_last_network(data):
     X, y = data
     model = ReLURegressor((8,), steps=7, step=0.05, warm_start=True, random_state=0).fit(X, y)
@@ -165,7 +177,7 @@ def dense(model, X):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("outputs", [1, 2])
-@pytest.mark.parametrize("alpha", [None, 0.5])
+@pytest.mark.parametrize("alpha", ["loo", 0.5])
 def test_kernel_regression_is_the_dense_formula(data, alpha, outputs, dtype):
     X, y = (a.astype(dtype) for a in data)
     y = y if outputs == 1 else np.stack([y, -X[:, 1]], axis=1)
@@ -181,10 +193,10 @@ def test_kernel_regression_is_the_dense_formula(data, alpha, outputs, dtype):
     size = np.linalg.cond(K + model.alpha_ * np.eye(60)) * np.finfo(dtype).eps
     got = model.predict(new)
     assert got.dtype == dtype and got.shape == ((20,) if outputs == 1 else (20, 2))
-    solver = 0 if alpha is None else 1e-8 if dtype is np.float64 else 1e-5
+    solver = 0 if alpha == "loo" else 1e-8 if dtype is np.float64 else 1e-5
     errors = (got.reshape(20, -1) - wanted) / scale
     np.testing.assert_allclose(errors, 0, atol=4 * size + 10 * solver)
-    assert model.alpha_ == alpha or alpha is None
+    assert model.alpha_ == alpha or alpha == "loo"
 
 
 def test_leaving_one_out_is_what_it_says(data):
@@ -241,6 +253,25 @@ def test_a_fitted_estimator_does_not_carry_its_data():
     model = ReLURegressor((4,), steps=2, early_stopping=False).fit(X, X[:, 0])
     # the residual alone has a number a sample
     assert len(pickle.dumps(model)) < X.nbytes / 2
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ReLURegressor(validation_fraction=1.0), r"validation_fraction must be in \[0, 1\), not 1"),
+        (ReLURegressor(step=-1), "step must be positive"),
+        (ReLURegressor(scaling="small"), "scaling must be one of"),
+        (NTKRegressor(alpha=-1.0), "alpha must be a number of at least 0, or 'loo', not -1.0"),
+        (NTKRegressor(alpha="best"), "alpha must be a number of at least 0, or 'loo', not 'best'"),
+    ],
+)
+def test_errors_name_the_parameter(data, model, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(*data)
+
+
+def test_a_width_may_be_a_number(data):
+    assert ReLURegressor(7, steps=1).fit(*data).run_.network.widths == (3, 7)
 
 
 def test_pipelines_searches_and_cross_validation(data):

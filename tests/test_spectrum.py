@@ -357,3 +357,66 @@ def test_the_memory_allowed_is_kept(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not summary["moments"]["end"]["skipped"] and peak <= 40e6
+
+
+# -- within a time ---------------------------------------------------------------------------
+
+
+def test_what_there_is_no_time_for_is_named_with_what_asks_for_it(trained, capsys, monkeypatch):
+    folder, *_ = trained
+    monkeypatch.setattr(spectrum, "DENSE", 0)  # as if it were large
+    code, out, _ = run(capsys, "spectrum", folder, "--seconds", "1e-9")
+    assert code == 0 and "tr K" in out and "layer 2: share of tr K" in out
+    for name in ("eigenpairs", "effective rank", "density"):
+        for when in ("start", "end"):
+            assert re.search(rf"{name}, {when} +not computed: it takes about .*--seconds", out)
+    assert "--density" in out and "--heat-map" in out and "[" not in out
+    argv = ["spectrum", folder, "--overwrite", "--seconds", "1e-9", "--density", "--heat-map"]
+    assert run(capsys, *argv)[0] == 0
+    summary, arrays = results(folder / "spectrum")
+    assert {"start_density", "end_density", "heat_map"} <= set(arrays)
+    assert summary["moments"]["end"]["probes"] == 10
+
+
+def test_results_follow_from_the_number_of_probes_alone(trained, capsys, monkeypatch):
+    folder, *_ = trained
+    monkeypatch.setattr(spectrum, "DENSE", 0)
+    found = []
+    for seconds in (1e3, 1e6):
+        argv = ["spectrum", folder, "--overwrite", "--probes", 3, "--steps", 8]
+        assert run(capsys, *argv, "--seconds", seconds)[0] == 0
+        found.append(results(folder / "spectrum"))
+    (summary, arrays), (other, same) = found
+    assert summary["moments"] == other["moments"] and summary["drift"] == other["drift"]
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(value, same[name])
+
+
+def test_a_clock_shares_its_seconds_and_stops_what_takes_longer():
+    clock = spectrum._Clock(90.0, False)
+    clock.part("start", 3)
+    assert 29 < clock.left() <= 30
+    clock.pace = 0.01
+    assert clock.fits(10, 100) == 10 and clock.fits(100, 100) == 29 and clock.fits(10, 6000) == 0
+    skipped = {}
+    assert clock.run("norm", 10, lambda: 5, skipped, "") == 5 and not skipped
+    assert clock.run("rank", 6000, lambda: 5, skipped, "more ") is None
+    assert skipped["rank"].endswith("left: more --seconds") and "1 min" in skipped["rank"]
+    clock.until = 0.0
+    op = of.Gram(np.random.default_rng(0).standard_normal((300, 40)))
+    work = lambda: of.spectral.eigsh(op, 2, method="lanczos")  # noqa: E731
+    assert clock.run("eigenpairs", 0, work, skipped, "") is None and "eigenpairs" in skipped
+    with clock.free(True):
+        assert clock.left() == float("inf")
+    assert clock.left() < 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0.0, 3277.0, "open (10 probes): more --steps"), (0.0, 17.0, "0 [0, 17], 10 probes")],
+)
+def test_an_interval_that_says_nothing_is_not_shown(low, high, shown):
+    null = {"value": 0.0, "low": low, "high": high, "how": "Lanczos quadrature", "products": 9}
+    assert spectrum_report._zeros(null, 17_970, 10) == shown
+    exact = {"value": 3.0, "low": 3.0, "high": 3.0, "how": "exact", "products": 0}
+    assert spectrum_report._zeros(exact, 17_970, 10) == "3"

@@ -98,3 +98,12 @@ def test_a_regression_has_no_probabilities():
 def test_labels_of_two_columns_are_refused():
     with pytest.raises(ValueError, match="one label a sample"):
         classes().encode([["ham", "rum"]])
+
+
+def test_a_table_may_have_more_columns_in_another_order():
+    pandas = pytest.importorskip("pandas")
+    task = classes(columns=("a", "b"), inputs=of.Standardiser([1.0, 2.0], [1.0, 4.0]))
+    table = pandas.DataFrame({"y": ["ham"], "b": [6], "a": [0.5]})
+    assert task.prepare(table).tolist() == [[-0.5, 1.0]]
+    with pytest.raises(ValueError, match="X lacks the columns a"):
+        task.prepare(table[["b"]])

@@ -11,3 +11,5 @@ from opflow.operators.space import RankError, Sharded
 from opflow.operators.space import rows_of_rank as rows
 
 __all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "collective_kernel", "rows"]
+
+__dir__ = __all__.copy  # for dir()

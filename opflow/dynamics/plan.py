@@ -347,7 +347,7 @@ def checked_gram(
         cross: Any = partial(_cross, gram, X)
     else:
         if not is_operator(gram):
-            gram = check_real(gram, "gram", finite=True)
+            gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
         kernel = copy.copy(as_operator(gram, symbol="G"))
         cross = _no_cross
 

@@ -64,11 +64,11 @@ def train(
     network : ReLUNetwork
         The start; it is not changed.
     X : array (N, d), rows on disk, sparse matrix, operator, or None
-        Of the network's dtype, finite.  Rows on disk are a ``numpy.memmap`` or anything with
-        `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an operator only
-        X· and Xᵀ· are used.  None if `gram` is all that is known.
+        Finite, of the network's dtype or converted to it.  Rows on disk are a ``numpy.memmap``
+        or what has `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an
+        operator only X· and Xᵀ· are used.  None if `gram` is all that is known.
     y : array (N,) or (N, k)
-        Targets, of the same dtype, finite.
+        Targets, of the same dtype or converted, finite.
     method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
@@ -313,25 +313,21 @@ def _warn_of_scales(X: Any, y: Any) -> None:
     found = []
     if type(X) is np.ndarray and X.size:
         spread = X.max(axis=0) - X.min(axis=0)
-        most = int(spread.argmax())
-        least = int(np.where(spread > 0, spread, math.inf).argmin())
-        if spread[most] >= UNLIKE * spread[least] > 0:
-            found.append(f"column {most} of X spans {spread[most]:.3g}, column {least} only "
-                         f"{spread[least]:.3g}")  # fmt: skip
+        order = np.argsort(np.where(spread > 0, spread, np.inf))
+        low, high = order[0], spread.argmax()
+        if spread[high] >= UNLIKE * spread[low] > 0:
+            found.append(f"column {high} of X spans {spread[high]:.3g} and column {low} only "
+                         f"{spread[low]:.3g}")  # fmt: skip
     if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
         found.append(f"y has values of size {size:.3g}")
     if found:
-        warnings.warn(
-            f"{'; '.join(found)}: such data train badly; of.Standardiser (--standardise on the "
-            "command line) makes all columns alike",
-            UserWarning,
-            stacklevel=3,
-        )
+        advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
+        warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
 
 
 def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", finite=True)
+    y = check_real(y, "y", dtype=network.dtype, finite=True)
     k = network.outputs
     wanted = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
     if y.ndim == 1 and k == 1:
@@ -339,8 +335,6 @@ def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     if y.shape != (n, k):
         raise ValueError(f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
                          f"{wanted} is expected")  # fmt: skip
-    if y.dtype != network.dtype:
-        raise TypeError(f"y is {y.dtype} but the network is {network.dtype}")
     namespace(y, network.readout)
     return y
 

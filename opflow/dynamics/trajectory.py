@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from opflow import files
+from opflow.arrays import Array
+from opflow.files import load_arrays, save_arrays
 from opflow.operators.space import Space
 from opflow.relu.network import ReLUNetwork
 from opflow.task import Task
@@ -53,11 +54,11 @@ class Trajectory:
     """
 
     network: ReLUNetwork
-    residual: Any
-    times: Any
-    losses: Any
+    residual: Array
+    times: Array
+    losses: Array
     products: int
-    observations: dict[str, Any] = field(default_factory=dict)
+    observations: dict[str, Array] = field(default_factory=dict)
     step: float = float("nan")
     note: str = ""
     interrupted: bool = False
@@ -80,7 +81,7 @@ class Trajectory:
             model=weights and recorded.get("_predictor", state) is state,
         )
 
-    def predict(self, X: Any, raw: bool = False) -> Any:
+    def predict(self, X: Any, raw: bool = False) -> Array:
         """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
 
         Parameters
@@ -149,7 +150,7 @@ class Trajectory:
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
         names = ("products", "step", "note", "interrupted", "route", "model")
         meta = {name: getattr(self, name) for name in names}
-        files.save(path, arrays, meta | {"rates": self.network.rates})
+        save_arrays(path, arrays, meta | {"rates": self.network.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -162,7 +163,7 @@ class Trajectory:
         ValueError
             If it is not a trajectory, is corrupt, or has another schema.
         """
-        arrays, meta = files.load(path, "trajectory", "residual")
+        arrays, meta = load_arrays(path, "trajectory", "residual")
         prefix = "observation_"
         return cls(
             ReLUNetwork.from_arrays(arrays, meta["rates"]),

@@ -38,14 +38,14 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
     Parameters
     ----------
     x : operator, array of shape (m, n), or sparse matrix
-        Arrays must be float32 or float64; they are referenced, not copied.
+        Arrays of float32 or float64 are referenced, other numbers converted.
     symbol : str, optional
         How :func:`describe` writes it.
 
     Raises
     ------
     TypeError
-        If `x` is none of these, or its dtype is not float32 or float64.
+        If `x` is none of these, or does not hold real numbers.
 
     Examples
     --------
@@ -691,11 +691,12 @@ class External(Operator):
         if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
         self.op, self.self_adjoint = op, self_adjoint
+        dims = getattr(op, "dims", None)
         super().__init__(
             (int(op.shape[0]), int(op.shape[1])),
             dtype,
             symbol=symbol or getattr(op, "name", None) or type(op).__name__.strip("_"),
-            dims=getattr(op, "dims", None),
+            dims=(dims,) if isinstance(dims, int) else dims,  # of some columns, PyLops 2
             dimsd=getattr(op, "dimsd", None),
         )
 

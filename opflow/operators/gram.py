@@ -31,7 +31,7 @@ class Gram(Operator):
     Raises
     ------
     TypeError, ValueError
-        If `weights` has another dtype than `F`, or not one entry a column.
+        If `weights` does not hold a real number a column.
 
     Notes
     -----
@@ -54,7 +54,8 @@ class Gram(Operator):
         if factor.dtype.kind == "c":
             raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
         if weights is not None:
-            weights = check_real(weights, "weights", finite=True)
+            wanted = None if factor.dtype_free else factor.dtype
+            weights = check_real(weights, "weights", dtype=wanted, finite=True)
             if weights.shape != (factor.shape[1],):
                 raise ValueError(
                     f"weights has shape {weights.shape}, the factor has {factor.shape[1]} columns"
@@ -63,8 +64,6 @@ class Gram(Operator):
                 factor = factor.astype(weights.dtype)
             if whereabouts(factor) not in (None, module_name(weights)):
                 raise TypeError(mixed(factor, weights))
-            if weights.dtype != factor.dtype:
-                raise TypeError(f"weights is {weights.dtype} but the factor is {factor.dtype}")
         self.factor, self.weights = factor, weights
         super().__init__(
             (factor.shape[0],) * 2,

@@ -6,7 +6,7 @@ the factor that G was made of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from opflow.arrays import namespace
@@ -206,8 +206,9 @@ def kernels(op: Operator) -> list[Gram]:
     """The Grams of Khatri–Rao products among the terms of `op`."""
     if isinstance(op, Sum | Scaled):
         return [kernel for term in op.operands for kernel in kernels(term)]
-    whole = isinstance(op, Gram) and op.weights is None and isinstance(op.factor, KhatriRao)
-    return [op] if whole else []
+    if isinstance(op, Gram) and op.weights is None and isinstance(op.factor, KhatriRao):
+        return [op]
+    return []
 
 
 def best_side(kernel: Gram, columns: int) -> Side:
@@ -220,7 +221,7 @@ def best_side(kernel: Gram, columns: int) -> Side:
     return min(sides, key=lambda side: nominal.seconds(side.stand_in().cost(columns), kernel.dtype))
 
 
-def replaced(op: Operator, forms: dict[int, Operator]) -> Operator:
+def replaced(op: Operator, forms: Mapping[int, Operator]) -> Operator:
     """`op` with some of its kernels, known by their ids, in another form."""
     if id(op) in forms:
         return forms[id(op)]

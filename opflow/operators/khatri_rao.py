@@ -371,6 +371,8 @@ class Hadamard(Operator):
         # Not through __new__, which would decide anew what to merge.
         return Hadamard._tiled, (list(self._operands), self._symbol)
 
+    _operands: tuple[Operator, ...]
+
     def __init__(self, *operands: Any, symbol: str | None = None) -> None:
         pass  # everything is decided in __new__, which may return another class
 

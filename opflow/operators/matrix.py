@@ -8,8 +8,8 @@ import numpy as np
 
 from opflow.arrays import (
     as_array,
+    check_on_disk,
     check_real,
-    check_real_dtype,
     is_rows,
     is_sparse,
     namespace,
@@ -27,7 +27,7 @@ class Matrix(Operator):
     Parameters
     ----------
     data : array or sparse matrix of shape (m, n)
-        float32 or float64.  Sparse matrices are stored by rows (CSR).
+        float32 or float64, or converted to it.  Sparse matrices are stored by rows (CSR).
     symmetric, psd : bool
         Promises by the caller about a square matrix; they are not checked.
     symbol : str, optional
@@ -35,7 +35,7 @@ class Matrix(Operator):
     Raises
     ------
     TypeError
-        If the dtype is not float32 or float64.
+        If `data` does not hold real numbers.
     ValueError
         If `data` is not two-dimensional or is empty.
 
@@ -193,7 +193,7 @@ class RowMatrix(Matrix):
     def _checked(self, data: Any) -> Any:
         if not is_rows(data):
             return super()._checked(data)
-        check_real_dtype(data.dtype, self.name_of_argument)
+        check_on_disk(data, self.name_of_argument)
         return data
 
     def rows(self, index: Any) -> Any:

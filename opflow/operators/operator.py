@@ -10,20 +10,28 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, overload
 
 import numpy as np
 import pylops
+import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import as_array, is_array, is_sparse, mixed, module_name, namespace
+from opflow.arrays import (
+    Array,
+    as_array,
+    beside,
+    in_dtype,
+    is_array,
+    is_sparse,
+    mixed,
+    module_name,
+    namespace,
+)
 from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
 from opflow.operators.space import LOCAL, Space
 from opflow.operators.threads import cached_property
 from opflow.streams import in_turn
-
-if TYPE_CHECKING:
-    from types import NotImplementedType
 
 
 class Cost(NamedTuple):
@@ -46,7 +54,35 @@ class Cost(NamedTuple):
         return Cost(*(count * number for number in self))
 
 
-class Operator(pylops.LinearOperator):
+if TYPE_CHECKING:
+
+    class _PyLops:  # has no types, and would make an operator Any
+        shape: tuple[int, int]
+        dtype: np.dtype[Any]
+        T: Operator
+        H: Operator
+
+        _any: Any = None
+        dot = conj = trace = __truediv__ = _matmat = _rmatmat = _transpose = _any
+
+        def __init__(self, **options: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    _PyLops = pylops.LinearOperator
+
+
+def _as_ours(name: str) -> Any:
+    """A method of PyLops that gives an operator, which becomes one of ours."""
+
+    def method(self: Operator, *args: Any, **options: Any) -> Operator:
+        from opflow.operators import algebra
+
+        return algebra.as_operator(getattr(super(Operator, self), name)(*args, **options))
+
+    return method
+
+
+class Operator(_PyLops):
     r"""A lazy linear operator with native block products.
 
     Subclasses implement ``_matmat(X)`` and ``_rmatmat(X)``, which always get a real array of
@@ -181,19 +217,19 @@ class Operator(pylops.LinearOperator):
     def _rmatvec(self, x: Any) -> Any:
         return self._rmatmat(x.reshape(-1, 1)).reshape(-1)
 
-    def matvec(self, x: Any) -> Any:
+    def matvec(self, x: Any) -> Array:
         """``self @ x`` for a vector of shape (n,) or (n, 1)."""
         return self._apply(self._matvec, x, self._columns, self._rows, vector=True)
 
-    def rmatvec(self, x: Any) -> Any:
+    def rmatvec(self, x: Any) -> Array:
         """``self.H @ x`` for a vector of shape (m,) or (m, 1)."""
         return self._apply(self._rmatvec, x, self._rows, self._columns, vector=True)
 
-    def matmat(self, X: Any) -> Any:
+    def matmat(self, X: Any) -> Array:
         """``self @ X`` for a block of vectors, shape (n, columns)."""
         return self._apply(self._matmat, X, self._columns, self._rows)
 
-    def rmatmat(self, X: Any) -> Any:
+    def rmatmat(self, X: Any) -> Array:
         """``self.H @ X`` for a block of vectors, shape (m, columns)."""
         return self._apply(self._rmatmat, X, self._rows, self._columns)
 
@@ -217,18 +253,18 @@ class Operator(pylops.LinearOperator):
                 f"the operand has shape {x.shape} but {type(self).__name__} of shape "
                 f"{self.shape} expects {shapes}"
             )
-        if x.dtype.kind not in "biufc":
-            raise TypeError(f"the operand must be numeric, not {x.dtype}")
         if whereabouts(self) not in (None, module_name(x)):
             raise TypeError(mixed(self, x))
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
-        if x.dtype.kind == "c" and self.dtype.kind != "c":
-            out = product(x.real.astype(self._working(x.real))) + 1j * product(
-                x.imag.astype(self._working(x.imag))
-            )
-        else:
+        if x.dtype == self.dtype or x.dtype.kind == self.dtype.kind == "c":
             out = product(x.astype(self._working(x), copy=False))
+        elif x.dtype.kind == "c":
+            working = self._working(x.real)
+            real = product(in_dtype(x.real, "the operand", working))
+            out = real + 1j * product(in_dtype(x.imag, "the operand", working))
+        else:
+            out = product(in_dtype(x, "the operand", self._working(x)))
         return out.reshape(height, *x.shape[1:])
 
     def _operand(self, x: Any) -> Any:
@@ -238,7 +274,7 @@ class Operator(pylops.LinearOperator):
         return as_array(x, "the operand")
 
     def _working(self, x: Any) -> np.dtype[Any]:
-        return self.dtype if x.dtype.kind in "biu" else np.result_type(self.dtype, x.dtype)
+        return np.result_type(self.dtype, x.dtype) if x.dtype.char in "efdFD" else self.dtype
 
     # -- parts ----------------------------------------------------------------------------
 
@@ -250,7 +286,7 @@ class Operator(pylops.LinearOperator):
         """
         return self._rmatmat(selector(self, index, self.shape[0])).T.conj()
 
-    def block(self, rows: Any, cols: Any) -> Any:
+    def block(self, rows: Any, cols: Any) -> Array:
         """The exact dense sub-block ``A[rows][:, cols]``.
 
         Parameters
@@ -290,10 +326,30 @@ class Operator(pylops.LinearOperator):
             block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
         return block if block.flags.owndata else block.copy()  # for the caller to write to
 
+    def __getitem__(self, key: Any) -> Array:
+        """Exact entries, as indexing the dense matrix gives them, for the price of :meth:`block`.
+
+        Raises ``MemoryError`` if what has to be formed does not fit in half of the free memory.
+        """
+        where = whereabouts(self)
+        keys = key if isinstance(key, tuple) else (key,)
+        if len(keys) in (1, 2) and all(isinstance(k, slice) for k in keys):
+            rows, cols = [*keys, slice(None)][:2]
+            size = len(range(self.shape[0])[rows]), len(range(self.shape[1])[cols])
+            dense_allowed(size, self.dtype, None, where)
+            return self.block(rows, cols)
+        # NumPy tells the row and the column of every entry that is asked for
+        grid = (np.arange(self.shape[0])[:, None], np.arange(self.shape[1]))
+        at = [np.broadcast_to(axis, self.shape)[key] for axis in grid]
+        (rows, i), (cols, j) = (np.unique(part, return_inverse=True) for part in at)
+        dense_allowed((rows.size, cols.size), self.dtype, None, where)
+        block = self.block(rows, cols)
+        return block[beside(i.reshape(at[0].shape), block), beside(j.reshape(at[1].shape), block)]
+
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
 
-    def diagonal(self) -> Any:
+    def diagonal(self) -> Array:
         """The exact diagonal of a square operator, shape (n,).
 
         Costs O(n · width) where the structure gives it, n products where it does not.
@@ -311,7 +367,7 @@ class Operator(pylops.LinearOperator):
 
     def trace(
         self, neval: int | None = None, method: str | None = None, backend: str = "numpy", **kw: Any
-    ) -> Any:
+    ) -> np.floating[Any]:
         """The exact trace; a named `method` asks PyLops for one of its estimators instead."""
         if method is None and neval is None:
             return self.space.total(self.diagonal().sum())
@@ -362,7 +418,7 @@ class Operator(pylops.LinearOperator):
 
     # -- conversions ----------------------------------------------------------------------
 
-    def todense(self, backend: str | None = None, memory: float | str | None = None) -> Any:
+    def todense(self, backend: str | None = None, memory: float | str | None = None) -> Array:
         """The dense matrix, formed in blocks.
 
         Parameters
@@ -379,13 +435,25 @@ class Operator(pylops.LinearOperator):
         """
         m, n = self.shape
         dense_allowed(self.shape, self.dtype, memory, whereabouts(self))
-        out = None
+        out: Any = None
         for s in row_slices(m, 3 * n * self.dtype.itemsize):
             part = self._block(s, slice(0, n))
             if out is None:
                 out = namespace(part).empty((m, n), dtype=self.dtype)
             out[s] = part
         return out
+
+    def tosparse(self) -> Any:
+        """The matrix in compressed rows, within the memory check of :meth:`todense`."""
+        return sp.csr_matrix(np.asarray(self))
+
+    def cond(self, *args: Any, **options: Any) -> NoReturn:
+        """The condition number is :func:`opflow.spectral.condition_number`."""
+        raise NotImplementedError("call opflow.spectral.condition_number(op)")
+
+    def eigs(self, *args: Any, **options: Any) -> NoReturn:
+        """Eigenvalues are :func:`opflow.spectral.eigsh`, singular values ``svds``."""
+        raise NotImplementedError("call opflow.spectral.eigsh(op, k), or svds(op, k) of any op")
 
     def to_scipy(self) -> spla.LinearOperator:
         """A SciPy ``LinearOperator`` with block products (host data only)."""
@@ -404,11 +472,7 @@ class Operator(pylops.LinearOperator):
             unknown = np.empty((), dtype=object)
             unknown[()] = self
             return unknown
-        m, n = self.shape
-        raise TypeError(
-            f"a {m} x {n} {type(self).__name__} is no array and is not made one unasked: use "
-            ".todense() for the matrix, or .to_scipy() where SciPy's LinearOperator is taken"
-        )
+        return np.asarray(self.todense(), dtype=dtype)
 
     def astype(self, dtype: Any) -> Operator:
         """This operator declared (and computed) in a wider dtype.
@@ -454,6 +518,12 @@ class Operator(pylops.LinearOperator):
             return super().dot(x)
         return self.matvec(x) if x.ndim == 1 else self.matmat(x)
 
+    @overload
+    def __matmul__(self, other: Operator) -> Operator: ...
+
+    @overload
+    def __matmul__(self, other: Any) -> Array: ...
+
     def __matmul__(self, other: Any) -> Any:
         if _is_scalar(other):
             raise ValueError("a scalar is not allowed with @, use * instead")
@@ -462,7 +532,7 @@ class Operator(pylops.LinearOperator):
     def __mul__(self, other: Any) -> Any:
         return self.dot(other)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: Any) -> Operator:
         return self.dot(other) if _is_scalar(other) else self.__rmatmul__(other)
 
     def __rmatmul__(self, other: Any) -> Any:
@@ -475,7 +545,7 @@ class Operator(pylops.LinearOperator):
             return self.T.dot(other.T).T if other.ndim in (1, 2) else NotImplemented
         return NotImplemented
 
-    def __add__(self, other: Any) -> Operator | NotImplementedType:
+    def __add__(self, other: Any) -> Operator:
         from opflow.operators import algebra
 
         if _is_scalar(other) and other == 0:  # what sum() starts from
@@ -483,20 +553,20 @@ class Operator(pylops.LinearOperator):
         term = algebra.as_term(other)
         return NotImplemented if term is None else algebra.add(self, term)
 
-    def __radd__(self, other: Any) -> Operator | NotImplementedType:
+    def __radd__(self, other: Any) -> Operator:
         return self.__add__(other)
 
     def __neg__(self) -> Operator:
         return self.dot(-1.0)
 
-    def __sub__(self, other: Any) -> Operator | NotImplementedType:
+    def __sub__(self, other: Any) -> Operator:
         from opflow.operators import algebra
 
         # -1 times an operator of SciPy is float64, whatever that is
         term = algebra.as_term(other)
         return self.__add__(other if term is None else algebra.scale(-1, term))
 
-    def __rsub__(self, other: Any) -> Operator | NotImplementedType:
+    def __rsub__(self, other: Any) -> Operator:
         return (-self).__add__(other)
 
     def __truediv__(self, other: Any, *args: Any, **options: Any) -> Any:
@@ -521,6 +591,8 @@ class Operator(pylops.LinearOperator):
         from opflow.operators import algebra
 
         return self if self.dtype.kind != "c" else algebra.as_operator(super().conj())
+
+    apply_columns, toimag, toreal = map(_as_ours, ("apply_columns", "toimag", "toreal"))
 
     def _adjoint(self) -> Operator:
         from opflow.operators import algebra

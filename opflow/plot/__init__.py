@@ -30,3 +30,5 @@ __all__ = [
     "projections",
     "sharpness",
 ]
+
+__dir__ = __all__.copy  # for dir()

@@ -139,7 +139,7 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
     ----------
     fields : Fields
     targets : array (N, q) or (N,)
-        Of the network's dtype.
+        Of the network's dtype, or converted to it.
     layer : int
         ℓ, 0..L; 0 is the input.
 
@@ -182,12 +182,10 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
     H = check_fields(fields).activations[layer]
     if not is_array(H):
         raise ValueError("layer 0 is sparse, on disk or an operator: an array is needed")
-    Y = check_real(targets, "targets", finite=True)
+    Y = check_real(targets, "targets", dtype=H.dtype, finite=True)
     Y = Y[:, None] if Y.ndim == 1 else Y
     if Y.ndim != 2 or len(Y) != fields.samples:
         raise ValueError(f"targets has shape {Y.shape} but the fields have {fields.samples} rows")
-    if Y.dtype != H.dtype:
-        raise TypeError(f"targets is {Y.dtype} but the network is {H.dtype}")
     xp = namespace(H, Y)
     Y = Y - Y.mean(axis=0)
     total = float((Y**2).sum())

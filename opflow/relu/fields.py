@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, locked, module_name, namespace
+from opflow.arrays import Array, check_integer, locked, module_name, namespace
 from opflow.operators.algebra import is_operator
 from opflow.operators.masks import pack, unpack
 from opflow.operators.rows import parse_memory, row_slices
@@ -251,7 +251,7 @@ class Fields:
         return bits
 
     @cached_property
-    def outputs(self) -> Any:
+    def outputs(self) -> Array:
         """f, (N, k)."""
         net = self.network
         if self.storage == "cached":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import as_samples, check_real, check_real_dtype, is_rows, is_sparse, namespace
+from opflow.arrays import as_samples, check_on_disk, check_real, is_rows, is_sparse, namespace
 from opflow.operators import Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.matrix import RowMatrix
@@ -32,7 +32,6 @@ def check_inputs(
     is, and the rest as :func:`opflow.arrays.as_array` has it.
     """
     X = as_operator(X) if is_operator(X) else as_samples(X, name)
-    check_real_dtype(X.dtype, name)
     if len(X.shape) != 2:
         raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
     if X.shape[0] == 0 and not empty:
@@ -41,15 +40,16 @@ def check_inputs(
         raise ValueError(
             f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
         )
-    if X.dtype.newbyteorder("=") != network.dtype:
-        raise TypeError(
-            f"{name} is {X.dtype} but the network is {network.dtype}: cast one with .astype()"
-        )
+    if is_operator(X) and X.dtype != network.dtype:
+        raise TypeError(f"{name} is {X.dtype} but the network is {network.dtype}: an operator is "
+                        "not converted, make it of data of that dtype")  # fmt: skip
     if is_operator(X):
         return X
     check_place(X, network.readout)
     if not is_rows(X):
-        return check_real(X.tocsr() if is_sparse(X) else X, name, finite=finite)
+        X = X.tocsr() if is_sparse(X) else X
+        return check_real(X, name, dtype=network.dtype, finite=finite)
+    check_on_disk(X, name, network.dtype)
     if finite:
         rows = host_rows(X)
         for s in row_slices(X.shape[0], X.shape[1] * X.dtype.itemsize, workspace=2**18):

@@ -41,7 +41,7 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
     ----------
     fields : Fields
     residual : array (N, k), (N,) for k = 1, or (N·k,)
-        r = f − y, of the network's dtype.
+        r = f − y, of the network's dtype or converted to it.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     ('0', '0')
     """
     net = check_fields(fields).network
-    zero = Zero(fields.samples * net.outputs, dtype=net.dtype)
+    zero: Operator = Zero(fields.samples * net.outputs, dtype=net.dtype)
     layers = []
     for (phi, a), (dphi, da), rate, b in zip(
         *_moving(fields, residual), net.rates, net.biases, strict=True
@@ -229,14 +229,12 @@ def _gated(velocity: Any, activation: Any) -> Any:
 
 def _residual(fields: Fields, residual: Any) -> Any:
     n, k = check_fields(fields).samples, fields.network.outputs
-    r = check_real(residual, "residual")
+    r = check_real(residual, "residual", dtype=fields.network.dtype)
     wanted = [(n, k), (n * k,)]
     if is_sparse(r) or r.shape not in wanted:
         raise ValueError(
             f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
             f"{wanted[0]} or {wanted[1]} is expected"
         )
-    if r.dtype != fields.network.dtype:
-        raise TypeError(f"residual is {r.dtype} but the network is {fields.network.dtype}")
     namespace(r, fields.network.readout)
     return r

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow import files
-from opflow.arrays import check_real, is_sparse, namespace, to_device, to_host
+from opflow.arrays import (
+    Array,
+    check_real,
+    check_real_dtype,
+    is_sparse,
+    namespace,
+    to_device,
+    to_host,
+)
 from opflow.extras import install
+from opflow.files import load_arrays, save_arrays
 from opflow.keywords import Seed, keywords
 
 if TYPE_CHECKING:
@@ -100,8 +108,8 @@ class ReLUNetwork:
                 f"readout has shape {readout.shape} but the last layer has {last} units: "
                 f"(outputs, {last}) is expected"
             )
-        self.weights = tuple(weights)
-        self.readout = readout
+        self.weights: tuple[Array, ...] = tuple(weights)
+        self.readout: Array = readout
         self.biases = _checked_biases(biases, self.weights)
         self.rates = _checked_rates(rates, len(weights))
         arrays = [*self.weights, readout, *(b for b in self.biases if b is not None)]
@@ -148,14 +156,8 @@ class ReLUNetwork:
     # -- files ----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one ``.npz`` file atomically: complete, or not there.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; a file of that name is then as it was.
-        """
-        files.save(path, self.arrays(), {"rates": self.rates})
+        """Write one ``.npz`` file atomically: complete, or, with ``OSError``, not there."""
+        save_arrays(path, self.arrays(), {"rates": self.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
@@ -163,21 +165,19 @@ class ReLUNetwork:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it holds no network, is corrupt, or has another schema.
+        FileNotFoundError, ValueError
+            If there is no file, or it holds no network, is corrupt, or has another schema.
 
         Examples
         --------
-        >>> import opflow as of, pathlib, tempfile
+        >>> import opflow as of, tempfile
         >>> net = of.ReLUNetwork.random([4, 8], seed=0)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     net.save(pathlib.Path(folder) / "net.npz")
-        ...     of.ReLUNetwork.load(pathlib.Path(folder) / "net.npz").digest() == net.digest()
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     net.save(file.name)
+        ...     of.ReLUNetwork.load(file.name).digest() == net.digest()
         True
         """
-        arrays, meta = files.load(path, "network", "readout")
+        arrays, meta = load_arrays(path, "network", "readout")
         return cls.from_arrays(arrays, meta["rates"])
 
     def arrays(self) -> dict[str, Any]:
@@ -196,13 +196,13 @@ class ReLUNetwork:
 
     # -- use ------------------------------------------------------------------------------
 
-    def __call__(self, X: Any) -> Any:
+    def __call__(self, X: Any) -> Array:
         """Outputs f of shape (N, k), computed in row blocks.
 
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype.
+            Of the network's dtype, or converted to it; a warning tells of rounding.
 
         Notes
         -----
@@ -231,7 +231,7 @@ class ReLUNetwork:
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype, finite.
+            Of the network's dtype or converted to it, finite.
         storage : {"cached", "packed", "recomputed"}, optional
         memory : float or str, optional
         comm : mpi4py.MPI.Comm or Sharded, optional
@@ -357,7 +357,8 @@ class ReLUNetwork:
         outputs = _count(outputs, "outputs")
         if scaling not in SCALINGS:
             raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
-        dtype = check_real(np.empty(0, dtype=dtype), "dtype").dtype
+        dtype = np.dtype(dtype)
+        check_real_dtype(dtype, "dtype")
         generator = np.random.default_rng(rng)
         weights = [
             (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)

@@ -83,3 +83,5 @@ __all__ = [
     "svds",
     "trace",
 ]
+
+__dir__ = __all__.copy  # for dir()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, namespace, to_host
+from opflow.arrays import Array, check_integer, check_real, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import row_slices
@@ -159,7 +159,7 @@ class BlockKrylov:
 @keywords
 def block_lanczos(
     op: Any, steps: int, V: Any = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
-) -> tuple[Any, Any, Any]:
+) -> tuple[Array, Array, Array]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 
     Parameters
@@ -218,13 +218,13 @@ def block_lanczos(
 def check_start(op: Operator, V: Any, name: str) -> Any:
     """`V` as a block (n, b) with 1 <= b <= n, finite and of the operator's dtype."""
     n = op.domain.here(op.shape[0])
-    V = as_array(V, name)
-    V = V[:, None] if getattr(V, "ndim", 0) == 1 else V
-    if getattr(V, "ndim", 0) != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
+    V = check_real(V, name, dtype=op.dtype)
+    V = V[:, None] if V.ndim == 1 else V
+    if V.ndim != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
         raise ValueError(
             f"{name} has shape {getattr(V, 'shape', None)} but op of order {n} needs ({n}, b), "
             f"1 <= b <= {n}"
         )
-    V = finite(V.astype(op.dtype, copy=False), name, op.space)
+    V = finite(V, name, op.space)
     units = unit_of(peaks(V, op.space), V.dtype)  # only directions count
     return V / namespace(V).asarray(units, dtype=V.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, check_real, namespace, to_host
+from opflow.arrays import Array, as_array, check_integer, check_real, in_dtype, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
@@ -85,7 +85,7 @@ def alignment(
     op = symmetric_operator(op)
     n, space = op.shape[0], op.space
     Y, outputs = _columns(y, n, space)
-    Y = check_finite(Y.astype(op.dtype, copy=False), "y", space)
+    Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
     spent = Y.shape[1]
     Y = Y / unit_of(peaks(Y, space).max(), op.dtype)
     largest = float(peaks(Y, space).max())
@@ -237,7 +237,7 @@ def _compared(
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
 
 
-def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Any:
+def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters
@@ -302,8 +302,6 @@ def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
     """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
     outputs = 1
     y = as_array(y, "y")
-    if y.dtype.kind not in "biuf":
-        raise TypeError(f"y must hold real numbers, not {y.dtype}")
     rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)
     if y.ndim == 2 and rows != n and size == n:
         outputs = y.shape[1]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer
+from opflow.arrays import Array, as_array, check_integer
 from opflow.keywords import Seed, keywords
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.gauss import Quadrature, choose_rule
@@ -60,29 +60,29 @@ class Density:
     products: int
     how: str
 
-    def __call__(self, grid: Any) -> Any:
+    def __call__(self, grid: Any) -> Array:
         """The density at eigenvalues `grid` (any shape, positive on a log axis), same shape."""
         return self._on(grid, self._density)[0]
 
-    def error(self, grid: Any) -> Any:
+    def error(self, grid: Any) -> Array:
         """The half-width of the 95 % interval of the broadened density, pointwise."""
         return self._on(grid, self._density)[1]
 
-    def band(self, grid: Any) -> tuple[Any, Any]:
+    def band(self, grid: Any) -> tuple[Array, Array]:
         """The lower and the upper end of that interval; a density is not negative."""
         value, half = self._on(grid, self._density)
         return np.maximum(value - half, 0.0), value + half
 
-    def cdf(self, grid: Any) -> Any:
+    def cdf(self, grid: Any) -> Array:
         """The fraction of eigenvalues at or below `grid`, null ones included."""
         return self._on(grid, self._cumulative)[0]
 
-    def cdf_band(self, grid: Any) -> tuple[Any, Any]:
+    def cdf_band(self, grid: Any) -> tuple[Array, Array]:
         """The 95 % interval of the true, unbroadened cumulative density, pointwise."""
         _, low, high = self._on(grid, self._cumulative)
         return low, high
 
-    def grid(self, points: int = 400) -> Any:
+    def grid(self, points: int = 400) -> Array:
         """Eigenvalues (points,) that cover the support, evenly on this axis."""
         low, high = self.support
         if not self.log:

@@ -7,13 +7,14 @@ is in it with probability one; residuals are measured on the result, not inferre
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import beside, check_integer, namespace, to_host
-from opflow.keywords import Seed, keywords, stage
+from opflow.arrays import Array, beside, check_integer, namespace, to_host
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.evaluation import candidates, materialise
 from opflow.operators.forming import Tiled, dense, dense_plan
 from opflow.operators.matrix import Matrix
@@ -93,21 +94,21 @@ class Eigenpairs:
     (array([9., 4.]), (3, 2))
     """
 
-    eigenvalues: Any
-    eigenvectors: Any
-    residuals: Any
+    eigenvalues: Array
+    eigenvectors: Array
+    residuals: Array
     converged: bool
     products: int
     how: str
     guard: Any = field(default=None, repr=False)
 
     @property
-    def start(self) -> Any:
+    def start(self) -> Array:
         if self.guard is None:
             return self.eigenvectors
         return namespace(self.guard).concatenate([self.eigenvectors, self.guard], axis=1)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Array]:
         """Unpack as SciPy's ``eigsh`` result: values, vectors."""
         return iter((self.eigenvalues, self.eigenvectors))
 
@@ -455,7 +456,7 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
-    stage(f"LAPACK, order {n}")
+    advance(0, f"LAPACK, order {n}")
     A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
     xp = namespace(A)
     unit = unit_of(peaks(A).max(), op.dtype)

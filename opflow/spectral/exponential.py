@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, check_integer, namespace
+from opflow.arrays import Array, as_array, check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
 from opflow.spectral.krylov import Krylov, check_tol
-from opflow.spectral.recursion import working
 
 #: spaces in a row at most: a time that needs more is out of reach
 SPACES = 1000
@@ -22,7 +21,7 @@ SPACES = 1000
 BUDGET = 2**27
 
 
-def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
+def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the exponential, exp(−t·op) r.
 
     Parameters
@@ -30,7 +29,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        A block costs block products.  float32 is cast to the dtype of a float64 operator; the
+        A block costs block products.  Vectors are converted to the dtype of the operator; the
         other way about, where it is not exact, is refused.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
@@ -79,7 +78,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     return _over_times(op, r, t, 0, tol, size)
 
 
-def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Any:
+def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
 
     Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
@@ -98,7 +97,7 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
 
 def phi(
     op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int | None = None
-) -> Any:
+) -> Array:
     r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
 
     Parameters
@@ -148,7 +147,7 @@ def _factors(t: Any, out: Any) -> Any:
 def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
     op, tol = symmetric_operator(op), check_tol(tol)
-    r = working(op, r, "r")
+    r = check_real(r, "r", dtype=op.dtype)
     t = as_array(t, "t")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import Array, check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_psd, check_shift, symmetric_operator
 from opflow.spectral.krylov import check_tol
-from opflow.spectral.recursion import Recursion, Ritz, working
+from opflow.spectral.recursion import Recursion, Ritz
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖
@@ -28,7 +28,7 @@ SAMPLES = 1024
 FEWEST = 8
 
 
-def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 128) -> Any:
+def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 128) -> Array:
     r"""The action of the inverse, (op + shift)⁻¹ r.
 
     For systems that need more than a few hundred products use :func:`opflow.spectral.solve`,
@@ -92,7 +92,7 @@ def inv(op: Any, r: Any, shift: float = 0.0, *, tol: float = 1e-8, size: int = 1
     return _by_lanczos(op, r, judge, "inv", tol, size, psd=True)
 
 
-def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Array:
     r"""The action of the square root, op^½ r.
 
     Parameters
@@ -149,7 +149,7 @@ def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
     return _by_lanczos(op, r, judge, "sqrtm", tol, size, psd=True)
 
 
-def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: int = 128) -> Any:
+def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: int = 128) -> Array:
     r"""The action of any function, f(op) r.
 
     Parameters
@@ -245,7 +245,7 @@ def _by_lanczos(
 ) -> Any:
     """f(op) r from spaces that grow until `judge` is content with them."""
     op, tol = symmetric_operator(op), check_tol(tol)
-    r = working(op, r, "r")
+    r = check_real(r, "r", dtype=op.dtype)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)

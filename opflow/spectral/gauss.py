@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.arrays import check_integer
-from opflow.keywords import Seed, keywords, stage
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
@@ -250,7 +250,7 @@ def quadrature(
     check_integer(probes, "probes", 2)
     check_integer(steps, "steps", 1)
     n = op.shape[0]
-    stage("quadrature", probes * min(steps, n))
+    advance(0, "quadrature", probes * min(steps, n))
     alpha, beta, basis, products = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)

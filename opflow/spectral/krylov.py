@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace
+from opflow.arrays import check_integer, check_real, namespace
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import check_psd
-from opflow.spectral.recursion import Recursion, working
+from opflow.spectral.recursion import Recursion
 
 
 class Krylov:
@@ -26,7 +26,7 @@ class Krylov:
     op : Operator
         Symmetric PSD, of order n.
     r : array (n,) or (n, c)
-        r(0), in the operator's dtype or cast to it where exact; every column of a block has
+        r(0), in the operator's dtype or converted to it; every column of a block has
         its own space.
     size : int, default 128
         Vectors of a basis held at most, from 2: size·n·c numbers.
@@ -75,7 +75,7 @@ class Krylov:
     """
 
     def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
-        r = working(op, r, "r")
+        r = check_real(r, "r", dtype=op.dtype)
         if r.ndim not in (1, 2) or len(r) != op.domain.here(op.shape[1]):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import as_array, check_real, namespace, to_host
+from opflow.arrays import Array, as_array, check_real, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.space import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
@@ -15,7 +15,7 @@ from opflow.spectral.scalars import by_lanczos, by_lapack, eigenvalues, extremes
 from opflow.spectral.traces import trace
 
 
-def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
+def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:
     r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
 
     Parameters
@@ -43,7 +43,7 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     array([1., 2.])
     """
     U = _vectors(eigenvectors)
-    r = as_array(r, "r")
+    r = check_real(r, "r")
     here = U.shape[0]
     n, size = space.total(np.array([here, r.size]))
     if size == n:
@@ -53,7 +53,9 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Any:
     return space.gram(U, r)
 
 
-def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL) -> Any:
+def decay(
+    eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL
+) -> Array:
     r"""How the coefficients of r on eigenvectors decay in the lazy regime.
 
     Parameters
@@ -110,7 +112,7 @@ def decay(eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Spa
 
 
 @keywords
-def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Any:
+def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Array:
     r"""The share of each layer in the trace of the kernel.
 
     Parameters
@@ -143,7 +145,7 @@ def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> An
     return traces / total if total else traces
 
 
-def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Any:
+def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Array:
     r"""The share of each layer in each eigenvalue of the kernel.
 
     Parameters
@@ -265,7 +267,7 @@ def sharpness(
 
 
 def _vectors(U: Any) -> Any:
-    U = as_array(U, "eigenvectors")
+    U = check_real(U, "eigenvectors")
     if U.ndim != 2:
         raise ValueError(f"eigenvectors must be an array (n, k), not of shape {U.shape}")
     return U

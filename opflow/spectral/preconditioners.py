@@ -57,11 +57,11 @@ class Nystrom(Operator):
     """
 
     def __init__(self, U: Any, weights: Any, *, space: Space = LOCAL, symbol: str = "P⁻¹") -> None:
-        U, weights = check_real(U, "U"), check_real(weights, "weights", finite=True)
-        if U.ndim != 2 or weights.shape != U.shape[1:] or U.dtype != weights.dtype:
+        U = check_real(U, "U")
+        weights = check_real(weights, "weights", dtype=U.dtype, finite=True)
+        if U.ndim != 2 or weights.shape != U.shape[1:]:
             raise ValueError(
-                f"U must have shape (n, k) and weights shape (k,) in one dtype, not "
-                f"{U.shape} {U.dtype} and {weights.shape} {weights.dtype}"
+                f"U must have shape (n, k) and weights (k,), not {U.shape} and {weights.shape}"
             )
         if weights.size and not float(weights.min()) >= -1:
             raise ValueError(f"weights must be at least -1, not {float(weights.min()):.4g}")

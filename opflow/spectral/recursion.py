@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, namespace, to_host
+from opflow.arrays import check_integer, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Normalised, peaks, unit_of
 
@@ -202,11 +202,3 @@ def eigh_tridiagonals(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, 
     T[:, index[1:], index[:-1]] = beta  # LAPACK reads the lower triangle
     values, vectors = np.linalg.eigh(T)
     return values, vectors
-
-
-def working(op: Operator, x: Any, name: str) -> Any:
-    """`x` (an array or sequence) in the operator's dtype, where float32 becomes float64 at most."""
-    x = check_real(x, name)
-    if not np.can_cast(x.dtype, op.dtype):
-        raise TypeError(f"op is {op.dtype} but {name} is {x.dtype}: convert one with .astype")
-    return x.astype(op.dtype, copy=False)

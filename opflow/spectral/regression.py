@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse
+from opflow.arrays import Array, check_real, is_sparse
 from opflow.operators.algebra import as_operator
 from opflow.spectral.checks import check_finite, symmetric_operator
-from opflow.spectral.recursion import working
 from opflow.spectral.solver import Solution, solve
 
 
@@ -28,9 +27,9 @@ class KernelRegression:
         What the solver reports: residuals, convergence, iterations, products.
     """
 
-    coefficients: Any
-    fitted: Any
-    residual: Any
+    coefficients: Array
+    fitted: Array
+    residual: Array
     solution: Solution
     #: whether the outputs of a sample are rows of the kernel, not columns of y
     _flattened: bool
@@ -120,7 +119,8 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     >>> bool(np.abs(regression.residual).max() < np.abs(y).max()), prediction.shape
     (True, (2, 1))
     """
-    op, y = symmetric_operator(op), check_real(y, "y")
+    op = symmetric_operator(op)
+    y = check_real(y, "y", dtype=op.dtype)
     fits = not is_sparse(y) and y.ndim in (1, 2)
     rows, size = op.space.total(np.array([len(y), y.size])) if fits else (0, 0)
     if not fits or op.shape[0] not in (rows, size) or not size:
@@ -129,7 +129,7 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
             "as its entries flattened sample-major, are expected"
         )
     flattened = y.ndim == 2 and op.shape[0] == size
-    y = working(op, check_finite(y, "y", op.space), "y")
+    y = check_finite(y, "y", op.space)
     targets = y.reshape(-1) if flattened else y
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_integer, check_real, is_sparse, namespace, to_host
-from opflow.keywords import Seed, keywords, stage
+from opflow.arrays import Array, check_integer, check_real, is_sparse, namespace, to_host
+from opflow.keywords import Seed, advance, keywords
 from opflow.operators.algebra import as_operator
 from opflow.operators.forming import dense, dense_plan
 from opflow.operators.operator import Cost, Operator
@@ -31,7 +31,6 @@ from opflow.spectral.checks import (
     unit_of,
 )
 from opflow.spectral.preconditioners import jacobi, nystrom
-from opflow.spectral.recursion import working
 from opflow.spectral.structure import NOMINAL, forming_products
 
 #: iterations before anything is factorised
@@ -48,8 +47,8 @@ class Solution(NamedTuple):
     `iterations` and `products` what was spent; a product is with one vector.
     """
 
-    x: Any
-    residuals: Any
+    x: Array
+    residuals: Array | float
     converged: bool
     iterations: int
     products: int
@@ -77,7 +76,7 @@ def solve(
     op : operator or array (n, n)
         Symmetric PSD.
     b : array (n,) or (n, c)
-        Of the operator's dtype; float32 is cast to that of a float64 operator.
+        Of the operator's dtype, or converted to it; a warning tells of rounding.
     shift : float, default 0
         μ, not negative.
     preconditioner : {None, "nystrom", "jacobi"} or operator, optional
@@ -136,11 +135,12 @@ def solve(
     >>> bool(np.allclose(solution.x, 1 / np.array([2.0, 101.0, 10001.0])))
     True
     """
-    op, shift, b = symmetric_operator(op), check_shift(shift), check_real(b, "b")
+    op, shift = symmetric_operator(op), check_shift(shift)
+    b = check_real(b, "b", dtype=op.dtype)
     n, here = op.shape[0], op.domain.here(op.shape[0])
     if is_sparse(b) or b.ndim not in (1, 2) or len(b) != here or 0 in b.shape[1:]:
         raise ValueError(f"b has shape {b.shape} but op has shape {op.shape}")
-    b = working(op, check_finite(b, "b", op.space), "b")
+    b = check_finite(b, "b", op.space)
     if tol is None:
         tol = 1e-8 if b.dtype == np.float64 else 1e-5
     if not 0 < tol < 1:
@@ -259,7 +259,7 @@ class _System:
         """The direct solution in float64, of columns where it is better than x."""
         xp = namespace(b)
         self.products += forming_products(self._op)
-        stage(f"LAPACK, order {self._op.shape[0]}")
+        advance(0, f"LAPACK, order {self._op.shape[0]}")
         A = dense(self._op).astype(np.float64) / self.unit
         A[xp.arange(len(A)), xp.arange(len(A))] += self._shift / self.unit
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.arrays import Array, check_integer, namespace, to_host
 from opflow.keywords import Seed, keywords
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
@@ -35,10 +35,10 @@ class SingularTriplets:
     how : str
     """
 
-    singular_values: Any
-    left: Any
-    right: Any
-    residuals: Any
+    singular_values: Array
+    left: Array
+    right: Array
+    residuals: Array
     converged: bool
     products: int
     how: str

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.arrays import check_integer
+from opflow.arrays import Array, check_integer
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.operators.rows import op_namespace
@@ -35,7 +35,6 @@ def trace(
     products: int = PRODUCTS,
     rng: Seed = 0,
     seed: Seed = 0,
-    progress: bool = False,
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
@@ -48,8 +47,6 @@ def trace(
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
     rng, seed : int, numpy.random.Generator or None, default 0
-    progress : bool, default False
-        Count the products on standard error.
 
     Returns
     -------
@@ -118,8 +115,8 @@ class Diagonal(NamedTuple):
         ``"exact"`` or ``"Diag++"``.
     """
 
-    values: Any
-    errors: Any
+    values: Array
+    errors: Array
     products: int
     how: str
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from opflow.arrays import check_integer, check_real, namespace
+from opflow.arrays import Array, check_integer, check_real, namespace
 from opflow.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, symmetric_operator
@@ -24,7 +24,7 @@ def lanczos(
     reorthogonalise: bool = True,
     rng: Seed = 0,
     seed: Seed = 0,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Array, Array, Any]:
     r"""Tridiagonalise a symmetric operator on a Krylov space.
 
     Parameters
@@ -74,10 +74,10 @@ def lanczos(
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
-    v = check_real(v, "v")
+    v = check_real(v, "v", dtype=op.dtype)
     if v.shape != (op.domain.here(n),):
         raise ValueError(f"v has shape {v.shape} but op has order {n}")
-    space = Recursion(op, v.astype(op.dtype, copy=False)[:, None], steps, keep=reorthogonalise)
+    space = Recursion(op, v[:, None], steps, keep=reorthogonalise)
     if not space.norms[0] > 0:
         raise ValueError("v must not be zero")
     while space.open[0]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from opflow.arrays import to_host
-from opflow.keywords import stage
+from opflow.keywords import advance
 from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
 from opflow.operators.forming import dense, dense_plan
 from opflow.operators.gram import CrossGram, Gram
@@ -164,7 +164,7 @@ def dense_spectrum(op: Operator) -> Spectrum:
     it costs: tiles where the structure gives them, else m products.
     """
     F = narrow_factor(op)
-    stage(f"LAPACK, order {op.shape[0] if F is None else F.shape[1]}")
+    advance(0, f"LAPACK, order {op.shape[0] if F is None else F.shape[1]}")
     if F is None:
         matrix = finite(op.todense() if sharing(op).sharded else dense(op))
         return Spectrum(_eigenvalues(matrix), 0, forming_products(op))

@@ -182,6 +182,7 @@ def test_a_run_survives_where_numpy_raises_at_every_rounding_to_zero(name, k, si
 # -- units ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*train badly")
 @pytest.mark.parametrize("units", ["of X and y", "of y", "of X"])
 @pytest.mark.parametrize(
     "dtype, exponent", [(np.float64, -400), (np.float64, 400), (np.float32, -50), (np.float32, 50)]

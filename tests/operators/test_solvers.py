@@ -107,22 +107,30 @@ def test_pylops_division_takes_its_options():
     assert np.linalg.norm(once - [1, 0.5, 0.25]) > 0.01
 
 
-NOT_ARRAYS = {
-    "numpy": lambda K, b: np.asarray(K),
-    "numpy, of two": lambda K, b: np.array([K, K]),
-    "eigsh": lambda K, b: spla.eigsh(K, k=N),
-    "lsq_linear": lambda K, b: scipy.optimize.lsq_linear(K, b),
-    "expm_multiply": lambda K, b: spla.expm_multiply(K, b),
-    "scikit-learn": lambda K, b: pytest.importorskip("sklearn.linear_model").Ridge().fit(K, b),
-    "SciPy's @": lambda K, b: spla.aslinearoperator(np.eye(N)) @ K,
+AS_ARRAYS = {
+    "numpy": np.asarray,
+    "numpy, of two": lambda K: np.array([K, K]),
+    "numpy, float32": lambda K: np.asarray(K, dtype=np.float32),
+    "norm": np.linalg.norm,
+    "eigsh": lambda K: spla.eigsh(K, k=N, return_eigenvectors=False),
+    "lsq_linear": lambda K: scipy.optimize.lsq_linear(K, np.ones(N)).x,
+    "expm_multiply": lambda K: spla.expm_multiply(K, np.ones(N)),
+    "scikit-learn": lambda K: pytest.importorskip("sklearn.linear_model").Ridge().fit(K, K).coef_,
+    "SciPy's @": lambda K: spla.aslinearoperator(np.eye(N)) @ K,
 }
 
 
 @pytest.mark.filterwarnings("ignore:k >= N")
-@pytest.mark.parametrize("use", NOT_ARRAYS)
-def test_what_wants_an_array_is_told_what_to_do(K, b, use):
-    with pytest.raises(TypeError, match=r"no array.*\.todense\(\).*\.to_scipy\(\)"):
-        NOT_ARRAYS[use](K, b)
+@pytest.mark.parametrize("use", AS_ARRAYS)
+def test_what_wants_an_array_gets_the_dense_matrix(K, A, use):
+    found, wanted = (AS_ARRAYS[use](x) for x in (K, K.todense()))
+    assert np.asarray(found).dtype == np.asarray(wanted).dtype
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9 * abs(wanted).max())
+
+
+def test_an_array_is_made_within_the_memory_check_alone():
+    with pytest.raises(MemoryError, match="keep the operator lazy"):
+        np.asarray(of.Identity(10**7))
 
 
 @pytest.mark.parametrize("kind", ["csr_array", "coo_array", "lil_array", "csr_matrix", "dia_array"])

@@ -249,7 +249,7 @@ def test_largest_and_smallest_are_what_scipy_means_by_them():
         ({"op": np.ones((3, 2))}, ValueError, r"op must be square .* \(3, 2\)"),
         ({"op": np.triu(np.ones((5, 5)))}, ValueError, "op must be symmetric"),
         ({"op": np.diag([1.0, np.nan, 1.0])}, ValueError, "NaN or infinity"),
-        ({"op": np.eye(3, dtype=int)}, TypeError, "float32 or float64"),
+        ({"op": np.eye(3, dtype=complex)}, TypeError, "float32 or float64"),
         ({"op": "K"}, TypeError, "expected an array"),
         ({"k": 5}, ValueError, "k must be between 1 and 4, not 5"),
         ({"k": 0}, ValueError, "k must be between 1 and 4, not 0"),

@@ -47,3 +47,5 @@ __all__ = [
     "TruncationError",
     "balances",
 ]
+
+__dir__ = __all__.copy  # for dir()

@@ -361,6 +361,8 @@ class Accuracy:
     def __init__(self, X: Any, labels: Any, *, name: str = "accuracy") -> None:
         X = as_samples(X, "X")
         labels = as_array(labels, "labels")
+        if labels.dtype.kind in "bf" and bool((labels == labels.round()).all()):
+            labels = labels.astype(int)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"labels must be integers of shape (M,), not {labels.dtype} of {labels.shape}"

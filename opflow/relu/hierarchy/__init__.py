@@ -28,3 +28,5 @@ __all__ = [
     "pushforward",
     "split",
 ]
+
+__dir__ = __all__.copy  # for dir()
