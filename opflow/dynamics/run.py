@@ -46,7 +46,7 @@ def train(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     every: int = 1,
     loss: str = "sum",
-    diverge: float = 1e6,
+    diverge: float = 1e3,
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
@@ -86,7 +86,7 @@ def train(
         Record a moment every so many steps (and the last).
     loss : {"sum", "mean"}
         ½ Σ_μ |r_μ|², or that divided by N.
-    diverge : float, default 1e6
+    diverge : float, default 1000
         A loss this many times the first one (or that of the zero function, if it is larger) is
         divergence, and ends the run; below it the loss may rise, as it does above 2/λ_max
         before the kernel has shrunk.  ``math.inf`` lets all losses pass that are finite.

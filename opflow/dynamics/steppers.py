@@ -115,9 +115,9 @@ class AutoStep:
             self.wait = min(2 * self.wait, LONGEST * passes)
         elif change > MOVING * before:
             self.wait = max(1.0, self.wait / 4)
-        if not self.top > 0:  # no gate is open anywhere, and nothing will move
+        if begins and not self.top > 0:  # no gate is open anywhere, and nothing will move
             self.size = 1.0
-        elif begins or not LOW <= self.size * self.share * self.top <= HIGH:
+        elif begins or (self.top > 0 and not LOW <= self.size * self.share * self.top <= HIGH):
             # a NumPy number would widen float32
             self.size = float(1 / (self.share * (self.top + begins * found.bound)))
         return found.products + (not begins)  # and the fields

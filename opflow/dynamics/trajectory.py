@@ -30,12 +30,12 @@ class Trajectory(Pictured):
         Time and loss of each moment: the start, those recorded on the way, and the end.
     products : int
         Kernel products spent: one a step (a gradient and the recomputed residual), and those
-        that found the step size.
+        that found the step size, followed it, or were taken back.
     observations : dict of str to array
         What the observers returned, first axis in the order of `times`; nothing of those that
         return None.
     step : float
-        The step size used.
+        The step size at the end.
     note : str
         Which step that is and why.
     interrupted : bool

@@ -38,7 +38,7 @@ class TruncatedFlow:
         p: keep the members of the hierarchy with at most p Gram factors.  From L on (L layers)
         it is gradient descent, to rounding.
     step : float or "auto"
-        As in :class:`GradientDescent`.
+        As in :class:`GradientDescent`; "auto" follows λ_max, and takes no step back.
 
     Raises
     ------

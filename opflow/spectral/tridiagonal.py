@@ -127,7 +127,8 @@ def largest_eigenvalue(
     steps : int, default 30
         Products to spend at most.
     start : array (n,), optional
-        Where to begin, such as the `vector` of a nearby operator; a Gaussian vector by default.
+        Where to begin, such as the `vector` of a nearby operator, of norm one; a tenth of a
+        random vector joins it, for `op` may have moved out of its sight.
 
     Returns
     -------
@@ -142,6 +143,8 @@ def largest_eigenvalue(
     >>> round(of.spectral.largest_eigenvalue(of.Gram(np.diag([3.0, 2.0, 1.0]))).value, 3)
     9.0
     """
+    if start is not None:
+        start = start + gaussian(op, 1, rng)[:, 0] * (0.1 / op.shape[0] ** 0.5)
     alpha, beta, basis = lanczos(op, steps, start, tol=tol, rng=rng)
     value, bound, weights = _top(alpha, beta)
     vector = basis @ namespace(basis).asarray(weights, dtype=basis.dtype)

@@ -18,6 +18,8 @@ METHODS = {
     "descent": (of.GradientDescent(), {"steps": 20}, 7),
     "momentum": (of.GradientDescent(0.02, momentum=0.5), {"steps": 20, "loss": "mean"}, 7),
     "batch": (of.GradientDescent(0.01, batch=3, rng=0), {"steps": 20, "every": 5}, 10),
+    "batch, auto": (of.GradientDescent(batch=3, rng=0), {"steps": 20, "every": 5}, 10),
+    "ball, auto": (of.GradientDescent(momentum=0.5), {"steps": 20}, 7),
     # steps adapt to differences, which magnify rounding: given moments, and not too many
     "flow": (of.GradientFlow(), {"times": [0.05, 0.1, 0.2]}, 4),
     "exponential": (of.ExponentialFlow(), {"until": 1.0}, 2),
@@ -29,6 +31,16 @@ def problem(k=2):
     rng = np.random.default_rng(k)
     net = of.ReLUNetwork.random([5, 9, 8], outputs=k, bias=True, seed=1)
     return net, rng.standard_normal((14, 5)), rng.standard_normal((14, k))
+
+
+def steep(comm):
+    """Targets that make the kernel grow: all ranks take the same steps back."""
+    net, X, y = problem()
+    whole = of.train(net, X, 1e3 * y, steps=12, eliminate=False)
+    assert "halved" in whole.note
+    run = train(comm, net, X, 1e3 * y, None, {"steps": 12})
+    assert run.note == whole.note and run.products == whole.products
+    np.testing.assert_allclose(run.losses, whole.losses, rtol=1e-6)
 
 
 def rows(comm):
@@ -60,6 +72,7 @@ def trajectories(comm):
     for name, (method, how, _) in METHODS.items():
         whole = of.train(net, X, y, method=method, eliminate=False, **how)
         compare(comm, train(comm, net, X, y, method, how), whole, name)
+    steep(comm)
     sparse = sp.csr_array(X * (X > 0))
     whole = of.train(net, sparse, y, steps=5, eliminate=False)
     compare(comm, train(comm, net, sparse, y, None, {"steps": 5}), whole, "sparse")
@@ -69,7 +82,7 @@ def fewer_samples_than_ranks(comm):
     net, X, y = (part if i == 0 else part[:2] for i, part in enumerate(problem()))
     s = distributed.rows(2, comm)
     for name, (method, how, _) in METHODS.items():
-        if name != "batch":  # of three samples
+        if "batch" not in name:  # of three samples
             whole = of.train(net, X, y, method=method, eliminate=False, **how)
             run = of.train(net, X[s], y[s], method=method, comm=comm, **how)
             np.testing.assert_allclose(run.losses, whole.losses, atol=1e-10 * whole.losses[0])
