@@ -29,8 +29,8 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        A block costs block products.  Vectors are converted to the dtype of the operator; the
-        other way about, where it is not exact, is refused.
+        A block costs block products.  Of the operator's dtype, or converted to it; a warning
+        tells of rounding.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
     tol : float, default 1e-8

@@ -255,7 +255,7 @@ def test_what_observers_give_is_checked_as_it_comes():
         of.train(net, X, y, steps=1, observe=[of.observe.HeldOutLoss(X, np.ones(3))])
     with pytest.raises(ValueError, match="contains NaN"):
         of.observe.HeldOutLoss(X, [1.0, np.nan, 0.0])
-    for labels in (np.zeros((3, 1), dtype=int), np.eye(3), np.zeros(3)):
+    for labels in (np.zeros((3, 1), dtype=int), np.eye(3), np.full(3, 0.5)):
         with pytest.raises(ValueError, match="labels must be integers"):
             of.observe.Accuracy(X, labels)
 
