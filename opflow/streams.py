@@ -76,7 +76,8 @@ class Streamed:
     _where = "cupy"
 
     def __init__(self, X: Any) -> None:
-        if is_sparse(X) or not (hasattr(X, "shape") and hasattr(X, "__getitem__")):
+        rows = hasattr(X, "shape") and hasattr(X, "__getitem__") and not hasattr(X, "matvec")
+        if is_sparse(X) or not rows:
             raise TypeError(
                 f"X must be a dense matrix that is read by rows, not {type(X).__name__}: what is "
                 "sparse or an operator has to be on the device whole"

@@ -263,6 +263,17 @@ def test_rows_of_integers_are_no_operator_but_told_what_to_do():
         of.Gram(Rows(X.astype(int)))
 
 
+def test_an_operator_gives_entries_and_is_yet_no_rows_on_disk(tmp_path):
+    op = of.as_operator(X)
+    np.testing.assert_array_equal(NET(op), NET(X))
+    first, other = (of.train(NET, of.as_operator(x), Y, steps=1) for x in (X, -X))
+    assert first.losses[1] != other.losses[1]
+    of.train(NET, op, Y, steps=1, checkpoint=tmp_path / "run")
+    of.train(NET, op, Y, steps=2, checkpoint=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="X"):
+        of.train(NET, of.as_operator(X + 1), Y, steps=2, checkpoint=tmp_path / "run", resume=True)
+
+
 def test_public_names_alone_are_listed():
     import opflow.plot
     from opflow.relu import hierarchy

@@ -72,7 +72,7 @@ def _feed(digest: Any, value: Any, budget: float, space: Space) -> None:
         shape = (space.size, *shape[1:])
     digest.update(f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode())
     value = host_rows(value)
-    if hasattr(value, "matvec") and not hasattr(value, "__getitem__"):
+    if hasattr(value, "matvec"):
         vector = np.random.default_rng(0).standard_normal(shape[1]).astype(value.dtype)
         vector = op_namespace(value).asarray(vector) if hasattr(value, "operands") else vector
         product = np.asarray(_host(value.matvec(vector)), dtype=np.float64)

@@ -121,7 +121,7 @@ def test_errors() -> None:
         ([[1.0]], "not list"),
         (cupy.ones((2, 2)), "on the device already"),
         (of.Streamed(np.eye(2)), "on the device already"),
-        (np.eye(2, dtype=int), "convert integers"),
+        (np.eye(2, dtype=int), "X is int64, read by rows, where float64 is needed"),
     ]:
         with pytest.raises(TypeError, match=message):
             of.Streamed(X)
