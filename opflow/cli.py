@@ -157,7 +157,7 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("--test-targets needs --test-data")
     space = space_of(world.comm, data.inputs.shape[0])
     samples = space.total(data.inputs.shape[0])
-    same = np.flatnonzero(space.largest(abs(data.targets).max(axis=0, initial=0.0)) == 0)
+    same = np.flatnonzero(space.largest((data.targets**2).sum(axis=0)) == 0)
     if same.size and data.task is not None:
         column = f"column {same[0]} of " * (data.targets.shape[1] > 1)
         value = data.task.targets.mean[same[0]]

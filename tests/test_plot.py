@@ -619,7 +619,8 @@ def test_a_density_of_many_eigenvalues_shows_a_single_one_and_dots_what_is_not_k
 
 
 def test_time_is_step_times_steps_with_the_steps_on_top(seen):
-    run = seen["run"]
+    method = of.GradientDescent(0.01)
+    run = of.train(seen["network"], seen["X"], seen["y"], steps=5, method=method)
     ax = plot.loss(run)
     assert ax.get_xlabel().startswith("time = step × steps, step = ")
     (top,) = ax.child_axes
