@@ -258,7 +258,8 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     try:
         if (gone := _gone(y, X.shape[0])).any():
             place = raw.place(int(gone.argmax()), None) if raw.place else f"y[{gone.argmax()}]"
-            raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
+            remedy = "; --missing drop leaves the row out" * ask  # who predicts has no such option
+            raise ValueError(f"{place}: the target is missing{remedy}")
         if like is None:
             classes, why, note = _classes(raw, space, how.task)
             notes += [note] * bool(note)
@@ -387,7 +388,8 @@ def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Ra
     categories = []
     origin = []
     for i, words in zip(picked, known, strict=True):
-        block, words = table.numbers(i, words, how.encode == "onehot" or words is not None)
+        encode = None if like is not None and words is None else how.encode == "onehot"
+        block, words = table.numbers(i, words, encode)
         blocks.append(block)
         categories.append(words)
         origin += [i] * block.shape[1]

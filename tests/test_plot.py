@@ -733,3 +733,9 @@ def test_a_run_on_the_command_line_draws_its_answers_in_their_own_units(tmp_path
         np.testing.assert_allclose(ax.lines[0].get_xdata(), value[:15])
         np.testing.assert_allclose(ax.lines[1].get_data(), [value[15:], run.predict(X[15:])])
     assert not report.write_pictures(tmp_path, found)
+
+
+def test_the_loss_of_a_regression_is_in_its_own_units():
+    run = of.Trajectory(of.ReLUNetwork.random([2, 3]), np.zeros((2, 1)), np.arange(2.0),
+                        np.array([9.0, 1.0]), 2, {"loss": np.array([900.0, 100.0])})  # fmt: skip
+    np.testing.assert_array_equal(plot.loss(run).lines[0].get_ydata(), [900.0, 100.0])
