@@ -100,11 +100,6 @@ def describe(op: Any) -> Description:
         A string (one operator a line: class, formula, shape, dtype, tags, flops, bytes) that
         notebooks show as a table.
 
-    Raises
-    ------
-    TypeError
-        If `op` is not an opflow operator.
-
     Examples
     --------
     >>> import numpy as np, opflow as of

@@ -28,11 +28,6 @@ class Gram(Operator):
         Weights of the columns of F; PSD if none is negative, else symmetric only.
     symbol : str, optional
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `weights` does not hold a real number a column.
-
     Notes
     -----
     :math:`G_{\mu\nu} = \sum_i w_i F_{\mu i} F_{\nu i}`.  One product costs 4·N·m flops a column
@@ -140,11 +135,6 @@ class CrossGram(Operator):
     G : array (N, m), sparse matrix, or operator
     symbol : str, optional
 
-    Raises
-    ------
-    ValueError
-        If the factors have different numbers of columns.
-
     Notes
     -----
     For complex factors ``F Gᴴ``.  A product costs one product with each factor.  Sub-blocks come
@@ -200,11 +190,6 @@ class GramVelocity(Operator):
     dF : the same, of the same shape
         The velocity of `F`.
     symbol : str, optional
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     Notes
     -----
@@ -279,11 +264,6 @@ class CoActivation(Gram):
         Weight of each unit: ``v**2`` for a readout v.
     dtype : dtype, optional
         Of products; that of `weights` if given, else float64.
-
-    Raises
-    ------
-    TypeError
-        If `gates` is not boolean.
 
     Notes
     -----

@@ -327,11 +327,6 @@ class ReLUNetwork(Pictured):
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
-        Raises
-        ------
-        ValueError
-            For widths or outputs below 1, or an unknown scaling.
-
         Notes
         -----
         All draw :math:`W^\ell \sim N(0, 2/n_{\ell-1})`.

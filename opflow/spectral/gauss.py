@@ -239,11 +239,6 @@ def quadrature(
     -------
     Quadrature
 
-    Raises
-    ------
-    ValueError, TypeError
-        For operators that are not symmetric, real and finite, and numbers out of range.
-
     Notes
     -----
     A rule of m steps is exact for polynomials of degree 2m − 1 on its own vector, which is

@@ -96,11 +96,6 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     -------
     KernelRegression
 
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes, dtypes or a shift that do not fit, or once `op` is seen not to be PSD.
-
     Warns
     -----
     ConvergenceWarning

@@ -48,11 +48,6 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     Operator of shape (N·n_ℓ, N·k)
         From residuals to the field h^ℓ, both flattened sample-major; the adjoint goes back.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L or a negative order.
-
     Notes
     -----
     .. math::
@@ -108,11 +103,6 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
         From residuals to the field ψ^ℓ (N, k, n_ℓ), flattened in C order; zero for ℓ = L, where
         ψ is the fixed readout.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L or a negative order.
-
     Notes
     -----
     .. math::
@@ -167,11 +157,6 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
     -------
     Operator of shape (N·Σn_ℓ + N·k·Σn_ℓ, N·k)
         :func:`split` cuts a product into its fields.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a negative order.
 
     Notes
     -----
