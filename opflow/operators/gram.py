@@ -13,7 +13,7 @@ import numpy as np
 from opflow.arrays import check_gates, check_real, mixed, module_name, namespace
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Cost, Operator, bracketed
 from opflow.operators.rows import row_slices, whereabouts, workspace_bytes
 
 
@@ -77,8 +77,7 @@ class Gram(Operator):
 
     @property
     def symbol(self) -> str:
-        F = self.factor.symbol
-        F = f"({F})" if " " in F else F
+        F = bracketed(self.factor)
         return self._symbol or (f"{F} {F}ᵀ" if self.weights is None else f"{F} diag(w) {F}ᵀ")
 
     @property
@@ -162,7 +161,7 @@ class CrossGram(Operator):
 
     @property
     def symbol(self) -> str:
-        F, G = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        F, G = map(bracketed, self.operands)
         return self._symbol or f"{F} {G}ᵀ"
 
     def cost(self, columns: int = 1) -> Cost:
@@ -232,7 +231,7 @@ class GramVelocity(Operator):
     def symbol(self) -> str:
         if self._symbol:
             return self._symbol
-        F, dF = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        F, dF = map(bracketed, self.operands)
         return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
