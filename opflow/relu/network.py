@@ -61,12 +61,6 @@ class ReLUNetwork(Pictured):
         L, k, and the number P of trained parameters.
     dtype : dtype
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, for shapes that do not chain, mixed or unsupported dtypes, NaN or
-        infinity, rates that are not positive.
-
     Notes
     -----
     Weights are referenced, not copied; do not write to them afterwards.  The rates are how the
@@ -271,13 +265,6 @@ class ReLUNetwork(Pictured):
         -------
         ReLUNetwork
             What is there already is referenced, not copied.
-
-        Raises
-        ------
-        ValueError
-            For another device.
-        ImportError
-            If CuPy is not installed, or finds no CUDA device.
 
         Notes
         -----

@@ -237,11 +237,6 @@ def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     array (min(p, q),), float64, on the host
         Radians from 0 to π/2, ascending.
 
-    Raises
-    ------
-    ValueError
-        If the numbers of rows differ, or columns are dependent to rounding.
-
     Notes
     -----
     Cosines are singular values of :math:`Q_U^T Q_V`, sines those of

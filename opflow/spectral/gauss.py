@@ -99,11 +99,6 @@ class Quadrature:
         Estimate
             ``how`` ends in ``"not converged"`` if more steps are needed rather than probes.
 
-        Raises
-        ------
-        ValueError
-            If f is not finite on the nodes.
-
         Warns
         -----
         ConvergenceWarning

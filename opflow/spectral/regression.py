@@ -55,11 +55,6 @@ class KernelRegression(Pictured):
         Returns
         -------
         array (M,) or (M, c)
-
-        Raises
-        ------
-        ValueError
-            If `cross` does not have one column a row of the kernel.
         """
         cross = as_operator(cross)
         size = self.coefficients.size if self._flattened else len(self.coefficients)

@@ -193,11 +193,6 @@ def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
     hidden, conjugate : lists of arrays, one a layer
         Shaped as ``fields.preactivations`` and ``fields.conjugates``.
 
-    Raises
-    ------
-    ValueError
-        If the shape is not that of a stacked field.
-
     Examples
     --------
     >>> import numpy as np, opflow as of
@@ -231,11 +226,6 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     -------
     hidden, conjugate : float
         √Σ_ℓ ‖h^ℓ − h^ℓ_ref‖² over √Σ_ℓ ‖h^ℓ_ref‖², and the same for φ.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the fields are of another network or training set.
 
     Examples
     --------
