@@ -1,4 +1,8 @@
-"""opflow: gradient descent of ReLU networks as a dynamics of fields, in lazy operators."""
+"""opflow: gradient descent of ReLU networks as a dynamics of fields, in lazy operators.
+
+Arguments that do not fit raise a ``ValueError`` or ``TypeError`` that names them, before any work;
+docstrings name what else may be raised.
+"""
 
 # A name that type checkers take for true; `typing` would take longer to import than all this.
 TYPE_CHECKING = False

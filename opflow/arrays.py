@@ -51,11 +51,6 @@ def namespace(*arrays: Any) -> ModuleType:
     -------
     module
 
-    Raises
-    ------
-    TypeError
-        If host and device arrays are mixed.
-
     Examples
     --------
     >>> import numpy as np
@@ -124,13 +119,6 @@ def as_array(x: Any, name: str) -> Any:
         if that is possible.
     name : str
         What the caller's argument is called.
-
-    Raises
-    ------
-    ValueError
-        If entries of `x` are masked.
-    TypeError
-        If another library's array cannot be read on the host.
 
     Examples
     --------
@@ -259,13 +247,6 @@ def check_real(x: Any, name: str, *, dtype: Any = None, finite: bool = False) ->
     dtype : dtype, optional
     finite : bool
         Also refuse NaN and infinity (one pass for the minimum, one for the maximum; no copy).
-
-    Raises
-    ------
-    TypeError
-        If `x` does not hold real numbers.
-    ValueError
-        If entries are masked, or `finite` and an entry is not.
     """
     x = in_dtype(as_array(x, name), name, dtype)
     if finite:

@@ -109,7 +109,6 @@ DOORS = {
     "divided": lambda K, X, y: (K + of.Identity(N)) / y,
     "alignment": lambda K, X, y: float(of.spectral.alignment(K, y)),
     "expm": lambda K, X, y: of.spectral.expm(K, y, 0.3),
-    "inv": lambda K, X, y: of.spectral.inv(K, y, shift=1.0),
     "sqrtm": lambda K, X, y: of.spectral.sqrtm(K, y),
     "lanczos": lambda K, X, y: of.spectral.lanczos(K, 3, y),
     "solve": lambda K, X, y: of.spectral.solve(K, y, 1.0).x,

@@ -5,11 +5,11 @@ Every rank runs the same program on its own rows.  A communicator given to the f
 :func:`opflow.train`, is all that differs from a program for one machine.
 """
 
-from opflow.distributed.kernel import ShardedOperator, collective_kernel
+from opflow.distributed.kernel import ShardedOperator
 from opflow.operators.sharded import ShardedRows
 from opflow.operators.space import RankError, Sharded
 from opflow.operators.space import rows_of_rank as rows
 
-__all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "collective_kernel", "rows"]
+__all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "rows"]
 
 __dir__ = __all__.copy  # for dir()

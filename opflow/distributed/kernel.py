@@ -7,8 +7,6 @@ from typing import Any
 from opflow.distributed.extra import pylops_mpi
 from opflow.operators.operator import Operator
 from opflow.operators.space import Sharded, Space
-from opflow.relu.fields import Fields
-from opflow.relu.kernels import collective_kernel as kernel
 
 
 class ShardedOperator(pylops_mpi.MPILinearOperator):
@@ -34,7 +32,8 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     -----
     A sharded vector is a ``pylops_mpi.DistributedArray`` with `Partition.SCATTER` and the rows of
     every rank as :meth:`distribute` makes it; one that all ranks hold (parameters, in the domain
-    of a Jacobian) has `Partition.BROADCAST`.
+    of a Jacobian) has `Partition.BROADCAST`.  A product with K is a local one, one allreduce of
+    P numbers, whatever N, and a local one.
     """
 
     def __init__(self, operator: Operator) -> None:
@@ -74,26 +73,3 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     def _rmatvec(self, x: Any) -> Any:
         op = self.operator
         return self._wrapped(op.rmatvec(x.local_array), op.shape[1], op.domain)
-
-
-def collective_kernel(fields: Fields, *, route: str | None = None) -> ShardedOperator:
-    r"""The kernel K of the samples of all ranks, as a ``pylops_mpi.MPILinearOperator``.
-
-    Parameters
-    ----------
-    fields : Fields
-        Of this rank's samples, made with ``comm=``.
-    route : {"cached", "transport"}, optional
-        As in :func:`opflow.jacobian`.
-
-    Returns
-    -------
-    ShardedOperator
-        Of shape (N·k, N·k), N the samples of all ranks.
-
-    Notes
-    -----
-    :math:`K r = J \sum_i J_i^T r_i`: a local product, one allreduce of P numbers, whatever N, and
-    a local product.
-    """
-    return ShardedOperator(kernel(fields, route=route))

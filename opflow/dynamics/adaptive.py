@@ -149,11 +149,6 @@ class GradientFlow:
         The estimated error e of f in a step has ‖e‖² <= tol·‖r‖², r at its start: in units of
         the loss, so that 1e-4 allows a hundredth of the residual.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `tol` is not a positive finite number.
-
     Notes
     -----
     With s stages, :math:`w_0 = 1 + 1/(20 s^2)`, Chebyshev polynomials :math:`T_j` and

@@ -48,11 +48,6 @@ class Checkpoint:
     keep : int, default 2
         States to keep: ``path``, and the ones before as ``path.1``, ``path.2``, ….
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument.
-
     Notes
     -----
     A save writes the state once, and the disk holds up to ``keep + 1`` of them while it does.

@@ -40,11 +40,6 @@ class GradientDescent:
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is none of these.
-
     Notes
     -----
     .. math::

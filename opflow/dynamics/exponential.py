@@ -34,11 +34,6 @@ class ExponentialFlow:
     size : int, default 128
         Vectors of a Krylov basis at most, of N·k numbers each; a step ends where they do.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `tol` is not a positive finite number, or `size` not an integer from 2.
-
     Notes
     -----
     A step of size t takes :math:`u = t\,\varphi_1(-tK)\,r = \int_0^t e^{-sK} r\,ds` from a Krylov

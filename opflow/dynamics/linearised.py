@@ -30,11 +30,6 @@ class LinearisedFlow:
     size : int, default 128
         Vectors of the Krylov basis at most, of N·k numbers each; then it is restarted.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `tol` is not a positive finite number, or `size` not an integer from 2.
-
     Notes
     -----
     The residual is that of the linear model,

@@ -13,6 +13,9 @@ from opflow.pictured import Pictured
 from opflow.relu.network import ReLUNetwork
 from opflow.task import Task
 
+#: what a file holds besides arrays
+KEPT = ("products", "step", "note", "interrupted", "route", "model")
+
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Pictured):
@@ -150,36 +153,23 @@ class Trajectory(Pictured):
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
-        names = ("products", "step", "note", "interrupted", "route", "model")
-        meta = {name: getattr(self, name) for name in names}
+        meta = {name: getattr(self, name) for name in KEPT}
         save_arrays(path, arrays, meta | {"rates": self.network.rates})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is not a trajectory, is corrupt, or has another schema.
-        """
+        """Read what :meth:`save` wrote; errors are those of :meth:`opflow.ReLUNetwork.load`."""
         arrays, meta = load_arrays(path, "trajectory", "residual")
         prefix = "observation_"
+        seen = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
         return cls(
-            ReLUNetwork.from_arrays(arrays, meta["rates"]),
-            arrays["residual"],
-            arrays["times"],
-            arrays["losses"],
-            meta["products"],
-            {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)},
-            meta["step"],
-            meta["note"],
-            meta["interrupted"],
-            meta.get("route", "weights"),
-            arrays.get("coefficients"),
-            meta.get("model", True),
-            arrays.get("steps"),
-            Task.from_arrays(arrays),
+            network=ReLUNetwork.from_arrays(arrays, meta["rates"]),
+            residual=arrays["residual"],
+            times=arrays["times"],
+            losses=arrays["losses"],
+            observations=seen,
+            coefficients=arrays.get("coefficients"),
+            steps=arrays.get("steps"),
+            task=Task.from_arrays(arrays),
+            **{name: meta[name] for name in KEPT if name in meta},  # older files have not all
         )

@@ -40,11 +40,6 @@ class TruncatedFlow:
     step : float or "auto"
         As in :class:`GradientDescent`; "auto" follows λ_max, and takes no step back.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `order` is not an integer >= 0, or `step` is not as above.
-
     Notes
     -----
     Residual and losses are those of the truncated fields.  The network of the trajectory, its

@@ -1,4 +1,7 @@
-"""Lazy linear algebra; knows nothing of networks."""
+"""Lazy linear algebra; knows nothing of networks.
+
+Arguments of a wrong kind, dtype or shape raise a ``TypeError`` or ``ValueError`` that names them.
+"""
 
 import traceback as _traceback
 

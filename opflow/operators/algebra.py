@@ -42,11 +42,6 @@ def as_operator(x: Any, *, symbol: str | None = None) -> Operator:
     symbol : str, optional
         How :func:`describe` writes it.
 
-    Raises
-    ------
-    TypeError
-        If `x` is none of these, or does not hold real numbers.
-
     Examples
     --------
     >>> import numpy as np, pylops, opflow as of
@@ -357,6 +352,10 @@ class Sum(_Composite):
         return " + ".join(t.symbol for t in self.operands)
 
     @property
+    def _factor_symbol(self) -> str:
+        return f"({self.symbol})"
+
+    @property
     def row_access(self) -> bool:  # type: ignore[override]
         return all(t.row_access for t in self.operands)
 
@@ -421,7 +420,7 @@ class Product(_Composite):
 
     @property
     def symbol(self) -> str:
-        return " ".join(f"({f.symbol})" if isinstance(f, Sum) else f.symbol for f in self.operands)
+        return " ".join(f._factor_symbol for f in self.operands)
 
     def _matmat(self, X: Any) -> Any:
         for factor in reversed(self.operands):
@@ -474,7 +473,7 @@ class Scaled(_Composite):
     @property
     def symbol(self) -> str:
         (op,) = self.operands
-        inner = f"({op.symbol})" if isinstance(op, Sum) else op.symbol
+        inner = op._factor_symbol
         return f"-{inner}" if self.scalar == -1 else f"{self.scalar:.4g} {inner}"
 
     @property

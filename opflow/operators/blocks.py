@@ -20,11 +20,6 @@ class BlockDiagonal(Operator):
         float32 or float64; referenced, not copied.
     symbol : str, default "B"
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `blocks` is not a real dense array of two or three dimensions.
-
     Notes
     -----
     Maps a field (N, n) to (N, k), both flattened sample-major: :math:`y_{\mu p} = \sum_i

@@ -7,6 +7,11 @@ from typing import Any
 
 from opflow.operators.operator import Operator
 
+_PREFIXES = {
+    1000: ("", "k", "M", "G", "T", "P", "E"),
+    1024: ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"),
+}
+
 
 def human(number: float, unit: str, base: int = 1000) -> str:
     """A number with a prefix a person reads at a glance.
@@ -16,8 +21,7 @@ def human(number: float, unit: str, base: int = 1000) -> str:
     >>> human(64.2e9, "flop"), human(2048, "B", 1024)
     ('64.2 Gflop', '2 KiB')
     """
-    prefixes = ("", "k", "M", "G", "T", "P", "E") if base == 1000 else (
-        "", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")  # fmt: skip
+    prefixes = _PREFIXES[base]
     for prefix in prefixes:
         if abs(number) < 999.5 or prefix == prefixes[-1]:
             return f"{number:.3g} {prefix}{unit}"
@@ -99,11 +103,6 @@ def describe(op: Any) -> Description:
     Description
         A string (one operator a line: class, formula, shape, dtype, tags, flops, bytes) that
         notebooks show as a table.
-
-    Raises
-    ------
-    TypeError
-        If `op` is not an opflow operator.
 
     Examples
     --------

@@ -23,11 +23,6 @@ class FunctionGram(Operator):
         `X` by default, and the kernel is then taken to be symmetric and positive semidefinite.
     symbol : str, default "κ"
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the function is not callable, or gives another shape or dtype than it should.
-
     Notes
     -----
     A product evaluates the function on tiles (the symmetric half only) and keeps none: N²/2

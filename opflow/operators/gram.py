@@ -13,7 +13,7 @@ import numpy as np
 from opflow.arrays import check_gates, check_real, mixed, module_name, namespace
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.masks import PackedGates
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Cost, Operator, bracketed
 from opflow.operators.rows import row_slices, whereabouts, workspace_bytes
 
 
@@ -27,11 +27,6 @@ class Gram(Operator):
     weights : array of shape (m,), optional
         Weights of the columns of F; PSD if none is negative, else symmetric only.
     symbol : str, optional
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `weights` does not hold a real number a column.
 
     Notes
     -----
@@ -82,8 +77,7 @@ class Gram(Operator):
 
     @property
     def symbol(self) -> str:
-        F = self.factor.symbol
-        F = f"({F})" if " " in F else F
+        F = bracketed(self.factor)
         return self._symbol or (f"{F} {F}ᵀ" if self.weights is None else f"{F} diag(w) {F}ᵀ")
 
     @property
@@ -140,11 +134,6 @@ class CrossGram(Operator):
     G : array (N, m), sparse matrix, or operator
     symbol : str, optional
 
-    Raises
-    ------
-    ValueError
-        If the factors have different numbers of columns.
-
     Notes
     -----
     For complex factors ``F Gᴴ``.  A product costs one product with each factor.  Sub-blocks come
@@ -172,7 +161,7 @@ class CrossGram(Operator):
 
     @property
     def symbol(self) -> str:
-        F, G = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        F, G = map(bracketed, self.operands)
         return self._symbol or f"{F} {G}ᵀ"
 
     def cost(self, columns: int = 1) -> Cost:
@@ -200,11 +189,6 @@ class GramVelocity(Operator):
     dF : the same, of the same shape
         The velocity of `F`.
     symbol : str, optional
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     Notes
     -----
@@ -247,7 +231,7 @@ class GramVelocity(Operator):
     def symbol(self) -> str:
         if self._symbol:
             return self._symbol
-        F, dF = (f"({op.symbol})" if " " in op.symbol else op.symbol for op in self.operands)
+        F, dF = map(bracketed, self.operands)
         return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
@@ -279,11 +263,6 @@ class CoActivation(Gram):
         Weight of each unit: ``v**2`` for a readout v.
     dtype : dtype, optional
         Of products; that of `weights` if given, else float64.
-
-    Raises
-    ------
-    TypeError
-        If `gates` is not boolean.
 
     Notes
     -----

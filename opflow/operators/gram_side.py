@@ -26,7 +26,7 @@ from opflow.operators.forming import (
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao, as_rows
 from opflow.operators.matrix import Matrix
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Cost, Operator, bracketed
 from opflow.operators.profile import MachineProfile
 from opflow.operators.rows import op_namespace, row_slices
 
@@ -40,11 +40,6 @@ class GramSide(Operator):
     gram : symmetric operator (N, N)
         Usually ``Matrix(G, psd=True)``; each entry goes with k × k entries of A Aᵀ.
     symbol : str, optional
-
-    Raises
-    ------
-    ValueError
-        If `gram` is not known to be symmetric, or the rows of A are not a multiple of its order.
 
     Notes
     -----
@@ -89,8 +84,7 @@ class GramSide(Operator):
 
     @property
     def symbol(self) -> str:
-        A = f"({self.A.symbol})" if " " in self.A.symbol else self.A.symbol
-        gram = f"({self.gram.symbol})" if " " in self.gram.symbol else self.gram.symbol
+        A, gram = map(bracketed, self.operands)
         return self._symbol or f"{A} {A}ᵀ ∘ {gram}"
 
     def cost(self, columns: int = 1) -> Cost:

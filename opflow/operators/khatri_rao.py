@@ -34,11 +34,6 @@ class KhatriRao(Operator):
     B : array (N, q), sparse matrix, or operator
     symbol : str, optional
 
-    Raises
-    ------
-    ValueError
-        If the rows of A are not a multiple of the rows of B.
-
     Notes
     -----
     With rows a_μ and b_μ and a p × q matrix M,
@@ -397,9 +392,7 @@ class Hadamard(Operator):
 
     @property
     def symbol(self) -> str:
-        return self._symbol or " ∘ ".join(
-            f"({op.symbol})" if isinstance(op, Sum) else op.symbol for op in self.operands
-        )
+        return self._symbol or " ∘ ".join(op._factor_symbol for op in self.operands)
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]

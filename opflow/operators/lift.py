@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.arrays import namespace
-from opflow.operators.algebra import Sum, as_operator
+from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rows import op_namespace
 
@@ -39,10 +39,6 @@ class _Lift(Operator):
     @property
     def operands(self) -> tuple[Operator, ...]:
         return (self.op,)
-
-    @property
-    def _inner(self) -> str:
-        return f"({self.op.symbol})" if isinstance(self.op, Sum) else self.op.symbol
 
     def cost(self, columns: int = 1) -> Cost:
         return self.op.cost(columns * self.copies)
@@ -74,7 +70,7 @@ class SampleLift(_Lift):
 
     @property
     def symbol(self) -> str:
-        return f"(I ⊗ {self._inner})"
+        return f"(I ⊗ {self.op._factor_symbol})"
 
     def _each_sample(self, product: Any, X: Any) -> Any:
         c = X.shape[1]
@@ -124,7 +120,7 @@ class FeatureLift(_Lift):
 
     @property
     def symbol(self) -> str:
-        return f"({self._inner} ⊗ I)"
+        return f"({self.op._factor_symbol} ⊗ I)"
 
     def _matmat(self, X: Any) -> Any:
         return self.op.matmat(X.reshape(self.op.shape[1], -1)).reshape(-1, X.shape[1])

@@ -45,11 +45,6 @@ class PackedGates(Operator):
     dtype : dtype, default float64
         Of products; a choice, since gates are exact in any.
 
-    Raises
-    ------
-    TypeError
-        If `gates` is not boolean.
-
     Examples
     --------
     >>> import numpy as np
@@ -110,11 +105,6 @@ class Mask(Operator):
     gates : bool array of any shape
         The field it acts on is flattened in C order; ``dims`` keeps the shape.
     dtype : dtype, default float64
-
-    Raises
-    ------
-    TypeError
-        If `gates` is not boolean.
 
     Notes
     -----

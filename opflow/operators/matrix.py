@@ -32,13 +32,6 @@ class Matrix(Operator):
         Promises by the caller about a square matrix; they are not checked.
     symbol : str, optional
 
-    Raises
-    ------
-    TypeError
-        If `data` does not hold real numbers.
-    ValueError
-        If `data` is not two-dimensional or is empty.
-
     Notes
     -----
     One product costs 2mn flops a column (2 nnz if sparse).

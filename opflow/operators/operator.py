@@ -177,6 +177,11 @@ class Operator(_PyLops):
         """How this operator is written in a formula."""
         return self._symbol or type(self).__name__
 
+    @property
+    def _factor_symbol(self) -> str:
+        """How it is written as a factor of a product: a sum in brackets."""
+        return self.symbol
+
     def cost(self, columns: int = 1) -> Cost:
         """Flops and bytes of one product with `columns` vectors.
 
@@ -608,6 +613,11 @@ class Operator(_PyLops):
 
         real = self.dtype.kind != "c"
         return self._adjoint() if real else algebra.as_operator(super()._transpose())
+
+
+def bracketed(op: Operator) -> str:
+    """The symbol of `op` where it has to be one thing."""
+    return f"({op.symbol})" if " " in op.symbol else op.symbol
 
 
 def agreed_space(spaces: Iterable[Space]) -> Space:

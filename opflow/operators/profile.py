@@ -45,11 +45,6 @@ class MachineProfile:
         Bytes a second of memory that is written to for the first time, as a matrix is that is
         formed to be kept: the system hands it out page by page.
 
-    Raises
-    ------
-    ValueError
-        If a rate is not a positive finite number.
-
     Examples
     --------
     >>> import opflow as of

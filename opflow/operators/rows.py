@@ -94,11 +94,6 @@ def block_rows(bytes_per_row: float, workspace: float | None = None) -> int:
     return max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
 
 
-def index_length(index: Any, size: int) -> int:
-    """How many rows `index` (a slice or an array) selects out of `size`."""
-    return len(range(*index.indices(size))) if isinstance(index, slice) else len(index)
-
-
 def selector(op: Any, index: Any, size: int) -> Any:
     """Columns of the identity of order `size`, on the device of `op`'s data."""
     xp = op_namespace(op)

@@ -19,11 +19,6 @@ class ScaledGates(Operator):
         v; its dtype is the operator's.
     symbol : str, optional
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `gates` is not boolean, or `scale` is not real or has another length.
-
     Notes
     -----
     With one output the conjugates of the top layer, :math:`\varphi_{\mu i} = v_i \theta_i^\mu`,

@@ -21,11 +21,6 @@ class ShardedRows(Operator):
     outputs : int, default 1
         Rows of a sample.
 
-    Raises
-    ------
-    ValueError
-        If `local` has not the rows of this rank's samples.
-
     Notes
     -----
     ``F x`` takes an x that all ranks hold and gives each its rows, without communication;

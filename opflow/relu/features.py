@@ -29,11 +29,6 @@ def agop(fields: Fields, layer: int) -> Operator:
     -------
     Operator of shape (n_{ℓ-1}, n_{ℓ-1}), PSD
 
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L.
-
     Notes
     -----
     .. math::
@@ -82,11 +77,6 @@ def feature_ansatz(
     -------
     float
         Between 0 and 1; 0 if either matrix is zero.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L or a power that is not positive.
 
     Notes
     -----

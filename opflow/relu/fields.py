@@ -73,11 +73,6 @@ class Fields:
     comm : mpi4py.MPI.Comm or Sharded, optional
         X is this rank's rows of the inputs, and kernels are of the samples of all ranks.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `X` cannot be the network's input, or for another storage.
-
     Notes
     -----
     With ℓ = 1..L and index 0 of every list being ℓ = 1, except `activations`, whose index 0 is

@@ -182,11 +182,6 @@ def cross_kernel(fields: Fields, other: Fields) -> Operator:
     Operator of shape (M·k, N·k)
         Its adjoint is K(X, X*).
 
-    Raises
-    ------
-    ValueError, TypeError
-        If the fields are of networks with other parameters.
-
     Notes
     -----
     :math:`K(X^*, X) = J(X^*) J(X)^T`: to first order, outputs at new points move by

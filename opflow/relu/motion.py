@@ -48,11 +48,6 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
     Operator of shape (N·k, N·k), symmetric
         Zero for one hidden layer, where K moves only when gates flip.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If `fields` is no Fields, or `residual` has another dtype or shape.
-
     Notes
     -----
     .. math::
@@ -147,11 +142,6 @@ def weight_gram_velocity(
     Returns
     -------
     Operator of shape (n_{ℓ-1}, n_{ℓ-1}) or (n_ℓ, n_ℓ), symmetric
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a layer outside 1..L, an unknown side, or a residual of another dtype or shape.
 
     Notes
     -----

@@ -61,12 +61,6 @@ class ReLUNetwork(Pictured):
         L, k, and the number P of trained parameters.
     dtype : dtype
 
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument, for shapes that do not chain, mixed or unsupported dtypes, NaN or
-        infinity, rates that are not positive.
-
     Notes
     -----
     Weights are referenced, not copied; do not write to them afterwards.  The rates are how the
@@ -272,13 +266,6 @@ class ReLUNetwork(Pictured):
         ReLUNetwork
             What is there already is referenced, not copied.
 
-        Raises
-        ------
-        ValueError
-            For another device.
-        ImportError
-            If CuPy is not installed, or finds no CUDA device.
-
         Notes
         -----
         Moves P + k·n_L numbers, and nothing else ever moves unasked: inputs and targets have to
@@ -326,11 +313,6 @@ class ReLUNetwork(Pictured):
         seed, rng : int, numpy.random.Generator or None, optional
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
-
-        Raises
-        ------
-        ValueError
-            For widths or outputs below 1, or an unknown scaling.
 
         Notes
         -----

@@ -1,4 +1,9 @@
-"""Spectral analysis of symmetric operators."""
+"""Spectral analysis of symmetric operators.
+
+Every function raises a ``ValueError`` or ``TypeError`` that names the argument: for an operator
+that is not square, symmetric, real and finite, or is seen not to be PSD where it has to be, and
+for shapes, dtypes and numbers that do not fit.  Docstrings name what else may be raised.
+"""
 
 from opflow.spectral.block import block_lanczos
 from opflow.spectral.checks import ConvergenceWarning, Estimate
@@ -12,7 +17,7 @@ from opflow.spectral.distribution import Density, density
 from opflow.spectral.eigen import Eigenpairs, eigh, eigsh
 from opflow.spectral.exponential import expm, phi, phi1
 from opflow.spectral.functionals import effective_dimension, effective_rank, logdet
-from opflow.spectral.functions import funm, inv, sqrtm
+from opflow.spectral.functions import funm, sqrtm
 from opflow.spectral.gauss import Quadrature, quadrature
 from opflow.spectral.krylov import Krylov
 from opflow.spectral.modes import (
@@ -59,7 +64,6 @@ __all__ = [
     "expm",
     "frobenius_norm",
     "funm",
-    "inv",
     "jacobi",
     "kernel_alignment",
     "kernel_distance",

@@ -185,11 +185,6 @@ def block_lanczos(
         R of the residual: ``op @ basis - basis @ T`` is zero but in the last b columns, where it
         is a matrix with orthonormal columns times R.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For an operator or a start that does not fit.
-
     Notes
     -----
     m is a multiple of b, or n.  Costs b products and 8·n·m·b flops a step.  An eigenvalue repeated

@@ -62,12 +62,6 @@ def alignment(
     Estimate
         NaN for a kernel that is zero, or constant and centred.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite, or `y` has another shape, is not finite, or is
-        zero (constant, if centred).
-
     Notes
     -----
     :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
@@ -126,11 +120,6 @@ def kernel_alignment(
     Estimate
         NaN if either kernel is zero.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If the kernels are not symmetric, real, finite and of one order.
-
     Notes
     -----
     :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`: exact under the condition of
@@ -168,11 +157,6 @@ def kernel_distance(
     -------
     Estimate
         ∞ if `K0` is zero and `K1` is not, NaN if both are.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As for :func:`kernel_alignment`.
 
     Notes
     -----
@@ -252,11 +236,6 @@ def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     -------
     array (min(p, q),), float64, on the host
         Radians from 0 to π/2, ascending.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of rows differ, or columns are dependent to rounding.
 
     Notes
     -----

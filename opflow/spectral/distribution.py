@@ -288,12 +288,6 @@ def density(
     -------
     Density
 
-    Raises
-    ------
-    ValueError, TypeError
-        For operators that are not symmetric, real and finite, not PSD on a log axis, and numbers
-        out of range.
-
     Notes
     -----
     With rules :math:`(\theta_{ij}, w_{ij})` of squared norm n,

@@ -109,11 +109,6 @@ def xnystrace(apply: Product, omega: Any, *, space: Space = LOCAL) -> Estimate:
     apply, omega, space
         As for :func:`xtrace`.
 
-    Raises
-    ------
-    ValueError
-        If A is seen not to be PSD.
-
     Notes
     -----
     With :math:`A_i` the Nyström approximation from all columns of :math:`\Omega` but i, and

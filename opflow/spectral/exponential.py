@@ -45,11 +45,6 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     -------
     array of shape ``t.shape + r.shape``
 
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes, dtypes or times that do not fit, or once `op` is seen not to be PSD.
-
     Warns
     -----
     ConvergenceWarning
@@ -110,11 +105,6 @@ def phi(
     Returns
     -------
     array of shape ``t.shape + r.shape``
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`expm`, or if `order` is not an integer from 0.
 
     Notes
     -----

@@ -174,11 +174,6 @@ def effective_rank(
     Estimate
         From 1 to n.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite, is seen not to be PSD, or is zero.
-
     Notes
     -----
     :math:`\exp\bigl(-\sum_i p_i \log p_i\bigr)` with :math:`p_i = \lambda_i/\mathrm{tr}\,op`

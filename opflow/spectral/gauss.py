@@ -99,11 +99,6 @@ class Quadrature:
         Estimate
             ``how`` ends in ``"not converged"`` if more steps are needed rather than probes.
 
-        Raises
-        ------
-        ValueError
-            If f is not finite on the nodes.
-
         Warns
         -----
         ConvergenceWarning
@@ -238,11 +233,6 @@ def quadrature(
     Returns
     -------
     Quadrature
-
-    Raises
-    ------
-    ValueError, TypeError
-        For operators that are not symmetric, real and finite, and numbers out of range.
 
     Notes
     -----

@@ -40,11 +40,6 @@ class Krylov:
     norm : float, or array (c,)
         ‖r‖.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes or dtypes that do not fit, or once a Ritz value shows that `op` is not PSD.
-
     Notes
     -----
     With m vectors, T tridiagonal and :math:`\beta_m` the norm of the next residual, the Krylov

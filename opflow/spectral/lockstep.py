@@ -11,7 +11,7 @@ import numpy as np
 
 from opflow.arrays import to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.recursion import Recursion
+from opflow.spectral.recursion import Recursion, eigh_tridiagonals
 
 
 def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
@@ -51,12 +51,8 @@ def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
     A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
     them gets the whole of what the start vector has of them, the others are left none.
     """
-    probes, m = alpha.shape
-    index = np.arange(m)
-    matrices = np.zeros((probes, m, m))
-    matrices[:, index, index] = alpha
-    matrices[:, index[1:], index[:-1]] = beta[:, :-1]  # eigh reads the lower triangle
-    values, vectors = np.linalg.eigh(matrices)
+    values, vectors = eigh_tridiagonals(alpha, beta[:, :-1])
+    index = np.arange(alpha.shape[1])
     apart = np.diff(values) > 16 * eps * np.abs(values).max()
     first = np.maximum.accumulate(np.pad(apart, ((0, 0), (1, 0))) * index, axis=1)
     belongs = (first[:, :, None] == index) * vectors[:, 0, :, None]

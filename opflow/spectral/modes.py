@@ -31,11 +31,6 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:
     -------
     array (k,) or (k, c)
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
     Examples
     --------
     >>> import numpy as np, opflow as of
@@ -71,11 +66,6 @@ def decay(
     Returns
     -------
     array (t, k)
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or an eigenvalue or time is not finite.
 
     Notes
     -----
@@ -127,11 +117,6 @@ def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Ar
     array (layers,)
         Sums to 1; zero if the trace is.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If there is no kernel, or one is not symmetric, real and finite.
-
     Examples
     --------
     >>> import numpy as np, opflow as of
@@ -159,11 +144,6 @@ def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Array:
     -------
     array (L, k), float64, on the host
         Columns sum to 1; those of eigenvalues that are zero to rounding are zero.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If there is no kernel, one is not symmetric, real and finite, or shapes do not fit.
 
     Notes
     -----
@@ -230,11 +210,6 @@ def sharpness(
     Returns
     -------
     Sharpness
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite, or `step` not positive.
 
     Warns
     -----

@@ -39,11 +39,6 @@ class Nystrom(Operator):
         ``op.space`` of the operator that it preconditions, if that is sharded: U is then the rows
         of this rank.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes or dtypes that do not fit, or weights below −1.
-
     Notes
     -----
     One product costs 4·n·k flops a column.  :func:`nystrom` builds it.
@@ -98,11 +93,6 @@ class Jacobi(Operator):
         Not negative.
     space : Space, optional
         As for :class:`Nystrom`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it is not a real dense vector, or has a negative or non-finite entry.
 
     Examples
     --------
@@ -172,12 +162,6 @@ def nystrom(
     Nystrom
         An operator of order n, in the dtype of `op`, near a multiple of (op + μ)⁻¹.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not square, real, symmetric, finite and PSD, `shift` is negative, or `rank` is
-        not an integer from 1.
-
     Notes
     -----
     From a sketch Y = op Ω with orthonormal Ω, the Nyström approximation
@@ -245,12 +229,6 @@ def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
     -------
     Jacobi
         An operator of order n, in the dtype of `op`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not square, real and symmetric or has a negative diagonal, or `shift` is
-        negative.
 
     Notes
     -----

@@ -55,11 +55,6 @@ class KernelRegression(Pictured):
         Returns
         -------
         array (M,) or (M, c)
-
-        Raises
-        ------
-        ValueError
-            If `cross` does not have one column a row of the kernel.
         """
         cross = as_operator(cross)
         size = self.coefficients.size if self._flattened else len(self.coefficients)
@@ -95,11 +90,6 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     Returns
     -------
     KernelRegression
-
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes, dtypes or a shift that do not fit, or once `op` is seen not to be PSD.
 
     Warns
     -----

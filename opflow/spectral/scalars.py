@@ -48,11 +48,6 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Se
     Estimate
         With a 95 % confidence interval.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite.
-
     Notes
     -----
     Exact for n <= 1024; for sparse matrices; for Grams of a dense factor F of width p < n, as
@@ -95,11 +90,6 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estim
     -------
     Estimate
         `low` holds for certain, to rounding; `high` with a probability of 95 %.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite.
 
     Warns
     -----
@@ -241,11 +231,6 @@ def participation_ratio(
     -------
     Estimate
         0 for the zero operator.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite.
 
     Notes
     -----

@@ -108,12 +108,6 @@ def solve(
     Solution
         ``(x, residuals, converged, iterations, products)``.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes, dtypes, shifts or tolerances that do not fit, or once op + μ or the
-        preconditioner is seen not to be PSD.
-
     Warns
     -----
     ConvergenceWarning

@@ -97,11 +97,6 @@ def svds(
     SingularTriplets
         Unpacks as ``u, s, vt``; `kernel` and `gauss_newton` give the eigenpairs of both Grams.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For an operator that is not real and finite, and arguments out of range.
-
     Warns
     -----
     ConvergenceWarning

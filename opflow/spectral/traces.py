@@ -143,11 +143,6 @@ def diagonal(
     Diagonal
         On the device of `op`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`trace`.
-
     Notes
     -----
     With Q an orthonormal basis of ``A Ω``, :math:`P = Q Q^T`, and signs g (Baston and Nakatsukasa

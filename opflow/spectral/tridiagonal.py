@@ -50,12 +50,6 @@ def lanczos(
         ``beta[:-1]``; ``beta[-1]`` is the norm of the next residual.  m < `steps` if the Krylov
         space is invariant earlier.  `alpha` and `beta` are on the host.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For an operator that is not square, symmetric, real and finite, or a start that is zero or
-        does not fit.
-
     Notes
     -----
     Each step costs one product and, for the reorthogonalisation (done twice), 8·n·m flops.  One

@@ -153,11 +153,6 @@ def dense_spectrum(op: Operator) -> Spectrum:
     -------
     Spectrum
 
-    Raises
-    ------
-    ValueError
-        If `op` has entries that are not finite.
-
     Notes
     -----
     Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming

@@ -67,7 +67,7 @@ def products(comm, counts, k, dtype, bias):
                 assert "sharded" in str(error)
             else:
                 raise AssertionError("entries of a sharded kernel")
-        mpi = distributed.collective_kernel(fields)
+        mpi = distributed.ShardedOperator(of.collective_kernel(fields))
         assert isinstance(mpi, pylops_mpi.MPILinearOperator)
         x = mpi.distribute(r[flat, 0])
         close((mpi @ x).local_array, (whole @ r[:, 0])[flat], tol, "K r by PyLops-MPI")

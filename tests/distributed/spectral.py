@@ -139,7 +139,6 @@ ESTIMATED = {
     "phi": lambda p: [p.rows(S.phi(p.K, p.B, 0.02, 2))],
     "funm": lambda p: [p.rows(S.funm(p.K, np.tanh, p.B, size=9))],
     "sqrtm": lambda p: [p.rows(S.sqrtm(p.K, p.b, size=12))],
-    "inv": lambda p: [p.rows(S.inv(p.K, p.B, 1.0, size=12))],
     "solve": lambda p: p.solved(p.b),
     "solve for columns": lambda p: p.solved(p.B),
     "solve with nystrom": lambda p: p.solved(p.b, preconditioner="nystrom", rank=20),

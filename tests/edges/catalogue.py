@@ -464,11 +464,6 @@ def funm(p):
     return {"value": Part(spectral.funm(p.operator(), share, p.vectors()), 0, 1, samples=True)}
 
 
-@entry("spectral.inv")
-def inv(p):
-    return {"value": Part(spectral.inv(p.operator(), p.vectors(2), p.shift), -1, 1, samples=True)}
-
-
 @entry("spectral.sqrtm")
 def sqrtm(p):
     return {"value": Part(spectral.sqrtm(p.operator(), p.vectors()), 0.5, 1, samples=True)}

@@ -11,7 +11,7 @@ TOLERANCE = 1e-7
 #: of a kernel with every sample twice, and half as large: its spectrum is the same but for zeros
 TWICE = {
     "alignment", "alignment_centred", "effective_dimension", "effective_rank", "eigsh",
-    "frobenius_norm", "funm", "inv", "kernel_alignment", "kernel_distance", "kernel_regression",
+    "frobenius_norm", "funm", "kernel_alignment", "kernel_distance", "kernel_regression",
     "krylov", "norm", "outputs_of_a_network", "participation_ratio", "phi", "shares", "sharpness",
     "solve", "sqrtm", "trace", "fields_cached", "fields_packed", "fields_recomputed",
 }  # fmt: skip

@@ -95,11 +95,6 @@ def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Ope
     Operator of shape (n_upper, n_upper)
         PSD for μ = ν, untagged otherwise.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`pullback`.
-
     Notes
     -----
     .. math::
@@ -180,11 +175,6 @@ def members(
     Returns
     -------
     Members
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`pullback`, before any work is done.
 
     Notes
     -----

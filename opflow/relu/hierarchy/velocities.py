@@ -48,11 +48,6 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     Operator of shape (N·n_ℓ, N·k)
         From residuals to the field h^ℓ, both flattened sample-major; the adjoint goes back.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L or a negative order.
-
     Notes
     -----
     .. math::
@@ -107,11 +102,6 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     Operator of shape (N·k·n_ℓ, N·k)
         From residuals to the field ψ^ℓ (N, k, n_ℓ), flattened in C order; zero for ℓ = L, where
         ψ is the fixed readout.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 1..L or a negative order.
 
     Notes
     -----
@@ -168,11 +158,6 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
     Operator of shape (N·Σn_ℓ + N·k·Σn_ℓ, N·k)
         :func:`split` cuts a product into its fields.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For a negative order.
-
     Notes
     -----
     The derivative of the fields along the direction :math:`J^T r` in which gradient flow moves
@@ -208,11 +193,6 @@ def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
     hidden, conjugate : lists of arrays, one a layer
         Shaped as ``fields.preactivations`` and ``fields.conjugates``.
 
-    Raises
-    ------
-    ValueError
-        If the shape is not that of a stacked field.
-
     Examples
     --------
     >>> import numpy as np, opflow as of
@@ -246,11 +226,6 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     -------
     hidden, conjugate : float
         √Σ_ℓ ‖h^ℓ − h^ℓ_ref‖² over √Σ_ℓ ‖h^ℓ_ref‖², and the same for φ.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the fields are of another network or training set.
 
     Examples
     --------

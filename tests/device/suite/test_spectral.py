@@ -132,7 +132,6 @@ FUNCTIONS = {
     "phi": lambda K, at: S.phi(K, at(Y), 0.5, 2),
     "funm": lambda K, at: S.funm(K, np.exp, at(Y)),
     "sqrtm": lambda K, at: S.sqrtm(K, at(Y)),
-    "inv": lambda K, at: S.inv(K, at(Y), 0.1),
     "solve": lambda K, at: S.solve(K, at(Y[:, 0]), 0.1),
     "nystrom": lambda K, at: S.nystrom(K, 0.1, 4).matmat(at(Y)),
     "jacobi": lambda K, at: S.jacobi(K, 0.1).matmat(at(Y)),
