@@ -83,10 +83,13 @@ class Task:
         chosen = np.asarray(labels[:, None] == self.classes)
         unknown = labels[~chosen.any(axis=1)]
         if len(unknown):
-            known = ", ".join(map(str, self.classes.tolist()[:10]))
-            more = ", …" if len(self.classes) > 10 else ""
-            raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {known}{more}")
+            raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {self.known()}")
         return beside(self.targets.transform(chosen), y)
+
+    def known(self) -> str:
+        """The classes, or the first ten of them, in words."""
+        more = ", …" * (len(self.classes) > 10)
+        return ", ".join(map(str, self.classes[:10].tolist())) + more
 
     def answers(self, outputs: Any) -> Any:
         """Labels (N,), or values in their own units, (N, k) or (N,), of a network's outputs."""
