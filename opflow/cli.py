@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         world = World()
-    except ImportError as error:
-        print("opflow: error:", error, file=sys.stderr)
+    except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI that it can load
+        print("opflow: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     with world.quiet(), _Signals() as signals:
         try:
