@@ -17,7 +17,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(stop.code or 0)
         args.argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+            with (
+                contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout),
+                _warnings(args.quiet),
+            ):
                 code = int(COMMANDS[args.command](args, signals, world))
             if args.json:
                 print(json.dumps(args.found, indent=2))
@@ -73,6 +77,16 @@ def _fail(error: object, code: int, world: World) -> int:
     text = re.sub(r"\bresume='([^']*)'", r"--resume-from \1", text)
     text = re.sub(r"\b(memory|eliminate)=(\w+)", r"--\1 \2", text)
     return world.fail(f"opflow: error: {text}", code)
+
+
+@contextlib.contextmanager
+def _warnings(quiet: bool) -> Iterator[None]:
+    """Warnings in a line, without the place in our code."""
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore")
+        warnings.showwarning = lambda told, *where: print(f"opflow: {told}", file=sys.stderr)
+        yield
 
 
 class _Signals:
@@ -144,6 +158,8 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     resume = args.resume or args.resume_from is not None
     if resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
+    if args.data == args.test_data == "-":
+        raise ValueError("- is standard input, which is read once: give DATA or --test-data a file")
     method = options.method(args)
     check_device(args.device, world.comm)
     data = load(args.data, args.targets, args.dtype, reading(vars(args)), comm=world.comm)
@@ -157,7 +173,7 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("--test-targets needs --test-data")
     space = space_of(world.comm, data.inputs.shape[0])
     samples = space.total(data.inputs.shape[0])
-    same = np.flatnonzero(space.largest(abs(data.targets).max(axis=0, initial=0.0)) == 0)
+    same = np.flatnonzero(space.largest((data.targets**2).sum(axis=0)) == 0)
     if same.size and data.task is not None:
         column = f"column {same[0]} of " * (data.targets.shape[1] > 1)
         value = data.task.targets.mean[same[0]]

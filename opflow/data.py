@@ -24,8 +24,6 @@ from opflow.task import Task
 
 #: different whole numbers that are taken for classes, at most
 MOST = 20
-#: classes that are told by name, at most
-SHOWN = 10
 #: tables of text, which may be compressed
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 TABLES = (*TEXT, ".parquet")
@@ -109,40 +107,13 @@ def load(
     options: tuple[str, str] = ("DATA", "--targets"),
     comm: Any = None,
 ) -> DataSet:
-    """Read a data set.
+    """The data set of ``"digits"`` or a file, of `dtype`; X that has it already stays on disk.
 
-    Parameters
-    ----------
-    data : str
-        ``"digits"`` (scikit-learn's handwritten digits: pixels / 16, minus the mean image), or a
-        file: ``.npz`` with X and y, ``.npy`` with X, ``.h5`` with X and y, a table (``.csv``,
-        ``.tsv``, ``.txt``, these with ``.gz``, ``.parquet``, or ``-``, standard input), or a
-        SciPy sparse ``.npz``, which stays sparse.
-    targets : str, optional
-        A ``.npy`` file or a table with y.
-    dtype : dtype, default float64
-        Real and integer data of any byte order are cast to it.  X of a ``.npy`` or ``.h5`` file
-        that has it already stays on disk.
-    how : Reading
-    like : Task, optional
-        That of a training set, whose columns, means and classes are used.
-    ask : bool
-        Whether targets are needed; if not, those that are missing or strange are left out.
-    options : tuple of str
-        What `data` and `targets` are called in messages.
-    comm : mpi4py.MPI.Comm, optional
-        Return the rows of this rank only.  Of ``.npy`` and ``.h5`` files no others are read; the
-        rest is read whole first.  Classes and means are those of all samples.
+    `targets` is a file with y, and `like` the task of a training set, whose columns, means and
+    classes are used.  Where none are asked for, targets that are missing or strange are left out.
+    `options` are what `data` and `targets` are called in messages.  With `comm` the rows are those
+    of this rank, classes and means those of all samples.
 
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError, ImportError
-        Saying which file or argument is wrong, and how.
-    MemoryError
-        If X has another dtype and would not fit in memory as `dtype`, or y would not.
-
-    Notes
-    -----
     One rule for all files says what one-dimensional targets are.  Words and booleans are classes.
     So are whole numbers, however they are stored, if there are at most 20 different ones and at
     least one occurs twice.  All else is a regression.  Of classes, y is one-hot minus its mean over
@@ -182,13 +153,12 @@ def load(
 
 def _complete(raw: _Raw, missing: str | None, ask: bool) -> _Raw:
     """Data without the samples that miss a value, or an error that says where one is missing."""
-    X = raw.X
     if missing is None and raw.place is None:
         return raw  # what is not finite is told later
-    if sp.issparse(X):
+    if sp.issparse(raw.X):
         raise ValueError(f"--missing is not for sparse data, as X in {raw.data}")
-    X = _in_memory(X, f"X in {raw.data}")
-    holes = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, bool)
+    X = _in_memory(raw.X, f"X in {raw.data}")
+    holes = X != X
     gaps = holes.any(axis=1)
     if missing == "drop":
         gaps |= _gone(raw.y, len(X))
@@ -211,8 +181,8 @@ def _gone(y: Any, count: int) -> Any:
     """Which targets are missing."""
     if y is None:
         return np.zeros(count, bool)
-    gone = y == None if y.dtype == object else y != y  # noqa: E711
-    return gone.reshape(count, -1).astype(bool).any(axis=1)
+    gone = (y != y) | (y == None)  # noqa: E711
+    return gone.reshape(count, -1).any(axis=1)
 
 
 def _split(raw: _Raw, how: Reading) -> tuple[_Raw, _Raw]:
@@ -238,14 +208,15 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     """The numbers that a network takes, and the task that makes them."""
     notes = [*raw.notes]
     recipe = {**raw.recipe, "features": raw.X.shape[1]} if like is None else like.recipe
-    if like is None and how.missing == "mean":
-        if (empty := np.isnan(raw.X).all(axis=0)).any():
-            raise ValueError(f"feature {empty.argmax()} of {raw.data} has no values at all")
-        recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
-    if "fill" in recipe and raw.X.dtype.kind == "f" and np.isnan(raw.X).any():
+    if how.missing == "mean":
         holes = np.isnan(raw.X)
-        notes.append(f"means fill what is missing in {counted(holes.any(axis=1).sum(), 'row')}")
-        raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
+        if like is None:
+            if (empty := holes.all(axis=0)).any():
+                raise ValueError(f"feature {empty.argmax()} of {raw.data} has no values at all")
+            recipe["fill"] = np.nanmean(raw.X, axis=0).tolist()
+        if holes.any():
+            notes.append(f"means fill what is missing in {counted(holes.any(axis=1).sum(), 'row')}")
+            raw = raw._replace(X=np.where(holes, recipe["fill"], raw.X))
     X, y, space = _mine(raw.X, raw.y, comm)
     raw = raw._replace(y=y)
     standardise = raw.place is not None if how.standardise is None else how.standardise
@@ -258,7 +229,8 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     try:
         if (gone := _gone(y, X.shape[0])).any():
             place = raw.place(int(gone.argmax()), None) if raw.place else f"y[{gone.argmax()}]"
-            raise ValueError(f"{place}: the target is missing; --missing drop leaves the row out")
+            remedy = "; --missing drop leaves the row out" * ask  # who predicts has no such option
+            raise ValueError(f"{place}: the target is missing{remedy}")
         if like is None:
             classes, why, note = _classes(raw, space, how.task)
             notes += [note] * bool(note)
@@ -276,13 +248,11 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     labels = None
     if y is not None and like.classes is not None:
         labels = like.targets.inverse(y).argmax(axis=1)
-    kind = f"regression, {len(like.targets.mean)} columns"
+    kind = f"regression{why}"
     if like.classes is not None:
-        more = ", …" if len(like.classes) > SHOWN else ""
-        shown = ", ".join(map(str, like.classes[:SHOWN].tolist()))
-        kind = f"{len(like.classes)} classes: {shown}{more}"
-    elif len(like.targets.mean) == 1:
-        kind = f"regression{why}"
+        kind = f"{len(like.classes)} classes: {like.known()}"
+    elif len(like.targets.mean) > 1:
+        kind = f"regression, {len(like.targets.mean)} columns"
     about = f"{raw.name}{raw.told} ({kind})"
     return DataSet(like.prepare(X), y, labels, about, like, tuple(notes))
 
@@ -295,8 +265,8 @@ def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
         return Standardiser.fit(y[:, None] if y.ndim == 1 else y, dtype=dtype, space=space)
     need = 8.0 * len(y) * len(classes)
     if need > 0.5 * free_memory():
-        raise MemoryError(f"y in {raw.where} has {len(classes):,} classes, as one-hot vectors of "
-                          f"{human(need, 'B', 1024)}")  # fmt: skip
+        size = human(need, "B", 1024)
+        raise MemoryError(f"y in {raw.where} has {len(classes):,} classes: {size} as 0 and 1")
     counts = (y[:, None] == classes).sum(axis=0, dtype=np.float64)
     return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
 
@@ -340,14 +310,14 @@ def _in_memory(X: Any, name: str) -> Any:
         return X
     need = float(math.prod(X.shape) * X.dtype.itemsize)
     if need > 0.5 * free_memory():
-        raise MemoryError(f"{name} stays on disk, as it takes {human(need, 'B', 1024)}: --missing "
-                          "and --test-fraction are for data in memory")  # fmt: skip
+        options = "--missing and --test-fraction are for data in memory"
+        raise MemoryError(f"{name} takes {human(need, 'B', 1024)} and stays on disk: {options}")
     return np.array(X[...])
 
 
 def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str | None) -> _Raw:
-    kind = _suffix(path)
-    if kind in TABLES or str(path) == "-":
+    kind = path.suffix.lower()
+    if path.name.lower().endswith(TABLES) or str(path) == "-":
         return _open(path, lambda path: _of_table(read_table(path), how, like, targets is not None))
     if kind in (".npz", ".h5", ".hdf5"):
         arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
@@ -361,33 +331,29 @@ def _file(path: Path, how: Reading, like: Task | None, option: str, targets: str
     raise ValueError(f"{option} {path} must be .npz, .h5, .npy, {', '.join(TEXT[:4])} or .parquet")
 
 
-def _suffix(path: Path) -> str:
-    """The kind of a file: the end of its name, of a compressed one the two ends."""
-    ends = [end.lower() for end in path.suffixes]
-    return "".join(ends[-2:] if ends[-1:] == [".gz"] else ends[-1:])
-
-
 def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Raw:
     """Features and target of a table."""
     width = len(table.columns)
-    index = table.row_names()
-    target = None if apart else width - 1
+    index = None
     if like is not None:
         picked, target = _as_before(table, like)
-        index = None
+        known = like.recipe.get("categories")
     else:
+        target = None if apart else width - 1
         if how.target is not None and not apart:
             target = table.find(how.target)
+        index = table.row_names()
         index = None if index == target else index
         picked = [i for i in range(width) if i not in (target, index)]
+        known = None
     if not picked:
         raise ValueError("it needs at least one feature column and a target column")
-    known = (like.recipe.get("categories") if like is not None else None) or [None] * len(picked)
     blocks = []
     categories = []
     origin = []
-    for i, words in zip(picked, known, strict=True):
-        block, words = table.numbers(i, words, how.encode == "onehot" or words is not None)
+    for i, words in zip(picked, known or [None] * len(picked), strict=True):
+        encode = None if like is not None and words is None else how.encode == "onehot"
+        block, words = table.numbers(i, words, encode)
         blocks.append(block)
         categories.append(words)
         origin += [i] * block.shape[1]
@@ -402,7 +368,7 @@ def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> _Ra
         name = table.names[target]
         told = ", the last column" if like is None and how.target is None else ""
     columns = None if table.names is None else tuple(table.names[i] for i in picked)
-    recipe = {"categories": categories, "width": width, "target": target, "index": index}
+    recipe = {"categories": categories, "width": width, "target": target, "picked": picked}
     notes = () if index is None else (f"{table.title(0)} counts the rows and is left out",)
     y = None if target is None else table.columns[target]
     return _Raw(np.hstack(blocks), y, name, told, columns, recipe, notes, place)
@@ -421,35 +387,25 @@ def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
         if lacking:
             raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
         return [i for i in found if i is not None], next(places[like.name], None)
-    recipe = like.recipe
-    features = len(recipe.get("categories", ())) or recipe.get("features")
-    target = None
-    index = table.row_names()
-    if recipe.get("width") == width:
-        target = recipe["target"]
-        index = recipe["index"]
-    picked = [i for i in range(width) if i not in (target, index)]
-    if features == width:
-        return [*range(width)], None
-    if features == len(picked) - 1 and target is None:
-        return picked[:-1], picked[-1]
-    if features != len(picked):
+    if like.recipe.get("width") == width:
+        return like.recipe["picked"], like.recipe["target"]
+    features = len(like.recipe.get("picked", ())) or like.recipe.get("features", width)
+    if features != width:
         raise ValueError(f"it has {width} columns, the training set {features} features")
-    return picked, target
+    return [*range(width)], None
 
 
 def _targets(path: Path, option: str) -> tuple[Any, str]:
     """The targets of a file of their own, and what they are called."""
-    kind = _suffix(path)
-    if kind == ".npy":
+    if path.suffix.lower() == ".npy":
         return _open(path, _read_npy), path.name
-    if kind not in TABLES:
+    if not path.name.lower().endswith(TABLES):
         raise ValueError(f"{option} {path} must be .npy, or a table: {', '.join(TABLES)}")
     table: Table = _open(path, read_table)
     if len(table.columns) == 1:
         return table.columns[0], table.names[0] if table.names else path.name
-    all_of_them = range(len(table.columns))
-    return np.hstack([table.numbers(i, None, False)[0] for i in all_of_them]), path.name
+    numbers = [table.numbers(i, None, False)[0] for i in range(len(table.columns))]
+    return np.hstack(numbers), path.name
 
 
 def _digits() -> _Raw:

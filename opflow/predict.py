@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import opflow as of
-from opflow.data import Reading, load
+from opflow.data import Reading, counted, load
 from opflow.report import fit
 
 
@@ -27,7 +27,7 @@ def predictions(
     found = load(data, targets, run.network.dtype, how, like=task, ask=False)
     outputs = replace(run, task=None).predict(found.inputs)
     answers = task.answers(outputs)
-    told = f"{len(outputs):,} predictions of {task.name}"
+    told = f"{counted(len(outputs), 'prediction')} of {task.name}"
     if found.labels is not None:
         told += f", accuracy {(answers == task.classes[found.labels]).mean():.4g}"
     elif found.targets is not None:

@@ -117,9 +117,13 @@ class _Trained(_Estimator):
         mark = fingerprint(X, y) + repr(options)
         last: Any = getattr(self, "_state", (None, None, b"", 0))
         held, start, state, done = last
+        shape = [X.shape[1], *np.atleast_1d(self.widths).tolist(), y.shape[1]]
+        network = self.run_.network if hasattr(self, "run_") else None
+        if network is not None and shape != [*network.widths, network.outputs]:
+            raise ValueError("warm_start goes on with a network of as many features, units and "
+                             "outputs as before: set it to False")  # fmt: skip
         if mark != held:
-            fitted = hasattr(self, "run_")
-            start = self.run_.network if fitted else self._network(X, y.shape[1], self.scaling)
+            start = network or self._network(X, y.shape[1], self.scaling)
             state = b""
             done = 0
         with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +225,10 @@ class ReLUClassifier(ClassifierMixin, _Trained):
         X, y = self._checked(X, y)
         check_classification_targets(y)
         y = column_or_1d(y, warn=True)
-        self.classes_, counts = np.unique(y, return_counts=True)
+        classes, counts = np.unique(y, return_counts=True)
+        if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
+            raise ValueError("warm_start goes on with the classes of before: set it to False")
+        self.classes_ = classes
         targets = Standardiser(counts / len(y), np.ones(len(counts)), X.dtype)
         self._fit(X, y, Task(targets, self.classes_, self._inputs(X)))
         return self

@@ -81,20 +81,28 @@ class Table(NamedTuple):
         raise ValueError(f"there is no column {wanted!r}: the columns are "
                          f"{some([*names, f'0 to {width - 1}'])}")  # fmt: skip
 
-    def numbers(self, column: int, known: list[str] | None, encode: bool) -> tuple[Any, Any]:
+    def numbers(
+        self, column: int, known: Any = None, encode: bool | None = None
+    ) -> tuple[Any, Any]:
         """A column as float64 (N, 1), NaN where missing; of words (N, c), and the categories.
 
-        These are `known` if a training set has words here, or found if `encode` allows it.
+        These are `known` if a training set has words here, or found if `encode` allows it; None:
+        a training set has numbers.
         """
         values = self.columns[column]
         if known is None and (values.dtype != object or {*values} <= {True, False, None}):
             return values.astype(np.float64)[:, None], None
         there = np.array([value is not None and value == value for value in values.tolist()])
         words = values[there].astype(str)
-        if not encode:
+        if values.dtype != object and len(words):
+            raise ValueError(f"{self.title(column)} holds numbers, where the training set has the "
+                             f"categories {some(known)}")  # fmt: skip
+        if known is None and not encode:
             where = self.place(int(there.argmax()), column)
-            raise ValueError(f"{where}: {str(words[0])!r:.40} is no number; --encode onehot makes "
-                             "columns of 0 and 1 of the words")  # fmt: skip
+            remedy = "; --encode onehot makes columns of 0 and 1 of the words"
+            if encode is None:
+                remedy = ", as the training set has here"
+            raise ValueError(f"{where}: {str(words[0])!r:.40} is no number{remedy}")
         if known is None:
             known = np.unique(words).tolist()
             if len(known) > max(FEW, len(words) / 2):
@@ -310,12 +318,19 @@ def _parquet(path: Path) -> Table:
         raise ImportError(f"{path} needs pandas and pyarrow: {install('tables')}") from error
     with open(path, "rb") as file:
         frame = pandas.read_parquet(file)
+    return of_frame(frame)
+
+
+def of_frame(frame: Any) -> Table:
+    """The table that a pandas table is."""
+    from pandas.api.types import is_float_dtype, is_integer_dtype
+
     if frame.empty:
         raise ValueError("it holds no rows")
     columns: list[Any] = []
     for i in range(frame.shape[1]):
         column = frame.iloc[:, i]
-        if pandas.api.types.is_float_dtype(column) or pandas.api.types.is_integer_dtype(column):
+        if is_float_dtype(column) or is_integer_dtype(column):
             values = column.to_numpy(np.float64, na_value=math.nan)
             columns.append([*map(str, values)] if np.isinf(values).any() else values)
         else:  # as the cells of a text

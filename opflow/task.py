@@ -11,6 +11,7 @@ import numpy as np
 
 from opflow.arrays import as_array, beside, to_host
 from opflow.standardise import Standardiser
+from opflow.tables import of_frame
 
 #: what the arrays of a task are called in a file
 _PREFIX = "task_"
@@ -53,12 +54,22 @@ class Task:
     name: str = "y"
 
     def prepare(self, X: Any) -> Any:
-        """X as the network takes it: of a pandas table `columns`, standardised by `inputs`."""
+        """X as the network takes it, standardised by `inputs`.
+
+        Of a pandas table, `columns` are taken; numbers are made of its words, and missing values
+        filled, as they were for the training set.
+        """
         if self.columns is not None and hasattr(X, "columns"):
             lacking = [name for name in self.columns if name not in X.columns]
             if lacking:
                 raise ValueError(f"X lacks the columns {', '.join(lacking)}")
             X = X[list(self.columns)]
+            categories = self.recipe.get("categories", [])
+            if len(categories) == X.shape[1] and hasattr(X, "iloc"):
+                table = of_frame(X)
+                X = np.hstack([table.numbers(i, words)[0] for i, words in enumerate(categories)])
+                if "fill" in self.recipe:
+                    X = np.where(np.isnan(X), self.recipe["fill"], X)
         return X if self.inputs is None else self.inputs.transform(X)
 
     def encode(self, y: Any) -> Any:
@@ -72,10 +83,13 @@ class Task:
         chosen = np.asarray(labels[:, None] == self.classes)
         unknown = labels[~chosen.any(axis=1)]
         if len(unknown):
-            known = ", ".join(map(str, self.classes.tolist()[:10]))
-            more = ", …" if len(self.classes) > 10 else ""
-            raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {known}{more}")
+            raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {self.known()}")
         return beside(self.targets.transform(chosen), y)
+
+    def known(self) -> str:
+        """The classes, or the first ten of them, in words."""
+        more = ", …" * (len(self.classes) > 10)
+        return ", ".join(map(str, self.classes[:10].tolist())) + more
 
     def answers(self, outputs: Any) -> Any:
         """Labels (N,), or values in their own units, (N, k) or (N,), of a network's outputs."""

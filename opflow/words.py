@@ -14,8 +14,10 @@ route: How the first layer is stepped: by its weights, or through the Gram matri
     (eliminated; faster where there are more features than samples).  Both give the same run.
 step size: What an update multiplies the gradient by.  auto keeps it below the stability limit.
 kernel products: Products of the kernel K with one vector: what the work of a run is counted in.
-loss: Half the sum of the squared residuals, the difference of outputs and targets.
-residual norm: ‖r‖, the square root of the sum of squared differences of outputs and targets.
+loss: Half the sum of the squared residuals, the difference of outputs and targets; of a regression
+    in the units of the target.
+residual norm: ‖r‖, the square root of the sum of squared differences of outputs and targets, as
+    the network has them: those of a regression are divided by the standard deviation.
 RMSE: The root of the mean squared error of the predictions, in the units of the target.
 R²: The share of the target's variance that is explained: 1 is perfect, 0 no better than the mean.
 accuracy: The share of samples whose largest output is that of their class.

@@ -192,7 +192,8 @@ def test_pictures_do_not_decide_the_exit_code(tmp_path, capsys, monkeypatch):
     argv = ["train", path, *TRAIN[:-1], "--out", tmp_path / "run"]
     code, out, _ = run(capsys, *argv)
     assert code == 0
-    assert "pictures: loss.png, layer_shares.png; no eigenvalues.png: no ink; everything" in out
+    drawn = "loss.png, layer_shares.png, predicted.png, residuals.png"
+    assert f"pictures: {drawn}; no eigenvalues.png: no ink; everything" in out
     assert not list((tmp_path / "run").glob(".*"))
     code, out, _ = run(capsys, "plot", tmp_path / "run")
     assert code == 0 and "eigenvalues.png: no ink" in out

@@ -431,3 +431,61 @@ def test_data_that_train_badly_are_warned_of_once():
         of.train(net, X * [0.01, 1000, 1], 500 * y, steps=1)
     assert len(caught) == 1 and "y has values of size" in str(caught[0].message)
     assert caught[0].filename == __file__
+
+
+def test_a_pandas_table_is_predicted_as_its_file_is(tmp_path, capsys):
+    pandas = pytest.importorskip("pandas")
+    rows = [f"{'red' if i % 3 else 'blue'},{i},{i * 1.5}" for i in range(12)]
+    (tmp_path / "d.csv").write_text("\n".join(["colour,b,y", *rows, "red,,3.5", ""]))
+    argv = ["train", tmp_path / "d.csv", "--widths", 4, "--steps", 3, "--out", tmp_path / "run"]
+    argv += ["--encode", "onehot", "--missing", "mean", "--no-analysis"]
+    assert command(capsys, *argv)[0] == 0
+    (tmp_path / "new.csv").write_text("b,colour\n1,blue\n,red\n")
+    code, out, err = command(capsys, "predict", tmp_path / "run", tmp_path / "new.csv")
+    assert code == 0 and err.startswith("opflow: 2 predictions of y;")
+    frame = pandas.read_csv(tmp_path / "new.csv")
+    run = of.Trajectory.load(tmp_path / "run" / "trajectory.npz")
+    np.testing.assert_allclose(run.predict(frame), [float(v) for v in out.split()[1:]])
+    with pytest.raises(ValueError, match="'green' is none of the categories"):
+        run.predict(frame.assign(colour="green"))
+
+
+@pytest.mark.parametrize("new, wanted", [
+    ("a,b,y\n1,2,\n", "the target is missing"),
+    ("a,b\nx,2\n", "row 2, column 1 (a): 'x' is no number"),
+], ids=["target", "words"])  # fmt: skip
+def test_who_predicts_is_told_of_no_option_for_training(new, wanted, tmp_path, capsys):
+    (tmp_path / "d.csv").write_text("a,b,y\n1,2,0.5\n3,4,1.5\n5,7,2.5\n")
+    argv = ["train", tmp_path / "d.csv", "--widths", 4, "--steps", 1, "--out", tmp_path / "run"]
+    assert command(capsys, *argv, "--no-analysis")[0] == 0
+    (tmp_path / "new.csv").write_text(new)
+    _, _, err = command(capsys, "predict", tmp_path / "run", tmp_path / "new.csv")
+    assert wanted in err and "--" not in err and "1 predictions" not in err
+
+
+def test_numbers_are_no_categories(tmp_path, capsys):
+    (tmp_path / "d.csv").write_text(WORDS)
+    argv = ["train", tmp_path / "d.csv", "--widths", 4, "--steps", 1, "--out", tmp_path / "run"]
+    assert command(capsys, *argv, "--encode", "onehot", "--no-analysis")[0] == 0
+    (tmp_path / "new.csv").write_text("colour,b\n3,2\n")
+    code, _, err = command(capsys, "predict", tmp_path / "run", tmp_path / "new.csv")
+    assert code == 2 and "column 1 (colour) holds numbers" in err and "blue, red" in err
+
+
+def test_standard_input_is_read_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(PRICE))
+    argv = ["train", "-", "--widths", 4, "--steps", 1, "--out", tmp_path / "run"]
+    code, _, err = command(capsys, *argv, "--test-data", "-")
+    assert code == 2 and "read once" in err
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line_and_none_if_quiet(tmp_path, capsys):
+    (tmp_path / "d.csv").write_text("a,b,y\n1000,1,100.5\n9000,2,4000\n70000,3,300\n")
+    argv = ["train", tmp_path / "d.csv", "--widths", 4, "--steps", 1, "--no-standardise"]
+    argv += ["--no-analysis", "--out", tmp_path / "run", "--overwrite"]
+    code, _, err = command(capsys, *argv)
+    told = [line for line in err.splitlines() if "spans" in line]
+    assert code == 0 and len(told) == 1 and told[0].startswith("opflow: column 0 of X spans")
+    assert ".py" not in err
+    assert command(capsys, *argv, "--quiet") == (0, "", "")

@@ -1,6 +1,8 @@
 """`rng`, `seed` and `progress`: the same in every public function that has them."""
 
 import inspect
+import io
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +55,29 @@ def test_randomness_has_both_names_and_one_value(name):
         function(*required, rng=1, seed=1)
 
 
+class Terminal(io.StringIO):
+    """Standard error where bars are drawn at once."""
+
+    def isatty(self):
+        return True
+
+    def shown(self):
+        text = self.getvalue()
+        self.truncate(0)
+        return text
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes standard error a terminal, in a test: before it begins, it would be undone."""
+
+    def make():
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        return sys.stderr
+
+    return make
+
+
 CALLS = {
     "eigsh": lambda **k: of.spectral.eigsh(K, 3, method="lanczos", **k).eigenvectors,
     "density": lambda **k: of.spectral.density(K, how="estimate", **k)([1.0, 5.0]),
@@ -63,14 +88,15 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_seed_is_an_rng_and_progress_changes_no_bit(name, capsys):
+def test_a_seed_is_an_rng_and_progress_changes_no_bit(name, terminal):
     call = CALLS[name]
+    err = terminal()
     expected = np.asarray(call(rng=3))
     assert np.array_equal(np.asarray(call(seed=3)), expected)
     assert np.array_equal(np.asarray(call(seed=np.random.default_rng(3))), expected)
-    assert capsys.readouterr().err == ""
+    assert err.shown() == ""
     assert np.array_equal(np.asarray(call(seed=3, progress=True)), expected)
-    assert "products" in capsys.readouterr().err
+    assert "products" in err.shown()
 
 
 def test_networks_and_runs_take_both_names():
@@ -79,14 +105,16 @@ def test_networks_and_runs_take_both_names():
     assert of.GradientDescent(batch=2, seed=4) == of.GradientDescent(batch=2, rng=4)
 
 
-def test_a_bar_counts_the_products_that_the_result_tells_of(capsys):
+def test_a_bar_counts_the_products_that_the_result_tells_of(terminal):
+    err = terminal()
     with product_bar("pairs", mininterval=0):
         pairs = of.spectral.eigsh(K, 3, method="lanczos")
-    assert f"{pairs.products} products" in capsys.readouterr().err
+    assert f"{pairs.products} products" in err.shown()
 
 
-def test_a_bar_says_how_many_products_there_will_be(capsys):
+def test_a_bar_says_how_many_products_there_will_be(terminal):
+    err = terminal()
     of.spectral.density(K, how="estimate", probes=4, steps=5, progress=True)
-    assert "20/20" in capsys.readouterr().err
+    assert "20/20" in err.shown()
     of.spectral.logdet(K, 1.0, how="exact", progress=True)
-    assert "LAPACK, order 40" in capsys.readouterr().err
+    assert "LAPACK, order 40" in err.shown()

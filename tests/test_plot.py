@@ -619,7 +619,8 @@ def test_a_density_of_many_eigenvalues_shows_a_single_one_and_dots_what_is_not_k
 
 
 def test_time_is_step_times_steps_with_the_steps_on_top(seen):
-    run = seen["run"]
+    method = of.GradientDescent(0.01)
+    run = of.train(seen["network"], seen["X"], seen["y"], steps=5, method=method)
     ax = plot.loss(run)
     assert ax.get_xlabel().startswith("time = step × steps, step = ")
     (top,) = ax.child_axes
@@ -732,3 +733,9 @@ def test_a_run_on_the_command_line_draws_its_answers_in_their_own_units(tmp_path
         np.testing.assert_allclose(ax.lines[0].get_xdata(), value[:15])
         np.testing.assert_allclose(ax.lines[1].get_data(), [value[15:], run.predict(X[15:])])
     assert not report.write_pictures(tmp_path, found)
+
+
+def test_the_loss_of_a_regression_is_in_its_own_units():
+    run = of.Trajectory(of.ReLUNetwork.random([2, 3]), np.zeros((2, 1)), np.arange(2.0),
+                        np.array([9.0, 1.0]), 2, {"loss": np.array([900.0, 100.0])})  # fmt: skip
+    np.testing.assert_array_equal(plot.loss(run).lines[0].get_ydata(), [900.0, 100.0])

@@ -317,3 +317,15 @@ def test_defaults_generalise(load, kind, least):
         some, new, known, hidden = train_test_split(X, y, test_size=0.2, random_state=seed)
         scores.append(kind(random_state=seed).fit(some, known).score(new, hidden))
     assert np.mean(scores) >= least
+
+
+def test_a_warm_start_goes_on_with_the_same_shapes_and_classes():
+    X = np.random.default_rng(0).standard_normal((30, 3))
+    model = ReLUClassifier((8,), steps=2, warm_start=True, random_state=0)
+    model.fit(X, X[:, 0] > 0)
+    with pytest.raises(ValueError, match="classes of before"):
+        model.fit(X, np.where(X[:, 0] > 0, "a", "b"))
+    with pytest.raises(ValueError, match="as many features, units"):
+        model.fit(X[:, :2], X[:, 0] > 0)
+    with pytest.raises(ValueError, match="as many features, units"):
+        model.set_params(widths=(9,)).fit(X, X[:, 0] > 0)

@@ -61,8 +61,8 @@ class GradientDescent:
     the loss by more than a hundredth, or above that of the start, is taken back and halved, at one
     product each; of a run with momentum, one that leads above the start.  Batches are not
     checked: there λ_max gives way to the limit of the mean square,
-    :math:`\lambda = \frac{N}{N - 1}\big(\frac{N - b}{b}\max_\mu K_{\mu\mu} +
-    \frac{b - 1}{b}\lambda_{max}\big)`, measured as often by passes.
+    :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
+    \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
 
     A step costs one product: 2·N·(3P − P_1) flops.
 
@@ -154,7 +154,9 @@ class Descent:
         if not callable(method.step) and method.step != "auto":
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-        self._auto = AutoStep(share, method.batch) if method.step == "auto" else None
+        self._auto: AutoStep | None = None
+        if method.step == "auto":
+            self._auto = AutoStep(share, method.batch, method.momentum)
         self._motion: list[Any] | None = None
         #: of the state, where a step may be taken back
         self._residual: Any = None

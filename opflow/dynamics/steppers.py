@@ -79,12 +79,12 @@ class AutoStep:
     ----------
     share : float
         What multiplies the gradient of the summed loss.
-    batch : int, optional
-        Samples of a step; see the notes of :class:`opflow.GradientDescent`.
+    batch, momentum : int, optional, and float
+        Samples of a step, and β; see the notes of :class:`opflow.GradientDescent`.
     """
 
-    def __init__(self, share: float, batch: int | None = None) -> None:
-        self.share, self.batch = share, batch
+    def __init__(self, share: float, batch: int | None = None, momentum: float = 0.0) -> None:
+        self.share, self.batch, self.momentum = share, batch, momentum
         self.size = math.nan
         #: λ_max of the summed loss at the start and now, and its vector
         self.first, self.top, self.vector = math.nan, math.nan, None
@@ -107,7 +107,8 @@ class AutoStep:
         if self.batch is not None:
             n, b, own = state.samples, self.batch, kernel.diagonal()
             one = float(state.space.largest(own.max() if len(own) else np.zeros(())))
-            self.top = ((n - b) / b * one + (b - 1) / b * found.value) * n / max(n - 1, 1)
+            noise = (n - b) / (b * max(n - 1, 1)) * (n * one - found.value)
+            self.top = found.value + max(noise, 0.0) / (1 - self.momentum)
         if begins:
             self.first, self.since = self.top, 0.0
         elif (change := abs(self.top - before)) <= STEADY * before:

@@ -59,7 +59,7 @@ class TruncatedFlow:
     >>> import numpy as np, opflow as of
     >>> net, X = of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3)
     >>> run = of.train(
-    ...     net, X, np.ones(3), method=of.TruncatedFlow(order=3), steps=10,
+    ...     net, X, np.ones(3), method=of.TruncatedFlow(order=3, step=0.3), steps=10,
     ...     observe=[of.observe.TruncationError()],
     ... )
     >>> bool(run.observations["truncation_error"].max() < 1e-12)

@@ -472,8 +472,12 @@ class Operator(_PyLops):
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller == "scipy.sparse.linalg._interface":  # ``scipy_op @ op``
+            raise TypeError("SciPy would form the operator: write opflow.as_operator(scipy_op) @ "
+                            "op, which stays lazy, or scipy_op @ op.todense()")  # fmt: skip
         # ``sparse @ op``: SciPy asks for an array, and leaves the product to us if it is an object
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("scipy.sparse._"):
+        if caller.startswith("scipy.sparse._"):
             unknown = np.empty((), dtype=object)
             unknown[()] = self
             return unknown

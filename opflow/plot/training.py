@@ -27,9 +27,11 @@ def loss(run: Any, ax: Any = None, **style: Any) -> Any:
     """
 
     def take(found: Any) -> tuple[Any, Any]:
-        run = isinstance(found, Trajectory)
-        values = numbers(found.losses if run else found, "run", "a Trajectory or losses (T,)")
-        return found if run else None, values
+        at = found if isinstance(found, Trajectory) else None
+        if at is not None:  # in the units of the targets, where they were observed
+            found = found.observations.get("loss", found.losses)
+        values = numbers(found, "run", "a Trajectory or losses (T,)")
+        return at, values
 
     lines = by_label(run, "run", take)
     return over_time(lines, ax, style, "Training loss", "loss", role="training set", log=True)

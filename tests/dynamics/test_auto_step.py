@@ -233,6 +233,25 @@ def test_batches_are_stable_in_mean_square(batch):
     assert run.losses[-1] < 0.7 * run.losses[0]
 
 
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_momentum_adds_up_the_noise_of_batches(momentum):
+    # x' = x + β (x − x_before) − η (λ + ξ) x is stable in mean square where
+    # η (λ / (1 + β) + var ξ / λ / (1 − β)) < 2
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 1))
+    net = of.ReLUNetwork.random([3, 8], seed=0)
+    K = of.collective_kernel(net.fields(X)).todense()
+    top = np.linalg.eigvalsh(K)[-1]
+    noise = 15 / (5 * 19) * (20 * K.diagonal().max() - top)
+    method = of.GradientDescent(batch=5, momentum=momentum, rng=0)
+    first = of.train(net, X, y, steps=0, method=method).step
+    assert first == pytest.approx(1 / (top + noise / (1 - momentum)), rel=0.02)
+    for seed in range(5):
+        method = of.GradientDescent(batch=5, momentum=momentum, rng=seed)
+        losses = of.train(net, X, y, steps=60, method=method).losses
+        assert losses[-1] < losses[0] and losses.max() < 1.5 * losses[0]
+
+
 def test_a_given_step_above_the_limit_may_raise_the_loss():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 1))

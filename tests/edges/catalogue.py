@@ -149,6 +149,7 @@ class Entry(NamedTuple):
         """The parts, with one more that says what was warned of convergence."""
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", ".*train badly")  # large units are the point
             warnings.simplefilter("always", spectral.ConvergenceWarning)
             parts = self.call(problem)
         return parts | {"warnings": Part(str(len(told)))}

@@ -58,7 +58,6 @@ def agree(found, wanted, k, j, dtype):
     assert not wrong, wrong
 
 
-@pytest.mark.filterwarnings("ignore:.*train badly")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_results_scale_with_the_operator_and_the_data(name, kind, dtype):

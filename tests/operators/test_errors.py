@@ -108,7 +108,6 @@ def test_shapes_are_checked_and_named(make, match):
 
 
 @pytest.mark.parametrize("make, match", [
-    (lambda: of.Gram(F, np.ones(3, dtype=np.float32)), "weights is float32 .*factor is float64"),
     (lambda: of.CoActivation(g, np.ones(3), dtype=np.int64), "int64"),
     (lambda: of.Identity(3, dtype=np.int64), "int64"),
     (lambda: of.Mask(g, dtype=np.uint8), "uint8"),

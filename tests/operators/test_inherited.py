@@ -4,6 +4,7 @@ import numpy as np
 import pylops
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 
 import opflow as of
 
@@ -147,3 +148,15 @@ def test_entries_may_be_written_to():
 
 def test_an_operator_is_a_sequence_of_its_rows():
     np.testing.assert_allclose(np.array(list(OPERATORS["square"])), A)
+
+
+def test_scipy_does_not_form_an_operator_unasked():
+    K = OPERATORS["square"]
+    of_scipy = spla.aslinearoperator(np.eye(6))
+    for product in (lambda: of_scipy @ K, lambda: of_scipy * K, lambda: of_scipy.dot(K)):
+        with pytest.raises(TypeError, match=r"as_operator\(scipy_op\) @ op, which stays lazy"):
+            product()
+    lazy = of.as_operator(of_scipy) @ K
+    assert isinstance(lazy, of.Operator) and isinstance(K @ of_scipy, of.Operator)
+    np.testing.assert_allclose(lazy.todense(), np.asarray(K))
+    assert spla.aslinearoperator(K).shape == K.shape

@@ -155,13 +155,6 @@ def kernel_polynomial(
 
     Two moments a product, for ``T_{2k} = 2T_k² − 1``: 1 + degree/2 products with blocks of `probes`
     vectors, three blocks held, and up to 30 products for the bounds, which get a margin of 1 %.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> rho = of.spectral.kernel_polynomial(of.Gram(np.diag([1.0, 1.0, 2.0])))
-    >>> bool(np.allclose(rho.cdf([0.5, 4.5]), [0, 1], atol=0.01))
-    True
     """
     op = symmetric_operator(op)
     check_integer(degree, "degree", 2)

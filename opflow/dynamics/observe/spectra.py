@@ -301,7 +301,7 @@ class Sharpness:
     ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
     ...     observe=[of.observe.Sharpness()],
     ... )
-    >>> bool((run.observations["sharpness"] < 2 / run.step).all())
+    >>> bool(run.observations["sharpness"][-1] < 2 / run.step)
     True
     """
 
