@@ -123,11 +123,12 @@ class GradientDescent:
             raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
 
     def __repr__(self) -> str:
-        step = getattr(self.step, "__qualname__", type(self.step).__name__)
-        shown = [f"step={step if callable(self.step) else repr(self.step)}"]
-        shown += [f"{name}={getattr(self, name)!r}" for name in ("momentum", "batch", "accumulate")
-                  if getattr(self, name)]  # fmt: skip
-        return f"GradientDescent({', '.join(shown)})"
+        step = repr(self.step)
+        if callable(self.step):
+            step = getattr(self.step, "__qualname__", type(self.step).__name__)
+        others = {"momentum": self.momentum, "batch": self.batch, "accumulate": self.accumulate}
+        shown = [f", {name}={value!r}" for name, value in others.items() if value]
+        return f"GradientDescent(step={step}{''.join(shown)})"
 
     def start(self, state: State, share: float) -> Descent:
         """The integrator of a run."""
@@ -273,8 +274,8 @@ class StochasticDescent(Descent):
             state.accumulate,
             space=state.space,
         )
-        drawn.fill(namespace(state.targets).empty((len(rows), state.targets.shape[1]),
-                                                  dtype=state.targets.dtype))  # fmt: skip
+        shape = (len(rows), state.targets.shape[1])
+        drawn.fill(namespace(state.targets).empty(shape, dtype=state.targets.dtype))
         spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
         self.products += spent
         return self._move(drawn.taken(), n / b)

@@ -275,18 +275,21 @@ class Loop:
         arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
         arrays |= {"times": np.array(self.times), "losses": np.array(self.losses)}
         arrays["steps"] = np.array(self.steps, dtype=np.int64)
+        by_sample = [f"state_{name}" for name in self.integrator.by_sample]
         for number, name in enumerate(sorted(self.observers)):  # a name may begin with another
             observer = self.observers[name]
             arrays[f"observed_{name}"] = np.array(self.seen[name])
             if hasattr(observer, "state") and self.losses:
                 arrays |= {f"memory_{number}_{key}": v for key, v in observer.state().items()}
-        meta = {"number": self.number, "time": self.time, "recorded": self._recorded,
-                "products": self.integrator.products, "note": self.integrator.note}  # fmt: skip
-        by_sample = [f"state_{name}" for name in self.integrator.by_sample]
-        by_sample += [
-            f"memory_{number}_{key}" for number, name in enumerate(sorted(self.observers))
-            for key in getattr(self.observers[name], "by_sample", ())
-        ]  # fmt: skip
+            names = getattr(observer, "by_sample", ())
+            by_sample += [f"memory_{number}_{key}" for key in names]
+        meta = {
+            "number": self.number,
+            "time": self.time,
+            "recorded": self._recorded,
+            "products": self.integrator.products,
+            "note": self.integrator.note,
+        }
         error = self.saver.save(
             self.number, arrays, self.meta | meta, [name for name in by_sample if name in arrays]
         )

@@ -236,8 +236,9 @@ def train(
 def _check_sharded(method: Method, eliminate: bool | None, gram: Any) -> None:
     """Raise ``ValueError`` for what cannot be spread over ranks."""
     if eliminate or gram is not None:
-        raise ValueError("eliminate= and gram= are for one machine: with comm= the first layer "
-                         "moves as weights")  # fmt: skip
+        raise ValueError(
+            "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
+        )
     if not getattr(method, "sharded", True):
         raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
 
@@ -316,8 +317,8 @@ def _warn_of_scales(X: Any, y: Any) -> None:
         order = np.argsort(np.where(spread > 0, spread, np.inf))
         low, high = order[0], spread.argmax()
         if spread[high] >= UNLIKE * spread[low] > 0:
-            found.append(f"column {high} of X spans {spread[high]:.3g} and column {low} only "
-                         f"{spread[low]:.3g}")  # fmt: skip
+            widths = f"{spread[high]:.3g} and column {low} only {spread[low]:.3g}"
+            found.append(f"column {high} of X spans {widths}")
     if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
         found.append(f"y has values of size {size:.3g}")
     if found:
@@ -333,8 +334,10 @@ def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
     if y.ndim == 1 and k == 1:
         y = y[:, None]
     if y.shape != (n, k):
-        raise ValueError(f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
-                         f"{wanted} is expected")  # fmt: skip
+        raise ValueError(
+            f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
+            f"{wanted} is expected"
+        )
     namespace(y, network.readout)
     return y
 

@@ -316,8 +316,8 @@ class Operator(_PyLops):
         """
         from opflow.operators import algebra
 
-        indices = (_checked_index(rows, self.shape[0], "rows"),
-                   _checked_index(cols, self.shape[1], "cols"))  # fmt: skip
+        named = zip((rows, cols), self.shape, ("rows", "cols"), strict=True)
+        indices = tuple(_checked_index(*index) for index in named)
         where = whereabouts(self)
         if any(module_name(i) != "numpy" for i in indices if not isinstance(i, slice)):
             if where == "numpy":

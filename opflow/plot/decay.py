@@ -84,15 +84,16 @@ def decay(
     ax, least = axes(ax, (7.5, 4.0)), _least(sizes[:, chosen], floor)
     for mode, colour in zip(chosen, look.shades(len(chosen)), strict=True):
         label = f"mode {mode + 1}, λ = {number(rates[mode])}"
-        (line,) = ax.plot(at, _above(sizes[:, mode], floor),
-                          **styled(style, label, color=colour, linewidth=1.8))  # fmt: skip
+        ours = styled(style, label, color=colour, linewidth=1.8)
+        (line,) = ax.plot(at, _above(sizes[:, mode], floor), **ours)
         ax.plot(at, _above(predicted[:, mode], least), "--", color=line.get_color(), lw=1.2)
     ax.plot([], [], "--", color=look.ROLES[PREDICTED], lw=1.2, label=PREDICTED)
     departing = [(int(off[:, mode].argmax()), mode) for mode in chosen if off[:, mode].any()]
     if departing:
-        ax.plot([at[i] for i, _ in departing], [sizes[i, mode] for i, mode in departing],
-                "o", ms=8, mfc="none", mew=1.6, color="black", zorder=4,
-                label=f"departs by more than {100 * tolerance:g} %")  # fmt: skip
+        where = tuple(np.transpose(departing))
+        name = f"departs by more than {100 * tolerance:g} %"
+        circle = {"ms": 8, "mfc": "none", "mew": 1.6, "color": "black", "zorder": 4}
+        ax.plot(at[where[0]], sizes[where], "o", label=name, **circle)
     if least > 0:
         ax.set(yscale="log", ylim=(least, None))
     if (rates[chosen] > 0).all() and rates[chosen].max() > 10 * rates[chosen].min():

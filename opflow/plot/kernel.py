@@ -197,9 +197,15 @@ def heat_map(
 
 
 def show_means(
-    means: Any, samples: int, words: str, ax: Any = None, *, labels: Any = None, outputs: int = 1,
+    means: Any,
+    samples: int,
+    words: str,
+    ax: Any = None,
+    *,
+    labels: Any = None,
+    outputs: int = 1,
     **style: Any,
-) -> Any:  # fmt: skip
+) -> Any:
     """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
     ax = axes(ax, (5.6, 4.6))
     off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
@@ -208,13 +214,16 @@ def show_means(
     if signed:
         low, high = -max(-low, high), max(-low, high)
     beyond = (means.min() < low, means.max() > high)
-    ours = styled(style, cmap=DIVERGING if signed else SEQUENTIAL, vmin=low, vmax=high,
-                  extent=(0, samples, samples, 0), interpolation="nearest")  # fmt: skip
-    image = ax.imshow(means, **ours)
-    ax.figure.colorbar(
-        image, ax=ax, shrink=0.85, label="kernel" + (", mean over outputs" if outputs > 1 else ""),
-        extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
-    )  # fmt: skip
+    colour: dict[str, Any] = {
+        "cmap": DIVERGING if signed else SEQUENTIAL,
+        "vmin": low,
+        "vmax": high,
+    }
+    place: dict[str, Any] = {"extent": (0, samples, samples, 0), "interpolation": "nearest"}
+    image = ax.imshow(means, **styled(style, **colour, **place))
+    name = "kernel, mean over outputs" if outputs > 1 else "kernel"
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond]
+    ax.figure.colorbar(image, ax=ax, shrink=0.85, label=name, extend=extend)
     if len(means) < samples:
         words += f", in {len(means):,} blocks"
     ax.set(xlabel=words, title=f"Kernel of {samples:,} samples")

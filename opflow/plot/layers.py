@@ -211,8 +211,8 @@ def modes(
     ax.axis("off")
     for i, vector in enumerate(vectors.T):
         row, column = divmod(i, columns)
-        picture = ax.inset_axes((column / columns + 0.01 / columns, 1 - (row + 1) / rows,
-                                 0.98 / columns, 0.86 / rows))  # fmt: skip
+        corner = ((column + 0.01) / columns, 1 - (row + 1) / rows)
+        picture = ax.inset_axes((*corner, 0.98 / columns, 0.86 / rows))
         vector, size = np.sign(vector.sum() or 1.0) * vector, float(abs(vector).max()) or 1.0
         if channels == 1:
             scale = styled(style, cmap=look.DIVERGING, vmin=-size, vmax=size)

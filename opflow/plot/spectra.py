@@ -113,8 +113,8 @@ def eigenvalues(values: Any, ax: Any = None, *, fit: Fit | str | None = None, **
         seen = sets[label][sets[label] > NOTHING * max(sets[label][0], 0.0)]
         name = label if seen.size else f"{label}: none is positive".removeprefix(": ")
         ours = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-        (line,) = ax.plot(np.arange(1, len(seen) + 1), seen,
-                          **styled(style, name, linewidth=1, alpha=0.8, **ours))  # fmt: skip
+        ours = styled(style, name, linewidth=1, alpha=0.8, **ours)
+        (line,) = ax.plot(np.arange(1, len(seen) + 1), seen, **ours)
         if label in laws:
             _draw_law(ax, laws[label], ranks[label], label, line.get_color(), i)
     if any(line.get_xdata().size for line in ax.lines):
@@ -130,8 +130,9 @@ def _draw_law(ax: Any, law: PowerLaw, ranks: Any, label: str, colour: Any, i: in
     words = f"rank^{law.exponent:.2f}, ranks {ranks[0]}–{ranks[1]}, R² {law.r2:.3f}"
     words = ": ".join(filter(None, (label, words.replace("^-", "^−"))))
     ends = np.array(ranks, dtype=float)
-    ax.plot(ends, law.factor * ends**law.exponent, linestyle=("--", "-.", ":")[i % 3], marker="|",
-            markersize=11, color=colour, linewidth=2.2, zorder=3, label=words)  # fmt: skip
+    line = {"linestyle": ("--", "-.", ":")[i % 3], "linewidth": 2.2, "zorder": 3}
+    marks = {"marker": "|", "markersize": 11, "color": colour, "label": words}
+    ax.plot(ends, law.factor * ends**law.exponent, **line, **marks)
 
 
 def _eigenvalues(found: Any) -> Any:
@@ -186,8 +187,8 @@ def density(
         low, high = curve.cdf_band(points) if cumulative else curve.band(points)
         known = (high - height <= height) | cumulative
         name = label or ("share" if cumulative else "density")
-        (line,) = ax.plot(points, np.where(known, height, np.nan),
-                          **styled(style, name, color=colour, linewidth=1.8))  # fmt: skip
+        ours = styled(style, name, color=colour, linewidth=1.8)
+        (line,) = ax.plot(points, np.where(known, height, np.nan), **ours)
         tint = line.get_color()
         ax.plot(points, np.where(known, np.nan, height), ":", color=tint, linewidth=1)
         band = "95 % band" if len(curves) == 1 else None
