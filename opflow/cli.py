@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,8 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("DATA, or --samples and --features, is needed")
     else:
         (samples, features), outputs = shape, args.outputs or 1
-    found = estimate(
-        samples, [features, *args.widths], outputs, args.dtype, steps=args.steps,
-        memory=args.memory, method=options.method(args), eliminate=options.eliminate(args), X=X,
-    )  # fmt: skip
+    widths = [features, *args.widths]
+    found = estimate(samples, widths, outputs, args.dtype, X=X, **options.chosen(args))
     shapes = {"samples": samples, "features": features, "outputs": outputs}
     args.found = shapes | numbers(found)
     if not args.json:
@@ -148,8 +147,7 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
 
 def _alone(world: World) -> None:
     if world.comm is not None:
-        raise ValueError(f"only opflow train runs on several ranks: start this one without mpiexec "
-                         f"-n {world.comm.size}")  # fmt: skip
+        raise ValueError("only opflow train runs on several ranks: start this one without mpiexec")
 
 
 def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
@@ -160,7 +158,7 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         raise ValueError("--resume and --overwrite exclude each other")
     if args.data == args.test_data == "-":
         raise ValueError("- is standard input, which is read once: give DATA or --test-data a file")
-    method = options.method(args)
+    options.chosen(args)  # wrong ones end here
     check_device(args.device, world.comm)
     data = load(args.data, args.targets, args.dtype, reading(vars(args)), comm=world.comm)
     test = data.held_out
@@ -190,14 +188,11 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     try:
-        run, summary, moments = _run(args, method, data, test, folder, signals, world)
+        run, summary, moments = _run(args, data, test, folder, signals, world)
         told = world.lead(lambda: _finish(args, folder, run, summary, [*moments, data, test]))
     except BaseException as error:
-        if (
-            world.leads
-            and folder.failed(hopeless=isinstance(error, of.DivergenceError))
-            and not folder.resumed
-        ):
+        hopeless = isinstance(error, of.DivergenceError)
+        if world.leads and folder.failed(hopeless=hopeless) and not folder.resumed:
             error.add_note(f"what it reached is kept: {_go_on(args, world)}")
         raise
     args.found = summary
@@ -219,19 +214,18 @@ def _finish(
     known: Sequence[Any],
 ) -> str:
     """Write the results, and say what they are."""
-    assert run is not None
+    assert run is not None  # of the rank that leads
     table = report.table(summary)
     folder.write("summary.json", json.dumps(summary, indent=2) + "\n")
     folder.write("summary.txt", table + "\n")
     run.save(folder.path / "trajectory.npz")
-    pictures = report.draw(folder.path, run, *known)
+    pictures = report.attempt(folder.path, lambda: report.pictures(run, *known))
     folder.done()
     return f"{table}\n\n{pictures}; everything is in {args.out}\n{HINT}"
 
 
 def _run(
     args: argparse.Namespace,
-    method: Any,
     data: DataSet,
     test: DataSet | None,
     folder: RunFolder,
@@ -249,9 +243,8 @@ def _run(
     )
     network, data = placed(network, data, args.device, world.comm)
     test = None if test is None else placed(network, test, args.device, world.comm)[1]
-    expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, steps=args.steps,
-                        memory=args.memory, method=method, eliminate=options.eliminate(args),
-                        X=data.inputs)  # fmt: skip
+    chosen = options.chosen(args)
+    expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, X=data.inputs, **chosen)
 
     def analysed(network: of.ReLUNetwork, when: str) -> dict[str, Any]:
         if args.no_analysis:
@@ -266,13 +259,10 @@ def _run(
         network,
         data.inputs,
         data.targets,
-        method=method,
-        steps=args.steps,
+        **chosen,
         until=args.until,
         observe=report.observers(data, test, len(args.widths)),
         every=args.every,
-        memory=args.memory,
-        eliminate=options.eliminate(args),
         checkpoint=of.Checkpoint(folder.checkpoint, **args.checkpoint_every),
         resume=args.resume_from or folder.resumed,
         log=folder.log,
@@ -284,9 +274,7 @@ def _run(
     space = space_of(world.comm, run.residual.shape[0])
     # the signal may have reached one rank alone
     stopped = max(space.all_of(signals.last().name)) if run.interrupted else ""
-    after = {"skipped": "the run was stopped"}
-    if not stopped:
-        after = analysed(run.network, "after")
+    after = {"skipped": "the run was stopped"} if stopped else analysed(run.network, "after")
     seconds = time.perf_counter() - started
     whole = run.gathered(space)
     summary = world.lead(lambda: whole and report.summary(whole, before, after, stopped, seconds))
@@ -300,8 +288,8 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.out is None and not args.run.is_dir():
         raise ValueError("--out DIR is needed where no run folder is given")
     out = args.out or args.run / "spectrum"
-    ask = spectrum.Ask(args.top, args.density, args.steps, args.probes, args.heat_map, args.memory,
-                       args.seed, args.seconds, progress=not args.quiet)  # fmt: skip
+    asked = {name: value for name, value in vars(args).items() if name in spectrum.Ask._fields}
+    ask = spectrum.Ask(**asked, progress=not args.quiet)
     with ResultFolder(out, SPECTRUM, args.overwrite) as folder:
         started = time.perf_counter()
         summary, arrays = spectrum.analyse(
@@ -313,9 +301,8 @@ def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         write_npz(folder.staging / "spectrum.npz", arrays)
         (folder.staging / "spectrum.json").write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
         (folder.staging / "spectrum.txt").write_text(table + "\n", "utf-8")
-        pictures = report.attempt(
-            folder.staging, lambda: spectrum_report.pictures(arrays, summary["outputs"])
-        )
+        draw = partial(spectrum_report.pictures, arrays, summary["outputs"])
+        pictures = report.attempt(folder.staging, draw)
     args.found = summary
     if not (args.quiet or args.json):
         print(f"{table}\n\n{pictures}; everything is in {out}\n{HINT}")
@@ -330,9 +317,7 @@ def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     names, columns, told = predictions(run, args.data, args.targets, args.proba)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])
-    args.found = {
-        name: np.asarray(column).tolist() for name, column in zip(names, columns, strict=True)
-    }
+    args.found = {name: c.tolist() for name, c in zip(names, columns, strict=True)}
     if args.out is None and not args.json:
         print(text.getvalue(), end="")
     elif args.out is not None:
@@ -344,18 +329,24 @@ def _predict(args: argparse.Namespace, signals: _Signals, world: World) -> int:
 
 def _plot(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     _alone(world)
-    drawn, failed = report.redraw(args.run)
-    more, missing = spectrum_report.redraw(args.run)
-    if not (drawn or more or failed or missing):
+    drawn: list[Path] = []
+    failed: dict[str, str] = {}
+    places = {args.run: report.saved(args.run) | spectrum_report.saved(args.run)}
+    places[args.run / "spectrum"] = spectrum_report.saved(args.run / "spectrum")
+    for place, pictures in places.items():
+        made, missing = report.write(place, pictures)
+        drawn += [place / name for name in made]
+        failed |= {str(place / name): why for name, why in missing.items()}
+    if not (drawn or failed):
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
     if not args.quiet:
-        print(report.told([*drawn, *more], failed | missing))
+        print(report.told(drawn, failed))
     return 0
 
 
 def _go_on(args: argparse.Namespace, world: World) -> str:
-    argv = [a for a in args.argv if a not in ("--overwrite", "--resume")]
-    argv = [a for a in argv if not a.startswith("--resume-from=")]
+    left_out = re.compile("--overwrite|--resume|--resume-from=.*")
+    argv = [a for a in args.argv if not left_out.fullmatch(a)]
     if "--resume-from" in argv:
         at = argv.index("--resume-from")
         del argv[at : at + 2]

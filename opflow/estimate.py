@@ -37,38 +37,18 @@ NO_METHOD: Any = GradientDescent()
 
 
 class Estimate(NamedTuple):
-    """What a run would take.
+    """What a run would take; sizes are in bytes."""
 
-    Attributes
-    ----------
-    routes : list of Route
-        The one that would be taken first.
-    fits : bool
-        Whether any fits the budget.
-    budget : float
-        Bytes allowed.
-    steps : int
-    dtype : dtype
-    products : dict of str to (Cost, float)
-        Of every way to hold the fields: one product with the kernel at frozen gates, and the
-        bytes held for it.
-    checkpoint : float
-        Bytes of one state on disk.
-    data : float
-        Bytes of X and y, in memory or on disk.
-    dense : float
-        Bytes of a dense K, which is never formed unasked.
-    """
-
-    routes: list[Route]
-    fits: bool
+    routes: list[Route]  #: the one that would be taken first
+    fits: bool  #: whether any fits the budget
     budget: float
     steps: int
     dtype: Any
+    #: one product with the kernel, and what is held for it, by the way to hold the fields
     products: dict[str, tuple[Cost, float]]
     checkpoint: float
-    data: float
-    dense: float
+    data: float  #: X and y, in memory or on disk
+    dense: float  #: a dense K, which is never formed unasked
 
     @property
     def seconds(self) -> float:
@@ -97,21 +77,10 @@ def estimate(
     eliminate: bool | None = None,
     X: Any = None,
 ) -> Estimate:
-    """Memory and work of every route of a run.
+    """Memory and work of every route of a run, whose options are those of :func:`opflow.train`.
 
-    Parameters
-    ----------
-    samples : int
-        N.
-    widths : sequence of int
-        [d, n_1, …, n_L].
-    outputs : int
-        k.
-    dtype : dtype
-    steps, memory, method, eliminate
-        As in :func:`opflow.train`.
-    X : inputs, optional
-        Those of the run, if they are at hand: what is sparse is estimated so.
+    `samples`, `widths` [d, n_1, …, n_L] and `outputs` are its shapes, X its inputs if they are at
+    hand: what is sparse is estimated so.
 
     Examples
     --------

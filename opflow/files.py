@@ -37,13 +37,7 @@ def save_arrays(
 def load_arrays(
     path: str | os.PathLike[str], what: str, needed: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What :func:`save_arrays` was given for a file of the kind `what`, which has `needed`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no file, or it is something else, corrupt, or of another schema.
-    """
+    """What :func:`save_arrays` was given for a file of the kind `what`, which has `needed`."""
     try:
         with open(os.path.expanduser(path), "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

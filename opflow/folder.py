@@ -57,27 +57,9 @@ def make_writable(path: Path) -> bool:
 
 
 def write_pictures(folder: Path, pictures: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
-    """Write pictures under their names, each atomically, one after another.
+    """Write pictures, each atomically; why others could not be, whose older ones are removed.
 
-    Parameters
-    ----------
-    folder : Path
-    pictures : dict of str to function
-        What draws each picture and returns its axes.
-
-    Returns
-    -------
-    dict of str to str
-        Why a picture could not be drawn or written; an older picture of that name is removed.
-
-    Raises
-    ------
-    ImportError
-        If there is no matplotlib.
-
-    Notes
-    -----
-    Results must not depend on pictures, so no other error of drawing or saving goes further.
+    Results must not depend on pictures: no error goes further but that there is no matplotlib.
     """
     failed = {}
     for name, draw in pictures.items():
@@ -98,24 +80,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, Callable[[], Any]]) -> d
 class ResultFolder:
     """A folder whose results come together at the end of a ``with`` block, or not at all.
 
-    Parameters
-    ----------
-    path : Path
-        Made if it is not there, and removed again if nothing comes of it.
-    names : sequence of str
-        What it may hold of an earlier analysis.
-    overwrite : bool
-        Replace that.
-
-    Attributes
-    ----------
-    staging : Path
-        Where to write, in the ``with`` block.
-
-    Raises
-    ------
-    ValueError
-        If the folder cannot be written, or holds one of the names and `overwrite` is false.
+    The block writes to `staging`; `names` is what an earlier analysis may have left in the folder.
     """
 
     def __init__(self, path: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -143,22 +108,7 @@ class ResultFolder:
 
 
 class RunFolder:
-    """A folder that a run may write to.
-
-    Parameters
-    ----------
-    path : Path
-        Made if it is not there.
-    overwrite : bool
-        Replace an earlier run; its files come back if this one fails.
-    resume : bool
-        Go on with the run that is there, if one is.
-
-    Raises
-    ------
-    ValueError
-        If the folder cannot be written, or holds a run and neither is asked for.
-    """
+    """A folder that a run may write to; what it overwrites comes back if the run fails."""
 
     def __init__(self, path: Path, overwrite: bool, resume: bool) -> None:
         self.path, self._made = path, make_writable(path)
@@ -167,8 +117,9 @@ class RunFolder:
         # A configuration and a log alone are of a run that got nowhere: nothing is lost.
         there = [name for name in (CHECKPOINT, OLDER, *RESULTS) if (path / name).exists()]
         if there and not overwrite and not self.resumed:
-            raise ValueError(f"--out {path} already holds {', '.join(there)}; --overwrite replaces"
-                             + (", --resume goes on" if self.has_checkpoint else ""))  # fmt: skip
+            more = ", --resume goes on" * self.has_checkpoint
+            held = ", ".join(there)
+            raise ValueError(f"--out {path} already holds {held}; --overwrite replaces{more}")
         if overwrite:
             self._move(path, path / ASIDE)
 

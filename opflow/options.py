@@ -113,16 +113,22 @@ def _number(text: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _positive(text: str) -> float:
-    if not (value := _number(text)) > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
-    return value
+def _between(low: float, high: float, words: str) -> Any:
+    def real(text: str) -> float:
+        value = _number(text)
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {words}")
+        return value
+
+    return real
+
+
+_positive = _between(0, math.inf, "positive")
+_share = _between(0, 1, "between 0 and 1, as 0.2")
 
 
 def _step(text: str) -> float | str:
-    if text != "auto" and not _number(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive, or auto")
-    return text if text == "auto" else _number(text)
+    return text if text == "auto" else float(_between(0, math.inf, "positive, or auto")(text))
 
 
 def _memory(text: str) -> str:
@@ -142,12 +148,6 @@ def _interval(text: str) -> dict[str, Any]:
     if not (value >= 1 and value == int(value)):
         raise argparse.ArgumentTypeError(f"{text!r} must be steps, as 100, or seconds, as 600s")
     return {"steps": int(value), "seconds": None}
-
-
-def _share(text: str) -> float:
-    if not 0 < (value := _number(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be between 0 and 1, as 0.2")
-    return value
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -189,9 +189,8 @@ def parser() -> argparse.ArgumentParser:
     output = _output(train, REQUIRED, "folder for the files of the run")
     _add(output, "--every N", _at_least(1), 1, "steps from one record to the next")
     _add(output, "--explain", bool, False, "print how the run is computed and what that costs")
-    _add(
-        output, "--checkpoint-every N|Ns", _interval, "600s", "steps (100) or seconds between saves"
-    )
+    saves = "steps (100) or seconds (600s) between saves"
+    _add(output, "--checkpoint-every N|Ns", _interval, "600s", saves)
     _add(output, "--resume", bool, False, "go on with the run in DIR, if there is one")
     _add(output, "--resume-from FILE", located, None, "go on from this saved state of the run")
     _resources(train, device=True)
@@ -212,10 +211,9 @@ def parser() -> argparse.ArgumentParser:
     _data(look, "?", " (default: that of RUN)")
     method = look.add_argument_group("method")
     _add(method, "--top N", _at_least(1), 20, "number of the largest eigenpairs")
-    _add(method, "--density", PAIR, None, "compute the density, however long it takes, or not "
-         "(default: if it fits into --seconds)")  # fmt: skip
-    _add(method, "--heat-map", PAIR, None, "picture the kernel, however long it takes, or not "
-         "(default: if it fits into --seconds)")  # fmt: skip
+    ever = "however long it takes, or not (default: if it fits into --seconds)"
+    _add(method, "--density", PAIR, None, f"compute the density, {ever}")
+    _add(method, "--heat-map", PAIR, None, f"picture the kernel, {ever}")
     _add(method, "--steps N", _at_least(4), 100, "products per random vector of the density")
     _add(method, "--probes N", _at_least(2), 10, "random vectors of the density, at most")
     _add(method, "--seed N", _at_least(0), 0, "what the random vectors follow from")
@@ -226,11 +224,7 @@ def parser() -> argparse.ArgumentParser:
     answer = command("predict", "write the predictions of a run for new data, as a CSV")
     _add(answer, "run RUN", located, REQUIRED, "folder of a run, or its trajectory.npz")
     _data(answer)
-    output = answer.add_argument_group("output")
-    _add(output, "--out FILE", located, None, "CSV to write (default: standard output)")
-    _add(output, "--overwrite", bool, False, "replace FILE, if it is there")
-    _add(output, "--quiet", bool, False, QUIET)
-    _add(output, "--json", bool, False, JSON)
+    output = _output(answer, None, "CSV to write (default: standard output)", "FILE")
     _add(output, "--proba", bool, False, "of classes, write an estimated probability of each")
 
     draw = command("plot", "draw the pictures of a run, or of its spectrum, anew")
@@ -311,10 +305,10 @@ def _method(command: argparse.ArgumentParser) -> Any:
     return group
 
 
-def _output(command: argparse.ArgumentParser, default: Any, text: str) -> Any:
+def _output(command: argparse.ArgumentParser, default: Any, text: str, name: str = "DIR") -> Any:
     group = command.add_argument_group("output")
-    _add(group, "--out DIR", located, default, text)
-    _add(group, "--overwrite", bool, False, "replace earlier results in DIR")
+    _add(group, f"--out {name}", located, default, text)
+    _add(group, "--overwrite", bool, False, f"replace earlier results in {name}")
     _add(group, "--quiet", bool, False, QUIET)
     _add(group, "--json", bool, False, JSON)
     return group
@@ -343,6 +337,8 @@ def method(args: argparse.Namespace) -> Any:
     return kind() if args.tol is None else kind(tol=args.tol)
 
 
-def eliminate(args: argparse.Namespace) -> bool | None:
-    """What `--eliminate` is in Python."""
-    return {"auto": None, "yes": True, "no": False}[args.eliminate]
+def chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that :func:`opflow.train` and an estimate share, as they are in Python."""
+    eliminate = {"auto": None, "yes": True, "no": False}[args.eliminate]
+    return {"method": method(args), "steps": args.steps, "memory": args.memory,
+            "eliminate": eliminate}  # fmt: skip

@@ -33,15 +33,17 @@ Pictures = dict[str, Callable[[], Any]]
 EIGENVALUES = 24
 #: vectors in a block of the Lanczos that finds them, and products it takes, roughly
 BLOCK, PRODUCTS = 8, 250
+#: what is observed of a run, as a table calls it
+OBSERVED = {"loss": "loss", "rmse": "RMSE", "r2": "R²", "residual_norm": "residual norm"}
+OBSERVED |= {"accuracy": "accuracy"}
+OBSERVED |= {f"held_out_{name}": f"held-out {OBSERVED[name]}"
+             for name in ("loss", "rmse", "r2", "accuracy")}  # fmt: skip
 #: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
 ALLOWED, SHARE = 30.0, 0.1
 
 
 class TrainingAccuracy:
-    """The share of training samples whose largest output is that of their class; 2·N·k flops.
-
-    `labels` are those of the samples held here.
-    """
+    """The share of training samples whose largest output is that of their class; 2·N·k flops."""
 
     name = "accuracy"
 
@@ -69,7 +71,7 @@ def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Mome
 
 
 def fit(errors: Any, y: Any, scale: Any, space: Space = LOCAL) -> dict[str, float]:
-    """Loss ½ Σ e², RMSE and R² of errors (N, k) of targets y, which both were divided by `scale`.
+    """Loss ½ Σ e², ‖e‖, RMSE and R² of errors (N, k) of targets y, both divided by `scale`.
 
     Of several targets the last two are means over these, as scikit-learn's.
     """
@@ -81,8 +83,10 @@ def fit(errors: Any, y: Any, scale: Any, space: Space = LOCAL) -> dict[str, floa
     )
     with np.errstate(all="ignore"):
         r2 = np.where(spread > 0, 1 - squares / spread, np.nan).mean()
+    total = float((squares * scale**2).sum())
     return {
-        "loss": 0.5 * float((squares * scale**2).sum()),
+        "loss": 0.5 * total,
+        "residual_norm": math.sqrt(total),
         "rmse": float((np.sqrt(squares / count) * scale).mean()),
         "r2": float(r2),
     }
@@ -92,9 +96,9 @@ class Drift(of.observe.Balancedness):
     """Balancedness where the weights are at hand: W¹ of an eliminated layer costs many a step."""
 
     def __call__(self, moment: Moment) -> float:
-        return (
-            float("nan") if moment.state.first.route == "eliminated" else super().__call__(moment)
-        )
+        if moment.state.first.route == "eliminated":
+            return math.nan
+        return super().__call__(moment)
 
     def state(self) -> dict[str, Any]:
         return {} if self._start is None else super().state()
@@ -114,9 +118,12 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
     if data.labels is not None:
         seen["accuracy"] = TrainingAccuracy(data.labels)
     elif data.task is not None:
-        parts = {"": None} if test is None else {"": None, "held_out_": test}
-        seen |= {f"{part}{name}": fit_of(name, data.task.targets.scale, held)
-                 for part, held in parts.items() for name in ("loss", "rmse", "r2")}  # fmt: skip
+        scale = data.task.targets.scale
+        for name in ("loss", "residual_norm", "rmse", "r2"):
+            seen[name] = fit_of(name, scale)
+        if test is not None:
+            for name in ("loss", "rmse", "r2"):
+                seen[f"held_out_{name}"] = fit_of(name, scale, test)
     if test is not None and "held_out_loss" not in seen:
         seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)
         if test.labels is not None:
@@ -135,18 +142,8 @@ def analyse(
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
-    Parameters
-    ----------
-    network : ReLUNetwork
-    X : inputs
-    seconds : float
-        That the whole run is expected to take, which the analysis must be small beside.
-    memory : str, optional
-        As in :func:`opflow.train`.
-    told : str, optional
-        What the bar of its products is called; without it there is none.
-    comm : mpi4py.MPI.Comm, optional
-        X is this rank's rows of the inputs; every rank calls, and has the same answer.
+    The analysis must be small beside the `seconds` that the run is expected to take; `told` is the
+    name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the answer.
     """
     space = space_of(comm, int(X.shape[0]))
     p = problem(network, X, int(X.shape[0]))
@@ -168,8 +165,8 @@ def analyse(
     if needed > allowed:
         return {"skipped": f"it would take about {duration(needed)}, over {duration(allowed)}"}
     if held > budget:
-        return {"skipped": f"it would hold {human(held, 'B', 1024)}, over the "
-                           f"{human(budget, 'B', 1024)} of --memory"}  # fmt: skip
+        sizes = f"{human(held, 'B', 1024)}, over the {human(budget, 'B', 1024)}"
+        return {"skipped": f"it would hold {sizes} of --memory"}
     spare = p.workspace() + budget - held
     workspace = min(float(WORKSPACE), spare / 2)
     with workspace_limit(workspace, min(float(SPREAD), spare / 2 - workspace)):
@@ -232,12 +229,8 @@ def summary(
         "note": run.note,
         "products": run.products,
         "time": float(run.times[-1]),
+        **{name: ends(name) for name in OBSERVED},
         "loss": ends("loss") or [float(run.losses[0]), float(run.losses[-1])],
-        **{name: ends(name) for name in ("rmse", "r2", "held_out_rmse", "held_out_r2")},
-        "residual_norm": ends("residual_norm"),
-        "accuracy": ends("accuracy"),
-        "held_out_loss": ends("held_out_loss"),
-        "held_out_accuracy": ends("held_out_accuracy"),
         "largest_eigenvalue": top,
         "stability_limit": [2 / v if v else None for v in top],
         "trace": [m.get("trace") for m in both],
@@ -268,15 +261,7 @@ def table(s: dict[str, Any]) -> str:
         ("route", s["route"]),
         ("step size", s["note"]),
         ("kernel products", f"{s['products']:,}"),
-        ("loss", pair("loss")),
-        ("RMSE", pair("rmse")),
-        ("R²", pair("r2")),
-        ("residual norm", pair("residual_norm")),
-        ("accuracy", pair("accuracy")),
-        ("held-out loss", pair("held_out_loss")),
-        ("held-out RMSE", pair("held_out_rmse")),
-        ("held-out R²", pair("held_out_r2")),
-        ("held-out accuracy", pair("held_out_accuracy")),
+        *((label, pair(name)) for name, label in OBSERVED.items()),
         ("λ_max(K)", pair("largest_eigenvalue")),
         ("2/λ_max(K)", pair("stability_limit")),
         ("tr K", pair("trace")),
@@ -285,11 +270,6 @@ def table(s: dict[str, Any]) -> str:
         ("time, memory", f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"),
     ]  # fmt: skip
     return "\n".join(f"{name:20}{value}" for name, value in rows if value is not None)
-
-
-def draw(folder: Path, run: of.Trajectory, *known: Any) -> str:
-    """Write the pictures of a run, and say which; `known` is what :func:`pictures` takes of it."""
-    return attempt(folder, lambda: pictures(run, *known))
 
 
 def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
@@ -363,11 +343,12 @@ def answers(name: str, run: of.Trajectory, data: DataSet, test: DataSet | None) 
     return ax
 
 
-def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Draw the pictures of a run folder from its trajectory and its summary, if it has one."""
+def saved(folder: Path) -> Pictures:
+    """The pictures of a run folder by its trajectory and its summary, if it has one."""
     if not (folder / "trajectory.npz").exists():
-        return [], {}
-    run, numbers = of.Trajectory.load(folder / "trajectory.npz"), {}
+        return {}
+    run = of.Trajectory.load(folder / "trajectory.npz")
+    numbers = {}
     file = folder / "summary.json"
     if file.exists():
         try:
@@ -381,8 +362,7 @@ def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
             numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
         )
     ]
-    made, failed = write(folder, pictures(run, moments[0], moments[1]))
-    return [folder / name for name in made], failed
+    return pictures(run, moments[0], moments[1])
 
 
 def peak_memory() -> int:

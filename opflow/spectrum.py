@@ -44,8 +44,6 @@ PACED = 4
 BLOCKS, DECAYING, SCALARS, RANK_STEPS = 26, 11, 60, 60
 #: accuracy of the eigenpairs, relative to their eigenvalues
 TOL = 1e-6
-#: numbers of a kernel, in the order of the table
-NUMBERS = ("norm", "trace", "frobenius_norm", "effective_rank", "participation_ratio")
 
 
 class Ask(NamedTuple):
@@ -76,13 +74,7 @@ class Subject(NamedTuple):
 
 
 def subject(path: Path, data: str | None, targets: str | None, device: str = "cpu") -> Subject:
-    """The networks and the data of a run folder, or of a trajectory file and DATA.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If something is missing, does not fit, or the model of the run is not its network.
-    """
+    """The networks and the data of a run folder, or of a trajectory file and DATA."""
     config: dict[str, Any] = {}
     file = path
     if path.is_dir():
@@ -129,30 +121,11 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
 def analyse(
     what: Subject, ask: Ask, say: Callable[[str], None] = print, comm: Any = None
 ) -> tuple[Any, Any]:
-    """The numbers (JSON) and the arrays of an analysis.
+    """The numbers (JSON) and the arrays of an analysis; `say` tells how it gets on.
 
-    Parameters
-    ----------
-    what : Subject
-    ask : Ask
-    say : function
-        What is told of the time it will take.
-    comm : mpi4py.MPI.Comm, optional
-        The data are this rank's rows; every rank calls.  There is no heat map: it needs entries.
+    With `comm` the data are this rank's rows, every rank calls, the arrays are whole on the first,
+    and there is no heat map, which needs entries.
 
-    Returns
-    -------
-    summary : dict
-    arrays : dict of str to array
-        Whole on the first rank; None for eigenvectors on others.
-
-    Raises
-    ------
-    MemoryError
-        If not even the fields fit in memory.
-
-    Notes
-    -----
     Per moment some 26·(top + 4) products for the eigenpairs, steps · probes for the density and a
     hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
     forms all N²·k entries on and above the diagonal, once.
@@ -204,11 +177,9 @@ def _analyse(
             summary["drift"] = _drift(kernels, bases, arrays, space, clock, left_out)
         if ask.heat_map is not False:
             limit = math.inf if ask.heat_map else min(ALLOWED, clock.left() / 2)
-            reason = (
-                "it needs entries, which a kernel spread over ranks has not"
-                if space.sharded
-                else _heat_map(K, data, arrays, budget, limit)
-            )
+            reason = "it needs entries, which a kernel spread over ranks has not"
+            if not space.sharded:
+                reason = _heat_map(K, data, arrays, budget, limit)
             if reason:
                 moments[when]["skipped"]["heat map"] = reason
     network = next(iter(what.networks.values()))
@@ -309,10 +280,8 @@ class _Kernel:
         need = (self.whole or vectors) * rows * self.K.dtype.itemsize
         need, left = float(self.K.space.largest(need)), self.budget - self.held
         if need > left:
-            sizes = human(need, "B", 1024), human(max(left, 0), "B", 1024)
-            self.skipped[name] = "it would hold {}, over the {} left of --memory{}".format(
-                *sizes, ask
-            )
+            sizes = f"{human(need, 'B', 1024)}, over the {human(max(left, 0), 'B', 1024)}"
+            self.skipped[name] = f"it would hold {sizes} left of --memory{ask}"
         return need <= left
 
     def numbers(self, fields: of.Fields, y: Any) -> dict[str, Any]:
@@ -348,11 +317,10 @@ class _Kernel:
             )
             found["alignment"] = alignments
             probes = 10 if self.whole else max(2, self.clock.fits(10, RANK_STEPS, 0.5))
-            rank = partial(of.spectral.effective_rank, how=self._whole_or_estimate(),
-                           probes=probes, steps=RANK_STEPS)  # fmt: skip
-            found["effective_rank"] = self._number(
-                "effective_rank", probes * RANK_STEPS / SCALARS, rank, self.fast
-            )
+            options: Any = {"how": self._whole_or_estimate(), "probes": probes, "steps": RANK_STEPS}
+            rank = partial(of.spectral.effective_rank, **options)
+            part = probes * RANK_STEPS / SCALARS
+            found["effective_rank"] = self._number("effective_rank", part, rank, self.fast)
         self._null(found, fields.network.parameters)
         return found
 
@@ -366,11 +334,10 @@ class _Kernel:
         size = self._number("frobenius_norm", 1.0, of.spectral.frobenius_norm, self.fast)
         found["frobenius_norm"] = size
         if size is not None and size["value"] is not None:
-            ends = [size[end] for end in ("value", "high", "low")]
-            ratios = [(found["trace"]["value"] / end) ** 2 if end else 0.0 for end in ends]
-            found["participation_ratio"] = size | dict(
-                zip(("value", "low", "high"), ratios, strict=True)
-            )
+            ends = {"value": size["value"], "low": size["high"], "high": size["low"]}
+            trace = found["trace"]["value"]
+            ratios = {name: (trace / end) ** 2 if end else 0.0 for name, end in ends.items()}
+            found["participation_ratio"] = size | ratios
 
     def _null(self, found: dict[str, Any], parameters: int) -> None:
         """The density, with as many probes as there is time for unless it is asked for."""
@@ -385,9 +352,8 @@ class _Kernel:
             if self._allowed("density", vectors, ": fewer --steps or --probes"):
                 products = 0 if self.whole else probes * ask.steps
                 work = partial(self._density, parameters, probes)
-                null = self.clock.run(
-                    "density", products, work, self.skipped, "--density, or more "
-                )
+                hint = "--density, or more "
+                null = self.clock.run("density", products, work, self.skipped, hint)
                 if null is not None:
                     found |= {"null": null, "probes": probes}
 
@@ -396,16 +362,15 @@ class _Kernel:
     ) -> dict[str, Any] | None:
         """A number that not every kernel has; if this one has none, it is said why."""
         products = 0 if self.whole else int(part * SCALARS)
+        work = partial(function, *operands)
         try:
-            found = self.clock.run(
-                name, products, lambda: function(*operands), self.skipped, "more "
-            )
-            if found is None:
-                return None
-            number = _estimate(found)
+            found = self.clock.run(name, products, work, self.skipped, "more ")
         except ValueError as error:
             self.skipped[name] = str(error)
             return None
+        if found is None:
+            return None
+        number = _estimate(found)
         if number["value"] is None:
             self.skipped[name] = "it is not finite"
         return number

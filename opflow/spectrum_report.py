@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ import numpy as np
 
 from opflow import plot
 from opflow.plot.kernel import show_means
-from opflow.report import Pictures, write
+from opflow.report import Pictures
 from opflow.spectral import Density, Estimate
-from opflow.spectrum import NUMBERS
 
-NAMES = dict(zip(NUMBERS, ("‖K‖", "tr K", "‖K‖_F", "effective rank", "participation ratio"),
-                 strict=True))  # fmt: skip
+#: what numbers of a kernel are called, in the order of the table
+NAMES = {
+    "norm": "‖K‖",
+    "trace": "tr K",
+    "frobenius_norm": "‖K‖_F",
+    "effective_rank": "effective rank",
+    "participation_ratio": "participation ratio",
+}
 
 
 def table(s: Mapping[str, Any]) -> str:
@@ -29,7 +34,7 @@ def table(s: Mapping[str, Any]) -> str:
     if s.get("target"):
         lines.append(f"{'target':24}{s['target']}")
 
-    def row(name: str, cells: list[str | None]) -> None:
+    def row(name: str, cells: Sequence[str | None]) -> None:
         if any(cells):
             lines.append(f"{name:24}" + "".join(f"{cell or '':34}" for cell in cells).rstrip())
 
@@ -45,12 +50,10 @@ def table(s: Mapping[str, Any]) -> str:
     row("power law", [_law(m.get("power_law")) for m in moments])
     row("alignment of K with y", [_bars(m.get("alignment", [None])[0]) for m in moments])
     for i in range(len(s["widths"]) - 1):
-        row(
-            f"layer {i + 1}: share of tr K",
-            [f"{100 * m['layer_shares'][i]:.3g} %" for m in moments],
-        )
-        row("   alignment with y", [_bars(m["alignment"][i + 1] if "alignment" in m else None)
-                                    for m in moments])  # fmt: skip
+        shares = [f"{100 * m['layer_shares'][i]:.3g} %" for m in moments]
+        row(f"layer {i + 1}: share of tr K", shares)
+        aligned = [m.get("alignment") for m in moments]
+        row("   alignment with y", [_bars(found and found[i + 1]) for found in aligned])
     row("‖r‖² in the top modes", [_within(m) for m in moments])
     row("‖K u − λ u‖ at most", [_pairs(m) for m in moments])
     if "drift" in s:
@@ -61,10 +64,9 @@ def table(s: Mapping[str, Any]) -> str:
             lines.append(f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
                          f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
     for when, m in s["moments"].items():
-        lines += [
-            f"{NAMES.get(name, name.replace('_', ' ')) + ', ' + when:23} not computed: {why}"
-            for name, why in m["skipped"].items()
-        ]
+        for name, why in m["skipped"].items():
+            label = f"{NAMES.get(name, name.replace('_', ' '))}, {when}"
+            lines.append(f"{label:23} not computed: {why}")
     lines += [f"{'note':24}{note}" for note in s["notes"]]
     if "seconds" in s:
         used = f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
@@ -137,33 +139,22 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
     if "heat_map" in arrays:
         labels = arrays.get("heat_map_labels")
         words = "samples, " + ("clustered" if labels is None else "class by class")
-        found["heat_map.png"] = partial(
-            show_means,
-            arrays["heat_map"],
-            len(arrays["heat_map_order"]),
-            words,
-            labels=labels,
-            outputs=outputs,
-        )
+        shown = arrays["heat_map"], len(arrays["heat_map_order"]), words
+        found["heat_map.png"] = partial(show_means, *shown, labels=labels, outputs=outputs)
     return found
 
 
-def redraw(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Draw the pictures of a spectrum anew: that in a folder, or that of a run folder."""
-    drawn: list[Path] = []
-    failed: dict[str, str] = {}
-    for place in (folder, folder / "spectrum"):
-        if (place / "spectrum.npz").exists():
-            try:
-                with np.load(place / "spectrum.npz", allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
-                outputs = int(json.loads((place / "spectrum.json").read_text("utf-8"))["outputs"])
-            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{place}: the spectrum cannot be read: {error}") from error
-            made, missing = write(place, pictures(arrays, outputs))
-            drawn += [place / name for name in made]
-            failed |= {str(place / name): why for name, why in missing.items()}
-    return drawn, failed
+def saved(folder: Path) -> Pictures:
+    """The pictures of the spectrum in a folder, if there is one."""
+    if not (folder / "spectrum.npz").exists():
+        return {}
+    try:
+        with np.load(folder / "spectrum.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        outputs = int(json.loads((folder / "spectrum.json").read_text("utf-8"))["outputs"])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder}: the spectrum cannot be read: {error}") from error
+    return pictures(arrays, outputs)
 
 
 class Saved(Density):

@@ -58,12 +58,7 @@ checkpoint: A state on disk that --resume goes on from.
 """
 
 #: sentences by word
-WORDS: dict[str, str] = {}
-for _line in _TEXT.replace("\n    ", " ").strip().splitlines():
-    _word, _, _sentence = _line.partition(": ")
-    WORDS[_word] = _sentence
-
-
+WORDS = dict(line.split(": ", 1) for line in _TEXT.replace("\n    ", " ").strip().splitlines())
 #: what is said below a table
 HINT = "opflow explain WORD says what a word of the table means"
 

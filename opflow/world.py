@@ -22,23 +22,14 @@ def launched() -> bool:
 
 
 class World:
-    """The ranks of a command, of which the first alone prints and writes; or one process.
+    """The ranks of a command, of which the first alone, which leads, prints and writes.
 
-    Attributes
-    ----------
-    comm : mpi4py.MPI.Comm or None
-        None if ``mpiexec`` did not start several processes: then MPI is not imported.
-    leads : bool
-        Whether this is the process that prints and writes.
-
-    Notes
-    -----
     An error that all ranks have is told by the first.  One that only some have would leave the
     others waiting for ever: it is told by those that have it, and ends all.
     """
 
     def __init__(self) -> None:
-        self.comm: Any = None
+        self.comm: Any = None  # of one process, which imports no MPI
         self._stderr = sys.stderr
         if launched():
             from opflow.distributed.extra import MPI

@@ -266,6 +266,8 @@ def test_a_regression_is_told_in_its_own_units(tmp_path, capsys):
             "rmse": np.sqrt((error**2).mean()),
             "r2": 1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum(),
         }
+        if not part:
+            expected["residual_norm"] = np.linalg.norm(error)
         for name, value in expected.items():
             np.testing.assert_allclose(summary[part + name][-1], value, rtol=1e-9)
             np.testing.assert_allclose(line[part + name], value, rtol=1e-9)
