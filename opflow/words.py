@@ -16,8 +16,8 @@ step size: What an update multiplies the gradient by.  auto keeps it below the s
 kernel products: Products of the kernel K with one vector: what the work of a run is counted in.
 loss: Half the sum of the squared residuals, the difference of outputs and targets; of a regression
     in the units of the target.
-residual norm: ‖r‖, the square root of the sum of squared differences of outputs and targets, as
-    the network has them: those of a regression are divided by the standard deviation.
+residual norm: ‖r‖, the square root of the sum of squared differences of outputs and targets; of a
+    regression in the units of the target.
 RMSE: The root of the mean squared error of the predictions, in the units of the target.
 R²: The share of the target's variance that is explained: 1 is perfect, 0 no better than the mean.
 accuracy: The share of samples whose largest output is that of their class.
