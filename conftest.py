@@ -17,7 +17,7 @@ from tests import EXAMPLES
 
 for name, examples in (
     ("thorough", int(os.environ.get("OPFLOW_EXAMPLES", EXAMPLES))),
-    ("short", 4),
+    ("short", 3),
 ):
     settings.register_profile(
         name,

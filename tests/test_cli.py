@@ -432,7 +432,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.thorough)]
+)
 def test_a_stopped_run_leaves_its_results_and_goes_on(tmp_path, capsys, monkeypatch, name, code):
     *_, path = regression(tmp_path)
     argv = ["train", path, "--widths", "8,8", "--quiet", "--out", tmp_path / "run", "--steps"]

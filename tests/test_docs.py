@@ -77,7 +77,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
     [
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
         "scale.md",
-        "spectral.md",
+        pytest.param("spectral.md", marks=pytest.mark.thorough),
         "training.md",
         "your-data.md",
     ],

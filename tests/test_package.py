@@ -26,6 +26,7 @@ def test_the_first_name_brings_them_all(first):
     assert python(code) == "set()"
 
 
+@pytest.mark.thorough
 def test_star_import_brings_the_public_names():
     code = "from opflow import *; import opflow; print(set(opflow.__all__) - set(globals()))"
     assert python(code) == "set()"
@@ -58,6 +59,7 @@ def test_names_that_do_not_exist_are_attribute_errors():
             getattr(of, name)
 
 
+@pytest.mark.thorough
 def test_objects_are_unpickled_by_a_fresh_interpreter():
     data = pickle.dumps(of.ReLUNetwork.random([2, 3], seed=0))
     assert python(f"import pickle; print(pickle.loads({data!r}).widths)") == "(2, 3)"

@@ -346,6 +346,7 @@ def test_without_matplotlib_the_numbers_are_there(trained, capsys, monkeypatch):
     assert code == 2 and "'.[plot]'" in err
 
 
+@pytest.mark.thorough
 def test_the_memory_allowed_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     net = of.ReLUNetwork.random([8, 16], seed=0)

@@ -9,7 +9,7 @@ import os
 import pytest
 
 #: on the stand-in, one test of so many is run unless all are asked for
-SAMPLE = 6
+SAMPLE = 12
 #: a program that ranks run
 collect_ignore = ["ranks.py"]
 if os.environ.get("OPFLOW_DEVICE") == "stand-in":

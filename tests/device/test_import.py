@@ -48,7 +48,9 @@ IMPORTS = (
 )
 
 
-@pytest.mark.parametrize("way", IMPORTS)
+@pytest.mark.parametrize(
+    "way", [IMPORTS[0], *(pytest.param(way, marks=pytest.mark.thorough) for way in IMPORTS[1:])]
+)
 def test_a_cupy_without_cuda_is_explained_with_its_remedy(broken: Path, way: str) -> None:
     done = python(way, broken)
     assert done.returncode != 0

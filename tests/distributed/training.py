@@ -163,7 +163,7 @@ def messages(comm):
 
         def spent(steps, space=space, watch=watch):
             before = space.reductions
-            train(space, net, X, y, None, {"steps": steps}, observe=watch)
+            train(space, net, X, y, of.GradientDescent(0.01), {"steps": steps}, observe=watch)
             return space.reductions - before
 
         assert spent(25) - spent(5) == 3 * 20

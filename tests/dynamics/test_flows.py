@@ -227,7 +227,7 @@ def test_linearised_times_double_by_themselves():
 
 
 @pytest.mark.parametrize("dtype, t", [(np.float32, 1e6), (np.float64, 1e15)])
-@pytest.mark.parametrize("size", [128, 9])
+@pytest.mark.parametrize("size", [128, pytest.param(9, marks=pytest.mark.thorough)])
 def test_what_no_weight_can_fit_stays_for_all_times(dtype, t, size):
     net, X, y = problem(n=400, widths=(4,), dtype=dtype)
     r = (net(X) - y).reshape(-1).astype(np.float64)

@@ -127,6 +127,7 @@ def test_a_refused_run_allocates_nothing():
     assert peak_of(train) < 8 * 2**20  # the checks of X in row blocks
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [of.TruncatedFlow(order=2), of.GradientDescent()])
 def test_fields_that_are_held_whole_are_counted(method):
     rng = np.random.default_rng(0)

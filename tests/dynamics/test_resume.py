@@ -158,7 +158,9 @@ def long_run(*arguments):
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGINT]
+)
 def test_a_signal_saves_and_stops(number, tmp_path):
     path = tmp_path / "run.npz"
     process = long_run(10**6, path)

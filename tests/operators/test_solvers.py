@@ -116,7 +116,6 @@ AS_ARRAYS = {
     "lsq_linear": lambda K: scipy.optimize.lsq_linear(K, np.ones(N)).x,
     "expm_multiply": lambda K: spla.expm_multiply(K, np.ones(N)),
     "scikit-learn": lambda K: pytest.importorskip("sklearn.linear_model").Ridge().fit(K, K).coef_,
-    "SciPy's @": lambda K: spla.aslinearoperator(np.eye(N)) @ K,
 }
 
 

@@ -8,6 +8,8 @@ from tests.spectral import chebyshev as chebyshev_module
 from tests.spectral.chebyshev import _moments, kernel_polynomial
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
+pytestmark = pytest.mark.thorough  # of an oracle
+
 
 def test_moments_are_those_of_the_polynomials():
     values = spectrum("spread", 30)
