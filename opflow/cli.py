@@ -188,8 +188,8 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
         print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
               f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
     try:
-        run, summary, moments = _run(args, data, test, folder, signals, world)
-        told = world.lead(lambda: _finish(args, folder, run, summary, [*moments, data, test]))
+        run, summary, known = _run(args, data, test, folder, signals, world)
+        told = world.lead(lambda: _finish(args, folder, run, summary, known))
     except BaseException as error:
         hopeless = isinstance(error, of.DivergenceError)
         if world.leads and folder.failed(hopeless=hopeless) and not folder.resumed:
@@ -231,8 +231,8 @@ def _run(
     folder: RunFolder,
     signals: _Signals,
     world: World,
-) -> tuple[of.Trajectory | None, dict[str, Any], list[dict[str, Any]]]:
-    """The run (on the rank that leads), its summary, and its kernel before and after."""
+) -> tuple[of.Trajectory | None, dict[str, Any], list[Any]]:
+    """The run (on the rank that leads), its summary, and what its pictures need besides."""
     config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
               if k not in ("command", "argv")}  # fmt: skip
     config |= {"held_out": test is not None, "about": data.about, "version": of.__version__}
@@ -278,7 +278,8 @@ def _run(
     seconds = time.perf_counter() - started
     whole = run.gathered(space)
     summary = world.lead(lambda: whole and report.summary(whole, before, after, stopped, seconds))
-    return whole, summary, [before, after]
+    shown = data._replace(targets=space.gather(data.targets))
+    return whole, summary, [before, after, shown, test]
 
 
 def _spectrum(args: argparse.Namespace, signals: _Signals, world: World) -> int:

@@ -314,8 +314,7 @@ def pictures(
         found["held_out.png"] = partial(plot.held_out, run)
     if "accuracy" in run.observations:
         found["accuracy.png"] = partial(plot.accuracy, run)
-    # of samples spread over ranks, `data` are only some
-    if run.task is not None and data is not None and len(data.targets) == len(run.residual):
+    if run.task is not None and data is not None:
         names = ("predicted", "residuals") if run.task.classes is None else ("confusion",)
         found |= {f"{name}.png": partial(answers, name, run, data, test) for name in names}
     return found

@@ -248,6 +248,7 @@ class _Kernel:
         self, K: of.Operator, ask: Ask, budget: float, say: Callable[[str], None], clock: _Clock
     ) -> None:
         n, sharded = K.shape[0], K.space.sharded
+        self.say: Callable[[str], None] = _silent
         self.K, self.ask, self.budget, self.clock = K, ask, budget, clock
         self.top = min(ask.top, n)
         # small kernels are decomposed whole
@@ -266,7 +267,8 @@ class _Kernel:
         used = next((form for form in forms if form.fits), factored)
         if used.seconds > clock.left():  # forming K may not pay for what fits
             products = max(1, int(products * clock.left() / used.seconds))
-        self.say = say if used.seconds > LONG else _silent
+        if used.seconds > LONG:
+            self.say = say
         # factors tell how many eigenvalues are zero, a dense matrix does not
         self.fast = of.materialise(K, products=products, columns=columns, memory=budget / 2)
         self.how, self.held = used.how, used.held

@@ -187,7 +187,9 @@ def spectra(k):
     for when in networks:
         found, wanted = here["moments"][when], alone["moments"][when]
         same(found["eigenvalues"], wanted["eigenvalues"], "eigenvalues")
-        same(found["residual_in_top"], wanted["residual_in_top"], "residual_in_top", rtol=1e-5)
+        # the part of r in a span is known as well as the span, its square may be far smaller
+        parts = found["residual_in_top"] ** 0.5, wanted["residual_in_top"] ** 0.5
+        assert abs(parts[0] - parts[1]) <= 1e-5, parts
         for name in ("trace", "null"):
             same(found[name]["value"], wanted[name]["value"], name)
         for name in ("norm", "frobenius_norm", "effective_rank"):
