@@ -43,9 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: the algebra, the kernels and the door for data: what `pytest -m quick` runs
-QUICK = ("opflow", "tests/operators/test_battery.py", "tests/relu", "tests/test_arrays.py")
+QUICK = ("opflow", "tests/operators/test_battery.py", "tests/relu", "tests/machine/test_arrays.py")
 #: processes of their own, files, pages: last, so that what is cheap fails first
-LAST = ("tests/test_", "tests/distributed", "tests/device")
+LAST = tuple(f"tests/{name}" for name in ("test_", "cli", "data", "plot", "distributed", "device"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> None:
     import numpy as np
 
     import opflow as of
-    from opflow.spectral.distribution import density
+    from opflow.spectral.density.density import density
 
     n = args.samples
     rng = np.random.default_rng(0)

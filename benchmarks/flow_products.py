@@ -34,7 +34,7 @@ def problem(name: str, samples: int) -> tuple[Any, Any, Any, float]:
     import numpy as np
 
     import opflow as of
-    from opflow.data import load
+    from opflow.data.load import load
 
     layers, outputs, scaling, reach = PROBLEMS[name]
     data = load("digits")
@@ -99,7 +99,7 @@ def heun(net: Any, X: Any, y: Any, T: float, steps: int) -> tuple[Any, int]:
     """The residual by the second-order method of Heun in equal steps: none of the competitors."""
     import numpy as np
 
-    from opflow.dynamics.flow import State, WeightLayer
+    from opflow.dynamics.state import State, WeightLayer
 
     now, spare = State(net, WeightLayer(X), y), np.empty_like(y)
     for _ in range(steps):

@@ -23,7 +23,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from opflow.cli import main
+from opflow.cli.commands import main
 from opflow.sklearn import ReLUClassifier, ReLURegressor
 
 WIDTHS = (64, 64)

@@ -4,6 +4,8 @@ Arguments that do not fit raise a ``ValueError`` or ``TypeError`` that names the
 docstrings name what else may be raised.
 """
 
+from opflow._version import __version__ as __version__
+
 # A name that type checkers take for true; `typing` would take longer to import than all this.
 TYPE_CHECKING = False
 
@@ -12,23 +14,28 @@ if TYPE_CHECKING:
     from opflow import plot as plot
     from opflow import sklearn as sklearn
     from opflow import spectral as spectral
-    from opflow.config import show_config as show_config
+    from opflow.data.standardise import Standardiser as Standardiser
     from opflow.dynamics import *  # noqa: F403
+    from opflow.evaluation import *  # noqa: F403
+    from opflow.machine.config import show_config as show_config
+    from opflow.machine.cost import MachineProfile as MachineProfile
+    from opflow.machine.cost import machine_profile as machine_profile
+    from opflow.machine.gate_tables import gate_engines as gate_engines
+    from opflow.machine.gate_tables import gate_options as gate_options
+    from opflow.machine.streams import Streamed as Streamed
     from opflow.operators import *  # noqa: F403
     from opflow.relu import *  # noqa: F403
-    from opflow.standardise import Standardiser as Standardiser
-    from opflow.streams import Streamed as Streamed
 else:
     import importlib as _importlib
 
     def _load() -> None:
         """Put everything public here: one import of all, at the first name that is asked for."""
         found = {}
-        for part in ("operators", "relu", "dynamics"):
+        for part in ("operators", "evaluation", "relu", "dynamics"):
             module = _importlib.import_module(f"opflow.{part}")
             found |= {name: getattr(module, name) for name in module.__all__}
         found["spectral"] = _importlib.import_module("opflow.spectral")
-        for part, name in _SINGLE.items():
+        for name, part in _SINGLE.items():
             found[name] = getattr(_importlib.import_module(f"opflow.{part}"), name)
         globals().update(found, __all__=list(found))
 
@@ -46,8 +53,15 @@ else:
         return sorted({*__getattr__("__all__"), "plot", *there, "__version__"})
 
 
-__version__ = "0.1.0"
-#: public names that are the only one of their module
-_SINGLE = {"config": "show_config", "standardise": "Standardiser", "streams": "Streamed"}
+#: public names that come from a module alone
+_SINGLE = {
+    "MachineProfile": "machine.cost",
+    "Standardiser": "data.standardise",
+    "Streamed": "machine.streams",
+    "gate_engines": "machine.gate_tables",
+    "gate_options": "machine.gate_tables",
+    "machine_profile": "machine.cost",
+    "show_config": "machine.config",
+}
 #: modules that are imported when they are asked for; what they need says how it is installed
 _EXTRAS = ("distributed", "plot", "sklearn")

@@ -13,16 +13,16 @@ import numpy as np
 import scipy.linalg
 from scipy.optimize import minimize_scalar
 
+from opflow.data.standardise import Standardiser
+from opflow.data.task import Task
 from opflow.dynamics import GradientDescent, Trajectory, train
-from opflow.dynamics.fingerprint import fingerprint
+from opflow.dynamics.methods.method import Method
 from opflow.dynamics.observe import HeldOutLoss
-from opflow.dynamics.steppers import Method
-from opflow.extras import install
-from opflow.operators.forming import dense
+from opflow.dynamics.storage.fingerprint import fingerprint
+from opflow.evaluation.dense import dense
+from opflow.interface.extras import install
 from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
 from opflow.spectral import kernel_regression
-from opflow.standardise import Standardiser
-from opflow.task import Task
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin

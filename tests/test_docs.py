@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.cli import main
+from opflow.cli.commands import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE = [

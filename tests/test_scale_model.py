@@ -9,7 +9,7 @@ import pytest
 
 import opflow as of
 from benchmarks import scale_model as model
-from opflow.estimate import estimate
+from opflow.cli.estimate import estimate
 
 WIDTHS = [20, 30, 10]
 MACHINE = model.Machine(flops=1e9, latency=3e-6, bandwidth=2e9)

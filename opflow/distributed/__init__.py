@@ -6,9 +6,9 @@ Every rank runs the same program on its own rows.  A communicator given to the f
 """
 
 from opflow.distributed.kernel import ShardedOperator
+from opflow.machine.ranks import RankError, Sharded
+from opflow.machine.ranks import rows_of_rank as rows
 from opflow.operators.sharded import ShardedRows
-from opflow.operators.space import RankError, Sharded
-from opflow.operators.space import rows_of_rank as rows
 
 __all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "rows"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opflow.extras import install
+from opflow.interface.extras import install
 
 try:
     import pylops_mpi

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.distributed.extra import pylops_mpi
+from opflow.machine.ranks import Sharded, Space
 from opflow.operators.operator import Operator
-from opflow.operators.space import Sharded, Space
 
 
 class ShardedOperator(pylops_mpi.MPILinearOperator):

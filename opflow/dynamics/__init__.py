@@ -1,14 +1,14 @@
 """Time: training as residual dynamics."""
 
 from opflow.dynamics import observe
-from opflow.dynamics.adaptive import GradientFlow
-from opflow.dynamics.checkpoint import Checkpoint
-from opflow.dynamics.descent import GradientDescent
-from opflow.dynamics.exponential import ExponentialFlow
-from opflow.dynamics.linearised import LinearisedFlow
-from opflow.dynamics.run import DivergenceError, train
-from opflow.dynamics.trajectory import Trajectory
-from opflow.dynamics.truncated import TruncatedFlow
+from opflow.dynamics.methods.descent import GradientDescent
+from opflow.dynamics.methods.exponential import ExponentialFlow
+from opflow.dynamics.methods.gradient_flow import GradientFlow
+from opflow.dynamics.methods.linearised import LinearisedFlow
+from opflow.dynamics.methods.truncated import TruncatedFlow
+from opflow.dynamics.storage.checkpoint import Checkpoint
+from opflow.dynamics.storage.trajectory import Trajectory
+from opflow.dynamics.train import DivergenceError, train
 
 __all__ = [
     "Checkpoint",

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import module_name, namespace, to_host
-from opflow.dynamics.checkpoint import Saver
-from opflow.dynamics.log import Log
+from opflow.dynamics.methods.method import Integrator
 from opflow.dynamics.observe import Moment
-from opflow.dynamics.signals import Signals
-from opflow.dynamics.steppers import Integrator
-from opflow.dynamics.trajectory import Trajectory
-from opflow.progress import Bar
-from opflow.spectral.tridiagonal import largest_eigenvalue
+from opflow.dynamics.storage.checkpoint import Saver
+from opflow.dynamics.storage.log import Log
+from opflow.dynamics.storage.signals import Signals
+from opflow.dynamics.storage.trajectory import Trajectory
+from opflow.interface.progress import Bar
+from opflow.machine.arrays import module_name, namespace, to_host
+from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 Observer = Callable[[Moment], Any]
 

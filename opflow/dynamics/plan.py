@@ -1,7 +1,7 @@
 """Which route a run takes and what it may hold, decided from shapes before any work is done.
 
 The routes: *weights*, every layer as its weights; *eliminated*, the first layer through the Gram
-of its inputs (:mod:`opflow.dynamics.flow`), formed once where it fits and pays, through X where
+of its inputs (:mod:`opflow.dynamics.state`), formed once where it fits and pays, through X where
 it does not.
 """
 
@@ -15,22 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_real, is_sparse, module_name, namespace
-from opflow.dynamics.flow import DualLayer, FirstLayer, WeightLayer
-from opflow.dynamics.steppers import LANCZOS
-from opflow.operators import (
-    Cost,
-    FunctionGram,
-    Gram,
-    MachineProfile,
-    Operator,
-    machine_profile,
-    materialise,
-)
+from opflow.dynamics.methods.method import LANCZOS
+from opflow.dynamics.state import DualLayer, FirstLayer, WeightLayer
+from opflow.evaluation import FunctionGram, materialise
+from opflow.evaluation.dense import dense_plan
+from opflow.machine.arrays import check_real, is_sparse, module_name, namespace
+from opflow.machine.cost import MachineProfile, machine_profile
+from opflow.machine.workspace import SPREAD, WORKSPACE, parse_memory
+from opflow.operators import Cost, Gram, Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import duration, human
-from opflow.operators.forming import dense_plan
-from opflow.operators.rows import SPREAD, WORKSPACE, parse_memory
 from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import check_inputs, input_operator, is_whole
 from opflow.relu.network import ReLUNetwork

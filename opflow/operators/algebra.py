@@ -21,10 +21,10 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import is_array, is_rows, is_sparse, mixed, module_name, namespace
+from opflow.machine.arrays import is_array, is_rows, is_sparse, mixed, module_name, namespace
+from opflow.machine.ranks import Space
+from opflow.machine.workspace import op_namespace, whereabouts
 from opflow.operators.operator import Cost, Operator, agreed_space, check_dtype
-from opflow.operators.rows import op_namespace, whereabouts
-from opflow.operators.space import Space
 
 
 def is_operator(x: Any) -> bool:

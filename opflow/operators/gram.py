@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_gates, check_real, mixed, module_name, namespace
+from opflow.machine.arrays import check_gates, check_real, mixed, module_name, namespace
+from opflow.machine.workspace import row_slices, whereabouts, workspace_bytes
 from opflow.operators.algebra import as_operator, unify
-from opflow.operators.masks import PackedGates
+from opflow.operators.gates import PackedGates
 from opflow.operators.operator import Cost, Operator, bracketed
-from opflow.operators.rows import row_slices, whereabouts, workspace_bytes
 
 
 class Gram(Operator):

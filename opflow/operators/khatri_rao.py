@@ -12,16 +12,16 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from opflow.arrays import check_real, namespace
-from opflow.operators import gate_products
+from opflow.machine import gate_tables
+from opflow.machine.arrays import check_real, namespace
+from opflow.machine.streams import in_turn
+from opflow.machine.threads import over_rows
+from opflow.machine.workspace import op_namespace, row_data, row_slices
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, is_operator, scale, unify
 from opflow.operators.gram import Gram
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import op_namespace, row_data, row_slices
 from opflow.operators.scaled_gates import ScaledGates
-from opflow.operators.threads import over_rows
-from opflow.streams import in_turn
 
 
 class KhatriRao(Operator):
@@ -124,7 +124,7 @@ class KhatriRao(Operator):
             and self.repeat == 1
             and type(B) is Matrix
             and B.dtype == dtype
-            and gate_products.tabulated(dtype, A.data, B.data)
+            and gate_tables.tabulated(dtype, A.data, B.data)
         )
 
     def _matmat(self, X: Any) -> Any:
@@ -132,7 +132,7 @@ class KhatriRao(Operator):
         if self._tabulated(dtype):
             (n, q), v = (self.A.shape[1], self.B.shape[1]), self.A.scale
             M = X.T.reshape(c, n, q) * v[:, None]
-            return gate_products.row_dots(self.A.data, n, M, self.B.data).T
+            return gate_tables.row_dots(self.A.data, n, M, self.B.data).T
         scaled, gemm = self._sides()
         (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
         # right: (width of gemm side, c · width of scaled side)
@@ -175,7 +175,7 @@ class KhatriRao(Operator):
     def _transposed(self, X: Any) -> Any:
         xp, dtype, c = namespace(X), X.dtype, X.shape[1]
         if self._tabulated(dtype):
-            sums = gate_products.weighted_sums(self.A.data, self.A.shape[1], self.B.data, X.T)
+            sums = gate_tables.weighted_sums(self.A.data, self.A.shape[1], self.B.data, X.T)
             sums *= self.A.scale[:, None]
             return sums.reshape(c, -1).T
         scaled, gemm = self._sides()
@@ -218,7 +218,7 @@ class KhatriRao(Operator):
         if not self._tabulated(X.dtype):
             return super()._gram_product(X)
         A = self.A
-        return gate_products.gram_product(A.data, A.shape[1], self.B.data, X.T, A.scale).T
+        return gate_tables.gram_product(A.data, A.shape[1], self.B.data, X.T, A.scale).T
 
     def rows(self, index: Any) -> Any:
         left = self.A.rows(index)
@@ -399,7 +399,7 @@ class Hadamard(Operator):
         return all(op.row_access for op in self.operands)
 
     def cost(self, columns: int = 1) -> Cost:
-        from opflow.operators.forming import tiled_cost
+        from opflow.evaluation.dense import tiled_cost
 
         return tiled_cost(self, columns)
 
@@ -420,12 +420,12 @@ class Hadamard(Operator):
         return out
 
     def _matmat(self, X: Any) -> Any:
-        from opflow.operators.forming import tiled_product
+        from opflow.evaluation.dense import tiled_product
 
         return tiled_product(self, X)
 
     def _rmatmat(self, X: Any) -> Any:
-        from opflow.operators.forming import tiled_product
+        from opflow.evaluation.dense import tiled_product
 
         return tiled_product(self, X, adjoint=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import (
+from opflow.machine.arrays import (
     as_array,
     check_on_disk,
     check_real,
@@ -16,9 +16,9 @@ from opflow.arrays import (
     read_only,
     to_host,
 )
+from opflow.machine.threads import cached_property
+from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.rows import blocked_matmat, blocked_rmatmat
-from opflow.operators.threads import cached_property
 
 
 class Matrix(Operator):

@@ -17,7 +17,7 @@ import pylops
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
-from opflow.arrays import (
+from opflow.machine.arrays import (
     Array,
     as_array,
     beside,
@@ -28,10 +28,10 @@ from opflow.arrays import (
     module_name,
     namespace,
 )
-from opflow.operators.rows import dense_allowed, op_namespace, row_slices, selector, whereabouts
-from opflow.operators.space import LOCAL, Space
-from opflow.operators.threads import cached_property
-from opflow.streams import in_turn
+from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.streams import in_turn
+from opflow.machine.threads import cached_property
+from opflow.machine.workspace import dense_allowed, op_namespace, row_slices, selector, whereabouts
 
 
 class Cost(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_real
-from opflow.operators.masks import PackedGates
+from opflow.machine.arrays import check_real
+from opflow.operators.gates import PackedGates
 from opflow.operators.operator import Cost, Operator
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.extras import install
+from opflow.interface.extras import install
 
 #: Okabe–Ito, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

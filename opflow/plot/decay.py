@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import check_integer
-from opflow.dynamics.trajectory import Trajectory
+from opflow.dynamics.storage.trajectory import Trajectory
+from opflow.machine.arrays import check_integer
 from opflow.plot import axes as look
 from opflow.plot.axes import axes, finish, number, styled
 from opflow.plot.given import by_label, moments, name_moments, numbers, observed

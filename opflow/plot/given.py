@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, to_host
-from opflow.dynamics.trajectory import Trajectory
+from opflow.dynamics.storage.trajectory import Trajectory
+from opflow.machine.arrays import as_array, to_host
 from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
 from opflow.plot.axes import axes, colours, finish, logarithmic, number, styled

@@ -12,10 +12,10 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from opflow.arrays import check_integer, to_host
-from opflow.keywords import Seed, keywords
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import check_integer, to_host
+from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.operator import Operator
-from opflow.operators.rows import op_namespace, row_slices, tile_side, tiles
 from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes, styled
 from opflow.plot.given import kernel_of
 from opflow.relu.fields import Fields

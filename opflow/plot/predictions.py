@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import as_array, to_host
+from opflow.machine.arrays import as_array, to_host
 from opflow.plot.axes import BESIDE, SEQUENTIAL, axes, colours, finish, number, styled
 from opflow.plot.given import by_label, numbers
 

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import check_integer
-from opflow.dynamics.trajectory import Trajectory
+from opflow.dynamics.storage.trajectory import Trajectory
+from opflow.machine.arrays import check_integer
 from opflow.operators.operator import Operator
 from opflow.plot.axes import MARKERS, NOTHING, axes, colours, finish, logarithmic, styled
 from opflow.plot.given import by_label, kernel_of, numbers, observed
 from opflow.relu.fields import Fields
-from opflow.spectral.distribution import Density
-from opflow.spectral.distribution import density as density_of
-from opflow.spectral.eigen import Eigenpairs, eigsh
-from opflow.spectral.svd import SingularTriplets
+from opflow.spectral.density.density import Density
+from opflow.spectral.density.density import density as density_of
+from opflow.spectral.eigen.eigsh import Eigenpairs, eigsh
+from opflow.spectral.eigen.svds import SingularTriplets
 
 Fit = tuple[int, int]
 

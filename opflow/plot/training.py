@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.trajectory import Trajectory
+from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.plot.axes import ROLES
 from opflow.plot.given import by_label, moments, numbers, observed, over_time
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.arrays import check_real, is_array, namespace
+from opflow.machine.arrays import check_real, is_array, namespace
 from opflow.operators import Gram, Matrix, Operator, Weight, pullback
 from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_fields, check_layer

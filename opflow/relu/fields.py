@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import Array, check_integer, locked, module_name, namespace
+from opflow.machine.arrays import Array, check_integer, locked, module_name, namespace
+from opflow.machine.ranks import LOCAL, Space, same, space_of, together
+from opflow.machine.threads import cached_property, over_rows
+from opflow.machine.workspace import parse_memory, row_slices
 from opflow.operators.algebra import is_operator
-from opflow.operators.masks import pack, unpack
-from opflow.operators.rows import parse_memory, row_slices
-from opflow.operators.space import LOCAL, Space, same, space_of, together
-from opflow.operators.threads import cached_property, over_rows
+from opflow.operators.gates import pack, unpack
 from opflow.relu.inputs import check_inputs, first_pass, input_rows
 from opflow.relu.passes import (
     blocks,

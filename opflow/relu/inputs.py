@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import as_samples, check_on_disk, check_real, is_rows, is_sparse, namespace
+from opflow.machine.arrays import (
+    as_samples,
+    check_on_disk,
+    check_real,
+    is_rows,
+    is_sparse,
+    namespace,
+)
+from opflow.machine.streams import Streamed, check_place, host_rows
+from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.matrix import RowMatrix
-from opflow.operators.rows import row_slices
-from opflow.streams import Streamed, check_place, host_rows
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -29,7 +36,7 @@ def check_inputs(
     """Return `X` if it can be the input of `network`, else say why not.
 
     Sparse matrices come back by rows, operators as opflow operators, what is read by rows as it
-    is, and the rest as :func:`opflow.arrays.as_array` has it.
+    is, and the rest as :func:`opflow.machine.arrays.as_array` has it.
     """
     X = as_operator(X) if is_operator(X) else as_samples(X, name)
     if len(X.shape) != 2:

@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from opflow.arrays import is_sparse, module_name, namespace
+from opflow.evaluation import GramSide
+from opflow.evaluation.dense import Work, gram_work, product_bytes
+from opflow.machine import gate_tables
+from opflow.machine.arrays import is_sparse, module_name, namespace
+from opflow.machine.cost import MachineProfile
+from opflow.machine.ranks import Sharded
+from opflow.machine.streams import in_turn
+from opflow.machine.threads import bytes_over_rows, over_rows
+from opflow.machine.workspace import row_slices
 from opflow.operators import (
     CrossGram,
     Gram,
-    GramSide,
     HStack,
     KhatriRao,
     Matrix,
@@ -23,22 +30,15 @@ from opflow.operators import (
     PackedGates,
     ScaledGates,
     Zero,
-    gate_products,
 )
 from opflow.operators.algebra import add, is_operator, placed, scale
 from opflow.operators.describe import superscript
-from opflow.operators.forming import Work, gram_work, product_bytes
 from opflow.operators.operator import Cost
-from opflow.operators.profile import MachineProfile
-from opflow.operators.rows import row_slices
 from opflow.operators.sharded import ShardedRows
-from opflow.operators.space import Sharded
-from opflow.operators.threads import bytes_over_rows, over_rows
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.inputs import copied_width, input_operator
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates, through
-from opflow.streams import in_turn
 
 ROUTES = ("cached", "transport")
 
@@ -301,8 +301,8 @@ def _gates_suffice(fields: Fields, below: Any) -> bool:
     return (
         fields.derived
         and net.outputs == 1
-        and net.widths[-1] >= gate_products.FEWEST
-        and gate_products.tabulated(net.dtype, below)
+        and net.widths[-1] >= gate_tables.FEWEST
+        and gate_tables.tabulated(net.dtype, below)
     )
 
 

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import (
+from opflow.interface.extras import install
+from opflow.interface.keywords import Seed, keywords
+from opflow.interface.pictured import Pictured
+from opflow.machine.arrays import (
     Array,
     check_real,
     check_real_dtype,
@@ -24,10 +27,7 @@ from opflow.arrays import (
     to_device,
     to_host,
 )
-from opflow.extras import install
-from opflow.files import load_arrays, save_arrays
-from opflow.keywords import Seed, keywords
-from opflow.pictured import Pictured
+from opflow.machine.files import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from opflow.relu.fields import Fields

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.arrays import namespace
-from opflow.operators import gate_products
-from opflow.operators.masks import pack
-from opflow.operators.rows import row_slices
+from opflow.machine import gate_tables
+from opflow.machine.arrays import namespace
+from opflow.machine.streams import in_turn
+from opflow.machine.workspace import row_slices
+from opflow.operators.gates import pack
 from opflow.relu.inputs import affine, copied_width, first_pass
-from opflow.streams import in_turn
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -129,7 +129,7 @@ def lower_conjugates(network: ReLUNetwork) -> Callable[[list[Any], Sequence[Any]
         if scaled is None:
             psi = through(top_conjugate(network, top), W, out[-1])
         else:
-            psi = gate_products.times(pack(top > 0), width, scaled)
+            psi = gate_tables.times(pack(top > 0), width, scaled)
         conjugates(network, activations, psi, network.depth - 1, out)
 
     return write
@@ -139,8 +139,8 @@ def _tabulated_top(network: ReLUNetwork, top: Any) -> bool:
     """Whether products of the top conjugates, which are gates, go through tables."""
     return (
         network.outputs == 1
-        and network.widths[-1] >= gate_products.FEWEST
-        and gate_products.tabulated(network.dtype, top, network.weights[-1])
+        and network.widths[-1] >= gate_tables.FEWEST
+        and gate_tables.tabulated(network.dtype, top, network.weights[-1])
     )
 
 
@@ -154,7 +154,7 @@ class TopSlope:
         self._bits, self._n, self._r, self._v = pack(activations > 0), activations.shape[1], r, v
 
     def __matmul__(self, W: Any) -> Any:
-        out = gate_products.times(self._bits, self._n, self._v[:, None] * W)
+        out = gate_tables.times(self._bits, self._n, self._v[:, None] * W)
         out *= self._r[:, None]
         return out
 
@@ -173,6 +173,6 @@ class _Transposed:
     def __matmul__(self, X: Any) -> Any:
         s = self._slope
         X = np.ascontiguousarray(X)
-        out = gate_products.weighted_sums(s._bits, s._n, X, s._r[None, :])[0]
+        out = gate_tables.weighted_sums(s._bits, s._n, X, s._r[None, :])[0]
         out *= s._v[:, None]
         return out

@@ -5,21 +5,25 @@ that is not square, symmetric, real and finite, or is seen not to be PSD where i
 for shapes, dtypes and numbers that do not fit.  Docstrings name what else may be raised.
 """
 
-from opflow.spectral.block import block_lanczos
 from opflow.spectral.checks import ConvergenceWarning, Estimate
-from opflow.spectral.comparison import (
+from opflow.spectral.compare import (
     alignment,
     kernel_alignment,
     kernel_distance,
     principal_angles,
 )
-from opflow.spectral.distribution import Density, density
-from opflow.spectral.eigen import Eigenpairs, eigh, eigsh
-from opflow.spectral.exponential import expm, phi, phi1
-from opflow.spectral.functionals import effective_dimension, effective_rank, logdet
-from opflow.spectral.functions import funm, sqrtm
-from opflow.spectral.gauss import Quadrature, quadrature
-from opflow.spectral.krylov import Krylov
+from opflow.spectral.density.density import Density, density
+from opflow.spectral.density.quadrature import Quadrature, quadrature
+from opflow.spectral.eigen.eigsh import Eigenpairs, eigh, eigsh
+from opflow.spectral.eigen.svds import SingularTriplets, svds
+from opflow.spectral.functions.exponential import expm, phi, phi1
+from opflow.spectral.functions.matrix_functions import funm, sqrtm
+from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom
+from opflow.spectral.functions.regression import KernelRegression, kernel_regression
+from opflow.spectral.functions.solve import Solution, solve
+from opflow.spectral.krylov.block import block_lanczos
+from opflow.spectral.krylov.lanczos import Largest, lanczos, largest_eigenvalue
+from opflow.spectral.krylov.subspace import Krylov
 from opflow.spectral.modes import (
     Sharpness,
     decay,
@@ -28,13 +32,9 @@ from opflow.spectral.modes import (
     sharpness,
     spectrum_shares,
 )
-from opflow.spectral.preconditioners import Jacobi, Nystrom, jacobi, nystrom
-from opflow.spectral.regression import KernelRegression, kernel_regression
-from opflow.spectral.scalars import condition_number, frobenius_norm, norm, participation_ratio
-from opflow.spectral.solver import Solution, solve
-from opflow.spectral.svd import SingularTriplets, svds
-from opflow.spectral.traces import Diagonal, diagonal, trace
-from opflow.spectral.tridiagonal import Largest, lanczos, largest_eigenvalue
+from opflow.spectral.traces.norms import condition_number, frobenius_norm, norm, participation_ratio
+from opflow.spectral.traces.trace import Diagonal, diagonal, trace
+from opflow.spectral.traces.trace_functions import effective_dimension, effective_rank, logdet
 
 __all__ = [
     "ConvergenceWarning",

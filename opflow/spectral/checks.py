@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import to_host
-from opflow.keywords import advance
+from opflow.interface.keywords import advance
+from opflow.machine.arrays import to_host
+from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
-from opflow.operators.rows import op_namespace
-from opflow.operators.space import LOCAL, Space
 
 #: orders up to which LAPACK's whole spectrum (a second or less) is preferred to an estimate
 DENSE = 1024

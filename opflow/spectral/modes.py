@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.arrays import Array, as_array, check_real, namespace, to_host
-from opflow.keywords import Seed, keywords
-from opflow.operators.space import LOCAL, Space
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import Array, as_array, check_real, namespace, to_host
+from opflow.machine.ranks import LOCAL, Space
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.scalars import by_lanczos, by_lapack, eigenvalues, extremes
-from opflow.spectral.traces import trace
+from opflow.spectral.traces.norms import by_lanczos, by_lapack, eigenvalues, extremes
+from opflow.spectral.traces.trace import trace
 
 
 def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:

@@ -27,17 +27,17 @@ FEW = (
     "(not trajectories or 8388608-3-2-True or 8388608-1-1-False-0 or 3-2-True) and "
     "not command_line and not test_flights"
 )
-PACKAGES = ("operators", "relu", "dynamics", "spectral", "distributed", "streams.py")
+PACKAGES = ("operators", "evaluation", "relu", "dynamics", "spectral", "distributed", "machine")
 #: modules that no device array passes through, and why
 WITHOUT = {
-    "opflow/dynamics/log.py": "what is logged has been brought to the host by the loop",
-    "opflow/dynamics/shards.py": "a checkpoint's arrays are on the host before they come here",
-    "opflow/dynamics/signals.py": "signals",
+    "opflow/dynamics/storage/log.py": "what is logged has been brought to the host by the loop",
+    "opflow/dynamics/storage/shards.py": "its arrays are on the host before they come here",
+    "opflow/dynamics/storage/signals.py": "signals",
     "opflow/operators/describe.py": "shapes and costs as text",
-    "opflow/operators/gate_products.py": "compiled for the host; a device unpacks its gates",
-    "opflow/operators/profile.py": "measures the host",
-    "opflow/spectral/distribution.py": "works on nodes and weights, which are on the host",
-    "opflow/spectral/functionals.py": "works on nodes and weights, which are on the host",
+    "opflow/machine/gate_tables.py": "compiled for the host; a device unpacks its gates",
+    "opflow/machine/cost.py": "measures the host",
+    "opflow/spectral/density/density.py": "works on nodes and weights, which are on the host",
+    "opflow/spectral/traces/trace_functions.py": "nodes and weights are on the host",
 }
 #: what is an array in a function (an item is one of a container given to it, an attribute one of
 #: `self`): the best to plant on first

@@ -26,10 +26,10 @@ from pylops_mpi.utils import deps
 
 import opflow as of
 import opflow.distributed as distributed
-from opflow import cli
-from opflow.arrays import to_host
-from opflow.devices import check_device, placed_inputs
-from opflow.operators.rows import free_memory
+from opflow.cli import commands
+from opflow.cli.devices import check_device, placed_inputs
+from opflow.machine.arrays import to_host
+from opflow.machine.workspace import free_memory
 from opflow.relu.fields import STORAGES
 from tests.device.counting import transfers
 
@@ -234,9 +234,9 @@ def command_line(folder):
     for out, words in {"cpu": ["--steps", "4"], "gpu": ["--steps", "4", "--device", "gpu"],
                        "both": ["--steps", "2", "--device", "gpu"]}.items():  # fmt: skip
         run = ["train", str(data), "--widths", "8", "--quiet", "--out", str(folder / out)]
-        assert cli.main([*run, *words]) == 0
+        assert commands.main([*run, *words]) == 0
         if out == "both":
-            assert cli.main([*run, "--steps", "4", "--resume"]) == 0
+            assert commands.main([*run, "--steps", "4", "--resume"]) == 0
         comm.barrier()
         losses[out] = of.Trajectory.load(folder / out / "trajectory.npz").losses
     for out in ("gpu", "both"):
@@ -251,7 +251,7 @@ for way, space in ways():
     runs(space, count)
     if way == "host":
         observers(space, Path(sys.argv[1]))
-cli.report.attempt = lambda folder, make: "no pictures"  # they take most of the time
+commands.report.attempt = lambda folder, make: "no pictures"  # they take most of the time
 command_line(Path(sys.argv[1]))
 if comm.rank == 0:
     print("done")

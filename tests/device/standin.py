@@ -31,7 +31,7 @@ from tests.device import flights, nccl
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
-PASSED_OVER = (HERE, HERE.parent / "nccl.py", ROOT / "opflow/arrays.py")
+PASSED_OVER = (HERE, HERE.parent / "nccl.py", ROOT / "opflow/machine/arrays.py")
 API = json.loads((HERE.parent / "cupy_api.json").read_text())
 
 
@@ -72,7 +72,7 @@ def _note(kind: str, entries: int) -> None:
 
 
 def _site() -> str:
-    """The nearest line of opflow or of the tests; of `opflow.arrays`, the line that called it."""
+    """The nearest line of opflow or of the tests, above `opflow.machine.arrays`."""
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.cli import main
+from opflow.cli.commands import main
 
 ROOT = Path(__file__).parents[2]
 #: as the wheel of CuPy 14 behaves where there is no CUDA: the package can be imported, this not

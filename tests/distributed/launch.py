@@ -60,7 +60,7 @@ def run(program, ranks, *args, timeout=120):
 
 def opflow(ranks, *args, timeout=120):
     """The command line on several ranks, finished."""
-    words = [sys.executable, "-m", "opflow.cli", *args]
+    words = [sys.executable, "-m", "opflow.cli.commands", *args]
     return subprocess.run(
         command(ranks, *words) if ranks else list(map(str, words)), env=environment(),
         capture_output=True, text=True, timeout=patience(timeout),

@@ -11,9 +11,9 @@ import numpy as np
 from mpi4py import MPI
 
 import opflow as of
-from opflow import report, spectrum
-from opflow.data import DataSet
-from opflow.operators.space import LOCAL, Sharded
+from opflow.cli import run_report, spectrum
+from opflow.data.load import DataSet
+from opflow.machine.ranks import LOCAL, Sharded
 
 #: rows of each rank: ragged, and none on some
 SHARDS = {1: (13,), 2: (9, 4), 3: (0, 6, 7), 4: (5, 0, 7, 1)}
@@ -50,7 +50,7 @@ def observers(y, labels, test):
     seen = {observer.name: observer for observer in everything}
     seen["centred"] = of.observe.Alignment(centred=True, residual=True)
     data = DataSet(None, y, labels if y.shape[1] > 1 else None)
-    return seen | report.observers(data, test, 2)
+    return seen | run_report.observers(data, test, 2)
 
 
 def same(here, alone, name, rtol=1e-10):
@@ -158,19 +158,19 @@ def refused(k):
 def analysed(k):
     """The kernel before and after, as `opflow train` tells of it."""
     net, X, *_ = problem(k)
-    here = report.analyse(net, *mine(X), seconds=1.0, comm=comm)
-    alone = report.analyse(net, X, seconds=1.0)
+    here = run_report.analyse(net, *mine(X), seconds=1.0, comm=comm)
+    alone = run_report.analyse(net, X, seconds=1.0)
     same(here["trace"], alone["trace"], "trace")
     same(here["shares"], alone["shares"], "shares")
     same(here["eigenvalues"], alone["eigenvalues"], "eigenvalues", rtol=1e-5)
     # ranks that would decide differently skip together, or none does
     least, most = (lambda a, b: a if comm.rank == comm.size - 1 else b), 1e12
-    found = report.analyse(net, *mine(X), seconds=1.0, memory=least(1.0, most), comm=comm)
+    found = run_report.analyse(net, *mine(X), seconds=1.0, memory=least(1.0, most), comm=comm)
     assert "over the 1 B of --memory" in found["skipped"]
-    report.ALLOWED, usual = 0.0, report.ALLOWED
-    found = report.analyse(net, *mine(X), seconds=least(0.0, most), comm=comm)
+    run_report.ALLOWED, usual = 0.0, run_report.ALLOWED
+    found = run_report.analyse(net, *mine(X), seconds=least(0.0, most), comm=comm)
     assert ("skipped" in found) == (comm.size == 1)
-    report.ALLOWED = usual
+    run_report.ALLOWED = usual
 
 
 def spectra(k):

@@ -11,8 +11,11 @@ from unittest import mock
 import numpy as np
 
 import opflow as of
-from opflow.operators.space import LOCAL
-from opflow.spectral import checks, comparison, eigen, gauss, scalars, structure, whole
+from opflow.machine.ranks import LOCAL
+from opflow.spectral import checks, compare
+from opflow.spectral.density import quadrature
+from opflow.spectral.eigen import eigsh
+from opflow.spectral.traces import exact, norms, structure
 
 S, TIMES, GRID = of.spectral, [0.0, 0.01, 0.1], np.linspace(0.0, 20.0, 7)
 CASES = {
@@ -168,10 +171,12 @@ def found(comm=None) -> dict:
                 out[f"{case}/{name}/{i}"] = value
 
     # what is small or cheap for one process is estimated all the same, as it is when sharded
-    small = [mock.patch.object(m, "DENSE", 0) for m in (structure, whole)]
-    small += [mock.patch.object(m, "whole_pays", lambda *_, **__: False) for m in (scalars, gauss)]
-    small += [mock.patch.object(eigen, "_lapack_pays", lambda *_: False)]
-    never = [mock.patch.object(m, "entries_pay", lambda *_: False) for m in (structure, comparison)]
+    small = [mock.patch.object(m, "DENSE", 0) for m in (structure, exact)]
+    small += [
+        mock.patch.object(m, "whole_pays", lambda *_, **__: False) for m in (norms, quadrature)
+    ]
+    small += [mock.patch.object(eigsh, "_lapack_pays", lambda *_: False)]
+    never = [mock.patch.object(m, "entries_pay", lambda *_: False) for m in (structure, compare)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", S.ConvergenceWarning)
         for case, arguments in CASES.items():

@@ -88,7 +88,7 @@ TRAIN = ("train", "digits", "--widths", "16,16", "--every", "50")
 
 def waiting(folder):
     """A long run on three ranks, once it has saved a state on the way; its processes."""
-    run = launch.start(3, sys.executable, "-m", "opflow.cli", *TRAIN, "--steps", "100000",
+    run = launch.start(3, sys.executable, "-m", "opflow.cli.commands", *TRAIN, "--steps", "100000",
                        "--checkpoint-every", "50", "--out", folder)  # fmt: skip
     end = time.monotonic() + launch.patience(60)
     while not (folder / "checkpoint.npz.1").exists():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 
 import opflow as of
-from opflow.dynamics.checkpoint import Saver
-from opflow.task import Task
+from opflow.data.task import Task
+from opflow.dynamics.storage.checkpoint import Saver
 from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 

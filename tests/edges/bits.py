@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from opflow.operators import threads as pool
+from opflow.machine import threads
 
 from .catalogue import ENTRIES, Problem
 
@@ -20,11 +20,11 @@ PATIENCE = 30
 @contextmanager
 def spread_wide():
     """However small a product, its rows are spread over threads."""
-    kept, pool.SHARE = pool.SHARE, 1e-9
+    kept, threads.SHARE = threads.SHARE, 1e-9
     try:
         yield
     finally:
-        pool.SHARE = kept
+        threads.SHARE = kept
 
 
 def digest(parts):
@@ -44,7 +44,10 @@ def digests(names):
 
 def in_child(names):
     """What the child of a fork finds; its threads of BLAS are those of its parent."""
-    blas = [pool.count(), pool._blas._before if pool._blas._users else pool._blas._numbers()]
+    blas = [
+        threads.count(),
+        threads._blas._before if threads._blas._users else threads._blas._numbers(),
+    ]
     receive, send = os.pipe()
     child = os.fork()
     if child:
@@ -55,9 +58,9 @@ def in_child(names):
         return told or f"the child ended with status {status}"
     signal.alarm(PATIENCE)
     try:
-        before = [pool.count(), pool._blas._numbers()]
+        before = [threads.count(), threads._blas._numbers()]
         told = repr(digests(names))
-        after = [pool.count(), pool._blas._numbers()]
+        after = [threads.count(), threads._blas._numbers()]
         told = told if before == after == blas else f"BLAS had {blas}, {before}, then {after}"
     except BaseException as error:
         told = repr(error)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.operators import threads as pool
+from opflow.machine import threads
 
 from .bits import digest, digests, spread_wide
 from .catalogue import ENTRIES, Problem
@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def spread():
     """The smallest products are spread over threads, and nothing is left changed."""
-    blas = [pool.count(), *pool._blas._numbers()]
+    blas = [threads.count(), *threads._blas._numbers()]
     with spread_wide():
         yield
-    assert [pool.count(), *pool._blas._numbers()] == blas
+    assert [threads.count(), *threads._blas._numbers()] == blas
 
 
 def in_another_thread(work):

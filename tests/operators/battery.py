@@ -29,10 +29,10 @@ import scipy.sparse.linalg as spla
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.arrays import is_sparse, to_host
-from opflow.operators import rows as row_blocks
-from opflow.operators import threads as pool
-from opflow.spectral.preconditioners import Jacobi, Nystrom
+from opflow.machine import threads
+from opflow.machine import workspace as row_blocks
+from opflow.machine.arrays import is_sparse, to_host
+from opflow.spectral.functions.preconditioners import Jacobi, Nystrom
 
 #: the array module of the cases
 xp = np
@@ -115,16 +115,16 @@ def small_blocks(workspace: int) -> Iterator[None]:
 
     If they are small, their rows are spread over three threads, however few they are.
     """
-    kept = row_blocks.WORKSPACE, pool.SHARE
+    kept = row_blocks.WORKSPACE, threads.SHARE
     row_blocks.WORKSPACE = workspace
     many = nullcontext()
     if workspace < kept[0]:
-        pool.SHARE, many = 1e-9, pool.limited(3)
+        threads.SHARE, many = 1e-9, threads.limited(3)
     try:
         with many:
             yield
     finally:
-        row_blocks.WORKSPACE, pool.SHARE = kept
+        row_blocks.WORKSPACE, threads.SHARE = kept
 
 
 class Case:

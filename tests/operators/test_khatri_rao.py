@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.operators import rows
 
 
 @pytest.fixture
@@ -79,7 +78,7 @@ def test_scalars_and_sums_are_pulled_out(rng):
 
 @pytest.mark.parametrize("workspace", [24, 300, 8 << 20])
 def test_operands_without_a_factor_go_through_tiles(rng, monkeypatch, workspace):
-    monkeypatch.setattr(rows, "WORKSPACE", workspace)
+    monkeypatch.setattr(workspace, "WORKSPACE", workspace)
     M, F = rng.standard_normal((7, 7)), rng.standard_normal((7, 2))
     for op, dense in (
         (of.Hadamard(of.Matrix(M), of.Gram(F)), M * (F @ F.T)),

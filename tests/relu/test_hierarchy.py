@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.operators import rows as row_blocks
+from opflow.machine import workspace as row_blocks
 from tests import examples
 from tests.operators.battery import OnDisk, small_blocks
 from tests.relu.reference import problems, rich

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.spectral import checks, scalars, structure
+from opflow.spectral import checks
+from opflow.spectral.traces import norms, structure
 
 
 class Products(of.Operator):
@@ -33,4 +34,4 @@ def large(monkeypatch):
     """Small operators are taken for ones too large for LAPACK."""
     assert checks.DENSE > 0
     monkeypatch.setattr(structure, "DENSE", 0)
-    monkeypatch.setattr(scalars, "whole_pays", lambda *_: False)
+    monkeypatch.setattr(norms, "whole_pays", lambda *_: False)

@@ -14,7 +14,7 @@ from opflow.spectral.modes import (
     sharpness,
     spectrum_shares,
 )
-from opflow.spectral.traces import trace
+from opflow.spectral.traces.trace import trace
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 
 seeds = st.integers(0, 2**32 - 1)

@@ -10,14 +10,14 @@ observer sums over the samples of the moment it completes by ``moment.space``, a
 arrays of its memory that have rows by sample stand in its attribute ``by_sample``.
 """
 
-from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.observe.spectra import (
+from opflow.dynamics.observe.kernel import (
     Alignment,
     KernelDistance,
     Sharpness,
     Spectrum,
     TopEigenpairs,
 )
+from opflow.dynamics.observe.moment import Moment
 from opflow.dynamics.observe.training import (
     Accuracy,
     Balancedness,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.threads import cached_property
 from opflow.operators.operator import Operator
-from opflow.operators.space import LOCAL, Sharded, Space
-from opflow.operators.threads import cached_property
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import (
+from opflow.dynamics.observe.moment import Moment
+from opflow.machine.arrays import (
     as_array,
     as_samples,
     beside,
@@ -16,16 +17,15 @@ from opflow.arrays import (
     namespace,
     to_host,
 )
-from opflow.dynamics.observe.moment import Moment
-from opflow.operators.masks import pack
-from opflow.operators.rows import row_slices
-from opflow.operators.space import LOCAL
+from opflow.machine.ranks import LOCAL
+from opflow.machine.workspace import row_slices
+from opflow.operators.gates import pack
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import field_errors
+from opflow.relu.kernel_velocity import weight_gram_velocity
 from opflow.relu.kernels import collective_kernel
-from opflow.relu.motion import weight_gram_velocity
 from opflow.relu.network import ReLUNetwork
-from opflow.spectral.tridiagonal import largest_eigenvalue
+from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
 class Loss:

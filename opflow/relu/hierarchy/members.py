@@ -14,11 +14,11 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 from opflow import operators
-from opflow.arrays import check_integer, namespace, to_host
+from opflow.machine.arrays import check_integer, namespace, to_host
+from opflow.machine.workspace import op_namespace
 from opflow.operators import Identity, Mask, Operator, Weight
 from opflow.operators.algebra import compose
 from opflow.operators.describe import subscript, superscript
-from opflow.operators.rows import op_namespace
 from opflow.relu.fields import Fields, check_fields, check_layer, check_sample
 
 

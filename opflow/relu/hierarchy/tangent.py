@@ -11,15 +11,15 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from opflow.arrays import is_sparse, namespace
+from opflow.machine.arrays import is_sparse, namespace
+from opflow.machine.streams import in_turn
+from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.operators.algebra import is_operator
 from opflow.operators.operator import Cost
-from opflow.operators.rows import row_slices
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import spans
 from opflow.relu.passes import through
-from opflow.streams import in_turn
 
 
 def budgets(steps: int, order: int, further: int) -> set[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.arrays import namespace
+from opflow.machine.arrays import namespace
 from opflow.operators import (
     BlockDiagonal,
     FeatureLift,

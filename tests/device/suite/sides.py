@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.arrays import is_sparse, module_name, to_device, to_host
+from opflow.machine.arrays import is_sparse, module_name, to_device, to_host
 
 
 def put(x):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.estimate import estimate
-from opflow.operators import rows
-from opflow.operators.rows import free_memory, parse_memory
-from opflow.report import analyse
+from opflow.cli.estimate import estimate
+from opflow.cli.run_report import analyse
+from opflow.machine import workspace
+from opflow.machine.workspace import free_memory, parse_memory
 from tests.device.counting import STAND_IN
 from tests.device.suite.sides import problem, put
 
@@ -65,7 +65,7 @@ def test_every_default_looks_where_the_data_are(ask, where, monkeypatch) -> None
         net, X, y = net.to("gpu"), put(X) if where == "cupy" else of.Streamed(X), put(y)
     K = of.collective_kernel(net.fields(X), route="cached")
     asked = []
-    monkeypatch.setattr(rows, "free_memory", lambda where="numpy": asked.append(where) or 1e9)
+    monkeypatch.setattr(workspace, "free_memory", lambda where="numpy": asked.append(where) or 1e9)
     ASKS[ask](K, net, X, y)
     assert set(asked) == {"numpy" if where == "numpy" else "cupy"}
 

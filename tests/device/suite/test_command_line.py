@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.arrays import module_name
-from opflow.cli import main
-from opflow.data import DataSet
-from opflow.devices import placed, placed_inputs
+from opflow.cli.commands import main
+from opflow.cli.devices import placed, placed_inputs
+from opflow.data.load import DataSet
+from opflow.machine.arrays import module_name
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem
 
@@ -62,7 +62,7 @@ def same(got, want) -> None:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """They take most of the time."""
-    monkeypatch.setattr("opflow.report.attempt", lambda folder, make: "no pictures")
+    monkeypatch.setattr("opflow.cli.run_report.attempt", lambda folder, make: "no pictures")
 
 
 def test_train_draws_on_the_host(files, tmp_path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.arrays import module_name, to_host
-from opflow.dynamics.steppers import AutoStep
+from opflow.dynamics.methods.method import AutoStep
+from opflow.machine.arrays import module_name, to_host
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.operators.battery import small_blocks

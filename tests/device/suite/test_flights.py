@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow import streams
-from opflow.streams import in_turn
+from opflow.machine import streams
+from opflow.machine.streams import in_turn
 from tests.device.counting import STAND_IN
 
 if not STAND_IN:
@@ -155,7 +155,7 @@ def broken(right: str, wrong: str, first: bool = False) -> dict:
         head, _, tail = text.rpartition("        done = self._stream.record(_event(xp))\n")
         text = head + tail
     scope = {"__name__": "opflow.streams_broken"}
-    exec(compile(text, "opflow/streams.py", "exec"), scope)
+    exec(compile(text, "opflow/machine/streams.py", "exec"), scope)
     return scope
 
 

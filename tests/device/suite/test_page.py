@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opflow.arrays import module_name
+from opflow.machine.arrays import module_name
 
 PAGE = Path(__file__).parents[3] / "docs/devices.md"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.arrays import module_name, to_host
-from opflow.operators.rows import whereabouts
+from opflow.machine.arrays import module_name, to_host
+from opflow.machine.workspace import whereabouts
 from tests.device.counting import transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.operators.battery import small_blocks

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.arrays import module_name, to_host
+from opflow.machine.arrays import module_name, to_host
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 
@@ -58,7 +58,7 @@ def test_a_step_of_block_lanczos_moves_projected_matrices_and_two_numbers() -> N
     def spent(steps):
         with transfers() as made:
             S.eigsh(op, 3, steps=steps, block=4)
-        basis = [t for t in made if t.site.startswith("opflow/spectral/block.py")]
+        basis = [t for t in made if t.site.startswith("opflow/spectral/krylov/block.py")]
         assert all(t.entries <= 4 * 4 * steps for t in basis if t.kind != "to device")
         return collections.Counter(t.kind for t in made)
 

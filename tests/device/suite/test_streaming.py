@@ -9,9 +9,9 @@ import scipy.sparse as sp
 from hypothesis import given
 
 import opflow as of
-from opflow.arrays import module_name, to_host
-from opflow.dynamics.fingerprint import fingerprint
-from opflow.streams import in_turn
+from opflow.dynamics.storage.fingerprint import fingerprint
+from opflow.machine.arrays import module_name, to_host
+from opflow.machine.streams import in_turn
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.device.suite.test_dynamics import RUNS as DEVICE_RUNS

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.arrays import module_name
-from opflow.task import Task
+from opflow.data.task import Task
+from opflow.machine.arrays import module_name
 from tests.device.suite.sides import agree, problem, put
 
 

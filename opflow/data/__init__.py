@@ -1,0 +1,1 @@
+"""Data sets: how they are read, what the targets are, standardisation."""

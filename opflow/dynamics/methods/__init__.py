@@ -1,0 +1,1 @@
+"""Ways to move: gradient descent, flows, truncations."""

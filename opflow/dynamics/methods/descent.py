@@ -1,0 +1,290 @@
+"""Gradient descent: the Euler step of the gradient flow, with momentum, schedules and batches."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass
+from typing import Any
+
+import numpy as np
+
+from opflow.dynamics.methods.method import RISE, AutoStep, check_step, parameter_arrays, restored
+from opflow.dynamics.state import State, WeightLayer
+from opflow.interface.keywords import TWICE
+from opflow.machine.arrays import beside, check_integer, is_rows, namespace
+from opflow.operators.algebra import is_operator
+from opflow.relu.inputs import input_rows
+
+#: of a step that is taken back, before what is left of it is rounding
+HALVINGS = 50
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    r"""Gradient descent, the Euler step of the gradient flow.
+
+    Parameters
+    ----------
+    step : float, "auto" or callable
+        The step size η; "auto" is 1/λ_max(K), half the limit of stability 2/λ_max(K), and
+        follows K as it moves.  A number stays what it is.  A callable is a schedule: ``step(n)``
+        is the size of step n = 0, 1, ….
+    momentum : float, default 0
+        β of the heavy ball, 0 <= β < 1.
+    batch : int, optional
+        Rows drawn for each step instead of all N: stochastic gradient descent.
+    rng, seed : int or numpy.random.Generator, optional
+        Of the batches.
+    accumulate : {"float64"}, optional
+        For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
+
+    Notes
+    -----
+    .. math::
+        M \leftarrow \beta M - \eta\,\eta_\ell\, \partial loss/\partial W^\ell, \qquad
+        W^\ell \leftarrow W^\ell + M.
+
+    Every parameter enters linearly where it enters, so with the first layer eliminated the same
+    recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
+    itself: momentum is an exact recursion in field space.  With β the limit of stability is
+    2(1 + β)/λ_max.
+
+    With a batch of b rows, drawn without replacement, the gradient of the sum is N/b times that
+    of the batch: unbiased, with covariance :math:`\frac{N(N-b)}{b}\,\Sigma`, Σ the covariance of
+    the samples' gradients over the training set (divided by N − 1).  Residual and loss of a
+    moment are those of the whole set, one pass each: observe every so many steps.
+
+    "auto" stays while it is between 0.8 and 1.1 times 1/λ_max, which is measured after 1, 2, 4, …
+    steps, later every 128 (three products or so), and sooner where it moves.  A step that raises
+    the loss by more than a hundredth, or above that of the start, is taken back and halved, at one
+    product each; of a run with momentum, one that leads above the start.  Batches are not
+    checked: there λ_max gives way to the limit of the mean square,
+    :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
+    \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
+
+    A step costs one product: 2·N·(3P − P_1) flops.
+
+    References
+    ----------
+    Ma, Bassily and Belkin, The power of interpolation, 2018 (the step of a batch).
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> of.GradientDescent(step=0.1)
+    GradientDescent(step=0.1)
+    >>> of.GradientDescent(step=lambda n: 0.1 / (1 + n), momentum=0.9).momentum
+    0.9
+    """
+
+    step: float | str | Callable[[int], float] = "auto"
+    momentum: float = 0.0
+    batch: int | None = None
+    rng: int | np.random.Generator | None = None
+    accumulate: str | None = None
+    seed: InitVar[int | np.random.Generator | None] = None
+
+    name = "gradient descent"
+    #: the steps are given: no time can be asked for
+    stepwise = True
+
+    @property
+    def by_weights(self) -> bool:
+        """Whether the first layer cannot be eliminated."""
+        return self.batch is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether a kernel at frozen gates is needed, for its λ_max."""
+        return self.step == "auto"
+
+    @property
+    def extra(self) -> float:
+        """Sets of parameters kept besides those of the state."""
+        wide = 2.0 if self.accumulate else 0.0
+        return wide * 3 + (2.0 + wide if self.momentum else 0.0)
+
+    def __post_init__(self, seed: int | np.random.Generator | None) -> None:
+        if seed is not None:
+            if self.rng is not None:
+                raise TypeError(TWICE.format("GradientDescent"))
+            object.__setattr__(self, "rng", seed)
+        if not callable(self.step):
+            check_step(self.step)
+        if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):
+            raise TypeError(f"momentum must be a number, not {self.momentum!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+        if self.batch is not None:
+            check_integer(self.batch, "batch", 1)
+        if self.accumulate not in (None, "float64"):
+            raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
+
+    def __repr__(self) -> str:
+        step = repr(self.step)
+        if callable(self.step):
+            step = getattr(self.step, "__qualname__", type(self.step).__name__)
+        others = {"momentum": self.momentum, "batch": self.batch, "accumulate": self.accumulate}
+        shown = [f", {name}={value!r}" for name, value in others.items() if value]
+        return f"GradientDescent(step={step}{''.join(shown)})"
+
+    def start(self, state: State, share: float) -> Descent:
+        """The integrator of a run."""
+        if self.batch is None:
+            return Descent(self, state, share)
+        if is_operator(state.first.inputs):
+            raise ValueError("batch needs inputs that can be read by rows, not an operator")
+        check_integer(self.batch, "batch", 1, state.samples)
+        return StochasticDescent(self, state, share)
+
+
+class Descent:
+    """Full-batch descent."""
+
+    by_sample: tuple[str, ...] = ("auto_vector",)
+    #: whether :meth:`evaluate` is a pass that the next step does not need
+    stochastic = False
+
+    def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        self.method, self.state, self.share = method, state, share
+        self.number, self.products = 0, 0
+        self.note, self.step = "steps by the schedule given", float("nan")
+        if not callable(method.step) and method.step != "auto":
+            self.step = float(method.step)
+            self.note = f"step {self.step:.4g}, as given"
+        self._auto: AutoStep | None = None
+        if method.step == "auto":
+            self._auto = AutoStep(share, method.batch, method.momentum)
+        self._motion: list[Any] | None = None
+        #: of the state, where a step may be taken back
+        self._residual: Any = None
+        self._loss = math.nan
+        #: a loss that is all rounding of f
+        self._rounding = 0.0
+
+    def size(self) -> float:
+        """The size of the next step."""
+        self._follow()
+        if not callable(self.method.step):
+            return self.step
+        size = float(self.method.step(self.number))
+        if not 0 < size < math.inf:
+            raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
+        return size
+
+    def _follow(self) -> None:
+        if self._auto is not None:
+            self.products += self._auto.follow(self.state)
+            self.step, self.note = self._auto.size, self._auto.note
+
+    def evaluate(self, residual: Any) -> float:
+        auto = self._auto
+        if auto is not None and math.isnan(auto.size):  # not taken up from a checkpoint
+            self._follow()
+        if auto is None or self.stochastic:
+            self.products += 1
+            return self.state.evaluate(residual)
+        if self._residual is None:
+            self._residual = namespace(residual).empty_like(residual)
+            self._loss = self._evaluated()
+            if math.isinf(auto.level):
+                auto.level = self._loss
+            y, space = self.state.targets, self.state.space
+            scale = max(auto.level, 0.5 * float(space.norm(y)) ** 2)
+            self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
+        residual[...] = self._residual
+        return self._loss
+
+    def advance(self, remaining: float) -> float:
+        start, before, auto = self.state, self._loss, self._auto
+        size = self._move(start.taken(), 1.0)
+        if auto is None:
+            return size
+        # a heavy ball may rise on its way, though not above where it set out
+        bar = auto.level if self.method.momentum else min(RISE * before, auto.level)
+        bar, tries = max(before, bar, self._rounding), 0
+        self._loss = self._evaluated()
+        while not self._loss <= bar and tries < HALVINGS:
+            tries += 1
+            auto.halve()
+            # half way back; the slope that led here is not held any more
+            halves = zip(start.parameters, self.state.parameters, strict=True)
+            self.state = start.at([p + (q - p) / 2 for p, q in halves])
+            if self._motion is not None:
+                self._motion = [m / 2 for m in self._motion]
+            self._loss = self._evaluated()
+        self.step, self.note = auto.size, auto.note
+        return size / 2**tries
+
+    def _evaluated(self) -> float:
+        self.products += 1
+        return self.state.evaluate(self._residual)
+
+    def _move(self, slope: list[Any], weight: float) -> float:
+        size = self.size()
+        if self.method.momentum:
+            slope = [size * self.share * weight * g for g in slope]
+            if self._motion is not None:
+                for m, g in zip(self._motion, slope, strict=True):
+                    g += self.method.momentum * m
+            self._motion = slope
+            self.state = self.state.moved(slope, 1.0)
+        else:
+            self.state = self.state.moved(slope, size * self.share * weight)
+        self.number += 1
+        return size
+
+    def arrays(self) -> dict[str, Any]:
+        arrays = parameter_arrays(self.state)
+        arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
+        arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
+        return arrays | (self._auto.arrays() if self._auto is not None else {})
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.state = restored(self.state, arrays)
+        self.number, self.step = int(arrays["number"]), float(arrays["step"])
+        if "motion_0" in arrays:
+            self._motion = [arrays[f"motion_{i}"] for i in range(len(self.state.parameters))]
+        if self._auto is not None:
+            self._auto.restore(arrays)
+            self._residual = None
+
+
+class StochasticDescent(Descent):
+    """Descent on rows drawn anew for each step."""
+
+    stochastic = True
+
+    def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        super().__init__(method, state, share)
+        self._rng, self._drawn = state.space.generator(method.rng), 0
+
+    def advance(self, remaining: float) -> float:
+        state, b, n = self.state, int(self.method.batch or 0), self.state.samples
+        chosen, here = np.sort(self._rng.choice(n, b, replace=False)), state.space.span(n)
+        chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
+        rows, X = beside(chosen, state.targets), state.first.inputs
+        drawn = State(
+            state.network,
+            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
+            state.targets[rows],
+            state.parameters,
+            state.accumulate,
+            space=state.space,
+        )
+        shape = (len(rows), state.targets.shape[1])
+        drawn.fill(namespace(state.targets).empty(shape, dtype=state.targets.dtype))
+        spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
+        self.products += spent
+        return self._move(drawn.taken(), n / b)
+
+    def arrays(self) -> dict[str, Any]:
+        state = {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        return super().arrays() | state | {"drawn": np.array(self._drawn)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        super().restore(arrays)
+        self._drawn = int(arrays["drawn"])
+        self._rng.bit_generator.state = json.loads(str(arrays["rng"]))

@@ -1,0 +1,123 @@
+r"""The gradient flow by exponential steps: gates frozen, the linear flow solved exactly.
+
+At frozen gates ``dr/dt = −K r`` has the solution ``exp(−tK) r``, which a Krylov space gives for
+any t at the price of some :math:`\sqrt{t\lambda_{max}}` products, where gradient descent takes
+:math:`t\lambda_{max}/2`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opflow.dynamics.methods.gradient_flow import AdaptiveIntegrator, Trial, check_tol
+from opflow.dynamics.state import State
+from opflow.machine.arrays import check_integer, namespace
+from opflow.spectral.krylov.subspace import Krylov, integrated
+
+#: the error of the Krylov solution, in parts of what a step may have
+KRYLOV = 0.1
+
+
+@dataclass(frozen=True)
+class ExponentialFlow:
+    r"""Gradient flow by steps that are exact while no gate flips and no upper weight moves.
+
+    Parameters
+    ----------
+    tol : float, default 1e-3
+        The mismatch e of a step, predicted against recomputed residual, has ‖e‖² <= tol·‖r‖²,
+        r at its start: in units of the loss.
+    size : int, default 128
+        Vectors of a Krylov basis at most, of N·k numbers each; a step ends where they do.
+
+    Notes
+    -----
+    A step of size t takes :math:`u = t\,\varphi_1(-tK)\,r = \int_0^t e^{-sK} r\,ds` from a Krylov
+    space of K at its start, moves the parameters by :math:`-\eta J^T u`, and recomputes r.  The
+    prediction :math:`r - K u = e^{-tK} r` is exact if the kernel stays; the mismatch is the error
+    estimate, O(t²), from which the next t follows.  A rejected step is tried shorter in the same
+    Krylov space, whose tolerance is a tenth of the step's.  The residual never drifts.
+
+    A step of m Krylov vectors costs m + 3 products (the kernel's fields, Jᵀu and the new residual
+    are one each) and holds m·N·k numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    >>> net = of.ReLUNetwork.random([3, 64], seed=0)
+    >>> run = of.train(net, X, y, method=of.ExponentialFlow(), times=[1.0, 100.0])
+    >>> run.times
+    array([  0.,   1., 100.])
+    """
+
+    tol: float = 1e-3
+    size: int = 128
+
+    name = "the exponential flow"
+    #: kernels at frozen gates are needed; sets of parameters besides the state
+    frozen, extra = True, 1.0
+
+    def __post_init__(self) -> None:
+        check_tol(self.tol)
+        check_integer(self.size, "size", 2)
+
+    def start(self, state: State, share: float) -> ExponentialIntegrator:
+        """The integrator of a run."""
+        return ExponentialIntegrator(state, share, self.tol, self.size)
+
+
+def moving_integral(krylov: Krylov, t: float) -> Any:
+    """∫_0^t r, but for what r has in the null space of K, which stays and moves nothing.
+
+    Jᵀ maps that part to zero, and t times its rounding would be motion that is not there.
+    """
+    return krylov.apply(lambda theta: np.where(theta > 0, integrated(theta, t), 0.0))
+
+
+class ExponentialIntegrator(AdaptiveIntegrator):
+    """Exponential steps."""
+
+    def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
+        note = f"steps adapted to a mismatch of √{tol:g}·‖r‖ each"
+        super().__init__(state, share, tol, note)
+        self._vectors = vectors
+        self._krylov: Krylov | None = None
+
+    @property
+    def krylov(self) -> Krylov:
+        """The Krylov space of the state, kept until the state moves."""
+        if self._krylov is None:
+            r = self._residual.reshape(-1)
+            self._krylov = Krylov(self.state.kernel(), r, size=self._vectors)
+            self.products += 1
+        return self._krylov
+
+    def first_size(self) -> float:
+        krylov = self.krylov
+        if krylov.exhausted:  # r = 0
+            return 1.0
+        krylov.grow()
+        self.products += 1
+        return min(self.allowed, 1.0) / krylov.top if krylov.top else 1.0
+
+    def attempt(self, size: float) -> Trial:
+        krylov, r = self.krylov, self._residual
+        before, allowed = krylov.products, KRYLOV * self.allowed
+        if not krylov.reach(size, allowed):
+            size = krylov.horizon(allowed, size)
+        u = moving_integral(krylov, size).reshape(r.shape)
+        end = self.state.moved(self.state.direction(u), 1.0)
+        residual = namespace(r).empty_like(r)
+        total = end.fill(residual)
+        self.products += krylov.products - before + 2
+        loss, error = self.measured(total, residual - krylov.at(size).reshape(r.shape))
+        return Trial(end, residual, loss, size, error if math.isfinite(error) else math.inf)
+
+    def accepted(self) -> None:
+        self._krylov = None

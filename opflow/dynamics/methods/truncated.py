@@ -1,0 +1,307 @@
+"""Hidden and conjugate fields as the state, with the hierarchy truncated at an order.
+
+What a layer hands on to the next travels through one weight matrix, so a change is carried
+through `order` weight matrices at most.  Steps use finite increments, not velocities: at full
+order they are gradient descent to rounding, gate flips included, and for a small step they are
+the Euler step of the truncated flow.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opflow.dynamics.methods.method import AutoStep, check_step, parameter_arrays, restored
+from opflow.dynamics.state import State
+from opflow.machine.arrays import check_integer, is_array, is_sparse, namespace
+from opflow.machine.ranks import LOCAL
+from opflow.machine.workspace import row_slices
+from opflow.operators import Operator
+from opflow.relu.fields import Fields
+from opflow.relu.hierarchy.tangent import budgets
+from opflow.relu.kernels import collective_kernel
+from opflow.relu.network import ReLUNetwork
+from opflow.relu.passes import forward_blocks, through
+
+
+@dataclass(frozen=True)
+class TruncatedFlow:
+    r"""Hidden and conjugate fields as the state, their velocities truncated at an order.
+
+    Parameters
+    ----------
+    order : int
+        p: keep the members of the hierarchy with at most p Gram factors.  From L on (L layers)
+        it is gradient descent, to rounding.
+    step : float or "auto"
+        As in :class:`GradientDescent`; "auto" follows λ_max, and takes no step back.
+
+    Notes
+    -----
+    Residual and losses are those of the truncated fields.  The network of the trajectory, its
+    predictions, and the gates and kernels that observers see are those of the weights that φ and a
+    drive, whose own fields differ from the state.  The exact descent runs next to it with the same
+    steps: observers see it as ``moment.exact`` and the state as ``moment.fields``, and
+    :class:`opflow.observe.TruncationError` compares them.
+
+    A change is carried through at most p weight matrices a step, in finite increments, so that
+    gate flips and the jumps of ψ they cause are part of it; per unit of time and for a small
+    step the increments are the operators of :func:`opflow.hierarchy.field_velocities` at that
+    order.  A step costs about twice a step of the exact descent at low order and up to
+    2·N·(1 + k)·P·p flops more, and the state N·(1 + k)·Σn_ℓ numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net, X = of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3)
+    >>> run = of.train(
+    ...     net, X, np.ones(3), method=of.TruncatedFlow(order=3, step=0.3), steps=10,
+    ...     observe=[of.observe.TruncationError()],
+    ... )
+    >>> bool(run.observations["truncation_error"].max() < 1e-12)
+    True
+    """
+
+    order: int
+    step: float | str = "auto"
+
+    name = "the truncated flow"
+    by_weights = stepwise = True
+    sharded = False
+    #: sets of parameters besides the state, and of fields: a moment's copy, while it is set up
+    extra, kept = 4.0, 3.0
+
+    def __post_init__(self) -> None:
+        check_integer(self.order, "order", 0)
+        check_step(self.step)
+
+    def start(self, state: State, share: float) -> TruncatedIntegrator:
+        """The integrator of a run."""
+        return TruncatedIntegrator(self, state, share)
+
+
+class TruncatedIntegrator:
+    """The fields of the truncated flow, and the exact run next to them, step by step."""
+
+    stochastic = False
+    by_sample = ()
+
+    def __init__(self, method: TruncatedFlow, state: State, share: float) -> None:
+        if not is_array(state.first.inputs) and not is_sparse(state.first.inputs):
+            raise ValueError("the truncated flow needs X as an array or a sparse matrix")
+        self.products, self.share = 0, share
+        self._auto = AutoStep(share) if method.step == "auto" else None
+        if self._auto is None:
+            self.step = float(method.step)
+            self.note = f"step {self.step:.4g}, as given"
+        else:
+            self._follow(self._auto, state)
+        self.state: Any = FieldState(state, method.order)
+
+    def evaluate(self, residual: Any) -> float:
+        self.products += 1
+        return self.state.evaluate(residual)
+
+    def advance(self, remaining: float) -> float:
+        if self._auto is not None:
+            self._follow(self._auto, self.state)
+        # A state of its own, so that what was reached keeps its network; the fields are shared.
+        self.state = copy.copy(self.state)
+        self.state.advance(self.step * self.share)
+        return self.step
+
+    def _follow(self, auto: AutoStep, state: Any) -> None:
+        self.products += auto.follow(state)
+        self.step, self.note = auto.size, auto.note
+
+    def arrays(self) -> dict[str, Any]:
+        arrays = self.state.arrays() | {"step": np.array(self.step)}
+        return arrays | (self._auto.arrays() if self._auto is not None else {})
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.step = float(arrays["step"])
+        self.state.restore(arrays)
+        if self._auto is not None:
+            self._auto.restore(arrays)
+
+
+class FieldState:
+    r"""Fields h^1, …, h^L, ψ^1, …, ψ^L and the weights they drive, next to the exact weights.
+
+    Parameters
+    ----------
+    state : State
+        The start.
+    order : int
+
+    Notes
+    -----
+    With :math:`\Delta W^\ell = -\mathrm{step}\,\eta_\ell\, (\varphi^{\ell T} r)^T a^{\ell-1}`
+    and primes for values after the step,
+
+    .. math::
+        \Delta_q h^\ell = a'^{\ell-1} \Delta W^{\ell T} + \Delta b^\ell
+            + \big(\mathrm{relu}(h^{\ell-1} + \Delta_{q-1} h^{\ell-1}) - a^{\ell-1}\big) W^{\ell T},
+
+        \Delta_q \psi^\ell = \varphi'^{\ell+1} \Delta W^{\ell+1} + \big(\theta'^{\ell+1} \circ
+            (\psi^{\ell+1} + \Delta_{q-1} \psi^{\ell+1}) - \varphi^{\ell+1}\big) W^{\ell+1},
+
+    the last term of each being absent at q = 0; the state moves by Δ at the order of the
+    truncation.  At order 0 the fields close among themselves and no weight is needed.  The state
+    holds N·(1 + k)·Σn_ℓ numbers (about twice that while it is set up) and two sets of weights.
+    """
+
+    space = LOCAL
+
+    def __init__(self, state: State, order: int) -> None:
+        network, X = state.network, state.first.inputs
+        self.first = state.first
+        fields, self._exact = Fields(network, X, finite=False), state
+        self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
+        self.hidden = fields.hidden()
+        xp, n, k = namespace(network.readout), fields.samples, network.outputs
+        top = xp.broadcast_to(network.readout, (n, *network.readout.shape))
+        self.psi = [
+            through(phi.reshape(n, k, -1), W)
+            for phi, W in zip(fields.conjugates[1:], network.weights[1:], strict=True)
+        ] + [top]
+
+    @property
+    def fields(self) -> Fields:
+        """The state as :class:`Fields`; its preactivations are those of the state itself."""
+        return Fields.from_state(self.network, self.inputs, self.hidden, self.psi)
+
+    @property
+    def upper(self) -> ReLUNetwork:
+        """As of a :class:`State`, whose first layer may be eliminated; this one's is not."""
+        return self.network
+
+    @property
+    def exact(self) -> ReLUNetwork:
+        return self._exact.network
+
+    def snapshot(self) -> Fields:
+        """The fields of the network that they drive."""
+        return Fields(self.network, self.inputs, finite=False)
+
+    def kernel(self) -> Operator:
+        """K of the network that the fields drive."""
+        return collective_kernel(self.snapshot())
+
+    def forward_blocks(self) -> Iterator[tuple[slice, list[Any]]]:
+        """Row blocks and the activations of the network that the fields drive."""
+        return forward_blocks(self.network, self.inputs)
+
+    def predict(self, X: Any) -> Any:
+        """Outputs at new inputs of the network that the fields drive."""
+        return self.network(X)
+
+    def _moving(self) -> dict[str, Any]:
+        """Every array that a step changes; ψ^L is the readout and stays."""
+        net = self.network
+        arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
+        arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
+        arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
+        return arrays | {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+
+    def arrays(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return self._moving() | parameter_arrays(self._exact)
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Take up what :meth:`arrays` gave."""
+        depth = self.network.depth
+        self._exact = restored(self._exact, arrays)
+        self.hidden = [arrays[f"hidden_{i}"] for i in range(depth)]
+        self.psi = [*(arrays[f"psi_{i}"] for i in range(depth - 1)), self.psi[-1]]
+        self.network = self.network.moved(
+            [arrays[f"weight_{i}"] for i in range(depth)],
+            [arrays.get(f"bias_{i}") for i in range(depth)],
+        )
+
+    def _blocks(self) -> list[slice]:
+        net = self.network
+        width = max(net.widths[1:]) * (4 + 6 * net.outputs) * (1 + min(self.order, net.depth))
+        return row_slices(len(self.targets), width * net.dtype.itemsize)
+
+    def evaluate(self, residual: Any) -> float:
+        """Fill `residual` from the fields, keep ∂W and ∂b, return the summed loss."""
+        net, xp = self.network, namespace(residual)
+        self._exact.fill(xp.empty_like(residual))
+        self._weights = [xp.zeros_like(W) for W in net.weights]
+        self._biases = [None if b is None else xp.zeros_like(b) for b in net.biases]
+        loss = 0.0
+        for s in self._blocks():
+            r = residual[s]
+            xp.subtract(xp.maximum(self.hidden[-1][s], 0) @ net.readout.T, self.targets[s], out=r)
+            loss = loss + 0.5 * (r.astype(xp.float64) ** 2).sum()
+            below = self.inputs[s]
+            for h, psi, total, bias in zip(
+                self.hidden, self.psi, self._weights, self._biases, strict=True
+            ):
+                slope = (r[:, None, :] @ psi[s])[:, 0] * (h[s] > 0)
+                total += (below.T @ slope).T if is_sparse(below) else slope.T @ below
+                if bias is not None:
+                    bias += slope.sum(axis=0)
+                below = xp.maximum(h[s], 0)
+        return float(loss)
+
+    def advance(self, step: float) -> None:
+        """Move fields and weights by one step of the truncated hierarchy."""
+        net = self.network
+        self._exact = self._exact.moved(self._exact.taken(), step)
+        moves = [-step * rate * G for rate, G in zip(net.rates, self._weights, strict=True)]
+        shifts = [
+            None if g is None else -step * rate * g
+            for rate, g in zip(net.rates, self._biases, strict=True)
+        ]
+        for s in self._blocks():
+            gates = [h[s] > 0 for h in self.hidden]
+            self._advance_hidden(s, moves, shifts)
+            self._advance_conjugate(s, moves, gates)
+        self.network = net.moved(
+            [W + M for W, M in zip(net.weights, moves, strict=True)],
+            [None if b is None else b + c for b, c in zip(net.biases, shifts, strict=True)],
+        )
+
+    def _advance_hidden(self, s: slice, moves: list[Any], shifts: list[Any]) -> None:
+        net, L = self.network, self.network.depth
+        xp = namespace(net.readout)
+        after = self.inputs[s]  # a' of the layer below
+        handed: dict[int, Any] = {}  # relu(h + Δ_q h) − a of the layer below
+        for layer in range(1, L + 1):
+            local = after @ moves[layer - 1].T
+            if shifts[layer - 1] is not None:
+                local += shifts[layer - 1]
+            orders = budgets(layer - 1, self.order, L - layer)
+            W = net.weights[layer - 1]
+            change = {q: local + handed[q - 1] @ W.T if q else local for q in orders}
+            h = self.hidden[layer - 1][s]
+            before = xp.maximum(h, 0)
+            handed = {q: xp.maximum(h + move, 0) - before for q, move in change.items()}
+            h += change[max(orders)]
+            after = xp.maximum(h, 0)
+
+    def _advance_conjugate(self, s: slice, moves: list[Any], gates: list[Any]) -> None:
+        net, L = self.network, self.network.depth
+        after: Any = None  # φ' of the layer above
+        handed: dict[int, Any] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
+        for layer in range(L, 0, -1):
+            psi, now = self.psi[layer - 1][s], (self.hidden[layer - 1][s] > 0)[:, None]
+            phi = psi * gates[layer - 1][:, None]
+            if layer == L:  # the readout is fixed; only its gates move
+                change = {0: 0.0}
+            else:
+                W = net.weights[layer]
+                local = through(after, moves[layer])
+                # One hand-over more than the velocities have: flips of the top gates.
+                orders = budgets(L - layer, self.order, layer - 1)
+                change = {q: local + through(handed[q - 1], W) if q else local for q in orders}
+            handed = {q: (psi + move) * now - phi for q, move in change.items()}
+            if layer < L:
+                psi += change[max(change)]
+            after = psi * now

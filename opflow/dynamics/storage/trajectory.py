@@ -1,0 +1,175 @@
+"""What a run leaves behind, and its file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from opflow.data.task import Task
+from opflow.interface.pictured import Pictured
+from opflow.machine.arrays import Array
+from opflow.machine.files import load_arrays, save_arrays
+from opflow.machine.ranks import Space
+from opflow.relu.network import ReLUNetwork
+
+#: what a file holds besides arrays
+KEPT = ("products", "step", "note", "interrupted", "route", "model")
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory(Pictured):
+    """The result of :func:`opflow.train`.
+
+    Attributes
+    ----------
+    network : ReLUNetwork
+        As the run left it; for a method whose state is fields, the weights these drive; for a
+        linearised flow, the parameters of the linear model, which is not this network.
+    residual : array (N, k)
+        f − y of the model, or of the fields where they are the state; of a run with a
+        communicator the rows of this rank.
+    times, losses : arrays (moments,)
+        Time and loss of each moment: the start, those recorded on the way, and the end.
+    products : int
+        Kernel products spent: one a step (a gradient and the recomputed residual), and those
+        that found the step size, followed it, or were taken back.
+    observations : dict of str to array
+        What the observers returned, first axis in the order of `times`; nothing of those that
+        return None.
+    step : float
+        The step size at the end.
+    note : str
+        Which step that is and why.
+    interrupted : bool
+        Whether Ctrl-C or a signal ended the run early.
+    route : str
+        "weights", or "eliminated": whether the first layer moved as weights or through the Gram
+        of its inputs.
+    coefficients : array (N, n_1) or None
+        C of a first layer that moved in the space of a kernel, h¹ = h¹(0) + G C on the samples;
+        the first weights of `network` are then those of the start.  None where weights say all.
+    model : bool
+        Whether `network` is the model: not so with such a kernel, nor for a linearised flow.
+    steps : int array (moments,) or None
+        Steps taken before each moment; −1, or None, where a file of an older version does not say.
+    task : Task or None
+        How the inputs and targets were made of a person's data, for :meth:`predict`.
+    """
+
+    network: ReLUNetwork
+    residual: Array
+    times: Array
+    losses: Array
+    products: int
+    observations: dict[str, Array] = field(default_factory=dict)
+    step: float = float("nan")
+    note: str = ""
+    interrupted: bool = False
+    route: str = "weights"
+    coefficients: Any = None
+    model: bool = True
+    steps: Any = None
+    task: Task | None = None
+    _predictor: Any = field(default=None, repr=False)
+    _picture = "loss"
+
+    @classmethod
+    def of_state(cls, state: Any, **recorded: Any) -> Trajectory:
+        """What was recorded on the way to a state, and what the state gives."""
+        weights = state.first.has_weights
+        return cls(
+            state.network if weights else state.upper,
+            **recorded,
+            route=state.first.route,
+            coefficients=None if weights else state.parameters[0],
+            model=weights and recorded.get("_predictor", state) is state,
+        )
+
+    def predict(self, X: Any, raw: bool = False) -> Array:
+        """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
+
+        Parameters
+        ----------
+        X : array (M, d), rows on disk, sparse matrix or operator
+            As the user has it, if there is a `task`, which then prepares it.  Whole: every rank of
+            a run with a communicator knows the model and predicts alone.
+        raw : bool
+            Return the outputs of the network, (M, k), and not the labels or the values in their
+            own units that the task makes of them.
+
+        Raises
+        ------
+        ValueError
+            If the first layer moved in the space of a kernel that is not known as a function
+            (the run was loaded from a file, or the kernel was given as a matrix).
+        """
+        if self.task is not None:
+            X = self.task.prepare(X)
+        if self._predictor is None and not self.model:
+            raise ValueError(
+                "the model of this run is not its network, but a linearisation or a function of a "
+                "kernel, which no file keeps: predict before saving"
+            )
+        outputs = self.network(X) if self._predictor is None else self._predictor.predict(X)
+        return outputs if raw or self.task is None else self.task.answers(outputs)
+
+    def __repr__(self) -> str:
+        known = self.steps is not None
+        count = int(self.steps[-1]) if known else len(self.times)
+        unit = ("step" if known else "moment") + "s" * (count != 1)
+        return (
+            f"<Trajectory of {count:,} {unit} to t = {self.times[-1]:.4g}, "
+            f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
+        )
+
+    def gathered(self, space: Space) -> Trajectory | None:
+        """The run with the residual of all ranks, on the one that leads; None on the others.
+
+        Parameters
+        ----------
+        space : Space
+            Of the run; all its ranks call.  With none there is nothing to gather.
+        """
+        residual = space.gather(self.residual)
+        return replace(self, residual=residual) if space.leads else None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one ``.npz`` file atomically: complete, or not there.
+
+        Of a run with a communicator, the one that leads saves what :meth:`gathered` gives.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; a file of that name is then as it was.
+        """
+        arrays = {"times": self.times, "losses": self.losses, "residual": self.residual}
+        arrays |= self.network.arrays()
+        if self.task is not None:
+            arrays |= self.task.arrays()
+        if self.steps is not None:
+            arrays["steps"] = self.steps
+        if self.coefficients is not None:
+            arrays["coefficients"] = self.coefficients
+        arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
+        meta = {name: getattr(self, name) for name in KEPT}
+        save_arrays(path, arrays, meta | {"rates": self.network.rates})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """Read what :meth:`save` wrote; errors are those of :meth:`opflow.ReLUNetwork.load`."""
+        arrays, meta = load_arrays(path, "trajectory", "residual")
+        prefix = "observation_"
+        seen = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+        return cls(
+            network=ReLUNetwork.from_arrays(arrays, meta["rates"]),
+            residual=arrays["residual"],
+            times=arrays["times"],
+            losses=arrays["losses"],
+            observations=seen,
+            coefficients=arrays.get("coefficients"),
+            steps=arrays.get("steps"),
+            task=Task.from_arrays(arrays),
+            **{name: meta[name] for name in KEPT if name in meta},  # older files have not all
+        )

@@ -1,0 +1,1 @@
+"""What all public calls share: keywords, progress bars, words, missing extras, pictures."""

@@ -1,0 +1,66 @@
+"""What opflow computes with here: versions, BLAS, the engine of gate products, threads."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+import pylops
+import scipy
+
+from opflow.machine import gate_tables, threads
+
+
+def show_config() -> None:
+    """Print what computes here, for a report of speed or of an error.
+
+    Notes
+    -----
+    ``gate products`` names the engine in force and those that could be chosen with
+    :func:`gate_options` or ``OPFLOW_GATES``; "blas" alone means that the extension was not built.
+    ``threads`` is how many a product uses: BLAS's own number, unless :func:`gate_options` or
+    ``OPFLOW_NUM_THREADS`` says otherwise.
+
+    An idle thread of OpenBLAS keeps its core busy for some milliseconds after a product of
+    yours, which ours then lack: ``OPENBLAS_THREAD_TIMEOUT=4`` in the environment lets it go at
+    once.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> with of.gate_options("blas", threads=1):
+    ...     of.show_config()  # doctest: +ELLIPSIS
+    opflow         ...
+    gate products  blas (of ...)
+    threads        1
+    ...
+    """
+    from opflow._version import __version__
+
+    rows = [
+        ("opflow", __version__),
+        ("gate products", f"{gate_tables.gate_engine()} (of {_listed()})"),
+        ("threads", str(threads.count())),
+        *(("BLAS", blas) for blas in _blas()),
+        ("numpy", np.__version__),
+        ("scipy", scipy.__version__),
+        ("pylops", pylops.__version__),
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+    ]
+    for name, value in rows:
+        print(f"{name:13}  {value}")
+
+
+def _listed() -> str:
+    return ", ".join(gate_tables.gate_engines())
+
+
+def _blas() -> list[str]:
+    from threadpoolctl import threadpool_info
+
+    return [
+        f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
+        f"{pool.get('architecture') or 'unknown kernels'}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]

@@ -1,0 +1,107 @@
+"""The ``.npz`` files of networks and runs: written whole or not at all, read if they are sound."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opflow.machine.arrays import to_host
+
+SCHEMA = 1
+#: what the file of a run's state says that it is
+CHECKPOINT = "opflow checkpoint"
+
+
+def save_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+    """Write arrays of numbers or text, and what JSON can hold, with a checksum of the arrays."""
+    arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype == object:
+            what = name.replace("observation_", "observations ")
+            raise TypeError(f"the {what} cannot be saved: they are neither numbers nor text")
+    meta = {"schema": SCHEMA, **meta, "checksum": checksum(arrays)}
+    write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
+
+
+def load_arrays(
+    path: str | os.PathLike[str], what: str, needed: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What :func:`save_arrays` was given for a file of the kind `what`, which has `needed`."""
+    try:
+        with open(os.path.expanduser(path), "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = dict(json.loads(str(arrays.pop("metadata"))))
+    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a {what}, or is corrupt: {error}") from error
+    if meta.get("format") == CHECKPOINT:
+        raise ValueError(
+            f"{path} is a checkpoint, not a {what}: train(resume=...) goes on from it; in a run "
+            "folder the trajectory is trajectory.npz"
+        )
+    if "checksum" not in meta or needed not in arrays:
+        raise ValueError(f"{path} is not a {what}")
+    if meta.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {meta.get('schema')}; this version reads {SCHEMA}")
+    if meta["checksum"] != checksum(arrays):
+        raise ValueError(f"{path} is corrupt: its checksum does not match")
+    return arrays, meta
+
+
+def checksum(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
+    """``numpy.savez`` that leaves either the whole file or the old one, and `keep` − 1 older."""
+    path = Path(os.path.expanduser(path))
+    handle, unfinished = temporary(path)
+    previous = path.with_name(f".{path.name}.previous.tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        rotate = keep > 1 and path.exists()
+        if rotate:
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)
+            except OSError:  # not every file system has links
+                shutil.copyfile(path, previous)
+        os.replace(unfinished, path)
+        # Only now, with the new state in place: the one before may be the bad one of two.
+        if rotate:
+            states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
+            for i in range(keep - 1, 1, -1):
+                if states[i - 1].exists():
+                    os.replace(states[i - 1], states[i])
+            os.replace(previous, states[1])
+    finally:
+        for left in (Path(unfinished), previous):
+            left.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def temporary(path: Path) -> tuple[int, str]:
+    """A new file beside another, open, and its name."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

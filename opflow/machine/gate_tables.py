@@ -1,0 +1,201 @@
+"""Products of gates with matrices faster than a matrix product: the method of the four Russians.
+
+For every four gates (or samples) the 16 sums their rows can make are tabulated over a strip of
+columns, and one look-up and addition replaces four multiplications and additions.  The loops are
+in an optional extension, ``opflow._gates``; where it is missing, callers keep to BLAS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from opflow.machine import threads as pool
+from opflow.machine.arrays import REAL_DTYPES, check_integer
+from opflow.machine.workspace import row_slices, workspace_bytes
+
+try:
+    from opflow import _gates
+except ImportError:  # built without a compiler
+    _gates = None  # type: ignore[assignment]
+
+BLAS = "blas"
+_asked: ContextVar[str | None] = ContextVar("gates", default=None)
+_TIMES, _DOT, _BACK, _GRAM = range(4)
+#: with fewer gates than fill half a word a matrix product is as fast
+FEWEST = 32
+#: columns of a strip times bytes of a number
+_STRIP = 128
+
+
+def gate_engines() -> list[str]:
+    """What can multiply gates here, the default first; ``"blas"`` is always there.
+
+    Examples
+    --------
+    >>> gate_engines()[-1]
+    'blas'
+    """
+    return [*(_gates.engines() if _gates is not None else ()), BLAS]
+
+
+def gate_engine() -> str:
+    """The engine in force: that of :func:`gate_options`, of ``OPFLOW_GATES``, or the fastest.
+
+    Raises
+    ------
+    ValueError
+        If ``OPFLOW_GATES`` names none of :func:`gate_engines`.
+    """
+    if (name := _asked.get()) is not None:
+        return name
+    name = os.environ.get("OPFLOW_GATES")
+    return gate_engines()[0] if not name else _checked(name, "OPFLOW_GATES")
+
+
+@contextmanager
+def gate_options(engine: str | None = None, *, threads: int | None = None) -> Iterator[None]:
+    """Choose the engine of gate products and the threads of all, in this Python thread alone.
+
+    Parameters
+    ----------
+    engine : str, optional
+        One of :func:`gate_engines`; operators choose their form when they are made.
+    threads : int, optional
+        Of gate products, whose results do not depend on it, and of products and steps that spread
+        their rows over threads, whose results do by rounding.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such engine, or `threads` is not a positive integer.
+
+    Examples
+    --------
+    >>> with gate_options("blas", threads=1):
+    ...     gate_engine(), pool.count()
+    ('blas', 1)
+    """
+    name = _asked.get() if engine is None else _checked(engine, "engine")
+    many = nullcontext() if threads is None else pool.limited(check_integer(threads, "threads", 1))
+    token = _asked.set(name)
+    try:
+        with many:
+            yield
+    finally:
+        _asked.reset(token)
+
+
+def _checked(name: str, argument: str) -> str:
+    if name not in gate_engines():
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, gate_engines()))}, not {name!r}"
+        )
+    return name
+
+
+def tabulated(dtype: Any, *arrays: Any) -> bool:
+    """Whether products in `dtype` of these arrays go through tables.
+
+    They do if there is an engine, and all are plain arrays in host memory, in C order.
+    """
+    return (
+        dtype in REAL_DTYPES
+        and all(
+            type(a) is np.ndarray and a.flags.c_contiguous and a.flags["ALIGNED"] for a in arrays
+        )
+        and gate_engine() != BLAS
+    )
+
+
+def times(bits: Any, n: int, M: Any) -> Any:
+    """``Θ M``, (N, c): gates packed in `bits` (N, ⌈n/8⌉) times M (n, c).
+
+    Costs 2·N·n·c flops at two to three times the rate of a matrix product; the workspace beyond
+    the result does not grow with N.
+    """
+    N, c = len(bits), M.shape[1]
+    M = _plain(M)
+    out = np.empty((N, c), dtype=M.dtype)
+    for s in row_slices(N, bits.shape[1] + 8):
+        _product(_TIMES, bits[s], n, c, 1, M, None, out[s])
+    return out
+
+
+def row_dots(bits: Any, n: int, M: Any, X: Any) -> Any:
+    """``out[b, μ] = X_μ · (Θ M_b)_μ``, (columns, N), for M (columns, n, c) and X (N, c).
+
+    Costs as :func:`times` for each of the columns; ``Θ M`` is not formed.
+    """
+    N, (columns, _, c) = len(bits), M.shape
+    M = _plain(M)
+    out = np.empty((columns, N), dtype=M.dtype)
+    for s in row_slices(N, _row_bytes(bits, c, columns, M.itemsize)):
+        whole = s.stop - s.start == N
+        part = out if whole else np.empty((columns, s.stop - s.start), dtype=M.dtype)
+        _product(_DOT, bits[s], n, c, columns, M, X[s], part)
+        if not whole:
+            out[:, s] = part
+    return out
+
+
+def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
+    """``Θᵀ diag(r_b) X``, (columns, n, c), for X (N, c) and r (columns, N) or None for ones.
+
+    Costs as :func:`times` for each of the columns.
+    """
+    (N, c), columns = X.shape, 1 if r is None else len(r)
+    total: Any = None
+    for s in row_slices(N, bits.shape[1] + 8):
+        part = np.empty((columns, n, c), dtype=X.dtype)
+        weights = None if r is None else _plain(r[:, s])
+        _product(_BACK, bits[s], n, c, columns, weights, X[s], part)
+        if total is None:
+            total = part
+        else:
+            total += part
+    return total
+
+
+def gram_product(bits: Any, n: int, X: Any, r: Any, v: Any) -> Any:
+    """``out[b, μ] = X_μ · (Θ diag(v)² Θᵀ diag(r_b) X)_μ``, (columns, N), for v (n,).
+
+    Costs as :func:`weighted_sums` and :func:`row_dots`, in one call for both where that pays: what
+    it holds of both halves has to stay in the caches.
+    """
+    (N, c), columns = X.shape, len(r)
+    if N * (bits.shape[1] + 8 + _row_bytes(bits, c, columns, X.itemsize)) <= workspace_bytes() / 2:
+        out = np.empty((columns, N), dtype=X.dtype)
+        _product(_GRAM, bits, n, c, columns, _plain(r), X, out, _plain(v))
+        return out
+    sums = weighted_sums(bits, n, X, r)
+    sums *= v[:, None]
+    sums *= v[:, None]
+    return row_dots(bits, n, sums, X)
+
+
+def _row_bytes(bits: Any, c: int, columns: int, item: int) -> int:
+    """What :func:`row_dots` holds for a sample: its bits by words, and sums of all strips."""
+    return bits.shape[1] + 8 + columns * (-(-c * item // _STRIP) + 1) * item
+
+
+def _plain(array: Any) -> Any:
+    return np.require(array, requirements=("C", "A"))
+
+
+def _product(
+    kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any,
+    scale: Any = None,
+) -> None:  # fmt: skip
+    N = len(bits)
+    flops = (4.0 if kind == _GRAM else 2.0) * N * n * c * columns
+    threads = int(flops / pool.SHARE)
+    threads = min(threads, pool.count()) if threads > 1 else 1  # BLAS is asked only then
+    _gates.product(
+        kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, scale, out
+    )

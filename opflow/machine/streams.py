@@ -1,0 +1,218 @@
+"""Rows that live in host memory or on disk and are computed with on a device.
+
+X need not fit on the device: a block of rows is copied into page-locked host memory and from there
+moved on a stream of its own, while the device computes with the block before.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from opflow.machine.arrays import (
+    as_samples,
+    check_on_disk,
+    cupy_module,
+    is_array,
+    is_sparse,
+    mixed,
+    module_name,
+)
+
+
+class Streamed:
+    r"""A matrix on the host whose rows come out as arrays on the device.
+
+    Parameters
+    ----------
+    X : NumPy array, memory map, or object with `shape`, `dtype` and row slicing
+        (N, d), float32 or float64; referenced, not copied.
+
+    Attributes
+    ----------
+    shape, dtype
+        Those of X.
+    source
+        X.
+
+    Raises
+    ------
+    TypeError
+        For sparse matrices, operators, arrays that are on the device already, and other dtypes.
+    ValueError
+        If X is not two-dimensional.
+    ImportError
+        If CuPy is not installed, or finds no CUDA device.
+
+    Notes
+    -----
+    Goes wherever rows on disk go: ``network.fields(Streamed(X))``, ``of.train(network,
+    Streamed(X), y)``, ``of.RowMatrix(Streamed(X))``.  Nothing else moves X: without it, an X on
+    the host and a network on the device are an error.
+
+    A pass over X moves its N·d numbers once.  Of b rows in a block it holds 2·b·d numbers of
+    page-locked host memory and, while one block is used, the next and perhaps the one before on
+    the device.  Block i + 1 is written to page-locked memory while the device works on block
+    i − 1, and moves while it works on block i.  Three events keep the order: the device waits for
+    the copy of a block before it reads it, a copy for the work that used the memory of its target
+    before, and the host for the copy from a page-locked buffer before it writes there again.
+
+    Blocks are moved ahead within one pass of opflow's; rows asked for one by one, by ``X[i:j]`` or
+    by increasing indices, are moved when asked for.  The rows belong to the stream that is current
+    then.
+
+    Examples
+    --------
+    On a machine with a CUDA device::
+
+        network = of.ReLUNetwork.random([784, 512], seed=0, dtype="float32").to("gpu")
+        X = np.load("X.npy", mmap_mode="r")
+        run = of.train(network, of.Streamed(X), cupy.asarray(y), steps=100)
+    """
+
+    _where = "cupy"
+
+    def __init__(self, X: Any) -> None:
+        rows = hasattr(X, "shape") and hasattr(X, "__getitem__") and not hasattr(X, "matvec")
+        if is_sparse(X) or not rows:
+            raise TypeError(
+                f"X must be a dense matrix that is read by rows, not {type(X).__name__}: what is "
+                "sparse or an operator has to be on the device whole"
+            )
+        if module_name(X) != "numpy":
+            raise TypeError("X is on the device already: there is nothing to stream")
+        X = as_samples(X, "X")
+        check_on_disk(X, "X")
+        if len(X.shape) != 2:
+            raise ValueError(f"X must be two-dimensional (samples, features), not {X.shape}")
+        self._xp = cupy_module()
+        self.source = X
+        self.dtype = np.dtype(X.dtype).newbyteorder("=")
+        self.shape = (int(X.shape[0]), int(X.shape[1]))
+        self._stream: Any = None
+        self._buffers: list[Any] = [None, None]
+        self._sent: list[Any] = [None, None]
+        # Page-locked memory that is given back may be another's to write, so not before it is sent.
+        weakref.finalize(self, _sent, self._sent, self._buffers)
+        self._turn = 0
+        self._announced: Any = None
+        self._coming: Any = None
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"<Streamed {rows}x{columns} {self.dtype} of {type(self.source).__name__}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Streamed, (self.source,)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows on the device: of a slice of step 1, or of increasing host indices."""
+        span = _span(index, self.shape[0])
+        if self._coming is not None and self._coming[0] == span is not None:
+            _, block, done = self._coming
+            self._coming = None
+        else:
+            block, done = self._send(index if span is None else slice(*span))
+        self._xp.cuda.get_current_stream().wait_event(done)
+        if self._announced is not None and self._coming is None:
+            self._coming = (self._announced, *self._send(slice(*self._announced)))
+            self._announced = None
+        return block
+
+    def announce(self, rows: slice) -> None:
+        """Rows to move once those asked for next are there."""
+        self._announced = _span(rows, self.shape[0])
+
+    def settle(self) -> None:
+        """Forget what was announced; what moves already is waited for before its memory is free."""
+        if self._coming is not None:
+            self._xp.cuda.get_current_stream().wait_event(self._coming[2])
+        self._announced = self._coming = None
+
+    def _send(self, index: Any) -> tuple[Any, Any]:
+        """A block that is being copied, and the event of its arrival."""
+        xp, rows = self._xp, self.source[index]
+        if self._stream is None:
+            self._stream = xp.cuda.Stream(non_blocking=True)
+        # Made on the stream that will read it, so that its memory is that stream's to reuse.
+        block = xp.empty(rows.shape, dtype=self.dtype)
+        self._stream.wait_event(xp.cuda.get_current_stream().record(_event(xp)))
+        if block.size:
+            block.set(self._page_locked(rows), stream=self._stream)
+        done = self._stream.record(_event(xp))
+        self._sent[self._turn] = done
+        self._turn = 1 - self._turn
+        return block, done
+
+    def _page_locked(self, rows: Any) -> Any:
+        """A copy of the rows where the device can fetch them while the host goes on."""
+        from cupyx import empty_pinned
+
+        i = self._turn
+        if self._sent[i] is not None:
+            self._sent[i].synchronize()  # the copy from it
+        if self._buffers[i] is None or self._buffers[i].size < rows.size:
+            self._buffers[i] = empty_pinned((rows.size,), dtype=self.dtype)
+        held = self._buffers[i][: rows.size].reshape(rows.shape)
+        held[...] = rows
+        return held
+
+
+def _sent(events: list[Any], buffers: list[Any]) -> None:
+    """Wait on the host for what was sent from the buffers."""
+    for event in filter(None, events):
+        event.synchronize()
+
+
+def _event(xp: Any) -> Any:
+    return xp.cuda.Event(disable_timing=True)
+
+
+def _span(index: Any, size: int) -> tuple[int, int] | None:
+    """First and last of consecutive rows; None if they are not."""
+    if not isinstance(index, slice):
+        return None
+    start, stop, step = index.indices(size)
+    return (start, max(start, stop)) if step == 1 else None
+
+
+def in_turn(slices: list[slice], *data: Any) -> Iterable[slice]:
+    """The slices of one pass; what is streamed among the data moves the next rows meanwhile.
+
+    Parameters
+    ----------
+    slices : list of slices
+    *data : arrays, rows or operators that hold them
+        Each is asked for the rows of every slice, once.
+    """
+    held = (x if isinstance(x, Streamed) else getattr(x, "data", None) for x in data
+            if not is_array(x))  # fmt: skip
+    streams = list({id(x): x for x in held if isinstance(x, Streamed)}.values())
+    return _announcing(slices, streams) if streams else slices
+
+
+def _announcing(slices: list[slice], streams: list[Streamed]) -> Iterable[slice]:
+    try:
+        for i, s in enumerate(slices):
+            if i + 1 < len(slices):
+                for stream in streams:
+                    stream.announce(slices[i + 1])
+            yield s
+    finally:
+        for stream in streams:
+            stream.settle()
+
+
+def host_rows(X: Any) -> Any:
+    """What is behind a stream, for what is done on the host; other inputs as they are."""
+    return X.source if isinstance(X, Streamed) else X
+
+
+def check_place(X: Any, other: Any) -> None:
+    """Raise ``TypeError`` if X and an array are not at one place, with what to do about it."""
+    if module_name(X) != module_name(other):
+        hint = "" if module_name(X) == "cupy" else ", or stream the rows with of.Streamed(X)"
+        raise TypeError(mixed(X, other) + hint)

@@ -1,0 +1,233 @@
+"""Row blocks: how a product visits its samples, and how much memory it may use on the way.
+
+Every product walks the samples in blocks whose workspace stays below `WORKSPACE` bytes, so its
+memory does not grow with the number of samples.  Blocks need not divide the number of rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from opflow.machine.arrays import module_name, namespace
+from opflow.machine.streams import in_turn
+
+#: bytes of temporary arrays a product may hold for one block of rows
+WORKSPACE = 8 << 20
+#: bytes that several threads may take beyond those of one, if nobody says otherwise
+SPREAD = 256 << 20
+#: the least that row blocks of a thread may have of them
+LEAST = 2 << 20
+#: tiles along a side of a matrix, if they have as many rows as this
+TILES, LEAST_SIDE = 4, 256
+_limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, SPREAD))
+
+
+def workspace_bytes() -> float:
+    """The workspace in force: `WORKSPACE`, or what :func:`workspace_limit` allows."""
+    return min(_limit.get()[0], WORKSPACE)
+
+
+def spread_bytes() -> float:
+    """What products that spread their rows over threads may take beyond the workspace."""
+    return _limit.get()[1]
+
+
+@contextmanager
+def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
+    """Keep the workspace of every product below `limit` bytes, in this thread alone.
+
+    Products that spread their rows over threads may take `spread` bytes more, all together.
+
+    Examples
+    --------
+    >>> with workspace_limit(16):
+    ...     row_slices(5, 8)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    token = _limit.set((limit, spread))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def range_workspace(threads: int, sums: float) -> float | None:
+    """What each of some threads may take for its row blocks, of what they have together.
+
+    All but one hold `sums` bytes besides, for sums over their rows.  None if too little is left.
+    """
+    most = workspace_bytes()
+    share = (most + spread_bytes() - (threads - 1) * sums) / threads
+    return min(share, most) if share >= min(LEAST, most) else None
+
+
+def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
+    """Slices that cover ``range(n)``, of nearly equal length, each within the workspace.
+
+    `n` may be a range itself, as a slice.
+
+    Examples
+    --------
+    >>> row_slices(5, 8, workspace=16)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    start, stop = (n.start, n.stop) if isinstance(n, slice) else (0, n)
+    length = stop - start
+    pieces = max(1, -(-length // block_rows(bytes_per_row, workspace)))
+    edges = [start - (-length * i // pieces) for i in range(pieces + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def block_rows(bytes_per_row: float, workspace: float | None = None) -> int:
+    """The most rows of a block within the workspace; one at least."""
+    return max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
+
+
+def selector(op: Any, index: Any, size: int) -> Any:
+    """Columns of the identity of order `size`, on the device of `op`'s data."""
+    xp = op_namespace(op)
+    wanted = xp.arange(size)[index]
+    columns = xp.zeros((size, len(wanted)), dtype=op.dtype)
+    columns[wanted, xp.arange(len(wanted))] = 1
+    return columns
+
+
+def op_namespace(op: Any) -> Any:
+    """The array module of the data at the leaves of an operator; NumPy if it has none."""
+    return sys.modules[whereabouts(op) or "numpy"]
+
+
+def whereabouts(op: Any) -> str | None:
+    """``"numpy"`` or ``"cupy"``, where the data of an operator is; None if it has none.
+
+    Found once and kept: operators do not change.
+    """
+    known = vars(op)
+    if "_where" not in known:
+        data = getattr(op, "data", None)
+        if data is not None:
+            op._where = module_name(data)
+        else:
+            found = (whereabouts(child) for child in getattr(op, "operands", ()))
+            op._where = next((where for where in found if where is not None), None)
+    return op._where
+
+
+def row_data(op: Any) -> Any:
+    """What an operator reads its rows of; None if it gives none, or does not store them."""
+    return getattr(op, "data", None) if op.row_access and op.rows_stored else None
+
+
+def blocked_matmat(op: Any, X: Any) -> Any:
+    """``A X`` for an operator that gives its rows, block by block."""
+    m, n = op.shape
+    out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
+    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
+        out[s] = op.rows(s) @ X
+    return out
+
+
+def blocked_rmatmat(op: Any, X: Any) -> Any:
+    """``Aᵀ X`` for an operator that gives its rows, block by block."""
+    m, n = op.shape
+    out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
+    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
+        out += op.rows(s).T @ X[s]
+    return out
+
+
+def tile_side(bytes_per_entry: float, n: int) -> int:
+    """Rows of a square tile of a matrix with n columns: it fills the workspace at most.
+
+    There are four to a side, for threads to share, as long as matrix products of them are fast.
+    """
+    most = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
+    return min(most, max(-(-n // TILES), LEAST_SIDE))
+
+
+def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, slice]]:
+    """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal.
+
+    Those on the diagonal, which cost half of the others, come last.
+    """
+    columns = row_slices(n, 1, side)
+    for i, r in enumerate(columns if symmetric else row_slices(m, 1, side)):
+        for c in columns[i + 1 :] if symmetric else columns:
+            yield r, c
+    if symmetric:
+        yield from zip(columns, columns, strict=True)
+
+
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_memory(memory: float | str | None, where: str | None = "numpy") -> float:
+    """Bytes from a number, a text such as ``"4GB"`` or ``"512MiB"``, or half of what is free.
+
+    `where` is the module of the data that is computed with (None: no data, which is the host):
+    with ``"cupy"`` what is free is free on the device.
+
+    Examples
+    --------
+    >>> parse_memory("1.5GB"), parse_memory("2KiB")
+    (1500000000.0, 2048.0)
+    """
+    if memory is None:
+        return 0.5 * free_memory(where)
+    if isinstance(memory, str):
+        number = r"\s*(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*"
+        match = re.fullmatch(number + r"([kmgt]?)(i?)b?\s*", memory, re.IGNORECASE)
+        if match is None:
+            raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
+        unit = match[2].upper()
+        binary = match[3]
+        power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
+        memory = float(match[1]) * (1024**power if binary else _UNITS[unit])
+    if not isinstance(memory, numbers.Real) or isinstance(memory, bool):
+        raise TypeError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
+    if not memory > 0:
+        raise ValueError(f"memory must be positive, not {memory!r}")
+    return float(memory)
+
+
+def free_memory(where: str | None = "numpy") -> float:
+    """Bytes that can be had without swapping, as the operating system tells, or on the device.
+
+    There, what CUDA has and what CuPy's memory pool keeps for reuse, within the pool's limit.
+    """
+    if where == "cupy":
+        xp = sys.modules[where]
+        pool = xp.get_default_memory_pool()
+        free = xp.cuda.Device().mem_info[0] + pool.free_bytes()
+        limit = pool.get_limit()
+        return float(min(free, limit - pool.used_bytes()) if limit else free)
+    try:
+        with open("/proc/meminfo") as lines:
+            table = dict(line.split(":") for line in lines)
+        return float(table["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+
+
+def dense_allowed(
+    shape: tuple[int, int], dtype: Any, memory: float | str | None, where: str | None = "numpy"
+) -> None:
+    """Raise ``MemoryError`` if a dense array of that shape is over the budget."""
+    need = float(shape[0]) * shape[1] * np.dtype(dtype).itemsize
+    budget = parse_memory(memory, where)
+    if need > budget:
+        raise MemoryError(
+            f"a dense {shape[0]} x {shape[1]} {np.dtype(dtype)} matrix takes {need / 1e9:.3g} GB, "
+            f"over the budget of {budget / 1e9:.3g} GB; keep the operator lazy or give memory="
+        )

@@ -1,0 +1,320 @@
+"""Kernels compared with targets, with other kernels and by their eigenvectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import (
+    Array,
+    as_array,
+    check_integer,
+    check_real,
+    in_dtype,
+    namespace,
+    to_host,
+)
+from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.workspace import op_namespace
+from opflow.operators.algebra import Zero, add
+from opflow.operators.gram import GramVelocity
+from opflow.operators.operator import Operator
+from opflow.operators.sharded import ShardedRows
+from opflow.spectral.checks import (
+    Estimate,
+    Normalised,
+    check_finite,
+    finite,
+    gaussian,
+    peaks,
+    symmetric_operator,
+    unit_of,
+)
+from opflow.spectral.traces.estimators import skew_quantile
+from opflow.spectral.traces.norms import frobenius_norm
+from opflow.spectral.traces.structure import entries_pay, forming_products, inner_products
+from opflow.spectral.traces.trace import FEWEST, PRODUCTS
+
+
+@keywords
+def alignment(
+    op: Any,
+    y: Any,
+    *,
+    centred: bool = False,
+    products: int = PRODUCTS,
+    rng: Seed = 0,
+    seed: Seed = 0,
+) -> Estimate:
+    r"""The alignment of a kernel with targets, from −1 to 1 (from 0 for a PSD kernel).
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    y : array (n,), (n, k) or (N, k) with N·k = n
+        One target a row of `op`, or k columns of them.  Targets of N samples and k outputs go with
+        a kernel of N·k rows, and are one vector then, flattened sample-major as opflow does.
+    centred : bool, default False
+        Project out the constant on both sides of the kernel and from the targets: of k outputs the
+        constant of each, where `y` tells them (N, k).
+    products : int, default 60
+        To spend on an estimate of the norm, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+
+    Returns
+    -------
+    Estimate
+        NaN for a kernel that is zero, or constant and centred.
+
+    Notes
+    -----
+    :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column.  Costs one product a column (one more
+    an output if centred) and :func:`frobenius_norm`.  For layers, call it for each of
+    ``layer_kernels(fields)``.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> y = np.array([1.0, -1.0, 1.0])
+    >>> round(float(of.spectral.alignment(of.Gram(y[:, None]), y)), 12)
+    1.0
+    """
+    op = symmetric_operator(op)
+    n, space = op.shape[0], op.space
+    Y, outputs = _columns(y, n, space)
+    Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
+    spent = Y.shape[1]
+    Y = Y / unit_of(peaks(Y, space).max(), op.dtype)
+    largest = float(peaks(Y, space).max())
+    if centred:
+        op, Y = _centred(op, Y, outputs)
+        spent += outputs
+    small = to_host(space.gram(Y, Y)).astype(np.float64)
+    if not small.trace() > n * Y.shape[1] * (float(np.finfo(op.dtype).eps) * largest) ** 2:
+        raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
+    product = Normalised(op.matmat, space)
+    image = finite(product(Y), space=space)
+    across = float(space.total((Y * image).sum(dtype=np.float64))) / float(np.linalg.norm(small))
+    across *= product.unit
+    size = frobenius_norm(op, products=products, rng=rng)
+    if size == 0:
+        return Estimate(math.nan, products=spent + size.products, how=size.how)
+    ends = sorted(
+        across / x if x else math.copysign(math.inf, across) for x in (size.low, size.high)
+    )
+    return Estimate(across / size, *ends, products=spent + size.products, how=size.how)
+
+
+@keywords
+def kernel_alignment(
+    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
+    r"""The cosine of the angle between two kernels as matrices.
+
+    Parameters
+    ----------
+    K0, K1 : operators, arrays (n, n) or sparse matrices
+    products : int, default 60
+        To spend on an estimate, from 30; half with each kernel, on the same vectors.
+    rng, seed : int, numpy.random.Generator or None, default 0
+
+    Returns
+    -------
+    Estimate
+        NaN if either kernel is zero.
+
+    Notes
+    -----
+    :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`: exact under the condition of
+    :func:`frobenius_norm`, else from :math:`E\,(K_0 v)^T (K_1 v) = \langle K_0, K_1\rangle_F` for
+    Gaussian v, with a jackknife interval of artanh of the cosine, as wide as skew samples need.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.kernel_alignment(np.eye(2), np.diag([1.0, 0.0]))
+    0.707107 (exact, 0 products)
+    """
+
+    def cosine(G: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
+
+    edge = 1 - 1e-15
+    return _compared(K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh,
+                     products, rng)  # fmt: skip
+
+
+@keywords
+def kernel_distance(
+    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
+    r"""How far one kernel is from another, relative to the first.
+
+    Parameters
+    ----------
+    K0, K1, products, rng, seed
+        As for :func:`kernel_alignment`.
+
+    Returns
+    -------
+    Estimate
+        ∞ if `K0` is zero and `K1` is not, NaN if both are.
+
+    Notes
+    -----
+    :math:`\|K_1 - K_0\|_F / \|K_0\|_F`, exact or estimated as there, with a jackknife interval of
+    the logarithm.  The difference is taken of entries or of products, so a small distance keeps
+    its digits.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.kernel_distance(np.eye(2), 1.5 * np.eye(2))
+    0.5 (exact, 0 products)
+    """
+
+    def distance(G: Any) -> Any:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
+
+    return _compared(K0, K1, distance, np.log, np.exp, products, rng, change=True)
+
+
+def _compared(
+    K0: Any,
+    K1: Any,
+    ratio: Callable[[Any], Any],
+    stretched: Callable[[Any], Any],
+    back: Callable[[Any], Any],
+    products: int,
+    rng: Seed,
+    *,
+    change: bool = False,
+) -> Estimate:
+    """`ratio` of the inner products of two kernels; its interval is even once `stretched`."""
+    pair = [symmetric_operator(K0, "K0"), symmetric_operator(K1, "K1")]
+    if pair[0].shape != pair[1].shape:
+        raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
+    check_integer(products, "products", 2 * FEWEST)
+    space = pair[0].space
+    if pair[1].space.sharded != space.sharded:
+        raise ValueError("K1 must be sharded if K0 is, and not if it is not")
+    if all(entries_pay(op, products // 2) for op in pair):
+        spent = sum(map(forming_products, pair))
+        G, units = inner_products(pair, change=change)
+        stretch = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
+        return Estimate(stretch * float(ratio(G)), products=spent)
+    V = gaussian(pair[0], products // 2, rng)
+    applied = [Normalised(op.matmat, space) for op in pair]
+    Y = [finite(K(V), name, space) for K, name in zip(applied, ("K0", "K1"), strict=True)]
+    if change:
+        Y[1] = Y[1] * (applied[1].unit / applied[0].unit) - Y[0]
+    xp = namespace(V)
+    sums = xp.stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
+    G = to_host(space.total(sums)).T.reshape(-1, 2, 2)
+    m, how = len(G), "Hutchinson"
+    value = float(ratio(G.mean(axis=0)))
+    if not (math.isfinite(value) and value):
+        return Estimate(value, products=2 * m, how=how)
+    without = stretched(ratio((G.sum(axis=0) - G) / (m - 1)))
+    error = math.sqrt((m - 1) * float(without.var())) * skew_quantile(m)
+    middle = float(stretched(value))
+    low, high = float(back(middle - error)), float(back(middle + error))
+    return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
+
+
+def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
+    r"""The principal angles between the spaces that two sets of columns span.
+
+    Parameters
+    ----------
+    U : array (n, p), V : array (n, q)
+        Linearly independent columns: eigenvectors at two times, say.
+    space : Space, optional
+        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
+        then the rows of this rank.
+
+    Returns
+    -------
+    array (min(p, q),), float64, on the host
+        Radians from 0 to π/2, ascending.
+
+    Notes
+    -----
+    Cosines are singular values of :math:`Q_U^T Q_V`, sines those of
+    :math:`(I - Q_U Q_U^T) Q_V` (Björck and Golub 1973): each where it keeps its digits, so that
+    angles far below :math:`\sqrt\epsilon` are right.  4·n·(p + q)² flops.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> U, V = np.eye(3)[:, :1], np.array([[1.0, 0.0], [1e-12, 0.0], [0.0, 1.0]])
+    >>> of.spectral.principal_angles(U, V)
+    array([1.e-12])
+    """
+    U, V = _orthonormal(U, "U", space), _orthonormal(V, "V", space)
+    if U.shape[0] != V.shape[0]:
+        raise ValueError(f"V has shape {V.shape} but U has shape {U.shape}")
+    if U.shape[1] < V.shape[1]:
+        U, V = V, U
+    xp = namespace(U, V)
+    both = space.gram(U, V)
+    rest = V - U @ both
+    rest = space.qr(rest)[1] if space.sharded else rest
+    cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
+    sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
+    near = np.arcsin(np.minimum(sines, 1.0))
+    return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
+
+
+def _orthonormal(U: Any, name: str, space: Space) -> Any:
+    U = check_real(U, name)
+    n = int(space.total(len(U))) if U.ndim == 2 else 0
+    if not n or not 0 < U.shape[1] <= n:
+        raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {U.shape}")
+    Q, R = space.qr(check_finite(U, name, space))
+    sizes = np.abs(np.diag(to_host(R)))
+    if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
+        raise ValueError(f"{name} must have linearly independent columns")
+    return Q
+
+
+def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
+    """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
+    outputs = 1
+    y = as_array(y, "y")
+    rows, size = space.total(np.array([len(y), y.size])) if y.ndim else (0, 0)
+    if y.ndim == 2 and rows != n and size == n:
+        outputs = y.shape[1]
+        y = y.reshape(-1)
+    if y.ndim not in (1, 2) or len(y) != space.here(n) or size == 0:
+        raise ValueError(f"y has shape {y.shape} but op has order {n}")
+    return (y if y.ndim == 2 else y[:, None]), outputs
+
+
+def _centred(op: Operator, Y: Any, outputs: int) -> tuple[Operator, Any]:
+    """``C op C`` and ``C Y`` with C the projector off the constant of every output.
+
+    C = I − E Eᵀ/N with the columns E of ones and zeros, one an output.  With means r = K E/N of
+    rows and g = Eᵀ r/N of all, C K C is K plus Ḟ Fᵀ + F Ḟᵀ for F = E and Ḟ = E g/2 − r: a sum that
+    knows its entries.
+    """
+    n = op.shape[0]
+    space = op.space
+    xp = op_namespace(op)
+    samples = n // outputs
+    ones = xp.tile(xp.eye(outputs, dtype=op.dtype), (space.here(n) // outputs, 1))
+    means = finite(op.matmat(ones), space=space) / samples
+    change = ones @ (space.gram(ones, means) / (2 * samples)) - means
+    Y = Y - ones @ (space.gram(ones, Y) / samples)
+    if not isinstance(space, Sharded):
+        return add(op, GramVelocity(ones, change)), Y
+    parts = [x if len(x) else Zero(0, outputs, x.dtype) for x in (ones, change)]
+    shards = [ShardedRows(x, space, n // space.size) for x in parts]
+    return add(op, GramVelocity(*shards)), Y

@@ -1,0 +1,1 @@
+"""Eigenpairs and singular triplets."""

@@ -1,0 +1,1 @@
+"""Functions of operators times vectors, and linear systems."""

@@ -1,0 +1,190 @@
+r"""The actions of exp(−t·op) and of its φ-functions, from the Krylov spaces of the linear flow.
+
+A space that would grow too large is restarted at the latest time it serves.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from opflow.machine.arrays import Array, as_array, check_integer, check_real, namespace
+from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
+from opflow.spectral.krylov.subspace import Krylov, check_tol
+
+#: spaces in a row at most: a time that needs more is out of reach
+SPACES = 1000
+#: numbers in the bases (1 GiB of float64) up to which they may have 512 vectors by default
+BUDGET = 2**27
+
+
+def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
+    r"""The action of the exponential, exp(−t·op) r.
+
+    Parameters
+    ----------
+    op : operator or array (n, n)
+        Symmetric PSD.
+    r : array (n,) or (n, c)
+        A block costs block products.  Of the operator's dtype, or converted to it; a warning
+        tells of rounding.
+    t : float or array of floats
+        Not negative; all times come from the same Krylov spaces.
+    tol : float, default 1e-8
+        The error is at most ``tol·‖r‖`` in norm (of every column), plus rounding: ε·λ_max times
+        t or 1/λ, whichever is less, on the modes of r.
+    size : int, optional
+        Vectors of a basis held at most: size·n·c numbers, allocated as they are needed; 512 by
+        default, fewer (down to 128) where those would take more than 2²⁷ numbers.  Smaller ones
+        cost more products.
+
+    Returns
+    -------
+    array of shape ``t.shape + r.shape``
+
+    Warns
+    -----
+    ConvergenceWarning
+        If 1000 spaces of `size` vectors do not reach the last time, or the first 30 come less than
+        a thousandth of what is left nearer each; it says how far they came, and later times are
+        what the last of them gives.
+
+    Notes
+    -----
+    Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products, fewer if the spectrum decays,
+    n at most if `size` allows, and 8·n·m flops for the m-th.  Where it does not, a space of m
+    vectors serves a time of some :math:`m^2/(\lambda_{max}\log(1/tol))` at least: long times are
+    cheaper with one large space than with many small ones.  exp(0) is the identity, and null
+    vectors are kept at all times: eigenvalues below 10·ε·λ_max count as zero.  :class:`Krylov`
+    tells the products spent and the bound.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> op = of.Gram(np.diag([0.0, 1.0, 2.0]))
+    >>> bool(np.allclose(of.spectral.expm(op, np.ones(3), 0.5), np.exp([0.0, -0.5, -2.0])))
+    True
+    >>> of.spectral.expm(op, np.ones(3), [0.0, 0.5]).shape
+    (2, 3)
+    """
+    return _over_times(op, r, t, 0, tol, size)
+
+
+def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
+    r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
+
+    Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
+    rounding.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> op = of.Gram(np.diag([0.0, 1.0]))
+    >>> bool(np.allclose(of.spectral.phi1(op, np.ones(2), 0.5), [0.5, 1 - np.exp(-0.5)]))
+    True
+    """
+    out = _over_times(op, r, t, 1, tol, size)
+    return _factors(t, out) * out
+
+
+def phi(
+    op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int | None = None
+) -> Array:
+    r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
+
+    Parameters
+    ----------
+    op, r, t, tol, size
+        As in :func:`expm`; the error is at most ``tol·‖r‖/k!``, plus rounding.
+    order : int, default 1
+        k, from 0; φ₀ is the exponential.
+
+    Returns
+    -------
+    array of shape ``t.shape + r.shape``
+
+    Notes
+    -----
+    :math:`\varphi_k(-tA) = \int_0^1 e^{-(1-s)tA} s^{k-1}/(k-1)!\, ds`, which solves
+    :math:`dx/dt = -Ax + t^{k-1}/(k-1)!\, r` as :math:`t^k\varphi_k(-tA)r`; 1/k! at t = 0 and on
+    null vectors.  The products are those of the exponential.  Where a space of `size` vectors ends
+    at a time s, the next one starts from :math:`r_s = e^{-sA}r`, and with :math:`\lambda = t/(s+t)`
+
+    .. math:: \varphi_k(-(s+t)A)r = \lambda^k \varphi_k(-tA) r_s
+              + \sum_{j<k} \frac{\lambda^j (1-\lambda)^{k-j}}{j!} \varphi_{k-j}(-sA) r.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> op = of.Gram(np.diag([0.0, 1.0]))
+    >>> bool(np.allclose(of.spectral.phi(op, np.ones(2), 1.0, 2), [0.5, np.exp(-1)]))
+    True
+    """
+    check_integer(order, "order", 0)
+    return _over_times(op, r, t, order, tol, size)
+
+
+def _factors(t: Any, out: Any) -> Any:
+    """Times (or a power) in front of results `out`, one each."""
+    t = np.asarray(t, dtype=np.float64)
+    factors = t.reshape(t.shape + (1,) * (out.ndim - t.ndim))
+    return namespace(out).asarray(factors, dtype=out.dtype)
+
+
+def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
+    """φ_k(−t·op) r, restarted wherever the size of the space ends."""
+    op, tol = symmetric_operator(op), check_tol(tol)
+    r = check_real(r, "r", dtype=op.dtype)
+    t = as_array(t, "t")
+    times = np.asarray(t, dtype=np.float64)
+    if not (np.isfinite(times).all() and (times >= 0).all()):
+        raise ValueError(f"t must be finite and not negative, not {t!r}")
+    if size is None:
+        size = max(128, min(512, int(BUDGET // max(op.space.largest(r.size), 1))))
+    xp = namespace(r)
+    krylov, end = Krylov(op, r, size=size), float(times.max(initial=0.0))
+    out = xp.empty((times.size, *r.shape), dtype=r.dtype)
+    flat, norm, start = times.ravel(), krylov.norm, 0.0
+    carried: list[Any] = []  # φ_1 … φ_k at the start of the space
+
+    def result(k: int, ahead: np.ndarray) -> Any:
+        if not k or not start:
+            return krylov.phi(k, ahead)
+        share, last = ahead / (start + ahead), krylov.phi(k, ahead)
+        total = _factors(share**k, last) * last
+        for j in range(k):
+            weight = share**j * (1 - share) ** (k - j) / math.factorial(j)
+            total = total + _factors(weight, last) * carried[k - j - 1]
+        return total
+
+    for spaces in range(1, SPACES + 1):
+        left = end - start
+        # the bounds of the spaces add up: half of the tolerance is shared by time, half by number
+        half = 0.5 * tol * norm / np.where(krylov.norm, krylov.norm, 1)
+        share = left / end if end else 1.0
+        if krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
+            reached = left
+        else:
+            reached = krylov.horizon(half * share, left, half / SPACES)
+            hopeless = spaces >= 30 and reached * 1000 < left
+            if hopeless or spaces == SPACES:
+                error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
+                warnings.warn(
+                    f"after {spaces} spaces of {krylov.size} vectors the solution is known up to "
+                    f"t = {start + reached:.3g}, and at {end:.3g} within {error:.1e}·‖r‖, not "
+                    f"{tol:.1e}; give a larger size or a shorter time",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+                reached = left
+        here = (flat >= start) & (flat <= start + reached) if start else flat <= reached
+        out[xp.asarray(here)] = result(order, flat[here] - start)
+        if reached >= left:
+            break
+        carried = [result(k, np.asarray(reached)) for k in range(1, order + 1)]
+        start += reached
+        krylov = Krylov(op, krylov.at(reached), size=size)
+    return out.reshape(*times.shape, *r.shape)

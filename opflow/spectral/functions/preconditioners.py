@@ -1,0 +1,251 @@
+r"""Preconditioners for ``op + μ``: operators near its inverse that cost less than a product.
+
+They are operators like any other: SciPy and PyLops solvers take them as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.workspace import op_namespace
+from opflow.operators.operator import Cost, Operator
+from opflow.spectral.checks import (
+    Normalised,
+    check_finite,
+    check_shift,
+    finite,
+    gaussian,
+    not_psd,
+    symmetric_operator,
+)
+from opflow.spectral.traces.structure import exact_diagonal
+
+
+class Nystrom(Operator):
+    r"""``I + U diag(w) Uᵀ`` with orthonormal columns U and w >= −1: PSD.
+
+    Parameters
+    ----------
+    U : array (n, k)
+        Orthonormal columns; a promise by the caller.  k may be 0.
+    weights : array (k,)
+        w, from −1.
+    space : Space, optional
+        ``op.space`` of the operator that it preconditions, if that is sharded: U is then the rows
+        of this rank.
+
+    Notes
+    -----
+    One product costs 4·n·k flops a column.  :func:`nystrom` builds it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> P = Nystrom(np.eye(3, 1), np.array([-0.75]))
+    >>> P @ np.ones(3), P.psd
+    (array([0.25, 1.  , 1.  ]), True)
+    """
+
+    def __init__(self, U: Any, weights: Any, *, space: Space = LOCAL, symbol: str = "P⁻¹") -> None:
+        U = check_real(U, "U")
+        weights = check_real(weights, "weights", dtype=U.dtype, finite=True)
+        if U.ndim != 2 or weights.shape != U.shape[1:]:
+            raise ValueError(
+                f"U must have shape (n, k) and weights (k,), not {U.shape} and {weights.shape}"
+            )
+        if weights.size and not float(weights.min()) >= -1:
+            raise ValueError(f"weights must be at least -1, not {float(weights.min()):.4g}")
+        self.data, self.weights = U, weights
+        super().__init__((int(space.total(len(U))),) * 2, U.dtype, psd=True, symbol=symbol)
+        self.space = self.domain = space
+
+    def cost(self, columns: int = 1) -> Cost:
+        flops = 4.0 * self.data.size * columns
+        return Cost(flops, 2.0 * self.data.nbytes + self._vector_bytes(columns))
+
+    def _matmat(self, X: Any) -> Any:
+        return X + self.data @ (self.weights[:, None] * self.space.gram(self.data, X))
+
+    _rmatmat = _matmat
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        _no_entries(self.space)
+        xp = namespace(self.data)
+        index = xp.arange(self.shape[0])
+        same = index[rows][:, None] == index[cols]
+        return same + (self.data[rows] * self.weights) @ self.data[cols].T
+
+    def _diagonal(self) -> Any:
+        return 1 + self.data**2 @ self.weights
+
+
+class Jacobi(Operator):
+    """A positive diagonal matrix.
+
+    Parameters
+    ----------
+    diagonal : array (n,)
+        Not negative.
+    space : Space, optional
+        As for :class:`Nystrom`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Jacobi(np.array([1.0, 0.5])) @ np.ones(2)
+    array([1. , 0.5])
+    """
+
+    def __init__(self, diagonal: Any, *, space: Space = LOCAL, symbol: str = "D⁻¹") -> None:
+        diagonal = check_real(diagonal, "diagonal")
+        size = int(space.total(diagonal.size))
+        if is_sparse(diagonal) or diagonal.ndim != 1 or not size:
+            raise ValueError(f"diagonal must be a vector, not of shape {diagonal.shape}")
+        least = _least(check_finite(diagonal, "diagonal", space), space)
+        if least < 0:
+            raise ValueError(f"diagonal must not be negative, but has {least:.4g}")
+        self.data = diagonal
+        super().__init__((size,) * 2, diagonal.dtype, psd=True, symbol=symbol)
+        self.space = self.domain = space
+
+    def cost(self, columns: int = 1) -> Cost:
+        return Cost(float(self.data.size * columns), self.data.nbytes + self._vector_bytes(columns))
+
+    def _matmat(self, X: Any) -> Any:
+        return self.data[:, None] * X
+
+    _rmatmat = _matmat
+
+    def _block(self, rows: Any, cols: Any) -> Any:
+        _no_entries(self.space)
+        index = namespace(self.data).arange(self.shape[0])
+        same = index[rows][:, None] == index[cols]
+        return same * self.data[rows][:, None]
+
+    def _diagonal(self) -> Any:
+        return self.data.copy()
+
+
+def _least(values: Any, space: Space) -> float:
+    return -float(space.largest(-float(values.min()) if values.size else -np.inf))
+
+
+def _no_entries(space: Space) -> None:
+    if space.sharded:
+        raise ValueError("a sharded preconditioner has no entries to give: it knows products")
+
+
+@keywords
+def nystrom(
+    op: Any, shift: float = 0.0, rank: int = 100, *, rng: Seed = 0, seed: Seed = 0
+) -> Nystrom:
+    r"""The randomised Nyström preconditioner of op + μ.
+
+    Parameters
+    ----------
+    op : operator or array (n, n)
+        Symmetric PSD.
+    shift : float, default 0
+        μ, not negative.
+    rank : int, default 100
+        Vectors of the sketch, n at most: one block product, and rank·n numbers are held.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Of the sketch.
+
+    Returns
+    -------
+    Nystrom
+        An operator of order n, in the dtype of `op`, near a multiple of (op + μ)⁻¹.
+
+    Notes
+    -----
+    From a sketch Y = op Ω with orthonormal Ω, the Nyström approximation
+    :math:`Y(\Omega^T Y)^{-1}Y^T = U\Lambda U^T` is computed with a shift of the size of rounding
+    that is taken off again; then [1]_
+
+    .. math:: P^{-1} = (\lambda_k + \mu)\, U(\Lambda + \mu)^{-1}U^T + (I - UU^T).
+
+    Once the rank is some twice the effective dimension :math:`tr\, op(op + \mu)^{-1}`, the
+    condition number of :math:`P^{-1}(op + \mu)` is a small constant, whatever that of op + μ.
+    Eigenvalues at the rounding of the largest are dropped; if there are any and μ > 0, the sketch
+    holds all of op, and μ stands for :math:`\lambda_k + \mu`.  Costs `rank` products, and
+    10·n·rank² flops.
+
+    .. [1] Z. Frangella, J. A. Tropp, M. Udell, Randomized Nyström preconditioning, SIAM J. Matrix
+       Anal. Appl. 44 (2023).
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> op = of.Gram(np.diag(0.5 ** np.arange(20.0)))
+    >>> P = of.spectral.nystrom(op, 1e-6, rank=15)
+    >>> eigenvalues = np.linalg.eigvals((P @ (op + 1e-6 * of.Identity(20))).todense()).real
+    >>> bool(eigenvalues.max() / eigenvalues.min() < 2)
+    True
+    """
+    op, shift = symmetric_operator(op), check_shift(shift)
+    n, xp, space = op.shape[0], op_namespace(op), op.space
+    rank = min(check_integer(rank, "rank", 1), n)
+    sketch = space.qr(gaussian(op, rank, rng))[0]
+    product = Normalised(op.matmat, space)
+    image = finite(product(sketch), space=space)
+    shift /= product.unit
+    eps = float(np.finfo(op.dtype).eps)
+    jitter = n**0.5 * eps * float(space.norm(image))
+    # The small matrices are done in float64 on the host, whatever the data is.
+    core = to_host(space.gram(sketch, image)).astype(np.float64)
+    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    if values[0] < -10 * jitter:
+        raise not_psd("op", values[0] / np.abs(values).max())
+    scale = (np.maximum(values, 0.0) + jitter) ** -0.5 if jitter else np.zeros(rank)
+    half = (image + jitter * sketch) @ xp.asarray(vectors * scale, dtype=op.dtype)
+    Q, R = space.qr(half)
+    left, singular, _ = np.linalg.svd(to_host(R).astype(np.float64))
+    eigenvalues = np.maximum(singular**2 - jitter, 0.0)
+    kept = eigenvalues > n * eps * eigenvalues[0]
+    eigenvalues = eigenvalues[kept]
+    floor = 0.0 if shift and not kept.all() else float(np.min(eigenvalues, initial=np.inf))
+    weights = (floor + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
+    U = Q @ xp.asarray(left[:, kept], dtype=op.dtype)
+    return Nystrom(U, xp.asarray(weights, dtype=op.dtype), space=space)
+
+
+def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
+    r"""The inverse of the exact diagonal of op + μ.
+
+    Parameters
+    ----------
+    op : operator or array (n, n)
+        Symmetric PSD.
+    shift : float, default 0
+        μ, not negative.
+
+    Returns
+    -------
+    Jacobi
+        An operator of order n, in the dtype of `op`.
+
+    Notes
+    -----
+    :math:`1/(op_{\mu\mu} + \mu)`; 1 where that is 1/0, for there the row of a PSD operator is
+    zero.  The diagonal of kernels costs as much as half a product.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.jacobi(of.Gram(np.diag([1.0, 2.0])), 1.0).diagonal()
+    array([0.5, 0.2])
+    """
+    op, shift = symmetric_operator(op), check_shift(shift)
+    diagonal = exact_diagonal(op)
+    least = _least(diagonal, op.space)
+    if least < 0:
+        raise ValueError(f"op must be PSD, but has {least:.4g} on its diagonal")
+    diagonal = diagonal + op.dtype.type(shift)
+    inverse = 1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1))
+    return Jacobi(inverse, space=op.space)

@@ -1,0 +1,1 @@
+"""Krylov spaces of symmetric operators."""

@@ -1,0 +1,98 @@
+"""Lanczos from many start vectors in lockstep, and what they find in common.
+
+The start vectors stay independent, as random probes have to, so this is not block Lanczos.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opflow.machine.arrays import to_host
+from opflow.operators.operator import Operator
+from opflow.spectral.krylov.recursion import Recursion, eigh_tridiagonals
+
+
+def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
+    """Lanczos from each of several vectors at once, a block product a step.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric, of order n.
+    start : array (n, probes)
+    steps : int
+    keep : bool
+        As in :class:`opflow.spectral.krylov.recursion.Recursion`.
+
+    Returns
+    -------
+    alpha, beta : arrays (probes, m), on the host in float64
+        Diagonals and, in ``beta[:, :-1]``, off-diagonals; ``beta[:, -1]`` is the norm of the
+        next residual.  A probe whose space is invariant goes on with β = 0 and its first α:
+        nodes without weight, inside the spectrum.
+    basis : array (probes, m, n) or None
+    products : int
+        With one vector: a probe whose space is invariant takes no more.
+    """
+    space = Recursion(op, start, steps, keep=keep)
+    space.reserve(space.size)
+    while space.open.any():
+        space.grow()
+    alpha, beta = space.tridiagonal()
+    last = np.where(space.counts == alpha.shape[1], space.residuals, 0.0)
+    return alpha, np.column_stack([beta, last]), space.basis if keep else None, space.products
+
+
+def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
+    """Eigenvalues (probes, m) and vectors (probes, m, m) of the tridiagonal matrices.
+
+    A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
+    them gets the whole of what the start vector has of them, the others are left none.
+    """
+    values, vectors = eigh_tridiagonals(alpha, beta[:, :-1])
+    index = np.arange(alpha.shape[1])
+    apart = np.diff(values) > 16 * eps * np.abs(values).max()
+    first = np.maximum.accumulate(np.pad(apart, ((0, 0), (1, 0))) * index, axis=1)
+    belongs = (first[:, :, None] == index) * vectors[:, 0, :, None]
+    merged = np.matmul(vectors, belongs)
+    norms = np.linalg.norm(merged, axis=1, keepdims=True)
+    return values, merged / np.where(norms > 0, norms, 1.0)
+
+
+def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, op: Operator) -> Any:
+    """Multiplicities (probes, m) of the eigenvalues that all probes have found; 0 elsewhere.
+
+    The j-th nodes from either end of the spectrum belong together.  Their Ritz vectors, one a
+    probe, have a Gram matrix whose rank is the multiplicity, if that is below the number of
+    probes.
+    """
+    probes, m = nodes.shape
+    n, flat = op.shape[0], basis.reshape(probes * m, basis.shape[2])
+    gram = to_host(op.space.total(flat @ flat.T)).astype(np.float64).reshape(probes, m, probes * m)
+    eps = float(np.finfo(basis.dtype).eps)
+    # nodes without weight are not of this probe's space, or rounding's copies of others
+    real = vectors[:, 0] ** 2 > eps**1.5
+    ranks = [np.nonzero(row)[0] for row in real]
+    shortest = min(map(len, ranks))
+    top, count, each = np.abs(nodes).max(), np.zeros((probes, m)), np.arange(probes)
+    for side in (1, -1):
+        for j in range(shortest):
+            place = np.array([index[-1 - j] if side > 0 else index[j] for index in ranks])
+            if count[each, place].any():
+                break
+            own = vectors[each, :, place]
+            if n * (own[:, 0] ** 2).mean() < 1e-3:
+                continue  # no eigenvector weighs so little in all probes: a copy
+            shared = np.matmul(own[:, None], gram).reshape(probes, probes, m)
+            spread = np.linalg.eigvalsh(np.einsum("ijm,jm->ij", shared, own))
+            found = int((spread > 1e-2).sum())
+            if found < probes and spread[-found - 1] < 1e-5:
+                count[each, place] = found
+            elif residual[each, place].max() > 1e-6 * top:
+                break  # what lies further inside has converged even less
+    left = n - count[0].sum()
+    rest = np.where(count > 0, 0.0, vectors[:, 0] ** 2).sum(axis=1)
+    consistent = left == 0 or (left > 0 and rest.min() > eps)
+    return count if consistent else np.zeros_like(count)

@@ -1,0 +1,225 @@
+r"""A Krylov space grown in blocks, ``span(V, op V, op² V, …)``, with full reorthogonalisation.
+
+The basis Q is kept orthonormal to rounding, ``Qᵀ op Q = T`` is known exactly on the host, and all
+that is left out of it is the residual of the last block: ``op Q = Q T + V R Eᵀ``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import Array, check_integer, check_real, namespace, to_host
+from opflow.machine.workspace import row_slices
+from opflow.operators.operator import Operator
+from opflow.spectral.checks import (
+    Normalised,
+    finite,
+    gaussian,
+    peaks,
+    sharing,
+    symmetric_operator,
+    unit_of,
+)
+
+
+class BlockKrylov:
+    """The space, one block product a step; directions that are exhausted are replaced.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric, of order n.
+    start : array (n, b)
+        Need not be of full rank: random directions take the place of what is missing.
+    size : int
+        Columns of the basis at most; b more are held.
+    rng : numpy.random.Generator
+
+    Attributes
+    ----------
+    products : int
+        Columns multiplied so far.
+    filled : int
+        Columns of the basis in use.
+    scale : float
+        ‖op‖ as far as it has been seen, from below.
+
+    Notes
+    -----
+    A step costs one product with b columns and, for two passes of block Gram–Schmidt, 8·n·m·b
+    flops.  Where the new block loses rank (an invariant subspace, the zero operator, a small n),
+    the coupling R is zero there and random directions, orthogonal to the basis, go on: so every
+    copy of a repeated eigenvalue is found in the end, which a single start vector cannot do.
+    """
+
+    def __init__(self, op: Operator, start: Any, size: int, rng: np.random.Generator) -> None:
+        n, b = op.shape[0], start.shape[1]
+        self.op, self.rng, self.size = op, rng, min(size, n)
+        self._basis = namespace(start).empty((len(start), min(self.size + b, n)), dtype=op.dtype)
+        self.matrix = np.zeros((self.size, self.size))
+        self.products = self.filled = 0
+        self.scale = 0.0
+        self._eps = float(np.finfo(op.dtype).eps)
+        self._product = Normalised(op.matmat, op.space)
+        norm = float(op.space.norm(start))
+        self._next, self.coupling = self._orthonormal(start, norm)
+
+    @property
+    def basis(self) -> Any:
+        """Q, (n, filled)."""
+        return self._basis[:, : self.filled]
+
+    @property
+    def unit(self) -> float:
+        """What `matrix`, `coupling` and `scale` have to be multiplied by."""
+        return self._product.unit
+
+    @property
+    def full(self) -> bool:
+        """Whether the basis spans everything, or must be restarted before it can grow."""
+        return self.filled + self._next.shape[1] > self.size or self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Whether the basis spans the whole space: T has the spectrum of the operator."""
+        return self.filled == self.op.shape[0]
+
+    def expand(self) -> None:
+        """Take the next block into the basis and multiply it."""
+        m, stop = self.filled, self.filled + self._next.shape[1]
+        self._basis[:, m:stop] = self._next
+        self.filled = stop
+        space = self.op.space
+        W = finite(self._product(self._basis[:, m:stop]), space=space)
+        self.products += stop - m
+        Q = self.basis
+        self.scale = max(self.scale, float(space.norm(W, axis=0).max()))
+        H = space.gram(Q, W)
+        W = W - Q @ H
+        H = to_host(H).astype(np.float64)
+        H[m:] = (H[m:] + H[m:].T) / 2
+        self.matrix[:stop, m:stop] = H
+        self.matrix[m:stop, :stop] = H.T
+        self._next, self.coupling = self._orthonormal(W, self.scale)
+
+    def _orthonormal(self, W: Any, scale: float) -> tuple[Any, Any]:
+        """An orthonormal block V orthogonal to the basis, and R with W = V R to rounding."""
+        n, b, space = self.op.shape[0], W.shape[1], self.op.space
+        xp, keep = namespace(W), min(b, n - self.filled)
+        if keep == 0:
+            return W[:, :0], np.zeros((0, b))
+        least = 10 * n**0.5 * self._eps * scale
+        G = to_host(space.gram(W, W)).astype(np.float64)
+        values, left = np.linalg.eigh((G + G.T) / 2)
+        if values[0] > max(least**2, self._eps**0.25 * values[-1]) and keep == b:
+            rank, V = b, W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
+        else:  # what is small in W drowns in the rounding of its Gram matrix
+            V, R = space.qr(W)
+            left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
+            rank = min(int((values > least).sum()), keep)
+            V = V @ xp.asarray(left[:, :keep], dtype=W.dtype)
+        if rank < keep:
+            V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
+            V = space.qr(V - self.basis @ space.gram(self.basis, V))[0]
+        # What was small beside W has picked up the basis again in rounding.
+        V = V - self.basis @ space.gram(self.basis, V)
+        # V is orthonormal but for that, so Cholesky is as stable here as QR, and faster
+        turn = np.linalg.inv(np.linalg.cholesky(to_host(space.gram(V, V)).astype(np.float64))).T
+        V = V @ xp.asarray(turn, dtype=W.dtype)
+        R = np.zeros((keep, b))
+        R[:rank] = to_host(space.gram(V[:, :rank], W)).astype(np.float64)
+        return V, R
+
+    def ritz(self) -> tuple[Any, Any, Any]:
+        """Ritz values (m,) ascending, their coordinates (m, m), and residual norms (m,)."""
+        m = self.filled
+        values, vectors = np.linalg.eigh(self.matrix[:m, :m])
+        width = self.coupling.shape[1]
+        residuals = np.linalg.norm(self.coupling @ vectors[m - width :], axis=0)
+        return values, vectors, np.zeros(m) if self.complete else residuals
+
+    def combine(self, coordinates: Any) -> Any:
+        """Q times coordinates (m, c): (n, c)."""
+        return self.basis @ namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
+
+    def restart(self, values: Any, coordinates: Any) -> None:
+        """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks."""
+        m, kept = self.filled, len(values)
+        S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
+        for s in row_slices(len(self._basis), m * self._basis.dtype.itemsize):
+            self._basis[s, :kept] = self._basis[s, :m] @ S
+        self.matrix[:] = 0.0
+        self.matrix[range(kept), range(kept)] = values
+        self.filled = kept
+
+
+@keywords
+def block_lanczos(
+    op: Any, steps: int, V: Any = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
+) -> tuple[Array, Array, Array]:
+    r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Symmetric.
+    steps : int
+        Block products to spend at most; fewer once the basis spans everything.
+    V : array (n, b), optional
+        Start; `block` Gaussian vectors by default.
+    block : int, default 8
+        b, where `V` is not given.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Of the start and of the directions that replace exhausted ones.
+
+    Returns
+    -------
+    T : array (m, m)
+        ``basis.T @ op @ basis``, symmetric and block tridiagonal to rounding, on the host, float64.
+    basis : array (n, m)
+        Orthonormal to rounding.
+    coupling : array (c, b)
+        R of the residual: ``op @ basis - basis @ T`` is zero but in the last b columns, where it
+        is a matrix with orthonormal columns times R.
+
+    Notes
+    -----
+    m is a multiple of b, or n.  Costs b products and 8·n·m·b flops a step.  An eigenvalue repeated
+    up to b times shows all its copies at once.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> T, Q, R = of.spectral.block_lanczos(of.Identity(5), 2, block=2)
+    >>> T.shape, bool(np.allclose(T, np.eye(4))), bool(np.allclose(R, 0))
+    ((4, 4), True, True)
+    """
+    op = symmetric_operator(op)
+    check_integer(steps, "steps", 1)
+    rng = sharing(op).generator(rng)
+    if V is None:
+        V = gaussian(op, min(check_integer(block, "block", 1), op.shape[0]), rng)
+    V = check_start(op, V, "V")
+    space = BlockKrylov(op, V, steps * V.shape[1], rng)
+    while not space.full:
+        space.expand()
+    T = space.matrix[: space.filled, : space.filled]
+    return space.unit * T, space.basis, space.unit * space.coupling
+
+
+def check_start(op: Operator, V: Any, name: str) -> Any:
+    """`V` as a block (n, b) with 1 <= b <= n, finite and of the operator's dtype."""
+    n = op.domain.here(op.shape[0])
+    V = check_real(V, name, dtype=op.dtype)
+    V = V[:, None] if V.ndim == 1 else V
+    if V.ndim != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
+        raise ValueError(
+            f"{name} has shape {getattr(V, 'shape', None)} but op of order {n} needs ({n}, b), "
+            f"1 <= b <= {n}"
+        )
+    V = finite(V, name, op.space)
+    units = unit_of(peaks(V, op.space), V.dtype)  # only directions count
+    return V / namespace(V).asarray(units, dtype=V.dtype)

@@ -1,0 +1,187 @@
+"""What can be had of a spectrum without estimating: LAPACK where one side is small, rank bounds.
+
+A Gram ``F diag(w) Fᵀ`` with F (n, p) has the nonzero spectrum of a matrix of order p, so the
+smaller side decides, and n − p of its eigenvalues are zero by structure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opflow.evaluation.dense import dense, dense_plan
+from opflow.interface.keywords import advance
+from opflow.machine.arrays import to_host
+from opflow.machine.workspace import parse_memory, whereabouts
+from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
+from opflow.operators.gram import CrossGram, Gram
+from opflow.operators.operator import Cost, Operator
+from opflow.spectral.checks import DENSE, finite, sharing
+from opflow.spectral.functions.preconditioners import Jacobi
+from opflow.spectral.traces.structure import NOMINAL, forming_products
+
+#: LAPACK's eigenvalues of order m take m³ times this, in flops of a matrix product
+EIGENVALUES = 5.0
+#: bytes an entry: the matrix, a copy in float64, LAPACK's workspace
+WHOLE_BYTES = 24.0
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues (m,) ascending, on the host, in float64; so many more that are zero.
+
+    Products are those that formed the matrix of a black box.
+    """
+
+    values: Any
+    zeros: int
+    products: int
+
+
+def rank_bound(op: Operator) -> int:
+    """The largest rank that the structure of `op` allows.
+
+    Parameters
+    ----------
+    op : Operator
+
+    Returns
+    -------
+    int
+        At most ``min(op.shape)``; no product is spent.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> from opflow.spectral.traces.exact import rank_bound
+    >>> rank_bound(of.Gram(np.ones((5, 2)))), rank_bound(2.0 * of.Identity(5))
+    (2, 5)
+    """
+    side = min(op.shape)
+    parts = [rank_bound(part) for part in op.operands]
+    if isinstance(op, Zero) or (isinstance(op, Scaled) and op.scalar == 0):
+        return 0
+    if isinstance(op, Gram):
+        weights = op.weights
+        return min(*parts, side if weights is None else int((weights != 0).sum()))
+    if isinstance(op, Product | CrossGram | Scaled | Adjoint | Cast):
+        return min(parts)
+    return min(side, sum(parts)) if isinstance(op, Sum | HStack) else side
+
+
+def factor(op: Operator) -> Operator | None:
+    """F with ``op = F Fᵀ``, as the structure gives it; ``None`` if it does not.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> from opflow.spectral.traces.exact import factor
+    >>> factor(2.0 * of.Gram(np.ones((5, 2))) + of.Gram(np.ones((5, 1)))).shape
+    (5, 3)
+    """
+    if isinstance(op, Gram):
+        if op.weights is None:
+            return op.factor
+        return op.factor @ Jacobi(op.weights**0.5, symbol="√w") if op.psd else None
+    if isinstance(op, Scaled) and op.scalar > 0:
+        inner = factor(op.operands[0])
+        return None if inner is None else scale(op.scalar**0.5, inner)
+    if isinstance(op, Sum):
+        parts = [part for part in map(factor, op.operands) if part is not None]
+        return HStack(parts) if len(parts) == len(op.operands) else None
+    return None
+
+
+def narrow_factor(op: Operator) -> Operator | None:
+    """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it.
+
+    Of a sharded `op` whatever F has columns on all ranks: op itself has no entries to give.
+    """
+    F = factor(op)
+    if F is None or F.domain.sharded:
+        return None
+    return F if F.shape[1] < op.shape[0] or op.space.sharded else None
+
+
+def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
+    """Whether all eigenvalues by LAPACK take no longer than `estimate`, or are `asked` for.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric.
+    estimate : Cost
+    asked : bool
+
+    Raises
+    ------
+    MemoryError, ValueError
+        If they are `asked` for, but do not fit in half of the free memory, or `op` is sharded and
+        has no small side.
+    """
+    n = op.shape[0]
+    F = narrow_factor(op)
+    side = n if F is None else F.shape[1]
+    if (op.space.sharded and F is None) or (sharing(op).sharded and side > DENSE):
+        if asked:
+            raise ValueError(f"a sharded op of order {n} has no entries to give: estimate instead")
+        return False
+    if side <= DENSE:
+        return True
+    need = WHOLE_BYTES * float(side) ** 2
+    budget = parse_memory(None, whereabouts(op))
+    if need > budget and asked:
+        raise MemoryError(
+            f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
+            f"{budget / 1e9:.3g} GB: estimate instead"
+        )
+    forming = dense_plan(op).cost if F is None else F.cost(side).times(2)
+    lapack = Cost(EIGENVALUES * float(side) ** 3, 0.0)
+    seconds = NOMINAL.seconds(forming, op.dtype) + NOMINAL.seconds(lapack, np.float64)
+    return asked or (need <= budget and seconds <= NOMINAL.seconds(estimate, op.dtype))
+
+
+def dense_spectrum(op: Operator) -> Spectrum:
+    """The whole spectrum by LAPACK, of the smaller side; :func:`whole_pays` says where.
+
+    Parameters
+    ----------
+    op : Operator
+        Symmetric.
+
+    Returns
+    -------
+    Spectrum
+
+    Notes
+    -----
+    Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming
+    it costs: tiles where the structure gives them, else m products.
+    """
+    F = narrow_factor(op)
+    advance(0, f"LAPACK, order {op.shape[0] if F is None else F.shape[1]}")
+    if F is None:
+        matrix = finite(op.todense() if sharing(op).sharded else dense(op))
+        return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
+    matrix = finite((F.T @ F).todense())
+    products = len(matrix) if sharing(op).sharded else min(len(matrix), forming_products(op))
+    more = op.shape[0] - len(matrix)  # zeros of op, or of the matrix
+    return Spectrum(_eigenvalues(matrix)[max(-more, 0) :], max(more, 0), products)
+
+
+def _eigenvalues(matrix: Any) -> Any:
+    matrix = to_host(matrix).astype(np.float64)
+    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def rounding_level(op: Operator, values: Any) -> float:
+    """Below which eigenvalues cannot be told from zero, given some of the spectrum of `op`.
+
+    Notes
+    -----
+    A product is accurate to some ε·λ_max, and so is LAPACK; √n allows for the sums inside.  The
+    negative values that rounding gives a PSD operator show how far it really goes.
+    """
+    top = float(np.abs(values).max(initial=0.0))
+    level = op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top
+    return max(level, -2.0 * float(np.min(values, initial=0.0))) if op.psd else 4 * level

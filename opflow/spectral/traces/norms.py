@@ -1,0 +1,326 @@
+"""Norms and other numbers of a symmetric operator: exact where that is cheap, else with bounds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta as beta_law
+
+from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import check_integer
+from opflow.operators.operator import Operator
+from opflow.spectral.checks import (
+    ConvergenceWarning,
+    Estimate,
+    Normalised,
+    check_shift,
+    gaussian,
+    sharing,
+    symmetric_operator,
+)
+from opflow.spectral.density.quadrature import quadrature_cost
+from opflow.spectral.krylov.lanczos import lanczos
+from opflow.spectral.traces.estimators import xnystrace
+from opflow.spectral.traces.exact import dense_spectrum, rank_bound, whole_pays
+from opflow.spectral.traces.structure import diagonal_pays, entries_norm
+from opflow.spectral.traces.trace import FEWEST, PRODUCTS, trace
+
+#: width of an interval, relative to its upper end, from which on Lanczos has not converged
+WIDE = 0.1
+
+
+@keywords
+def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0) -> Estimate:
+    r"""The Frobenius norm of a symmetric operator.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 60
+        To spend on an estimate, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+
+    Returns
+    -------
+    Estimate
+        With a 95 % confidence interval.
+
+    Notes
+    -----
+    Exact for n <= 1024; for sparse matrices; for Grams of a dense factor F of width p < n, as
+    :math:`\|F^T F\|_F`, 2·n·p² flops; and from all entries, formed tile by tile, where by the
+    cost model that takes no longer than the products: for a kernel A∘D of widths p and q, whose
+    entries cost n²·(p + q) flops and whose products 4·n·p·q, up to some
+    ``n = 4·products·p·q / (p + q)``.  Else
+    :func:`opflow.spectral.traces.estimators.xnystrace` of op², two products a sample; the square
+    decays fast, and so does its error.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.frobenius_norm(of.Gram(np.array([[1.0, 0.0], [0.0, 2.0]])))
+    4.12311 (exact, 0 products)
+    """
+    op = symmetric_operator(op)
+    check_integer(products, "products", 2 * FEWEST)
+    exact = entries_norm(op, products)
+    if exact is not None:
+        return Estimate(exact[0], products=exact[1])
+    omega = gaussian(op, products // 2, rng)
+    once = Normalised(op.matmat, op.space)
+    found = xnystrace(lambda X: once(once(X)), omega, space=op.space)
+    ends = (once.unit * math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
+    return Estimate(*ends, products=2 * found.products, how=found.how)
+
+
+@keywords
+def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estimate:
+    r"""The spectral norm, the largest absolute value of an eigenvalue, between two bounds.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 40
+        Steps of Lanczos, from 2; n numbers are held for each.
+    rng, seed : int, numpy.random.Generator or None, default 0
+
+    Returns
+    -------
+    Estimate
+        `low` holds for certain, to rounding; `high` with a probability of 95 %.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the interval is wider than a tenth of its upper end; ``how`` then ends in ``"not
+        converged"``.
+
+    Notes
+    -----
+    Exact by LAPACK where that takes no longer, for n <= 1024 at least.  Else the value and `low`
+    are the largest Ritz value θ.  That an eigenvalue lies within the residual of θ bounds nothing
+    from above: it may be another one.  What does is that the next Lanczos vector is
+    :math:`p(A) v` with the monic characteristic polynomial of T over :math:`\prod \beta`, and has
+    norm 1: so :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component
+    along the eigenvector u is below :math:`\delta` with probability 5 % only,
+    :math:`\delta^2` being that quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and
+    van der Vorst 2000).  Beyond θ, p grows without bound, and the bound is where it reaches
+    :math:`1/\delta`.  For PSD operators it is capped by the trace, and always by the Frobenius
+    norm, where these are exact for less than the products.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.norm(of.Gram(np.diag([1.0, 3.0])))
+    9 (exact, 0 products)
+    """
+    op = symmetric_operator(op)
+    check_integer(products, "products", 2)
+    if by_lapack(op, products):
+        values, spent = eigenvalues(op)
+        return Estimate(float(np.abs(values).max()), products=spent)
+    (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
+    low, high = max(top, -bottom), max(ceiling, -floor)
+    if op.psd and diagonal_pays(op, products):
+        total = trace(op, how="exact")
+        high, spent = min(high, float(total)), spent + total.products
+    exact = entries_norm(op, products)
+    if exact is not None:
+        high = min(high, exact[0])
+        spent = spent + exact[1]
+    return by_lanczos(low, low, max(low, high), spent)
+
+
+@keywords
+def condition_number(
+    op: Any, shift: float = 0.0, *, products: int = 100, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
+    r"""The condition number of ``op + shift·I``.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Known to be PSD if the number is estimated.
+    shift : float, default 0
+    products, rng, seed
+        As for :func:`norm`.
+
+    Returns
+    -------
+    Estimate
+        `low` holds to rounding; `high` is certain if all eigenvalues were computed, else holds with
+        a probability of 95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The
+        value is `low`, but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε``
+        times the largest.  That is exact only where structure proves it zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `op` is not symmetric, real and finite, or `shift` is negative, or the number is
+        estimated and `op` is not known to be PSD: extremes say nothing of eigenvalues next to zero.
+
+    Warns
+    -----
+    ConvergenceWarning
+        As for :func:`norm`.
+
+    Notes
+    -----
+    :math:`(\lambda_{max} + \lambda) / (\lambda_{min} + \lambda)`, or the extreme absolute values
+    of an indefinite op.  Exact by LAPACK as :func:`norm`; else by its bounds at both ends, and
+    with :math:`\lambda_{min} = 0` where a Gram is narrower than n.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> G = of.Gram(np.diag([1.0, 3.0]))
+    >>> float(of.spectral.condition_number(G)), float(of.spectral.condition_number(G, 1.0))
+    (9.0, 5.0)
+    """
+    op, shift = symmetric_operator(op), check_shift(shift)
+    check_integer(products, "products", 2)
+    n, eps = op.shape[0], float(np.finfo(op.dtype).eps)
+    known = rank_bound(op) < n  # a zero that nothing need be spent on
+    if known and shift == 0:
+        return Estimate(math.inf)
+    small = by_lapack(op, products)
+    if not small and not op.psd:
+        raise ValueError(
+            f"op of order {n} must be known to be PSD for an estimate from {products} "
+            "products; with more of them all eigenvalues may be computed"
+        )
+    if small:
+        values, spent = eigenvalues(op)
+        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
+        bottom, top = float(sizes.min()), float(sizes.max())
+        floor, ceiling = (shift if op.psd else 0.0), top
+    else:
+        (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=True)
+        bottom, floor, top, ceiling = (max(x, 0.0) + shift for x in (bottom, floor, top, ceiling))
+    level = n**0.5 * eps * top
+    if known and op.psd:
+        bottom, floor, level = shift, shift, 0.0
+    if top == 0:
+        return Estimate(math.inf, products=spent)
+    if small and bottom > level:
+        return Estimate(top / bottom, products=spent)
+    low = top / max(bottom, level)
+    high = max(low, ceiling / floor) if floor > 0 else math.inf
+    value = low if bottom > level else high
+    if small:
+        return Estimate(value, low, high, products=spent, how="LAPACK")
+    return by_lanczos(value, low, high, spent)
+
+
+@keywords
+def participation_ratio(
+    op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
+    r"""How many eigenvalues a spectrum amounts to: n if all are equal, 1 if one dominates.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+    products : int, default 60
+        To spend on an estimate of either factor, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+
+    Returns
+    -------
+    Estimate
+        0 for the zero operator.
+
+    Notes
+    -----
+    :math:`(\mathrm{tr}\, A)^2 / \|A\|_F^2`, from :func:`trace` and :func:`frobenius_norm`; the
+    interval combines the ends of both.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> round(float(of.spectral.participation_ratio(of.Identity(7))), 9)
+    7.0
+    """
+    op = symmetric_operator(op)
+    rng = sharing(op).generator(rng)
+    size = frobenius_norm(op, products=products, rng=rng)
+    total = trace(op, products=products, rng=rng)
+    if size == 0:
+        return Estimate(0.0, products=size.products + total.products)
+    ends = sorted(abs(x) for x in (total.low, total.high))
+    least = 0.0 if total.low <= 0 <= total.high else ends[0]
+    how = size.how if total.exact else total.how
+    return Estimate(
+        (total / size) ** 2,
+        (least / size.high) ** 2,
+        (ends[1] / size.low) ** 2 if size.low > 0 else math.inf,
+        products=size.products + total.products,
+        how=how,
+    )
+
+
+def by_lapack(op: Operator, products: int) -> bool:
+    """Whether all eigenvalues take no longer than `products` steps of Lanczos."""
+    return not op.space.sharded and whole_pays(op, quadrature_cost(op, 1, products))
+
+
+def eigenvalues(op: Operator) -> tuple[Any, int]:
+    """All eigenvalues by LAPACK, ascending, float64 on the host; the products they took."""
+    found = dense_spectrum(op)
+    return np.sort(np.concatenate([found.values, np.zeros(found.zeros)])), found.products
+
+
+def by_lanczos(
+    value: float, low: float, high: float, products: int, size: float | None = None
+) -> Estimate:
+    """An estimate, with a warning if its interval is too wide for `size` (`high` by default)."""
+    how = "Lanczos"
+    if not high - low <= WIDE * (high if size is None else size) < math.inf:
+        how += ", not converged"
+        warnings.warn(
+            f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "
+            "increase products",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    return Estimate(value, low, high, products=products, how=how)
+
+
+def extremes(
+    op: Operator, products: int, rng: Seed = 0, *, both: bool = False
+) -> tuple[tuple[float, float], tuple[float, float], int]:
+    """(smallest Ritz value, bound below it), (largest, bound above it), products spent.
+
+    With `both` the two bounds hold together with 95 %, else each does.
+    """
+    n = op.shape[0]
+    alpha, beta, _ = lanczos(op, products, rng=rng)
+    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
+        raise ValueError("products with op contain NaN or infinity")
+    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    ritz = np.linalg.eigvalsh(T)
+    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
+    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
+    above = _beyond(ritz, beta, reach) + rounding
+    below = _beyond(-ritz[::-1], beta, reach) + rounding
+    return (float(ritz[0]), -below), (float(ritz[-1]), above), len(alpha)
+
+
+def _beyond(ritz: Any, beta: Any, reach: float) -> float:
+    """Where Π (x − θ_j) / β_j, beyond the largest θ, reaches ``exp(reach)``."""
+    top = float(ritz[-1])
+    low, high = 0.0, top - float(ritz[0]) + float(beta[-1])
+    if high == 0:
+        return top
+    with np.errstate(divide="ignore"):  # a β of zero has its root at θ
+        target = float(np.log(beta).sum()) + reach
+        while np.log(high + (top - ritz)).sum() < target:
+            high *= 2
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            short = np.log(middle + (top - ritz)).sum() < target
+            low, high = (middle, high) if short else (low, middle)
+    return top + high

@@ -1,0 +1,244 @@
+"""What structure gives exactly, and when that is cheaper than an estimate made of products.
+
+Prices are those of the cost model (:func:`opflow.evaluation.dense.block_work`) at the nominal
+rates of no machine in particular, so that a number is exact or estimated alike everywhere.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+
+from opflow.evaluation.dense import block_work, dense_plan, gram_work
+from opflow.evaluation.function_gram import FunctionGram
+from opflow.machine.arrays import to_host
+from opflow.machine.cost import MachineProfile
+from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
+from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
+from opflow.operators.gates import Mask
+from opflow.operators.gram import Gram
+from opflow.operators.khatri_rao import Hadamard
+from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.matrix import Matrix
+from opflow.operators.operator import Cost, Operator
+from opflow.spectral.checks import DENSE, finite, sharing
+
+NOMINAL = MachineProfile()
+
+
+def pays(exact: Cost, op: Operator, products: int) -> bool:
+    """Whether what costs `exact` takes no longer than `products` products of `op`, or op is small.
+
+    Small is an order of at most `DENSE`: then even products with the identity are quick.
+    """
+    estimate = op.cost(products)
+    return op.shape[0] <= DENSE or NOMINAL.seconds(exact, op.dtype) <= NOMINAL.seconds(
+        estimate, op.dtype
+    )
+
+
+def diagonal_pays(op: Operator, products: int) -> bool:
+    """Whether the exact diagonal of `op` takes no longer than `products` products."""
+    if sharing(op).sharded:  # it is known or it is not, and costs are those of this rank alone
+        return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
+    return pays(diagonal_cost(op), op, products)
+
+
+def exact_diagonal(op: Operator) -> Any:
+    """``op.diagonal()``; of a sharded operator that does not know it, by n products."""
+    if not (op.space.sharded and diagonal_products(op)):
+        return finite(op.diagonal(), space=op.space)
+    if op.shape[0] > DENSE:
+        raise ValueError(
+            f"op is sharded and its structure does not give its diagonal: for an order of "
+            f"{op.shape[0]} > {DENSE} it can only be estimated"
+        )
+    return _sharded_columns(op).diagonal(op.space.span(op.shape[0]).start)
+
+
+def _sharded_columns(op: Operator) -> Any:
+    """The rows of this rank (here, n), by n products."""
+    n = op.shape[0]
+    span, xp = op.space.span(n), op_namespace(op)
+    identity = xp.eye(span.stop - span.start, n, span.start, dtype=op.dtype)
+    return finite(op.matmat(identity), space=op.space)
+
+
+def entries_pay(op: Operator, products: int) -> bool:
+    """Whether a pass over all entries of `op` takes no longer than `products` products."""
+    return not sharing(op).sharded and pays(entries_cost(op), op, products)
+
+
+def forming_products(op: Operator) -> int:
+    """Products that the entries of `op` take: n for a black box, else none."""
+    return op.shape[0] if _black_box(op) else 0
+
+
+def diagonal_products(op: Operator) -> int:
+    """Products that the diagonal of `op` takes: n for a black box, else none."""
+    if isinstance(op, Sum | Scaled):
+        return max(map(diagonal_products, op.operands))
+    if isinstance(op, Product) and op.is_gram:
+        return op.shape[0] if _black_box(op.operands[0]) else 0
+    return forming_products(op)
+
+
+def _black_box(op: Operator) -> bool:
+    """Whether rows come from products with the identity, in `op` or in what it is made of."""
+    kind = type(op)
+    if op.row_access and not op.operands:
+        return False
+    own = (kind._block, kind._gram_block) != (Operator._block, Operator._gram_block)
+    if kind is Product or not (own or kind.rows is not Operator.rows):
+        return True
+    return any(map(_black_box, op.operands))
+
+
+@singledispatch
+def diagonal_cost(op: Operator) -> Cost:
+    """What ``op.diagonal()`` costs: n entries where blocks are cheap, n products elsewhere."""
+    return block_work(op, 1, 1).cost.times(op.shape[0])
+
+
+@diagonal_cost.register(Sum)
+@diagonal_cost.register(Scaled)
+@diagonal_cost.register(Hadamard)
+def _of_parts(op: Operator) -> Cost:
+    return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
+
+
+@diagonal_cost.register
+def _of_squares(op: Product) -> Cost:
+    """Of ``F Fᵀ`` and ``Fᵀ F``: the factors of every row, and one pass that adds their squares."""
+    if diagonal_products(op):
+        return block_work(op, 1, 1).cost.times(op.shape[0])
+    F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
+    return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
+
+
+@diagonal_cost.register(SampleLift)
+@diagonal_cost.register(FeatureLift)
+def _of_lift(op: Operator) -> Cost:
+    return diagonal_cost(op.operands[0])
+
+
+@diagonal_cost.register(Mask)
+@diagonal_cost.register(FunctionGram)
+def _of_entries(op: Operator) -> Cost:
+    return op.cost(1).times(1 / op.shape[0])
+
+
+def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[Any, Any]:
+    """⟨A_i, A_j⟩ = Σ (A_i ∘ A_j) of symmetric operators by one pass over their entries.
+
+    With `change`, the second operator is replaced by its difference from the first, taken entry
+    by entry so that nothing cancels.  (len(ops), len(ops)), float64 on the host, and the units
+    (len(ops),) that the operators are measured in: no square of an entry leaves the range.
+    """
+    n, count = ops[0].shape[0], len(ops)
+    held = (2 + count) * 8  # squares of float32 leave its range: entries are multiplied in float64
+    xp = op_namespace(ops[0])
+    sums = []
+    peaks = []
+    times = []
+    if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
+        pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held, n))]
+    else:
+        pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
+    for r, c, copies in pieces:
+        parts = [op._block(r, c) for op in ops]
+        if change:
+            parts[1] = parts[1] - parts[0]
+        parts = [part.astype(np.float64, copy=False) for part in parts]
+        peak = xp.stack([abs(part).max() for part in parts])
+        parts = [part / size for part, size in zip(parts, xp.where(peak > 0, peak, 1), strict=True)]
+        sums.append(xp.stack([(a * b).sum() for a in parts for b in parts]))
+        peaks.append(peak)
+        times.append(copies)
+    peak = to_host(finite(xp.stack(peaks)))
+    units = np.where(peak.max(axis=0) > 0, peak.max(axis=0), 1.0)
+    share = peak / units
+    products = to_host(xp.stack(sums)).reshape(-1, count, count)
+    return np.einsum("t,tij,ti,tj->ij", np.array(times), products, share, share), units
+
+
+def _by_tiles(op: Operator) -> bool:
+    """Whether square tiles, of the symmetric half, are cheaper to form than whole rows."""
+    rows, cols, *_ = dense_plan(op)
+    return rows == cols
+
+
+def entries_cost(op: Operator) -> Cost:
+    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
+    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
+
+
+def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
+    """The exact ‖op‖_F of a symmetric operator and the products it took.
+
+    ``None`` if structure does not give it cheaper than `products`.
+    """
+    if isinstance(op, Scaled):
+        inner = entries_norm(op.operands[0], products)
+        return None if inner is None else (abs(op.scalar) * inner[0], inner[1])
+    if sharing(op).sharded:
+        return _sharded_norm(op, products)
+    if isinstance(op, Matrix) and op.sparse:
+        return _norm(op.data.data), 0
+    if isinstance(op, Gram) and op.factor.row_access and not getattr(op.factor, "sparse", False):
+        n, width = op.factor.shape
+        small = Cost(2.0 * n * width**2, float(width) ** 2 * op.dtype.itemsize)
+        if width < n and pays(small + op.factor.cost(0), op, products):
+            return _gram_norm(op), 0
+    if entries_pay(op, products):
+        square, units = inner_products([op])
+        return float(units[0] * square[0, 0] ** 0.5), forming_products(op)
+    return None
+
+
+def _norm(A: Any, space: Space = LOCAL) -> float:
+    """The norm of all entries; no square of one leaves the range of float64."""
+    peak = float(space.largest(float(abs(A).max()) if A.size else 0.0))
+    if not peak:
+        return 0.0
+    return peak * float(space.total(((A / peak) ** 2).sum(dtype=np.float64))) ** 0.5
+
+
+def _sharded_norm(op: Operator, products: int) -> tuple[float, int] | None:
+    """The same from no more than `products` columns: of op itself, or of FᵀF if it is a Gram."""
+    n = op.shape[0]
+    if n <= products:
+        A = _sharded_columns(op) if op.space.sharded else finite(op.todense())
+        return _norm(A, op.space), n
+    if isinstance(op, Gram) and op.weights is None and not op.factor.domain.sharded:
+        width = op.factor.shape[1]
+        if width <= products:
+            small = finite((op.factor.T @ op.factor).todense())
+            return _norm(small), width
+    return None
+
+
+def _gram_norm(op: Gram) -> float:
+    """‖F diag(w) Fᵀ‖_F = ‖diag(√w) M diag(√w)‖_F with the small M = FᵀF.
+
+    Terms of weights of both signs may cancel: then ‖R diag(w) Rᵀ‖_F, with R of F = Q R.
+    """
+    height, width = op.factor.shape
+    xp = op_namespace(op)
+    M = xp.zeros((width, width), dtype=op.dtype)
+    for s in row_slices(height, 3 * width * op.dtype.itemsize):
+        rows = op.factor.rows(s)
+        if op.psd:
+            M += rows.T @ rows
+        else:
+            M = xp.linalg.qr(finite(xp.concatenate([M, rows])), mode="r")
+    M = M.astype(np.float64, copy=False)
+    if not op.psd:
+        M = (M * op.weights) @ M.T
+    elif op.weights is not None:
+        roots = op.weights.astype(np.float64) ** 0.5
+        M = M * roots * roots[:, None]
+    return _norm(finite(M))
