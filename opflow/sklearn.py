@@ -120,8 +120,10 @@ class _Trained(_Estimator):
         shape = [X.shape[1], *np.atleast_1d(self.widths).tolist(), y.shape[1]]
         network = self.run_.network if hasattr(self, "run_") else None
         if network is not None and shape != [*network.widths, network.outputs]:
-            raise ValueError("warm_start goes on with a network of as many features, units and "
-                             "outputs as before: set it to False")  # fmt: skip
+            raise ValueError(
+                "warm_start goes on with a network of as many features, units and "
+                "outputs as before: set it to False"
+            )
         if mark != held:
             start = network or self._network(X, y.shape[1], self.scaling)
             state = b""

@@ -140,8 +140,10 @@ def _estimate(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     args.found = shapes | numbers(found)
     if not args.json:
         target = "" if args.data is None else f"; target: {data.about}"
-        print(f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
-              f"{args.dtype}{target}\n{estimated(found)}")  # fmt: skip
+        print(
+            f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
+            f"{args.dtype}{target}\n{estimated(found)}"
+        )
     return 0
 
 
@@ -165,8 +167,14 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if args.test_data is not None:
         if test is not None:
             raise ValueError("--test-data and --test-fraction exclude each other")
-        test = load(args.test_data, args.test_targets, args.dtype, reading(vars(args)),
-                    like=data.task, options=("--test-data", "--test-targets"))  # fmt: skip
+        test = load(
+            args.test_data,
+            args.test_targets,
+            args.dtype,
+            reading(vars(args)),
+            like=data.task,
+            options=("--test-data", "--test-targets"),
+        )
     elif args.test_targets is not None:
         raise ValueError("--test-targets needs --test-data")
     space = space_of(world.comm, data.inputs.shape[0])
@@ -181,12 +189,18 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
     if not args.quiet:
         held = f", {counted(test.inputs.shape[0], 'sample')} held out" if test is not None else ""
-        told = [f"target: {data.about}, {counted(data.inputs.shape[1], 'feature')}, "
-                f"{counted(int(samples), 'sample')}{held}", *data.notes]  # fmt: skip
+        told = [
+            f"target: {data.about}, {counted(data.inputs.shape[1], 'feature')}, "
+            f"{counted(int(samples), 'sample')}{held}",
+            *data.notes,
+        ]
         print("; ".join(told), flush=True)
     if world.comm is not None and world.leads:
-        print(f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
-              f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
+        print(
+            f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
+            f"{_go_on(args, world)}",
+            file=sys.stderr,
+        )
     try:
         run, summary, known = _run(args, data, test, folder, signals, world)
         told = world.lead(lambda: _finish(args, folder, run, summary, known))
@@ -201,8 +215,11 @@ def _train(args: argparse.Namespace, signals: _Signals, world: World) -> int:
     if not summary["stopped"]:
         return 0
     if world.leads:
-        print(f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
-              f"{_go_on(args, world)}", file=sys.stderr)  # fmt: skip
+        print(
+            f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
+            f"{_go_on(args, world)}",
+            file=sys.stderr,
+        )
     return 128 + signal.Signals[summary["stopped"]]
 
 
@@ -233,8 +250,11 @@ def _run(
     world: World,
 ) -> tuple[of.Trajectory | None, dict[str, Any], list[Any]]:
     """The run (on the rank that leads), its summary, and what its pictures need besides."""
-    config = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
-              if k not in ("command", "argv")}  # fmt: skip
+    config = {
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in vars(args).items()
+        if k not in ("command", "argv")
+    }
     config |= {"held_out": test is not None, "about": data.about, "version": of.__version__}
     world.lead(lambda: folder.configure(config, options.FIXED))
     widths, outputs = [data.inputs.shape[1], *args.widths], data.targets.shape[1]
@@ -250,9 +270,14 @@ def _run(
         if args.no_analysis:
             return {"skipped": "--no-analysis was given"}
         told = "" if args.quiet else f"eigenvalues of K {when} the run"
-        return run_report.analyse(network, data.inputs, seconds=expected.seconds,
-                             memory=args.memory,
-                              told=told, comm=world.comm)  # fmt: skip
+        return run_report.analyse(
+            network,
+            data.inputs,
+            seconds=expected.seconds,
+            memory=args.memory,
+            told=told,
+            comm=world.comm,
+        )
 
     started = time.perf_counter()
     before = analysed(network, "before")

@@ -10,7 +10,7 @@ import numpy as np
 from opflow.data.load import DataSet
 from opflow.machine.arrays import cupy_module, is_sparse, to_device
 from opflow.machine.ranks import Sharded, space_of
-from opflow.machine.streams import Streamed, in_turn
+from opflow.machine.streams import Streamed, prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.describe import human
 from opflow.relu.network import ReLUNetwork
@@ -68,6 +68,6 @@ def placed_inputs(X: Any, comm: Any = None) -> Any:
     if type(X) is np.ndarray:
         return to_device(X, "gpu")
     out = cupy_module().empty(rows.shape, dtype=rows.dtype)
-    for s in in_turn(row_slices(rows.shape[0], rows.shape[1] * rows.dtype.itemsize), rows):
+    for s in prefetched(row_slices(rows.shape[0], rows.shape[1] * rows.dtype.itemsize), rows):
         out[s] = rows[s]
     return out

@@ -140,18 +140,31 @@ def numbers(found: Estimate) -> dict[str, Any]:
     """The estimate for JSON: seconds, flops and bytes, the route that would be taken first."""
     rates = rates_for(found.routes, found.steps, found.dtype)
     routes = [
-        {"route": route.name, "seconds": route.seconds(found.steps, found.dtype, rates),
-         "set_up_flops": route.setup.flops, "step_flops": route.step.flops,
-         "step_bytes": route.step.bytes, "held_bytes": route.held,
-         "fits": bool(route.held <= found.budget)}
+        {
+            "route": route.name,
+            "seconds": route.seconds(found.steps, found.dtype, rates),
+            "set_up_flops": route.setup.flops,
+            "step_flops": route.step.flops,
+            "step_bytes": route.step.bytes,
+            "held_bytes": route.held,
+            "fits": bool(route.held <= found.budget),
+        }
         for route in found.routes
-    ]  # fmt: skip
-    products = {name: {"flops": cost.flops, "held_bytes": held,
-                       "seconds": rates.seconds(cost, found.dtype)}
-                for name, (cost, held) in found.products.items()}  # fmt: skip
-    return {"dtype": str(found.dtype), "steps": found.steps, "routes": routes,
-            "kernel_products": products, "memory_bytes": found.budget, "data_bytes": found.data,
-            "checkpoint_bytes": found.checkpoint, "dense_kernel_bytes": found.dense}  # fmt: skip
+    ]
+    products = {
+        name: {"flops": cost.flops, "held_bytes": held, "seconds": rates.seconds(cost, found.dtype)}
+        for name, (cost, held) in found.products.items()
+    }
+    return {
+        "dtype": str(found.dtype),
+        "steps": found.steps,
+        "routes": routes,
+        "kernel_products": products,
+        "memory_bytes": found.budget,
+        "data_bytes": found.data,
+        "checkpoint_bytes": found.checkpoint,
+        "dense_kernel_bytes": found.dense,
+    }
 
 
 def report(found: Estimate) -> str:
@@ -166,11 +179,16 @@ def report(found: Estimate) -> str:
     lines += ["", f"{'one product with K, fields':38}{'work':>12}{'':10}{'held':>10}"]
     for name, (cost, held) in found.products.items():
         seconds = rates.seconds(cost, found.dtype)
-        lines.append(f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
-                     f"{human(held, 'B', 1024):>10}{duration(seconds):>14}")  # fmt: skip
+        lines.append(
+            f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
+            f"{human(held, 'B', 1024):>10}{duration(seconds):>14}"
+        )
     lines.append("")
-    for name, value in (("budget", found.budget), ("X and y", found.data),
-                        ("a checkpoint", found.checkpoint),
-                        ("dense K, never formed unasked", found.dense)):  # fmt: skip
+    for name, value in (
+        ("budget", found.budget),
+        ("X and y", found.data),
+        ("a checkpoint", found.checkpoint),
+        ("dense K, never formed unasked", found.dense),
+    ):
         lines.append(f"{name:60}{human(value, 'B', 1024):>10}")
     return "\n".join(lines)

@@ -19,14 +19,33 @@ from opflow.interface.words import near
 
 CONFIG, LOG, CHECKPOINT, OLDER = "config.json", "log.jsonl", "checkpoint.npz", "checkpoint.npz.1"
 SHARDS = "checkpoint.npz.shards"  #: a folder, of a run on many ranks
-RESULTS = ("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png",
-           "layer_shares.png", "held_out.png", "accuracy.png", "predicted.png", "residuals.png",
-           "confusion.png")  # fmt: skip
+RESULTS = (
+    "trajectory.npz",
+    "summary.json",
+    "summary.txt",
+    "loss.png",
+    "eigenvalues.png",
+    "layer_shares.png",
+    "held_out.png",
+    "accuracy.png",
+    "predicted.png",
+    "residuals.png",
+    "confusion.png",
+)
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, SHARDS, *RESULTS)
 #: what an analysis of the spectrum leaves
-SPECTRUM = ("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png",
-            "cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png",
-            "heat_map.png")  # fmt: skip
+SPECTRUM = (
+    "spectrum.npz",
+    "spectrum.json",
+    "spectrum.txt",
+    "eigenvalues.png",
+    "density.png",
+    "cumulative.png",
+    "layer_shares.png",
+    "mode_shares.png",
+    "projections.png",
+    "heat_map.png",
+)
 #: where results wait for the others of them
 UNFINISHED = ".unfinished"
 #: where the files of an earlier run wait for the one that replaces it to succeed

@@ -23,9 +23,22 @@ DESCENT = ("step", "momentum", "batch")
 #: what a run that goes on must have in common with its beginning
 FIXED = {
     name: "--" + name
-    for name in ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol", "eliminate",
-                 "target", "task", "missing", "encode", "standardise")
-}  # fmt: skip
+    for name in (
+        "widths",
+        "scaling",
+        "seed",
+        "dtype",
+        "method",
+        *DESCENT,
+        "tol",
+        "eliminate",
+        "target",
+        "task",
+        "missing",
+        "encode",
+        "standardise",
+    )
+}
 FIXED |= {"test_fraction": "--test-fraction", "held_out": "--test-data"}
 #: what other tools call our options
 ELSEWHERE = {
@@ -260,18 +273,52 @@ def _add(group: Any, name: str, kind: Any, default: Any, text: str, **how: Any) 
 def data_options(command: argparse.ArgumentParser, nargs: Any = None, without: str = "") -> Any:
     """DATA, and how they are read; the names are those of :class:`opflow.data.load.Reading`."""
     group = _data(command, nargs, without)
-    _add(group, "--target NAME|INDEX", str, None, "column of a table to predict, by its name or "
-         "its place, 0 the first, -1 the last (default: the last)")  # fmt: skip
-    _add(group, "--task", ("auto", "regression", "classification"), "auto", "auto takes words, "
-         "booleans and up to 20 repeated whole numbers for classes (default: auto)")  # fmt: skip
-    _add(group, "--missing", ("mean", "drop"), None, "fill missing values with the means of their "
-         "columns, or leave rows out (default: refuse them)")  # fmt: skip
-    _add(group, "--encode", ("onehot",), None, "make columns of 0 and 1 from a column of words "
-         "(default: refuse it)")  # fmt: skip
-    _add(group, "--standardise", PAIR, None, "shift and scale each feature to mean 0 and standard "
-         "deviation 1 (default: yes for tables, no for arrays)")  # fmt: skip
-    _add(group, "--test-fraction SHARE", _share, None, "share of the samples to hold out, as 0.2, "
-         "drawn by --seed")  # fmt: skip
+    _add(
+        group,
+        "--target NAME|INDEX",
+        str,
+        None,
+        "column of a table to predict, by its name or "
+        "its place, 0 the first, -1 the last (default: the last)",
+    )
+    _add(
+        group,
+        "--task",
+        ("auto", "regression", "classification"),
+        "auto",
+        "auto takes words, "
+        "booleans and up to 20 repeated whole numbers for classes (default: auto)",
+    )
+    _add(
+        group,
+        "--missing",
+        ("mean", "drop"),
+        None,
+        "fill missing values with the means of their "
+        "columns, or leave rows out (default: refuse them)",
+    )
+    _add(
+        group,
+        "--encode",
+        ("onehot",),
+        None,
+        "make columns of 0 and 1 from a column of words (default: refuse it)",
+    )
+    _add(
+        group,
+        "--standardise",
+        PAIR,
+        None,
+        "shift and scale each feature to mean 0 and standard "
+        "deviation 1 (default: yes for tables, no for arrays)",
+    )
+    _add(
+        group,
+        "--test-fraction SHARE",
+        _share,
+        None,
+        "share of the samples to hold out, as 0.2, drawn by --seed",
+    )
     return group
 
 
@@ -293,15 +340,32 @@ def _network(command: argparse.ArgumentParser) -> Any:
 def _method(command: argparse.ArgumentParser) -> Any:
     group = command.add_argument_group("method")
     _add(group, "--steps N", _at_least(0), None, "number of updates of the weights")
-    _add(group, "--method", tuple(METHODS), "gd", "gradient descent, or a flow: adaptive, by the "
-         "exponential of K, or of the linearised network")  # fmt: skip
-    _add(group, "--step SIZE", _step, None, "gd: step size (learning rate), or auto, which holds "
-         "it below the stability limit (default: auto)")  # fmt: skip
+    _add(
+        group,
+        "--method",
+        tuple(METHODS),
+        "gd",
+        "gradient descent, or a flow: adaptive, by the "
+        "exponential of K, or of the linearised network",
+    )
+    _add(
+        group,
+        "--step SIZE",
+        _step,
+        None,
+        "gd: step size (learning rate), or auto, which holds "
+        "it below the stability limit (default: auto)",
+    )
     _add(group, "--momentum M", float, None, "gd: share of the last update kept (default: 0)")
     _add(group, "--batch N", _at_least(1), None, "gd: samples drawn per step (default: all)")
     _add(group, "--tol T", _positive, None, "flows: relative error per step (default: theirs)")
-    _add(group, "--eliminate", ("auto", "yes", "no"), "auto", "train the first layer through X Xᵀ, "
-         "which is faster where features outnumber samples")  # fmt: skip
+    _add(
+        group,
+        "--eliminate",
+        ("auto", "yes", "no"),
+        "auto",
+        "train the first layer through X Xᵀ, which is faster where features outnumber samples",
+    )
     return group
 
 
@@ -316,8 +380,13 @@ def _output(command: argparse.ArgumentParser, default: Any, text: str, name: str
 
 def _resources(command: argparse.ArgumentParser, device: bool = False) -> Any:
     group = command.add_argument_group("resources")
-    _add(group, "--memory SIZE", _memory, None, "memory to use beyond X and y, such as 4GB "
-         "(default: half of what is free)")  # fmt: skip
+    _add(
+        group,
+        "--memory SIZE",
+        _memory,
+        None,
+        "memory to use beyond X and y, such as 4GB (default: half of what is free)",
+    )
     if device:
         _add(group, "--device", ("cpu", "gpu"), "cpu", "where to compute; gpu needs CuPy")
     return group
@@ -340,5 +409,9 @@ def method(args: argparse.Namespace) -> Any:
 def chosen(args: argparse.Namespace) -> dict[str, Any]:
     """The options that :func:`opflow.train` and an estimate share, as they are in Python."""
     eliminate = {"auto": None, "yes": True, "no": False}[args.eliminate]
-    return {"method": method(args), "steps": args.steps, "memory": args.memory,
-            "eliminate": eliminate}  # fmt: skip
+    return {
+        "method": method(args),
+        "steps": args.steps,
+        "memory": args.memory,
+        "eliminate": eliminate,
+    }

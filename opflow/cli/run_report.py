@@ -21,8 +21,8 @@ from opflow.dynamics.plan import problem
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import module_name, to_host
-from opflow.machine.ranks import LOCAL, Space, space_of
-from opflow.machine.workspace import SPREAD, WORKSPACE, workspace_limit
+from opflow.machine.ranks import LOCAL, RowDistribution, space_of
+from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, workspace_limit
 from opflow.operators import Cost
 from opflow.operators.describe import duration, human
 from opflow.relu.fields import storage_bytes
@@ -36,8 +36,9 @@ BLOCK, PRODUCTS = 8, 250
 #: what is observed of a run, as a table calls it
 OBSERVED = {"loss": "loss", "rmse": "RMSE", "r2": "R²", "residual_norm": "residual norm"}
 OBSERVED |= {"accuracy": "accuracy"}
-OBSERVED |= {f"held_out_{name}": f"held-out {OBSERVED[name]}"
-             for name in ("loss", "rmse", "r2", "accuracy")}  # fmt: skip
+OBSERVED |= {
+    f"held_out_{name}": f"held-out {OBSERVED[name]}" for name in ("loss", "rmse", "r2", "accuracy")
+}
 #: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
 ALLOWED, SHARE = 30.0, 0.1
 
@@ -70,7 +71,7 @@ def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Mome
     return observer
 
 
-def fit(errors: Any, y: Any, scale: Any, space: Space = LOCAL) -> dict[str, float]:
+def fit(errors: Any, y: Any, scale: Any, space: RowDistribution = LOCAL) -> dict[str, float]:
     """Loss ½ Σ e², ‖e‖, RMSE and R² of errors (N, k) of targets y, both divided by `scale`.
 
     Of several targets the last two are means over these, as scikit-learn's.
@@ -169,7 +170,7 @@ def analyse(
         return {"skipped": f"it would hold {sizes} of --memory"}
     spare = p.workspace() + budget - held
     workspace = min(float(WORKSPACE), spare / 2)
-    with workspace_limit(workspace, min(float(SPREAD), spare / 2 - workspace)):
+    with workspace_limit(workspace, min(float(THREAD_MEMORY), spare / 2 - workspace)):
         fields = network.fields(X, comm=space if space.sharded else None)
         K = of.collective_kernel(fields)
         traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
@@ -197,9 +198,13 @@ def _largest(K: of.Operator, spare: float) -> Any:
     least = (EIGENVALUES + 5 * BLOCK) * max(here, 1) * K.dtype.itemsize
     few = n <= 3 * (k + BLOCK) and not K.space.sharded
     return of.spectral.eigsh(
-        K, k, tol=1e-3, block=min(BLOCK, n), memory=spare + least,
+        K,
+        k,
+        tol=1e-3,
+        block=min(BLOCK, n),
+        memory=spare + least,
         method="lapack" if few else "lanczos",
-    ).eigenvalues  # fmt: skip
+    ).eigenvalues
 
 
 def summary(
@@ -254,8 +259,11 @@ def table(s: dict[str, Any]) -> str:
 
     skipped = dict(zip(("before", "after"), s["kernel_skipped"], strict=True))
     rows = [
-        ("network", f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, "
-                    f"{s['parameters']:,} parameters, {s['dtype']}"),
+        (
+            "network",
+            f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, "
+            f"{s['parameters']:,} parameters, {s['dtype']}",
+        ),
         ("samples", f"{s['samples']:,}"),
         ("steps", f"{s['steps']:,}" + (f" (stopped by {s['stopped']})" if s["stopped"] else "")),
         ("route", s["route"]),
@@ -268,7 +276,7 @@ def table(s: dict[str, Any]) -> str:
         *((f"kernel {when}", f"not analysed: {why}") for when, why in skipped.items() if why),
         ("balancedness drift", s["balancedness_drift"] and f"{s['balancedness_drift']:.3g}"),
         ("time, memory", f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"),
-    ]  # fmt: skip
+    ]
     return "\n".join(f"{name:20}{value}" for name, value in rows if value is not None)
 
 

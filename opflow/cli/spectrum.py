@@ -28,8 +28,8 @@ from opflow.evaluation.materialise import candidates
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import module_name, to_host
-from opflow.machine.ranks import Sharded, Space, space_of
-from opflow.machine.workspace import SPREAD, WORKSPACE, op_namespace, workspace_limit
+from opflow.machine.ranks import RowDistribution, Sharded, space_of
+from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, op_namespace, workspace_limit
 from opflow.operators.describe import duration, human
 from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
@@ -108,8 +108,13 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
         raise ValueError(f"the model of {path} is not its network: no file keeps its kernel")
     networks = {"network": network}
     if config:
-        start = of.ReLUNetwork.random([d, *config["widths"]], outputs=k, scaling=config["scaling"],
-                                      seed=config["seed"], dtype=network.dtype)  # fmt: skip
+        start = of.ReLUNetwork.random(
+            [d, *config["widths"]],
+            outputs=k,
+            scaling=config["scaling"],
+            seed=config["seed"],
+            dtype=network.dtype,
+        )
         networks = {"start": start}
         if run.model:  # the kernel of a linearised run is that of its start
             networks["end"] = network
@@ -132,7 +137,7 @@ def analyse(
     """
     space = space_of(comm, int(what.data.targets.shape[0]))
     budget = space.budget(ask.memory, module_name(what.data.inputs))
-    with workspace_limit(*(min(float(most), budget / 16) for most in (WORKSPACE, SPREAD))):
+    with workspace_limit(*(min(float(most), budget / 16) for most in (WORKSPACE, THREAD_MEMORY))):
         return _analyse(what, ask, budget, say if space.leads else _silent, space)
 
 
@@ -141,7 +146,7 @@ def _silent(text: str) -> None:
 
 
 def _analyse(
-    what: Subject, ask: Ask, budget: float, say: Callable[[str], None], space: Space
+    what: Subject, ask: Ask, budget: float, say: Callable[[str], None], space: RowDistribution
 ) -> tuple[Any, Any]:
     data, y = what.data, what.data.targets
     comm = space if space.sharded else None
@@ -183,9 +188,16 @@ def _analyse(
             if reason:
                 moments[when]["skipped"]["heat map"] = reason
     network = next(iter(what.networks.values()))
-    summary |= {"target": data.about, "widths": list(network.widths), "outputs": network.outputs,
-                "dtype": str(network.dtype), "time": _json(what.time), "top": ask.top,
-                "moments": moments, "notes": sorted({str(w.message) for w in caught})}  # fmt: skip
+    summary |= {
+        "target": data.about,
+        "widths": list(network.widths),
+        "outputs": network.outputs,
+        "dtype": str(network.dtype),
+        "time": _json(what.time),
+        "top": ask.top,
+        "moments": moments,
+        "notes": sorted({str(w.message) for w in caught}),
+    }
     if "start_eigenvalues" in arrays and len(kernels) == 2:
         decay = np.exp(-what.time * arrays["start_eigenvalues"])
         arrays["predicted_projections"] = arrays["start_projections"] * decay
@@ -378,12 +390,21 @@ class _Kernel:
         return number
 
     def _eigenpairs(self) -> dict[str, Any]:
-        pairs = of.spectral.eigsh(self.fast, self.top, tol=TOL, memory=self.budget - self.held,
-                                  how="factored", rng=self.ask.seed)  # fmt: skip
+        pairs = of.spectral.eigsh(
+            self.fast,
+            self.top,
+            tol=TOL,
+            memory=self.budget - self.held,
+            how="factored",
+            rng=self.ask.seed,
+        )
         self.vectors = pairs.eigenvectors
         whole = self.K.space.gather(to_host(pairs.eigenvectors))
-        self.arrays |= {"eigenvalues": pairs.eigenvalues, "residual_norms": pairs.residuals,
-                        "eigenvectors": whole}  # fmt: skip
+        self.arrays |= {
+            "eigenvalues": pairs.eigenvalues,
+            "residual_norms": pairs.residuals,
+            "eigenvectors": whole,
+        }
         from opflow.plot.spectra import fit_ranks, power_law
 
         ranks = fit_ranks(pairs.eigenvalues)
@@ -404,17 +425,27 @@ class _Kernel:
 
     def _density(self, parameters: int, probes: int) -> dict[str, Any]:
         rho = of.spectral.density(
-            self.K if parameters < self.K.shape[0] else self.fast, log=True,
-            probes=probes, steps=self.ask.steps, rng=self.ask.seed,
+            self.K if parameters < self.K.shape[0] else self.fast,
+            log=True,
+            probes=probes,
+            steps=self.ask.steps,
+            rng=self.ask.seed,
             how=self._whole_or_estimate(),
-        )  # fmt: skip
+        )
         grid = rho.grid()
         low, high = rho.band(grid)
         below, above = rho.cdf_band(grid)
         null = np.array([float(rho.null), rho.null.low, rho.null.high, rho.order, rho.width])
-        self.arrays |= {"grid": grid, "density": rho(grid), "density_low": low,
-                        "density_high": high, "cdf": rho.cdf(grid), "cdf_low": below,
-                        "cdf_high": above, "null": null}  # fmt: skip
+        self.arrays |= {
+            "grid": grid,
+            "density": rho(grid),
+            "density_low": low,
+            "density_high": high,
+            "cdf": rho.cdf(grid),
+            "cdf_low": below,
+            "cdf_high": above,
+            "null": null,
+        }
         return _estimate(rho.null)
 
 
@@ -422,7 +453,7 @@ def _drift(
     kernels: Mapping[str, Any],
     bases: Mapping[str, Any],
     arrays: Any,
-    space: Space,
+    space: RowDistribution,
     clock: _Clock,
     skipped: dict[str, str],
 ) -> dict[str, Any]:
@@ -471,5 +502,10 @@ def _json(value: Any) -> float | None:
 def _estimate(value: Any) -> dict[str, Any]:
     """An estimate for JSON; plain numbers are exact."""
     value = value if isinstance(value, Estimate) else Estimate(value)
-    return {"value": _json(value), "low": _json(value.low), "high": _json(value.high),
-            "how": value.how, "products": value.products}  # fmt: skip
+    return {
+        "value": _json(value),
+        "low": _json(value.low),
+        "high": _json(value.high),
+        "how": value.how,
+        "products": value.products,
+    }

@@ -61,8 +61,10 @@ def table(s: Mapping[str, Any]) -> str:
         row("‖K(t) − K(0)‖/‖K(0)‖", [_bars(drift.get("kernel_distance"))])
         row("alignment K(t), K(0)", [_bars(drift.get("kernel_alignment"))])
         if "largest_angle" in drift:
-            lines.append(f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
-                         f"{drift['largest_angle']:.3g}° (largest principal angle)")  # fmt: skip
+            lines.append(
+                f"{'eigenvectors turned by':24}{drift['median_angle']:.3g}° (median), "
+                f"{drift['largest_angle']:.3g}° (largest principal angle)"
+            )
     for when, m in s["moments"].items():
         for name, why in m["skipped"].items():
             label = f"{NAMES.get(name, name.replace('_', ' '))}, {when}"
@@ -122,8 +124,11 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
 
     def every(name: str) -> dict[str, Any]:
         """The arrays of that name by moment."""
-        return {key.removesuffix(f"_{name}"): value for key, value in arrays.items()
-                if key.endswith(f"_{name}")}  # fmt: skip
+        return {
+            key.removesuffix(f"_{name}"): value
+            for key, value in arrays.items()
+            if key.endswith(f"_{name}")
+        }
 
     found: Pictures = {"layer_shares.png": partial(plot.layer_shares, every("layer_shares"))}
     if values := every("eigenvalues"):

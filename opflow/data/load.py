@@ -18,7 +18,7 @@ from opflow.data.tables import Table, read_table, some
 from opflow.data.task import Task
 from opflow.interface.extras import install
 from opflow.machine.arrays import REAL_DTYPES, is_rows
-from opflow.machine.ranks import LOCAL, Sharded, Space, rows_of_rank
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded, rows_of_rank
 from opflow.machine.workspace import free_memory
 from opflow.operators.describe import human
 
@@ -257,7 +257,7 @@ def _made(raw: _Raw, dtype: Any, how: Reading, like: Task | None, ask: bool, com
     return DataSet(like.prepare(X), y, labels, about, like, tuple(notes))
 
 
-def _fitted(raw: _Raw, classes: Any, dtype: Any, space: Space) -> Standardiser:
+def _fitted(raw: _Raw, classes: Any, dtype: Any, space: RowDistribution) -> Standardiser:
     """The mean of one-hot vectors, or mean and scale of a regression's targets."""
     y = raw.y
     if classes is None:
@@ -276,7 +276,7 @@ def counted(number: Any, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _classes(raw: _Raw, space: Space, task: str) -> tuple[Any, str, str]:
+def _classes(raw: _Raw, space: RowDistribution, task: str) -> tuple[Any, str, str]:
     """The classes of targets, if they are some; why if they are none, and what to know of that."""
     y = np.array(raw.y.tolist()) if raw.y.dtype == object else raw.y
     kind = y.dtype.kind
@@ -380,8 +380,10 @@ def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
     if like.columns is not None:
         if table.names is None:
             raise ValueError(f"it has no header, but the training set: {some(like.columns)}")
-        places = {name: iter([i for i, other in enumerate(table.names) if other == name])
-                  for name in (*like.columns, like.name)}  # fmt: skip
+        places = {
+            name: iter([i for i, other in enumerate(table.names) if other == name])
+            for name in (*like.columns, like.name)
+        }
         found = [next(places[name], None) for name in like.columns]
         lacking = [name for name, i in zip(like.columns, found, strict=True) if i is None]
         if lacking:
@@ -418,7 +420,7 @@ def _digits() -> _Raw:
     return _Raw(X - X.mean(axis=0), digits.target, "digit")
 
 
-def _mine(X: Any, y: Any, comm: Any) -> tuple[Any, Any, Space]:
+def _mine(X: Any, y: Any, comm: Any) -> tuple[Any, Any, RowDistribution]:
     """The rows of this rank, which stay on the disk if they are there."""
     if comm is None:
         return X, y, LOCAL

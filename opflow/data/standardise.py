@@ -12,14 +12,14 @@ import numpy as np
 from opflow.machine.arrays import (
     as_array,
     as_samples,
-    beside,
     check_real_dtype,
     is_rows,
     is_sparse,
     namespace,
+    to_device_of,
     to_host,
 )
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.streams import Streamed, host_rows
 from opflow.machine.workspace import row_slices
 from opflow.operators.algebra import is_operator
@@ -63,7 +63,7 @@ class Standardiser:
 
     @classmethod
     @np.errstate(invalid="ignore", over="ignore", under="ignore")  # what is not finite is told
-    def fit(cls, X: Any, *, dtype: Any = None, space: Space = LOCAL) -> Standardiser:
+    def fit(cls, X: Any, *, dtype: Any = None, space: RowDistribution = LOCAL) -> Standardiser:
         """Mean and standard deviation of the columns of X; constant columns have scale 1.
 
         Parameters
@@ -104,11 +104,11 @@ class Standardiser:
             return Streamed(StandardisedRows(X.source, self))
         if is_rows(X):
             return StandardisedRows(X, self)
-        scale = beside(self.scale, X)
+        scale = to_device_of(self.scale, X)
         if is_sparse(X):
             return X.multiply(1 / scale).tocsr().astype(self.dtype)
         out = namespace(X).empty(X.shape, dtype=self.dtype)
-        mean = beside(self.mean, X)
+        mean = to_device_of(self.mean, X)
         for s in row_slices(len(X), 8 * X.shape[1]):
             out[s] = (X[s] - mean) / scale
         return out
@@ -117,8 +117,8 @@ class Standardiser:
         """``Z * scale + mean`` of an array or sparse matrix (M, d), in its dtype."""
         Z = _checked(as_array(Z, "Z"))
         self._check(Z)
-        scale = beside(self.scale, Z)
-        out = Z.multiply(scale).tocsr() if is_sparse(Z) else Z * scale + beside(self.mean, Z)
+        scale = to_device_of(self.scale, Z)
+        out = Z.multiply(scale).tocsr() if is_sparse(Z) else Z * scale + to_device_of(self.mean, Z)
         return out.astype(Z.dtype, copy=False) if Z.dtype.kind == "f" else out
 
     def _check(self, X: Any) -> None:

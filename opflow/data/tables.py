@@ -78,8 +78,9 @@ class Table(NamedTuple):
             raise ValueError(f"{wanted!r} is the name of several columns: give the index of one")
         if re.fullmatch(r"-?\d+", wanted) and -width <= int(wanted) < width:
             return int(wanted) % width
-        raise ValueError(f"there is no column {wanted!r}: the columns are "
-                         f"{some([*names, f'0 to {width - 1}'])}")  # fmt: skip
+        raise ValueError(
+            f"there is no column {wanted!r}: the columns are {some([*names, f'0 to {width - 1}'])}"
+        )
 
     def numbers(
         self, column: int, known: Any = None, encode: bool | None = None
@@ -95,8 +96,10 @@ class Table(NamedTuple):
         there = np.array([value is not None and value == value for value in values.tolist()])
         words = values[there].astype(str)
         if values.dtype != object and len(words):
-            raise ValueError(f"{self.title(column)} holds numbers, where the training set has the "
-                             f"categories {some(known)}")  # fmt: skip
+            raise ValueError(
+                f"{self.title(column)} holds numbers, where the training set has the "
+                f"categories {some(known)}"
+            )
         if known is None and not encode:
             where = self.place(int(there.argmax()), column)
             remedy = "; --encode onehot makes columns of 0 and 1 of the words"
@@ -106,14 +109,18 @@ class Table(NamedTuple):
         if known is None:
             known = np.unique(words).tolist()
             if len(known) > max(FEW, len(words) / 2):
-                raise ValueError(f"{self.title(column)} has {len(known):,} different words in "
-                                 f"{len(words):,} rows, which are no categories")  # fmt: skip
+                raise ValueError(
+                    f"{self.title(column)} has {len(known):,} different words in "
+                    f"{len(words):,} rows, which are no categories"
+                )
         block = np.array(values[:, None].astype(str) == np.array(known), dtype=np.float64)
         strange = there & ~block.any(axis=1)
         if strange.any():
             row = int(strange.argmax())
-            raise ValueError(f"{self.place(row, column)}: {str(values[row])!r:.40} is none of the "
-                             f"categories of the training set: {some(known)}")  # fmt: skip
+            raise ValueError(
+                f"{self.place(row, column)}: {str(values[row])!r:.40} is none of the "
+                f"categories of the training set: {some(known)}"
+            )
         block[~there] = np.nan
         return block, known
 
@@ -173,8 +180,12 @@ class _Layout(NamedTuple):
         """The rows, with their numbers."""
         lines = ("\n" if line.lstrip().startswith("#") else line for line in file)
         # blanks around a line mean nothing, tabs may be empty cells
-        reader = csv.reader((line.strip(" ") for line in lines), delimiter=self.separator,
-                            skipinitialspace=True, strict=True)  # fmt: skip
+        reader = csv.reader(
+            (line.strip(" ") for line in lines),
+            delimiter=self.separator,
+            skipinitialspace=True,
+            strict=True,
+        )
         return ((reader.line_num, [c.strip() for c in cells]) for cells in reader if cells)
 
     @classmethod
@@ -206,9 +217,15 @@ def _quick(file: IO[str], layout: _Layout) -> list[Any] | None:
         return None
     exact = {"float_precision": "round_trip"} if pandas.__version__.startswith("2.") else {}
     try:
-        frame = pandas.read_csv(file, sep=layout.separator, header=None, skipinitialspace=True,
-                                skiprows=layout.top if layout.names else layout.before,
-                                low_memory=False, **exact)  # fmt: skip
+        frame = pandas.read_csv(
+            file,
+            sep=layout.separator,
+            header=None,
+            skipinitialspace=True,
+            skiprows=layout.top if layout.names else layout.before,
+            low_memory=False,
+            **exact,
+        )
     except ValueError:  # the slow way says what is wrong, and where
         return None
     if len(layout.head) != frame.shape[1] or not {t.kind for t in frame.dtypes} <= {"i", "f"}:
@@ -222,8 +239,9 @@ def _cells(file: IO[str], layout: _Layout) -> Table:
     found = []
     for row, cells in layout.rows(file):
         if len(cells) != len(layout.head):
-            raise ValueError(f"row {row} has {len(cells)} cells, row {layout.top} has "
-                             f"{len(layout.head)}")  # fmt: skip
+            raise ValueError(
+                f"row {row} has {len(cells)} cells, row {layout.top} has {len(layout.head)}"
+            )
         found.append((row, cells))
     header = layout.names is not None
     numbers, rows = zip(*found, strict=True)
@@ -233,14 +251,19 @@ def _cells(file: IO[str], layout: _Layout) -> Table:
     if layout.separator != ",":
         columns = _with_points(columns)
     table = _typed(layout.names, columns, numbers[header:])
-    words = [(head, values.tolist()) for head, values in zip(rows[0], table.columns, strict=True)
-             if values.dtype == object]  # fmt: skip
+    words = [
+        (head, values.tolist())
+        for head, values in zip(rows[0], table.columns, strict=True)
+        if values.dtype == object
+    ]
     again = [head for head, values in words if head and head in values[not header :]]
     if (again if header else words and not again) and len(rows) > 1:
         cell = again[0] if header else words[0][0]
         also = "a" if header else "no"
-        raise ValueError(f"row {layout.top} may be a header or a sample: its cell {cell!r} is in "
-                         f"{also} row below")  # fmt: skip
+        raise ValueError(
+            f"row {layout.top} may be a header or a sample: its cell {cell!r} is in "
+            f"{also} row below"
+        )
     return table
 
 
@@ -260,8 +283,10 @@ def _with_points(columns: list[list[str]]) -> list[list[str]]:
     pointed = any("." in c and _is_number(c) for column in columns for c in column)
     if pointed or all(THOUSANDS.fullmatch(c) for c in commas):
         return columns
-    return [[c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in column]
-            for column in columns]  # fmt: skip
+    return [
+        [c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in column]
+        for column in columns
+    ]
 
 
 def _is_header(cells: list[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from opflow.data.standardise import Standardiser
 from opflow.data.tables import of_frame
-from opflow.machine.arrays import as_array, beside, to_host
+from opflow.machine.arrays import as_array, to_device_of, to_host
 
 #: what the arrays of a task are called in a file
 _PREFIX = "task_"
@@ -84,7 +84,7 @@ class Task:
         unknown = labels[~chosen.any(axis=1)]
         if len(unknown):
             raise ValueError(f"{self.name} has the class {unknown[0]}, not one of {self.known()}")
-        return beside(self.targets.transform(chosen), y)
+        return to_device_of(self.targets.transform(chosen), y)
 
     def known(self) -> str:
         """The classes, or the first ten of them, in words."""
@@ -114,8 +114,12 @@ class Task:
     def arrays(self) -> dict[str, Any]:
         """What a file keeps of the task; :meth:`from_arrays` reads it."""
         arrays = {"target_mean": self.targets.mean, "target_scale": self.targets.scale}
-        about = {"columns": self.columns, "recipe": self.recipe, "name": self.name,
-                 "targets": str(self.targets.dtype)}  # fmt: skip
+        about = {
+            "columns": self.columns,
+            "recipe": self.recipe,
+            "name": self.name,
+            "targets": str(self.targets.dtype),
+        }
         if self.inputs is not None:
             arrays |= {"input_mean": self.inputs.mean, "input_scale": self.inputs.scale}
             about["inputs"] = str(self.inputs.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.distributed.extra import pylops_mpi
-from opflow.machine.ranks import Sharded, Space
+from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.operators.operator import Operator
 
 
@@ -57,7 +57,7 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
         space = self.operator.space if adjoint else self.operator.domain
         return self._wrapped(x, self.shape[0 if adjoint else 1], space)
 
-    def _wrapped(self, x: Any, size: int, space: Space) -> Any:
+    def _wrapped(self, x: Any, size: int, space: RowDistribution) -> Any:
         local = dict(base_comm=self._comm, base_comm_nccl=self._nccl, local_array=x)
         if not isinstance(space, Sharded):
             return pylops_mpi.DistributedArray(

@@ -311,8 +311,11 @@ class Loop:
                 f"not {sorted(self.observers) or 'none'}"
             )
         xp = namespace(self.residual)
-        state = {key.removeprefix("state_"): xp.asarray(value) if value.ndim else value
-                 for key, value in arrays.items() if key.startswith("state_")}  # fmt: skip
+        state = {
+            key.removeprefix("state_"): xp.asarray(value) if value.ndim else value
+            for key, value in arrays.items()
+            if key.startswith("state_")
+        }
         self.integrator.restore(state)
         self.integrator.note = meta["note"]
         self.number, self.time = meta["number"], meta["time"]

@@ -21,7 +21,7 @@ from opflow.evaluation import FunctionGram, materialise
 from opflow.evaluation.dense import dense_plan
 from opflow.machine.arrays import check_real, is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile, machine_profile
-from opflow.machine.workspace import SPREAD, WORKSPACE, parse_memory
+from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, parse_memory
 from opflow.operators import Cost, Gram, Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import duration, human
@@ -289,7 +289,7 @@ def plan(
     spare = budget - chosen.held
     workspace = min(float(WORKSPACE), (shapes.workspace() + spare) / 2)
     left = max(0.0, spare - 2 * (workspace - shapes.workspace() / 2))
-    spread = min(float(SPREAD), left / 2)
+    spread = min(float(THREAD_MEMORY), left / 2)
     room = Room(workspace, spread, left - spread)
     if resumed is not None:
         before = Room(*(float(resumed.get(name, 0.0)) for name in Room._fields))
@@ -377,8 +377,9 @@ def _no_cross(new: Any) -> Any:
 def explain(found: Plan, dtype: Any, steps: int | None, memory: float | str | None) -> str:
     """The routes as a table for people."""
     budget, count = parse_memory(memory), STEPS if steps is None else max(steps, 1)
-    lines = [f"{'route':26}{'set-up':>12}{'a step':>12}{'moved':>10}{'held':>10}"
-             f"{f'{count} steps':>14}"]  # fmt: skip
+    lines = [
+        f"{'route':26}{'set-up':>12}{'a step':>12}{'moved':>10}{'held':>10}{f'{count} steps':>14}"
+    ]
     rates = rates_for(found.routes, count, dtype)
     for i, r in enumerate(found.routes):
         mark = "  chosen" if i == 0 else "" if r.held <= budget else "  over the budget"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from opflow.machine.arrays import namespace
-from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
@@ -194,7 +194,7 @@ class State:
         parameters: Arrays | None = None,
         accumulate: Any = None,
         memory: float | None = None,
-        space: Space = LOCAL,
+        space: RowDistribution = LOCAL,
     ) -> None:
         self.first, self.targets, self._start = first, targets, network
         self.memory, self.space = memory, space
@@ -204,8 +204,9 @@ class State:
             if self.accumulate is not None:
                 parameters = [p.astype(self.accumulate) for p in parameters]
         self.parameters = parameters
-        weights, biases = _unflat(network, [p.astype(network.dtype, copy=False)
-                                            for p in parameters])  # fmt: skip
+        weights, biases = _unflat(
+            network, [p.astype(network.dtype, copy=False) for p in parameters]
+        )
         if first.route == "eliminated":
             weights[0] = network.weights[0]
         #: the network above the first layer, and its bias
@@ -218,7 +219,7 @@ class State:
         return space.size if isinstance(space, Sharded) else self.first.samples
 
     @property
-    def comm(self) -> Space | None:
+    def comm(self) -> RowDistribution | None:
         """What fields on the same samples are told."""
         return self.space if self.space.sharded else None
 
@@ -242,9 +243,14 @@ class State:
     def at(self, parameters: Arrays) -> State:
         """The same training set at other parameters."""
         return State(
-            self._start, self.first, self.targets, parameters, self.accumulate, self.memory,
+            self._start,
+            self.first,
+            self.targets,
+            parameters,
+            self.accumulate,
+            self.memory,
             self.space,
-        )  # fmt: skip
+        )
 
     def evaluate(self, residual: Any) -> float:
         """Fill `residual` with f − y, keep the velocity as `slope`, return ½ Σ |r|².
@@ -353,7 +359,7 @@ class State:
         return self.first.predict(self, X)
 
 
-def _totals(arrays: Arrays, space: Space) -> Arrays:
+def _totals(arrays: Arrays, space: RowDistribution) -> Arrays:
     """Sums over all ranks, by one allreduce of all numbers."""
     xp = namespace(*arrays)
     flat = space.total(xp.concatenate([a.reshape(-1) for a in arrays]))

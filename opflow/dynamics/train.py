@@ -23,7 +23,7 @@ from opflow.dynamics.storage.fingerprint import SAMPLE, fingerprint, kernel_mark
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import check_integer, check_real, module_name, namespace
-from opflow.machine.ranks import Sharded, Space, same, space_of, together
+from opflow.machine.ranks import RowDistribution, Sharded, same, space_of, together
 from opflow.machine.workspace import workspace_limit
 from opflow.operators.algebra import is_operator
 from opflow.relu.network import ReLUNetwork
@@ -200,10 +200,19 @@ def train(
     saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss, space)
     budget = space.budget(memory, module_name(network.readout))
     resumed = None if held is None else held[1]
-    found = together(comm, lambda: plan(
-        network, X, steps=count, memory=budget, eliminate=eliminate, gram=gram, method=method,
-        resumed=resumed,
-    ))  # fmt: skip
+    found = together(
+        comm,
+        lambda: plan(
+            network,
+            X,
+            steps=count,
+            memory=budget,
+            eliminate=eliminate,
+            gram=gram,
+            method=method,
+            resumed=resumed,
+        ),
+    )
     if explain and space.leads:
         print(explained(found, network.dtype, count, budget))
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
@@ -252,7 +261,7 @@ def _checkpoint(
     y: Any,
     gram: Any,
     loss: str,
-    space: Space,
+    space: RowDistribution,
 ) -> tuple[Saver | None, tuple[dict[str, Any], dict[str, Any]] | None]:
     """What saves the run, and the state it goes on from."""
     resume = _resume(resume)

@@ -21,12 +21,12 @@ from opflow.machine.workspace import (
     block_rows,
     dense_allowed,
     op_namespace,
+    operator_module,
     parse_memory,
     row_data,
     row_slices,
     tile_side,
     tiles,
-    whereabouts,
 )
 from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
 from opflow.operators.gates import PackedGates
@@ -108,8 +108,10 @@ def gram_work(F: Operator, rows: int, cols: int) -> Work:
     flops = 2.0 * width * rows * cols
     if F.row_access:
         return Work(Cost(flops, read + size), size + 2 * read)
-    return Work(Cost(flops, read + size) + F.cost(rows + cols), size + 2 * read
-                + _pass(F, max(rows, cols), height))  # fmt: skip
+    return Work(
+        Cost(flops, read + size) + F.cost(rows + cols),
+        size + 2 * read + _pass(F, max(rows, cols), height),
+    )
 
 
 @gram_work.register
@@ -189,8 +191,11 @@ def dense_plan(op: Operator, budget: float = math.inf) -> Plan:
     nominal = MachineProfile()
     size = _pass(op, *op.shape)
     slab = block_rows(3 * _pass(op, 1, op.shape[1]))
-    choice = min(tile_plan(op), plan(op, slab, op.shape[1]),
-                 key=lambda plan: nominal.seconds(plan.cost, op.dtype))  # fmt: skip
+    choice = min(
+        tile_plan(op),
+        plan(op, slab, op.shape[1]),
+        key=lambda plan: nominal.seconds(plan.cost, op.dtype),
+    )
     while True:
         # Mirroring may copy a tile once more.
         held = size + choice.held + _pass(op, choice.rows, choice.cols)
@@ -208,7 +213,7 @@ def dense(op: Operator, memory: float | str | None = None) -> Any:
     MemoryError
         If the matrix and what forming it takes do not fit in `memory`; nothing was allocated.
     """
-    budget = parse_memory(memory, whereabouts(op))
+    budget = parse_memory(memory, operator_module(op))
     dense_allowed(op.shape, op.dtype, budget)
     rows, cols, cost, held = dense_plan(op, budget)
     if held > budget:
@@ -272,7 +277,7 @@ def _tiles_bytes(op: Operator, columns: int) -> float:
 def tiles_bytes(op: Operator, columns: int) -> float:
     """What :func:`tiled_product` holds besides the result: tiles, and sums of the other threads."""
     more = (threads.count() - 1) * _held_by_thread(op, columns)
-    return tile_plan(op).held + min(more, workspace.spread_bytes() + workspace.workspace_bytes())
+    return tile_plan(op).held + min(more, workspace.thread_bytes() + workspace.workspace_bytes())
 
 
 def _held_by_thread(op: Operator, columns: int) -> float:
@@ -335,8 +340,9 @@ class Tiled(Operator):
 
     def __init__(self, op: Operator) -> None:
         self.op = op
-        super().__init__(op.shape, op.dtype, symmetric=op.symmetric, psd=op.psd,
-                         dims=op.dims, dimsd=op.dimsd)  # fmt: skip
+        super().__init__(
+            op.shape, op.dtype, symmetric=op.symmetric, psd=op.psd, dims=op.dims, dimsd=op.dimsd
+        )
 
     @property
     def operands(self) -> tuple[Operator, ...]:

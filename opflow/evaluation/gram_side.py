@@ -154,8 +154,10 @@ def _gram_side(op: GramSide, rows: int, cols: int) -> Work:
     left, right = gram_work(op.A, rows, cols), block_work(op.gram, rows, cols)
     size = float(rows) * cols * op.dtype.itemsize
     copies = 0.0 if op.repeat == 1 else 2 * size
-    return Work(left.cost + right.cost + (float(rows * cols), 0.0),
-                max(left.held, size + right.held + copies))  # fmt: skip
+    return Work(
+        left.cost + right.cost + (float(rows * cols), 0.0),
+        max(left.held, size + right.held + copies),
+    )
 
 
 @product_bytes.register

@@ -19,7 +19,7 @@ from opflow.evaluation.gram_side import (
     stand_in,
 )
 from opflow.machine.cost import MachineProfile, machine_profile
-from opflow.machine.workspace import parse_memory, whereabouts
+from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.describe import human
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -79,7 +79,7 @@ def candidates(
     >>> [c.how for c in of.candidates(K, products=100, profile=of.MachineProfile())]
     ['dense', 'factored', 'tiled']
     """
-    budget = parse_memory(memory, whereabouts(op))
+    budget = parse_memory(memory, operator_module(op))
     return [way.candidate for way in _ways(op, products, columns, budget, profile)]
 
 
@@ -160,7 +160,7 @@ def materialise(
         raise ValueError(f"how='gram' needs a Gram of a Khatri–Rao product in {op!r}")
     chosen, sides = how or "factored", None
     if explain or (how is None and products is not None):
-        ways = _ways(op, products or 1, columns, parse_memory(memory, whereabouts(op)), profile)
+        ways = _ways(op, products or 1, columns, parse_memory(memory, operator_module(op)), profile)
         if how is None and products is not None:
             best = next((way for way in ways if way.candidate.fits), None)
             chosen, sides = (best.candidate.how, best.sides) if best else (chosen, None)
@@ -175,7 +175,7 @@ def materialise(
         return Matrix(data, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
     if chosen == "gram":
         asked = sides or [best_side(kernel, columns) for kernel in kernels(op)]
-        return gram_sided(op, asked, parse_memory(memory, whereabouts(op)))
+        return gram_sided(op, asked, parse_memory(memory, operator_module(op)))
     return op._alternatives[chosen]()
 
 
@@ -205,9 +205,13 @@ def _ways(
         seconds += held / rates.fresh
         held = max(peak, held + product_bytes(form, columns))
         ways.append(
-            _Way(Candidate(how, setup.flops, product.flops, product.bytes, held, seconds,
-                           held <= budget), sides)
-        )  # fmt: skip
+            _Way(
+                Candidate(
+                    how, setup.flops, product.flops, product.bytes, held, seconds, held <= budget
+                ),
+                sides,
+            )
+        )
 
     add_way("factored", op)
     add_way("tiled", Tiled(op))

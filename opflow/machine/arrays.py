@@ -2,7 +2,7 @@
 
 Code in opflow never names NumPy for data it was given: it asks :func:`namespace` and uses what
 it gets.  Mixing host and device arrays is an error; only :func:`to_host`, :func:`to_device` and
-:func:`beside` move data, where they are called by name.
+:func:`to_device_of` move data, where they are called by name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import sys
 import warnings
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 
 from opflow.interface.extras import install
 
-#: of NumPy, or the like of CuPy
+#: a dense array of NumPy or CuPy
 Array = NDArray[Any]
+#: what constructors take: an array, a sparse matrix, rows on disk, or an operator
+Data: TypeAlias = Any
+#: rows or columns: a slice, or an array of integers
+Index: TypeAlias = Any
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -323,13 +327,13 @@ def cupy_module() -> ModuleType:
     return cupy
 
 
-def beside(x: Any, like: Any) -> Any:
+def to_device_of(x: Any, like: Any) -> Any:
     """`x` where `like` is; for what comes from a file or a random generator.
 
     Examples
     --------
     >>> import numpy as np
-    >>> beside([1.0, 2.0], np.ones(2))
+    >>> to_device_of([1.0, 2.0], np.ones(2))
     array([1., 2.])
     """
     xp = namespace(like)

@@ -189,9 +189,16 @@ def _plain(array: Any) -> Any:
 
 
 def _product(
-    kind: int, bits: Any, n: int, c: int, columns: int, factor: Any, X: Any, out: Any,
+    kind: int,
+    bits: Any,
+    n: int,
+    c: int,
+    columns: int,
+    factor: Any,
+    X: Any,
+    out: Any,
     scale: Any = None,
-) -> None:  # fmt: skip
+) -> None:
     N = len(bits)
     flops = (4.0 if kind == _GRAM else 2.0) * N * n * c * columns
     threads = int(flops / pool.SHARE)

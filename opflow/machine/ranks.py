@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.arrays import (
-    beside,
     check_integer,
     cupy_module,
     module_name,
     namespace,
+    to_device_of,
     to_host,
 )
 from opflow.machine.workspace import parse_memory, row_slices
@@ -29,7 +29,7 @@ class RankError(RuntimeError):
     """Another rank has failed, and says why."""
 
 
-class Space:
+class RowDistribution:
     """Vectors whose rows are all here; every sum over them is complete."""
 
     sharded = False
@@ -115,14 +115,14 @@ class Space:
         return x
 
 
-LOCAL = Space()
+LOCAL = RowDistribution()
 
 
-def space_of(comm: Any, here: int) -> Space:
+def space_of(comm: Any, here: int) -> RowDistribution:
     """The space of vectors with `here` rows on this rank; all of them, where `comm` is None."""
     if comm is None:
         return LOCAL
-    return comm if isinstance(comm, Space) else Sharded(comm, here)
+    return comm if isinstance(comm, RowDistribution) else Sharded(comm, here)
 
 
 def rows_of_rank(n: int, comm: Any) -> slice:
@@ -151,7 +151,7 @@ def rows_of_rank(n: int, comm: Any) -> slice:
 
 def together(comm: Any, work: Callable[[], Any]) -> Any:
     """What `work` gives; an error on any rank is one on all, so that none waits for another."""
-    if comm is None or isinstance(comm, Space):
+    if comm is None or isinstance(comm, RowDistribution):
         return work()
     result, error = None, None
     try:
@@ -169,7 +169,7 @@ def together(comm: Any, work: Callable[[], Any]) -> Any:
 
 def same(comm: Any, find: Callable[[], str], name: str) -> None:
     """Raise ``ValueError`` unless what `find` gives is the same on all ranks."""
-    if comm is None or isinstance(comm, Space):
+    if comm is None or isinstance(comm, RowDistribution):
         return
     value = find()
     for rank, other in enumerate(comm.allgather(value)):
@@ -180,7 +180,7 @@ def same(comm: Any, find: Callable[[], str], name: str) -> None:
             )
 
 
-class Sharded(Space):
+class Sharded(RowDistribution):
     """Vectors of which every rank holds neighbouring rows, in the order of the ranks.
 
     Parameters
@@ -261,7 +261,7 @@ class Sharded(Space):
         edges = list(itertools.accumulate(map(len, parts), initial=0))
         turn, R = np.linalg.qr(np.concatenate(parts))
         mine = turn[edges[self.rank] : edges[self.rank + 1]]
-        return Q @ beside(mine, Q), beside(R, Q)
+        return Q @ to_device_of(mine, Q), to_device_of(R, Q)
 
     def budget(self, memory: float | str | None, where: str = "numpy") -> float:
         own = super().budget(memory, where)

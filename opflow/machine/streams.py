@@ -179,7 +179,7 @@ def _span(index: Any, size: int) -> tuple[int, int] | None:
     return (start, max(start, stop)) if step == 1 else None
 
 
-def in_turn(slices: list[slice], *data: Any) -> Iterable[slice]:
+def prefetched(slices: list[slice], *data: Any) -> Iterable[slice]:
     """The slices of one pass; what is streamed among the data moves the next rows meanwhile.
 
     Parameters
@@ -188,8 +188,9 @@ def in_turn(slices: list[slice], *data: Any) -> Iterable[slice]:
     *data : arrays, rows or operators that hold them
         Each is asked for the rows of every slice, once.
     """
-    held = (x if isinstance(x, Streamed) else getattr(x, "data", None) for x in data
-            if not is_array(x))  # fmt: skip
+    held = (
+        x if isinstance(x, Streamed) else getattr(x, "data", None) for x in data if not is_array(x)
+    )
     streams = list({id(x): x for x in held if isinstance(x, Streamed)}.values())
     return _announcing(slices, streams) if streams else slices
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from opflow.machine.workspace import (
     range_workspace,
-    spread_bytes,
+    thread_bytes,
     workspace_bytes,
     workspace_limit,
 )
@@ -137,7 +137,7 @@ def over_items(
 def bytes_over_rows(rows: float, sums: float) -> float:
     """The most that :func:`over_rows` takes: of `rows`, and for the sums of all threads but one."""
     threads, most = count(), workspace_bytes()
-    return min(min(rows, threads * most) + (threads - 1) * sums, most + spread_bytes())
+    return min(min(rows, threads * most) + (threads - 1) * sums, most + thread_bytes())
 
 
 def _together(work: Callable[[int], R], threads: int) -> list[R]:

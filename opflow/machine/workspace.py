@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.arrays import module_name, namespace
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 
 #: bytes of temporary arrays a product may hold for one block of rows
 WORKSPACE = 8 << 20
 #: bytes that several threads may take beyond those of one, if nobody says otherwise
-SPREAD = 256 << 20
+THREAD_MEMORY = 256 << 20
 #: the least that row blocks of a thread may have of them
 LEAST = 2 << 20
 #: tiles along a side of a matrix, if they have as many rows as this
 TILES, LEAST_SIDE = 4, 256
-_limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, SPREAD))
+_limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, THREAD_MEMORY))
 
 
 def workspace_bytes() -> float:
@@ -38,7 +38,7 @@ def workspace_bytes() -> float:
     return min(_limit.get()[0], WORKSPACE)
 
 
-def spread_bytes() -> float:
+def thread_bytes() -> float:
     """What products that spread their rows over threads may take beyond the workspace."""
     return _limit.get()[1]
 
@@ -68,7 +68,7 @@ def range_workspace(threads: int, sums: float) -> float | None:
     All but one hold `sums` bytes besides, for sums over their rows.  None if too little is left.
     """
     most = workspace_bytes()
-    share = (most + spread_bytes() - (threads - 1) * sums) / threads
+    share = (most + thread_bytes() - (threads - 1) * sums) / threads
     return min(share, most) if share >= min(LEAST, most) else None
 
 
@@ -105,10 +105,10 @@ def selector(op: Any, index: Any, size: int) -> Any:
 
 def op_namespace(op: Any) -> Any:
     """The array module of the data at the leaves of an operator; NumPy if it has none."""
-    return sys.modules[whereabouts(op) or "numpy"]
+    return sys.modules[operator_module(op) or "numpy"]
 
 
-def whereabouts(op: Any) -> str | None:
+def operator_module(op: Any) -> str | None:
     """``"numpy"`` or ``"cupy"``, where the data of an operator is; None if it has none.
 
     Found once and kept: operators do not change.
@@ -119,7 +119,7 @@ def whereabouts(op: Any) -> str | None:
         if data is not None:
             op._where = module_name(data)
         else:
-            found = (whereabouts(child) for child in getattr(op, "operands", ()))
+            found = (operator_module(child) for child in getattr(op, "operands", ()))
             op._where = next((where for where in found if where is not None), None)
     return op._where
 
@@ -133,7 +133,7 @@ def blocked_matmat(op: Any, X: Any) -> Any:
     """``A X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
-    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
+    for s in prefetched(row_slices(m, n * X.dtype.itemsize), op):
         out[s] = op.rows(s) @ X
     return out
 
@@ -142,7 +142,7 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
     """``Aᵀ X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
-    for s in in_turn(row_slices(m, n * X.dtype.itemsize), op):
+    for s in prefetched(row_slices(m, n * X.dtype.itemsize), op):
         out += op.rows(s).T @ X[s]
     return out
 

@@ -22,8 +22,8 @@ import pylops
 import scipy.sparse.linalg as spla
 
 from opflow.machine.arrays import is_array, is_rows, is_sparse, mixed, module_name, namespace
-from opflow.machine.ranks import Space
-from opflow.machine.workspace import op_namespace, whereabouts
+from opflow.machine.ranks import RowDistribution
+from opflow.machine.workspace import op_namespace, operator_module
 from opflow.operators.operator import Cost, Operator, agreed_space, check_dtype
 
 
@@ -90,9 +90,9 @@ def unify(operators: Sequence[Operator]) -> list[Operator]:
 
 def _placed(operators: Sequence[Operator]) -> Sequence[Operator]:
     """The operators on one side; those without data go where the others are."""
-    places = {where for op in operators if (where := whereabouts(op)) is not None}
+    places = {where for op in operators if (where := operator_module(op)) is not None}
     if len(places) > 1:
-        raise TypeError(mixed(*(op for op in operators if whereabouts(op) is not None)))
+        raise TypeError(mixed(*(op for op in operators if operator_module(op) is not None)))
     if places <= {"numpy"}:  # where those without data are anyway
         return operators
     return [placed(op, *places) for op in operators]
@@ -100,7 +100,7 @@ def _placed(operators: Sequence[Operator]) -> Sequence[Operator]:
 
 def placed(op: Operator, where: str) -> Operator:
     """`op`; if it has no data, one that makes its entries in that array module."""
-    if whereabouts(op) is not None:
+    if operator_module(op) is not None:
         return op
     parts: dict[str, Any] = {}
     for name, part in vars(op).items():
@@ -113,7 +113,7 @@ def placed(op: Operator, where: str) -> Operator:
     return other
 
 
-def spread(op: Operator, space: Space) -> Operator:
+def spread(op: Operator, space: RowDistribution) -> Operator:
     """`op`, if its rows are held as `space` says; an identity can be held so."""
     if op.space.sharded or not space.sharded:
         return op
@@ -411,11 +411,11 @@ class Product(_Composite):
         )
 
     @property
-    def space(self) -> Space:
+    def space(self) -> RowDistribution:
         return self.operands[0].space
 
     @property
-    def domain(self) -> Space:
+    def domain(self) -> RowDistribution:
         return self.operands[-1].domain
 
     @property
@@ -581,8 +581,9 @@ class Cast(_Composite):
     def __init__(self, op: Operator, dtype: Any) -> None:
         if not np.can_cast(op.dtype, dtype, "safe"):
             raise TypeError(f"{op.dtype} to {np.dtype(dtype)} is not an exact promotion")
-        super().__init__([op], op.shape, dtype, psd=op.psd, symmetric=op.symmetric,
-                         dims=op.dims, dimsd=op.dimsd)  # fmt: skip
+        super().__init__(
+            [op], op.shape, dtype, psd=op.psd, symmetric=op.symmetric, dims=op.dims, dimsd=op.dimsd
+        )
 
     @property
     def symbol(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.arrays import check_gates, check_real, mixed, module_name, namespace
-from opflow.machine.workspace import row_slices, whereabouts, workspace_bytes
+from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
 from opflow.operators.algebra import as_operator, unify
 from opflow.operators.gates import PackedGates
 from opflow.operators.operator import Cost, Operator, bracketed
@@ -57,7 +57,7 @@ class Gram(Operator):
                 )
             if factor.dtype_free:
                 factor = factor.astype(weights.dtype)
-            if whereabouts(factor) not in (None, module_name(weights)):
+            if operator_module(factor) not in (None, module_name(weights)):
                 raise TypeError(mixed(factor, weights))
         self.factor, self.weights = factor, weights
         super().__init__(
@@ -151,8 +151,13 @@ class CrossGram(Operator):
         if F.shape[1] != G.shape[1]:
             raise ValueError(f"F has shape {F.shape} but G has shape {G.shape}")
         self.F, self.G = F, G
-        super().__init__((F.shape[0], G.shape[0]), np.result_type(F.dtype, G.dtype), symbol=symbol,
-                         dims=G.dimsd, dimsd=F.dimsd)  # fmt: skip
+        super().__init__(
+            (F.shape[0], G.shape[0]),
+            np.result_type(F.dtype, G.dtype),
+            symbol=symbol,
+            dims=G.dimsd,
+            dimsd=F.dimsd,
+        )
         self.space, self.domain = F.space, G.space
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from opflow.machine import gate_tables
 from opflow.machine.arrays import check_real, namespace
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_data, row_slices
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, is_operator, scale, unify
@@ -110,7 +110,7 @@ class KhatriRao(Operator):
 
     def _in_turn(self, slices: list[slice]) -> Iterable[slice]:
         # with k rows of A a sample, those of A are other slices
-        return in_turn(slices, self.B, *((self.A,) if self.repeat == 1 else ()))
+        return prefetched(slices, self.B, *((self.A,) if self.repeat == 1 else ()))
 
     def _samples(self, s: slice) -> slice:
         """Rows of A that belong to the samples `s`."""

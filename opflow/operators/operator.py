@@ -20,18 +20,24 @@ import scipy.sparse.linalg as spla
 from opflow.machine.arrays import (
     Array,
     as_array,
-    beside,
     in_dtype,
     is_array,
     is_sparse,
     mixed,
     module_name,
     namespace,
+    to_device_of,
 )
-from opflow.machine.ranks import LOCAL, Space
-from opflow.machine.streams import in_turn
+from opflow.machine.ranks import LOCAL, RowDistribution
+from opflow.machine.streams import prefetched
 from opflow.machine.threads import cached_property
-from opflow.machine.workspace import dense_allowed, op_namespace, row_slices, selector, whereabouts
+from opflow.machine.workspace import (
+    dense_allowed,
+    op_namespace,
+    operator_module,
+    row_slices,
+    selector,
+)
 
 
 class Cost(NamedTuple):
@@ -163,12 +169,12 @@ class Operator(_PyLops):
         return ()
 
     @cached_property
-    def space(self) -> Space:
+    def space(self) -> RowDistribution:
         """How the rows of a product are held: here, or a part by every rank."""
         return agreed_space(op.space for op in self.operands)
 
     @cached_property
-    def domain(self) -> Space:
+    def domain(self) -> RowDistribution:
         """How the rows of the vectors that it multiplies are held."""
         return agreed_space(op.domain for op in self.operands)
 
@@ -258,7 +264,7 @@ class Operator(_PyLops):
                 f"the operand has shape {x.shape} but {type(self).__name__} of shape "
                 f"{self.shape} expects {shapes}"
             )
-        if whereabouts(self) not in (None, module_name(x)):
+        if operator_module(self) not in (None, module_name(x)):
             raise TypeError(mixed(self, x))
         if x.ndim == 2 and x.shape[1] == 0:  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=self._working(x))
@@ -318,7 +324,7 @@ class Operator(_PyLops):
 
         named = zip((rows, cols), self.shape, ("rows", "cols"), strict=True)
         indices = tuple(_checked_index(*index) for index in named)
-        where = whereabouts(self)
+        where = operator_module(self)
         if any(module_name(i) != "numpy" for i in indices if not isinstance(i, slice)):
             if where == "numpy":
                 raise TypeError(mixed(self, *(i for i in indices if not isinstance(i, slice))))
@@ -336,7 +342,7 @@ class Operator(_PyLops):
 
         Raises ``MemoryError`` if what has to be formed does not fit in half of the free memory.
         """
-        where = whereabouts(self)
+        where = operator_module(self)
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) in (1, 2) and all(isinstance(k, slice) for k in keys):
             rows, cols = [*keys, slice(None)][:2]
@@ -349,7 +355,9 @@ class Operator(_PyLops):
         (rows, i), (cols, j) = (np.unique(part, return_inverse=True) for part in at)
         dense_allowed((rows.size, cols.size), self.dtype, None, where)
         block = self.block(rows, cols)
-        return block[beside(i.reshape(at[0].shape), block), beside(j.reshape(at[1].shape), block)]
+        return block[
+            to_device_of(i.reshape(at[0].shape), block), to_device_of(j.reshape(at[1].shape), block)
+        ]
 
     def _block(self, rows: Any, cols: Any) -> Any:
         return self.rows(rows)[:, cols]
@@ -391,7 +399,9 @@ class Operator(_PyLops):
 
     def _gram_diagonal(self, weights: Any) -> Any:
         parts = []
-        for s in in_turn(row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize), self):
+        for s in prefetched(
+            row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize), self
+        ):
             square = self.rows(s) ** 2
             parts.append(square.sum(axis=1) if weights is None else square @ weights)
         return self.domain.total(namespace(*parts).concatenate(parts))
@@ -401,7 +411,7 @@ class Operator(_PyLops):
         total = 0
         m, n = self.shape
         if self.row_access:
-            for s in in_turn(row_slices(m, 3 * n * self.dtype.itemsize), self):
+            for s in prefetched(row_slices(m, 3 * n * self.dtype.itemsize), self):
                 total = total + (self.rows(s) ** 2).sum(axis=0)
             return total
         parts = []
@@ -439,7 +449,7 @@ class Operator(_PyLops):
             Before anything is allocated, if the matrix does not fit.
         """
         m, n = self.shape
-        dense_allowed(self.shape, self.dtype, memory, whereabouts(self))
+        dense_allowed(self.shape, self.dtype, memory, operator_module(self))
         out: Any = None
         for s in row_slices(m, 3 * n * self.dtype.itemsize):
             part = self._block(s, slice(0, n))
@@ -474,8 +484,10 @@ class Operator(_PyLops):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if caller == "scipy.sparse.linalg._interface":  # ``scipy_op @ op``
-            raise TypeError("SciPy would form the operator: write opflow.as_operator(scipy_op) @ "
-                            "op, which stays lazy, or scipy_op @ op.todense()")  # fmt: skip
+            raise TypeError(
+                "SciPy would form the operator: write opflow.as_operator(scipy_op) @ "
+                "op, which stays lazy, or scipy_op @ op.todense()"
+            )
         # ``sparse @ op``: SciPy asks for an array, and leaves the product to us if it is an object
         if caller.startswith("scipy.sparse._"):
             unknown = np.empty((), dtype=object)
@@ -620,7 +632,7 @@ def bracketed(op: Operator) -> str:
     return f"({op.symbol})" if " " in op.symbol else op.symbol
 
 
-def agreed_space(spaces: Iterable[Space]) -> Space:
+def agreed_space(spaces: Iterable[RowDistribution]) -> RowDistribution:
     """The one of the spaces that is sharded, if one is."""
     return next((space for space in spaces if space.sharded), LOCAL)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opflow.machine.arrays import Array, check_integer, locked, module_name, namespace
-from opflow.machine.ranks import LOCAL, Space, same, space_of, together
+from opflow.machine.ranks import LOCAL, RowDistribution, same, space_of, together
 from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import parse_memory, row_slices
 from opflow.operators.algebra import is_operator
@@ -108,7 +108,7 @@ class Fields:
     #: the Gram of the inputs, where that is all that is known of them
     gram: Any = None
     #: how the samples are held: all here, or some by every rank
-    space: Space = LOCAL
+    space: RowDistribution = LOCAL
 
     def __init__(
         self,
@@ -328,8 +328,9 @@ def check_fields(fields: Any, name: str = "fields") -> Fields:
     if not isinstance(fields, Fields):
         raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
     if fields.space.sharded:
-        raise ValueError(f"{name} is sharded over ranks: of such samples there are kernels and "
-                         "Jacobians only")  # fmt: skip
+        raise ValueError(
+            f"{name} is sharded over ranks: of such samples there are kernels and Jacobians only"
+        )
     return fields
 
 

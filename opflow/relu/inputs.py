@@ -48,8 +48,10 @@ def check_inputs(
             f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
         )
     if is_operator(X) and X.dtype != network.dtype:
-        raise TypeError(f"{name} is {X.dtype} but the network is {network.dtype}: an operator is "
-                        "not converted, make it of data of that dtype")  # fmt: skip
+        raise TypeError(
+            f"{name} is {X.dtype} but the network is {network.dtype}: an operator is "
+            "not converted, make it of data of that dtype"
+        )
     if is_operator(X):
         return X
     check_place(X, network.readout)

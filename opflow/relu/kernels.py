@@ -17,7 +17,7 @@ from opflow.machine import gate_tables
 from opflow.machine.arrays import is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, over_rows
 from opflow.machine.workspace import row_slices
 from opflow.operators import (
@@ -359,7 +359,7 @@ class Transport(Operator):
         X = self.fields.inputs
         width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns) + copied_width(X)
         rows = samples or slice(0, self.fields.samples)
-        return in_turn(row_slices(rows, width * dtype.itemsize), X)
+        return prefetched(row_slices(rows, width * dtype.itemsize), X)
 
     def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0.0) -> Any:
         """`work` of ranges of samples, in several threads where X can be read by several."""
@@ -471,9 +471,14 @@ class Transport(Operator):
             sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
         block = 0
         for size, b, left, right, phi, other in zip(
-            self.scales, net.biases, sides[0][0], sides[1][0], sides[0][1], sides[1][1],
+            self.scales,
+            net.biases,
+            sides[0][0],
+            sides[1][0],
+            sides[0][1],
+            sides[1][1],
             strict=True,
-        ):  # fmt: skip
+        ):
             gram = left @ right.T
             gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
             block = block + size**2 * gram * (phi @ other.T)

@@ -12,7 +12,7 @@ import numpy as np
 
 from opflow.machine import gate_tables
 from opflow.machine.arrays import namespace
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import pack
 from opflow.relu.inputs import affine, copied_width, first_pass
@@ -47,7 +47,7 @@ def blocks(
     `samples` is their number or a range of them; `X` what the pass reads the rows of, if any.
     """
     width = sum(network.widths[1:]) * (1 + copies) + copied_width(X)
-    return in_turn(row_slices(samples, width * network.dtype.itemsize), X)
+    return prefetched(row_slices(samples, width * network.dtype.itemsize), X)
 
 
 def forward(network: ReLUNetwork, hidden: Any, out: Sequence[Any] | None = None) -> list[Any]:
@@ -84,8 +84,11 @@ def conjugates(
     xp, psi, found = namespace(seed), seed, []
     for layer in range(top or network.depth, 0, -1):
         gates = activations[layer] > 0
-        phi = xp.multiply(psi, gates if psi.ndim == 2 else gates[:, None, :],
-                          out=None if out is None else out[layer - 1])  # fmt: skip
+        phi = xp.multiply(
+            psi,
+            gates if psi.ndim == 2 else gates[:, None, :],
+            out=None if out is None else out[layer - 1],
+        )
         found.append(phi)
         if layer > 1:
             below = None if out is None else out[layer - 2]

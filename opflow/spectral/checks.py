@@ -10,7 +10,7 @@ import numpy as np
 
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import to_host
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import External, as_operator
 from opflow.operators.operator import Operator
@@ -149,7 +149,7 @@ class Normalised:
         the data are.
     """
 
-    def __init__(self, product: Callable[[Any], Any], space: Space = LOCAL) -> None:
+    def __init__(self, product: Callable[[Any], Any], space: RowDistribution = LOCAL) -> None:
         self._product = product
         self._space = space
         self._seen = False
@@ -177,18 +177,20 @@ def unit_of(peak: Any, dtype: Any) -> Any:
     return np.where(safe, 1.0, 4.0 ** np.clip(power, -reach, reach))[()]
 
 
-def peaks(block: Any, space: Space = LOCAL) -> np.ndarray:
+def peaks(block: Any, space: RowDistribution = LOCAL) -> np.ndarray:
     """The largest absolute value in every column of a block, float64 on the host."""
     here = to_host(abs(block).max(axis=0)) if len(block) else np.zeros(block.shape[1])
     return np.asarray(space.largest(here.astype(np.float64)))
 
 
-def finite(values: Any, name: str = "op", space: Space = LOCAL) -> Any:
+def finite(values: Any, name: str = "op", space: RowDistribution = LOCAL) -> Any:
     """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
     return check_finite(values, f"products with {name}", space, plural=True)
 
 
-def check_finite(values: Any, name: str, space: Space = LOCAL, *, plural: bool = False) -> Any:
+def check_finite(
+    values: Any, name: str, space: RowDistribution = LOCAL, *, plural: bool = False
+) -> Any:
     """`values`, or a ``ValueError`` if some are not finite, on any rank."""
     # a flag, because what the maximum of a number and NaN is depends on the MPI
     bad = bool(values.size) and not np.isfinite(float(abs(values).max()))
@@ -197,7 +199,7 @@ def check_finite(values: Any, name: str, space: Space = LOCAL, *, plural: bool =
     return values
 
 
-def sharing(op: Operator) -> Space:
+def distribution_of(op: Operator) -> RowDistribution:
     """The space that an operator, or some part of it, is sharded over; `LOCAL` if none is.
 
     Vectors of ``J.T @ J`` are the same on all ranks of a sharded J: these must agree on what they
@@ -205,12 +207,12 @@ def sharing(op: Operator) -> Space:
     """
     if op.space.sharded or op.domain.sharded:
         return op.space if op.space.sharded else op.domain
-    return next((space for space in map(sharing, op.operands) if space.sharded), LOCAL)
+    return next((space for space in map(distribution_of, op.operands) if space.sharded), LOCAL)
 
 
 def gaussian(op: Operator, columns: int, rng: Any) -> Any:
     """Independent standard normal vectors, (n, columns), of the operator's dtype and device."""
-    draw = op.domain.normal(sharing(op).generator(rng), op.shape[1], columns)
+    draw = op.domain.normal(distribution_of(op).generator(rng), op.shape[1], columns)
     return op_namespace(op).asarray(draw, dtype=op.dtype)
 
 

@@ -18,7 +18,7 @@ from opflow.machine.arrays import (
     namespace,
     to_host,
 )
-from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
@@ -146,8 +146,9 @@ def kernel_alignment(
             return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
 
     edge = 1 - 1e-15
-    return _compared(K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh,
-                     products, rng)  # fmt: skip
+    return _compared(
+        K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh, products, rng
+    )
 
 
 @keywords
@@ -229,7 +230,7 @@ def _compared(
     return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
 
 
-def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
+def principal_angles(U: Any, V: Any, *, space: RowDistribution = LOCAL) -> Array:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters
@@ -273,7 +274,7 @@ def principal_angles(U: Any, V: Any, *, space: Space = LOCAL) -> Array:
     return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
 
 
-def _orthonormal(U: Any, name: str, space: Space) -> Any:
+def _orthonormal(U: Any, name: str, space: RowDistribution) -> Any:
     U = check_real(U, name)
     n = int(space.total(len(U))) if U.ndim == 2 else 0
     if not n or not 0 < U.shape[1] <= n:
@@ -285,7 +286,7 @@ def _orthonormal(U: Any, name: str, space: Space) -> Any:
     return Q
 
 
-def _columns(y: Any, n: int, space: Space) -> tuple[Any, int]:
+def _columns(y: Any, n: int, space: RowDistribution) -> tuple[Any, int]:
     """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
     outputs = 1
     y = as_array(y, "y")

@@ -9,13 +9,13 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, as_array, check_real, namespace, to_host
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
 from opflow.spectral.traces.norms import by_lanczos, by_lapack, eigenvalues, extremes
 from opflow.spectral.traces.trace import trace
 
 
-def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:
+def projections(eigenvectors: Any, r: Any, *, space: RowDistribution = LOCAL) -> Array:
     r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
 
     Parameters
@@ -49,7 +49,7 @@ def projections(eigenvectors: Any, r: Any, *, space: Space = LOCAL) -> Array:
 
 
 def decay(
-    eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: Space = LOCAL
+    eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: RowDistribution = LOCAL
 ) -> Array:
     r"""How the coefficients of r on eigenvectors decay in the lazy regime.
 

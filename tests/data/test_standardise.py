@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.machine.ranks import Space
+from opflow.machine.ranks import RowDistribution
 from opflow.machine.workspace import workspace_limit
 
 EPS = np.finfo(float).eps
@@ -118,7 +118,7 @@ def test_sparse_entries_that_are_stored_twice_count_as_their_sum():
     np.testing.assert_allclose(of.Standardiser.fit(twice).scale, np.sqrt(12.5), rtol=4 * EPS)
 
 
-class Ranks(Space):
+class Ranks(RowDistribution):
     """What the others have found, as an allgather would tell."""
 
     def __init__(self, others):

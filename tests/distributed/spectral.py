@@ -235,7 +235,7 @@ def big(K):
 if __name__ == "__main__":
     from tests.distributed.groups import groups
 
-    assert checks.sharing(of.Identity(3)) is LOCAL
+    assert checks.distribution_of(of.Identity(3)) is LOCAL
     for comm in groups():
         results = found(comm)
         agreed(comm, results)

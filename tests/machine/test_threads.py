@@ -84,7 +84,7 @@ def test_ranges_share_the_workspace_and_keep_the_options_of_the_caller():
 )
 def test_one_range_where_several_would_not_pay_or_not_fit(case):
     limit = workspace_limit(case["limit"]) if "limit" in case else workspace_limit(
-        workspace.WORKSPACE, workspace.SPREAD
+        workspace.WORKSPACE, workspace.THREAD_MEMORY
     )  # fmt: skip
     before = pool._blas.threads()
     with limit:

@@ -13,7 +13,7 @@ import numpy as np
 from opflow.dynamics.methods.method import RISE, AutoStep, check_step, parameter_arrays, restored
 from opflow.dynamics.state import State, WeightLayer
 from opflow.interface.keywords import TWICE
-from opflow.machine.arrays import beside, check_integer, is_rows, namespace
+from opflow.machine.arrays import check_integer, is_rows, namespace, to_device_of
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -265,7 +265,7 @@ class StochasticDescent(Descent):
         state, b, n = self.state, int(self.method.batch or 0), self.state.samples
         chosen, here = np.sort(self._rng.choice(n, b, replace=False)), state.space.span(n)
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
-        rows, X = beside(chosen, state.targets), state.first.inputs
+        rows, X = to_device_of(chosen, state.targets), state.first.inputs
         drawn = State(
             state.network,
             WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),

@@ -9,8 +9,8 @@ import numpy as np
 
 from opflow.dynamics.observe.moment import Moment
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import as_array, beside, check_integer, namespace, to_host
-from opflow.machine.ranks import Space
+from opflow.machine.arrays import as_array, check_integer, namespace, to_device_of, to_host
+from opflow.machine.ranks import RowDistribution
 from opflow.spectral.checks import gaussian
 from opflow.spectral.compare import alignment, principal_angles
 from opflow.spectral.density.density import density
@@ -78,13 +78,16 @@ class TopEigenpairs:
         if self not in moment.shared:
             known = moment.step and self._last is not None
             # a checkpoint may have brought both from the other side
-            start = beside(self._last, moment.residual) if known else None
-            pairs = eigsh(moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory,
-                          start=start)  # fmt: skip
+            start = to_device_of(self._last, moment.residual) if known else None
+            pairs = eigsh(
+                moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory, start=start
+            )
             moment.shared[self] = self.pairs = pairs
             self._last = pairs.start
             fresh = self.first is None or moment.step == 0
-            self.first = pairs.eigenvectors if fresh else beside(self.first, pairs.eigenvectors)
+            self.first = (
+                pairs.eigenvectors if fresh else to_device_of(self.first, pairs.eigenvectors)
+            )
         return moment.shared[self]
 
     def state(self) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class Angles(_OfPairs):
         return angles_between(self.top.first, now, moment.space)
 
 
-def angles_between(U: Any, V: Any, space: Space) -> Any:
+def angles_between(U: Any, V: Any, space: RowDistribution) -> Any:
     """:func:`opflow.spectral.principal_angles`, also of columns with sharded rows."""
     if space.sharded:  # both in coordinates of an orthonormal basis of their sum
         both = space.qr(namespace(V).concatenate([U, V], axis=1))[1]
@@ -196,8 +199,11 @@ class Spectrum:
         self.grid = self._given
         self.points, self.log = check_integer(points, "points", 1), log
         self.width: float | None = None
-        self._options: dict[str, Any] = {"probes": check_integer(probes, "probes", 2),
-                         "steps": check_integer(steps, "steps", 1), "rng": rng}  # fmt: skip
+        self._options: dict[str, Any] = {
+            "probes": check_integer(probes, "probes", 2),
+            "steps": check_integer(steps, "steps", 1),
+            "rng": rng,
+        }
 
     def __call__(self, moment: Moment) -> Any:
         if moment.step == 0:
@@ -207,8 +213,11 @@ class Spectrum:
         if self.grid is None:
             low, high = rho.grid(2)
             reach = 10.0 if self.log else 0.1 * (high - low)
-            self.grid = (np.geomspace(low / reach, high * reach, self.points) if self.log
-                         else np.linspace(low - reach, high + reach, self.points))  # fmt: skip
+            self.grid = (
+                np.geomspace(low / reach, high * reach, self.points)
+                if self.log
+                else np.linspace(low - reach, high + reach, self.points)
+            )
         return rho(self.grid)
 
     def state(self) -> dict[str, Any]:
@@ -265,10 +274,12 @@ class Alignment:
         left, size = space.largest(np.array([_largest(rest), _largest(y)])).tolist()
         if left <= 10 * eps * size:
             return np.full(1 + len(moment.layer_kernels), np.nan)
-        return np.array([
-            float(alignment(K, y, centred=self.centred, products=self.products))
-            for K in (moment.kernel, *moment.layer_kernels)
-        ])  # fmt: skip
+        return np.array(
+            [
+                float(alignment(K, y, centred=self.centred, products=self.products))
+                for K in (moment.kernel, *moment.layer_kernels)
+            ]
+        )
 
 
 def _largest(x: Any) -> float:
@@ -361,7 +372,7 @@ class KernelDistance:
             self._start = K.matmat(self._vectors)
             return 0.0
         self._vectors, self._start = (
-            beside(x, moment.residual) for x in (self._vectors, self._start)
+            to_device_of(x, moment.residual) for x in (self._vectors, self._start)
         )
         moved = K.matmat(self._vectors) - self._start
         # a power of two near the entries, so that no square of them is lost

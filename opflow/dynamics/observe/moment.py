@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property
 from opflow.operators.operator import Operator
 from opflow.relu.fields import Fields
@@ -74,7 +74,7 @@ class Moment:
         return self.state.targets
 
     @property
-    def space(self) -> Space:
+    def space(self) -> RowDistribution:
         """How the samples are held: all here, or those of `residual` by this rank."""
         return getattr(self.state, "space", LOCAL)
 

@@ -11,10 +11,10 @@ from opflow.dynamics.observe.moment import Moment
 from opflow.machine.arrays import (
     as_array,
     as_samples,
-    beside,
     check_integer,
     check_real,
     namespace,
+    to_device_of,
     to_host,
 )
 from opflow.machine.ranks import LOCAL
@@ -68,12 +68,12 @@ class GateFlips:
         for s, activations in moment.tangent.forward_blocks():
             for columns, a in zip(layers, activations[1:], strict=True):
                 now[s, columns] = pack(a > 0)
-        before = now if self._last is None or not moment.step else beside(self._last, now)
+        before = now if self._last is None or not moment.step else to_device_of(self._last, now)
         self._last, flips = now, xp.zeros(len(layers), dtype=xp.int64)
         for s in row_slices(len(now), 9 * edges[-1]):
-            flips += xp.stack([
-                xp.unpackbits(now[s, c] ^ before[s, c]).sum(dtype=xp.int64) for c in layers
-            ])  # fmt: skip
+            flips += xp.stack(
+                [xp.unpackbits(now[s, c] ^ before[s, c]).sum(dtype=xp.int64) for c in layers]
+            )
         return to_host(moment.space.total(flips))
 
     def state(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Balancedness:
         if self._start is None or moment.step == 0:
             self._start = (now, size)
         start, size = self._start
-        drifts = (float(abs(a - beside(b, a)).max()) for a, b in zip(now, start, strict=True))
+        drifts = (float(abs(a - to_device_of(b, a)).max()) for a, b in zip(now, start, strict=True))
         return max((drift / size for drift in drifts), default=0.0)
 
     def state(self) -> dict[str, Any]:
@@ -194,8 +194,8 @@ class GramClosure:
         if moment.step == 0:
             self._sum = gram
         else:
-            velocity_before = beside(self._velocity, gram)
-            self._sum = beside(self._sum, gram) + (moment.time - self._time) * velocity_before
+            velocity_before = to_device_of(self._velocity, gram)
+            self._sum = to_device_of(self._sum, gram) + (moment.time - self._time) * velocity_before
         self._velocity, self._time = velocity, moment.time
         # the weights are on every rank
         return float(LOCAL.norm(gram - self._sum)) / (float(LOCAL.norm(gram)) or 1.0)
@@ -254,8 +254,10 @@ class TruncationError:
 
     def __call__(self, moment: Moment) -> Any:
         if moment.space.sharded:
-            raise ValueError("TruncationError is for one machine: it compares fields sample by "
-                             "sample, and comm= spreads them over ranks")  # fmt: skip
+            raise ValueError(
+                "TruncationError is for one machine: it compares fields sample by "
+                "sample, and comm= spreads them over ranks"
+            )
         fields, exact_network = moment.fields, moment.exact
         if fields is None or exact_network is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")

@@ -25,7 +25,7 @@ import numpy as np
 from opflow.dynamics.storage import shards
 from opflow.machine.arrays import check_integer, to_host
 from opflow.machine.files import CHECKPOINT, checksum, temporary, write_npz
-from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 
 SCHEMA = 1
 #: what numpy.savez or the file itself calls by these names
@@ -106,7 +106,7 @@ class Saver:
         checkpoint: Checkpoint,
         identity: Mapping[str, str],
         step: int = 0,
-        space: Space = LOCAL,
+        space: RowDistribution = LOCAL,
     ) -> None:
         self.checkpoint, self.identity, self.space = checkpoint, dict(identity), space
         self.path = _file(checkpoint)
@@ -181,9 +181,14 @@ class Saver:
                 raise TypeError(f"{name} has dtype {array.dtype}, which a checkpoint cannot hold")
             if name in RESERVED or not name.isprintable():
                 raise ValueError(f"{name!r} cannot be the name of an array in a checkpoint")
-        head = {"format": CHECKPOINT, "schema": SCHEMA, "version": __version__,
-                "identity": self.identity, "meta": {**meta, "step": step},
-                "by_sample": sorted(by_sample)}  # fmt: skip
+        head = {
+            "format": CHECKPOINT,
+            "schema": SCHEMA,
+            "version": __version__,
+            "identity": self.identity,
+            "meta": {**meta, "step": step},
+            "by_sample": sorted(by_sample),
+        }
         self._step = step
         error, space = None, self.space
         try:
@@ -211,7 +216,7 @@ class Saver:
 def load(
     checkpoint: Checkpoint | str | os.PathLike[str],
     identity: Mapping[str, str],
-    space: Space = LOCAL,
+    space: RowDistribution = LOCAL,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata that :meth:`Saver.save` was given, ``"step"`` among the latter.
 
@@ -262,7 +267,7 @@ def _states(path: Path) -> Iterator[Path]:
 
 
 def _read(
-    path: Path, identity: Mapping[str, str], space: Space
+    path: Path, identity: Mapping[str, str], space: RowDistribution
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -291,8 +296,12 @@ def _read(
 
 
 def _difference(name: str, saved: str | None, wanted: str | None) -> str:
-    words = {"network": "it began from another network", "inputs": "its data set has another X",
-             "targets": "its data set has another y", "gram": "its kernel is another"}  # fmt: skip
+    words = {
+        "network": "it began from another network",
+        "inputs": "its data set has another X",
+        "targets": "its data set has another y",
+        "gram": "its kernel is another",
+    }
     return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.arrays import as_array, is_sparse
-from opflow.machine.ranks import LOCAL, Sharded, Space
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.streams import host_rows
 from opflow.machine.workspace import op_namespace
 from opflow.relu.inputs import input_rows
@@ -24,7 +24,7 @@ SAMPLE = 2**24
 PIECES = 64
 
 
-def fingerprint(*values: Any, budget: float = math.inf, space: Space = LOCAL) -> str:
+def fingerprint(*values: Any, budget: float = math.inf, space: RowDistribution = LOCAL) -> str:
     """SHA-256 of arrays and of what stands for one.
 
     Parameters
@@ -64,7 +64,7 @@ def kernel_mark(function: Callable[[Any, Any], Any], X: Any) -> str:
     return " ".join(f"{float(np.linalg.norm(_host(block))):.3e}" for block in blocks)
 
 
-def _feed(digest: Any, value: Any, budget: float, space: Space) -> None:
+def _feed(digest: Any, value: Any, budget: float, space: RowDistribution) -> None:
     if value is None or isinstance(value, list | tuple):
         value, space = np.asarray([] if value is None else value), LOCAL
     shape = tuple(value.shape)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.files import checksum, write_npz
-from opflow.machine.ranks import Sharded, Space
+from opflow.machine.ranks import RowDistribution, Sharded
 
 
 def folder(path: Path) -> Path:
@@ -46,14 +46,21 @@ def write(
     file = folder(path) / f"step-{step}.{mark}.rank-{space.rank}-of-{space.ranks}.npz"
     file.parent.mkdir(exist_ok=True)
     write_npz(file, mine)
-    return {"file": file.name, "arrays": {
-        name: {"rows": len(array) if name in by_sample else None,
-               "checksum": checksum({name: array})}
-        for name, array in mine.items()
-    }}  # fmt: skip
+    return {
+        "file": file.name,
+        "arrays": {
+            name: {
+                "rows": len(array) if name in by_sample else None,
+                "checksum": checksum({name: array}),
+            }
+            for name, array in mine.items()
+        },
+    }
 
 
-def read(path: Path, shards: Iterable[Mapping[str, Any]], space: Space) -> dict[str, np.ndarray]:
+def read(
+    path: Path, shards: Iterable[Mapping[str, Any]], space: RowDistribution
+) -> dict[str, np.ndarray]:
     """The arrays of a state, of those by sample the rows that are held here.
 
     Raises
@@ -73,7 +80,9 @@ def read(path: Path, shards: Iterable[Mapping[str, Any]], space: Space) -> dict[
     return whole | {name: _rows(path, name, of, space) for name, of in parts.items()}
 
 
-def _rows(path: Path, name: str, parts: list[tuple[str, str, int]], space: Space) -> np.ndarray:
+def _rows(
+    path: Path, name: str, parts: list[tuple[str, str, int]], space: RowDistribution
+) -> np.ndarray:
     """The rows held here of an array that is spread over the shards `parts`."""
     span, start = space.span(sum(rows for *_, rows in parts)), 0
     found: list[np.ndarray] = []

@@ -10,7 +10,7 @@ from opflow.data.task import Task
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array
 from opflow.machine.files import load_arrays, save_arrays
-from opflow.machine.ranks import Space
+from opflow.machine.ranks import RowDistribution
 from opflow.relu.network import ReLUNetwork
 
 #: what a file holds besides arrays
@@ -123,7 +123,7 @@ class Trajectory(Pictured):
             f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
         )
 
-    def gathered(self, space: Space) -> Trajectory | None:
+    def gathered(self, space: RowDistribution) -> Trajectory | None:
         """The run with the residual of all ranks, on the one that leads; None on the others.
 
         Parameters

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from opflow.machine.arrays import is_sparse, namespace
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.operators.algebra import is_operator
@@ -99,7 +99,7 @@ class FieldTangent(Operator):
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
         width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
         slices = row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
-        return in_turn(slices, self.fields.inputs)
+        return prefetched(slices, self.fields.inputs)
 
     def _gate(self, layer: int, s: slice) -> Any:
         """θ^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""

@@ -22,8 +22,8 @@ from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
     ConvergenceWarning,
     Estimate,
+    distribution_of,
     gaussian,
-    sharing,
     symmetric_operator,
 )
 from opflow.spectral.krylov.batched import lockstep, multiplicities, ritz
@@ -271,9 +271,16 @@ def quadrature(
     sums, left = free.sum(axis=1, keepdims=True), n - count[0].sum()
     weights = count + free * (left / np.maximum(sums, np.finfo(np.float64).tiny))
     return Quadrature(
-        nodes, weights, products, count > 0, settled, level,
-        plain, (coarse_nodes, n * coarse[:, 0] ** 2), radau,
-    )  # fmt: skip
+        nodes,
+        weights,
+        products,
+        count > 0,
+        settled,
+        level,
+        plain,
+        (coarse_nodes, n * coarse[:, 0] ** 2),
+        radau,
+    )
 
 
 def quadrature_cost(op: Operator, probes: int, steps: int) -> Cost:
@@ -312,11 +319,16 @@ def with_zeros(rule: Quadrature, count: int) -> Quadrature:
         return np.take_along_axis(values, order, axis=1)
 
     return Quadrature(
-        sort(nodes), sort(weights), rule.products,
-        sort(padded(rule.pinned, True)), sort(padded(rule.settled, True)), rule.level,
-        sort(padded(rule._plain, float(count))), both(*rule._coarse),
+        sort(nodes),
+        sort(weights),
+        rule.products,
+        sort(padded(rule.pinned, True)),
+        sort(padded(rule.settled, True)),
+        rule.level,
+        sort(padded(rule._plain, float(count))),
+        both(*rule._coarse),
         None if rule._radau is None else both(*rule._radau),
-    )  # fmt: skip
+    )
 
 
 def choose_rule(
@@ -342,5 +354,5 @@ def choose_rule(
     # the zeros that the structure demands are left out of what is estimated
     F = factor(op)
     zeros = 0 if F is None else max(op.shape[0] - F.shape[1], 0)
-    narrow, rng = op if F is None or not zeros else Gram(F.T), sharing(op).generator(rng)
+    narrow, rng = op if F is None or not zeros else Gram(F.T), distribution_of(op).generator(rng)
     return with_zeros(quadrature(narrow, probes=probes, steps=steps, rng=rng), zeros)

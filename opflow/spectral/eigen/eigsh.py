@@ -17,18 +17,18 @@ from opflow.evaluation.dense import Tiled, dense, dense_plan
 from opflow.evaluation.materialise import candidates, materialise
 from opflow.interface.keywords import Seed, advance, keywords
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, beside, check_integer, namespace, to_host
-from opflow.machine.workspace import op_namespace, parse_memory, whereabouts
+from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
+from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
     DENSE,
     ConvergenceWarning,
     Normalised,
+    distribution_of,
     finite,
     gaussian,
     peaks,
-    sharing,
     symmetric_operator,
     unit_of,
 )
@@ -241,7 +241,7 @@ def eigsh(
         raise ValueError(f"which must be one of {', '.join(WHICH)}, not {which!r}")
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    tolerance, rng = Tolerance.of(op, tol), sharing(op).generator(rng)
+    tolerance, rng = Tolerance.of(op, tol), distribution_of(op).generator(rng)
     least = LEAST
     if start is not None:
         start = check_start(op, start, "start")
@@ -252,7 +252,7 @@ def eigsh(
     if start is not None:
         width = max(width, least)
     width = min(width, n)
-    budget = parse_memory(memory, whereabouts(op))
+    budget = parse_memory(memory, operator_module(op))
     ahead = STEPS if start is None else WARM
     if which in ("SA", "BE"):
         ahead *= LOWER
@@ -263,10 +263,14 @@ def eigsh(
         chosen = choose(pairs.eigenvalues, k, which)
         vectors = pairs.eigenvectors[:, op_namespace(op).asarray(chosen)]
         return Eigenpairs(
-            pairs.eigenvalues[chosen], vectors, pairs.residuals[chosen],
+            pairs.eigenvalues[chosen],
+            vectors,
+            pairs.residuals[chosen],
             bool(tolerance.met(0, pairs.residuals, abs(pairs.eigenvalues).max()).all()),
-            pairs.products, pairs.how, next_to(pairs.eigenvalues, k, which, pairs.eigenvectors),
-        )  # fmt: skip
+            pairs.products,
+            pairs.how,
+            next_to(pairs.eigenvalues, k, which, pairs.eigenvectors),
+        )
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, ahead, width, budget - size * n * op.dtype.itemsize, how)
     found = _lanczos(evaluated, k, which, tolerance, width, size, steps, start, rng)
@@ -278,7 +282,7 @@ def _lapack_pays(op: Operator, k: int, width: int, steps: int, budget: float) ->
     n = op.shape[0]
     if n <= max(SMALL, 3 * (k + width)):
         return not op.space.sharded
-    if sharing(op).sharded:
+    if distribution_of(op).sharded:
         return n <= DENSE and not op.space.sharded
     if _whole_bytes(op) > budget:
         return False
@@ -306,7 +310,7 @@ def next_to(values: Any, k: int, which: str, vectors: Any) -> Any:
     """The vector of the value that comes after the k asked for, if there is one."""
     more = min(k + 1, len(values))
     following = np.setdiff1d(choose(values, more, which), choose(values, k, which))
-    return vectors[:, beside(following, vectors)]
+    return vectors[:, to_device_of(following, vectors)]
 
 
 def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -> bool:
@@ -323,7 +327,7 @@ def settled_next(values: Any, residuals: Any, k: int, which: str, within: Any) -
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:
     """Columns of the basis: 40 blocks, within limits and half the budget; with room to restart."""
     n, vector = op.shape[0], max(op.domain.here(op.shape[0]), 1) * op.dtype.itemsize
-    least, room = min(n, k + 3 * width), -float(sharing(op).largest(-budget / vector))
+    least, room = min(n, k + 3 * width), -float(distribution_of(op).largest(-budget / vector))
     if least + 2 * width > room:
         raise MemoryError(
             f"a basis of {least} vectors of {n} takes {(least + 2 * width) * vector / 1e9:.3g} "
@@ -339,7 +343,9 @@ def evaluate(
     """The operator in the cheapest form for that many block products, and what that is called."""
     if isinstance(op, Matrix) and how is None:
         return op, "as given"
-    if sharing(op).sharded and how is None:  # other forms have a price of their own on every rank
+    if (
+        distribution_of(op).sharded and how is None
+    ):  # other forms have a price of their own on every rank
         return op, "sharded"
     budget = max(budget, 1.0)
     form = materialise(op, products=products, columns=columns, memory=budget, how=how)
@@ -366,8 +372,9 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
         warnings.warn(
             f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
             f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
-            ConvergenceWarning, stacklevel=4,
-        )  # fmt: skip
+            ConvergenceWarning,
+            stacklevel=4,
+        )
     spent = found.products + k
     return Eigenpairs(
         unit * values, vectors, unit * residuals, bool(met.all()), spent, how, found.guard
@@ -375,9 +382,16 @@ def measured(op: Operator, found: Found, tolerance: Tolerance, how: str) -> Eige
 
 
 def _lanczos(
-    op: Operator, k: int, which: str, tolerance: Tolerance, width: int, size: int, steps: int,
-    start: Any, rng: np.random.Generator,
-) -> Found:  # fmt: skip
+    op: Operator,
+    k: int,
+    which: str,
+    tolerance: Tolerance,
+    width: int,
+    size: int,
+    steps: int,
+    start: Any,
+    rng: np.random.Generator,
+) -> Found:
     """Ritz vectors of the pairs asked for."""
     xp = op_namespace(op)
     known = 0 if start is None else start.shape[1]
@@ -411,9 +425,11 @@ def _lanczos(
                 break
     chosen = choose(values, min(k, len(values)), which)
     return Found(
-        space.combine(coordinates[:, chosen]), space.unit * space.scale, space.products,
+        space.combine(coordinates[:, chosen]),
+        space.unit * space.scale,
+        space.products,
         space.combine(next_to(values, len(chosen), which, coordinates)),
-    )  # fmt: skip
+    )
 
 
 def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
@@ -452,14 +468,14 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     if op.space.sharded:
         raise ValueError("a sharded op has no entries to give: ask eigsh for a few pairs")
     need = _whole_bytes(op)
-    budget = parse_memory(memory, whereabouts(op))
+    budget = parse_memory(memory, operator_module(op))
     if need > budget:
         raise MemoryError(
             f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
     advance(0, f"LAPACK, order {n}")
-    A = finite(op.todense() if sharing(op).sharded else dense(op, memory))
+    A = finite(op.todense() if distribution_of(op).sharded else dense(op, memory))
     xp = namespace(A)
     unit = unit_of(peaks(A).max(), op.dtype)
     A /= unit
@@ -467,9 +483,13 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     values, vectors = values[::-1], vectors[:, ::-1]
     residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
     return Eigenpairs(
-        unit * to_host(values).astype(np.float64), vectors, unit * residuals.astype(np.float64),
-        True, forming_products(op), "lapack, dense",
-    )  # fmt: skip
+        unit * to_host(values).astype(np.float64),
+        vectors,
+        unit * residuals.astype(np.float64),
+        True,
+        forming_products(op),
+        "lapack, dense",
+    )
 
 
 def _whole_bytes(op: Operator) -> float:

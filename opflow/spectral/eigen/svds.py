@@ -13,7 +13,7 @@ from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
-from opflow.spectral.checks import ConvergenceWarning, Normalised, finite, gaussian, sharing
+from opflow.spectral.checks import ConvergenceWarning, Normalised, distribution_of, finite, gaussian
 from opflow.spectral.eigen.eigsh import Eigenpairs, Tolerance, eigsh
 
 
@@ -132,7 +132,7 @@ def svds(
     sized(gaussian(op, 1, np.random.default_rng(0x5EED)))
     if sized.unit != 1:  # the Gram of op would leave the range of the dtype
         op = scale(1 / sized.unit, op)
-    gram, rng = Gram(op if wide else op.T), sharing(op).generator(rng)
+    gram, rng = Gram(op if wide else op.T), distribution_of(op).generator(rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the triplets, below, it is told
         pairs = eigsh(gram, k, which="LA", tol=tol, memory=memory, rng=rng, **options)
@@ -154,8 +154,9 @@ def svds(
             f"{k - int(met.sum())} of {k} singular triplets did not converge: the largest "
             f"residual is {sized.unit * residuals.max():.2g} of a norm of "
             f"{sized.unit * sigma.max():.2g}",
-            ConvergenceWarning, stacklevel=3,
-        )  # fmt: skip
+            ConvergenceWarning,
+            stacklevel=3,
+        )
     left, right = (near, far) if wide else (far, near)
     return SingularTriplets(
         sized.unit * sigma,

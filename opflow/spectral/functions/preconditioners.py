@@ -11,7 +11,7 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import check_integer, check_real, is_sparse, namespace, to_host
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
@@ -51,7 +51,9 @@ class Nystrom(Operator):
     (array([0.25, 1.  , 1.  ]), True)
     """
 
-    def __init__(self, U: Any, weights: Any, *, space: Space = LOCAL, symbol: str = "P⁻¹") -> None:
+    def __init__(
+        self, U: Any, weights: Any, *, space: RowDistribution = LOCAL, symbol: str = "P⁻¹"
+    ) -> None:
         U = check_real(U, "U")
         weights = check_real(weights, "weights", dtype=U.dtype, finite=True)
         if U.ndim != 2 or weights.shape != U.shape[1:]:
@@ -101,7 +103,9 @@ class Jacobi(Operator):
     array([1. , 0.5])
     """
 
-    def __init__(self, diagonal: Any, *, space: Space = LOCAL, symbol: str = "D⁻¹") -> None:
+    def __init__(
+        self, diagonal: Any, *, space: RowDistribution = LOCAL, symbol: str = "D⁻¹"
+    ) -> None:
         diagonal = check_real(diagonal, "diagonal")
         size = int(space.total(diagonal.size))
         if is_sparse(diagonal) or diagonal.ndim != 1 or not size:
@@ -131,11 +135,11 @@ class Jacobi(Operator):
         return self.data.copy()
 
 
-def _least(values: Any, space: Space) -> float:
+def _least(values: Any, space: RowDistribution) -> float:
     return -float(space.largest(-float(values.min()) if values.size else -np.inf))
 
 
-def _no_entries(space: Space) -> None:
+def _no_entries(space: RowDistribution) -> None:
     if space.sharded:
         raise ValueError("a sharded preconditioner has no entries to give: it knows products")
 

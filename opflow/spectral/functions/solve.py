@@ -16,7 +16,7 @@ import numpy as np
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.interface.keywords import Seed, advance, keywords
 from opflow.machine.arrays import Array, check_integer, check_real, is_sparse, namespace, to_host
-from opflow.machine.workspace import parse_memory, whereabouts
+from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
@@ -24,9 +24,9 @@ from opflow.spectral.checks import (
     Normalised,
     check_finite,
     check_shift,
+    distribution_of,
     finite,
     peaks,
-    sharing,
     symmetric_operator,
     unit_of,
 )
@@ -203,7 +203,7 @@ def _patience(op: Operator, how: str | None, columns: int, preconditioner: Any) 
     if how not in (None, "iterative", "direct"):
         raise ValueError(f"how must be 'iterative', 'direct' or None, not {how!r}")
     n = op.shape[0]
-    sharded = sharing(op).sharded
+    sharded = distribution_of(op).sharded
     if how == "direct":
         if preconditioner is not None:
             raise ValueError("how='direct' needs no preconditioner: give one or the other")
@@ -212,7 +212,12 @@ def _patience(op: Operator, how: str | None, columns: int, preconditioner: Any) 
         return 0
     # the matrix, in float64, and its factors
     need = n * n * (op.dtype.itemsize + 16.0)
-    if how or sharded or preconditioner is not None or need > parse_memory(None, whereabouts(op)):
+    if (
+        how
+        or sharded
+        or preconditioner is not None
+        or need > parse_memory(None, operator_module(op))
+    ):
         return math.inf
     direct = NOMINAL.seconds(dense_plan(op).cost, op.dtype)
     direct += NOMINAL.seconds(Cost(2 / 3 * float(n) ** 3, 0.0), np.float64)

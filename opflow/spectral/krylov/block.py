@@ -16,10 +16,10 @@ from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     Normalised,
+    distribution_of,
     finite,
     gaussian,
     peaks,
-    sharing,
     symmetric_operator,
     unit_of,
 )
@@ -199,7 +199,7 @@ def block_lanczos(
     """
     op = symmetric_operator(op)
     check_integer(steps, "steps", 1)
-    rng = sharing(op).generator(rng)
+    rng = distribution_of(op).generator(rng)
     if V is None:
         V = gaussian(op, min(check_integer(block, "block", 1), op.shape[0]), rng)
     V = check_start(op, V, "V")

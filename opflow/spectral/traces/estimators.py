@@ -27,13 +27,15 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from opflow.machine.arrays import namespace, to_host
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.spectral.checks import Estimate, finite, not_psd
 
 Product = Callable[[Any], Any]
 
 
-def xtrace(apply: Product, omega: Any, *, psd: bool = False, space: Space = LOCAL) -> Estimate:
+def xtrace(
+    apply: Product, omega: Any, *, psd: bool = False, space: RowDistribution = LOCAL
+) -> Estimate:
     r"""XTrace (Epperly, Tropp and Webber 2024) of a symmetric A.
 
     Parameters
@@ -101,7 +103,7 @@ def xtrace(apply: Product, omega: Any, *, psd: bool = False, space: Space = LOCA
     return _estimate(samples.mean(), below, above, floor, m + rank, "XTrace")
 
 
-def xnystrace(apply: Product, omega: Any, *, space: Space = LOCAL) -> Estimate:
+def xnystrace(apply: Product, omega: Any, *, space: RowDistribution = LOCAL) -> Estimate:
     r"""XNysTrace (Epperly, Tropp and Webber 2024) of a PSD A.
 
     Parameters
@@ -168,7 +170,7 @@ def _host(x: Any) -> Any:
     return to_host(x).astype(np.float64, copy=False)
 
 
-def _products(A: Any, B: Any, space: Space) -> Any:
+def _products(A: Any, B: Any, space: RowDistribution) -> Any:
     """a·b of columns."""
     return _host(space.total((A * B).sum(axis=0, dtype=np.float64)))
 

@@ -13,11 +13,11 @@ import numpy as np
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import to_host
-from opflow.machine.workspace import parse_memory, whereabouts
+from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import DENSE, finite, sharing
+from opflow.spectral.checks import DENSE, distribution_of, finite
 from opflow.spectral.functions.preconditioners import Jacobi
 from opflow.spectral.traces.structure import NOMINAL, forming_products
 
@@ -122,14 +122,14 @@ def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
     n = op.shape[0]
     F = narrow_factor(op)
     side = n if F is None else F.shape[1]
-    if (op.space.sharded and F is None) or (sharing(op).sharded and side > DENSE):
+    if (op.space.sharded and F is None) or (distribution_of(op).sharded and side > DENSE):
         if asked:
             raise ValueError(f"a sharded op of order {n} has no entries to give: estimate instead")
         return False
     if side <= DENSE:
         return True
     need = WHOLE_BYTES * float(side) ** 2
-    budget = parse_memory(None, whereabouts(op))
+    budget = parse_memory(None, operator_module(op))
     if need > budget and asked:
         raise MemoryError(
             f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
@@ -161,10 +161,12 @@ def dense_spectrum(op: Operator) -> Spectrum:
     F = narrow_factor(op)
     advance(0, f"LAPACK, order {op.shape[0] if F is None else F.shape[1]}")
     if F is None:
-        matrix = finite(op.todense() if sharing(op).sharded else dense(op))
+        matrix = finite(op.todense() if distribution_of(op).sharded else dense(op))
         return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
     matrix = finite((F.T @ F).todense())
-    products = len(matrix) if sharing(op).sharded else min(len(matrix), forming_products(op))
+    products = (
+        len(matrix) if distribution_of(op).sharded else min(len(matrix), forming_products(op))
+    )
     more = op.shape[0] - len(matrix)  # zeros of op, or of the matrix
     return Spectrum(_eigenvalues(matrix)[max(-more, 0) :], max(more, 0), products)
 

@@ -17,8 +17,8 @@ from opflow.spectral.checks import (
     Estimate,
     Normalised,
     check_shift,
+    distribution_of,
     gaussian,
-    sharing,
     symmetric_operator,
 )
 from opflow.spectral.density.quadrature import quadrature_cost
@@ -245,7 +245,7 @@ def participation_ratio(
     7.0
     """
     op = symmetric_operator(op)
-    rng = sharing(op).generator(rng)
+    rng = distribution_of(op).generator(rng)
     size = frobenius_norm(op, products=products, rng=rng)
     total = trace(op, products=products, rng=rng)
     if size == 0:

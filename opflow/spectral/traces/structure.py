@@ -15,7 +15,7 @@ from opflow.evaluation.dense import block_work, dense_plan, gram_work
 from opflow.evaluation.function_gram import FunctionGram
 from opflow.machine.arrays import to_host
 from opflow.machine.cost import MachineProfile
-from opflow.machine.ranks import LOCAL, Space
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
 from opflow.operators.gates import Mask
@@ -24,7 +24,7 @@ from opflow.operators.khatri_rao import Hadamard
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import DENSE, finite, sharing
+from opflow.spectral.checks import DENSE, distribution_of, finite
 
 NOMINAL = MachineProfile()
 
@@ -42,7 +42,9 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
 
 def diagonal_pays(op: Operator, products: int) -> bool:
     """Whether the exact diagonal of `op` takes no longer than `products` products."""
-    if sharing(op).sharded:  # it is known or it is not, and costs are those of this rank alone
+    if distribution_of(
+        op
+    ).sharded:  # it is known or it is not, and costs are those of this rank alone
         return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
     return pays(diagonal_cost(op), op, products)
 
@@ -69,7 +71,7 @@ def _sharded_columns(op: Operator) -> Any:
 
 def entries_pay(op: Operator, products: int) -> bool:
     """Whether a pass over all entries of `op` takes no longer than `products` products."""
-    return not sharing(op).sharded and pays(entries_cost(op), op, products)
+    return not distribution_of(op).sharded and pays(entries_cost(op), op, products)
 
 
 def forming_products(op: Operator) -> int:
@@ -184,7 +186,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     if isinstance(op, Scaled):
         inner = entries_norm(op.operands[0], products)
         return None if inner is None else (abs(op.scalar) * inner[0], inner[1])
-    if sharing(op).sharded:
+    if distribution_of(op).sharded:
         return _sharded_norm(op, products)
     if isinstance(op, Matrix) and op.sparse:
         return _norm(op.data.data), 0
@@ -199,7 +201,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     return None
 
 
-def _norm(A: Any, space: Space = LOCAL) -> float:
+def _norm(A: Any, space: RowDistribution = LOCAL) -> float:
     """The norm of all entries; no square of one leaves the range of float64."""
     peak = float(space.largest(float(abs(A).max()) if A.size else 0.0))
     if not peak:

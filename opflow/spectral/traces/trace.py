@@ -14,9 +14,9 @@ from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     Estimate,
     Normalised,
+    distribution_of,
     finite,
     gaussian,
-    sharing,
     symmetric_operator,
 )
 from opflow.spectral.traces.estimators import xnystrace, xtrace
@@ -167,7 +167,7 @@ def diagonal(
         values = exact_diagonal(op)
         zeros = op_namespace(op).zeros_like(values)
         return Diagonal(values, zeros, diagonal_products(op), "exact")
-    return _diag_pp(op, products // 3, sharing(op).generator(rng))
+    return _diag_pp(op, products // 3, distribution_of(op).generator(rng))
 
 
 def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:

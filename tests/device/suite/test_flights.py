@@ -9,7 +9,7 @@ import pytest
 
 import opflow as of
 from opflow.machine import streams
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from tests.device.counting import STAND_IN
 
 if not STAND_IN:
@@ -107,7 +107,7 @@ def test_nothing_would_overlap_without_page_locked_memory_and_a_stream_of_its_ow
 
 def a_pass(rows) -> None:
     slices = [slice(i, i + 2) for i in range(0, 8, 2)]
-    for s in in_turn(slices, rows):
+    for s in prefetched(slices, rows):
         assert (rows[s].get() == np.arange(16.0).reshape(8, 2)[s]).all()
 
 
@@ -139,7 +139,7 @@ def test_a_wait_that_is_forgotten_is_caught(what) -> None:
     a_pass(of.Streamed(np.arange(16.0).reshape(8, 2)))
     rows = scope["Streamed"](np.arange(16.0).reshape(8, 2))
     with pytest.raises(Hazard, match=message):
-        for s in scope["in_turn"]([slice(i, i + 2) for i in range(0, 8, 2)], rows):
+        for s in scope["prefetched"]([slice(i, i + 2) for i in range(0, 8, 2)], rows):
             rows[s].get()
     flights.forget()
     del rows
@@ -166,13 +166,13 @@ def broken(right: str, wrong: str, first: bool = False) -> dict:
 def test_what_moves_when_a_pass_ends_is_waited_for(right, wrong, message, seen) -> None:
     for scope in (vars(streams), broken(right, wrong)):
         rows = scope["Streamed"](np.ones((6, 2)))
-        for s in scope["in_turn"]([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
+        for s in scope["prefetched"]([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
             rows[s]
             break
         if "device" in message:
             del s  # the pass ends, the rows stay
         else:
-            for s in scope["in_turn"]([slice(0, 2)], rows):
+            for s in scope["prefetched"]([slice(0, 2)], rows):
                 rows[s]
             del rows, s
         gc.collect()

@@ -8,7 +8,7 @@ import pytest
 
 import opflow as of
 from opflow.machine.arrays import module_name, to_host
-from opflow.machine.workspace import whereabouts
+from opflow.machine.workspace import operator_module
 from tests.device.counting import transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.operators.battery import small_blocks
@@ -42,7 +42,7 @@ def same_products(device: of.Operator, host: of.Operator) -> None:
     """Products, adjoint products, and what blocks give, without a transfer."""
     rng = np.random.default_rng(1)
     assert device.shape == host.shape
-    assert whereabouts(device) in ("cupy", None)
+    assert operator_module(device) in ("cupy", None)
     x, y = (rng.standard_normal((n, 2)).astype(host.dtype) for n in reversed(host.shape))
     X, Y = put(x), put(y)
     with transfers() as made:
@@ -54,7 +54,7 @@ def same_products(device: of.Operator, host: of.Operator) -> None:
     if host.shape[0] == host.shape[1]:
         wanted.append(host.diagonal())
     for got, want in zip(results, wanted, strict=True):
-        if whereabouts(device) is None:
+        if operator_module(device) is None:
             got = put(to_host(got))
         agree(got, want)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 import opflow as of
 from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.machine.arrays import module_name, to_host
-from opflow.machine.streams import in_turn
+from opflow.machine.streams import prefetched
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.device.suite.test_dynamics import RUNS as DEVICE_RUNS
@@ -70,7 +70,7 @@ def test_the_next_rows_move_while_one_block_is_used(lengths) -> None:
     rows = of.Streamed(X)
     for _ in range(2):
         with transfers() as made:
-            for s in in_turn(slices, rows):
+            for s in prefetched(slices, rows):
                 block = rows[s]
                 if STAND_IN:
                     from tests.device.flights import under_way
@@ -87,7 +87,7 @@ def test_a_pass_that_is_left_early_waits_for_what_moves() -> None:
     from tests.device.flights import under_way
 
     rows = of.Streamed(np.ones((6, 2)))
-    for s in in_turn([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
+    for s in prefetched([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
         rows[s]
         assert under_way() == 1
         break
@@ -101,7 +101,7 @@ def test_a_pass_that_is_left_early_waits_for_what_moves() -> None:
 def test_rows_other_than_those_announced_are_still_those_asked_for() -> None:
     X = np.arange(12.0).reshape(6, 2)
     rows = of.Streamed(X)
-    for s in in_turn([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
+    for s in prefetched([slice(0, 2), slice(2, 4), slice(4, 6)], rows):
         agree(rows[s], X[s])
         agree(rows[slice(1, 2)], X[1:2])
 

@@ -18,9 +18,9 @@ from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     Estimate,
     check_psd,
+    distribution_of,
     finite,
     gaussian,
-    sharing,
     symmetric_operator,
 )
 from opflow.spectral.density.density import Density
@@ -159,7 +159,7 @@ def kernel_polynomial(
     op = symmetric_operator(op)
     check_integer(degree, "degree", 2)
     check_integer(probes, "probes", 2)
-    generator = sharing(op).generator(rng)
+    generator = distribution_of(op).generator(rng)
     alpha, beta, _ = lanczos(op, 30, rng=generator)
     ritz, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
     if log:
