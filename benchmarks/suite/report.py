@@ -73,16 +73,15 @@ def _about(results: dict[str, Any]) -> Iterator[str]:
 def _reached(cells: m.Cells) -> Iterator[str]:
     found = targets(cells)
     missed = [target for target in found if not target.reached]
-    yield "## What was asked, and what was reached"
+    yield "## Targets and results"
     yield ""
-    yield (f"{len(found) - len(missed)} of {len(found)} figures that were asked for are reached; "
-           "those that are not come first.")  # fmt: skip
+    yield f"{len(found) - len(missed)} of {len(found)} targets are met; those that are not come first."
     yield ""
     rows = [
         (target.what, target.asked, _short(target.measured), "yes" if target.reached else "**no**")
         for target in (*missed, *(target for target in found if target.reached))
     ]
-    yield from _table(("", "asked", "measured", "reached"), rows)
+    yield from _table(("", "target", "measured", "met"), rows)
 
 
 def _products(cells: m.Cells) -> Iterator[str]:
