@@ -57,7 +57,6 @@ OPEN = {
     "floor": [
         "opflow.data.load",
         "opflow.dynamics.storage.checkpoint",
-        "opflow.machine.cost",
         "opflow.operators.khatri_rao",
         "opflow.spectral.functions.regression",
     ],
