@@ -14,7 +14,7 @@ from opflow.operators.operator import Operator
 from opflow.spectral.krylov.recursion import Recursion, eigh_tridiagonals
 
 
-def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
+def batched_lanczos(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
     """Lanczos from each of several vectors at once, a block product a step.
 
     Parameters
