@@ -60,8 +60,6 @@ OPEN = {
     "late": [
         "opflow.cli.options",
         "opflow.cli.ranks",
-        "opflow.machine.config",
-        "opflow.machine.threads",
         "opflow.operators.algebra",
         "opflow.operators.khatri_rao",
         "opflow.operators.operator",

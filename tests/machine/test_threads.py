@@ -240,7 +240,7 @@ class OfThread(threading.local):
 
 
 def fake_blas(monkeypatch, *libraries):
-    blas = pool._Blas()
+    blas = pool.Blas()
     blas._known = [(library, library.set_num_threads) for library in libraries]
     monkeypatch.setattr(pool, "_blas", blas)
     return blas
