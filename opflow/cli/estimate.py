@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from opflow.dynamics.methods.descent import GradientDescent
+from opflow.dynamics.methods.method import Method
 from opflow.dynamics.plan import (
     STEPS,
     Plan,
@@ -33,7 +34,7 @@ from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
 
-NO_METHOD: Any = GradientDescent()
+NO_METHOD: Method = GradientDescent()
 
 
 class Estimate(NamedTuple):
@@ -73,7 +74,7 @@ def estimate(
     *,
     steps: int | None = None,
     memory: float | str | None = None,
-    method: Any = NO_METHOD,
+    method: Method = NO_METHOD,
     eliminate: bool | None = None,
     X: Any = None,
 ) -> Estimate:
@@ -93,7 +94,7 @@ def estimate(
         X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
     p = problem(network, X, int(X.shape[0]), method)
     routes = [] if eliminate else [weight_route(p)]
-    if eliminate is not False and not getattr(method, "by_weights", False):
+    if eliminate is not False and not method.by_weights:
         routes += eliminated_routes(p, Gram(input_operator(X)), False, True)
     count, budget = max(STEPS if steps is None else steps, 1), parse_memory(memory, module_name(X))
     fitting = [r for r in routes if r.held <= budget]
@@ -103,7 +104,7 @@ def estimate(
     state = float(network.parameters)
     if chosen.name != "weights":
         state = n * widths[1] + p.upper()
-    state *= 2 if getattr(method, "momentum", 0.0) else 1
+    state *= 2 if method.momentum else 1
     stored = p.entries * (p.item + 4.0 * p.whole)
     return Estimate(
         routes,

@@ -86,7 +86,7 @@ class Loop:
         self.losses: list[float] = []
         self.seen: dict[str, list[Any]] = {observer: [] for observer in observers}
         targets = integrator.state.targets
-        self.inputs = getattr(integrator.state.first, "inputs", None)
+        self.inputs = integrator.state.first.inputs
         # the loss of the zero function: what a fit from a perfect start is measured against
         self.space = integrator.state.space
         with np.errstate(over="ignore"):  # reported with the first loss
@@ -170,7 +170,7 @@ class Loop:
         return self.number % self.every == 0
 
     def _moment(self, record: bool) -> None:
-        if not record and getattr(self.integrator, "stochastic", False):
+        if not record and self.integrator.stochastic:
             return
         self._evaluate()
         state = self.integrator.state
@@ -184,7 +184,7 @@ class Loop:
                 state,
                 self.inputs,
                 self.share,
-                self._predictor(),
+                self.integrator.predictor,
             )
             for name, observer in self.observers.items():
                 try:
@@ -230,10 +230,6 @@ class Loop:
         if self._failure is not None:
             raise self._failure
 
-    def _predictor(self) -> Any:
-        """What predicts: the integrator of a model that is not the network of its state."""
-        return self.integrator if hasattr(self.integrator, "predict") else self.integrator.state
-
     def _evaluate(self) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
             self.loss = self.share * self.integrator.evaluate(self.spare)
@@ -261,11 +257,11 @@ class Loop:
                 for name, values in self.seen.items()
                 if values or not done  # an observer that returns None has recorded nothing
             },
-            step=getattr(self.integrator, "step", float("nan")),
+            step=self.integrator.step,
             note=self.integrator.note,
             interrupted=self.interrupted,
             steps=np.array(self.steps[:done], dtype=np.int64),
-            _predictor=self._predictor(),
+            _predictor=self.integrator.predictor or self.reached,
         )
 
     def _save(self) -> None:
@@ -353,7 +349,7 @@ class Loop:
                 "squares of f - y, are beyond the range of numbers"
             )
         top = self.share * largest_eigenvalue(self.reached.kernel()).value
-        size = getattr(self.integrator, "step", float("nan"))
+        size = self.integrator.step
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "

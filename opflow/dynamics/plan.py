@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.dynamics.methods.method import LANCZOS
+from opflow.dynamics.methods.descent import GradientDescent
+from opflow.dynamics.methods.method import Method
+from opflow.dynamics.methods.step_size import LANCZOS
 from opflow.dynamics.state import DualLayer, FirstLayer, WeightLayer
 from opflow.evaluation import FunctionGram, materialise
 from opflow.evaluation.dense import dense_plan
-from opflow.machine.arrays import check_real, is_sparse, module_name, namespace
+from opflow.machine.arrays import Data, check_real, is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile, machine_profile
 from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, parse_memory
 from opflow.operators import Cost, Gram, Operator
@@ -144,13 +146,9 @@ class Problem(NamedTuple):
         return least
 
 
-def problem(network: ReLUNetwork, X: Any, samples: int, method: Any = None) -> Problem:
-    """The shapes of a run; X is None where only a Gram is known.
-
-    A method says by `frozen` whether it needs kernels at frozen gates (it does by default), by
-    `extra` how many sets of parameters and by `kept` how many copies of all fields it holds
-    besides the state, and by `size` how many vectors its Krylov basis has at most.
-    """
+def problem(network: ReLUNetwork, X: Data, samples: int, method: Method | None = None) -> Problem:
+    """The shapes of a run; X is None where only a Gram is known."""
+    method = method or GradientDescent()
     entries = 0.0 if X is None else float(samples * network.widths[0])
     if is_sparse(X):
         entries = float(X.nnz)
@@ -162,10 +160,10 @@ def problem(network: ReLUNetwork, X: Any, samples: int, method: Any = None) -> P
         entries,
         is_sparse(X),
         is_whole(X),
-        getattr(method, "frozen", True),
-        getattr(method, "extra", 0.0),
-        max(LANCZOS, 1.5 * getattr(method, "size", 0)),
-        getattr(method, "kept", 0.0),
+        method.frozen,
+        method.extra,
+        max(LANCZOS, 1.5 * method.size),
+        method.kept,
         is_operator(X),
     )
 

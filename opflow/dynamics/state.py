@@ -186,6 +186,9 @@ class State:
         How the samples are held: all here, or those of `first` and `targets` by this rank.
     """
 
+    #: of a truncated flow alone
+    fields = exact = None
+
     def __init__(
         self,
         network: ReLUNetwork,

@@ -161,7 +161,7 @@ def train(
     (True, (20, 1))
     """
     method = GradientDescent() if method is None else method
-    if not hasattr(method, "start") or isinstance(method, type):
+    if not isinstance(method, Method):
         raise TypeError(
             f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
         )
@@ -180,7 +180,7 @@ def train(
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     limit, end, stops = _checked_length(steps, until, times)
-    if stops is not None and getattr(method, "stepwise", False):
+    if stops is not None and method.stepwise:
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
     every = check_integer(every, "every", 1)
     if loss not in ("sum", "mean"):
@@ -190,13 +190,13 @@ def train(
     if not diverge >= 1:
         raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
     share = 1.0 / samples if loss == "mean" else 1.0
-    if getattr(method, "by_weights", False):
+    if method.by_weights:
         if eliminate or gram is not None:
             raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
         eliminate = False
     count = None if math.isinf(limit) else int(limit)
-    if count and getattr(method, "batch", None):  # in passes over all rows
-        count = max(1, count * method.batch // samples)  # type: ignore[attr-defined]
+    if count and method.batch:  # in passes over all rows
+        count = max(1, count * method.batch // samples)
     saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss, space)
     budget = space.budget(memory, module_name(network.readout))
     resumed = None if held is None else held[1]
@@ -217,8 +217,7 @@ def train(
         print(explained(found, network.dtype, count, budget))
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
     with np.errstate(under="ignore"), workspace_limit(found.room.workspace, found.room.spread):
-        accumulate = getattr(method, "accumulate", None)
-        state = State(network, found.first, y, None, accumulate, found.room.fields, space)
+        state = State(network, found.first, y, None, method.accumulate, found.room.fields, space)
         loop = Loop(
             method.name,
             method.start(state, share),
@@ -248,7 +247,7 @@ def _check_sharded(method: Method, eliminate: bool | None, gram: Any) -> None:
         raise ValueError(
             "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
         )
-    if not getattr(method, "sharded", True):
+    if not method.sharded:
         raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
 
 
