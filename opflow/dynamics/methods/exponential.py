@@ -14,7 +14,7 @@ import numpy as np
 from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Trial
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, namespace
-from opflow.spectral.krylov.subspace import Krylov, integrated
+from opflow.spectral.krylov.flow import Krylov, integrated
 
 #: the error of the Krylov solution, in parts of what a step may have
 KRYLOV = 0.1
