@@ -1,22 +1,21 @@
-"""How the kernel and the weight Grams move, from the velocities of the fields alone.
+"""The kernel velocity dK/dt, from the velocities of the fields alone.
 
 The product rule for Grams whose factors move: ``dK/dt = Σ_ℓ η_ℓ (Ȧ^{ℓ-1} ∘ D^ℓ + A^{ℓ-1} ∘ Ḋ^ℓ)``
-inside an activation region, where gates are constant, and the closed equation of ``WᵀW``.
+inside an activation region, where gates are constant.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from opflow.machine.arrays import check_real, is_sparse, namespace
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
-from opflow.relu.fields import Fields, check_fields, check_layer
-from opflow.relu.hierarchy import field_velocities, split
+from opflow.relu.fields import Fields, check_fields
+from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split
 from opflow.relu.inputs import input_operator
 
-__all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities", "weight_gram_velocity"]
+__all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
 
 class KernelVelocity(NamedTuple):
@@ -125,65 +124,12 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     return layers
 
 
-def weight_gram_velocity(
-    fields: Fields, layer: int, residual: Any, side: str = "input"
-) -> Operator:
-    r"""The closed equation of a weight Gram: d(WᵀW)/dt or d(WWᵀ)/dt from the fields alone.
-
-    Parameters
-    ----------
-    fields : Fields
-    layer : int
-        ℓ, 1..L.
-    residual : array (N, k), (N,) for k = 1, or (N·k,)
-    side : {"input", "output"}
-        WᵀW, on the layer's input units, or WWᵀ, on its output units.
-
-    Returns
-    -------
-    Operator of shape (n_{ℓ-1}, n_{ℓ-1}) or (n_ℓ, n_ℓ), symmetric
-
-    Notes
-    -----
-    .. math::
-        d(W^{\ell T} W^\ell)/dt = -\eta_\ell \sum_\nu (a^{\ell-1}_\nu \rho_\nu^T
-            + \rho_\nu a^{\ell-1,T}_\nu), \qquad \rho_\nu = \psi^{\ell-1,T}_\nu r_\nu,
-
-        d(W^\ell W^{\ell T})/dt = -\eta_\ell \sum_\nu (s_\nu u_\nu^T + u_\nu s_\nu^T), \qquad
-            s_\nu = \varphi^{\ell T}_\nu r_\nu, \quad u_\nu = h^\ell_\nu - b^\ell.
-
-    2·N·n_ℓ·(k + n_{ℓ-1}) flops and N·n numbers here; a product costs 8·N·n flops a column.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
-    >>> of.weight_gram_velocity(fields, 2, fields.outputs - 1.0).shape
-    (5, 5)
-    """
-    if side not in ("input", "output"):
-        raise ValueError(f"side must be 'input' or 'output', not {side!r}")
-    layer = check_layer(fields, layer)
-    r = _residual(fields, residual).reshape(fields.samples, -1)
-    net, phi = fields.network, fields.conjugates[layer - 1]
-    s = (r[:, None, :] @ phi.reshape(len(r), net.outputs, -1))[:, 0]
-    if layer == 1 and fields.inputs is None:
-        raise ValueError("these fields know their inputs by a Gram alone: there is no W¹")
-    below, W = input_operator(fields.activations[layer - 1], "a"), net.weights[layer - 1]
-    left, right = (
-        (below, Matrix(s @ W, symbol="ρ"))
-        if side == "input"
-        else (Matrix(below.matmat(W.T), symbol="u"), Matrix(s, symbol="s"))
-    )
-    return scale(-net.rates[layer - 1], GramVelocity(left.T, right.T))
-
-
 _Pairs = list[tuple[Operator | None, Operator | None]]
 
 
 def _moving(fields: Fields, residual: Any) -> tuple[list[tuple[Operator, Operator]], _Pairs]:
     """(φ^ℓ, a^{ℓ-1}) of each layer, and their velocities, None where fixed."""
-    r = _residual(fields, residual)
+    r = check_residual(fields, residual)
     dh, dpsi = split(fields, field_velocities(fields) @ r.reshape(-1))
     still: list[tuple[Operator, Operator]] = []
     moved: _Pairs = []
@@ -215,16 +161,3 @@ def _gated(velocity: Any, activation: Any) -> Any:
     gates = activation > 0
     velocity *= -(gates if velocity.ndim == 2 else gates[:, None, :]).astype(velocity.dtype)
     return velocity
-
-
-def _residual(fields: Fields, residual: Any) -> Any:
-    n, k = check_fields(fields).samples, fields.network.outputs
-    r = check_real(residual, "residual", dtype=fields.network.dtype)
-    wanted = [(n, k), (n * k,)]
-    if is_sparse(r) or r.shape not in wanted:
-        raise ValueError(
-            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
-            f"{wanted[0]} or {wanted[1]} is expected"
-        )
-    namespace(r, fields.network.readout)
-    return r

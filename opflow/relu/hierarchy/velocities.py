@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import namespace
+from opflow.machine.arrays import check_real, is_sparse, namespace
 from opflow.operators import (
     BlockDiagonal,
     FeatureLift,
@@ -247,6 +247,20 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
         _distance(fields.preactivations, reference.preactivations),
         _distance(fields.conjugates, reference.conjugates),
     )
+
+
+def check_residual(fields: Fields, residual: Any) -> Any:
+    """A residual (N, k) or (N·k,) in the network's dtype and on its device, else raise."""
+    n = check_fields(fields).samples
+    k = fields.network.outputs
+    r = check_real(residual, "residual", dtype=fields.network.dtype)
+    if is_sparse(r) or r.shape not in ((n, k), (n * k,)):
+        raise ValueError(
+            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
+            f"{(n, k)} or {(n * k,)} is expected"
+        )
+    namespace(r, fields.network.readout)
+    return r
 
 
 def _distance(arrays: list[Any], references: list[Any]) -> float:
