@@ -6,14 +6,15 @@ inside an activation region, where gates are constant.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from opflow.machine.arrays import Array
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
-from opflow.relu.fields import Fields, check_fields
+from opflow.relu.fields import Fields
+from opflow.relu.grams import activation_factor, conjugate_factor
 from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split
-from opflow.relu.inputs import input_operator
 
 __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
@@ -33,7 +34,7 @@ class KernelVelocity(NamedTuple):
     conjugates: Operator
 
 
-def kernel_velocity(fields: Fields, residual: Any) -> Operator:
+def kernel_velocity(fields: Fields, residual: Array) -> Operator:
     r"""dK/dt along gradient flow, inside the activation region.
 
     Parameters
@@ -66,21 +67,11 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
     >>> dK.symmetric, dK.psd, dK.shape
     (True, False, (3, 3))
     """
-    net = check_fields(fields).network
-    total: list[Operator] = [Zero(fields.samples * net.outputs, dtype=net.dtype)]
-    for (phi, a), (dphi, da), rate, b in zip(
-        *_moving(fields, residual), net.rates, net.biases, strict=True
-    ):
-        moved = [KhatriRao(dphi, a)] if dphi is not None else []
-        moved += [KhatriRao(phi, da)] if da is not None else []
-        if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
-            total.append(scale(rate, GramVelocity(KhatriRao(phi, a), add(*moved))))
-        if b is not None and dphi is not None:  # the 1 that a bias adds to A
-            total.append(scale(rate, GramVelocity(phi, dphi)))
-    return add(*total)
+    parts = [part for layer in _layers(fields, residual) for part in layer.velocities()]
+    return add(_zero(fields), *parts)
 
 
-def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocity]:
+def layer_kernel_velocities(fields: Fields, residual: Array) -> list[KernelVelocity]:
     r"""dK/dt layer by layer, in two parts: activations moving, conjugates moving.
 
     Parameters
@@ -107,57 +98,68 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     >>> first.activations.symbol, second.conjugates.symbol
     ('0', '0')
     """
-    net = check_fields(fields).network
-    zero: Operator = Zero(fields.samples * net.outputs, dtype=net.dtype)
+    velocities = []
+    for layer in _layers(fields, residual):
+        by_activations = add(_zero(fields), *layer._replace(dphi=None).velocities())
+        by_conjugates = add(_zero(fields), *layer._replace(da=None).velocities())
+        velocities.append(KernelVelocity(by_activations, by_conjugates))
+    return velocities
+
+
+class _Layer(NamedTuple):
+    """The factors of a layer's kernel and their velocities, None where they are fixed."""
+
+    rate: float
+    bias: bool
+    phi: Operator
+    a: Operator
+    dphi: Operator | None
+    da: Operator | None
+
+    def velocities(self) -> list[Operator]:
+        """What adds up to the velocity of the layer's kernel."""
+        moved = []
+        if self.dphi is not None:
+            moved.append(KhatriRao(self.dphi, self.a))
+        if self.da is not None:
+            moved.append(KhatriRao(self.phi, self.da))
+        grams = []
+        if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
+            grams.append(GramVelocity(KhatriRao(self.phi, self.a), add(*moved)))
+        if self.bias and self.dphi is not None:  # the 1 that a bias adds to A
+            grams.append(GramVelocity(self.phi, self.dphi))
+        return [scale(self.rate, gram) for gram in grams]
+
+
+def _layers(fields: Fields, residual: Array) -> list[_Layer]:
+    """Layer by layer, the factors of the kernel and their velocities along gradient flow."""
+    r = check_residual(fields, residual).reshape(-1)
+    net = fields.network
+    dh, dpsi = split(fields, field_velocities(fields) @ r)
     layers = []
-    for (phi, a), (dphi, da), rate, b in zip(
-        *_moving(fields, residual), net.rates, net.biases, strict=True
-    ):
-        J, A, D = KhatriRao(phi, a), zero, zero
-        if da is not None:
-            A = scale(rate, GramVelocity(J, KhatriRao(phi, da)))
-        if dphi is not None:
-            D = scale(rate, GramVelocity(J, KhatriRao(dphi, a)))
-            if b is not None:
-                D = add(D, scale(rate, GramVelocity(phi, dphi)))
-        layers.append(KernelVelocity(A, D))
+    for i in range(net.depth):
+        dphi = da = None
+        if i + 1 < net.depth:
+            velocity = _gated(dpsi[i], fields.activations[i + 1])
+            velocity = velocity.reshape(-1, velocity.shape[-1])
+            dphi = Matrix(velocity, symbol=f"dφ{superscript(i + 1)}")
+        if i:
+            velocity = _gated(dh[i - 1], fields.activations[i])
+            da = Matrix(velocity, symbol=f"da{superscript(i)}")
+        phi = conjugate_factor(fields, i + 1)
+        a = activation_factor(fields, i)
+        layers.append(_Layer(net.rates[i], net.biases[i] is not None, phi, a, dphi, da))
     return layers
 
 
-_Pairs = list[tuple[Operator | None, Operator | None]]
-
-
-def _moving(fields: Fields, residual: Any) -> tuple[list[tuple[Operator, Operator]], _Pairs]:
-    """(φ^ℓ, a^{ℓ-1}) of each layer, and their velocities, None where fixed."""
-    r = check_residual(fields, residual)
-    dh, dpsi = split(fields, field_velocities(fields) @ r.reshape(-1))
-    still: list[tuple[Operator, Operator]] = []
-    moved: _Pairs = []
-    for i in range(fields.network.depth):
-        below, up = superscript(i), superscript(i + 1)
-        a = fields.activations[i]
-        still.append(
-            (
-                _rows(fields.conjugates[i], f"φ{up}"),
-                input_operator(a, f"a{below}" if i else "X"),
-            )
-        )
-        dphi = da = None
-        if i + 1 < fields.network.depth:
-            dphi = _rows(_gated(dpsi[i], fields.activations[i + 1]), f"dφ{up}")
-        if i:
-            da = Matrix(_gated(dh[i - 1], a), symbol=f"da{below}")
-        moved.append((dphi, da))
-    return still, moved
-
-
-def _rows(phi: Any, symbol: str) -> Matrix:
-    """Conjugates with the outputs along the rows, (N·k, n)."""
-    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
-
-
-def _gated(velocity: Any, activation: Any) -> Any:
+def _gated(velocity: Array, activation: Array) -> Array:
     """``−θ ∘ velocity``, in place."""
     gates = activation > 0
-    velocity *= -(gates if velocity.ndim == 2 else gates[:, None, :]).astype(velocity.dtype)
+    if velocity.ndim == 3:  # one row of a sample for each output
+        gates = gates[:, None, :]
+    velocity *= -gates.astype(velocity.dtype)
     return velocity
+
+
+def _zero(fields: Fields) -> Operator:
+    return Zero(fields.samples * fields.network.outputs, dtype=fields.network.dtype)

@@ -27,7 +27,7 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
-from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, whole_pays
+from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ def choose_rule(
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
     price = quadrature_cost(op, probes, steps)
-    if how != "estimate" and whole_pays(op, price, asked=how == "exact"):
+    if how != "estimate" and use_lapack(op, price, asked=how == "exact"):
         return exact_rule(op)
     if not estimate:
         return None
