@@ -14,7 +14,8 @@ from opflow.machine.ranks import RowDistribution
 from opflow.spectral.checks import gaussian
 from opflow.spectral.compare import alignment, principal_angles
 from opflow.spectral.density.density import density
-from opflow.spectral.eigen.eigsh import Eigenpairs, eigsh
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
