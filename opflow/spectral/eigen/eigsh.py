@@ -27,7 +27,7 @@ from opflow.spectral.checks import (
     gaussian,
     symmetric_operator,
 )
-from opflow.spectral.eigen.lapack import eigh, lapack_bytes
+from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
 from opflow.spectral.krylov.block import BlockKrylov, check_start
@@ -170,7 +170,7 @@ def eigsh(
     if method is None and _lapack_pays(op, k, width, expected, budget):
         method = "lapack"
     if method == "lapack":
-        return _by_lapack(op, k, which, tolerance, memory)
+        return few_by_lapack(op, k, which, tolerance, memory)
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, expected, width, budget - size * n * op.dtype.itemsize, how)
     space = BlockKrylov(evaluated, _start_block(op, start, width, rng), size, rng)
@@ -192,24 +192,6 @@ def _lapack_pays(op: Operator, k: int, width: int, steps: int, budget: float) ->
     ways = candidates(op, steps, width, budget, NOMINAL)
     products = min(way.seconds for way in ways if way.fits or way.how == "factored")
     return NOMINAL.seconds(lapack, op.dtype) <= NOMINAL.seconds(bases, op.dtype) + products
-
-
-def _by_lapack(
-    op: Operator, k: int, which: str, tolerance: Tolerance, memory: float | str | None
-) -> Eigenpairs:
-    """The pairs asked for, out of all of them."""
-    pairs = eigh(op, memory=memory)
-    values = pairs.eigenvalues
-    chosen = choose(values, k, which)
-    return Eigenpairs(
-        values[chosen],
-        pairs.eigenvectors[:, op_namespace(op).asarray(chosen)],
-        pairs.residuals[chosen],
-        bool(tolerance.met(0, pairs.residuals, abs(values).max()).all()),
-        pairs.products,
-        pairs.how,
-        next_to(values, k, which, pairs.eigenvectors),
-    )
 
 
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:

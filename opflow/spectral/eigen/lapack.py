@@ -9,10 +9,11 @@ import numpy as np
 from opflow.evaluation.dense import dense
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import namespace, to_host
-from opflow.machine.workspace import operator_module, parse_memory
+from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import distribution_of, finite, peaks, symmetric_operator, unit_of
 from opflow.spectral.eigen.results import Eigenpairs
+from opflow.spectral.eigen.selection import Tolerance, choose, next_to
 from opflow.spectral.traces.structure import forming_products
 
 
@@ -74,6 +75,24 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
         True,
         forming_products(op),
         "lapack, dense",
+    )
+
+
+def few_by_lapack(
+    op: Operator, k: int, which: str, tolerance: Tolerance, memory: float | str | None
+) -> Eigenpairs:
+    """The pairs asked for, out of all of them."""
+    pairs = eigh(op, memory=memory)
+    values = pairs.eigenvalues
+    chosen = choose(values, k, which)
+    return Eigenpairs(
+        values[chosen],
+        pairs.eigenvectors[:, op_namespace(op).asarray(chosen)],
+        pairs.residuals[chosen],
+        bool(tolerance.met(0, pairs.residuals, abs(values).max()).all()),
+        pairs.products,
+        pairs.how,
+        next_to(values, k, which, pairs.eigenvectors),
     )
 
 
