@@ -13,7 +13,8 @@ from opflow.spectral.compare import (
     principal_angles,
 )
 from opflow.spectral.density.density import Density, density
-from opflow.spectral.density.quadrature import Quadrature, quadrature
+from opflow.spectral.density.quadrature import quadrature
+from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.lapack import eigh
 from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
