@@ -22,7 +22,7 @@ from opflow.spectral.checks import (
 )
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.density.rule import Quadrature, with_zeros
-from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, whole_pays
+from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
 
 
 @keywords
@@ -142,7 +142,7 @@ def choose_rule(
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
     price = quadrature_cost(op, probes, steps)
-    if how != "estimate" and whole_pays(op, price, asked=how == "exact"):
+    if how != "estimate" and use_lapack(op, price, asked=how == "exact"):
         return exact_rule(op)
     if not estimate:
         return None

@@ -16,7 +16,7 @@ from opflow.spectral.traces.norms import (
     norm,
     participation_ratio,
 )
-from opflow.spectral.traces.structure import diagonal_cost, entries_norm, inner_products, pays
+from opflow.spectral.traces.structure import diagonal_cost, entries_norm, inner_products, is_cheaper
 from opflow.spectral.traces.trace import diagonal, trace
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 
@@ -144,8 +144,8 @@ def test_which_diagonals_are_structural():
     D = of.as_operator(pylops.FirstDerivative(n, dtype="float64"))
     G = of.Gram(F)
     dear = [D.T @ D, G @ G, 2 * (D.T @ D) + of.Identity(n)]
-    assert [pays(diagonal_cost(op), op, 60) for op in cheap] == [True] * len(cheap)
-    assert [pays(diagonal_cost(op), op, 60) for op in dear] == [False] * len(dear)
+    assert [is_cheaper(diagonal_cost(op), op, 60) for op in cheap] == [True] * len(cheap)
+    assert [is_cheaper(diagonal_cost(op), op, 60) for op in dear] == [False] * len(dear)
     found = [trace(op) for op in cheap + dear]
     assert [x.exact for x in found] == [True] * len(cheap) + [False] * len(dear)
     assert [x.products for x in found] == [0] * len(cheap) + [60] * len(dear)
