@@ -22,7 +22,6 @@ from opflow.operators import Operator
 from opflow.operators.algebra import is_operator
 from opflow.operators.operator import Cost
 from opflow.relu.fields import Fields
-from opflow.relu.kernels import spans
 from opflow.relu.passes import through
 
 
@@ -143,7 +142,9 @@ class FieldTangent(Operator):
         net = self.fields.network
         c = X.shape[1]
         up, down, biases = [], [], []
-        for (weight, bias), scale, W in zip(spans(net), self.scales, net.weights, strict=True):
+        for (weight, bias), scale, W in zip(
+            net.parameter_slices(), self.scales, net.weights, strict=True
+        ):
             direction = scale * X[weight].reshape(*W.shape, c)
             up.append(direction.transpose(1, 2, 0).reshape(W.shape[1], -1))
             down.append(direction.transpose(0, 2, 1).reshape(W.shape[0], -1))
@@ -191,7 +192,7 @@ class FieldTangent(Operator):
         hidden, conjugate = self.split(X)
         gradients = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
         out = xp.zeros((self.shape[1], c), dtype=X.dtype)
-        slices = spans(net)
+        slices = net.parameter_slices()
         biases = [None if bias is None else out[bias] for _, bias in slices]
         for s in self._blocks(c, X.dtype):
             self._pull(self.recursions[0], s, hidden, gradients, biases)
