@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import opflow as of
-from opflow.cli.run_report import fit
+from opflow.data.fit import fit
 from opflow.data.load import Reading, counted, load
 
 
