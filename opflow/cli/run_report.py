@@ -113,77 +113,69 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]
 
 def analyse(
     network: of.ReLUNetwork,
-    X: Any,
+    X: Data,
     *,
     seconds: float,
     memory: str | None = None,
-    told: str = "",
+    label: str = "",
     comm: Any = None,
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
-    The analysis must be small beside the `seconds` that the run is expected to take; `told` is the
-    name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the answer.
+    The analysis must be small beside the `seconds` that the run is expected to take; `label` is
+    the name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the
+    answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    p = problem(network, X, int(X.shape[0]))
-    cached = storage_bytes(network, p.samples, "cached")
-    first = 4.0 * p.entries * network.widths[1]
-    product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
+    shapes = problem(network, X, int(X.shape[0]))
+    expected = estimate(shapes.samples, network.widths, network.outputs, network.dtype, X=X)
+    product, held = expected.products["cached"]
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
-
-    held = (
-        cached
-        + (7 * EIGENVALUES + 2 * BLOCK + 12) * p.residuals  # a basis, then residuals measured
-        + 3.0 * network.parameters * p.item * EIGENVALUES
-        + 2.0 * p.whole * p.samples * network.widths[1] * p.item * BLOCK
-        + p.workspace()
-    )
-    allowed, budget = max(ALLOWED, SHARE * seconds), space.budget(memory, module_name(X))
+    # a Krylov basis, then the pairs that are measured, and a block through the first layer
+    held += (7 * EIGENVALUES + 2 * BLOCK + 12) * shapes.residuals
+    held += 3.0 * network.parameters * shapes.item * (EIGENVALUES - 1)
+    held += 2.0 * shapes.whole * shapes.samples * network.widths[1] * shapes.item * BLOCK
+    held += shapes.workspace()
+    budget = space.budget(memory, module_name(X))
     # all ranks skip, or none
-    needed, held, allowed = map(float, space.largest(np.array([needed, held, allowed])))
+    needed, held, allowed = map(
+        float, space.largest(np.array([needed, held, max(ALLOWED, SHARE * seconds)]))
+    )
     if needed > allowed:
         return {"skipped": f"it would take about {duration(needed)}, over {duration(allowed)}"}
     if held > budget:
         sizes = f"{human(held, 'B', 1024)}, over the {human(budget, 'B', 1024)}"
         return {"skipped": f"it would hold {sizes} of --memory"}
-    spare = p.workspace() + budget - held
+    spare = shapes.workspace() + budget - held
     workspace = min(float(WORKSPACE), spare / 2)
+    # ranks must stop at one product, and no clock is the same on all
+    limit = math.inf if space.sharded else allowed
     with workspace_limit(workspace, min(float(THREAD_MEMORY), spare / 2 - workspace)):
-        fields = network.fields(X, comm=space if space.sharded else None)
-        K = of.collective_kernel(fields)
-        traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
+        kernel = Kernel(network.fields(X, comm=space if space.sharded else None))
         try:
-            # ranks must stop at one product, and no clock is the same on all
-            limit = math.inf if space.sharded else allowed
-            with product_bar(told, seconds=limit, disable=not told):
-                values = _largest(K, budget - held)
+            with product_bar(label, seconds=limit, disable=not label):
+                values = _largest(kernel, budget - held)
         except OutOfTime:
             return {"skipped": f"its eigenvalues took over {duration(allowed)}"}
         except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
             return {"skipped": f"its eigenvalues were not found: {error}"}
-    total = sum(traces) or 1.0
     return {
         "eigenvalues": values.tolist(),
-        "trace": sum(traces),
-        "shares": [t / total for t in traces],
+        "trace": kernel.trace,
+        "shares": kernel.shares.tolist(),
     }
 
 
-def _largest(K: of.Operator, spare: float) -> Any:
+def _largest(kernel: Kernel, spare: float) -> Array:
     """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
-    n = K.shape[0]
-    k, here = min(EIGENVALUES, n), K.domain.here(n)
-    least = (EIGENVALUES + 5 * BLOCK) * max(here, 1) * K.dtype.itemsize
-    few = n <= 3 * (k + BLOCK) and not K.space.sharded
-    return of.spectral.eigsh(
-        K,
-        k,
-        tol=1e-3,
-        block=min(BLOCK, n),
-        memory=spare + least,
-        method="lapack" if few else "lanczos",
-    ).eigenvalues
+    n = kernel.op.shape[0]
+    space = kernel.op.space
+    least = (EIGENVALUES + 5 * BLOCK) * max(space.here(n), 1) * kernel.op.dtype.itemsize
+    method = "lanczos"
+    if n <= 3 * (min(EIGENVALUES, n) + BLOCK) and not space.sharded:
+        method = "lapack"
+    options = {"tol": 1e-3, "block": min(BLOCK, n), "method": method}
+    return kernel.eigenpairs(EIGENVALUES, spare + least, **options).eigenvalues
 
 
 def summary(
