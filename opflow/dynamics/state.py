@@ -200,17 +200,15 @@ class State:
         self.memory, self.space = memory, space
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
-            parameters = [first.start(network), *_flat(network)[1:]]
+            parameters = [first.start(network), *network.parameter_list()[1:]]
             if self.accumulate is not None:
                 parameters = [p.astype(self.accumulate) for p in parameters]
         self.parameters = parameters
-        weights, biases = _unflat(
-            network, [p.astype(network.dtype, copy=False) for p in parameters]
-        )
+        used = [p.astype(network.dtype, copy=False) for p in parameters]
         if first.route == "eliminated":
-            weights[0] = network.weights[0]
+            used[0] = network.weights[0]
         #: the network above the first layer, and its bias
-        self.upper = network.moved(weights, biases)
+        self.upper = network.with_parameters(used)
 
     @property
     def samples(self) -> int:
@@ -365,10 +363,6 @@ def _totals(arrays: Arrays, space: RowDistribution) -> Arrays:
     flat = space.total(xp.concatenate([a.reshape(-1) for a in arrays]))
     edges = np.cumsum([a.size for a in arrays])[:-1].tolist()
     return [part.reshape(a.shape) for part, a in zip(xp.split(flat, edges), arrays, strict=True)]
-
-
-def _flat(network: ReLUNetwork) -> Arrays:
-    return _interleaved(list(network.weights), list(network.biases))
 
 
 def _interleaved(weights: Arrays, biases: Arrays) -> Arrays:

@@ -1,16 +1,17 @@
-"""The ``.npz`` files of networks and runs: written whole or not at all, read if they are sound."""
+"""Files that are complete or not there, and the ``.npz`` files of networks and runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -68,33 +69,50 @@ def checksum(arrays: Mapping[str, Any]) -> str:
 
 
 def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
-    """``numpy.savez`` that leaves either the whole file or the old one, and `keep` − 1 older."""
+    """``numpy.savez`` to a file that is complete or not there; `keep` − 1 older ones stay."""
     path = Path(os.path.expanduser(path))
-    handle, unfinished = temporary(path)
+    states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
     previous = path.with_name(f".{path.name}.previous.tmp")
+    rotate = keep > 1 and path.exists()
     try:
-        with os.fdopen(handle, "wb") as file:
+        with atomic(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        rotate = keep > 1 and path.exists()
-        if rotate:
-            previous.unlink(missing_ok=True)
-            try:
-                os.link(path, previous)
-            except OSError:  # not every file system has links
-                shutil.copyfile(path, previous)
-        os.replace(unfinished, path)
+            if rotate:
+                _link(path, previous)
         # Only now, with the new state in place: the one before may be the bad one of two.
         if rotate:
-            states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
             for i in range(keep - 1, 1, -1):
                 if states[i - 1].exists():
                     os.replace(states[i - 1], states[i])
             os.replace(previous, states[1])
     finally:
-        for left in (Path(unfinished), previous):
-            left.unlink(missing_ok=True)
+        previous.unlink(missing_ok=True)
+
+
+def _link(path: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, target)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file to write, which becomes the file at `path` when the block ends.
+
+    It is on the disk by then.  After an error, or a kill at any moment, `path` is as it was.
+    """
+    path = Path(path)
+    file, name = temporary(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    finally:
+        name.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -102,6 +120,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: 
         os.close(folder)
 
 
-def temporary(path: Path) -> tuple[int, str]:
-    """A new file beside another, open, and its name."""
-    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def temporary(path: Path) -> tuple[BinaryIO, Path]:
+    """A new file beside another, open, with the permissions of any new file, and its path."""
+    name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return open(name, "xb"), name

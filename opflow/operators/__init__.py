@@ -19,6 +19,7 @@ except Exception as error:
         "work on a GPU, install the CUDA libraries: pip install 'cupy-cuda12x[ctk]'"
     ) from error
 
+from opflow.machine.cost import Cost
 from opflow.operators.algebra import (
     Adjoint,
     Cast,
@@ -38,7 +39,7 @@ from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, W
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
 from opflow.operators.scaled_gates import ScaledGates
 

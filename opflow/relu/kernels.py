@@ -37,7 +37,6 @@ from opflow.operators.operator import Cost
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.inputs import copied_width, input_operator
-from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import conjugates, through
 
 ROUTES = ("cached", "transport")
@@ -267,10 +266,9 @@ def _layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
     """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
     if not fields.samples:  # other ranks have some
-        pairs = zip(net.weights, net.biases, strict=True)
         return [
             [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
-            for pair in pairs
+            for pair in zip(net.weights, net.biases, strict=True)
         ]
     out: list[list[Operator]] = []
     below = fields.activations[:-1] if net.depth > 1 else [fields.inputs]
@@ -304,18 +302,6 @@ def _gates_suffice(fields: Fields, below: Any) -> bool:
         and net.widths[-1] >= gate_tables.FEWEST
         and gate_tables.tabulated(net.dtype, below)
     )
-
-
-def spans(network: ReLUNetwork) -> list[tuple[slice, slice | None]]:
-    """Where W^ℓ and b^ℓ stand among the flattened parameters (None without a bias)."""
-    out: list[tuple[slice, slice | None]] = []
-    start = 0
-    for W, b in zip(network.weights, network.biases, strict=True):
-        middle = start + W.size
-        stop = middle if b is None else middle + b.size
-        out.append((slice(start, middle), None if b is None else slice(middle, stop)))
-        start = stop
-    return out
 
 
 class Transport(Operator):
@@ -392,7 +378,7 @@ class Transport(Operator):
                     total += part
         out = xp.empty((self.shape[1], c), dtype=X.dtype)
         for (weight, place), total, bias, size, W in zip(
-            spans(net), totals, biases, self.scales, net.weights, strict=True
+            net.parameter_slices(), totals, biases, self.scales, net.weights, strict=True
         ):
             out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
             if place is not None:
@@ -404,7 +390,9 @@ class Transport(Operator):
         k = net.outputs
         directions = [
             size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _), size, W in zip(spans(net), self.scales, net.weights, strict=True)
+            for (weight, _), size, W in zip(
+                net.parameter_slices(), self.scales, net.weights, strict=True
+            )
         ]
         out = xp.empty((self.shape[0], c), dtype=X.dtype)
 
@@ -412,7 +400,9 @@ class Transport(Operator):
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 tangent = None
-                for i, ((_, bias), W) in enumerate(zip(spans(net), net.weights, strict=True)):
+                for i, ((_, bias), W) in enumerate(
+                    zip(net.parameter_slices(), net.weights, strict=True)
+                ):
                     pushed = (rows[i] @ directions[i]).reshape(-1, c, W.shape[0])
                     if bias is not None:
                         pushed += self.scales[i] * X[bias].T
@@ -447,7 +437,7 @@ class Transport(Operator):
             rows = self.fields.rows(s)
             phis = conjugates(net, rows, self.fields.seed(rows))
             for (weight, bias), size, below, phi in zip(
-                spans(net), self.scales, rows[:-1], phis, strict=True
+                net.parameter_slices(), self.scales, rows[:-1], phis, strict=True
             ):
                 squares = size**2 * (phi**2).sum(axis=1)
                 entries = below.multiply(below) if is_sparse(below) else below**2

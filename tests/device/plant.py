@@ -35,7 +35,6 @@ WITHOUT = {
     "opflow/dynamics/storage/signals.py": "signals",
     "opflow/operators/describe.py": "shapes and costs as text",
     "opflow/machine/gate_tables.py": "compiled for the host; a device unpacks its gates",
-    "opflow/machine/cost.py": "measures the host",
     "opflow/spectral/density/density.py": "works on nodes and weights, which are on the host",
     "opflow/spectral/traces/trace_functions.py": "nodes and weights are on the host",
 }

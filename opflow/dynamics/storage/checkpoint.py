@@ -123,9 +123,9 @@ class Saver:
         if self.path.is_dir():
             raise IsADirectoryError(f"the checkpoint {self.path} is a folder")
         try:
-            handle, trial = temporary(self.path)  # the only test that binds root as well
-            os.close(handle)
-            os.unlink(trial)
+            empty, trial = temporary(self.path)  # the only test that binds root as well
+            empty.close()
+            trial.unlink()
             leftover = re.compile(re.escape(f".{self.path.name}.") + r"[a-z0-9_]{8}\.tmp")
             for file in self.path.parent.iterdir():
                 if leftover.fullmatch(file.name):

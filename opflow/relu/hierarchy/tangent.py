@@ -18,7 +18,6 @@ from opflow.operators import Operator
 from opflow.operators.algebra import is_operator
 from opflow.operators.operator import Cost
 from opflow.relu.fields import Fields
-from opflow.relu.kernels import spans
 from opflow.relu.passes import through
 
 
@@ -112,7 +111,7 @@ class FieldTangent(Operator):
 
     def _matmat(self, X: Any) -> Any:
         xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
-        places, k = spans(net), net.outputs
+        places, k = net.parameter_slices(), net.outputs
         moves = [  # Ẇ^ℓ as (n_ℓ, n_{ℓ-1}, c)
             size * X[weight].reshape(*W.shape, c)
             for (weight, _), size, W in zip(places, self.scales, net.weights, strict=True)
@@ -151,7 +150,7 @@ class FieldTangent(Operator):
 
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
-        places, k = spans(net), net.outputs
+        places, k = net.parameter_slices(), net.outputs
         hidden, conjugate = self.split(X)
         grads = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
         out = xp.zeros((self.shape[1], c), dtype=X.dtype)

@@ -26,7 +26,7 @@ from opflow.spectral.checks import (
     gaussian,
     symmetric_operator,
 )
-from opflow.spectral.krylov.batched import lockstep, multiplicities, ritz
+from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, whole_pays
 
 
@@ -245,7 +245,9 @@ def quadrature(
     check_integer(steps, "steps", 1)
     n = op.shape[0]
     advance(0, "quadrature", probes * min(steps, n))
-    alpha, beta, basis, products = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
+    alpha, beta, basis, products = batched_lanczos(
+        op, gaussian(op, probes, rng), steps, reorthogonalise
+    )
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.operators.operator import Cost
 from opflow.spectral.checks import ConvergenceWarning
+from opflow.spectral.density.probes import batched_lanczos
 from opflow.spectral.density.quadrature import exact_rule, quadrature
-from opflow.spectral.krylov.batched import lockstep
 from opflow.spectral.traces.exact import whole_pays
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
@@ -25,7 +25,7 @@ def test_each_row_integrates_polynomials_on_its_own_vector(name, n, steps, keep,
     op = prescribed(values)
     start = np.random.default_rng(seed).standard_normal((n, 3))
     start /= np.linalg.norm(start, axis=0)
-    alpha, beta, basis, _ = lockstep(op, start, min(steps, n), keep)
+    alpha, beta, basis, _ = batched_lanczos(op, start, min(steps, n), keep)
     m = alpha.shape[1]
     top = max(values.max(), 1e-300)
     for power in range(min(2 * m, 4)):
@@ -56,8 +56,8 @@ def test_a_finished_probe_leaves_the_others_alone():
     op = prescribed(np.r_[2.0, np.linspace(3, 4, 49)])
     generic = np.random.default_rng(0).standard_normal((50, 2))
     eigenvector = np.linalg.eigh(op.todense())[1][:, :1]
-    both = lockstep(op, np.column_stack([generic[:, :1], eigenvector, generic[:, 1:]]), 20)
-    alone = lockstep(op, generic, 20)
+    both = batched_lanczos(op, np.column_stack([generic[:, :1], eigenvector, generic[:, 1:]]), 20)
+    alone = batched_lanczos(op, generic, 20)
     for mixed, pure in zip(both[:2], alone[:2], strict=True):
         np.testing.assert_allclose(mixed[[0, 2]], pure, rtol=1e-9)
     np.testing.assert_allclose(both[0][1], 2.0)
