@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import opflow as of
-from opflow.cli.folder import located
-from opflow.interface.words import explained, near
+from opflow.cli.words import explained
+from opflow.data.paths import located
+from opflow.interface.words import near
 
 METHODS = {
     "gd": "GradientDescent",
@@ -170,6 +171,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         top.print_help()
         top.exit()
     args = top.parse_args(argv)
+    args.argv = list(argv)
     if args.command == "explain":
         try:
             print(explained(" ".join(args.word)))

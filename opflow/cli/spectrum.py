@@ -19,9 +19,10 @@ import numpy as np
 import opflow as of
 from opflow.cli.clock import Clock
 from opflow.cli.devices import placed
-from opflow.cli.folder import CONFIG, absent, located
+from opflow.cli.folder import CONFIG
 from opflow.cli.kernel import SCALARS, Analysis, Ask, finite, number
 from opflow.data.load import DataSet, Reading, load, reading
+from opflow.data.paths import absent, located
 from opflow.dynamics.observe.kernel import angles_between
 from opflow.evaluation.dense import dense_plan
 from opflow.machine.arrays import module_name, to_host

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from opflow.cli.folder import absent, located
+from opflow.data.paths import absent, located
 from opflow.data.standardise import Standardiser
 from opflow.data.tables import Table, read_table, some
 from opflow.data.task import Task
