@@ -55,7 +55,6 @@ OPEN = {
         "opflow.operators.operator",
     ],
     "floor": [
-        "opflow.data.load",
         "opflow.dynamics.storage.checkpoint",
         "opflow.operators.khatri_rao",
         "opflow.spectral.functions.regression",

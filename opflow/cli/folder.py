@@ -156,10 +156,10 @@ class RunFolder(ResultFolder):
         """Whether there is a state to go on from."""
         return any((self.path / name).exists() for name in (CHECKPOINT, OLDER))
 
-    def configure(self, config: Mapping[str, Any], fixed: Mapping[str, str]) -> None:
+    def configure(self, config: Mapping[str, Any], fixed: Sequence[str]) -> None:
         """Write the configuration, or compare it with that of the run that goes on.
 
-        `fixed` are the entries in which the two must agree, and the options they come from.
+        `fixed` are the options in which the two must agree.
         """
         file = self.path / CONFIG
         if self.resumed and file.exists():
@@ -167,8 +167,9 @@ class RunFolder(ResultFolder):
                 before = dict(json.loads(file.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise ValueError(f"{file} cannot be read: {error}") from error
-            for name, option in fixed.items():
+            for name in fixed:
                 if before.get(name) != config[name]:
+                    option = f"--{name.replace('_', '-')}"
                     now, then = (json.dumps(c.get(name)) for c in (config, before))
                     raise ValueError(
                         f"--resume: {option} is {now} but the run in {self.path} has {then}"

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import opflow as of
+from opflow.data.files import Reading
 from opflow.data.fit import fit
-from opflow.data.load import Reading, counted, load
+from opflow.data.load import counted, load
 from opflow.machine.arrays import Array, Data
 
 

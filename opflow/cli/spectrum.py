@@ -21,7 +21,8 @@ from opflow.cli.clock import Clock
 from opflow.cli.devices import placed
 from opflow.cli.folder import CONFIG
 from opflow.cli.kernel import SCALARS, Analysis, Ask, finite, number
-from opflow.data.load import DataSet, Reading, load, reading
+from opflow.data.files import Reading
+from opflow.data.load import DataSet, load, reading
 from opflow.data.paths import absent, located
 from opflow.dynamics.observe.kernel import angles_between
 from opflow.evaluation.dense import dense_plan

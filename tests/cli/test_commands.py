@@ -549,7 +549,7 @@ def test_npy_files_of_the_right_dtype_stay_on_disk(tmp_path, capsys):
 
 
 def test_files_that_would_not_fit_as_another_dtype_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("opflow.data.load.free_memory", lambda: 1e3)
+    monkeypatch.setattr("opflow.data.numbers.free_memory", lambda: 1e3)
     np.save(tmp_path / "X.npy", np.ones((100, 3), np.float32))
     np.save(tmp_path / "y.npy", np.ones(100))
     code, _, err = run(capsys, "train", tmp_path / "X.npy", "--targets", tmp_path / "y.npy", *TRAIN,
