@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                 before[number] = handler
                 signal.signal(number, _stop)
+        from opflow.cli.launched import launched
         from opflow.cli.options import parse
-        from opflow.cli.ranks import launched
 
         args = None
         if not launched():  # of several ranks, the first alone says what is wrong

@@ -60,8 +60,6 @@ OPEN = {
         "opflow.spectral.functions.regression",
     ],
     "late": [
-        "opflow.cli.options",
-        "opflow.cli.ranks",
         "opflow.dynamics.storage.checkpoint",
         "opflow.dynamics.storage.shards",
         "opflow.machine.config",

@@ -36,6 +36,7 @@ from opflow.data.load import load, reading
 from opflow.dynamics.storage.signals import Signals
 from opflow.machine.files import write_npz
 from opflow.machine.ranks import RankError
+from opflow.machine.workspace import parse_memory
 
 
 def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = None) -> int:
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = No
         except SystemExit as stop:  # argparse has said what is wrong
             return int(stop.code or 0)
         try:
+            if vars(args).get("memory") is not None:
+                parse_memory(args.memory)
             shown = sys.stderr if args.json else sys.stdout
             with contextlib.redirect_stdout(shown), _warnings(args.quiet):
                 code = COMMANDS[args.command](args, world)
@@ -74,6 +77,7 @@ def _fail(error: object, code: int, world: World) -> int:
     # Arguments of Python are options of the command line.
     text = re.sub(r"\bresume='([^']*)'", r"--resume-from \1", text)
     text = re.sub(r"\b(memory|eliminate)=(\w+)", r"--\1 \2", text)
+    text = re.sub(r"\bmemory must", "--memory must", text)
     return world.fail(f"opflow: error: {text}", code)
 
 

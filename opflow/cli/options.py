@@ -12,7 +12,6 @@ from opflow.cli.parsing import (
     at_least,
     fraction,
     interval,
-    memory,
     positive,
     step_size,
     widths,
@@ -238,7 +237,7 @@ def _output(command: Group, default: object, text: str, name: str = "DIR") -> Gr
 def _resources(command: Group, device: bool = False) -> Group:
     group = command.add_argument_group("resources")
     text = "memory to use beyond X and y, such as 4GB (default: half of what is free)"
-    _add(group, "--memory SIZE", memory, None, text)
+    _add(group, "--memory SIZE", str, None, text)
     if device:
         _add(group, "--device", ("cpu", "gpu"), "cpu", "where to compute; gpu needs CuPy")
     return group

@@ -105,17 +105,6 @@ def step_size(text: str) -> float | str:
     return _between(0, math.inf, "positive, or auto")(text)
 
 
-def memory(text: str) -> str:
-    """An amount of memory."""
-    from opflow.machine.workspace import parse_memory
-
-    try:
-        parse_memory(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must be like 4GB or 512MiB") from None
-    return text
-
-
 def interval(text: str) -> dict[str, float | None]:
     """Steps, or seconds as 600s."""
     value = _number(text.removesuffix("s"))
