@@ -28,13 +28,14 @@ from opflow.machine.workspace import (
     tile_side,
     tiles,
 )
-from opflow.operators.algebra import Adjoint, HStack, Identity, Scaled, Sum
+from opflow.operators.algebra import Adjoint, Identity, Scaled, Sum
 from opflow.operators.gates import PackedGates
 from opflow.operators.gram import Gram, GramVelocity
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.stack import HStack
 
 #: flops that building one entry of a sparse-times-sparse product costs beyond its
 #: multiplications, and how much slower than sparse-times-dense those are

@@ -22,17 +22,13 @@ except Exception as error:
 from opflow.operators.algebra import (
     Adjoint,
     Cast,
-    External,
-    HStack,
-    Identity,
     Product,
     Scaled,
     Sum,
-    Zero,
-    as_operator,
 )
-from opflow.operators.block_diagonal import BlockDiagonal
+from opflow.operators.convert import External
 from opflow.operators.describe import describe
+from opflow.operators.diagonal import Identity, Zero
 from opflow.operators.gates import Mask, PackedGates
 from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, WeightGram
 from opflow.operators.khatri_rao import Hadamard, KhatriRao
@@ -40,7 +36,9 @@ from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.pullback import pullback, pushforward
+from opflow.operators.rules import as_operator
 from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.stack import BlockDiagonal, HStack
 
 __all__ = [
     "Adjoint",

@@ -10,8 +10,8 @@ from typing import Any
 
 from opflow.machine.arrays import namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import as_operator
 
 
 class _Lift(Operator):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from opflow.machine.ranks import Sharded
-from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import as_operator
 
 
 class ShardedRows(Operator):
