@@ -16,7 +16,7 @@ HEAD = """# Benchmarks
 
 opflow and the peers that are installed do the same work on the same data, each in a process of
 its own.  Results are compared first, with opflow's: to {f32:g} relative in float32, where samples
-with a field within rounding of zero were drawn anew, so that all have the same gates, and to
+with a field within rounding of zero were resampled, so that all have the same gates, and to
 {f64:g} in float64; what differs is not timed.  Rounds alternate between contenders, each after a
 pause of {pause:.0f} ms, since idle threads of BLAS spin and would take a core from what follows.
 Times are medians.  Set-up is timed apart, the second time, so that compilation is not counted
@@ -73,16 +73,16 @@ def _about(results: dict[str, Any]) -> Iterator[str]:
 def _reached(cells: m.Cells) -> Iterator[str]:
     found = targets(cells)
     missed = [target for target in found if not target.reached]
-    yield "## What was asked, and what was reached"
+    yield "## Targets and results"
     yield ""
-    yield (f"{len(found) - len(missed)} of {len(found)} figures that were asked for are reached; "
-           "those that are not come first.")  # fmt: skip
+    met = len(found) - len(missed)
+    yield f"{met} of {len(found)} targets are met; those that are not come first."
     yield ""
     rows = [
         (target.what, target.asked, _short(target.measured), "yes" if target.reached else "**no**")
         for target in (*missed, *(target for target in found if target.reached))
     ]
-    yield from _table(("", "asked", "measured", "reached"), rows)
+    yield from _table(("", "target", "measured", "met"), rows)
 
 
 def _products(cells: m.Cells) -> Iterator[str]:
@@ -95,7 +95,7 @@ def _products(cells: m.Cells) -> Iterator[str]:
     for (columns, dtype, threads), group in groupby(found, key=_kind):
         block = list(group)
         yield f"\n### {_vectors(columns)}, {dtype}, {_threads(threads)}\n"
-        yield "After set-up; `K @ r` as anyone calls it.\n"
+        yield "After set-up; the call is `K @ r`.\n"
         yield from _table(
             ("", "bare GEMMs, ms", "opflow, ms", "GEMMs / opflow", "best peer", "ms",
              "best peer / opflow"), map(_product_row, block)
