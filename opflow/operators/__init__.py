@@ -19,6 +19,8 @@ except Exception as error:
         "work on a GPU, install the CUDA libraries: pip install 'cupy-cuda12x[ctk]'"
     ) from error
 
+from opflow.operators import algebra_entries as _algebra_entries  # noqa: F401
+from opflow.operators import simplify as _simplify  # noqa: F401
 from opflow.operators.algebra import (
     Adjoint,
     Cast,
@@ -26,19 +28,21 @@ from opflow.operators.algebra import (
     Scaled,
     Sum,
 )
+from opflow.operators.coactivation import CoActivation
 from opflow.operators.convert import External
 from opflow.operators.describe import describe
 from opflow.operators.diagonal import Identity, Zero
-from opflow.operators.gates import Mask, PackedGates
-from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, WeightGram
-from opflow.operators.khatri_rao import Hadamard, KhatriRao
+from opflow.operators.gates import Mask, PackedGates, ScaledGates
+from opflow.operators.gram import CrossGram, Gram, GramVelocity
+from opflow.operators.hadamard import Hadamard, TiledHadamard
+from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.pullback import pullback, pushforward
 from opflow.operators.rules import as_operator
-from opflow.operators.scaled_gates import ScaledGates
 from opflow.operators.stack import BlockDiagonal, HStack
+from opflow.operators.weight_gram import WeightGram
 
 __all__ = [
     "Adjoint",
@@ -65,6 +69,7 @@ __all__ = [
     "Scaled",
     "ScaledGates",
     "Sum",
+    "TiledHadamard",
     "Weight",
     "WeightGram",
     "Zero",

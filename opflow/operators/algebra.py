@@ -1,37 +1,40 @@
-"""Sums, products, multiples, adjoints and casts of operators, simplified as they are built.
+"""Sums, products, multiples, adjoints and casts of operators: classes that store and apply.
 
-:func:`add`, :func:`compose`, :func:`scale` and :func:`adjoint` flatten sums and products, drop
-identities, move scalars out of products, undo a double adjoint, drop zeros from sums, make a
-product with a zero zero, and return a symmetric operator as its own adjoint.  The classes only
-store and apply.
-
-Tags follow from mathematics, never from names: a sum of PSD operators is PSD, a multiple is PSD
-for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and the same J.
+``simplify.py`` builds them.  Tags follow from mathematics, never from names: a sum of PSD operators
+is PSD, a multiple is PSD for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one
+and the same J.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import mixed, module_name
+from opflow.machine.arrays import Array, Index, mixed, module_name
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.workspace import operator_module
-from opflow.operators.diagonal import Identity, Zero
+from opflow.operators.diagonal import Identity
+from opflow.operators.diagonal import Zero as Zero
+from opflow.operators.entries import gram_diagonal
 from opflow.operators.operator import Cost, Operator, agreed_space, placed
-from opflow.operators.rules import add, adjoint, cast, compose, multiple
+from opflow.operators.rules import add as add
 from opflow.operators.rules import as_operator as as_operator
+from opflow.operators.rules import compose as compose
 from opflow.operators.rules import is_operator as is_operator
+from opflow.operators.rules import multiple
 from opflow.operators.rules import scale as scale
 
 
 def unify(operators: Sequence[Operator]) -> list[Operator]:
-    """The operators in one dtype and one place: those without stored data adopt the others'."""
+    """The operators in one dtype and place: those without data adopt the dtype of the others.
+
+    If any is complex, all become complex: `_matmat` then sees vectors of its operator's own kind.
+    """
     dtypes = {op.dtype for op in operators if not op.dtype_free}
     if len({dtype for dtype in dtypes if dtype.kind != "c"}) > 1:
         raise TypeError(
@@ -45,39 +48,28 @@ def unify(operators: Sequence[Operator]) -> list[Operator]:
         raise TypeError(mixed(*held))
     if where - {"numpy"}:  # operators without data are on the host
         operators = [placed(op, *where) for op in operators]
-    return [op.astype(target) if op.dtype_free else op for op in operators]
-
-
-def distributed(op: Operator, space: RowDistribution) -> Operator:
-    """`op`, if its rows are held as `space` says; an identity can be held so."""
-    if op.space.sharded or not space.sharded:
-        return op
-    if isinstance(op, Scaled):
-        return multiple(distributed(op.operands[0], space), op.scalar)
-    if not isinstance(op, Identity):
-        raise ValueError(
-            f"cannot add {type(op).__name__} of shape {op.shape}, which is here as a whole, to an "
-            "operator whose rows are sharded"
-        )
-    return op._changed(space=space, domain=space)
-
-
-# -- classes ---------------------------------------------------------------------------------
+    return [op.astype(target) for op in operators]
 
 
 class Composite(Operator):
     """An operator made of others."""
 
-    def __init__(self, operands: Sequence[Operator], shape: Any, dtype: Any, **tags: Any) -> None:
-        self._operands = tuple(operands)
-        super().__init__(shape, dtype, **tags)
+    def __init__(
+        self, operands: Sequence[Operator], shape: tuple[int, int], dtype: DTypeLike, **known: Any
+    ) -> None:
+        self.parts = tuple(operands)
+        super().__init__(shape, dtype, **known)
 
     @property
     def operands(self) -> tuple[Operator, ...]:
-        return self._operands
+        return self.parts
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return all(part.row_access for part in self.parts)
 
     def cost(self, columns: int = 1) -> Cost:
-        return sum((op.cost(columns) for op in self.operands), Cost(0.0, 0.0))
+        return sum((part.cost(columns) for part in self.parts), Cost(0.0, 0.0))
 
 
 class Sum(Composite):
@@ -92,7 +84,7 @@ class Sum(Composite):
         super().__init__(
             terms,
             terms[0].shape,
-            np.result_type(*(t.dtype for t in terms)),
+            terms[0].dtype,
             psd=all(t.psd for t in terms),
             symmetric=all(t.symmetric for t in terms),
             dims=_agreed([t.dims for t in terms]),
@@ -101,46 +93,35 @@ class Sum(Composite):
 
     @property
     def symbol(self) -> str:
-        return " + ".join(t.symbol for t in self.operands)
+        return " + ".join(t.symbol for t in self.parts)
 
     @property
     def _factor_symbol(self) -> str:
         return f"({self.symbol})"
 
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        return all(t.row_access for t in self.operands)
+    def _matmat(self, X: Array) -> Array:
+        return _total(t._matmat(X) for t in self.parts)
 
-    def _total(self, part: Callable[[Operator], Any]) -> Any:
-        first, *others = self.operands
-        out = part(first)
-        for term in others:
-            # In place where possible: the first part is ours, whatever it was made by.
-            other = part(term)
-            out = out + other if other.dtype != out.dtype else _iadd(out, other)
-        return out
+    def _rmatmat(self, X: Array) -> Array:
+        return _total(t._rmatmat(X) for t in self.parts)
 
-    def _matmat(self, X: Any) -> Any:
-        return self._total(lambda t: t.matmat(X))
+    def rows(self, index: Index) -> Array:
+        return _total(t.rows(index) for t in self.parts)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self._total(lambda t: t.rmatmat(X))
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return _total(t._block(rows, cols) for t in self.parts)
 
-    def rows(self, index: Any) -> Any:
-        return self._total(lambda t: t.rows(index))
-
-    def _block(self, rows: Any, cols: Any) -> Any:
-        return self._total(lambda t: t._block(rows, cols))
-
-    def _diagonal(self) -> Any:
-        return self._total(lambda t: t._diagonal())
+    def _diagonal(self) -> Array:
+        return _total(t._diagonal() for t in self.parts)
 
 
-def _iadd(out: Any, other: Any) -> Any:
-    if not getattr(out.flags, "writeable", True) or out.base is not None:
-        return out + other  # a view may belong to an operator's data
-    out += other
-    return out
+def _total(arrays: Iterable[Array]) -> Array:
+    """The sum of at least two arrays, which may belong to somebody else: it is a new one."""
+    arrays = iter(arrays)
+    total = next(arrays) + next(arrays)
+    for array in arrays:
+        total = total + array if array.dtype != total.dtype else operator.iadd(total, array)
+    return total
 
 
 def _agreed(dims: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
@@ -156,53 +137,48 @@ class Product(Composite):
         super().__init__(
             factors,
             (factors[0].shape[0], factors[-1].shape[1]),
-            np.result_type(*(f.dtype for f in factors)),
+            factors[0].dtype,
             dims=factors[-1].dims,
             dimsd=factors[0].dimsd,
             **_product_tags(factors),
         )
+        self.space = factors[0].space
+        self.domain = factors[-1].domain
 
-    @property
-    def space(self) -> RowDistribution:
-        return self.operands[0].space
-
-    @property
-    def domain(self) -> RowDistribution:
-        return self.operands[-1].domain
+    row_access = False
 
     @property
     def symbol(self) -> str:
-        return " ".join(f._factor_symbol for f in self.operands)
+        return " ".join(f._factor_symbol for f in self.parts)
 
-    def _matmat(self, X: Any) -> Any:
-        for factor in reversed(self.operands):
-            X = factor.matmat(X)
+    def _matmat(self, X: Array) -> Array:
+        for factor in reversed(self.parts):
+            X = factor._matmat(X)
         return X
 
-    def _rmatmat(self, X: Any) -> Any:
-        for factor in self.operands:
-            X = factor.rmatmat(X)
+    def _rmatmat(self, X: Array) -> Array:
+        for factor in self.parts:
+            X = factor._rmatmat(X)
         return X
 
-    def rows(self, index: Any) -> Any:
-        first, *others = self.operands
-        left = first.rows(index).T.conj()
-        for factor in others:
+    def rows(self, index: Index) -> Array:
+        left = self.parts[0].rows(index).T.conj()
+        for factor in self.parts[1:]:
             left = factor.rmatmat(left)
         return left.T.conj()
 
-    def _diagonal(self) -> Any:
-        return self.operands[0]._gram_diagonal(None) if self.is_gram else super()._diagonal()
+    def _diagonal(self) -> Array:
+        return gram_diagonal(self.parts[0]) if self.is_gram else super()._diagonal()
 
     @property
     def is_gram(self) -> bool:
         """Whether this is ``A Aᵀ`` or ``Aᵀ A``, whose diagonal is that of squares."""
-        if self.dtype.kind == "c" or len(self.operands) != 2:
+        if self.dtype.kind == "c" or len(self.parts) != 2:
             return False
-        first = self.operands[0]
+        first = self.parts[0]
         if first.space.sharded and first.domain.sharded:  # its rows are on no rank whole
             return False
-        return are_adjoint(*self.operands)
+        return are_adjoint(*self.parts)
 
 
 class Scaled(Composite):
@@ -224,107 +200,68 @@ class Scaled(Composite):
 
     @property
     def symbol(self) -> str:
-        (op,) = self.operands
-        inner = op._factor_symbol
+        inner = self.parts[0]._factor_symbol
         return f"-{inner}" if self.scalar == -1 else f"{self.scalar:.4g} {inner}"
 
     @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        return self.operands[0].row_access
-
-    @property
     def dtype_free(self) -> bool:  # type: ignore[override]
-        return self.operands[0].dtype_free
+        return self.parts[0].dtype_free
 
-    def _matmat(self, X: Any) -> Any:
-        return self.scalar * self.operands[0].matmat(X)
+    def _matmat(self, X: Array) -> Array:
+        return self.scalar * self.parts[0]._matmat(X)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self.scalar * self.operands[0].rmatmat(X)
+    def _rmatmat(self, X: Array) -> Array:
+        return self.scalar * self.parts[0]._rmatmat(X)
 
-    def rows(self, index: Any) -> Any:
-        return self.scalar * self.operands[0].rows(index)
+    def rows(self, index: Index) -> Array:
+        return self.scalar * self.parts[0].rows(index)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        return self.scalar * self.operands[0]._block(rows, cols)
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return self.scalar * self.parts[0]._block(rows, cols)
 
-    def _diagonal(self) -> Any:
-        return self.scalar * self.operands[0]._diagonal()
-
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if not isinstance(other, Scaled):
-            return super()._cross_block(other, rows, cols)
-        block = self.operands[0]._cross_block(other.operands[0], rows, cols)
-        return self.scalar * other.scalar * block
-
-    # Squares of what a large or a small scalar brings near one may be out of range by themselves:
-    # rows are scaled first then, as wide as they are.
-
-    @property
-    def _moderate(self) -> bool:
-        return 2.0**-40 < abs(self.scalar) < 2.0**40
-
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if not self._moderate:
-            return super()._gram_block(rows, cols, weights)
-        return self.scalar**2 * self.operands[0]._gram_block(rows, cols, weights)
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if not self._moderate:
-            return super()._gram_diagonal(weights)
-        return self.scalar**2 * self.operands[0]._gram_diagonal(weights)
-
-    def _column_squares(self) -> Any:
-        if not self._moderate:
-            return super()._column_squares()
-        return self.scalar**2 * self.operands[0]._column_squares()
+    def _diagonal(self) -> Array:
+        return self.scalar * self.parts[0]._diagonal()
 
 
 class Adjoint(Composite):
     """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
 
+    row_access = False
+
     def __init__(self, op: Operator) -> None:
         super().__init__([op], (op.shape[1], op.shape[0]), op.dtype, dims=op.dimsd, dimsd=op.dims)
-        self.space, self.domain = op.domain, op.space
+        self.space = op.domain
+        self.domain = op.space
 
     @property
     def symbol(self) -> str:
-        return f"{self.operands[0].symbol}ᵀ"
+        return f"{self.parts[0].symbol}ᵀ"
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
-        return self.operands[0].dtype_free
+        return self.parts[0].dtype_free
 
-    def _matmat(self, X: Any) -> Any:
-        return self.operands[0].rmatmat(X)
+    def _matmat(self, X: Array) -> Array:
+        return self.parts[0]._rmatmat(X)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self.operands[0].matmat(X)
+    def _rmatmat(self, X: Array) -> Array:
+        return self.parts[0]._matmat(X)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        (op,) = self.operands
-        return op._block(cols, rows).T.conj()
-
-    def rows(self, index: Any) -> Any:
-        (op,) = self.operands
+    def rows(self, index: Index) -> Array:
+        op = self.parts[0]
         return self._block(index, slice(0, op.shape[0])) if op.row_access else super().rows(index)
 
-    def _diagonal(self) -> Any:
-        return self.operands[0]._diagonal().conj()
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return self.parts[0]._block(cols, rows).T.conj()
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_diagonal(weights)
-        return self.operands[0]._column_squares()
-
-    def _column_squares(self) -> Any:
-        return self.operands[0]._gram_diagonal(None)
+    def _diagonal(self) -> Array:
+        return self.parts[0]._diagonal().conj()
 
 
 class Cast(Composite):
     """An operator computed in a wider dtype, because that was asked for."""
 
-    def __init__(self, op: Operator, dtype: Any) -> None:
+    def __init__(self, op: Operator, dtype: DTypeLike) -> None:
         if not np.can_cast(op.dtype, dtype, "safe"):
             raise TypeError(f"{op.dtype} to {np.dtype(dtype)} is not an exact promotion")
         super().__init__(
@@ -333,101 +270,49 @@ class Cast(Composite):
 
     @property
     def symbol(self) -> str:
-        return self.operands[0].symbol
+        return self.parts[0].symbol
 
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        return self.operands[0].row_access
+    # Vectors may be complex where the operator is real: its own products take care of that.
 
-    def _matmat(self, X: Any) -> Any:
-        return self.operands[0].matmat(X)
+    def _matmat(self, X: Array) -> Array:
+        return self.parts[0].matmat(X)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self.operands[0].rmatmat(X)
+    def _rmatmat(self, X: Array) -> Array:
+        return self.parts[0].rmatmat(X)
 
-    def rows(self, index: Any) -> Any:
-        if self.operands[0].row_access:
-            return self.operands[0].rows(index).astype(self.dtype)
-        return super().rows(index)
+    def rows(self, index: Index) -> Array:
+        op = self.parts[0]
+        return op.rows(index).astype(self.dtype) if op.row_access else super().rows(index)
 
 
-# -- rules ------------------------------------------------------------------------------------
-
-
-@add.register(Operator)
-def _add(*terms: Operator) -> Operator:
-    flat = [t for term in terms for t in (term.operands if isinstance(term, Sum) else (term,))]
-    if len({t.shape for t in flat}) == 1:  # Sum says what is wrong with other shapes
-        flat = [t for t in flat if not isinstance(t, Zero)] or flat[:1]
-    return flat[0] if len(flat) == 1 else Sum(flat)
-
-
-@compose.register(Operator)
-def _compose(*factors: Operator) -> Operator:
-    for left, right in itertools.pairwise(factors):
-        if left.shape[1] != right.shape[0]:
-            raise ValueError(
-                f"cannot multiply {type(left).__name__} of shape {left.shape} by "
-                f"{type(right).__name__} of shape {right.shape}"
-            )
-    scalar = 1.0
-    flat: list[Operator] = []
-    for factor in factors:
-        if isinstance(factor, Scaled):
-            scalar *= factor.scalar
-            factor = factor.operands[0]
-        flat.extend(factor.operands if isinstance(factor, Product) else [factor])
-    if any(isinstance(f, Zero) for f in flat):
-        return Zero(flat[0].shape[0], flat[-1].shape[1], unify(flat)[0].dtype)
-    data = [f for f in flat if not isinstance(f, Identity)]
-    # An identity still has a say in the dtype when nothing else has.
-    flat = unify(data) if data else flat[:1]
-    return multiple(flat[0] if len(flat) == 1 else Product(flat), scalar)
-
-
-@multiple.register(Operator)
-def _multiple(op: Operator, scalar: float) -> Operator:
-    if isinstance(op, Scaled):
-        scalar *= op.scalar
-        op = op.operands[0]
-    return op if scalar == 1.0 or isinstance(op, Zero) else Scaled(scalar, op)
-
-
-@adjoint.register(Operator)
-def _adjoint(op: Operator) -> Operator:
-    if op.symmetric:
+def distributed(op: Operator, space: RowDistribution) -> Operator:
+    """`op`, if its rows are held as `space` says; an identity can be held so."""
+    if op.space.sharded or not space.sharded:
         return op
-    if isinstance(op, Adjoint):
-        return op.operands[0]
-    if isinstance(op, Zero):
-        return Zero(op.shape[1], op.shape[0], op.dtype)
-    if isinstance(op, Sum):
-        return add(*map(adjoint, op.operands))
-    if isinstance(op, Product):
-        return compose(*map(adjoint, reversed(op.operands)))
     if isinstance(op, Scaled):
-        return multiple(adjoint(op.operands[0]), op.scalar)
-    return Adjoint(op)
-
-
-@cast.register(Operator)
-def _cast(op: Operator, dtype: DTypeLike) -> Operator:
-    return Cast(op, dtype)
+        return multiple(distributed(op.parts[0], space), op.scalar)
+    if not isinstance(op, Identity):
+        raise ValueError(
+            f"cannot add {type(op).__name__} of shape {op.shape}, which is here as a whole, to an "
+            "operator whose rows are sharded"
+        )
+    return op._changed(space=space, domain=space)
 
 
 def are_adjoint(a: Operator, b: Operator) -> bool:
     """Whether `a` is known to be the adjoint of `b` (one and the same object, transposed)."""
     return (
-        (isinstance(a, Adjoint) and _same(a.operands[0], b))
-        or (isinstance(b, Adjoint) and _same(b.operands[0], a))
+        (isinstance(a, Adjoint) and _same(a.parts[0], b))
+        or (isinstance(b, Adjoint) and _same(b.parts[0], a))
         or (_same(a, b) and a.symmetric)
     )
 
 
 def _same(a: Operator, b: Operator) -> bool:
     """Whether `a` is `b`, or the same stored gates after both adopted a dtype."""
-    shared = getattr(a, "data", None) if a.dtype_free and type(a) is type(b) else None
-    return a is b or (shared is not None and shared is b.data)
+    if a.dtype_free and type(a) is type(b) and a.data is not None:
+        return a.data is b.data
+    return a is b
 
 
 def _product_tags(factors: Sequence[Operator]) -> dict[str, bool]:

@@ -1,15 +1,26 @@
-"""Operators side by side, and block-diagonal operators."""
+"""Operators side by side, and block-diagonal operators: one small matrix a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 
-from opflow.machine.arrays import check_real, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, Index, check_real, is_sparse, namespace
 from opflow.operators.algebra import Composite, unify
+from opflow.operators.diagonal import entry_indices
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    cross_block,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import gram_of_parts, gram_work
 
 
 class HStack(Composite):
@@ -30,59 +41,62 @@ class HStack(Composite):
         super().__init__(
             operators,
             (heights.pop(), self.edges[-1]),
-            np.result_type(*(op.dtype for op in operators)),
+            operators[0].dtype,
             symbol=symbol,
         )
 
     @property
     def symbol(self) -> str:
-        return self._symbol or f"[{' '.join(op.symbol for op in self.operands)}]"
+        return self._symbol or f"[{' '.join(op.symbol for op in self.parts)}]"
 
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        return all(op.row_access for op in self.operands)
+    def spans(self) -> list[tuple[Operator, slice]]:
+        """Each operator, and which of the columns are its."""
+        edges = map(slice, self.edges[:-1], self.edges[1:])
+        return list(zip(self.parts, edges, strict=True))
 
-    def _spans(self) -> list[tuple[Operator, slice]]:
-        return [
-            (op, slice(a, b))
-            for op, a, b in zip(self.operands, self.edges[:-1], self.edges[1:], strict=True)
-        ]
+    def _matmat(self, X: Array) -> Array:
+        return reduce(add, (op._matmat(X[span]) for op, span in self.spans()))
 
-    def _matmat(self, X: Any) -> Any:
-        (op, span), *others = self._spans()
-        out = op.matmat(X[span])
-        for op, span in others:
-            out = out + op.matmat(X[span])
-        return out
+    def _rmatmat(self, X: Array) -> Array:
+        return namespace(X).concatenate([op._rmatmat(X) for op in self.parts])
 
-    def _rmatmat(self, X: Any) -> Any:
-        return namespace(X).concatenate([op.rmatmat(X) for op in self.operands])
-
-    def rows(self, index: Any) -> Any:
-        parts = [op.rows(index) for op in self.operands]
+    def rows(self, index: Index) -> Array:
+        parts = [op.rows(index) for op in self.parts]
         return namespace(*parts).concatenate(parts, axis=1)
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        return sum(
-            op._gram_block(rows, cols, None if weights is None else weights[span])
-            for op, span in self._spans()
-        )
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        return sum(
-            op._gram_diagonal(None if weights is None else weights[span])
-            for op, span in self._spans()
-        )
+entries_are_cheap.register(HStack, cheap_in_operands)
+gram_work.register(HStack, gram_of_parts)
 
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if not isinstance(other, HStack) or self.edges != other.edges:
-            return super()._cross_block(other, rows, cols)
-        pairs = zip(self.operands, other.operands, strict=True)
-        return sum(left._cross_block(right, rows, cols) for left, right in pairs)
 
-    def _column_squares(self) -> Any:
-        parts = [op._column_squares() for op in self.operands]
-        return namespace(*parts).concatenate(parts)
+def _weighted(F: HStack, weights: Array | None) -> Iterator[tuple[Operator, Array | None]]:
+    """Each operator, and the weights of its columns."""
+    for op, span in F.spans():
+        yield op, None if weights is None else weights[span]
+
+
+@gram_block.register
+def _stack_gram_block(F: HStack, rows: Index, cols: Index, weights: Array | None = None) -> Array:
+    return reduce(add, (gram_block(op, rows, cols, part) for op, part in _weighted(F, weights)))
+
+
+@gram_diagonal.register
+def _stack_gram_diagonal(F: HStack, weights: Array | None = None) -> Array:
+    return reduce(add, (gram_diagonal(op, part) for op, part in _weighted(F, weights)))
+
+
+@column_squares.register
+def _stack_column_squares(F: HStack) -> Array:
+    parts = [column_squares(op) for op in F.parts]
+    return namespace(*parts).concatenate(parts)
+
+
+@cross_block.register
+def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Array:
+    if not isinstance(G, HStack) or F.edges != G.edges:
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    pairs = zip(F.parts, G.parts, strict=True)
+    return reduce(add, (cross_block(f, g, rows, cols) for f, g in pairs))
 
 
 class BlockDiagonal(Operator):
@@ -109,7 +123,7 @@ class BlockDiagonal(Operator):
     (array([3., 7.]), array([ 1.,  2., -3., -4.]))
     """
 
-    def __init__(self, blocks: Any, *, symbol: str = "B") -> None:
+    def __init__(self, blocks: Data, *, symbol: str = "B") -> None:
         blocks = check_real(blocks, "blocks")
         if is_sparse(blocks) or blocks.ndim not in (2, 3) or 0 in blocks.shape:
             raise ValueError(
@@ -130,20 +144,21 @@ class BlockDiagonal(Operator):
         flops = 2.0 * self.data.size * columns
         return Cost(flops, self.data.nbytes + self._vector_bytes(columns))
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         samples, _, n = self.data.shape
         return (self.data @ X.reshape(samples, n, -1)).reshape(self.shape[0], -1)
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         samples, k, _ = self.data.shape
         X = X.reshape(samples, k, -1)
         # One row a block: an outer product, which a batched GEMM is slow at.
         out = self.data[:, 0, :, None] * X if k == 1 else self.data.transpose(0, 2, 1) @ X
         return out.reshape(self.shape[1], -1)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        xp, (_, k, n) = namespace(self.data), self.data.shape
-        i, j = xp.arange(self.shape[0])[rows], xp.arange(self.shape[1])[cols]
-        sample, unit = i[:, None] // k, j // n
-        entries = self.data[sample, i[:, None] % k, j % n]
-        return entries * (sample == unit)
+    def _block(self, rows: Index, cols: Index) -> Array:
+        _, k, n = self.data.shape
+        i, j = entry_indices(self, rows, cols)
+        return self.data[i // k, i % k, j % n] * (i // k == j // n)
+
+
+entries_are_cheap.register(BlockDiagonal, cheap_in_operands)

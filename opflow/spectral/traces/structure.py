@@ -1,6 +1,6 @@
 """What structure gives exactly, and when that is cheaper than an estimate made of products.
 
-Prices are those of the cost model (:func:`opflow.evaluation.dense.block_work`) at the nominal
+Prices are those of the cost model (:func:`opflow.operators.prices.block_work`) at the nominal
 rates of no machine in particular, so that a number is exact or estimated alike everywhere.
 """
 
@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from opflow.evaluation.dense import block_work, dense_plan, gram_work
+from opflow.evaluation.dense import dense_plan
 from opflow.evaluation.function_gram import FunctionGram
 from opflow.machine.arrays import to_host
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
+from opflow.operators.entries import entries_are_cheap
 from opflow.operators.gates import Mask
 from opflow.operators.gram import Gram
-from opflow.operators.khatri_rao import Hadamard
+from opflow.operators.hadamard import TiledHadamard
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import block_work, gram_work
 from opflow.spectral.checks import DENSE, distribution_of, finite
 
 NOMINAL = MachineProfile()
@@ -76,7 +78,7 @@ def entries_pay(op: Operator, products: int) -> bool:
 
 def forming_products(op: Operator) -> int:
     """Products that the entries of `op` take: n for a black box, else none."""
-    return op.shape[0] if _black_box(op) else 0
+    return 0 if entries_are_cheap(op) else op.shape[0]
 
 
 def diagonal_products(op: Operator) -> int:
@@ -84,19 +86,8 @@ def diagonal_products(op: Operator) -> int:
     if isinstance(op, Sum | Scaled):
         return max(map(diagonal_products, op.operands))
     if isinstance(op, Product) and op.is_gram:
-        return op.shape[0] if _black_box(op.operands[0]) else 0
+        return 0 if entries_are_cheap(op.operands[0]) else op.shape[0]
     return forming_products(op)
-
-
-def _black_box(op: Operator) -> bool:
-    """Whether rows come from products with the identity, in `op` or in what it is made of."""
-    kind = type(op)
-    if op.row_access and not op.operands:
-        return False
-    own = (kind._block, kind._gram_block) != (Operator._block, Operator._gram_block)
-    if kind is Product or not (own or kind.rows is not Operator.rows):
-        return True
-    return any(map(_black_box, op.operands))
 
 
 @singledispatch
@@ -107,7 +98,7 @@ def diagonal_cost(op: Operator) -> Cost:
 
 @diagonal_cost.register(Sum)
 @diagonal_cost.register(Scaled)
-@diagonal_cost.register(Hadamard)
+@diagonal_cost.register(TiledHadamard)
 def _of_parts(op: Operator) -> Cost:
     return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
 
@@ -146,7 +137,7 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[Any, A
     sums = []
     peaks = []
     times = []
-    if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
+    if all(map(entries_are_cheap, ops)) and all(map(_by_tiles, ops)):
         pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held, n))]
     else:
         pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
