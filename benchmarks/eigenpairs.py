@@ -49,7 +49,6 @@ def problem(args: argparse.Namespace) -> tuple[Any, Any]:
 def solve_opflow(net: Any, X: Any, args: argparse.Namespace, how: str | None) -> tuple[Any, ...]:
     import opflow as of
 
-    of.machine_profile()  # measured once a machine and cached, as LAPACK's block sizes are
     start = time.perf_counter()
     K = of.collective_kernel(net.fields(X))
     # a third of the tolerance: residuals no larger than those of ARPACK, which exceeds its own

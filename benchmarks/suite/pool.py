@@ -57,7 +57,7 @@ class Worker:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         env |= {"TORCH_PYLOPS": "0", "JAX_PYLOPS": "0"}  # else every worker of ours imports both
         if not options.quick:
-            env.pop("OPFLOW_PROFILE", None)  # the cost model is judged on this machine's rates
+            env.pop("OPFLOW_PROFILE", None)  # the cost model is judged by its nominal rates
         if name == "opflow, BLAS":
             env["OPFLOW_GATES"] = "blas"
         python = sys.executable

@@ -1,16 +1,16 @@
-"""The ``.npz`` files of networks and runs: written whole or not at all, read if they are sound."""
+"""Files that are complete or not there, and the ``.npz`` files of networks and runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,6 +32,12 @@ def save_arrays(
             raise TypeError(f"the {what} cannot be saved: they are neither numbers nor text")
     meta = {"schema": SCHEMA, **meta, "checksum": checksum(arrays)}
     write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """``numpy.savez`` to a file that is complete or not there."""
+    with atomic(os.path.expanduser(path)) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(
@@ -62,39 +68,33 @@ def checksum(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
+        array = arrays[name]
+        digest.update(label(name, array.dtype, array.shape))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
-    """``numpy.savez`` that leaves either the whole file or the old one, and `keep` − 1 older."""
-    path = Path(os.path.expanduser(path))
-    handle, unfinished = temporary(path)
-    previous = path.with_name(f".{path.name}.previous.tmp")
+def label(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What a checksum says of an array before its values."""
+    return f"{name} {dtype.str} {shape}".encode()
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file to write, which becomes the file at `path` when the block ends.
+
+    It is on the disk by then.  After an error, or a kill at any moment, `path` is as it was.
+    """
+    path = Path(path)
+    file, name = temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        rotate = keep > 1 and path.exists()
-        if rotate:
-            previous.unlink(missing_ok=True)
-            try:
-                os.link(path, previous)
-            except OSError:  # not every file system has links
-                shutil.copyfile(path, previous)
-        os.replace(unfinished, path)
-        # Only now, with the new state in place: the one before may be the bad one of two.
-        if rotate:
-            states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
-            for i in range(keep - 1, 1, -1):
-                if states[i - 1].exists():
-                    os.replace(states[i - 1], states[i])
-            os.replace(previous, states[1])
+        os.replace(name, path)
     finally:
-        for left in (Path(unfinished), previous):
-            left.unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -102,6 +102,7 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: 
         os.close(folder)
 
 
-def temporary(path: Path) -> tuple[int, str]:
-    """A new file beside another, open, and its name."""
-    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def temporary(path: Path) -> tuple[BinaryIO, Path]:
+    """A new file beside another, open, with the permissions of any new file, and its path."""
+    name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return open(name, "xb"), name

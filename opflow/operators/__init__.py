@@ -19,6 +19,7 @@ except Exception as error:
         "work on a GPU, install the CUDA libraries: pip install 'cupy-cuda12x[ctk]'"
     ) from error
 
+from opflow.machine.cost import Cost
 from opflow.operators import algebra_entries as _algebra_entries  # noqa: F401
 from opflow.operators import simplify as _simplify  # noqa: F401
 from opflow.operators.algebra import (
@@ -38,7 +39,7 @@ from opflow.operators.hadamard import Hadamard, TiledHadamard
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
 from opflow.operators.rules import as_operator
 from opflow.operators.stack import BlockDiagonal, HStack

@@ -11,7 +11,7 @@ import copy
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 import pylops
@@ -29,6 +29,7 @@ from opflow.machine.arrays import (
     namespace,
     to_device_of,
 )
+from opflow.machine.cost import Cost
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.threads import cached_property
 from opflow.machine.workspace import (
@@ -40,27 +41,6 @@ from opflow.machine.workspace import (
 )
 from opflow.operators import rules
 from opflow.operators.describe import Description, describe
-
-
-class Cost(NamedTuple):
-    """What one product costs: floating-point operations, and bytes read and written.
-
-    `sparse` of the flops are done on sparse data, which is far slower than a matrix product;
-    `gates` of them go through the tables of gate products, which is faster.
-    """
-
-    flops: float
-    bytes: float
-    sparse: float = 0.0
-    gates: float = 0.0
-
-    def __add__(self, other: tuple[Any, ...]) -> Cost:
-        return Cost(*(a + b for a, b in zip(self, Cost(*other), strict=True)))
-
-    def times(self, count: float) -> Cost:
-        """The cost of `count` such products."""
-        return Cost(*(count * number for number in self))
-
 
 if TYPE_CHECKING:
 

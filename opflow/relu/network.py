@@ -107,7 +107,7 @@ class ReLUNetwork(Pictured):
         self.readout: Array = readout
         self.biases = _checked_biases(biases, self.weights)
         self.rates = _checked_rates(rates, len(weights))
-        arrays = [*self.weights, readout, *(b for b in self.biases if b is not None)]
+        arrays = [*self.parameter_list(), readout]
         namespace(*arrays)
         dtypes = sorted({str(a.dtype) for a in arrays})
         if len(dtypes) > 1:
@@ -129,8 +129,7 @@ class ReLUNetwork(Pictured):
 
     @property
     def parameters(self) -> int:
-        trained = [*self.weights, *(b for b in self.biases if b is not None)]
-        return sum(int(a.size) for a in trained)
+        return sum(int(p.size) for p in self.parameter_list())
 
     def digest(self) -> str:
         """What tells one network from another: SHA-256 of all its numbers."""
@@ -207,13 +206,9 @@ class ReLUNetwork(Pictured):
         a sparse matrix or an operator).
         """
         from opflow.relu.inputs import check_inputs
-        from opflow.relu.passes import forward_blocks
+        from opflow.relu.passes import outputs
 
-        X = check_inputs(X, self)
-        out = namespace(self.readout).empty((X.shape[0], self.outputs), dtype=self.dtype)
-        for s, activations in forward_blocks(self, X):
-            out[s] = activations[-1] @ self.readout.T
-        return out
+        return outputs(self, check_inputs(X, self))
 
     def fields(
         self,
@@ -252,6 +247,37 @@ class ReLUNetwork(Pictured):
         other = object.__new__(ReLUNetwork)
         other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
         return other
+
+    def parameter_list(self) -> list[Array]:
+        """The trained arrays ``[W^1, b^1, W^2, …]``, a bias only where a layer has one."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [p for pair in pairs for p in pair if p is not None]
+
+    def parameter_rates(self) -> list[float]:
+        """η of each array of :meth:`parameter_list`."""
+        pairs = zip(self.rates, self.biases, strict=True)
+        return [rate for rate, b in pairs for _ in range(1 if b is None else 2)]
+
+    def with_parameters(self, parameters: Sequence[Array]) -> ReLUNetwork:
+        """The network with the arrays that :meth:`parameter_list` would give; not checked."""
+        rest = iter(parameters)
+        weights = []
+        biases = []
+        for b in self.biases:
+            weights.append(next(rest))
+            biases.append(None if b is None else next(rest))
+        return self.moved(weights, biases)
+
+    def parameter_slices(self) -> list[tuple[slice, slice | None]]:
+        """Where W^ℓ and b^ℓ stand among the flattened parameters; None without a bias."""
+        places: list[tuple[slice, slice | None]] = []
+        start = 0
+        for W, b in zip(self.weights, self.biases, strict=True):
+            weight = slice(start, start + W.size)
+            bias = None if b is None else slice(weight.stop, weight.stop + b.size)
+            places.append((weight, bias))
+            start = weight.stop if bias is None else bias.stop
+        return places
 
     def to(self, device: str) -> ReLUNetwork:
         """This network with its arrays on another device.

@@ -22,8 +22,8 @@ from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, n
 from opflow.spectral.functions.regression import KernelRegression, kernel_regression
 from opflow.spectral.functions.solve import Solution, solve
 from opflow.spectral.krylov.block import block_lanczos
+from opflow.spectral.krylov.flow import Krylov
 from opflow.spectral.krylov.lanczos import Largest, lanczos, largest_eigenvalue
-from opflow.spectral.krylov.subspace import Krylov
 from opflow.spectral.modes import (
     Sharpness,
     decay,

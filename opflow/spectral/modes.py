@@ -11,7 +11,8 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, as_array, check_real, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
-from opflow.spectral.traces.norms import by_lanczos, by_lapack, eigenvalues, extremes
+from opflow.spectral.krylov.lanczos import extremes
+from opflow.spectral.traces.norms import by_lanczos, by_lapack, eigenvalues
 from opflow.spectral.traces.trace import trace
 
 
@@ -234,7 +235,7 @@ def sharpness(
         values, spent = eigenvalues(op)
         largest = Estimate(float(values[-1]), products=spent)
     else:
-        (bottom, _), (top, ceiling), spent = extremes(op, products, rng)
+        bottom, _, top, ceiling, spent = extremes(op, products, rng)
         largest = by_lanczos(top, top, ceiling, spent, max(-bottom, ceiling))
     ends = (x * step / 2 for x in (float(largest), largest.low, largest.high))
     ratio = Estimate(*ends, products=largest.products, how=largest.how)

@@ -31,11 +31,9 @@ PACKAGES = ("operators", "evaluation", "relu", "dynamics", "spectral", "distribu
 #: modules that no device array passes through, and why
 WITHOUT = {
     "opflow/dynamics/storage/log.py": "what is logged has been brought to the host by the loop",
-    "opflow/dynamics/storage/shards.py": "its arrays are on the host before they come here",
     "opflow/dynamics/storage/signals.py": "signals",
     "opflow/operators/describe.py": "shapes and costs as text",
     "opflow/machine/gate_tables.py": "compiled for the host; a device unpacks its gates",
-    "opflow/machine/cost.py": "measures the host",
     "opflow/spectral/density/density.py": "works on nodes and weights, which are on the host",
     "opflow/spectral/traces/trace_functions.py": "nodes and weights are on the host",
 }

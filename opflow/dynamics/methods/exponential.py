@@ -16,7 +16,7 @@ import numpy as np
 from opflow.dynamics.methods.gradient_flow import AdaptiveIntegrator, Trial, check_tol
 from opflow.dynamics.state import State
 from opflow.machine.arrays import check_integer, namespace
-from opflow.spectral.krylov.subspace import Krylov, integrated
+from opflow.spectral.krylov.flow import Krylov, integrated
 
 #: the error of the Krylov solution, in parts of what a step may have
 KRYLOV = 0.1

@@ -16,7 +16,7 @@ from opflow.dynamics.methods.gradient_flow import check_tol
 from opflow.dynamics.state import State
 from opflow.machine.arrays import check_integer, namespace
 from opflow.relu.kernels import jacobian
-from opflow.spectral.krylov.subspace import Krylov
+from opflow.spectral.krylov.flow import Krylov
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,7 @@ class FieldState:
         net, L = self.network, self.network.depth
         after: Any = None  # φ' of the layer above
         handed: dict[int, Any] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
+        change: dict[int, Any]
         for layer in range(L, 0, -1):
             psi, now = self.psi[layer - 1][s], (self.hidden[layer - 1][s] > 0)[:, None]
             phi = psi * gates[layer - 1][:, None]

@@ -22,9 +22,8 @@ from opflow.machine.workspace import row_slices
 from opflow.operators.gates import pack
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import field_errors
-from opflow.relu.kernel_velocity import weight_gram_velocity
+from opflow.relu.invariants import balance_drift, balances, weight_gram, weight_gram_velocity
 from opflow.relu.kernels import collective_kernel
-from opflow.relu.network import ReLUNetwork
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
@@ -113,12 +112,9 @@ class Balancedness:
         self._start: Any = None
 
     def __call__(self, moment: Moment) -> float:
-        now, size = balances(moment.network)
         if self._start is None or moment.step == 0:
-            self._start = (now, size)
-        start, size = self._start
-        drifts = (float(abs(a - to_device_of(b, a)).max()) for a, b in zip(now, start, strict=True))
-        return max((drift / size for drift in drifts), default=0.0)
+            self._start = balances(moment.network)
+        return balance_drift(moment.network, *self._start)
 
     def state(self) -> dict[str, Any]:
         """The invariants at the start."""
@@ -129,25 +125,6 @@ class Balancedness:
         """Take up what :meth:`state` gave."""
         start = [arrays[f"start_{i}"] for i in range(len(arrays) - 1)]
         self._start = (start, float(arrays["size"]))
-
-
-def balances(network: ReLUNetwork) -> tuple[list[Any], float]:
-    """The invariants of each layer but the last, and the largest norm in them."""
-    out, size = [], 0.0
-    for i in range(network.depth - 1):
-        incoming = _squares(network.weights[i], 1)
-        if (b := network.biases[i]) is not None:
-            incoming = incoming + b.astype(np.float64) ** 2
-        incoming = incoming / network.rates[i]
-        outgoing = _squares(network.weights[i + 1], 0) / network.rates[i + 1]
-        out.append(outgoing - incoming)
-        size = max(size, float(incoming.max()), float(outgoing.max()))
-    return out, size or 1.0
-
-
-def _squares(W: Any, axis: int) -> Any:
-    """Sums of squares along an axis, in float64."""
-    return (W.astype(np.float64) ** 2).sum(axis=axis)
 
 
 class GramClosure:
@@ -188,8 +165,8 @@ class GramClosure:
         self._time = 0.0
 
     def __call__(self, moment: Moment) -> float:
-        W = moment.network.weights[check_integer(self.layer, "layer", 1, moment.network.depth) - 1]
-        gram = W.T @ W if self.side == "input" else W @ W.T
+        check_integer(self.layer, "layer", 1, moment.network.depth)
+        gram = weight_gram(moment.network, self.layer, self.side)
         velocity = moment.share * moment.space.total(self._by_samples(moment, gram))
         if moment.step == 0:
             self._sum = gram

@@ -1,11 +1,11 @@
-"""Ctrl-C and the scheduler's SIGTERM as a request to stop, not as an end."""
+"""Ctrl-C and the scheduler's SIGTERM: a request to stop, or an interrupt that is known by name."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -17,16 +17,27 @@ class Signals:
     the end.  Does nothing outside the main thread, where Python has no signals, nor with a
     signal that is ignored.
 
+    Parameters
+    ----------
+    at_once : bool, default False
+        Make every signal a ``KeyboardInterrupt``, the first one too.
+
     Attributes
     ----------
     stop : str
         The name of the signal that came, or empty.
+    last : str
+        The name of the signal that came last to any of those open, or empty.
     """
 
-    stop: str = ""
+    last: ClassVar[str] = ""
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.stop = ""
+        self._at_once = at_once
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in WATCHED:
                 before = signal.getsignal(number)
@@ -41,5 +52,7 @@ class Signals:
             signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.stop = signal.Signals(number).name
+        self.stop = Signals.last = signal.Signals(number).name
+        if self._at_once:
+            raise KeyboardInterrupt
         signal.signal(number, self._before[number])

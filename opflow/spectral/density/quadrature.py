@@ -26,8 +26,8 @@ from opflow.spectral.checks import (
     gaussian,
     symmetric_operator,
 )
-from opflow.spectral.krylov.batched import lockstep, multiplicities, ritz
-from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, whole_pays
+from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
+from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,9 @@ def quadrature(
     check_integer(steps, "steps", 1)
     n = op.shape[0]
     advance(0, "quadrature", probes * min(steps, n))
-    alpha, beta, basis, products = lockstep(op, gaussian(op, probes, rng), steps, reorthogonalise)
+    alpha, beta, basis, products = batched_lanczos(
+        op, gaussian(op, probes, rng), steps, reorthogonalise
+    )
     eps = float(np.finfo(op.dtype).eps)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2
@@ -347,7 +349,7 @@ def choose_rule(
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
     price = quadrature_cost(op, probes, steps)
-    if how != "estimate" and whole_pays(op, price, asked=how == "exact"):
+    if how != "estimate" and use_lapack(op, price, asked=how == "exact"):
         return exact_rule(op)
     if not estimate:
         return None

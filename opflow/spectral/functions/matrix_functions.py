@@ -17,8 +17,8 @@ import numpy as np
 
 from opflow.machine.arrays import Array, check_integer, check_real, namespace
 from opflow.spectral.checks import ConvergenceWarning, check_psd, symmetric_operator
+from opflow.spectral.krylov.flow import check_tol
 from opflow.spectral.krylov.recursion import Recursion, Ritz
-from opflow.spectral.krylov.subspace import check_tol
 
 #: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
 #: relative to max|f|·‖r‖

@@ -1,11 +1,12 @@
-"""The Lanczos recursion on one vector, and the largest eigenvalue from it."""
+"""Lanczos on one vector: T and its basis, the largest eigenvalue, both ends of a spectrum."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
+from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, check_integer, check_real, namespace
@@ -18,13 +19,13 @@ from opflow.spectral.krylov.recursion import Recursion
 def lanczos(
     op: Any,
     steps: int,
-    v: Any = None,
+    v: Array | None = None,
     *,
     tol: float | None = None,
     reorthogonalise: bool = True,
     rng: Seed = 0,
     seed: Seed = 0,
-) -> tuple[Array, Array, Any]:
+) -> tuple[Array, Array, Array | None]:
     r"""Tridiagonalise a symmetric operator on a Krylov space.
 
     Parameters
@@ -63,36 +64,59 @@ def lanczos(
     >>> bool(np.allclose(np.trace(Q.T @ Q), 3)), round(float(alpha.sum()), 8)
     (True, 14.0)
     """
+    space = _krylov_space(op, v, steps, rng, tol, reorthogonalise)
+    alpha, beta = space.tridiagonal()
+    basis = space.basis[0].T if reorthogonalise else None
+    return alpha[0], np.append(beta[0], space.residuals), basis
+
+
+def _krylov_space(
+    op: Operator,
+    v: Array | None,
+    steps: int,
+    rng: Seed,
+    tol: float | None = None,
+    keep: bool = True,
+) -> Recursion:
+    """The Krylov space of `v`, or of a random vector: see :func:`lanczos`."""
     op = symmetric_operator(op)
-    n = op.shape[0]
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
     v = check_real(v, "v", dtype=op.dtype)
-    if v.shape != (op.domain.here(n),):
-        raise ValueError(f"v has shape {v.shape} but op has order {n}")
-    space = Recursion(op, v[:, None], steps, keep=reorthogonalise)
+    if v.shape != (op.domain.here(op.shape[0]),):
+        raise ValueError(f"v has shape {v.shape} but op has order {op.shape[0]}")
+    space = Recursion(op, v[:, None], steps, keep=keep)
     if not space.norms[0] > 0:
         raise ValueError("v must not be zero")
     while space.open[0]:
         space.grow()
-        if tol is not None and _settled(*_tridiagonal(space), tol):
-            break
-    return *_tridiagonal(space), space.basis[0].T if reorthogonalise else None
+        # T of order m takes O(m³): a large one is not looked at in every step
+        if tol is not None and space.products % max(1, space.products // 32) == 0:
+            value, bound = _largest_ritz(space)
+            if bound <= tol * abs(value):
+                break
+    return space
 
 
-def _tridiagonal(space: Recursion) -> tuple[Any, Any]:
-    alpha, beta = space.tridiagonal()
-    return alpha[0], np.append(beta[0], space.residuals)
+def _largest_ritz(space: Recursion) -> tuple[float, float]:
+    """The largest Ritz value of a space with one column, and its residual."""
+    ritz = space.ritz()
+    return float(ritz.values[0, -1]), abs(float(ritz.beta[0] * ritz.last[0, -1]))
 
 
 class Largest(NamedTuple):
-    """The largest eigenvalue: an estimate from below, its bound, products, tolerance, vector."""
+    """The largest eigenvalue, as far as a few products with an operator have shown it."""
 
+    #: from below, up to rounding
     value: float
+    #: an eigenvalue is within that of the value
     bound: float
+    #: with the operator
     products: int
+    #: the bound that was asked for, relative to the value
     tol: float = 1e-2
+    #: of norm one: where to begin with a nearby operator
     vector: Any = None
 
     @property
@@ -107,7 +131,7 @@ def largest_eigenvalue(
     *,
     tol: float = 1e-2,
     steps: int = 30,
-    start: Any = None,
+    start: Array | None = None,
     rng: Seed = 0,
     seed: Seed = 0,
 ) -> Largest:
@@ -139,20 +163,61 @@ def largest_eigenvalue(
     """
     if start is not None:
         start = start + gaussian(op, 1, rng)[:, 0] * (0.1 / op.shape[0] ** 0.5)
-    alpha, beta, basis = lanczos(op, steps, start, tol=tol, rng=rng)
-    value, bound, weights = _top(alpha, beta)
-    vector = basis @ namespace(basis).asarray(weights, dtype=basis.dtype)
-    return Largest(value, bound, len(alpha), tol, vector)
+    space = _krylov_space(op, start, steps, rng, tol)
+    value, bound = _largest_ritz(space)
+    basis = space.basis[0]
+    weights = namespace(basis).asarray(space.ritz().vectors[0, :, -1], dtype=basis.dtype)
+    return Largest(value, bound, space.products, tol, weights @ basis)
 
 
-def _top(alpha: Any, beta: Any) -> tuple[float, float, Any]:
-    unit = float(max(np.abs(alpha).max(), beta.max())) or 1.0  # LAPACK takes squares here
-    values, vectors = eigh_tridiagonal(
-        alpha / unit, beta[:-1] / unit, select="i", select_range=(len(alpha) - 1, len(alpha) - 1)
-    )
-    return float(unit * values[0]), abs(float(beta[-1] * vectors[-1, 0])), vectors[:, 0]
+class Extremes(NamedTuple):
+    """Both ends of a spectrum, as far as Lanczos has shown them."""
+
+    #: the smallest Ritz value
+    bottom: float
+    #: the bound below all eigenvalues, with a probability of 95 %
+    floor: float
+    #: the largest Ritz value
+    top: float
+    #: the bound above all eigenvalues, with a probability of 95 %
+    ceiling: float
+    #: with the operator
+    products: int
 
 
-def _settled(alpha: Any, beta: Any, tol: float) -> bool:
-    value, bound, _ = _top(alpha, beta)
-    return bound <= tol * abs(value)
+def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) -> Extremes:
+    """Both ends of a spectrum between bounds, from so many products; see :func:`norm`.
+
+    With `both` the two bounds hold together with 95 %, else each does.
+    """
+    n = op.shape[0]
+    space = _krylov_space(op, None, products, rng)
+    ritz = space.ritz().values[0]
+    beta = np.append(space.tridiagonal()[1][0], space.residuals)
+    if not (np.isfinite(ritz).all() and np.isfinite(beta).all()):
+        raise ValueError("products with op contain NaN or infinity")
+    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
+    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
+    above = _beyond(ritz, beta, reach) + rounding
+    below = _beyond(-ritz[::-1], beta, reach) + rounding
+    return Extremes(float(ritz[0]), -below, float(ritz[-1]), above, space.products)
+
+
+def _beyond(ritz: Array, beta: Array, reach: float) -> float:
+    """Where Π (x − θ_j) / β_j, beyond the largest θ, reaches ``exp(reach)``."""
+    top = float(ritz[-1])
+    low = 0.0
+    high = top - float(ritz[0]) + float(beta[-1])
+    if high == 0:
+        return top
+    with np.errstate(divide="ignore"):  # a β of zero has its root at θ
+        target = float(np.log(beta).sum()) + reach
+        while np.log(high + (top - ritz)).sum() < target:
+            high *= 2
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            if np.log(middle + (top - ritz)).sum() < target:
+                low = middle
+            else:
+                high = middle
+    return top + high

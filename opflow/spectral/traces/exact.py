@@ -104,7 +104,7 @@ def narrow_factor(op: Operator) -> Operator | None:
     return F if F.shape[1] < op.shape[0] or op.space.sharded else None
 
 
-def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
+def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
     """Whether all eigenvalues by LAPACK take no longer than `estimate`, or are `asked` for.
 
     Parameters
@@ -143,7 +143,7 @@ def whole_pays(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
 
 
 def dense_spectrum(op: Operator) -> Spectrum:
-    """The whole spectrum by LAPACK, of the smaller side; :func:`whole_pays` says where.
+    """The whole spectrum by LAPACK, of the smaller side; :func:`use_lapack` says where.
 
     Parameters
     ----------

@@ -7,7 +7,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import check_integer
@@ -22,10 +21,10 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.density.quadrature import quadrature_cost
-from opflow.spectral.krylov.lanczos import lanczos
+from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.estimators import xnystrace
-from opflow.spectral.traces.exact import dense_spectrum, rank_bound, whole_pays
-from opflow.spectral.traces.structure import diagonal_pays, entries_norm
+from opflow.spectral.traces.exact import dense_spectrum, rank_bound, use_lapack
+from opflow.spectral.traces.structure import entries_norm, use_diagonal
 from opflow.spectral.traces.trace import FEWEST, PRODUCTS, trace
 
 #: width of an interval, relative to its upper end, from which on Lanczos has not converged
@@ -122,9 +121,9 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estim
     if by_lapack(op, products):
         values, spent = eigenvalues(op)
         return Estimate(float(np.abs(values).max()), products=spent)
-    (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=not op.psd)
+    bottom, floor, top, ceiling, spent = extremes(op, products, rng, both=not op.psd)
     low, high = max(top, -bottom), max(ceiling, -floor)
-    if op.psd and diagonal_pays(op, products):
+    if op.psd and use_diagonal(op, products):
         total = trace(op, how="exact")
         high, spent = min(high, float(total)), spent + total.products
     exact = entries_norm(op, products)
@@ -198,7 +197,7 @@ def condition_number(
         bottom, top = float(sizes.min()), float(sizes.max())
         floor, ceiling = (shift if op.psd else 0.0), top
     else:
-        (bottom, floor), (top, ceiling), spent = extremes(op, products, rng, both=True)
+        bottom, floor, top, ceiling, spent = extremes(op, products, rng, both=True)
         bottom, floor, top, ceiling = (max(x, 0.0) + shift for x in (bottom, floor, top, ceiling))
     level = n**0.5 * eps * top
     if known and op.psd:
@@ -264,7 +263,7 @@ def participation_ratio(
 
 def by_lapack(op: Operator, products: int) -> bool:
     """Whether all eigenvalues take no longer than `products` steps of Lanczos."""
-    return not op.space.sharded and whole_pays(op, quadrature_cost(op, 1, products))
+    return not op.space.sharded and use_lapack(op, quadrature_cost(op, 1, products))
 
 
 def eigenvalues(op: Operator) -> tuple[Any, int]:
@@ -287,40 +286,3 @@ def by_lanczos(
             stacklevel=4,
         )
     return Estimate(value, low, high, products=products, how=how)
-
-
-def extremes(
-    op: Operator, products: int, rng: Seed = 0, *, both: bool = False
-) -> tuple[tuple[float, float], tuple[float, float], int]:
-    """(smallest Ritz value, bound below it), (largest, bound above it), products spent.
-
-    With `both` the two bounds hold together with 95 %, else each does.
-    """
-    n = op.shape[0]
-    alpha, beta, _ = lanczos(op, products, rng=rng)
-    if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
-        raise ValueError("products with op contain NaN or infinity")
-    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-    ritz = np.linalg.eigvalsh(T)
-    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
-    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
-    above = _beyond(ritz, beta, reach) + rounding
-    below = _beyond(-ritz[::-1], beta, reach) + rounding
-    return (float(ritz[0]), -below), (float(ritz[-1]), above), len(alpha)
-
-
-def _beyond(ritz: Any, beta: Any, reach: float) -> float:
-    """Where Π (x − θ_j) / β_j, beyond the largest θ, reaches ``exp(reach)``."""
-    top = float(ritz[-1])
-    low, high = 0.0, top - float(ritz[0]) + float(beta[-1])
-    if high == 0:
-        return top
-    with np.errstate(divide="ignore"):  # a β of zero has its root at θ
-        target = float(np.log(beta).sum()) + reach
-        while np.log(high + (top - ritz)).sum() < target:
-            high *= 2
-        for _ in range(100):
-            middle = 0.5 * (low + high)
-            short = np.log(middle + (top - ritz)).sum() < target
-            low, high = (middle, high) if short else (low, middle)
-    return top + high

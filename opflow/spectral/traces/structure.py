@@ -31,7 +31,7 @@ from opflow.spectral.checks import DENSE, distribution_of, finite
 NOMINAL = MachineProfile()
 
 
-def pays(exact: Cost, op: Operator, products: int) -> bool:
+def is_cheaper(exact: Cost, op: Operator, products: int) -> bool:
     """Whether what costs `exact` takes no longer than `products` products of `op`, or op is small.
 
     Small is an order of at most `DENSE`: then even products with the identity are quick.
@@ -42,13 +42,13 @@ def pays(exact: Cost, op: Operator, products: int) -> bool:
     )
 
 
-def diagonal_pays(op: Operator, products: int) -> bool:
+def use_diagonal(op: Operator, products: int) -> bool:
     """Whether the exact diagonal of `op` takes no longer than `products` products."""
     if distribution_of(
         op
     ).sharded:  # it is known or it is not, and costs are those of this rank alone
         return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
-    return pays(diagonal_cost(op), op, products)
+    return is_cheaper(diagonal_cost(op), op, products)
 
 
 def exact_diagonal(op: Operator) -> Any:
@@ -71,9 +71,9 @@ def _sharded_columns(op: Operator) -> Any:
     return finite(op.matmat(identity), space=op.space)
 
 
-def entries_pay(op: Operator, products: int) -> bool:
+def use_entries(op: Operator, products: int) -> bool:
     """Whether a pass over all entries of `op` takes no longer than `products` products."""
-    return not distribution_of(op).sharded and pays(entries_cost(op), op, products)
+    return not distribution_of(op).sharded and is_cheaper(entries_cost(op), op, products)
 
 
 def forming_products(op: Operator) -> int:
@@ -184,9 +184,9 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     if isinstance(op, Gram) and op.factor.row_access and not getattr(op.factor, "sparse", False):
         n, width = op.factor.shape
         small = Cost(2.0 * n * width**2, float(width) ** 2 * op.dtype.itemsize)
-        if width < n and pays(small + op.factor.cost(0), op, products):
+        if width < n and is_cheaper(small + op.factor.cost(0), op, products):
             return _gram_norm(op), 0
-    if entries_pay(op, products):
+    if use_entries(op, products):
         square, units = inner_products([op])
         return float(units[0] * square[0, 0] ** 0.5), forming_products(op)
     return None

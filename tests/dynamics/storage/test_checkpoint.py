@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import tracemalloc
 import zipfile
 
@@ -15,6 +14,7 @@ import pytest
 import opflow as of
 from opflow.dynamics.storage import checkpoint
 from opflow.dynamics.storage.checkpoint import Saver, load
+from opflow.machine import files as machine_files
 
 #: OPFLOW_KILLS=100 OPFLOW_CORRUPTIONS=1000 for the long run
 KILLS = int(os.environ.get("OPFLOW_KILLS", "10"))
@@ -267,7 +267,7 @@ def test_a_header_cannot_make_it_allocate(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("metadata.npy", npy(np.zeros(10**6)))
     tracemalloc.reset_peak()
-    refused(path, "more data than it has")
+    refused(path, "more data than the file contains")
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
 
@@ -352,14 +352,14 @@ def test_a_rotation_that_fails_leaves_the_new_state(path, monkeypatch):
     assert [load(f"{path}{end}", IDENTITY)[1]["step"] for end in ("", ".1")] == [3, 1]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "mkstemp"])
+@pytest.mark.parametrize("call", ["fsync", "replace", "temporary"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_a_failed_save_leaves_the_states_before(path, monkeypatch, call, code):
     def fail(*_, **__):
         raise OSError(code, os.strerror(code))
 
     saver = saver_at(path, 1, 2)
-    monkeypatch.setattr(tempfile if call == "mkstemp" else os, call, fail)
+    monkeypatch.setattr(machine_files if call == "temporary" else os, call, fail)
     error = saver.save(3, state(3), {})
     assert isinstance(error, OSError) and error.errno == code
     monkeypatch.undo()
@@ -420,7 +420,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(path, monkeypa
     def read_only(*_, **__):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(checkpoint, "temporary", read_only)
     with pytest.raises(OSError, match=f"in {path.parent}: Read-only file system"):
         Saver(of.Checkpoint(path), IDENTITY).prepare()
 
@@ -443,6 +443,7 @@ from pathlib import Path
 import numpy as np
 import opflow as of
 from opflow.dynamics.storage.checkpoint import Saver, load
+from opflow.machine import files as machine_files
 
 path = Path(sys.argv[1])
 

@@ -69,3 +69,15 @@ def test_another_thread_leaves_the_handlers_alone(handled):
     thread.start()
     thread.join()
     assert inside == [*outside, ""]
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_at_once_every_signal_is_an_interrupt_known_by_name(handled, number):
+    with Signals(at_once=True) as outer:
+        with Signals():
+            os.kill(os.getpid(), number)
+        assert outer.last == number.name and outer.stop == ""
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert outer.stop == number.name
+    assert handled == []

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.operators.operator import Cost
 from opflow.spectral.checks import ConvergenceWarning
+from opflow.spectral.density.probes import batched_lanczos
 from opflow.spectral.density.quadrature import exact_rule, quadrature
-from opflow.spectral.krylov.batched import lockstep
-from opflow.spectral.traces.exact import whole_pays
+from opflow.spectral.traces.exact import use_lapack
 from tests.spectral.prescribed import SPECTRA, degenerate_kernel, prescribed, spectrum
 
 names = st.sampled_from(sorted(SPECTRA))
@@ -25,7 +25,7 @@ def test_each_row_integrates_polynomials_on_its_own_vector(name, n, steps, keep,
     op = prescribed(values)
     start = np.random.default_rng(seed).standard_normal((n, 3))
     start /= np.linalg.norm(start, axis=0)
-    alpha, beta, basis, _ = lockstep(op, start, min(steps, n), keep)
+    alpha, beta, basis, _ = batched_lanczos(op, start, min(steps, n), keep)
     m = alpha.shape[1]
     top = max(values.max(), 1e-300)
     for power in range(min(2 * m, 4)):
@@ -56,8 +56,8 @@ def test_a_finished_probe_leaves_the_others_alone():
     op = prescribed(np.r_[2.0, np.linspace(3, 4, 49)])
     generic = np.random.default_rng(0).standard_normal((50, 2))
     eigenvector = np.linalg.eigh(op.todense())[1][:, :1]
-    both = lockstep(op, np.column_stack([generic[:, :1], eigenvector, generic[:, 1:]]), 20)
-    alone = lockstep(op, generic, 20)
+    both = batched_lanczos(op, np.column_stack([generic[:, :1], eigenvector, generic[:, 1:]]), 20)
+    alone = batched_lanczos(op, generic, 20)
     for mixed, pure in zip(both[:2], alone[:2], strict=True):
         np.testing.assert_allclose(mixed[[0, 2]], pure, rtol=1e-9)
     np.testing.assert_allclose(both[0][1], 2.0)
@@ -141,8 +141,8 @@ def test_the_small_side_of_a_gram_has_the_whole_spectrum():
     expected = np.linalg.eigvalsh((F * w) @ F.T)
     assert rule.products == 0 and rule.weights[0, 0] == 1480
     np.testing.assert_allclose(rule.nodes[0, 1:], expected[-20:], rtol=1e-10)
-    assert whole_pays(of.Gram(F, w), Cost(0.0, 0.0))
-    assert not whole_pays(of.Identity(1025), Cost(0.0, 0.0))
+    assert use_lapack(of.Gram(F, w), Cost(0.0, 0.0))
+    assert not use_lapack(of.Identity(1025), Cost(0.0, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning, Krylov, expm, funm, phi, phi1, sqrtm
+from opflow.spectral.krylov.flow import integrated, phi_values
 from opflow.spectral.krylov.recursion import Recursion
-from opflow.spectral.krylov.subspace import integrated, phi_values
 
 SPECTRA = {
     "spread": lambda n, rng: rng.uniform(0, 3, n),

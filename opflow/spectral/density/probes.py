@@ -11,10 +11,10 @@ import numpy as np
 
 from opflow.machine.arrays import to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.krylov.recursion import Recursion, eigh_tridiagonals
+from opflow.spectral.krylov.recursion import Recursion, tridiagonal_eigh
 
 
-def lockstep(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
+def batched_lanczos(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
     """Lanczos from each of several vectors at once, a block product a step.
 
     Parameters
@@ -51,7 +51,7 @@ def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
     A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
     them gets the whole of what the start vector has of them, the others are left none.
     """
-    values, vectors = eigh_tridiagonals(alpha, beta[:, :-1])
+    values, vectors = tridiagonal_eigh(alpha, beta[:, :-1])
     index = np.arange(alpha.shape[1])
     apart = np.diff(values) > 16 * eps * np.abs(values).max()
     first = np.maximum.accumulate(np.pad(apart, ((0, 0), (1, 0))) * index, axis=1)
