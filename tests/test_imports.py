@@ -45,8 +45,6 @@ LATE = {
 #: faults that are known; an entry that is mended has to go
 OPEN = {
     "circle": [
-        "opflow.dynamics.storage.checkpoint",
-        "opflow.dynamics.storage.shards",
         "opflow.evaluation.dense",
         "opflow.operators.algebra",
         "opflow.operators.describe",
@@ -56,17 +54,12 @@ OPEN = {
     ],
     "floor": [
         "opflow.data.load",
-        "opflow.dynamics.storage.checkpoint",
         "opflow.operators.khatri_rao",
         "opflow.spectral.functions.regression",
     ],
     "late": [
         "opflow.cli.options",
         "opflow.cli.ranks",
-        "opflow.dynamics.storage.checkpoint",
-        "opflow.dynamics.storage.shards",
-        "opflow.machine.config",
-        "opflow.machine.threads",
         "opflow.operators.algebra",
         "opflow.operators.khatri_rao",
         "opflow.operators.operator",

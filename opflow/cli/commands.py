@@ -35,8 +35,8 @@ from opflow.cli.folder import SPECTRUM, ResultFolder, RunFolder
 from opflow.cli.predict import predictions
 from opflow.cli.ranks import World
 from opflow.data.load import DataSet, counted, load, reading
-from opflow.dynamics.storage.checkpoint import write_npz
 from opflow.interface.words import HINT
+from opflow.machine.files import write_npz
 from opflow.machine.ranks import RankError, space_of
 
 

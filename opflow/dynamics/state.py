@@ -47,7 +47,7 @@ class State:
         How the samples are held: all here, or those of `first` and `targets` by this rank.
     """
 
-    #: what a state of fields has besides: the fields themselves, and the exact run next to them
+    #: of a truncated flow alone
     fields = exact = None
 
     def __init__(
