@@ -63,7 +63,6 @@ OPEN = {
         "opflow.operators.algebra",
         "opflow.operators.khatri_rao",
         "opflow.operators.operator",
-        "opflow.relu.network",
     ],
 }
 
