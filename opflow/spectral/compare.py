@@ -37,7 +37,7 @@ from opflow.spectral.checks import (
 from opflow.spectral.traces.estimators import skew_quantile
 from opflow.spectral.traces.norms import frobenius_norm
 from opflow.spectral.traces.structure import forming_products, inner_products, use_entries
-from opflow.spectral.traces.trace import FEWEST, PRODUCTS
+from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS
 
 
 @keywords
@@ -202,7 +202,7 @@ def _compared(
     pair = [symmetric_operator(K0, "K0"), symmetric_operator(K1, "K1")]
     if pair[0].shape != pair[1].shape:
         raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
-    check_integer(products, "products", 2 * FEWEST)
+    check_integer(products, "products", 2 * MIN_PRODUCTS)
     space = pair[0].space
     if pair[1].space.sharded != space.sharded:
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")

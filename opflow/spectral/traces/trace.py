@@ -22,8 +22,10 @@ from opflow.spectral.checks import (
 from opflow.spectral.traces.estimators import xnystrace, xtrace
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
-#: fewest products that an interval can be made of, and how many are spent by default
-FEWEST, PRODUCTS = 15, 60
+#: Fewest products that make an interval.
+MIN_PRODUCTS = 15
+#: Products spent on an estimate by default.
+PRODUCTS = 60
 WAYS = ("exact", "xtrace", "xnystrace")
 
 
@@ -83,7 +85,7 @@ def trace(
     op = symmetric_operator(op)
     if how not in (None, *WAYS):
         raise ValueError(f"how must be one of {', '.join(map(repr, WAYS))}, not {how!r}")
-    check_integer(products, "products", FEWEST)
+    check_integer(products, "products", MIN_PRODUCTS)
     if how == "xnystrace" and not op.psd:
         raise ValueError("how='xnystrace' needs an op that is known to be PSD")
     if _exact(op, how, products):
@@ -162,7 +164,7 @@ def diagonal(
     op = symmetric_operator(op)
     if how not in (None, "exact", "diag++"):
         raise ValueError(f"how must be 'exact' or 'diag++', not {how!r}")
-    check_integer(products, "products", FEWEST)
+    check_integer(products, "products", MIN_PRODUCTS)
     if _exact(op, how, products):
         values = exact_diagonal(op)
         zeros = op_namespace(op).zeros_like(values)
