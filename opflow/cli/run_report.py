@@ -21,7 +21,7 @@ from opflow.cli.observers import LABELS
 from opflow.cli.predict import outputs_of
 from opflow.data.load import DataSet
 from opflow.data.task import Task
-from opflow.dynamics.plan import problem
+from opflow.dynamics.routes import run_shapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import Array, Data, module_name, to_host
@@ -60,7 +60,7 @@ def analyse(
     answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    shapes = problem(network, X, int(X.shape[0]))
+    shapes = run_shapes(network, X, int(X.shape[0]))
     expected = estimate(shapes.samples, network.widths, network.outputs, network.dtype, X=X)
     product, held = expected.products["cached"]
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)

@@ -24,7 +24,7 @@ from opflow.cli.kernel import SCALARS, Analysis, Ask, finite, number
 from opflow.data.files import Reading
 from opflow.data.load import DataSet, load, reading
 from opflow.data.paths import absent, located
-from opflow.dynamics.observe.kernel import angles_between
+from opflow.dynamics.observe.eigenpairs import angles_between
 from opflow.evaluation.dense import dense_plan
 from opflow.machine.arrays import module_name, to_host
 from opflow.machine.ranks import LOCAL

@@ -266,7 +266,7 @@ def _classes(raw: Raw, space: RowDistribution, task: str) -> tuple[Array | None,
         if task == "classification" or (kind == "U" and y.ndim == 1):
             raise ValueError(f"--task {task} is not for {raw.name}: it holds {y.flat[0]}")
         return None, "", ""
-    found = np.unique(space.everywhere(np.unique(y)))
+    found = np.unique(np.concatenate(space.all_of(np.unique(y))))
     count = len(found)
     samples = int(space.total(len(y)))
     guessed = kind in "iuf" and task == "auto"
