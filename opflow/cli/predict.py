@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import opflow as of
-from opflow.cli.run_report import fit
 from opflow.data.load import Reading, counted, load
+from opflow.dynamics.observe.goodness import fit
 
 
 def predictions(

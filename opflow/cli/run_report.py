@@ -17,11 +17,12 @@ import opflow as of
 from opflow.cli.folder import write_pictures
 from opflow.data.load import DataSet
 from opflow.dynamics.observe import Moment
+from opflow.dynamics.observe.goodness import fit
 from opflow.dynamics.plan import problem
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import module_name, to_host
-from opflow.machine.ranks import LOCAL, RowDistribution, space_of
+from opflow.machine.ranks import space_of
 from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, workspace_limit
 from opflow.operators import Cost
 from opflow.operators.describe import duration, human
@@ -69,28 +70,6 @@ def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Mome
         return float(moment.shared[key][name])
 
     return observer
-
-
-def fit(errors: Any, y: Any, scale: Any, space: RowDistribution = LOCAL) -> dict[str, float]:
-    """Loss ½ Σ e², ‖e‖, RMSE and R² of errors (N, k) of targets y, both divided by `scale`.
-
-    Of several targets the last two are means over these, as scikit-learn's.
-    """
-    count = float(space.total(len(y)))
-    mean = space.total(y.sum(axis=0, dtype=np.float64)) / count
-    squares, spread = (
-        to_host(space.total((part.astype(np.float64) ** 2).sum(axis=0)))
-        for part in (errors, y - mean)
-    )
-    with np.errstate(all="ignore"):
-        r2 = np.where(spread > 0, 1 - squares / spread, np.nan).mean()
-    total = float((squares * scale**2).sum())
-    return {
-        "loss": 0.5 * total,
-        "residual_norm": math.sqrt(total),
-        "rmse": float((np.sqrt(squares / count) * scale).mean()),
-        "r2": float(r2),
-    }
 
 
 class Drift(of.observe.Balancedness):
