@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.observe.goodness import fit
+from opflow.data.fit import fit
 from opflow.machine.arrays import Array, Data, as_array, to_host
 from opflow.plot.axes import BESIDE, SEQUENTIAL, Axes, axes, colours, finish, number, styled
 from opflow.plot.given import by_label, numbers
