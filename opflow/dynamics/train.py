@@ -19,7 +19,7 @@ from opflow.dynamics.plan import checked_X, plan
 from opflow.dynamics.plan import explain as explained
 from opflow.dynamics.state import State
 from opflow.dynamics.storage.checkpoint import Checkpoint, Saver, exists, load
-from opflow.dynamics.storage.fingerprint import SAMPLE, fingerprint, kernel_mark
+from opflow.dynamics.storage.fingerprint import fingerprint, kernel_mark
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import check_integer, check_real, module_name, namespace
@@ -275,7 +275,7 @@ def _checkpoint(
     known = gram if hasattr(gram, "shape") else None
     identity = {
         "network": network.digest(),
-        "inputs": fingerprint(X, known, budget=SAMPLE, space=space),
+        "inputs": fingerprint(X, known, space=space),
         "targets": fingerprint(y, space=space),
         "method": f"{method!r}, loss={loss!r}",
     }
