@@ -17,7 +17,7 @@ import opflow as of
 from opflow.cli.folder import write_pictures
 from opflow.data.load import DataSet
 from opflow.dynamics.observe import Moment
-from opflow.dynamics.plan import problem
+from opflow.dynamics.routes import run_shapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import module_name, to_host
@@ -147,7 +147,7 @@ def analyse(
     name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    p = problem(network, X, int(X.shape[0]))
+    p = run_shapes(network, X, int(X.shape[0]))
     cached = storage_bytes(network, p.samples, "cached")
     first = 4.0 * p.entries * network.widths[1]
     product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)

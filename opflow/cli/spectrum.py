@@ -22,7 +22,7 @@ import opflow as of
 from opflow.cli.devices import placed
 from opflow.cli.folder import CONFIG, absent, located
 from opflow.data.load import DataSet, Reading, load, reading
-from opflow.dynamics.observe.kernel import angles_between
+from opflow.dynamics.observe.eigenpairs import angles_between
 from opflow.evaluation.dense import dense_plan
 from opflow.evaluation.materialise import candidates
 from opflow.interface.keywords import product_bar

@@ -1,22 +1,22 @@
-"""How the kernel and the weight Grams move, from the velocities of the fields alone.
+"""The kernel velocity dK/dt, from the velocities of the fields alone.
 
 The product rule for Grams whose factors move: ``dK/dt = Σ_ℓ η_ℓ (Ȧ^{ℓ-1} ∘ D^ℓ + A^{ℓ-1} ∘ Ḋ^ℓ)``
-inside an activation region, where gates are constant, and the closed equation of ``WᵀW``.
+inside an activation region, where gates are constant.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from opflow.machine.arrays import check_real, is_sparse, namespace
+from opflow.machine.arrays import Array
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
-from opflow.relu.fields import Fields, check_fields, check_layer
-from opflow.relu.hierarchy import field_velocities, split
-from opflow.relu.inputs import input_operator
+from opflow.relu.fields import Fields
+from opflow.relu.grams import activation_factor, conjugate_factor
+from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split
 
-__all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities", "weight_gram_velocity"]
+__all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
 
 class KernelVelocity(NamedTuple):
@@ -34,7 +34,7 @@ class KernelVelocity(NamedTuple):
     conjugates: Operator
 
 
-def kernel_velocity(fields: Fields, residual: Any) -> Operator:
+def kernel_velocity(fields: Fields, residual: Array) -> Operator:
     r"""dK/dt along gradient flow, inside the activation region.
 
     Parameters
@@ -67,21 +67,11 @@ def kernel_velocity(fields: Fields, residual: Any) -> Operator:
     >>> dK.symmetric, dK.psd, dK.shape
     (True, False, (3, 3))
     """
-    net = check_fields(fields).network
-    total: list[Operator] = [Zero(fields.samples * net.outputs, dtype=net.dtype)]
-    for (phi, a), (dphi, da), rate, b in zip(
-        *_moving(fields, residual), net.rates, net.biases, strict=True
-    ):
-        moved = [KhatriRao(dphi, a)] if dphi is not None else []
-        moved += [KhatriRao(phi, da)] if da is not None else []
-        if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
-            total.append(scale(rate, GramVelocity(KhatriRao(phi, a), add(*moved))))
-        if b is not None and dphi is not None:  # the 1 that a bias adds to A
-            total.append(scale(rate, GramVelocity(phi, dphi)))
-    return add(*total)
+    parts = [part for layer in _layers(fields, residual) for part in layer.velocities()]
+    return add(_zero(fields), *parts)
 
 
-def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocity]:
+def layer_kernel_velocities(fields: Fields, residual: Array) -> list[KernelVelocity]:
     r"""dK/dt layer by layer, in two parts: activations moving, conjugates moving.
 
     Parameters
@@ -108,123 +98,68 @@ def layer_kernel_velocities(fields: Fields, residual: Any) -> list[KernelVelocit
     >>> first.activations.symbol, second.conjugates.symbol
     ('0', '0')
     """
-    net = check_fields(fields).network
-    zero: Operator = Zero(fields.samples * net.outputs, dtype=net.dtype)
+    velocities = []
+    for layer in _layers(fields, residual):
+        by_activations = add(_zero(fields), *layer._replace(dphi=None).velocities())
+        by_conjugates = add(_zero(fields), *layer._replace(da=None).velocities())
+        velocities.append(KernelVelocity(by_activations, by_conjugates))
+    return velocities
+
+
+class _Layer(NamedTuple):
+    """The factors of a layer's kernel and their velocities, None where they are fixed."""
+
+    rate: float
+    bias: bool
+    phi: Operator
+    a: Operator
+    dphi: Operator | None
+    da: Operator | None
+
+    def velocities(self) -> list[Operator]:
+        """What adds up to the velocity of the layer's kernel."""
+        moved = []
+        if self.dphi is not None:
+            moved.append(KhatriRao(self.dphi, self.a))
+        if self.da is not None:
+            moved.append(KhatriRao(self.phi, self.da))
+        grams = []
+        if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
+            grams.append(GramVelocity(KhatriRao(self.phi, self.a), add(*moved)))
+        if self.bias and self.dphi is not None:  # the 1 that a bias adds to A
+            grams.append(GramVelocity(self.phi, self.dphi))
+        return [scale(self.rate, gram) for gram in grams]
+
+
+def _layers(fields: Fields, residual: Array) -> list[_Layer]:
+    """Layer by layer, the factors of the kernel and their velocities along gradient flow."""
+    r = check_residual(fields, residual).reshape(-1)
+    net = fields.network
+    dh, dpsi = split(fields, field_velocities(fields) @ r)
     layers = []
-    for (phi, a), (dphi, da), rate, b in zip(
-        *_moving(fields, residual), net.rates, net.biases, strict=True
-    ):
-        J, A, D = KhatriRao(phi, a), zero, zero
-        if da is not None:
-            A = scale(rate, GramVelocity(J, KhatriRao(phi, da)))
-        if dphi is not None:
-            D = scale(rate, GramVelocity(J, KhatriRao(dphi, a)))
-            if b is not None:
-                D = add(D, scale(rate, GramVelocity(phi, dphi)))
-        layers.append(KernelVelocity(A, D))
+    for i in range(net.depth):
+        dphi = da = None
+        if i + 1 < net.depth:
+            velocity = _gated(dpsi[i], fields.activations[i + 1])
+            velocity = velocity.reshape(-1, velocity.shape[-1])
+            dphi = Matrix(velocity, symbol=f"dφ{superscript(i + 1)}")
+        if i:
+            velocity = _gated(dh[i - 1], fields.activations[i])
+            da = Matrix(velocity, symbol=f"da{superscript(i)}")
+        phi = conjugate_factor(fields, i + 1)
+        a = activation_factor(fields, i)
+        layers.append(_Layer(net.rates[i], net.biases[i] is not None, phi, a, dphi, da))
     return layers
 
 
-def weight_gram_velocity(
-    fields: Fields, layer: int, residual: Any, side: str = "input"
-) -> Operator:
-    r"""The closed equation of a weight Gram: d(WᵀW)/dt or d(WWᵀ)/dt from the fields alone.
-
-    Parameters
-    ----------
-    fields : Fields
-    layer : int
-        ℓ, 1..L.
-    residual : array (N, k), (N,) for k = 1, or (N·k,)
-    side : {"input", "output"}
-        WᵀW, on the layer's input units, or WWᵀ, on its output units.
-
-    Returns
-    -------
-    Operator of shape (n_{ℓ-1}, n_{ℓ-1}) or (n_ℓ, n_ℓ), symmetric
-
-    Notes
-    -----
-    .. math::
-        d(W^{\ell T} W^\ell)/dt = -\eta_\ell \sum_\nu (a^{\ell-1}_\nu \rho_\nu^T
-            + \rho_\nu a^{\ell-1,T}_\nu), \qquad \rho_\nu = \psi^{\ell-1,T}_\nu r_\nu,
-
-        d(W^\ell W^{\ell T})/dt = -\eta_\ell \sum_\nu (s_\nu u_\nu^T + u_\nu s_\nu^T), \qquad
-            s_\nu = \varphi^{\ell T}_\nu r_\nu, \quad u_\nu = h^\ell_\nu - b^\ell.
-
-    2·N·n_ℓ·(k + n_{ℓ-1}) flops and N·n numbers here; a product costs 8·N·n flops a column.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
-    >>> of.weight_gram_velocity(fields, 2, fields.outputs - 1.0).shape
-    (5, 5)
-    """
-    if side not in ("input", "output"):
-        raise ValueError(f"side must be 'input' or 'output', not {side!r}")
-    layer = check_layer(fields, layer)
-    r = _residual(fields, residual).reshape(fields.samples, -1)
-    net, phi = fields.network, fields.conjugates[layer - 1]
-    s = (r[:, None, :] @ phi.reshape(len(r), net.outputs, -1))[:, 0]
-    if layer == 1 and fields.inputs is None:
-        raise ValueError("these fields know their inputs by a Gram alone: there is no W¹")
-    below, W = input_operator(fields.activations[layer - 1], "a"), net.weights[layer - 1]
-    left, right = (
-        (below, Matrix(s @ W, symbol="ρ"))
-        if side == "input"
-        else (Matrix(below.matmat(W.T), symbol="u"), Matrix(s, symbol="s"))
-    )
-    return scale(-net.rates[layer - 1], GramVelocity(left.T, right.T))
-
-
-_Pairs = list[tuple[Operator | None, Operator | None]]
-
-
-def _moving(fields: Fields, residual: Any) -> tuple[list[tuple[Operator, Operator]], _Pairs]:
-    """(φ^ℓ, a^{ℓ-1}) of each layer, and their velocities, None where fixed."""
-    r = _residual(fields, residual)
-    dh, dpsi = split(fields, field_velocities(fields) @ r.reshape(-1))
-    still: list[tuple[Operator, Operator]] = []
-    moved: _Pairs = []
-    for i in range(fields.network.depth):
-        below, up = superscript(i), superscript(i + 1)
-        a = fields.activations[i]
-        still.append(
-            (
-                _rows(fields.conjugates[i], f"φ{up}"),
-                input_operator(a, f"a{below}" if i else "X"),
-            )
-        )
-        dphi = da = None
-        if i + 1 < fields.network.depth:
-            dphi = _rows(_gated(dpsi[i], fields.activations[i + 1]), f"dφ{up}")
-        if i:
-            da = Matrix(_gated(dh[i - 1], a), symbol=f"da{below}")
-        moved.append((dphi, da))
-    return still, moved
-
-
-def _rows(phi: Any, symbol: str) -> Matrix:
-    """Conjugates with the outputs along the rows, (N·k, n)."""
-    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=symbol)
-
-
-def _gated(velocity: Any, activation: Any) -> Any:
+def _gated(velocity: Array, activation: Array) -> Array:
     """``−θ ∘ velocity``, in place."""
     gates = activation > 0
-    velocity *= -(gates if velocity.ndim == 2 else gates[:, None, :]).astype(velocity.dtype)
+    if velocity.ndim == 3:  # one row of a sample for each output
+        gates = gates[:, None, :]
+    velocity *= -gates.astype(velocity.dtype)
     return velocity
 
 
-def _residual(fields: Fields, residual: Any) -> Any:
-    n, k = check_fields(fields).samples, fields.network.outputs
-    r = check_real(residual, "residual", dtype=fields.network.dtype)
-    wanted = [(n, k), (n * k,)]
-    if is_sparse(r) or r.shape not in wanted:
-        raise ValueError(
-            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
-            f"{wanted[0]} or {wanted[1]} is expected"
-        )
-    namespace(r, fields.network.readout)
-    return r
+def _zero(fields: Fields) -> Operator:
+    return Zero(fields.samples * fields.network.outputs, dtype=fields.network.dtype)

@@ -7,12 +7,11 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from opflow.evaluation import GramSide
-from opflow.evaluation.dense import Work, gram_work, product_bytes
 from opflow.machine import gate_tables
 from opflow.machine.arrays import is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile
@@ -33,11 +32,20 @@ from opflow.operators import (
 )
 from opflow.operators.algebra import add, is_operator, placed, scale
 from opflow.operators.describe import superscript
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost
+from opflow.operators.prices import Work, gram_work, product_bytes
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields, check_fields
+from opflow.relu.gradient import parameter_gradient
 from opflow.relu.inputs import copied_width, input_operator
-from opflow.relu.passes import conjugates, through
+from opflow.relu.passes import conjugates, slopes, through
 
 ROUTES = ("cached", "transport")
 
@@ -324,6 +332,7 @@ class Transport(Operator):
     def __init__(self, fields: Fields, *, rates: bool = True) -> None:
         net = fields.network
         self.fields = fields
+        self.rates = rates
         self.scales = [math.sqrt(r) if rates else 1.0 for r in net.rates]
         super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
 
@@ -347,42 +356,28 @@ class Transport(Operator):
         rows = samples or slice(0, self.fields.samples)
         return prefetched(row_slices(rows, width * dtype.itemsize), X)
 
-    def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0.0) -> Any:
-        """`work` of ranges of samples, in several threads where X can be read by several."""
-        flops = self.cost(columns).flops / 2
-        return over_rows(self.fields.samples, work, flops, self.fields.inputs, sums=sums)
-
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c = namespace(X), self.fields.network, X.shape[1]
         k = net.outputs
 
-        def pull(samples: slice) -> tuple[list[Any], list[Any]]:
-            totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
-            biases = [None if b is None else xp.zeros((len(b), c), X.dtype) for b in net.biases]
+        def visit(samples: slice) -> Iterator[tuple[list[Any], list[Any]]]:
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 r = X[s.start * k : s.stop * k].reshape(-1, k, c)
-                phis = conjugates(net, rows, through(r.transpose(0, 2, 1), net.readout))
-                for bias, phi, below, total in zip(biases, phis, rows[:-1], totals, strict=True):
-                    left = phi.reshape(len(phi), -1)
-                    total += (below.T @ left).T if is_sparse(below) else left.T @ below
-                    if bias is not None:
-                        bias += phi.sum(axis=0).T
-            return totals, biases
+                yield rows[:-1], slopes(net, rows, r[:, :, 0] if c == 1 else r.transpose(0, 2, 1))
 
-        sums = 2.0 * self.shape[1] * c * X.dtype.itemsize
-        (totals, biases), *others = self._over_samples(pull, c, sums)
-        for more in others:
-            for total, part in zip((*totals, *biases), (*more[0], *more[1]), strict=True):
-                if total is not None:
-                    total += part
+        flops = self.cost(c).flops / 2
+        sums = parameter_gradient(
+            net, self.fields.samples, visit, flops, self.fields.inputs, columns=c
+        )
         out = xp.empty((self.shape[1], c), dtype=X.dtype)
-        for (weight, place), total, bias, size, W in zip(
-            net.parameter_slices(), totals, biases, self.scales, net.weights, strict=True
-        ):
-            out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
-            if place is not None:
-                out[place] = size * bias
+        start = 0
+        for total, p, rate in zip(sums, net.parameter_list(), net.parameter_rates(), strict=True):
+            part = out[start : start + p.size]
+            part[...] = total.reshape(c, -1).T
+            if self.rates:
+                part *= math.sqrt(rate)
+            start += p.size
         return out
 
     def _matmat(self, X: Any) -> Any:
@@ -399,7 +394,7 @@ class Transport(Operator):
         def push(samples: slice) -> None:
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
-                tangent = None
+                tangent: Any = None
                 for i, ((_, bias), W) in enumerate(
                     zip(net.parameter_slices(), net.weights, strict=True)
                 ):
@@ -413,66 +408,75 @@ class Transport(Operator):
                 outputs = through(tangent, net.readout.T)
                 out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
-        self._over_samples(push, c)
+        over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
         return out
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_diagonal(weights)
-        net = self.fields.network
-        xp = namespace(net.readout)
-        out = xp.zeros((self.fields.samples, net.outputs), dtype=self.dtype)
-        for s in self._blocks(net.outputs, self.dtype):
-            rows = self.fields.rows(s)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            for size, b, below, phi in zip(self.scales, net.biases, rows[:-1], phis, strict=True):
-                norms = Matrix(below)._gram_diagonal(None) + (b is not None)
-                out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
-        return out.reshape(-1)
 
-    def _column_squares(self) -> Any:
-        net = self.fields.network
-        out = namespace(net.readout).zeros(self.shape[1], dtype=self.dtype)
-        for s in self._blocks(net.outputs, self.dtype):
-            rows = self.fields.rows(s)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            for (weight, bias), size, below, phi in zip(
-                net.parameter_slices(), self.scales, rows[:-1], phis, strict=True
-            ):
-                squares = size**2 * (phi**2).sum(axis=1)
-                entries = below.multiply(below) if is_sparse(below) else below**2
-                out[weight] += (entries.T @ squares).T.reshape(-1)
-                if bias is not None:
-                    out[bias] += squares.sum(axis=0)
-        return out
+entries_are_cheap.register(Transport, cheap_in_operands)
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_block(rows, cols, weights)
-        net, k = self.fields.network, self.fields.network.outputs
-        xp = namespace(net.readout)
-        outputs = xp.arange(self.shape[0])
-        sides = []
-        for index in (rows, cols):
-            wanted = outputs[index]
-            sample, output = wanted // k, wanted % k
-            rows = self.fields.rows(sample)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
-        block = 0
-        for size, b, left, right, phi, other in zip(
-            self.scales,
-            net.biases,
-            sides[0][0],
-            sides[1][0],
-            sides[0][1],
-            sides[1][1],
-            strict=True,
+
+@gram_diagonal.register
+def _gram_diagonal(J: Transport, weights: Any = None) -> Any:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(J, weights)
+    net = J.fields.network
+    xp = namespace(net.readout)
+    out = xp.zeros((J.fields.samples, net.outputs), dtype=J.dtype)
+    for s in J._blocks(net.outputs, J.dtype):
+        rows = J.fields.rows(s)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        for size, b, below, phi in zip(J.scales, net.biases, rows[:-1], phis, strict=True):
+            norms = gram_diagonal(Matrix(below)) + (b is not None)
+            out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
+    return out.reshape(-1)
+
+
+@column_squares.register
+def _column_squares(J: Transport) -> Any:
+    net = J.fields.network
+    out = namespace(net.readout).zeros(J.shape[1], dtype=J.dtype)
+    for s in J._blocks(net.outputs, J.dtype):
+        rows = J.fields.rows(s)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        for (weight, bias), size, below, phi in zip(
+            net.parameter_slices(), J.scales, rows[:-1], phis, strict=True
         ):
-            gram = left @ right.T
-            gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
-            block = block + size**2 * gram * (phi @ other.T)
-        return block
+            squares = size**2 * (phi**2).sum(axis=1)
+            entries = below.multiply(below) if is_sparse(below) else below**2
+            out[weight] += (entries.T @ squares).T.reshape(-1)
+            if bias is not None:
+                out[bias] += squares.sum(axis=0)
+    return out
+
+
+@gram_block.register
+def _gram_block(J: Transport, rows: Any, cols: Any, weights: Any = None) -> Any:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+    net, k = J.fields.network, J.fields.network.outputs
+    xp = namespace(net.readout)
+    outputs = xp.arange(J.shape[0])
+    sides = []
+    for index in (rows, cols):
+        wanted = outputs[index]
+        sample, output = wanted // k, wanted % k
+        rows = J.fields.rows(sample)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
+    block = 0
+    for size, b, left, right, phi, other in zip(
+        J.scales,
+        net.biases,
+        sides[0][0],
+        sides[1][0],
+        sides[0][1],
+        sides[1][1],
+        strict=True,
+    ):
+        gram = left @ right.T
+        gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
+        block = block + size**2 * gram * (phi @ other.T)
+    return block
 
 
 @gram_work.register

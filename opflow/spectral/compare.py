@@ -36,7 +36,7 @@ from opflow.spectral.checks import (
 )
 from opflow.spectral.traces.estimators import skew_quantile
 from opflow.spectral.traces.norms import frobenius_norm
-from opflow.spectral.traces.structure import entries_pay, forming_products, inner_products
+from opflow.spectral.traces.structure import forming_products, inner_products, use_entries
 from opflow.spectral.traces.trace import FEWEST, PRODUCTS
 
 
@@ -206,7 +206,7 @@ def _compared(
     space = pair[0].space
     if pair[1].space.sharded != space.sharded:
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")
-    if all(entries_pay(op, products // 2) for op in pair):
+    if all(use_entries(op, products // 2) for op in pair):
         spent = sum(map(forming_products, pair))
         G, units = inner_products(pair, change=change)
         stretch = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle

@@ -173,10 +173,10 @@ def found(comm=None) -> dict:
     # what is small or cheap for one process is estimated all the same, as it is when sharded
     small = [mock.patch.object(m, "DENSE", 0) for m in (structure, exact)]
     small += [
-        mock.patch.object(m, "whole_pays", lambda *_, **__: False) for m in (norms, quadrature)
+        mock.patch.object(m, "use_lapack", lambda *_, **__: False) for m in (norms, quadrature)
     ]
     small += [mock.patch.object(eigsh, "_lapack_pays", lambda *_: False)]
-    never = [mock.patch.object(m, "entries_pay", lambda *_: False) for m in (structure, compare)]
+    never = [mock.patch.object(m, "use_entries", lambda *_: False) for m in (structure, compare)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", S.ConvergenceWarning)
         for case, arguments in CASES.items():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.machine import workspace as budgets
 from opflow.machine.gate_tables import gate_engine
 from tests import examples
 from tests.relu.reference import problems
@@ -73,14 +74,14 @@ def test_routes_agree(route, dtype, tolerance, data, steps, workspace, momentum)
     method = of.GradientDescent(step=step, momentum=momentum)
     want = of.train(network, X, y, steps=steps, method=method, eliminate=False)
     assert want.route == "weights"
-    before, workspace.WORKSPACE = workspace.WORKSPACE, workspace
+    before, budgets.WORKSPACE = budgets.WORKSPACE, workspace
     try:
         arguments, options = ROUTES[route](X)
         got = of.train(network, *arguments, y, steps=steps, method=method, **options)
         predicted = None if route.startswith("kernel as a") and route != "kernel as a function" \
             else got.predict(X)  # fmt: skip
     finally:
-        workspace.WORKSPACE = before
+        budgets.WORKSPACE = before
     if options:
         assert got.route == "eliminated"
     assert apart(got.residual, want.residual) <= tolerance
@@ -101,7 +102,7 @@ def test_kernels_of_any_storage_agree(storage, kind, problem, workspace, columns
     r = np.random.default_rng(0).standard_normal((len(X) * network.outputs, columns))
     K = of.collective_kernel(network.fields(X)).todense()
     inputs = {"array": X, "rows": Rows(X), "sparse": sp.csr_array(X)}[kind]
-    before, workspace.WORKSPACE = workspace.WORKSPACE, workspace
+    before, budgets.WORKSPACE = budgets.WORKSPACE, workspace
     try:
         fields = network.fields(inputs, storage=storage)
         lazy = of.collective_kernel(fields)
@@ -113,7 +114,7 @@ def test_kernels_of_any_storage_agree(storage, kind, problem, workspace, columns
             fields.outputs, network(X), atol=1e-12 * (1 + abs(network(X)).max())
         )
     finally:
-        workspace.WORKSPACE = before
+        budgets.WORKSPACE = before
     for a, b in zip(fields.activations[1:], network.fields(X).activations[1:], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12 * (1 + np.abs(b).max()))
 

@@ -34,4 +34,4 @@ def large(monkeypatch):
     """Small operators are taken for ones too large for LAPACK."""
     assert checks.DENSE > 0
     monkeypatch.setattr(structure, "DENSE", 0)
-    monkeypatch.setattr(norms, "whole_pays", lambda *_: False)
+    monkeypatch.setattr(norms, "use_lapack", lambda *_: False)

@@ -9,15 +9,17 @@ the Euler step of the truncated flow.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.methods.method import AutoStep, check_step, parameter_arrays, restored
+from opflow.dynamics.methods.method import Integrator, Method, RunState, parameter_arrays, restored
+from opflow.dynamics.methods.step_size import AutoStep, check_step
 from opflow.dynamics.state import State
-from opflow.machine.arrays import check_integer, is_array, is_sparse, namespace
+from opflow.machine.arrays import Array, check_integer, is_array, is_sparse, namespace
 from opflow.machine.ranks import LOCAL
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
@@ -29,7 +31,7 @@ from opflow.relu.passes import forward_blocks, through
 
 
 @dataclass(frozen=True)
-class TruncatedFlow:
+class TruncatedFlow(Method):
     r"""Hidden and conjugate fields as the state, their velocities truncated at an order.
 
     Parameters
@@ -70,10 +72,11 @@ class TruncatedFlow:
     step: float | str = "auto"
 
     name = "the truncated flow"
-    by_weights = stepwise = True
+    by_weights = True
+    stepwise = True
     sharded = False
-    #: sets of parameters besides the state, and of fields: a moment's copy, while it is set up
-    extra, kept = 4.0, 3.0
+    extra = 4.0
+    kept = 3.0  # with a moment's copy, while it is set up
 
     def __post_init__(self) -> None:
         check_integer(self.order, "order", 0)
@@ -84,25 +87,27 @@ class TruncatedFlow:
         return TruncatedIntegrator(self, state, share)
 
 
-class TruncatedIntegrator:
+class TruncatedIntegrator(Integrator):
     """The fields of the truncated flow, and the exact run next to them, step by step."""
 
-    stochastic = False
-    by_sample = ()
+    state: FieldState
+    step: float = math.nan
 
     def __init__(self, method: TruncatedFlow, state: State, share: float) -> None:
         if not is_array(state.first.inputs) and not is_sparse(state.first.inputs):
             raise ValueError("the truncated flow needs X as an array or a sparse matrix")
-        self.products, self.share = 0, share
-        self._auto = AutoStep(share) if method.step == "auto" else None
-        if self._auto is None:
+        self.products = 0
+        self.share = share
+        self._auto: AutoStep | None = None
+        if method.step == "auto":
+            self._auto = AutoStep(share)
+            self._follow(self._auto, state)
+        else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-        else:
-            self._follow(self._auto, state)
-        self.state: Any = FieldState(state, method.order)
+        self.state = FieldState(state, method.order)
 
-    def evaluate(self, residual: Any) -> float:
+    def evaluate(self, residual: Array) -> float:
         self.products += 1
         return self.state.evaluate(residual)
 
@@ -114,15 +119,18 @@ class TruncatedIntegrator:
         self.state.advance(self.step * self.share)
         return self.step
 
-    def _follow(self, auto: AutoStep, state: Any) -> None:
+    def _follow(self, auto: AutoStep, state: RunState) -> None:
         self.products += auto.follow(state)
-        self.step, self.note = auto.size, auto.note
+        self.step = auto.size
+        self.note = auto.note
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         arrays = self.state.arrays() | {"step": np.array(self.step)}
-        return arrays | (self._auto.arrays() if self._auto is not None else {})
+        if self._auto is not None:
+            arrays |= self._auto.arrays()
+        return arrays
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         self.step = float(arrays["step"])
         self.state.restore(arrays)
         if self._auto is not None:
@@ -183,6 +191,10 @@ class FieldState:
     @property
     def exact(self) -> ReLUNetwork:
         return self._exact.network
+
+    @property
+    def samples(self) -> int:
+        return len(self.targets)
 
     def snapshot(self) -> Fields:
         """The fields of the network that they drive."""
@@ -290,6 +302,7 @@ class FieldState:
         net, L = self.network, self.network.depth
         after: Any = None  # φ' of the layer above
         handed: dict[int, Any] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
+        change: dict[int, Any]
         for layer in range(L, 0, -1):
             psi, now = self.psi[layer - 1][s], (self.hidden[layer - 1][s] > 0)[:, None]
             phi = psi * gates[layer - 1][:, None]

@@ -6,15 +6,16 @@ Each is built literally by one step of its recursion after the other, ``Wᵀ D_�
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import scipy.sparse.linalg as spla
 
 from opflow import operators
-from opflow.machine.arrays import check_integer, namespace, to_host
+from opflow.machine.arrays import Array, check_integer, namespace, to_host
 from opflow.machine.workspace import op_namespace
 from opflow.operators import Identity, Mask, Operator, Weight
 from opflow.operators.algebra import compose
@@ -67,12 +68,11 @@ def pullback(
     'W²ᵀ D²₀ W³ᵀ D³₀ D³₁ W³ D²₁ W²'
     """
     lower, upper = _layers(fields, lower, upper)
-    mu, nu = check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu")
-    member: Operator = Identity(
-        fields.network.widths[upper] + augmented, dtype=fields.network.dtype
-    )
+    mu, nu = _samples(fields, mu, nu)
+    net = fields.network
+    member: Operator = Identity(net.widths[upper] + augmented, dtype=net.dtype)
     for layer in range(upper, lower, -1):
-        W = _weight(fields, layer, augmented)
+        W = weight(fields, layer, augmented)
         left = compose(_mask(fields, layer, mu, augmented), W)
         right = left if mu == nu else compose(_mask(fields, layer, nu, augmented), W)
         member = operators.pullback(member, left, right)
@@ -113,10 +113,10 @@ def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Ope
     ('W² D¹₀ D¹₀ W²ᵀ', True)
     """
     lower, upper = _layers(fields, lower, upper)
-    mu, nu = check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu")
+    mu, nu = _samples(fields, mu, nu)
     member: Operator = Identity(fields.network.widths[lower], dtype=fields.network.dtype)
     for layer in range(lower + 1, upper + 1):
-        W = _weight(fields, layer)
+        W = weight(fields, layer)
         left = compose(W, _mask(fields, layer - 1, mu))
         right = left if mu == nu else compose(W, _mask(fields, layer - 1, nu))
         member = operators.pushforward(member, left, right)
@@ -142,10 +142,10 @@ class Members(NamedTuple):
 
     layers: list[tuple[int, int]]
     pairs: list[tuple[int, int]]
-    values: list[list[Any]]
-    norms: Any
-    traces: Any
-    ranks: Any
+    values: list[list[Array]]
+    norms: Array
+    traces: Array
+    ranks: Array
 
     def __repr__(self) -> str:
         return f"<Members of {len(self.layers)} layer pairs and {len(self.pairs)} sample pairs>"
@@ -197,82 +197,81 @@ def members(
     if top is not None:
         top = check_integer(top, "top", 1, math.inf)
     depth = check_fields(fields).network.depth
-    wanted = [
-        _layers(fields, *_two(pair, "layers", "(lower, upper)"))
-        for pair in (
-            layers
-            if layers is not None
-            else [(i, j) for i in range(1, depth) for j in range(i + 1, depth + 1)]
-        )
-    ]
-    samples = [
-        (check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu"))
-        for mu, nu in (_two(pair, "pairs", "(mu, nu)") for pair in pairs)
-    ]
+    if layers is None:
+        layers = itertools.combinations(range(1, depth + 1), 2)
+    wanted = [_layers(fields, *_two(pair, "layers", "(lower, upper)")) for pair in layers]
+    samples = [_samples(fields, *_two(pair, "pairs", "(mu, nu)")) for pair in pairs]
+    values: list[list[Array]] = [[] for _ in wanted]
     shape = (len(wanted), len(samples))
-    values: list[list[Any]] = [[] for _ in wanted]
-    norms, traces, ranks = np.zeros(shape), np.zeros(shape), np.full(shape, -1)
+    norms = np.zeros(shape)
+    traces = np.zeros(shape)
+    ranks = np.full(shape, -1)
     for i, (lower, upper) in enumerate(wanted):
         for j, (mu, nu) in enumerate(samples):
-            B = (
-                pullback(fields, lower, upper, mu, nu)
-                if kind == "pullback"
-                else pushforward(fields, upper, lower, mu, nu)
-            )
-            found, trace = _singular_values(B, top)
+            if kind == "pullback":
+                member = pullback(fields, lower, upper, mu, nu)
+            else:
+                member = pushforward(fields, upper, lower, mu, nu)
+            found, traces[i, j] = _singular_values(member, top)
             values[i].append(found)
-            norms[i, j], traces[i, j] = float(found[0]), trace
-            if len(found) == B.shape[0]:
-                floor = B.shape[0] * float(np.finfo(B.dtype).eps) * float(found[0])
-                ranks[i, j] = int((found > floor).sum())
+            norms[i, j] = found[0]
+            if len(found) == member.shape[0]:
+                rounding = len(found) * float(np.finfo(member.dtype).eps) * float(found[0])
+                ranks[i, j] = (found > rounding).sum()
     return Members(wanted, samples, values, norms, traces, ranks)
 
 
-def _singular_values(B: Operator, top: int | None) -> tuple[Any, float]:
-    n = B.shape[0]
-    xp = op_namespace(B)
+def _singular_values(member: Operator, top: int | None) -> tuple[Array, float]:
+    """The `top` largest singular values, all by default, descending, and the trace."""
+    n = member.shape[0]
+    xp = op_namespace(member)
     if top is None or top >= n or xp is not np:  # a member is no larger than the weights
-        dense = B.todense()
+        dense = member.todense()
         found = to_host(xp.linalg.svd(dense, compute_uv=False))
         return found[:top], float(dense.trace())
-    start = np.random.default_rng(0).standard_normal(n).astype(B.dtype)
-    if not B.matvec(start).any():  # ARPACK refuses the zero operator that dead units leave
-        return np.zeros(top, dtype=B.dtype), 0.0
-    found = spla.svds(B.to_scipy(), k=top, v0=start, return_singular_vectors=False)
-    return np.sort(found)[::-1], float(B.trace())
+    start = np.random.default_rng(0).standard_normal(n).astype(member.dtype)
+    if not member.matvec(start).any():  # ARPACK refuses the zero operator that dead units leave
+        return np.zeros(top, dtype=member.dtype), 0.0
+    found = spla.svds(member.to_scipy(), k=top, v0=start, return_singular_vectors=False)
+    return np.sort(found)[::-1], float(member.trace())
 
 
-def _two(pair: Any, name: str, wanted: str) -> tuple[Any, Any]:
+def _two(pair: object, name: str, content: str) -> tuple[Any, Any]:
     try:
-        first, second = pair
+        first, second = cast("tuple[Any, Any]", pair)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must hold {wanted}, not {pair!r}") from None
+        raise ValueError(f"{name} must hold {content}, not {pair!r}") from None
     return first, second
 
 
-def _layers(fields: Fields, lower: Any, upper: Any) -> tuple[int, int]:
-    lower, upper = check_layer(fields, lower, "lower"), check_layer(fields, upper, "upper")
+def _layers(fields: Fields, lower: int, upper: int) -> tuple[int, int]:
+    lower = check_layer(fields, lower, "lower")
+    upper = check_layer(fields, upper, "upper")
     if lower > upper:
         raise ValueError(f"lower must not be above upper, but lower = {lower}, upper = {upper}")
     return lower, upper
 
 
-def _weight(fields: Fields, layer: int, augmented: bool = False) -> Weight:
-    W, b = fields.network.weights[layer - 1], fields.network.biases[layer - 1]
+def _samples(fields: Fields, mu: int, nu: int) -> tuple[int, int]:
+    return check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu")
+
+
+def weight(fields: Fields, layer: int, augmented: bool = False) -> Weight:
+    """W^ℓ; [[W, b], [0, 1]] if `augmented`."""
+    W = fields.network.weights[layer - 1]
     if augmented:
         xp = namespace(W)
-        wide = xp.zeros((W.shape[0] + 1, W.shape[1] + 1), dtype=W.dtype)
-        wide[:-1, :-1] = W
-        wide[-1, -1] = 1
-        if b is not None:
-            wide[:-1, -1] = b
-        W = wide
+        W = xp.pad(W, (0, 1))
+        W[-1, -1] = 1
+        bias = fields.network.biases[layer - 1]
+        if bias is not None:
+            W[:-1, -1] = bias
     return Weight(W, symbol=f"W{superscript(layer)}")
 
 
 def _mask(fields: Fields, layer: int, sample: int, augmented: bool = False) -> Mask:
+    """D^ℓ_μ, with a 1 at its end if `augmented`."""
     gates = fields.activations[layer][sample] > 0
     if augmented:
-        xp = namespace(gates)
-        gates = xp.concatenate([gates, xp.ones(1, dtype=bool)])
+        gates = namespace(gates).pad(gates, (0, 1), constant_values=True)
     return Mask(gates, symbol=f"D{superscript(layer)}{subscript(sample)}")

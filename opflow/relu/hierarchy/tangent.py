@@ -1,17 +1,21 @@
 """The derivative of the fields with respect to the parameters, inside the activation region.
 
-A direction in parameter space moves each hidden field by its own layer's part and by what the
-layers below hand on through a weight matrix, and each conjugate field likewise from above.
-Keeping at most `order` of those hand-overs truncates the hierarchy.
+A direction in parameter space moves each hidden field by its own layer's part and by what is
+propagated from the layer below through a weight matrix, and each conjugate field likewise from
+above.  Keeping at most `order` of those propagation steps truncates the hierarchy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
 
-from opflow.machine.arrays import is_sparse, namespace
+import numpy as np
+
+from opflow.machine.arrays import Array, Data, is_sparse, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
@@ -24,10 +28,26 @@ from opflow.relu.passes import through
 def budgets(steps: int, order: int, further: int) -> set[int]:
     """The truncation orders at which a field is needed.
 
-    `steps` is how many hand-overs can reach it, `further` how many fields lie beyond it: the
-    field itself is wanted at `order`, the next one hands it on at one order less, and so on.
+    `steps` is how many propagation steps can reach it, `further` how many fields lie beyond it:
+    the field itself is wanted at `order`, the next one needs it at one order less, and so on.
     """
     return {min(order - j, steps) for j in range(min(order, further) + 1)}
+
+
+class Recursion(NamedTuple):
+    """The recursion of the hidden fields up the layers, or of the conjugate fields down."""
+
+    fields: range  #: layers of its fields, each propagated from the one before
+    up: bool  #: h^ℓ, driven by W^ℓ and a^{ℓ-1}; else ψ^ℓ, driven by W^{ℓ+1} and φ^{ℓ+1}
+    outputs: int  #: rows of a sample in its fields
+
+    def weight(self, layer: int) -> int:
+        """The place among the weights of what drives the field of a layer."""
+        return layer - 1 if self.up else layer
+
+    def needed(self, step: int, order: int) -> set[int]:
+        """The truncation orders at which its field `step` is needed."""
+        return budgets(step, order, len(self.fields) - 1 - step)
 
 
 class FieldTangent(Operator):
@@ -37,7 +57,7 @@ class FieldTangent(Operator):
     ----------
     fields : Fields
     order : int
-        Hand-overs through a weight matrix to keep at most; L or more keeps all.
+        Propagation steps through a weight matrix to keep at most; L or more keeps all.
 
     Notes
     -----
@@ -55,15 +75,18 @@ class FieldTangent(Operator):
     """
 
     def __init__(self, fields: Fields, order: int) -> None:
-        net, n = fields.network, fields.samples
+        net = fields.network
         if fields.inputs is None or is_operator(fields.inputs):
             raise ValueError("the velocities of all fields need inputs that can be read by rows")
-        self.fields, self.order = fields, order
+        self.fields = fields
+        self.order = order
         self.scales = [math.sqrt(rate) for rate in net.rates]
-        # (start, stop) of h^1, …, h^L, ψ^1, …, ψ^L among the rows
-        sizes = [n * w for w in net.widths[1:]] + [n * net.outputs * w for w in net.widths[1:]]
-        self.edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        super().__init__((self.edges[-1], net.parameters), net.dtype, symbol="∂(h,ψ)/∂W")
+        self.recursions = [
+            Recursion(range(1, net.depth + 1), True, 1),
+            Recursion(range(net.depth - 1, 0, -1), False, net.outputs),
+        ]
+        rows = fields.samples * (1 + net.outputs) * sum(net.widths[1:])
+        super().__init__((rows, net.parameters), net.dtype, symbol="∂(h,ψ)/∂W")
 
     @property
     def data(self) -> Any:
@@ -71,142 +94,160 @@ class FieldTangent(Operator):
         return self.fields.network.readout
 
     def cost(self, columns: int = 1) -> Cost:
-        net, n, L = self.fields.network, self.fields.samples, self.fields.network.depth
-        size = [W.size for W in net.weights]
+        net = self.fields.network
+        n = self.fields.samples
+        sizes = [W.size for W in net.weights]
         flops = 0.0
-        for layer in range(1, L + 1):
-            pushes = len(budgets(layer - 1, self.order, L - layer) - {0})
-            flops += size[layer - 1] * (1 + pushes)
-        for layer in range(1, L):
-            pushes = len(budgets(L - 1 - layer, self.order, layer - 1) - {0})
-            flops += net.outputs * size[layer] * (1 + pushes)
-        stored = (n * (2 + net.outputs) * sum(net.widths[1:]) + sum(size)) * self.dtype.itemsize
+        for recursion in self.recursions:
+            for step, layer in enumerate(recursion.fields):
+                propagated = len(recursion.needed(step, self.order) - {0})
+                flops += recursion.outputs * sizes[recursion.weight(layer)] * (1 + propagated)
+        stored = (n * (2 + net.outputs) * sum(net.widths[1:]) + sum(sizes)) * self.dtype.itemsize
         return Cost(2.0 * n * flops * columns, stored + self._vector_bytes(columns))
 
-    def split(self, X: Any) -> tuple[list[Any], list[Any]]:
-        """Views of a stacked array (rows, c): hidden (N, n_ℓ, c), conjugate (N, k, n_ℓ, c)."""
-        net, n, c, L = self.fields.network, self.fields.samples, X.shape[1], len(self.scales)
-        parts = [X[a:b] for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)]
-        hidden = [p.reshape(n, w, c) for p, w in zip(parts[:L], net.widths[1:], strict=True)]
-        conjugate = [
-            p.reshape(n, net.outputs, w, c) for p, w in zip(parts[L:], net.widths[1:], strict=True)
-        ]
-        return hidden, conjugate
+    def split(self, X: Array) -> list[list[Array]]:
+        """Views of a stacked array (rows, c): hidden (N, 1, n_ℓ, c), conjugate (N, k, n_ℓ, c)."""
+        n = self.fields.samples
+        start = 0
+        stacks = []
+        for recursion in self.recursions:
+            stack = []
+            for width in self.fields.network.widths[1:]:
+                stop = start + n * recursion.outputs * width
+                stack.append(X[start:stop].reshape(n, recursion.outputs, width, X.shape[1]))
+                start = stop
+            stacks.append(stack)
+        return stacks
 
-    def _blocks(self, columns: int, dtype: Any) -> Iterable[slice]:
+    def _blocks(self, columns: int, dtype: np.dtype) -> Iterable[slice]:
         net = self.fields.network
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
         width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
         slices = row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
         return prefetched(slices, self.fields.inputs)
 
-    def _gate(self, layer: int, s: slice) -> Any:
+    def _gate(self, layer: int, samples: slice) -> Array:
         """θ^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""
-        return (self.fields.activations[layer][s] > 0)[:, None, :]
+        return (self.fields.activations[layer][samples] > 0)[:, None, :]
 
-    def _conjugate(self, layer: int, s: slice) -> Any:
-        """φ^ℓ of some samples, outputs along the rows: (b·k, n_ℓ)."""
-        phi = self.fields.conjugates[layer - 1][s]
+    def _drive(self, recursion: Recursion, layer: int, samples: slice) -> Array:
+        """What the weights of a field multiply: a^{ℓ-1}, or φ^{ℓ+1} as (b·k, n_{ℓ+1})."""
+        if recursion.up:
+            return self.fields.activations[layer - 1][samples]
+        phi = self.fields.conjugates[layer][samples]
         return phi.reshape(-1, phi.shape[-1])
 
-    def _matmat(self, X: Any) -> Any:
-        xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
-        places, k = net.parameter_slices(), net.outputs
-        moves = [  # Ẇ^ℓ as (n_ℓ, n_{ℓ-1}, c)
-            size * X[weight].reshape(*W.shape, c)
-            for (weight, _), size, W in zip(places, self.scales, net.weights, strict=True)
-        ]
-        forward = [M.transpose(1, 2, 0).reshape(M.shape[1], c * M.shape[0]) for M in moves]
-        backward = [M.transpose(0, 2, 1).reshape(M.shape[0], c * M.shape[1]) for M in moves]
+    def _matmat(self, X: Array) -> Array:
+        xp = namespace(X)
+        net = self.fields.network
+        c = X.shape[1]
+        up, down, biases = [], [], []
+        for (weight, bias), scale, W in zip(
+            net.parameter_slices(), self.scales, net.weights, strict=True
+        ):
+            direction = scale * X[weight].reshape(*W.shape, c)
+            up.append(direction.transpose(1, 2, 0).reshape(W.shape[1], -1))
+            down.append(direction.transpose(0, 2, 1).reshape(W.shape[0], -1))
+            biases.append(None if bias is None else scale * X[bias].T)
         out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
         hidden, conjugate = self.split(out)
         for s in self._blocks(c, X.dtype):
-            moved: dict[int, Any] = {}
-            for layer in range(1, L + 1):
-                below, place = self.fields.activations[layer - 1][s], hidden[layer - 1][s]
-                local = _times(below, forward[layer - 1], place if c == 1 else None)
-                local = local.reshape(len(place), c, -1)
-                bias = places[layer - 1][1]
-                if bias is not None:
-                    local += self.scales[layer - 1] * X[bias].T
-                orders = budgets(layer - 1, self.order, L - layer)
-                moved = _handed_on(moved, net.weights[layer - 1].T, local, orders)
-                if c > 1:
-                    place[...] = local.transpose(0, 2, 1)
-                if layer < L:
-                    moved = {q: block * self._gate(layer, s) for q, block in moved.items()}
-            moved = {}
-            for layer in range(L - 1, 0, -1):
-                above, place = self._conjugate(layer + 1, s), conjugate[layer - 1][s]
-                local = _times(above, backward[layer], place if c == 1 else None)
-                local = local.reshape(len(place), k * c, -1)
-                orders = budgets(L - 1 - layer, self.order, layer - 1)
-                moved = _handed_on(moved, net.weights[layer], local, orders)
-                if c > 1:
-                    place[...] = local.reshape(len(place), k, c, -1).transpose(0, 1, 3, 2)
-                if layer > 1:
-                    moved = {q: block * self._gate(layer, s) for q, block in moved.items()}
+            self._push(self.recursions[0], s, up, biases, hidden)
+            self._push(self.recursions[1], s, down, [None] * len(down), conjugate)
         return out
 
-    def _rmatmat(self, X: Any) -> Any:
-        xp, net, c, L = namespace(X), self.fields.network, X.shape[1], self.fields.network.depth
-        places, k = net.parameter_slices(), net.outputs
+    def _push(
+        self,
+        recursion: Recursion,
+        samples: slice,
+        directions: list[Array],
+        biases: list[Array | None],
+        out: list[Array],
+    ) -> None:
+        """Write the tangents of all fields of a recursion, for some samples."""
+        before: dict[int, Array] = {}  # the field before, at each order of truncation
+        for step, layer in enumerate(recursion.fields):
+            i = recursion.weight(layer)
+            place = out[layer - 1][samples]
+            b, outputs, n, c = place.shape
+            drive = self._drive(recursion, layer, samples)
+            local = _times(drive, directions[i], place).reshape(b, outputs * c, n)
+            if (bias := biases[i]) is not None:
+                local += bias
+            *lower, highest = sorted(recursion.needed(step, self.order))
+            orders = {q: local.copy() for q in lower} | {highest: local}
+            W = self.fields.network.weights[i]
+            for q, tangent in orders.items():
+                if q:
+                    gated = before[q - 1] * self._gate(recursion.fields[step - 1], samples)
+                    tangent += through(gated, W.T if recursion.up else W)
+            before = orders
+            if c > 1:
+                place[...] = local.reshape(b, outputs, c, n).swapaxes(2, 3)
+
+    def _rmatmat(self, X: Array) -> Array:
+        xp = namespace(X)
+        net = self.fields.network
+        c = X.shape[1]
         hidden, conjugate = self.split(X)
-        grads = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
+        gradients = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
         out = xp.zeros((self.shape[1], c), dtype=X.dtype)
+        slices = net.parameter_slices()
+        biases = [None if bias is None else out[bias] for _, bias in slices]
         for s in self._blocks(c, X.dtype):
-            orders: dict[int, Any] = {}
-            for layer in range(L, 0, -1):
-                W, below = net.weights[layer - 1], self.fields.activations[layer - 1][s]
-                _accumulate(orders, min(self.order, layer - 1), hidden[layer - 1][s].swapaxes(1, 2))
-                total = sum(orders.values())  # (b, c, n_ℓ)
-                flat = total.reshape(len(total), c * W.shape[0])
-                part = below.T @ flat if is_sparse(below) else (flat.T @ below).T
-                grads[layer - 1] += part.reshape(W.shape[1], c, W.shape[0]).transpose(2, 0, 1)
-                bias = places[layer - 1][1]
-                if bias is not None:
-                    out[bias] += total.sum(axis=0).T
-                if layer > 1:
-                    gate = self._gate(layer - 1, s)
-                    orders = {q - 1: through(u, W) * gate for q, u in orders.items() if q}
-            orders = {}
-            for layer in range(1, L):
-                W, phi = net.weights[layer], self._conjugate(layer + 1, s)
-                n, b = net.widths[layer], s.stop - s.start
-                # (b, k·c, n_ℓ), then with the outputs among the rows (b·k, c·n_ℓ)
-                block = conjugate[layer - 1][s].swapaxes(2, 3).reshape(b, k * c, n)
-                _accumulate(orders, min(self.order, L - 1 - layer), block)
-                total = sum(orders.values()).reshape(b * k, c * n)
-                grads[layer] += (phi.T @ total).reshape(phi.shape[1], c, n).transpose(0, 2, 1)
-                gate = self._gate(layer + 1, s)
-                orders = {q - 1: through(u, W.T) * gate for q, u in orders.items() if q}
-        for (weight, bias), size, grad in zip(places, self.scales, grads, strict=True):
-            out[weight] = size * grad.reshape(weight.stop - weight.start, c)
+            self._pull(self.recursions[0], s, hidden, gradients, biases)
+            self._pull(self.recursions[1], s, conjugate, gradients, [None] * len(biases))
+        for (weight, bias), scale, gradient in zip(slices, self.scales, gradients, strict=True):
+            out[weight] = scale * gradient.reshape(-1, c)
             if bias is not None:
-                out[bias] *= size
+                out[bias] *= scale
         return out
 
+    def _pull(
+        self,
+        recursion: Recursion,
+        samples: slice,
+        stack: list[Array],
+        gradients: list[Array],
+        biases: list[Array | None],
+    ) -> None:
+        """Add what the fields of some samples give to gradients (n_ℓ, n_{ℓ-1}, c) and biases."""
+        orders: dict[int, Array] = {}
+        for step in reversed(range(len(recursion.fields))):
+            layer = recursion.fields[step]
+            i = recursion.weight(layer)
+            field = stack[layer - 1][samples]
+            b, outputs, n, c = field.shape
+            field = field.swapaxes(2, 3).reshape(b, outputs * c, n)
+            q = min(self.order, step)
+            orders[q] = orders[q] + field if q in orders else field
+            total = reduce(add, orders.values())
+            if (bias := biases[i]) is not None:
+                bias += total.sum(axis=0).T
+            drive = self._drive(recursion, layer, samples)
+            total = total.reshape(b * outputs, c * n)
+            if not recursion.up:
+                part = (drive.T @ total).reshape(-1, c, n).transpose(0, 2, 1)
+            elif is_sparse(drive):
+                part = (drive.T @ total).reshape(-1, c, n).transpose(2, 0, 1)
+            else:
+                part = (total.T @ drive).reshape(c, n, -1).transpose(1, 2, 0)
+            gradients[i] += part
+            W = self.fields.network.weights[i]
+            orders = {
+                q - 1: through(u, W if recursion.up else W.T)
+                * self._gate(recursion.fields[step - 1], samples)
+                for q, u in orders.items()
+                if q
+            }
 
-def _times(rows: Any, right: Any, place: Any) -> Any:
-    """``rows @ right``, written to `place` if it is given and the GEMM can."""
-    if place is None:
+
+def _times(rows: Data, right: Array, place: Array) -> Array:
+    """``rows @ right``, written to `place` if it has one column."""
+    if place.shape[-1] > 1:
         return rows @ right
     place = place.reshape(rows.shape[0], -1)
     if is_sparse(rows):
         place[...] = rows @ right
         return place
     return namespace(right).matmul(rows, right, out=place)
-
-
-def _handed_on(moved: dict[int, Any], W: Any, local: Any, orders: set[int]) -> dict[int, Any]:
-    """``{q: local + moved[q − 1] W}``, the highest order in the place of `local` itself."""
-    *lower, highest = sorted(orders)
-    out = {q: local.copy() for q in lower} | {highest: local}
-    for q, block in out.items():
-        if q:
-            block += through(moved[q - 1], W)
-    return out
-
-
-def _accumulate(orders: dict[int, Any], order: int, block: Any) -> None:
-    orders[order] = orders[order] + block if order in orders else block

@@ -11,24 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import namespace
+from opflow.machine.arrays import Array, check_real, is_sparse, namespace
 from opflow.operators import (
     BlockDiagonal,
     FeatureLift,
-    Gram,
     KhatriRao,
     Mask,
-    Matrix,
     Operator,
     SampleLift,
-    Weight,
     Zero,
 )
 from opflow.operators.algebra import add, compose, scale
 from opflow.operators.describe import superscript
 from opflow.relu.fields import Fields, check_fields, check_layer, check_order
+from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor
+from opflow.relu.hierarchy.members import weight
 from opflow.relu.hierarchy.tangent import FieldTangent
-from opflow.relu.inputs import input_operator
 from opflow.relu.kernels import jacobian
 
 
@@ -56,7 +54,7 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
 
     a bias adds 1 to A.  The kernel follows by reading the outputs off the top field: K is
     :math:`(I \otimes V)\, \theta^L H_L`.  A product costs 4·N·P_m flops for each layer m <= ℓ and
-    2·N·P_m for each hand-over, O(N·n) memory, and no pair of samples is visited.
+    2·N·P_m for each propagation step, O(N·n) memory, and no pair of samples is visited.
 
     Examples
     --------
@@ -68,20 +66,20 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     >>> bool(np.allclose(K.todense(), of.collective_kernel(fields).todense()))
     True
     """
-    layer, order = check_layer(fields, layer), check_order(fields, order)
-    net, n = fields.network, fields.samples
-    lowest = max(1, layer - order)  # where the truncation cuts the recursion off
+    layer = check_layer(fields, layer)
+    net = fields.network
+    lowest = max(1, layer - check_order(fields, order))  # the truncation cuts off what is below
+    n = fields.samples
+    velocity: Operator = Zero(n * net.widths[0], n * net.outputs, net.dtype)  # H_0
     for m in range(lowest, layer + 1):
-        own = compose(
-            FeatureLift(_activation_gram(fields, m - 1), net.widths[m]),
-            BlockDiagonal(fields.conjugates[m - 1], symbol=f"φ{superscript(m)}").T,
-        )
-        own = scale(net.rates[m - 1], own)
-        if m == lowest:
-            velocity = own
-        else:
+        A = FeatureLift(activation_gram(fields, m - 1), net.widths[m])
+        phi = BlockDiagonal(fields.conjugates[m - 1], symbol=f"φ{superscript(m)}")
+        own = scale(net.rates[m - 1], compose(A, phi.T))
+        if m > lowest:
             gate = Mask(fields.gates[m - 2], symbol=f"θ{superscript(m - 1)}")
-            velocity = add(own, compose(SampleLift(_weight(fields, m), n), gate, velocity))
+            W = SampleLift(weight(fields, m), n)
+            own = add(own, compose(W, gate, velocity))
+        velocity = own
     return velocity
 
 
@@ -111,7 +109,7 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
 
     The first term is :math:`(\varphi^{\ell+1} \otimes I)(\varphi^{\ell+1} \odot a^\ell)^T r`: the
     conjugate Gram D applied through its factor.  2·N·(1 + k)·P_m flops for each layer m > ℓ and
-    2·N·k·P_m for each hand-over.
+    2·N·k·P_m for each propagation step.
 
     Examples
     --------
@@ -122,25 +120,21 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     >>> of.hierarchy.conjugate_velocity(fields, 2)
     <12x3 Zero 0 float64>
     """
-    layer, order = check_layer(fields, layer), check_order(fields, order)
-    net, rows = fields.network, fields.samples * fields.network.outputs
-    if layer == net.depth:
-        return Zero(rows * net.widths[layer], rows, net.dtype)
-    highest = min(net.depth, layer + 1 + order)
+    layer = check_layer(fields, layer)
+    net = fields.network
+    rows = fields.samples * net.outputs
+    velocity: Operator = Zero(rows * net.widths[layer], rows, net.dtype)
+    highest = min(net.depth, layer + 1 + check_order(fields, order))  # cut off what is above
     for m in range(highest, layer, -1):
-        phi = fields.conjugates[m - 1].reshape(rows, -1)
-        phi = Matrix(phi, symbol=f"φ{superscript(m)}")
-        own = compose(
-            FeatureLift(phi, net.widths[m - 1]),
-            KhatriRao(phi, Matrix(fields.activations[m - 1], symbol=f"a{superscript(m - 1)}")).T,
-        )
-        own = scale(net.rates[m - 1], own)
-        if m == highest:
-            velocity = own
-        else:
+        phi = conjugate_factor(fields, m)
+        J = KhatriRao(phi, activation_factor(fields, m - 1))
+        own = scale(net.rates[m - 1], compose(FeatureLift(phi, net.widths[m - 1]), J.T))
+        if m < highest:
             gates = fields.gates[m - 1].repeat(net.outputs, axis=0)
             gate = Mask(gates, symbol=f"θ{superscript(m)}")
-            velocity = add(own, compose(SampleLift(_weight(fields, m).T, rows), gate, velocity))
+            W = SampleLift(weight(fields, m).T, rows)
+            own = add(own, compose(W, gate, velocity))
+        velocity = own
     return velocity
 
 
@@ -163,7 +157,7 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
     The derivative of the fields along the direction :math:`J^T r` in which gradient flow moves
     the weights.  At full order one product costs 2·N·P flops for Jᵀ, 2·N·P for the hidden and
     2·N·k·(P − P_1) for the conjugate fields, and 2·N·(1 + k)·(P − P_1) at most for the
-    hand-overs; the memory beyond the result does not grow with N.
+    propagation steps; the memory beyond the result does not grow with N.
 
     Examples
     --------
@@ -179,7 +173,7 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
     return compose(FieldTangent(fields, order), jacobian(fields, route="cached").T)
 
 
-def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
+def split(fields: Fields, stacked: Array) -> tuple[list[Array], list[Array]]:
     """Views of a stacked field: hidden (N, n_ℓ) and conjugate (N, n_ℓ) or (N, k, n_ℓ).
 
     Parameters
@@ -201,16 +195,16 @@ def split(fields: Fields, stacked: Any) -> tuple[list[Any], list[Any]]:
     (3, 5)
     """
     tangent = FieldTangent(check_fields(fields), fields.network.depth)
-    if getattr(stacked, "shape", None) != tangent.shape[:1]:
+    shape = getattr(stacked, "shape", None)
+    if shape != tangent.shape[:1]:
         raise ValueError(
-            f"stacked has shape {getattr(stacked, 'shape', None)} but the stacked fields are "
-            f"{tangent.shape[:1]}"
+            f"stacked has shape {shape} but the stacked fields are {tangent.shape[:1]}"
         )
     hidden, conjugate = tangent.split(stacked[:, None])
-    k = fields.network.outputs
+    one = fields.network.outputs == 1
     return (
-        [h[..., 0] for h in hidden],
-        [p[:, 0, :, 0] if k == 1 else p[..., 0] for p in conjugate],
+        [h[:, 0, :, 0] for h in hidden],
+        [p[:, 0, :, 0] if one else p[..., 0] for p in conjugate],
     )
 
 
@@ -234,13 +228,11 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     >>> of.hierarchy.field_errors(fields, fields)
     (0.0, 0.0)
     """
-    shapes = [
-        (f.samples, *f.network.widths, f.network.outputs)
-        for f in (check_fields(fields), check_fields(reference, "reference"))
-    ]
-    if shapes[0] != shapes[1]:
+    shape = _shape(check_fields(fields))
+    expected = _shape(check_fields(reference, "reference"))
+    if shape != expected:
         raise ValueError(
-            f"reference has (N, d, n_1, …, n_L, k) = {shapes[1]} but fields has {shapes[0]}: "
+            f"reference has (N, d, n_1, …, n_L, k) = {expected} but fields has {shape}: "
             "they are of another network or training set"
         )
     return (
@@ -249,28 +241,29 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     )
 
 
-def _distance(arrays: list[Any], references: list[Any]) -> float:
-    def squares(values: Any) -> float:
-        return float((values.astype(np.float64, copy=False) ** 2).sum())
-
-    error = sum(squares(a - b) for a, b in zip(arrays, references, strict=True))
-    return math.sqrt(error / (sum(map(squares, references)) or 1.0))
-
-
-def _activation_gram(fields: Fields, layer: int) -> Operator:
-    """A^ℓ, plus 1 if the layer above has a bias."""
-    net = fields.network
-    gram: Operator
-    if layer == 0 and fields.gram is not None:
-        gram = fields.gram
-    else:
-        a = input_operator(fields.activations[layer], f"a{superscript(layer)}")
-        gram = Gram(a, symbol=f"A{superscript(layer)}")
-    if net.biases[layer] is not None:
-        ones = namespace(net.readout).ones((fields.samples, 1), dtype=net.dtype)
-        gram = add(gram, Gram(Matrix(ones, symbol="1")))
-    return gram
+def check_residual(fields: Fields, residual: Any) -> Any:
+    """A residual (N, k) or (N·k,) in the network's dtype and on its device, else raise."""
+    n = check_fields(fields).samples
+    k = fields.network.outputs
+    r = check_real(residual, "residual", dtype=fields.network.dtype)
+    if is_sparse(r) or r.shape not in ((n, k), (n * k,)):
+        raise ValueError(
+            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
+            f"{(n, k)} or {(n * k,)} is expected"
+        )
+    namespace(r, fields.network.readout)
+    return r
 
 
-def _weight(fields: Fields, layer: int) -> Weight:
-    return Weight(fields.network.weights[layer - 1], symbol=f"W{superscript(layer)}")
+def _shape(fields: Fields) -> tuple[int, ...]:
+    return fields.samples, *fields.network.widths, fields.network.outputs
+
+
+def _distance(arrays: list[Array], references: list[Array]) -> float:
+    """‖a − b‖ over ‖b‖, all arrays together."""
+    error = sum(_squares(a - b) for a, b in zip(arrays, references, strict=True))
+    return math.sqrt(error / (sum(map(_squares, references)) or 1.0))
+
+
+def _squares(values: Array) -> float:
+    return float((values.astype(np.float64, copy=False) ** 2).sum())

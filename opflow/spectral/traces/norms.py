@@ -23,8 +23,8 @@ from opflow.spectral.checks import (
 from opflow.spectral.density.quadrature import quadrature_cost
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.estimators import xnystrace
-from opflow.spectral.traces.exact import dense_spectrum, rank_bound, whole_pays
-from opflow.spectral.traces.structure import diagonal_pays, entries_norm
+from opflow.spectral.traces.exact import dense_spectrum, rank_bound, use_lapack
+from opflow.spectral.traces.structure import entries_norm, use_diagonal
 from opflow.spectral.traces.trace import FEWEST, PRODUCTS, trace
 
 #: width of an interval, relative to its upper end, from which on Lanczos has not converged
@@ -123,7 +123,7 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estim
         return Estimate(float(np.abs(values).max()), products=spent)
     bottom, floor, top, ceiling, spent = extremes(op, products, rng, both=not op.psd)
     low, high = max(top, -bottom), max(ceiling, -floor)
-    if op.psd and diagonal_pays(op, products):
+    if op.psd and use_diagonal(op, products):
         total = trace(op, how="exact")
         high, spent = min(high, float(total)), spent + total.products
     exact = entries_norm(op, products)
@@ -263,7 +263,7 @@ def participation_ratio(
 
 def by_lapack(op: Operator, products: int) -> bool:
     """Whether all eigenvalues take no longer than `products` steps of Lanczos."""
-    return not op.space.sharded and whole_pays(op, quadrature_cost(op, 1, products))
+    return not op.space.sharded and use_lapack(op, quadrature_cost(op, 1, products))
 
 
 def eigenvalues(op: Operator) -> tuple[Any, int]:

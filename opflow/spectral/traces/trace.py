@@ -20,7 +20,7 @@ from opflow.spectral.checks import (
     symmetric_operator,
 )
 from opflow.spectral.traces.estimators import xnystrace, xtrace
-from opflow.spectral.traces.structure import diagonal_pays, diagonal_products, exact_diagonal
+from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
 #: fewest products that an interval can be made of, and how many are spent by default
 FEWEST, PRODUCTS = 15, 60
@@ -100,7 +100,7 @@ def trace(
 
 def _exact(op: Operator, how: str | None, products: int) -> bool:
     exact = how == "exact" or products >= op.shape[0]
-    return exact or (how is None and diagonal_pays(op, products))
+    return exact or (how is None and use_diagonal(op, products))
 
 
 class Diagonal(NamedTuple):

@@ -143,7 +143,7 @@ def test_all_eigenvalues_are_taken_where_they_cost_less_than_products():
     assert spectral.effective_rank(K).exact
     sparse = of.as_operator(np.diag(np.linspace(1.0, 2.0, n)))
     few = spectral.gauss.quadrature_cost(sparse, 2, 2)
-    assert not exact.whole_pays(sparse, few)
+    assert not exact.use_lapack(sparse, few)
 
 
 def test_numbers_of_a_black_box_report_the_products_that_formed_it():

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.machine import workspace
 from opflow.spectral.checks import ConvergenceWarning
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.norms import (
@@ -16,7 +17,7 @@ from opflow.spectral.traces.norms import (
     norm,
     participation_ratio,
 )
-from opflow.spectral.traces.structure import diagonal_cost, entries_norm, inner_products, pays
+from opflow.spectral.traces.structure import diagonal_cost, entries_norm, inner_products, is_cheaper
 from opflow.spectral.traces.trace import diagonal, trace
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 
@@ -83,7 +84,7 @@ def test_scalars_agree_with_lapack(A, kind):
     st.integers(0, 2**32 - 1),
 )
 @example(8, 3, True, 400, 0)
-def test_norms_of_structure(n, width, weighted, workspace, seed):
+def test_norms_of_structure(n, width, weighted, budget, seed):
     rng = np.random.default_rng(seed)
     F, w = rng.standard_normal((n, width)), rng.standard_normal(width) if weighted else None
     H = rng.standard_normal((n, 3))
@@ -97,7 +98,7 @@ def test_norms_of_structure(n, width, weighted, workspace, seed):
         (of.GramVelocity(H, H[::-1].copy()), H @ H[::-1].T + H[::-1] @ H.T),
         (of.Gram(sp.csr_matrix(F), w), K),
     ]
-    kept, workspace.WORKSPACE = workspace.WORKSPACE, workspace
+    kept, workspace.WORKSPACE = workspace.WORKSPACE, budget
     try:
         for op, dense in references:
             want = np.linalg.norm(dense)
@@ -144,8 +145,8 @@ def test_which_diagonals_are_structural():
     D = of.as_operator(pylops.FirstDerivative(n, dtype="float64"))
     G = of.Gram(F)
     dear = [D.T @ D, G @ G, 2 * (D.T @ D) + of.Identity(n)]
-    assert [pays(diagonal_cost(op), op, 60) for op in cheap] == [True] * len(cheap)
-    assert [pays(diagonal_cost(op), op, 60) for op in dear] == [False] * len(dear)
+    assert [is_cheaper(diagonal_cost(op), op, 60) for op in cheap] == [True] * len(cheap)
+    assert [is_cheaper(diagonal_cost(op), op, 60) for op in dear] == [False] * len(dear)
     found = [trace(op) for op in cheap + dear]
     assert [x.exact for x in found] == [True] * len(cheap) + [False] * len(dear)
     assert [x.products for x in found] == [0] * len(cheap) + [60] * len(dear)

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.spectral.traces.structure import diagonal_pays, diagonal_products
+from opflow.spectral.traces.structure import diagonal_products, use_diagonal
 
 
 @pytest.mark.parametrize("route", ["cached", "transport"])
@@ -42,11 +42,11 @@ def test_the_diagonal_of_a_large_gauss_newton_takes_no_products(route, monkeypat
         monkeypatch.setattr(kind, "_rmatmat", None)
     trace = G.diagonal().sum()
     np.testing.assert_allclose(trace, of.collective_kernel(fields).trace(), rtol=1e-12)
-    assert diagonal_pays(G, 60)
+    assert use_diagonal(G, 60)
     assert diagonal_products(G) == 0
 
 
 def test_a_black_box_pays_for_its_squares():
     A = of.as_operator(pylops.MatrixMult(np.random.default_rng(0).standard_normal((2000, 1500))))
     assert diagonal_products(A.T @ A) == 1500
-    assert not diagonal_pays(A.T @ A, 60)
+    assert not use_diagonal(A.T @ A, 60)

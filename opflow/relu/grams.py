@@ -1,0 +1,40 @@
+"""The Grams of a layer: A^ℓ of its activations, D^ℓ of its conjugates, and their factors."""
+
+from __future__ import annotations
+
+from opflow.machine.arrays import namespace
+from opflow.operators import Gram, Matrix, Operator
+from opflow.operators.algebra import add
+from opflow.operators.describe import superscript
+from opflow.relu.fields import Fields
+from opflow.relu.inputs import input_operator
+
+
+def activation_factor(fields: Fields, layer: int) -> Operator:
+    """a^ℓ, (N, n_ℓ); X for ℓ = 0."""
+    symbol = f"a{superscript(layer)}" if layer else "X"
+    return input_operator(fields.activations[layer], symbol)
+
+
+def conjugate_factor(fields: Fields, layer: int) -> Matrix:
+    """φ^ℓ with the outputs among the rows, (N·k, n_ℓ)."""
+    phi = fields.conjugates[layer - 1]
+    return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
+
+
+def activation_gram(fields: Fields, layer: int) -> Operator:
+    """A^ℓ, plus 1 if the layer above has a bias."""
+    if layer == 0 and fields.gram is not None:
+        gram: Operator = fields.gram
+    else:
+        gram = Gram(activation_factor(fields, layer), symbol=f"A{superscript(layer)}")
+    if fields.network.biases[layer] is None:
+        return gram
+    xp = namespace(fields.network.readout)
+    ones = xp.ones((fields.samples, 1), dtype=fields.network.dtype)
+    return add(gram, Gram(Matrix(ones, symbol="1")))
+
+
+def conjugate_gram(fields: Fields, layer: int) -> Operator:
+    """D^ℓ, (N·k, N·k)."""
+    return Gram(conjugate_factor(fields, layer), symbol=f"D{superscript(layer)}")
