@@ -1,4 +1,4 @@
-"""How results show in a notebook: their one line, and their picture."""
+"""``Pictured``: results that notebooks show as their one line and their picture."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class Pictured:
         png = io.BytesIO()
         try:
             self.plot().figure.savefig(png, format="png", dpi=80)
-        except Exception:  # no matplotlib, or nothing that can be drawn: there is the text
+        except Exception:  # no matplotlib, or nothing to draw: the text stands alone
             return text
         return f'{text}<img src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'
