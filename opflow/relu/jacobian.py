@@ -8,10 +8,10 @@ from opflow.machine.arrays import Data, is_sparse, module_name
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
 from opflow.operators import HStack, KhatriRao, Matrix, Operator, PackedGates, ScaledGates, Zero
-from opflow.operators.algebra import is_operator, placed, scale
 from opflow.operators.describe import superscript
 from opflow.operators.gates import tables_pay
-from opflow.operators.operator import Cost
+from opflow.operators.operator import Cost, placed
+from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator

@@ -11,8 +11,8 @@ from functools import partial
 from opflow.evaluation import GramSide
 from opflow.machine.arrays import is_sparse
 from opflow.operators import CrossGram, Gram, Matrix, Operator
-from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
+from opflow.operators.rules import add, scale
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.jacobian import (
     jacobian,
