@@ -7,6 +7,7 @@ as memory allows; everything else follows from them on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,12 @@ from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import parse_memory, row_slices
 from opflow.operators.algebra import is_operator
 from opflow.operators.gates import pack, unpack
-from opflow.relu.inputs import check_inputs, first_pass, input_rows
+from opflow.relu.inputs import check_inputs, first_hidden, input_rows
 from opflow.relu.passes import (
     blocks,
     forward,
     lower_conjugates,
     preactivation,
-    top_conjugate,
 )
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Fields:
             budget = parse_memory(memory, module_name(network.readout))
             storage = storage_within(network, self.samples, budget)
         self.storage = "cached" if storage is None or is_operator(X) else storage
-        self._kept = self._held(first_pass(self.inputs, network.weights[0], network.biases[0]))
+        self._kept = self._held(first_hidden(network, self.inputs))
 
     def _held(self, first: Any, storage: str | None = None) -> list[Any]:
         """What a storage keeps of ``[a^1, …, a^L]``."""
@@ -147,10 +147,9 @@ class Fields:
             kept[-1] = xp.empty((n, -(-net.widths[-1] // 8)), dtype=xp.uint8)
 
         def fill(samples: slice) -> None:
-            mine = first.fork()
-            for s in blocks(net, samples, 0, self.inputs):
+            for s in blocks(net, samples, 0, first.data):
                 places = [None if packed and a is kept[-1] else a[s] for a in kept]
-                activations = forward(net, mine.rows(s, places[0]), places)
+                activations = forward(net, first.read(s, places[0])[1], out=places)
                 if packed:
                     kept[-1][s] = pack(activations[-1] > 0)
 
@@ -193,7 +192,7 @@ class Fields:
         """``[X, a^1, …, a^L]``, each (N, n_ℓ)."""
         net, kept = self.network, self._kept
         if self.storage != "cached":
-            kept = self._held(first_pass(self.inputs, net.weights[0], net.biases[0]), "cached")
+            kept = self._held(first_hidden(net, self.inputs), "cached")
         return [self.inputs, *kept]
 
     def rows(self, index: Any, inputs: bool = True) -> list[Any]:
@@ -219,10 +218,10 @@ class Fields:
         """``[h^1, …, h^L]`` computed anew, for the caller to write to."""
         net, X = self.network, self.inputs
         found = [preactivation(net, i, a) for i, a in enumerate(self.activations[1:-1], start=2)]
-        first = first_pass(X, net.weights[0], net.biases[0])
+        first = first_hidden(net, X)
         h = namespace(net.readout).empty((self.samples, net.widths[1]), dtype=net.dtype)
         for s in blocks(net, self.samples, 0, X):
-            h[s] = first.rows(s)
+            first.read(s, h[s])
         return [h, *found]
 
     @cached_property
@@ -262,41 +261,44 @@ class Fields:
     @cached_property
     def conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
-        net, lower = self.network, vars(self).get("lower_conjugates", [])
-        below = lower_conjugates(net) if net.depth > 1 and not lower else None
+        xp = namespace(self.network.readout)
+        widest = self.network.depth - 1
 
-        def work(rows: list[Any], out: list[Any]) -> None:
-            top_conjugate(net, rows[-1], out[-1])
-            if below is not None:
-                below(rows, out[:-1])
+        def top(rows: list[Any], seed: Any, out: list[Any]) -> None:
+            gates = rows[-1] > 0
+            xp.multiply(seed, gates if seed.ndim == 2 else gates[:, None], out=out[0])
 
-        found = [*lower, *self._conjugates(slice(len(lower), None), work)]
-        self.lower_conjugates = found[:-1]
-        return found
+        return [*self.lower_conjugates, *self._conjugates(slice(widest, None), top)]
 
     @cached_property
     def lower_conjugates(self) -> list[Any]:
         """``[φ^1, …, φ^{L-1}]``, without the top one, which is no more than its gates."""
         if self.network.depth == 1:
             return []
-        return self._conjugates(slice(-1), lower_conjugates(self.network))
+        return self._conjugates(slice(-1), partial(lower_conjugates, self.network))
 
     def conjugate(self, layer: int) -> Any:
         """φ^ℓ as a matrix (N·k, n_ℓ); those of the top layer are computed only if asked for."""
         phi = (self.conjugates if layer == self.network.depth else self.lower_conjugates)[layer - 1]
         return phi.reshape(-1, phi.shape[-1])
 
-    def _conjugates(self, layers: slice, work: Callable[[list[Any], list[Any]], None]) -> list[Any]:
-        """Conjugates of some layers, which `work` fills in from activations, by row blocks."""
+    def _conjugates(
+        self, layers: slice, work: Callable[[list[Any], Any, list[Any]], None]
+    ) -> list[Any]:
+        """Conjugates of some layers, which `work` fills in by row blocks."""
         assert self.derived
-        net, n = self.network, self.samples
+        net = self.network
+        n = self.samples
+        xp = namespace(net.readout)
         middle = () if net.outputs == 1 else (net.outputs,)
-        xp, widths = namespace(net.readout), net.widths[1:][layers]
+        widths = net.widths[1:][layers]
         out = [xp.empty((n, *middle, width), dtype=net.dtype) for width in widths]
 
         def fill(samples: slice) -> None:
             for s in blocks(net, samples, net.outputs, self.inputs):
-                work(self.rows(s, inputs=False), [phi[s] for phi in out])
+                rows = self.rows(s, inputs=False)
+                seed = self.seed(rows)
+                work(rows, seed if middle else seed[:, 0], [phi[s] for phi in out])
 
         read = self.inputs if self.storage == "recomputed" else self._kept[0]
         upper = net.parameters - net.weights[0].size
@@ -304,7 +306,7 @@ class Fields:
         return [locked(phi) for phi in out]
 
     def seed(self, rows: list[Any]) -> Any:
-        """ψ^L of some samples: the readout for each."""
+        """ψ^L of some samples, (b, k, n_L): the readout for each."""
         V = self.network.readout
         return namespace(V).broadcast_to(V, (rows[-1].shape[0], *V.shape))
 

@@ -1,9 +1,8 @@
-"""What a network needs of its inputs: rows of ``h¹ = X W¹ᵀ + b``, and ``∂loss/∂W¹`` from slopes.
+"""The inputs of a network: checks, rows, and ``h¹ = X W¹ᵀ + b`` of blocks of samples.
 
 X may be an array (a memory map included), anything with ``shape``, ``dtype`` and row slicing
 (read in row blocks; streamed to a device if the caller says so), a sparse matrix or an operator
 (only X· and Xᵀ· are used, on whole fields).
-The classes here are one pass over the samples each; none keeps more of X than a row block.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opflow.machine.arrays import (
+    Array,
+    Data,
     as_samples,
     check_on_disk,
     check_real,
@@ -94,84 +95,42 @@ def copied_width(X: Any) -> int:
     return int(X.shape[1]) * (3 if isinstance(X, Streamed) else 1)
 
 
-class RowPass:
-    """A pass over row blocks of X; a block is read once for both directions."""
+class RowHidden:
+    """h¹ of blocks of samples, computed from the rows of X; nothing of X is kept."""
 
-    def __init__(self, X: Any, W: Any, b: Any, accumulate: Any = None) -> None:
-        self._X, self._W, self._b = X, W, b
+    def __init__(self, X: Data, W: Array, b: Array | None) -> None:
+        #: what the blocks are read of
         self.data = X
-        self._dtype = accumulate or W.dtype
-        self._block: Any = None
-        self._total: Any = None
+        self._W = W
+        self._b = b
 
-    def rows(self, s: slice, out: Any = None) -> Any:
-        """h¹ of some samples, in `out` if that is given; theirs to overwrite."""
-        self._block = input_rows(self._X, s)
-        return affine(self._block, self._W, self._b, out)
-
-    def collect(self, s: slice, slope: Any) -> None:
-        """Take ∂loss/∂h¹ of the samples read last, whose h¹ is not needed any more."""
-        part = slope.T @ self._block
-        if self._total is None:
-            self._total = part.astype(self._dtype, copy=False)
-        else:
-            self._total += part
-
-    def gradient(self) -> Any:
-        """∂loss/∂W¹ of all that was collected."""
-        return self._total
-
-    def fork(self) -> RowPass:
-        """A pass over other samples at the same time."""
-        return RowPass(self._X, self._W, self._b, self._dtype)
-
-    def join(self, other: RowPass) -> None:
-        """Take what a fork of this pass collected."""
-        self._total += other._total
+    def read(self, s: slice, out: Array | None = None) -> tuple[Data | None, Array]:
+        """The rows of X and h¹, in `out` if that is given: the caller's to overwrite."""
+        rows = input_rows(self.data, s)
+        return rows, affine(rows, self._W, self._b, out)
 
 
-class HiddenPass:
-    """A pass over a stored h¹ (N, n_1), which is given away block by block for the slopes."""
+class StoredHidden:
+    """h¹ of all samples (N, n_1), stored: a block is a view, the caller's to overwrite."""
 
-    def __init__(self, hidden: Any) -> None:
-        self._hidden = self.data = hidden
+    def __init__(self, hidden: Array) -> None:
+        self.data = hidden
 
-    def rows(self, s: slice, out: Any = None) -> Any:
+    def read(self, s: slice, out: Array | None = None) -> tuple[None, Array]:
+        """As :meth:`RowHidden.read`, without rows of X."""
         if out is None:
-            return self._hidden[s]
-        out[...] = self._hidden[s]
-        return out
-
-    def collect(self, s: slice, slope: Any) -> None:
-        self._hidden[s] = slope
-
-    def gradient(self) -> Any:
-        """The slopes of all samples, (N, n_1)."""
-        return self._hidden
-
-    def fork(self) -> HiddenPass:
-        """A pass over other samples at the same time: this one, whose rows are apart."""
-        return self
-
-    def join(self, other: HiddenPass) -> None:
-        """Nothing to take."""
+            return None, self.data[s]
+        out[...] = self.data[s]
+        return None, out
 
 
-class WholePass(HiddenPass):
-    """A pass over an X that is applied whole."""
-
-    def __init__(self, X: Any, W: Any, b: Any) -> None:
-        self._operator = input_operator(X)
-        super().__init__(affine(self._operator, W, b))
-
-    def gradient(self) -> Any:
-        return self._operator.rmatmat(self._hidden).T
-
-
-def first_pass(X: Any, W: Any, b: Any, accumulate: Any = None) -> RowPass | WholePass:
-    """A pass over the inputs, however they can be read."""
-    whole = is_whole(X) and X.shape[0]  # none of nothing
-    return WholePass(X, W, b) if whole else RowPass(X, W, b, accumulate)
+def first_hidden(network: ReLUNetwork, X: Data) -> RowHidden | StoredHidden:
+    """h¹ on inputs, by rows, or at once where X can only be applied whole."""
+    W = network.weights[0]
+    b = network.biases[0]
+    if is_whole(X) and X.shape[0]:
+        return StoredHidden(affine(input_operator(X), W, b))
+    return RowHidden(X, W, b)
 
 
 def affine(below: Any, W: Any, b: Any, out: Any = None) -> Any:

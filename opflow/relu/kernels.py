@@ -7,7 +7,7 @@ is the Jacobian of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -36,8 +36,9 @@ from opflow.operators.describe import superscript
 from opflow.operators.operator import Cost
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields, check_fields
+from opflow.relu.gradient import parameter_gradient
 from opflow.relu.inputs import copied_width, input_operator
-from opflow.relu.passes import conjugates, through
+from opflow.relu.passes import conjugates, slopes, through
 
 ROUTES = ("cached", "transport")
 
@@ -324,6 +325,7 @@ class Transport(Operator):
     def __init__(self, fields: Fields, *, rates: bool = True) -> None:
         net = fields.network
         self.fields = fields
+        self.rates = rates
         self.scales = [math.sqrt(r) if rates else 1.0 for r in net.rates]
         super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
 
@@ -347,42 +349,28 @@ class Transport(Operator):
         rows = samples or slice(0, self.fields.samples)
         return prefetched(row_slices(rows, width * dtype.itemsize), X)
 
-    def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0.0) -> Any:
-        """`work` of ranges of samples, in several threads where X can be read by several."""
-        flops = self.cost(columns).flops / 2
-        return over_rows(self.fields.samples, work, flops, self.fields.inputs, sums=sums)
-
     def _rmatmat(self, X: Any) -> Any:
         xp, net, c = namespace(X), self.fields.network, X.shape[1]
         k = net.outputs
 
-        def pull(samples: slice) -> tuple[list[Any], list[Any]]:
-            totals = [xp.zeros((c * W.shape[0], W.shape[1]), dtype=X.dtype) for W in net.weights]
-            biases = [None if b is None else xp.zeros((len(b), c), X.dtype) for b in net.biases]
+        def visit(samples: slice) -> Iterator[tuple[list[Any], list[Any]]]:
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 r = X[s.start * k : s.stop * k].reshape(-1, k, c)
-                phis = conjugates(net, rows, through(r.transpose(0, 2, 1), net.readout))
-                for bias, phi, below, total in zip(biases, phis, rows[:-1], totals, strict=True):
-                    left = phi.reshape(len(phi), -1)
-                    total += (below.T @ left).T if is_sparse(below) else left.T @ below
-                    if bias is not None:
-                        bias += phi.sum(axis=0).T
-            return totals, biases
+                yield rows[:-1], slopes(net, rows, r[:, :, 0] if c == 1 else r.transpose(0, 2, 1))
 
-        sums = 2.0 * self.shape[1] * c * X.dtype.itemsize
-        (totals, biases), *others = self._over_samples(pull, c, sums)
-        for more in others:
-            for total, part in zip((*totals, *biases), (*more[0], *more[1]), strict=True):
-                if total is not None:
-                    total += part
+        flops = self.cost(c).flops / 2
+        sums = parameter_gradient(
+            net, self.fields.samples, visit, flops, self.fields.inputs, columns=c
+        )
         out = xp.empty((self.shape[1], c), dtype=X.dtype)
-        for (weight, place), total, bias, size, W in zip(
-            net.parameter_slices(), totals, biases, self.scales, net.weights, strict=True
-        ):
-            out[weight] = size * total.reshape(c, *W.shape).transpose(1, 2, 0).reshape(-1, c)
-            if place is not None:
-                out[place] = size * bias
+        start = 0
+        for total, p, rate in zip(sums, net.parameter_list(), net.parameter_rates(), strict=True):
+            part = out[start : start + p.size]
+            part[...] = total.reshape(c, -1).T
+            if self.rates:
+                part *= math.sqrt(rate)
+            start += p.size
         return out
 
     def _matmat(self, X: Any) -> Any:
@@ -399,7 +387,7 @@ class Transport(Operator):
         def push(samples: slice) -> None:
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
-                tangent = None
+                tangent: Any = None
                 for i, ((_, bias), W) in enumerate(
                     zip(net.parameter_slices(), net.weights, strict=True)
                 ):
@@ -413,7 +401,7 @@ class Transport(Operator):
                 outputs = through(tangent, net.readout.T)
                 out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
-        self._over_samples(push, c)
+        over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
         return out
 
     def _gram_diagonal(self, weights: Any) -> Any:

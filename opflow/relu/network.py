@@ -206,13 +206,9 @@ class ReLUNetwork(Pictured):
         a sparse matrix or an operator).
         """
         from opflow.relu.inputs import check_inputs
-        from opflow.relu.passes import forward_blocks
+        from opflow.relu.passes import outputs
 
-        X = check_inputs(X, self)
-        out = namespace(self.readout).empty((X.shape[0], self.outputs), dtype=self.dtype)
-        for s, activations in forward_blocks(self, X):
-            out[s] = activations[-1] @ self.readout.T
-        return out
+        return outputs(self, check_inputs(X, self))
 
     def fields(
         self,
@@ -256,6 +252,11 @@ class ReLUNetwork(Pictured):
         """The trained arrays ``[W^1, b^1, W^2, …]``, a bias only where a layer has one."""
         pairs = zip(self.weights, self.biases, strict=True)
         return [p for pair in pairs for p in pair if p is not None]
+
+    def parameter_rates(self) -> list[float]:
+        """η of each array of :meth:`parameter_list`."""
+        pairs = zip(self.rates, self.biases, strict=True)
+        return [rate for rate, b in pairs for _ in range(1 if b is None else 2)]
 
     def with_parameters(self, parameters: Sequence[Array]) -> ReLUNetwork:
         """The network with the arrays that :meth:`parameter_list` would give; not checked."""

@@ -1,32 +1,35 @@
 """Forward and backward passes through a network, a row block at a time.
 
-The only places where ``h = a Wᵀ + b``, the gates and the chain of conjugates are computed.
+The only place where ``h = a Wᵀ + b``, the gates and the chain of conjugates are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opflow.machine import gate_tables
-from opflow.machine.arrays import namespace
+from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import pack
-from opflow.relu.inputs import affine, copied_width, first_pass
+from opflow.relu.inputs import RowHidden, StoredHidden, affine, copied_width, first_hidden
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
+#: multiplications in a product of gates with a matrix, below which BLAS is faster than tables
+LEAST_PRODUCTS = 1 << 19
 
-def preactivation(network: ReLUNetwork, layer: int, below: Any, out: Any = None) -> Any:
+
+def preactivation(network: ReLUNetwork, layer: int, below: Data, out: Array | None = None) -> Array:
     """``h^ℓ`` from ``a^{ℓ-1}``, layers counted from 1."""
     return affine(below, network.weights[layer - 1], network.biases[layer - 1], out)
 
 
-def through(field: Any, W: Any, out: Any = None) -> Any:
+def through(field: Array, W: Array, out: Array | None = None) -> Array:
     """``field @ W`` along the last axis, in one matrix product: NumPy takes one for each sample."""
     rows = field.reshape(-1, field.shape[-1])
     place = None if out is None else out.reshape(len(rows), W.shape[-1])
@@ -34,13 +37,8 @@ def through(field: Any, W: Any, out: Any = None) -> Any:
     return product.reshape(*field.shape[:-1], W.shape[-1])
 
 
-def rectify(h: Any) -> Any:
-    """``a = max(h, 0)``, in place."""
-    return namespace(h).maximum(h, 0, out=h)
-
-
 def blocks(
-    network: ReLUNetwork, samples: int | slice, copies: int = 1, X: Any = None
+    network: ReLUNetwork, samples: int | slice, copies: int = 1, X: Data = None
 ) -> Iterable[slice]:
     """Row blocks in which all layers of a pass fit the workspace, with rows read from disk.
 
@@ -50,45 +48,70 @@ def blocks(
     return prefetched(row_slices(samples, width * network.dtype.itemsize), X)
 
 
-def forward(network: ReLUNetwork, hidden: Any, out: Sequence[Any] | None = None) -> list[Any]:
-    """Activations ``[None, a^1, …, a^L]`` from h^1, which becomes a^1.
+def forward(
+    network: ReLUNetwork,
+    hidden: Array,
+    below: Data | None = None,
+    out: Sequence[Array | None] | None = None,
+) -> list[Array]:
+    """Activations ``[below, a^1, …, a^L]`` from h^1, which becomes a^1.
 
     `out` may hold arrays for ``[a^1, …, a^L]``, None for a new one; that of a^1 is not used.
     """
-    activations = [None, rectify(hidden)]
+    maximum = namespace(hidden).maximum
+    activations = [below, maximum(hidden, 0, out=hidden)]
     for layer in range(2, network.depth + 1):
         place = None if out is None else out[layer - 1]
-        activations.append(rectify(preactivation(network, layer, activations[-1], place)))
+        h = preactivation(network, layer, activations[-1], place)
+        activations.append(maximum(h, 0, out=h))
     return activations
 
 
-def forward_blocks(network: ReLUNetwork, X: Any, copies: int = 0) -> Iterator[tuple[slice, Any]]:
-    """Row block by row block, the slice and the activations ``[None, a^1, …]`` of its samples."""
-    first = first_pass(X, network.weights[0], network.biases[0])
-    for s in blocks(network, X.shape[0], copies, X):
-        yield s, forward(network, first.rows(s))
+def forward_blocks(network: ReLUNetwork, X: Data) -> Iterator[tuple[slice, list[Array]]]:
+    """:func:`activation_blocks` of all samples of checked inputs."""
+    return activation_blocks(network, X.shape[0], first_hidden(network, X))
+
+
+def activation_blocks(
+    network: ReLUNetwork, samples: int | slice, first: RowHidden | StoredHidden, copies: int = 0
+) -> Iterator[tuple[slice, list[Array]]]:
+    """Row block by row block, the slice and the activations ``[X, a^1, …, a^L]`` of its samples.
+
+    `copies` of all fields must fit the workspace besides; a^1 of stored fields is written there.
+    """
+    for s in blocks(network, samples, copies, first.data):
+        below, hidden = first.read(s)
+        yield s, forward(network, hidden, below)
+
+
+def outputs(network: ReLUNetwork, X: Data) -> Array:
+    """f on checked inputs, (N, k)."""
+    out = namespace(network.readout).empty((X.shape[0], network.outputs), dtype=network.dtype)
+    for s, activations in forward_blocks(network, X):
+        out[s] = activations[-1] @ network.readout.T
+    return out
 
 
 def conjugates(
     network: ReLUNetwork,
-    activations: list[Any],
-    seed: Any,
+    activations: list[Array],
+    seed: Array,
     top: int | None = None,
-    out: Sequence[Any] | None = None,
-) -> list[Any]:
+    out: Sequence[Array] | None = None,
+) -> list[Array]:
     """Backward pass of `seed` (…, n_L) at the top, or at the layer `top`: ``[φ^1, …, φ^L]``.
 
     `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; the gates are read
     off the activations (a > 0 exactly where h > 0).  `out` may hold the arrays for the result.
     """
-    xp, psi, found = namespace(seed), seed, []
+    xp = namespace(seed)
+    psi = seed
+    found = []
     for layer in range(top or network.depth, 0, -1):
         gates = activations[layer] > 0
-        phi = xp.multiply(
-            psi,
-            gates if psi.ndim == 2 else gates[:, None, :],
-            out=None if out is None else out[layer - 1],
-        )
+        if psi.ndim == 3:
+            gates = gates[:, None, :]
+        phi = xp.multiply(psi, gates, out=None if out is None else out[layer - 1])
         found.append(phi)
         if layer > 1:
             below = None if out is None else out[layer - 2]
@@ -96,86 +119,84 @@ def conjugates(
     return found[::-1]
 
 
-def slopes(
-    network: ReLUNetwork, activations: list[Any], r: Any, dense_first: bool = False
-) -> list[Any]:
-    """``[∂loss/∂h^1, …, ∂loss/∂h^L]`` of the residuals r (b, k).
+def slopes(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any]:
+    """``[∂loss/∂h^1, …, ∂loss/∂h^L]`` of the residuals r (b, k), or (b, c, k) for c at a time.
 
-    Arrays (b, n_ℓ), but the last is :class:`TopSlope` where gate products are faster; if
-    `dense_first`, the first is an array in any case.
+    Arrays (b, n_ℓ) or (b, c, n_ℓ), but the last is :class:`TopSlope` where its products are faster.
     """
-    tables = _tabulated_top(network, activations[-1]) and r.dtype == network.dtype
-    if not tables or (dense_first and network.depth == 1):
-        return conjugates(network, activations, r @ network.readout)
-    top = TopSlope(activations[-1], r[:, 0], network.readout[0])
+    *_, below, top = activations
+    if r.ndim == 3 or not tabulated_top(network, below, len(r)) or r.dtype != network.dtype:
+        return conjugates(network, activations, through(r, network.readout))
+    gates = TopSlope(top, network.readout[0], r[:, 0])
     if network.depth == 1:
-        return [top]
-    return [*conjugates(network, activations, top @ network.weights[-1], network.depth - 1), top]
+        return [gates]
+    return [
+        *conjugates(network, activations, gates @ network.weights[-1], network.depth - 1),
+        gates,
+    ]
 
 
-def top_conjugate(network: ReLUNetwork, top: Any, out: Any = None) -> Any:
-    """φ^L, from the activations or the gates: (b, n_L) for one output, else (b, k, n_L)."""
-    V, gates = network.readout, top > 0
-    if network.outputs == 1:
-        return namespace(V).multiply(gates, V[0], out=out)
-    return namespace(V).multiply(gates[:, None], V, out=out)
+def lower_conjugates(
+    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+) -> None:
+    """Write ``[φ^1, …, φ^{L-1}]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
+    top = activations[-1]
+    W = network.weights[-1]
+    if tabulated_top(network, W, len(top)):
+        psi = TopSlope(top, network.readout[0]) @ W
+    else:
+        gates = top > 0
+        psi = through(seed * (gates if seed.ndim == 2 else gates[:, None, :]), W, out[-1])
+    conjugates(network, activations, psi, network.depth - 1, out)
 
 
-def lower_conjugates(network: ReLUNetwork) -> Callable[[list[Any], Sequence[Any]], None]:
-    """What writes ``[φ^1, …, φ^{L-1}]`` of the activations of a row block into arrays."""
-    W, scaled, width = network.weights[-1], None, network.widths[-1]
-    if _tabulated_top(network, W):
-        scaled = network.readout[0][:, None] * W  # once for all blocks
-
-    def write(activations: list[Any], out: Sequence[Any]) -> None:
-        top = activations[-1]
-        if scaled is None:
-            psi = through(top_conjugate(network, top), W, out[-1])
-        else:
-            psi = gate_tables.times(pack(top > 0), width, scaled)
-        conjugates(network, activations, psi, network.depth - 1, out)
-
-    return write
-
-
-def _tabulated_top(network: ReLUNetwork, top: Any) -> bool:
-    """Whether products of the top conjugates, which are gates, go through tables."""
+def tabulated_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
+    """Whether φ^L is gates times the readout, and multiplies `factor` faster through tables."""
+    width = network.widths[-1]
     return (
         network.outputs == 1
-        and network.widths[-1] >= gate_tables.FEWEST
-        and gate_tables.tabulated(network.dtype, top, network.weights[-1])
+        and width >= gate_tables.FEWEST
+        and factor is not None
+        and samples * width * factor.shape[1] >= LEAST_PRODUCTS
+        and gate_tables.tabulated(network.dtype, factor)
     )
 
 
 class TopSlope:
-    """``diag(r) Θ diag(v)``, the slope of a top layer with one output, as gates.
+    """``diag(r) Θ diag(v)``, the slope of a top layer with one output, as packed gates.
 
     It has what a pass asks of an array: ``slope @ W``, ``slope.T @ X`` and sums over samples.
     """
 
-    def __init__(self, activations: Any, r: Any, v: Any) -> None:
-        self._bits, self._n, self._r, self._v = pack(activations > 0), activations.shape[1], r, v
+    ndim = 2
 
-    def __matmul__(self, W: Any) -> Any:
+    def __init__(self, activations: Array, v: Array, r: Array | None = None) -> None:
+        self._bits = pack(activations > 0)
+        self._n = activations.shape[1]
+        self._v = v
+        self._r = r
+
+    def __matmul__(self, W: Array) -> Array:
         out = gate_tables.times(self._bits, self._n, self._v[:, None] * W)
-        out *= self._r[:, None]
+        if self._r is not None:
+            out *= self._r[:, None]
         return out
 
     @property
     def T(self) -> _Transposed:
         return _Transposed(self)
 
-    def sum(self, axis: int) -> Any:
-        return (self.T @ np.ones((len(self._r), 1), dtype=self._r.dtype))[:, 0]
+    def sum(self, axis: int) -> Array:
+        return (self.T @ np.ones((len(self._bits), 1), dtype=self._v.dtype))[:, 0]
 
 
 class _Transposed:
     def __init__(self, slope: TopSlope) -> None:
         self._slope = slope
 
-    def __matmul__(self, X: Any) -> Any:
+    def __matmul__(self, X: Array) -> Array:
         s = self._slope
-        X = np.ascontiguousarray(X)
-        out = gate_tables.weighted_sums(s._bits, s._n, X, s._r[None, :])[0]
+        weights = None if s._r is None else s._r[None, :]
+        out = gate_tables.weighted_sums(s._bits, s._n, X, weights)[0]
         out *= s._v[:, None]
         return out

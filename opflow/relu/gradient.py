@@ -1,0 +1,98 @@
+"""``Jᵀu`` over samples: the one place where gradients of parameters are summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from opflow.machine.arrays import Array, Data, is_sparse, namespace
+from opflow.machine.ranks import RowDistribution
+from opflow.machine.threads import over_rows
+
+if TYPE_CHECKING:
+    from opflow.relu.network import ReLUNetwork
+
+#: what visits a range of samples: for each row block ``[a^0, …, a^{L-1}]`` and ``[∂/∂h^1, …]``
+Visit = Callable[[slice], Iterable[tuple[list[Data], list[Array]]]]
+
+
+def parameter_gradient(
+    network: ReLUNetwork,
+    samples: int,
+    visit: Visit,
+    flops: float,
+    data: Data,
+    *,
+    columns: int = 1,
+    dtype: DTypeLike | None = None,
+) -> list[Any]:
+    """``Σ_μ (∂/∂h^ℓ)ᵀ a^{ℓ-1}`` and ``Σ_μ ∂/∂h^ℓ``, ordered as ``network.parameter_list()``.
+
+    Parameters
+    ----------
+    network : ReLUNetwork
+    samples : int
+    visit : callable
+        For a range of samples gives, row block by row block, the activations below each layer
+        (None where the input cannot be read by rows) and the slopes: ∂/∂h^ℓ of shape (b, n_ℓ), or
+        (b, c, n_ℓ) for c vectors at a time.  A block is summed before the next is asked for.
+    flops : float
+        Of the whole, by which the samples are divided among threads.
+    data : array
+        What is read by rows; several threads read an array in host memory only.
+    columns : int, default 1
+        c.
+    dtype : dtype, optional
+        Of the sums; that of the slopes by default.
+
+    Returns
+    -------
+    list of arrays
+        (c·n_ℓ, n_{ℓ-1}) for weights and (c·n_ℓ,) for biases; None for W¹ without rows of inputs.
+    """
+    item = np.dtype(dtype or network.dtype).itemsize
+
+    def sums(mine: slice) -> list[Any]:
+        totals: list[Any] = [None] * len(network.parameter_list())
+        for below, slopes in visit(mine):
+            i = 0
+            for a, slope, b in zip(below, slopes, network.biases, strict=True):
+                if slope.ndim == 3:
+                    slope = slope.reshape(len(slope), -1)
+                if a is not None:
+                    part = (a.T @ slope).T if is_sparse(a) else slope.T @ a
+                    totals[i] = _added(totals[i], part, dtype)
+                i += 1
+                if b is not None:
+                    totals[i] = _added(totals[i], slope.sum(axis=0), dtype)
+                    i += 1
+        return totals
+
+    first, *others = over_rows(
+        samples, sums, flops, data, sums=2.0 * network.parameters * columns * item
+    )
+    for other in others:
+        first = [_added(total, part, dtype) for total, part in zip(first, other, strict=True)]
+    return first
+
+
+def _added(total: Array | None, part: Array | None, dtype: DTypeLike | None) -> Array | None:
+    if part is None:
+        return total
+    if total is None:
+        return part if dtype is None else part.astype(dtype, copy=False)
+    total += part
+    return total
+
+
+def total_over_ranks(arrays: list[Array], space: RowDistribution) -> list[Array]:
+    """Sums over all ranks, by one allreduce of all numbers."""
+    if not space.sharded:
+        return arrays
+    xp = namespace(*arrays)
+    flat = space.total(xp.concatenate([a.reshape(-1) for a in arrays]))
+    edges = np.cumsum([a.size for a in arrays])[:-1].tolist()
+    return [part.reshape(a.shape) for part, a in zip(xp.split(flat, edges), arrays, strict=True)]
