@@ -61,8 +61,7 @@ def parameter_gradient(
             i = 0
             for a, slope, b in zip(below, slopes, network.biases, strict=True):
                 if a is not None:
-                    part = (a.T @ slope).T if is_sparse(a) else slope.T @ a
-                    totals[i] = _added(totals[i], part, dtype)
+                    totals[i] = _added(totals[i], _summed(slope, a), dtype)
                 i += 1
                 if b is not None:
                     totals[i] = _added(totals[i], slope.sum(axis=0), dtype)
@@ -75,6 +74,11 @@ def parameter_gradient(
     for other in others:
         first = [_added(total, part, dtype) for total, part in zip(first, other, strict=True)]
     return first
+
+
+def _summed(slope: Array, below: Data) -> Array:
+    """``slopeᵀ below``, over the samples of a block."""
+    return (below.T @ slope).T if is_sparse(below) else slope.T @ below
 
 
 def _added(total: Array | None, part: Array | None, dtype: DTypeLike | None) -> Array | None:
