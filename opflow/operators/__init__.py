@@ -35,11 +35,12 @@ from opflow.operators.algebra import (
 from opflow.operators.block_diagonal import BlockDiagonal
 from opflow.operators.coactivation import CoActivation
 from opflow.operators.describe import describe
-from opflow.operators.gates import Mask, PackedGates, ScaledGates
+from opflow.operators.gates import PackedGates, ScaledGates
 from opflow.operators.gram import CrossGram, Gram, GramVelocity
 from opflow.operators.hadamard import Hadamard, TiledHadamard
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
