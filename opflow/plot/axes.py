@@ -1,4 +1,4 @@
-"""What every picture shares: where it is drawn, its colours, and how its axes look."""
+"""The axes of a picture, its colours and its words: what all pictures share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 #: the axes of a matplotlib figure, which is not imported before something is drawn
 Axes: TypeAlias = Any
 
-#: Okabe–Ito, told apart by colour-blind readers too
+#: Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">")
 #: what a colour means, in all pictures of a run; layers have shades of their own
@@ -34,9 +34,9 @@ ROLES = {
 SEQUENTIAL = "cividis"
 #: and of both signs
 DIVERGING = "RdBu_r"
-#: a share of the largest below which values say nothing and are not drawn
+#: values below this share of the largest are rounding and are not drawn
 NOTHING = 1e-12
-#: where a legend is that has no room among the data
+#: options of a legend to the right of the axes, where it has no room inside
 BESIDE = {"fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 

@@ -1,4 +1,4 @@
-"""What the pictures are given: the library's results, or plain arrays, one or several by label."""
+"""Arguments of pictures: results of the library or plain arrays, one or several by label."""
 
 from __future__ import annotations
 

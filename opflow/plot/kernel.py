@@ -1,4 +1,4 @@
-r"""A kernel as a picture: means over blocks of its entries, in an order that shows.
+r"""Heat maps of a kernel: means over blocks of its entries, samples clustered or by class.
 
 Nothing N × N is ever held: a picture has a few hundred cells a side, and entries are formed in
 tiles of the workspace's size on the way to their means.
@@ -21,7 +21,7 @@ from opflow.plot.given import kernel_of
 from opflow.relu.fields import Fields
 from opflow.spectral.checks import symmetric_operator
 
-#: samples that the clustering looks at, whatever the size
+#: samples that are clustered at most; the others join the one they are most alike
 LANDMARKS = 512
 
 

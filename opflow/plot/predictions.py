@@ -1,4 +1,4 @@
-"""What a model predicts against what is true: of a regression, and of a classification."""
+"""Pictures of predictions against the truth: regressions, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from opflow.machine.arrays import Array, Data, as_array, to_host
 from opflow.plot.axes import BESIDE, SEQUENTIAL, Axes, axes, colours, finish, number, styled
 from opflow.plot.given import by_label, numbers
 
-#: beside the points, with points that are seen
+#: options of the legend: right of the axes, with larger points
 LEGEND = BESIDE | {"markerscale": 1.5}
-#: classes whose samples are counted in words, cell by cell
+#: classes up to which every cell shows its count
 FEW = 20
 
 

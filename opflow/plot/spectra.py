@@ -21,9 +21,9 @@ from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
 
 Fit = tuple[int, int]
 
-#: eigenvalues that are found of an operator, at most
+#: eigenvalues computed of an operator, at most
 TOP = 20
-#: neighbouring eigenvalues whose ratio is larger have a gap between them
+#: ratio of neighbouring eigenvalues above which there is a gap between them
 GAP = 10.0
 
 

@@ -1,7 +1,7 @@
 r"""The density of a spectrum with its error bars, by stochastic Lanczos quadrature.
 
-The nodes of the rules, broadened by Gaussians, are the density of the nonzero eigenvalues; those
-that cannot be told from zero are kept apart, as a mass.  The cumulative density is not broadened.
+Gaussians at the nodes of the rules make the density of the nonzero eigenvalues.  Eigenvalues that
+rounding does not tell from zero are counted apart.  The cumulative density is not broadened.
 All of it is arithmetic on the host: a grid costs no product.
 """
 

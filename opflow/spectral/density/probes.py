@@ -48,8 +48,8 @@ def batched_lanczos(
 def ritz(alpha: Array, beta: Array, eps: float) -> tuple[Array, Array]:
     """Eigenvalues (probes, m) and vectors (probes, m, m) of the tridiagonal matrices.
 
-    A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
-    them gets the whole of what the start vector has of them, the others are left none.
+    Rounding makes copies of converged eigenvalues, which `eigh` mixes.  The first copy gets the
+    whole component of the start vector, the others get none.
     """
     values, vectors = tridiagonal_eigh(alpha, beta[:, :-1])
     index = np.arange(alpha.shape[1])

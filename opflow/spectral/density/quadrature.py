@@ -1,8 +1,8 @@
 r"""Stochastic Lanczos quadrature: tr f(op) for any f, from products with random vectors alone.
 
 Lanczos on a random vector v of squared norm n gives a Gauss rule, ``v·f(op)v ≈ Σ wⱼ f(θⱼ)``,
-whose mean over v is tr f(op).  All vectors go in lockstep, one block product a step.  What all
-of them agree on, isolated eigenvalues, is counted exactly and leaves the statistics.
+whose mean over v is tr f(op).  All vectors advance together, one block product per step.  Isolated
+eigenvalues that every vector finds are counted exactly and removed before averaging.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from opflow.interface.keywords import Seed, advance, keywords
 from opflow.machine.arrays import check_integer
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import (
-    distribution_of,
-    gaussian,
-    symmetric_operator,
-)
+from opflow.spectral.checks import distribution_of, gaussian, symmetric_operator
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.density.rule import Quadrature, with_zeros
 from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
@@ -135,9 +131,9 @@ def choose_rule(
     *,
     estimate: bool = True,
 ) -> Any:
-    """The exact rule or the estimated one, as `how` says; by default exact where that is no dearer.
+    """The exact rule or an estimated one, as `how` says; by default the exact one if not slower.
 
-    Without `estimate`, ``None`` in the place of the latter.
+    ``None`` instead of an estimated one if not `estimate`.
     """
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")

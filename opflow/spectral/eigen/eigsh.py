@@ -35,15 +35,17 @@ from opflow.spectral.traces.structure import NOMINAL
 
 #: default width of a block at least, in vectors
 WIDTH_LEAST = 4
-#: block products before a given start is believed: what it lacks must have had its chance
+#: block products at least with a given start, so that the random vectors can find what it misses
 START_STEPS_LEAST = 6
-#: columns of a basis that are always affordable, and above which T is no longer small
+#: columns that a basis may always have
 BASIS_LEAST = 400
+#: columns of a basis at most, so that eigenpairs of T stay cheap
 BASIS_MOST = 1000
-#: block products that the cost model expects: of random starts, and of given ones
+#: block products expected from a random start, for the cost model
 STEPS_EXPECTED = 26
+#: block products expected from a given start
 STEPS_FROM_START = 8
-#: how many times as many the lower end takes, where eigenvalues of kernels crowd
+#: factor on the expected products at the lower end, where eigenvalues of kernels crowd
 LOWER_END_FACTOR = 10
 #: order up to which LAPACK is done before block Lanczos has well begun
 LAPACK_ORDER = 256

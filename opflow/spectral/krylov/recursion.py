@@ -1,7 +1,7 @@
-r"""The Lanczos recursion: its step, the Krylov spaces that it grows, eigenpairs of tridiagonal T.
+r"""The Lanczos recursion: its step, Krylov spaces of many columns, eigenpairs of tridiagonal T.
 
-``op V = V T + β_m v_{m+1} e_mᵀ`` is kept for every column by itself; the columns share nothing but
-the products, and the reorthogonalisations, which are done for all of them at once.
+``op V = V T + β_m v_{m+1} e_mᵀ`` holds for every column of its own.  Columns share only the block
+products and the reorthogonalisations.
 """
 
 from __future__ import annotations
