@@ -21,7 +21,11 @@ class Pictured:
         -------
         matplotlib axes
         """
-        return getattr(import_module("opflow.plot"), self._picture)(self, **options)
+        return getattr(import_module("opflow.plot"), self._picture)(*self._drawn(), **options)
+
+    def _drawn(self) -> tuple[Any, ...]:
+        """The arguments of the picture."""
+        return (self,)
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
