@@ -42,8 +42,6 @@ LATE = {
     "opflow.distributed.extra": "needs MPI, an extra",
     "opflow.cli": "all that computes: `opflow --version` and mistyped options need not wait for it",
 }
-#: faults that are known; an entry that is mended has to go
-OPEN = {"circle": [], "floor": [], "late": []}
 
 
 def modules(root):
@@ -124,26 +122,21 @@ def found(name):
     return imports(FILES[name], FILES)
 
 
-def every_module(kind):
-    marks = {name: pytest.mark.xfail(strict=True, reason="known") for name in OPEN[kind]}
-    assert set(marks) <= set(FILES), f"OPEN[{kind!r}] names modules that are gone"
-    return pytest.mark.parametrize(
-        "name", [pytest.param(n, marks=marks[n]) if n in marks else n for n in sorted(FILES)]
-    )
+every_module = pytest.mark.parametrize("name", sorted(FILES))
 
 
-@every_module("circle")
+@every_module
 def test_a_module_does_not_lead_back_to_itself(name):
     graph = {other: set().union(*found(other)) for other in FILES}
     assert name not in reached(graph, name)
 
 
-@every_module("floor")
+@every_module
 def test_imports_lead_down(name):
     assert climbs(name, set().union(*found(name))) == []
 
 
-@every_module("late")
+@every_module
 def test_functions_import_only_what_may_be_missing_or_slow(name):
     assert unexcused(found(name)[1]) == []
 

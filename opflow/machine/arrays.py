@@ -41,7 +41,9 @@ def module_name(array: Data) -> str:
     name = type(array).__module__.partition(".")[0]
     if name == "cupyx":
         return "cupy"
-    return name if is_array(array) else "numpy"  # rows on disk come out as NumPy arrays
+    if is_array(array):
+        return name
+    return "numpy"  # rows on disk come out as NumPy arrays
 
 
 def namespace(*arrays: Data) -> ModuleType:
@@ -80,6 +82,11 @@ def mixed(*arrays: Data) -> str:
 def is_sparse(x: Data) -> bool:
     """Whether `x` is a SciPy or CuPy sparse matrix."""
     return hasattr(x, "tocsr") and hasattr(x, "nnz")
+
+
+def values_of(x: Data) -> Array:
+    """The stored entries of an array or sparse matrix."""
+    return x.data if is_sparse(x) else x
 
 
 def is_array(x: Data) -> bool:
@@ -197,8 +204,8 @@ def in_dtype(x: Data, name: str, dtype: DTypeLike | None = None) -> Any:
         check_on_disk(x, name, dtype)
     with np.errstate(over="ignore"):
         out = x.astype(dtype)
-    before = x.data if is_sparse(x) else x
-    after = out.data if is_sparse(x) else out
+    before = values_of(x)
+    after = values_of(out)
     rounded = False
     if given.kind in "iu" and before.size:
         largest = max(int(before.max()), -int(before.min()))
@@ -249,7 +256,7 @@ def check_real(x: Data, name: str, *, dtype: DTypeLike | None = None, finite: bo
     """
     x = in_dtype(as_array(x, name), name, dtype)
     if finite:
-        values = x.data if is_sparse(x) else x
+        values = values_of(x)
         if values.size and not np.all(np.isfinite([float(values.min()), float(values.max())])):
             raise ValueError(f"{name} contains NaN or infinity")
     return x
@@ -308,13 +315,6 @@ def cupy_module() -> ModuleType:
 
 
 def to_device_of(x: Data, like: Data) -> Any:
-    """`x` on the host or device that holds `like`; for arrays of files and random generators.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> to_device_of([1.0, 2.0], np.ones(2))
-    array([1., 2.])
-    """
+    """`x` on the host or device that holds `like`; for arrays of files and random generators."""
     xp = namespace(like)
     return to_host(x) if xp is np else xp.asarray(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -42,15 +42,18 @@ def gate_engines() -> list[str]:
     >>> gate_engines()[-1]
     'blas'
     """
-    return [*(_gates.engines() if _gates is not None else ()), BLAS]
+    if _gates is None:
+        return [BLAS]
+    return [*_gates.engines(), BLAS]
 
 
 def gate_engine() -> str:
     """The engine in force: that of :func:`gate_options`, of ``OPFLOW_GATES``, or the fastest."""
     if (name := _asked.get()) is not None:
         return name
-    name = os.environ.get("OPFLOW_GATES")
-    return gate_engines()[0] if not name else _checked(name, "OPFLOW_GATES")
+    if name := os.environ.get("OPFLOW_GATES"):
+        return _checked(name, "OPFLOW_GATES")
+    return gate_engines()[0]
 
 
 @contextmanager
@@ -71,14 +74,13 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
     ...     gate_engine(), pool.count()
     ('blas', 1)
     """
-    name = _asked.get() if engine is None else _checked(engine, "engine")
-    many = nullcontext() if threads is None else pool.limited(check_integer(threads, "threads", 1))
-    token = _asked.set(name)
-    try:
-        with many:
-            yield
-    finally:
-        _asked.reset(token)
+    with ExitStack() as options:
+        if threads is not None:
+            options.enter_context(pool.limited(check_integer(threads, "threads", 1)))
+        if engine is not None:
+            token = _asked.set(_checked(engine, "engine"))
+            options.callback(_asked.reset, token)
+        yield
 
 
 def _checked(name: str, argument: str) -> str:
@@ -128,10 +130,11 @@ def row_dots(bits: Array, n: int, M: Array, X: Array) -> Array:
     M = _plain(M)
     out = np.empty((columns, N), dtype=M.dtype)
     for s in row_slices(N, _row_bytes(bits, c, columns, M.itemsize)):
-        whole = s.stop - s.start == N
-        part = out if whole else np.empty((columns, s.stop - s.start), dtype=M.dtype)
-        _product(_DOT, bits[s], n, c, columns, M, X[s], part)
-        if not whole:
+        if s == slice(0, N):
+            _product(_DOT, bits, n, c, columns, M, X, out)
+        else:
+            part = np.empty((columns, s.stop - s.start), dtype=M.dtype)
+            _product(_DOT, bits[s], n, c, columns, M, X[s], part)
             out[:, s] = part
     return out
 
@@ -194,9 +197,12 @@ def _product(
     scale: Array | None = None,
 ) -> None:
     N = len(bits)
-    flops = (4.0 if kind == _GRAM else 2.0) * N * n * c * columns
-    threads = int(flops / pool.SHARE)
-    threads = min(threads, pool.count()) if threads > 1 else 1  # BLAS is asked only then
+    flops = 2.0 * N * n * c * columns
+    if kind == _GRAM:
+        flops *= 2
+    threads = 1
+    if flops >= 2 * pool.SHARE:  # small products do not ask BLAS
+        threads = min(int(flops / pool.SHARE), pool.count())
     _gates.product(
         kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, scale, out
     )

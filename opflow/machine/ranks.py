@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from opflow.machine import arrays
-from opflow.machine.arrays import Array, namespace
+from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.workspace import parse_memory, row_slices
 
 T = TypeVar("T")
+#: a communicator of mpi4py, or what acts as one
+Comm: TypeAlias = Any
 
 
 class RankError(RuntimeError):
@@ -31,7 +33,6 @@ class RowDistribution:
     leads = True
 
     # Which rows are here
-
     def here(self, n: int) -> int:
         """How many of `n` rows are held here."""
         span = self.span(n)
@@ -48,12 +49,11 @@ class RowDistribution:
         return slice(int(low), int(high))
 
     # Linear algebra, in which every rank computes with its own rows
-
-    def total(self, x: Any) -> Any:
+    def total(self, x: Data) -> Data:
         """A sum over the rows held here (a number or an array), completed."""
         return x
 
-    def largest(self, x: Any) -> Any:
+    def largest(self, x: Data) -> Data:
         """A maximum over the rows held here, completed."""
         return x
 
@@ -88,7 +88,6 @@ class RowDistribution:
         return draw((n, columns))
 
     # What the processes tell each other
-
     def budget(self, memory: float | str | None, where: str = "numpy") -> float:
         """Bytes from :func:`parse_memory`; if None, ranks on one host divide the free memory."""
         return parse_memory(memory, where)
@@ -121,14 +120,14 @@ class RowDistribution:
 LOCAL = RowDistribution()
 
 
-def space_of(comm: Any, here: int) -> RowDistribution:
+def space_of(comm: Comm, here: int) -> RowDistribution:
     """The distribution of vectors with `here` rows on this rank, or all where `comm` is None."""
     if comm is None:
         return LOCAL
     return comm if isinstance(comm, RowDistribution) else Sharded(comm, here)
 
 
-def rows_of_rank(n: int, comm: Any) -> slice:
+def rows_of_rank(n: int, comm: Comm) -> slice:
     """The rows of this rank, a slice, of `n` that are distributed evenly in the order of the ranks.
 
     Examples
@@ -141,7 +140,7 @@ def rows_of_rank(n: int, comm: Any) -> slice:
     return slice(-(-n * comm.rank // comm.size), -(-n * (comm.rank + 1) // comm.size))
 
 
-def together(comm: Any, work: Callable[[], T]) -> T:
+def together(comm: Comm, work: Callable[[], T]) -> T:
     """The result of `work`; an error on any rank is raised on all, so that none waits for ever."""
     if comm is None or isinstance(comm, RowDistribution):
         return work()
@@ -159,7 +158,7 @@ def together(comm: Any, work: Callable[[], T]) -> T:
     return result
 
 
-def same(comm: Any, find: Callable[[], str], name: str) -> None:
+def same(comm: Comm, find: Callable[[], str], name: str) -> None:
     """Raise ``ValueError`` unless the result of `find` is the same on all ranks."""
     if comm is None or isinstance(comm, RowDistribution):
         return
@@ -206,7 +205,7 @@ class Sharded(RowDistribution):
 
     sharded = True
 
-    def __init__(self, comm: Any, here: int, nccl: Any = None) -> None:
+    def __init__(self, comm: Comm, here: int, nccl: Any = None) -> None:
         self.comm = comm
         self.nccl = nccl
         self.rank = comm.rank
@@ -234,10 +233,10 @@ class Sharded(RowDistribution):
             raise ValueError(f"{n} rows are not a multiple of the {self.size} that are sharded")
         return slice(copies * self.start, copies * (self.start + self.counts[self.rank]))
 
-    def total(self, x: Any) -> Any:
+    def total(self, x: Data) -> Data:
         return self._reduced(x, self._mpi.SUM)
 
-    def largest(self, x: Any) -> Any:
+    def largest(self, x: Data) -> Data:
         # A number that all want on the host; a rank without rows may have it nowhere else.
         return self._reduced(arrays.to_host(x), self._mpi.MAX)
 
@@ -293,12 +292,12 @@ class Sharded(RowDistribution):
 
     def gather(self, x: Array) -> Array | None:
         parts = self.comm.gather(arrays.to_host(x))
-        return None if parts is None else np.concatenate(parts)
+        return np.concatenate(parts) if self.leads else None
 
     def joined(self, block: bytes) -> bytes:
         return b"".join(self.comm.gather(block) or ())
 
-    def _reduced(self, x: Any, operation: Any) -> Any:
+    def _reduced(self, x: Data, operation: Any) -> Any:
         self.reductions += 1
         if arrays.module_name(x) == "cupy":
             self.bytes += x.nbytes

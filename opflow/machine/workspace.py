@@ -164,11 +164,11 @@ def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, s
     Tiles on the diagonal, which cost half as much, come last.
     """
     columns = row_slices(n, 1, side)
-    for i, r in enumerate(columns if symmetric else row_slices(m, 1, side)):
-        for c in columns[i + 1 :] if symmetric else columns:
-            yield r, c
-    if symmetric:
-        yield from zip(columns, columns, strict=True)
+    if not symmetric:
+        yield from itertools.product(row_slices(m, 1, side), columns)
+        return
+    yield from itertools.combinations(columns, 2)
+    yield from zip(columns, columns, strict=True)
 
 
 def parse_memory(memory: float | str | None, where: str | None = "numpy") -> float:

@@ -76,14 +76,12 @@ class Trajectory(Pictured):
     @classmethod
     def of_state(cls, state: Any, **recorded: Any) -> Trajectory:
         """The trajectory to a state, of what was recorded on the way."""
-        weights = state.first.has_weights
-        return cls(
-            state.network if weights else state.upper,
-            **recorded,
-            route=state.first.route,
-            coefficients=None if weights else state.parameters[0],
-            model=weights and recorded.get("_predictor", state) is state,
-        )
+        route = state.first.route
+        if state.first.has_weights:
+            model = recorded.get("_predictor", state) is state
+            return cls(state.network, **recorded, route=route, model=model)
+        coefficients = state.parameters[0]
+        return cls(state.upper, **recorded, route=route, coefficients=coefficients, model=False)
 
     def predict(self, X: Data, raw: bool = False) -> Array:
         """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
@@ -110,8 +108,11 @@ class Trajectory(Pictured):
                 "the model of this run is not its network, but a linearisation or a function of a "
                 "kernel, which no file keeps: predict before saving"
             )
-        outputs = self.network(X) if self._predictor is None else self._predictor.predict(X)
-        return outputs if raw or self.task is None else self.task.answers(outputs)
+        predict = self.network if self._predictor is None else self._predictor.predict
+        outputs = predict(X)
+        if raw or self.task is None:
+            return outputs
+        return self.task.answers(outputs)
 
     def __repr__(self) -> str:
         count = len(self.times)
