@@ -12,8 +12,9 @@ from opflow.interface.keywords import advance
 from opflow.machine.arrays import to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import External, as_operator
+from opflow.operators.convert import External
 from opflow.operators.operator import Operator
+from opflow.operators.rules import as_operator
 
 #: orders up to which LAPACK's whole spectrum (a second or less) is preferred to an estimate
 DENSE = 1024
