@@ -1,35 +1,31 @@
-"""Training: arguments checked, a route planned, a method started, the loop let go."""
+"""Training: arguments checked, a route planned, a method started, the loop run."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import numbers
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.loop import DivergenceError, Loop, Observer
+from opflow.dynamics.checks import checked_targets, checked_X, warn_of_scales
+from opflow.dynamics.loop import DivergenceError, Loop
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
-from opflow.dynamics.plan import checked_X, plan
-from opflow.dynamics.plan import explain as explained
+from opflow.dynamics.plan import plan
+from opflow.dynamics.record import Observer, Record, named
+from opflow.dynamics.routes import explain as explained
 from opflow.dynamics.state import State
 from opflow.dynamics.storage.checkpoint import Checkpoint, Saver, exists, load
-from opflow.dynamics.storage.fingerprint import SAMPLE, fingerprint, kernel_mark
+from opflow.dynamics.storage.fingerprint import fingerprint, kernel_mark
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.machine.arrays import check_integer, check_real, module_name, namespace
+from opflow.dynamics.timetable import Timetable
+from opflow.machine.arrays import Array, Data, module_name
 from opflow.machine.ranks import RowDistribution, Sharded, same, space_of, together
 from opflow.machine.workspace import workspace_limit
 from opflow.operators.algebra import is_operator
 from opflow.relu.network import ReLUNetwork
-
-#: how many times wider one feature may be than another, and how large targets, without a word
-UNLIKE, LARGE = 1e3, 1e2
 
 __all__ = ["DivergenceError", "train"]
 
@@ -161,45 +157,38 @@ def train(
     (True, (20, 1))
     """
     method = GradientDescent() if method is None else method
-    if not hasattr(method, "start") or isinstance(method, type):
-        raise TypeError(
-            f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
-        )
-    if comm is not None:
-        _check_sharded(method, eliminate, gram)
-        eliminate = False
-    observers, X, y = together(
-        comm, lambda: (_named(observe), *_checked_data(network, X, y, gram, comm is not None))
-    )
+    eliminate = _checked_route(method, eliminate, gram, comm)
+
+    def data() -> tuple[dict[str, Observer], Data, Array]:
+        inputs = checked_X(X, network, gram, comm is not None)
+        n = gram.shape[0] if inputs is None else inputs.shape[0]
+        return named(observe), inputs, checked_targets(y, network, n)
+
+    observers, X, y = together(comm, data)
     if comm is None and gram is None:
-        _warn_of_scales(X, y)
+        warn_of_scales(X, y)
     same(comm, network.digest, "network")
     said = (steps, until, times, every, loss, diverge, *observers)
     what = "steps, until, times, every, loss, diverge and the names in observe"
     same(comm, lambda: repr(said), what)
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
-    limit, end, stops = _checked_length(steps, until, times)
-    if stops is not None and getattr(method, "stepwise", False):
+    table = Timetable.of(steps, until, times, every)
+    if times is not None and method.stepwise:
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
-    every = check_integer(every, "every", 1)
-    if loss not in ("sum", "mean"):
-        raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
-    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
-        raise TypeError(f"diverge must be a number, not {diverge!r}")
-    if not diverge >= 1:
-        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
+    _check_loss(loss, diverge)
     share = 1.0 / samples if loss == "mean" else 1.0
-    if getattr(method, "by_weights", False):
-        if eliminate or gram is not None:
-            raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
-        eliminate = False
-    count = None if math.isinf(limit) else int(limit)
-    if count and getattr(method, "batch", None):  # in passes over all rows
-        count = max(1, count * method.batch // samples)  # type: ignore[attr-defined]
-    saver, held = _checkpoint(checkpoint, resume, method, network, X, y, gram, loss, space)
+    count = table.steps
+    if count and method.batch:  # in passes over all rows
+        count = max(1, count * method.batch // samples)
+
+    saver, held = _checkpoint(
+        checkpoint,
+        _checked_resume(resume),
+        lambda: _identity(method, network, X, y, gram, loss, space),
+        space,
+    )
     budget = space.budget(memory, module_name(network.readout))
-    resumed = None if held is None else held[1]
     found = together(
         comm,
         lambda: plan(
@@ -210,25 +199,23 @@ def train(
             eliminate=eliminate,
             gram=gram,
             method=method,
-            resumed=resumed,
+            resumed=None if held is None else held[1],
         ),
     )
     if explain and space.leads:
-        print(explained(found, network.dtype, count, budget))
+        print(explained(found.routes, network.dtype, count, budget))
+
+    allowance = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
-    with np.errstate(under="ignore"), workspace_limit(found.room.workspace, found.room.spread):
-        accumulate = getattr(method, "accumulate", None)
-        state = State(network, found.first, y, None, accumulate, found.room.fields, space)
+    with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):
+        state = State(network, found.first, y, None, method.accumulate, allowance.fields, space)
         loop = Loop(
             method.name,
             method.start(state, share),
             share,
-            observers,
-            every,
+            Record(observers, space),
+            table,
             float(diverge),
-            limit,
-            end,
-            stops,
             saver,
             found.record(),
         )
@@ -242,29 +229,42 @@ def train(
         return loop.go(progress and space.leads)
 
 
-def _check_sharded(method: Method, eliminate: bool | None, gram: Any) -> None:
-    """Raise ``ValueError`` for what cannot be spread over ranks."""
-    if eliminate or gram is not None:
+def _checked_route(
+    method: object, eliminate: bool | None, gram: object, comm: object
+) -> bool | None:
+    """`eliminate`, or False where the first layer must move as weights."""
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
+        )
+    chosen = eliminate or gram is not None
+    if comm is not None and chosen:
         raise ValueError(
             "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
         )
-    if not getattr(method, "sharded", True):
+    if comm is not None and not method.sharded:
         raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
+    if method.by_weights and chosen:
+        raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
+    return False if comm is not None or method.by_weights else eliminate
+
+
+def _check_loss(loss: str, diverge: float) -> None:
+    if loss not in ("sum", "mean"):
+        raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
+    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
+        raise TypeError(f"diverge must be a number, not {diverge!r}")
+    if not diverge >= 1:
+        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
 
 
 def _checkpoint(
     checkpoint: Checkpoint | str | os.PathLike[str] | None,
-    resume: bool | str | os.PathLike[str] | None,
-    method: Method,
-    network: ReLUNetwork,
-    X: Any,
-    y: Any,
-    gram: Any,
-    loss: str,
+    resume: bool | str | os.PathLike[str],
+    identity: Callable[[], dict[str, str]],
     space: RowDistribution,
-) -> tuple[Saver | None, tuple[dict[str, Any], dict[str, Any]] | None]:
+) -> tuple[Saver | None, tuple[dict[str, Array], dict[str, Any]] | None]:
     """What saves the run, and the state it goes on from."""
-    resume = _resume(resume)
     if checkpoint is None:
         if resume is True:
             raise ValueError("resume=True needs checkpoint= to say which run goes on")
@@ -272,35 +272,47 @@ def _checkpoint(
             return None, None
     elif not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    known = gram if hasattr(gram, "shape") else None
+    known = identity()
+    held = None
+    if not isinstance(resume, bool):
+        held = space.together(lambda: load(resume, known, space))
+    elif checkpoint is not None and space.agreed(exists(checkpoint)):
+        if not resume:
+            raise ValueError(
+                f"{checkpoint.path} holds a run already: resume=True goes on from it; remove it, "
+                "or give another path, to begin anew"
+            )
+        held = space.together(lambda: load(checkpoint, known, space))
+    if checkpoint is None:
+        return None, held
+    saver = Saver(checkpoint, known, 0 if held is None else held[1]["number"], space)
+    space.together(lambda: saver.prepare() if space.leads else None)
+    return saver, held
+
+
+def _identity(
+    method: Method,
+    network: ReLUNetwork,
+    X: Data,
+    y: Array,
+    gram: Any,
+    loss: str,
+    space: RowDistribution,
+) -> dict[str, str]:
+    """What a checkpoint and the run that goes on from it must have in common."""
+    matrix = gram if hasattr(gram, "shape") else None
     identity = {
         "network": network.digest(),
-        "inputs": fingerprint(X, known, budget=SAMPLE, space=space),
+        "inputs": fingerprint(X, matrix, space=space),
         "targets": fingerprint(y, space=space),
         "method": f"{method!r}, loss={loss!r}",
     }
     if callable(gram) and not is_operator(gram):
         identity["gram"] = kernel_mark(gram, X)
-    held = None
-    if resume is True:
-        assert checkpoint is not None
-        if space.agreed(exists(checkpoint)):
-            held = space.together(lambda: load(checkpoint, identity, space))
-    elif resume is not False:
-        held = space.together(lambda: load(resume, identity, space))
-    elif checkpoint is not None and space.agreed(exists(checkpoint)):
-        raise ValueError(
-            f"{checkpoint.path} holds a run already: resume=True goes on from it; remove it, or "
-            "give another path, to begin anew"
-        )
-    if checkpoint is None:
-        return None, held
-    saver = Saver(checkpoint, identity, 0 if held is None else held[1]["number"], space)
-    space.together(lambda: saver.prepare() if space.leads else None)
-    return saver, held
+    return identity
 
 
-def _resume(resume: Any) -> bool | str | os.PathLike[str]:
+def _checked_resume(resume: object) -> bool | str | os.PathLike[str]:
     if resume is None:
         return False
     if isinstance(resume, bool | np.bool_):
@@ -310,81 +322,3 @@ def _resume(resume: Any) -> bool | str | os.PathLike[str]:
     if not os.fspath(resume):
         raise ValueError("resume must be True, False or the path of a state, not an empty text")
     return resume
-
-
-def _checked_data(network: ReLUNetwork, X: Any, y: Any, gram: Any, empty: bool) -> tuple[Any, Any]:
-    """The inputs and the targets of this rank."""
-    X = checked_X(X, network, gram, empty)
-    return X, check_targets(y, network, X.shape[0] if X is not None else gram.shape[0])
-
-
-def _warn_of_scales(X: Any, y: Any) -> None:
-    """Warn of features and targets that make a run slow: one pass over what is in memory."""
-    found = []
-    if type(X) is np.ndarray and X.size:
-        spread = X.max(axis=0) - X.min(axis=0)
-        order = np.argsort(np.where(spread > 0, spread, np.inf))
-        low, high = order[0], spread.argmax()
-        if spread[high] >= UNLIKE * spread[low] > 0:
-            widths = f"{spread[high]:.3g} and column {low} only {spread[low]:.3g}"
-            found.append(f"column {high} of X spans {widths}")
-    if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
-        found.append(f"y has values of size {size:.3g}")
-    if found:
-        advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
-        warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
-
-
-def check_targets(y: Any, network: ReLUNetwork, n: int) -> Any:
-    """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", dtype=network.dtype, finite=True)
-    k = network.outputs
-    wanted = f"({n}, {k})" + (f" or ({n},)" if k == 1 else "")
-    if y.ndim == 1 and k == 1:
-        y = y[:, None]
-    if y.shape != (n, k):
-        raise ValueError(
-            f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
-            f"{wanted} is expected"
-        )
-    namespace(y, network.readout)
-    return y
-
-
-def _checked_length(
-    steps: int | None, until: float | None, times: Sequence[float] | None
-) -> tuple[float, float, list[float] | None]:
-    """Steps and time at which to end, infinite where not given, and the moments to record."""
-    if steps is None and until is None and times is None:
-        raise ValueError("steps or until (or times) is needed to know when to stop")
-    if steps is not None:
-        if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
-            raise TypeError(f"steps must be an integer, not {steps!r}")
-        if steps < 0:
-            raise ValueError(f"steps must not be negative, not {steps}")
-    if until is not None and not 0 <= until < math.inf:
-        raise ValueError(f"until must be a finite time, not {until!r}")
-    stops = None
-    if times is not None:
-        if until is not None:
-            raise ValueError("until and times exclude each other: the last of times is the end")
-        stops = [float(t) for t in times]
-        increasing = all(a < b for a, b in itertools.pairwise([-1.0, *stops]))
-        if not stops or not increasing or not 0 <= stops[0] <= stops[-1] < math.inf:
-            raise ValueError(f"times must be increasing and not negative, not {times!r}")
-        until = stops[-1]
-    return math.inf if steps is None else int(steps), math.inf if until is None else until, stops
-
-
-def _named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Observer]:
-    if not isinstance(observe, Mapping):
-        names = [getattr(o, "name", getattr(o, "__name__", type(o).__name__)) for o in observe]
-        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-            raise ValueError(f"observe has two called {twice[0]!r}: name one, or give a mapping")
-        observe = dict(zip(names, observe, strict=True))
-    for name, observer in observe.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the names in observe must be strings, not {name!r}")
-        if not callable(observer):
-            raise TypeError(f"observe[{name!r}] is not callable: {observer!r}")
-    return dict(observe)

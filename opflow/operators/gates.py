@@ -26,9 +26,8 @@ from opflow.operators.entries import (
     cheap_in_operands,
     entries_are_cheap,
     gram_diagonal,
-    gram_product,
 )
-from opflow.operators.khatri_rao import KhatriRao, product_cost, pull, push
+from opflow.operators.khatri_rao import KhatriRao, product_cost, pull, push, push_pull
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator, check_dtype
 from opflow.operators.prices import array_bytes, product_bytes, vector_bytes
@@ -335,9 +334,8 @@ def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     return sums.reshape(X.shape[1], -1).T
 
 
-@gram_product.register
-def _gram_tables(F: KhatriRao, X: Any) -> Array:
+@push_pull.register
+def _push_pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
-        return F._matmat(F._rmatmat(X))
-    A = F.A
+        return push_pull.dispatch(Operator)(A, F, X)
     return gate_tables.gram_product(A.data, A.shape[1], F.B.data, X.T, A.scale).T

@@ -6,14 +6,15 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
-from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.methods.method import RISE, AutoStep, check_step, parameter_arrays, restored
-from opflow.dynamics.state import State, WeightLayer
+from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
+from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
-from opflow.machine.arrays import check_integer, is_rows, namespace, to_device_of
+from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
 from opflow.operators.algebra import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -22,7 +23,7 @@ HALVINGS = 50
 
 
 @dataclass(frozen=True)
-class GradientDescent:
+class GradientDescent(Method):
     r"""Gradient descent, the Euler step of the gradient flow.
 
     Parameters
@@ -87,7 +88,6 @@ class GradientDescent:
     seed: InitVar[int | np.random.Generator | None] = None
 
     name = "gradient descent"
-    #: the steps are given: no time can be asked for
     stepwise = True
 
     @property
@@ -140,33 +140,42 @@ class GradientDescent:
         return StochasticDescent(self, state, share)
 
 
-class Descent:
+class Descent(Integrator):
     """Full-batch descent."""
 
-    by_sample: tuple[str, ...] = ("auto_vector",)
-    #: whether :meth:`evaluate` is a pass that the next step does not need
-    stochastic = False
+    state: State
+    step: float = math.nan
+    by_sample = ("auto_vector",)
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
-        self.method, self.state, self.share = method, state, share
-        self.number, self.products = 0, 0
-        self.note, self.step = "steps by the schedule given", float("nan")
-        if not callable(method.step) and method.step != "auto":
-            self.step = float(method.step)
-            self.note = f"step {self.step:.4g}, as given"
+        self.method = method
+        self.state = state
+        self.share = share
+        self.products = 0
+        #: steps so far
+        self.number = 0
         self._auto: AutoStep | None = None
-        if method.step == "auto":
-            self._auto = AutoStep(share, method.batch, method.momentum)
-        self._motion: list[Any] | None = None
+        #: at the state, from :meth:`evaluate` to the step that takes it
+        self._velocity: list[Array] = []
+        #: momentum: what the last step moved by
+        self._motion: list[Array] | None = None
         #: of the state, where a step may be taken back
-        self._residual: Any = None
+        self._residual: Array | None = None
         self._loss = math.nan
         #: a loss that is all rounding of f
         self._rounding = 0.0
+        if callable(method.step):
+            self.note = "steps by the schedule given"
+        elif method.step == "auto":
+            self._auto = AutoStep(share, method.batch, method.momentum)
+        else:
+            self.step = float(method.step)
+            self.note = f"step {self.step:.4g}, as given"
 
     def size(self) -> float:
         """The size of the next step."""
-        self._follow()
+        if self._auto is not None:
+            self._follow(self._auto)
         if not callable(self.method.step):
             return self.step
         size = float(self.method.step(self.number))
@@ -174,38 +183,51 @@ class Descent:
             raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
         return size
 
-    def _follow(self) -> None:
-        if self._auto is not None:
-            self.products += self._auto.follow(self.state)
-            self.step, self.note = self._auto.size, self._auto.note
+    def _follow(self, auto: AutoStep) -> None:
+        spent = auto.follow(self.state)
+        if spent:
+            self.products += spent
+            self._say(auto)
 
-    def evaluate(self, residual: Any) -> float:
+    def _say(self, auto: AutoStep) -> None:
+        self.step = auto.size
+        self.note = auto.note
+
+    def evaluate(self, residual: Array) -> float:
         auto = self._auto
         if auto is not None and math.isnan(auto.size):  # not taken up from a checkpoint
-            self._follow()
+            self._follow(auto)
         if auto is None or self.stochastic:
-            self.products += 1
-            return self.state.evaluate(residual)
+            return self._evaluated(residual)
         if self._residual is None:
             self._residual = namespace(residual).empty_like(residual)
-            self._loss = self._evaluated()
+            self._loss = self._evaluated(self._residual)
             if math.isinf(auto.level):
                 auto.level = self._loss
-            y, space = self.state.targets, self.state.space
-            scale = max(auto.level, 0.5 * float(space.norm(y)) ** 2)
+            y = self.state.targets
+            scale = max(auto.level, 0.5 * float(self.state.space.norm(y)) ** 2)
             self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
         residual[...] = self._residual
         return self._loss
 
     def advance(self, remaining: float) -> float:
-        start, before, auto = self.state, self._loss, self._auto
-        size = self._move(start.taken(), 1.0)
-        if auto is None:
+        start = self.state
+        size = self._move(self._velocity, 1.0)
+        if self._auto is None:
             return size
-        # a heavy ball may rise on its way, though not above where it set out
-        bar = auto.level if self.method.momentum else min(RISE * before, auto.level)
-        bar, tries = max(before, bar, self._rounding), 0
-        self._loss = self._evaluated()
+        return size / 2 ** self._taken_back(self._auto, start)
+
+    def _taken_back(self, auto: AutoStep, start: State) -> int:
+        """Halve the step from `start` until the loss does not rise; how often that was."""
+        before = self._loss
+        bar = auto.level
+        if not self.method.momentum:  # a heavy ball may rise on its way
+            bar = min(RISE * before, bar)
+        bar = max(before, bar, self._rounding)
+        tries = 0
+        residual = self._residual
+        assert residual is not None
+        self._loss = self._evaluated(residual)
         while not self._loss <= bar and tries < HALVINGS:
             tries += 1
             auto.halve()
@@ -214,37 +236,43 @@ class Descent:
             self.state = start.at([p + (q - p) / 2 for p, q in halves])
             if self._motion is not None:
                 self._motion = [m / 2 for m in self._motion]
-            self._loss = self._evaluated()
-        self.step, self.note = auto.size, auto.note
-        return size / 2**tries
+            self._loss = self._evaluated(residual)
+        if tries:
+            self._say(auto)
+        return tries
 
-    def _evaluated(self) -> float:
+    def _evaluated(self, residual: Array) -> float:
         self.products += 1
-        return self.state.evaluate(self._residual)
+        self._velocity = []  # two sets of numbers at a time are enough
+        loss, self._velocity = self.state.loss_and_velocity(residual)
+        return float(loss)
 
-    def _move(self, slope: list[Any], weight: float) -> float:
+    def _move(self, velocity: list[Array], weight: float) -> float:
         size = self.size()
+        rate = size * self.share * weight
         if self.method.momentum:
-            slope = [size * self.share * weight * g for g in slope]
+            velocity = [rate * v for v in velocity]
             if self._motion is not None:
-                for m, g in zip(self._motion, slope, strict=True):
-                    g += self.method.momentum * m
-            self._motion = slope
-            self.state = self.state.moved(slope, 1.0)
-        else:
-            self.state = self.state.moved(slope, size * self.share * weight)
+                for m, v in zip(self._motion, velocity, strict=True):
+                    v += self.method.momentum * m
+            self._motion = velocity
+            rate = 1.0
+        self.state = self.state.moved(velocity, rate)
         self.number += 1
         return size
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         arrays = parameter_arrays(self.state)
         arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
         arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
-        return arrays | (self._auto.arrays() if self._auto is not None else {})
+        if self._auto is not None:
+            arrays |= self._auto.arrays()
+        return arrays
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         self.state = restored(self.state, arrays)
-        self.number, self.step = int(arrays["number"]), float(arrays["step"])
+        self.number = int(arrays["number"])
+        self.step = float(arrays["step"])
         if "motion_0" in arrays:
             self._motion = [arrays[f"motion_{i}"] for i in range(len(self.state.parameters))]
         if self._auto is not None:
@@ -259,14 +287,30 @@ class StochasticDescent(Descent):
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
         super().__init__(method, state, share)
-        self._rng, self._drawn = state.space.generator(method.rng), 0
+        self._rng = state.space.generator(method.rng)
+        #: rows since the last product was counted
+        self._drawn = 0
 
     def advance(self, remaining: float) -> float:
-        state, b, n = self.state, int(self.method.batch or 0), self.state.samples
-        chosen, here = np.sort(self._rng.choice(n, b, replace=False)), state.space.span(n)
+        assert self.method.batch is not None
+        self._velocity = []  # that of all samples is not needed
+        n = self.state.samples
+        chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
+        drawn = self._rows(chosen)
+        residual = namespace(drawn.targets).empty_like(drawn.targets)
+        velocity = drawn.loss_and_velocity(residual)[1]
+        spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
+        self.products += spent
+        return self._move(velocity, n / self.method.batch)
+
+    def _rows(self, chosen: Array) -> State:
+        """The state on those of the chosen rows that this rank holds."""
+        state = self.state
+        here = state.space.span(state.samples)
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
-        rows, X = to_device_of(chosen, state.targets), state.first.inputs
-        drawn = State(
+        rows = to_device_of(chosen, state.targets)
+        X = state.first.inputs
+        return State(
             state.network,
             WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
             state.targets[rows],
@@ -274,17 +318,12 @@ class StochasticDescent(Descent):
             state.accumulate,
             space=state.space,
         )
-        shape = (len(rows), state.targets.shape[1])
-        drawn.fill(namespace(state.targets).empty(shape, dtype=state.targets.dtype))
-        spent, self._drawn = divmod(self._drawn + b, n)  # N rows make a product
-        self.products += spent
-        return self._move(drawn.taken(), n / b)
 
-    def arrays(self) -> dict[str, Any]:
-        state = {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
-        return super().arrays() | state | {"drawn": np.array(self._drawn)}
+    def arrays(self) -> dict[str, Array]:
+        state = json.dumps(self._rng.bit_generator.state)
+        return super().arrays() | {"rng": np.array(state), "drawn": np.array(self._drawn)}
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         super().restore(arrays)
         self._drawn = int(arrays["drawn"])
         self._rng.bit_generator.state = json.loads(str(arrays["rng"]))

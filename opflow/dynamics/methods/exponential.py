@@ -7,15 +7,13 @@ any t at the price of some :math:`\sqrt{t\lambda_{max}}` products, where gradien
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.methods.gradient_flow import AdaptiveIntegrator, Trial, check_tol
+from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Point, Trial
 from opflow.dynamics.state import State
-from opflow.machine.arrays import check_integer, namespace
+from opflow.machine.arrays import Array, namespace
 from opflow.spectral.krylov.flow import Krylov, integrated
 
 #: the error of the Krylov solution, in parts of what a step may have
@@ -23,7 +21,7 @@ KRYLOV = 0.1
 
 
 @dataclass(frozen=True)
-class ExponentialFlow:
+class ExponentialFlow(KrylovFlow):
     r"""Gradient flow by steps that are exact while no gate flips and no upper weight moves.
 
     Parameters
@@ -57,22 +55,16 @@ class ExponentialFlow:
     """
 
     tol: float = 1e-3
-    size: int = 128
 
     name = "the exponential flow"
-    #: kernels at frozen gates are needed; sets of parameters besides the state
-    frozen, extra = True, 1.0
-
-    def __post_init__(self) -> None:
-        check_tol(self.tol)
-        check_integer(self.size, "size", 2)
+    extra = 1.0
 
     def start(self, state: State, share: float) -> ExponentialIntegrator:
         """The integrator of a run."""
         return ExponentialIntegrator(state, share, self.tol, self.size)
 
 
-def moving_integral(krylov: Krylov, t: float) -> Any:
+def moving_integral(krylov: Krylov, t: float) -> Array:
     """∫_0^t r, but for what r has in the null space of K, which stays and moves nothing.
 
     Jᵀ maps that part to zero, and t times its rounding would be motion that is not there.
@@ -84,8 +76,7 @@ class ExponentialIntegrator(AdaptiveIntegrator):
     """Exponential steps."""
 
     def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
-        note = f"steps adapted to a mismatch of √{tol:g}·‖r‖ each"
-        super().__init__(state, share, tol, note)
+        super().__init__(state, share, tol, f"steps adapted to a mismatch of √{tol:g}·‖r‖ each")
         self._vectors = vectors
         self._krylov: Krylov | None = None
 
@@ -93,7 +84,7 @@ class ExponentialIntegrator(AdaptiveIntegrator):
     def krylov(self) -> Krylov:
         """The Krylov space of the state, kept until the state moves."""
         if self._krylov is None:
-            r = self._residual.reshape(-1)
+            r = self.point.residual.reshape(-1)
             self._krylov = Krylov(self.state.kernel(), r, size=self._vectors)
             self.products += 1
         return self._krylov
@@ -107,17 +98,17 @@ class ExponentialIntegrator(AdaptiveIntegrator):
         return min(self.allowed, 1.0) / krylov.top if krylov.top else 1.0
 
     def attempt(self, size: float) -> Trial:
-        krylov, r = self.krylov, self._residual
-        before, allowed = krylov.products, KRYLOV * self.allowed
+        krylov = self.krylov
+        r = self.point.residual
+        before = krylov.products
+        allowed = KRYLOV * self.allowed
         if not krylov.reach(size, allowed):
             size = krylov.horizon(allowed, size)
         u = moving_integral(krylov, size).reshape(r.shape)
-        end = self.state.moved(self.state.direction(u), 1.0)
-        residual = namespace(r).empty_like(r)
-        total = end.fill(residual)
+        state = self.state.moved(self.state.direction(u), 1.0)
+        end = Point.of(state, namespace(r).empty_like(r))
         self.products += krylov.products - before + 2
-        loss, error = self.measured(total, residual - krylov.at(size).reshape(r.shape))
-        return Trial(end, residual, loss, size, error if math.isfinite(error) else math.inf)
+        return self.trial(end, size, end.residual - krylov.at(size).reshape(r.shape))
 
     def accepted(self) -> None:
         self._krylov = None

@@ -1,4 +1,4 @@
-r"""The gradient flow by a stabilised Runge–Kutta method, and the step control of the flows.
+r"""The gradient flow by a stabilised Runge–Kutta method of first order.
 
 A Chebyshev method of s stages is stable up to :math:`h\lambda_{max} \approx 1.93 s^2`, where s
 steps of gradient descent reach 2s; it works on the parameters, so that the residual is f − y at
@@ -8,139 +8,33 @@ every stage, and takes a gradient at each of them, so that it sees every gate th
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from opflow.dynamics.methods.method import parameter_arrays, restored
+from opflow.dynamics.methods.flow import GROW, AdaptiveIntegrator, Flow, Point, Trial
 from opflow.dynamics.state import State
-from opflow.machine.arrays import namespace, to_host
+from opflow.machine.arrays import Array, namespace
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
-#: of a step's size: how much of the predicted one is taken, and the limits of its change
-SAFETY, SHRINK, GROW = 0.9, 0.2, 4.0
 #: stages of a step at most
 STAGES = 200
 #: products after which λ_max is measured again
 RENEW = 40
 
 
-class Trial(NamedTuple):
-    """A step that may be taken: where it led, and its error in units of what is allowed."""
-
-    state: State
-    residual: Any
-    loss: float
-    size: float
-    error: float
-
-
 class Step(NamedTuple):
     """A Chebyshev step: the residual at its start, its size, its coefficient of (h d/dt)²."""
 
-    residual: Any
+    residual: Array
     size: float
     curved: float
 
 
-class AdaptiveIntegrator(ABC):
-    """Steps whose size follows an estimate of their error; time is in units of 1/share."""
-
-    by_sample: tuple[str, ...] = ()
-
-    def __init__(self, state: State, share: float, tol: float, note: str) -> None:
-        self.state, self.share, self.tol, self.note = state, share, tol, note
-        #: the error of a step, in parts of ‖r‖: tol is in units of the loss
-        self.allowed = tol**0.5
-        self.products, self.size = 0, math.nan
-        self._residual: Any = None
-        #: the norm of an error that is the rounding of f
-        self._rounding: float | None = None
-
-    @property
-    def step(self) -> float:
-        """The size of the next step, if nothing cuts it short."""
-        return self.size / self.share
-
-    def evaluate(self, residual: Any) -> float:
-        if self._residual is None:
-            self._residual = namespace(residual).empty_like(residual)
-            self._loss = self.state.evaluate(self._residual)
-            self.products += 1
-        residual[...] = self._residual
-        return self._loss
-
-    def advance(self, remaining: float) -> float:
-        left = remaining * self.share
-        if math.isnan(self.size):
-            self.size = self.first_size()
-        least = 1e-14 * self.size
-        while True:
-            clipped = left < self.size
-            trial = self.attempt(min(self.size, left))
-            with np.errstate(divide="ignore"):
-                wanted = SAFETY * float(np.float64(trial.error)) ** -0.5 if trial.error else GROW
-            change = min(GROW, max(SHRINK, wanted)) if trial.error < math.inf else SHRINK
-            if trial.error <= 1:
-                break
-            self.size = change * trial.size
-            if not self.size > least:
-                raise ArithmeticError(
-                    f"the step size fell to {self.step:.3g} without meeting tol={self.tol:g}"
-                )
-        # A step cut short by `remaining` says nothing against the size it was cut from.
-        self.size = max(self.size if clipped else 0.0, change * trial.size)
-        self.state, self._residual, self._loss = trial.state, trial.residual, trial.loss
-        self.accepted()
-        return remaining if trial.size == left else trial.size / self.share
-
-    def measured(self, loss: Any, mismatch: Any) -> tuple[float, float]:
-        """The loss, and the norm of an error of f in units of √tol·‖r‖ (or of the rounding of f).
-
-        Both come to the host together.
-        """
-        xp, space = namespace(mismatch), self.state.space
-        if self._rounding is None:
-            y = self.state.targets
-            self._rounding = 1e3 * float(np.finfo(y.dtype).eps * space.norm(y))
-        scale = max(math.sqrt(2 * self._loss), self._rounding)
-        loss, error = map(float, to_host(xp.stack([loss, space.norm(mismatch)])))
-        return loss, error / (self.allowed * scale) if error else 0.0
-
-    @abstractmethod
-    def first_size(self) -> float:
-        """The size of the first step."""
-
-    @abstractmethod
-    def attempt(self, size: float) -> Trial:
-        """A step of at most `size`."""
-
-    @abstractmethod
-    def accepted(self) -> None:
-        """The state has moved."""
-
-    def arrays(self) -> dict[str, Any]:
-        return parameter_arrays(self.state) | {"size": np.array(self.size)}
-
-    def restore(self, arrays: dict[str, Any]) -> None:
-        self.state, self.size = restored(self.state, arrays), float(arrays["size"])
-        self._residual = None
-        self.accepted()
-
-
-def check_tol(tol: Any) -> None:
-    """Raise unless `tol` is a positive number."""
-    if not isinstance(tol, int | float) or isinstance(tol, bool):
-        raise TypeError(f"tol must be a positive number, not {tol!r}")
-    if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be positive and finite, not {tol}")
-
-
 @dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(Flow):
     r"""Gradient flow to a tolerance, by a Runge–Kutta–Chebyshev method of first order.
 
     Parameters
@@ -191,11 +85,7 @@ class GradientFlow:
     tol: float = 1e-4
 
     name = "the gradient flow"
-    #: kernels at frozen gates are needed; sets of parameters besides the state
-    frozen, extra = True, 6.0
-
-    def __post_init__(self) -> None:
-        check_tol(self.tol)
+    extra = 6.0
 
     def start(self, state: State, share: float) -> ChebyshevIntegrator:
         """The integrator of a run."""
@@ -209,8 +99,13 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
 
     def __init__(self, state: State, share: float, tol: float) -> None:
         super().__init__(state, share, tol, f"steps adapted to an error of √{tol:g}·‖r‖ each")
-        self._top, self._vector, self._since = math.nan, None, 0
+        #: λ_max(K) from above, its vector, and the products since it was measured
+        self._top = math.nan
+        self._vector: Array | None = None
+        self._since = 0
+        #: whether the last attempt failed
         self._rejected = False
+        #: the step that led to the state, and the one that was tried last
         self._before: Step | None = None
         self._taken: Step | None = None
 
@@ -222,9 +117,10 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
         found = largest_eigenvalue(self.state.kernel(), tol=0.05, start=self._vector)
-        self._top, self._vector = max(found.value + found.bound, 0.0), found.vector
-        self.products += found.products + 1
+        self._top = max(found.value + found.bound, 0.0)
+        self._vector = found.vector
         self._since = 0
+        self.products += found.products + 1
 
     def attempt(self, size: float) -> Trial:
         if self._since >= RENEW:
@@ -232,24 +128,25 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         # without a step of like size before it, one stage would have no error estimate
         known = self._before is not None and GROW * self._before.size >= size
         stages, size = stable_stages(1.05 * self._top, size, 1 if known else 2)
-        start, slope, w0 = self.state, self.state.slope, damped(stages)
+        start, r, _, velocity = self.point
+        w0 = damped(stages)
         w1, T, consistent, curved = chebyshev(stages)
         middle = max(1, round(0.7 * stages))
-        empty = namespace(self._residual).empty_like
-        halfway, residual = empty(self._residual), empty(self._residual)
-        before, here = start, start.moved(slope, size * w1 / w0)
+        residual = namespace(r).empty_like(r)
+        halfway = namespace(r).empty_like(r)
+        before = start
+        here = start.moved(velocity, size * w1 / w0)
         for j in range(2, stages + 1):
-            here.fill(halfway if j == middle + 1 else residual)
-            mu, nu = 2 * w0 * T[j - 1] / T[j], -T[j - 2] / T[j]
+            slope = here.loss_and_velocity(halfway if j == middle + 1 else residual)[1]
+            mu = 2 * w0 * T[j - 1] / T[j]
+            nu = -T[j - 2] / T[j]
             move = 2 * w1 * T[j - 1] / T[j] * size
-            parameters = [
-                (1 - mu - nu) * origin + mu * p + nu * q + move * g
-                for origin, p, q, g in zip(
-                    start.parameters, here.parameters, before.parameters, here.slope, strict=True
-                )
-            ]
-            before, here = here, start.at(parameters)
-        total = here.fill(residual)
+            sets = zip(start.parameters, here.parameters, before.parameters, slope, strict=True)
+            before = here
+            here = start.at(
+                [(1 - mu - nu) * origin + mu * p + nu * q + move * v for origin, p, q, v in sets]
+            )
+        end = Point.of(here, residual)
         self.products += stages
         self._since += stages
         if stages == 1:
@@ -257,39 +154,44 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         else:
             c = consistent[middle]
             weight = (0.5 - curved[stages]) / (curved[stages] - curved[middle] / c)
-            mismatch = weight * (residual - halfway / c + (1 / c - 1) * self._residual)
-        loss, error = self.measured(total, mismatch)
-        if not error <= 1 and self._rejected:
+            mismatch = weight * (residual - halfway / c + (1 / c - 1) * r)
+        trial = self.trial(end, size, mismatch)
+        rejected = not trial.error <= 1
+        if rejected and self._rejected:
             self._since = RENEW  # it may be λ_max that has grown
-        self._rejected = not error <= 1
-        self._taken = Step(self._residual, size, curved[stages])
-        return Trial(here, residual, loss, size, error if math.isfinite(error) else math.inf)
+        self._rejected = rejected
+        self._taken = Step(r, size, curved[stages])
+        return trial
 
-    def _bend(self, residual: Any, size: float) -> Any:
+    def _bend(self, residual: Array, size: float) -> Array:
         """h² f̈/2 of a step of one stage, from the slopes of f along it and the step before."""
         before = self._before
         assert before is not None
+        r = self.point.residual
         ratio = size / before.size
-        change = residual - self._residual - ratio * (self._residual - before.residual)
+        change = residual - r - ratio * (r - before.residual)
         return 0.5 * ratio / (1 - before.curved) * change
 
     def accepted(self) -> None:
         self._before = self._taken
         self._taken = None
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         arrays = super().arrays() | {"top": np.array(self._top), "since": np.array(self._since)}
         if self._before is not None:
-            numbers = np.array([self._before.size, self._before.curved])
-            arrays |= {"before": self._before.residual, "before_numbers": numbers}
-        return arrays if self._vector is None else arrays | {"vector": self._vector}
+            arrays["before"] = self._before.residual
+            arrays["before_numbers"] = np.array([self._before.size, self._before.curved])
+        if self._vector is not None:
+            arrays["vector"] = self._vector
+        return arrays
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         super().restore(arrays)
-        self._top, self._since = float(arrays["top"]), int(arrays["since"])
+        self._top = float(arrays["top"])
+        self._since = int(arrays["since"])
         self._vector = arrays.get("vector")
         if "before" in arrays:
-            self._before = Step(arrays["before"], *map(float, arrays["before_numbers"]))
+            self._before = Step(arrays["before"], *arrays["before_numbers"].tolist())
 
 
 def damped(stages: int) -> float:
@@ -301,18 +203,17 @@ def damped(stages: int) -> float:
 def chebyshev(stages: int) -> tuple[float, list[float], list[float], list[float]]:
     """w_1, T_j(w_0), and the first two coefficients of the stages as polynomials in hθ̇'."""
     w0 = damped(stages)
-    T, D, DD = [1.0, w0], [0.0, 1.0], [0.0, 0.0]
+    T = [1.0, w0]
+    first = [0.0, 1.0]  # derivatives of T at w_0
+    second = [0.0, 0.0]
     for _ in range(2, stages + 1):
-        DD.append(4 * D[-1] + 2 * w0 * DD[-1] - DD[-2])
-        D.append(2 * T[-1] + 2 * w0 * D[-1] - D[-2])
+        second.append(4 * first[-1] + 2 * w0 * second[-1] - second[-2])
+        first.append(2 * T[-1] + 2 * w0 * first[-1] - first[-2])
         T.append(2 * w0 * T[-1] - T[-2])
-    w1 = T[stages] / D[stages]
-    return (
-        w1,
-        T,
-        [w1 * d / t for d, t in zip(D, T, strict=True)],
-        [w1**2 * d / (2 * t) for d, t in zip(DD, T, strict=True)],
-    )
+    w1 = T[stages] / first[stages]
+    consistent = [w1 * d / t for d, t in zip(first, T, strict=True)]
+    curved = [w1**2 * d / (2 * t) for d, t in zip(second, T, strict=True)]
+    return w1, T, consistent, curved
 
 
 def stable_stages(top: float, size: float, least: int = 2) -> tuple[int, float]:
@@ -325,4 +226,6 @@ def stable_stages(top: float, size: float, least: int = 2) -> tuple[int, float]:
     stages = min(STAGES, max(least, int((min(reach, 4.0 * STAGES**2) / 2.0) ** 0.5)))
     while stages < STAGES and limit(stages) < reach:
         stages += 1
-    return stages, size if reach <= limit(stages) else limit(stages) / top
+    if reach > limit(stages):
+        size = limit(stages) / top
+    return stages, size

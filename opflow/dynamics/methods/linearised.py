@@ -7,20 +7,20 @@ parameters by ``−ηJᵀu``, outputs at new points by ``−K(x, X) u``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from opflow.dynamics.methods.exponential import moving_integral
-from opflow.dynamics.methods.gradient_flow import check_tol
+from opflow.dynamics.methods.flow import KrylovFlow
+from opflow.dynamics.methods.method import Integrator, LinearModel
 from opflow.dynamics.state import State
-from opflow.machine.arrays import check_integer, namespace
-from opflow.relu.kernels import jacobian
+from opflow.machine.arrays import Array, Data, namespace
+from opflow.relu.jacobian import jacobian
 from opflow.spectral.krylov.flow import Krylov
 
 
 @dataclass(frozen=True)
-class LinearisedFlow:
+class LinearisedFlow(KrylovFlow):
     r"""The gradient flow of the network's linearisation at its start.
 
     Parameters
@@ -59,131 +59,137 @@ class LinearisedFlow:
     """
 
     tol: float = 1e-8
-    size: int = 128
 
     name = "the linearised flow"
-    #: kernels at frozen gates are needed; sets of parameters besides the state
-    frozen, extra = True, 2.0
-
-    def __post_init__(self) -> None:
-        check_tol(self.tol)
-        check_integer(self.size, "size", 2)
+    extra = 2.0
 
     def start(self, state: State, share: float) -> LinearisedIntegrator:
         """The integrator of a run."""
         return LinearisedIntegrator(state, share, self.tol, self.size)
 
 
-class LinearisedIntegrator:
+class LinearisedIntegrator(Integrator):
     """Evaluates the linear flow at one time after another."""
 
+    state: State
     note = "exact in time"
     by_sample = ("start", "base")
 
     def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
-        self.origin, self.share, self.tol, self._vectors = state, share, tol, vectors
+        self.origin = state
+        self.share = share
+        self.tol = tol
         self.products = 0
+        #: the parameters moved by −ηJᵀu
+        self.state = state
+        self._vectors = vectors
         self._krylov: Krylov | None = None
-        self._state: State | None = state
 
     @property
-    def dual(self) -> Any:
+    def predictor(self) -> LinearModel:
+        return self
+
+    @property
+    def dual(self) -> Array:
         """u(t) but for its part in the null space of K, which moves nothing, (N, k)."""
         if self._krylov is None:
             return namespace(self.origin.targets).zeros_like(self.origin.targets)
         return self._base + self._shaped(moving_integral(self._krylov, self._elapsed))
 
     @property
-    def state(self) -> State:
-        """The parameters moved by −ηJᵀu."""
-        if self._state is None:
-            self._state = self.origin.moved(self.origin.direction(self.dual), 1.0)
-            self.products += 1
-        return self._state
+    def krylov(self) -> Krylov:
+        """The Krylov space in use: a moment is evaluated before a step."""
+        assert self._krylov is not None
+        return self._krylov
 
-    def evaluate(self, residual: Any) -> float:
-        xp = namespace(residual)
+    def evaluate(self, residual: Array) -> float:
         if self._krylov is None:
-            self.origin.evaluate(residual)
+            self.origin.loss_and_velocity(residual)
             self.products += 2  # with the fields of the kernel
             self._kernel = self.origin.kernel()
             self._norm = float(self.origin.space.norm(residual))
-            self._base, self._pieces, self._before = xp.zeros_like(residual), 0, 0.0
+            self._base = namespace(residual).zeros_like(residual)
+            self._pieces = 0
+            #: the time at which the Krylov space begins
+            self._before = 0.0
             self._begin(residual.copy())
-        assert self._krylov is not None
-        residual[...] = self._shaped(self._krylov.at(self._elapsed))
+        residual[...] = self._shaped(self.krylov.at(self._elapsed))
         return 0.5 * float(self.origin.space.total((residual.astype(np.float64) ** 2).sum()))
 
     def advance(self, remaining: float) -> float:
-        assert self._krylov is not None  # a moment is evaluated before a step
-        krylov, left = self._krylov, remaining * self.share
+        krylov = self.krylov
+        left = remaining * self.share
         if not krylov.exhausted and not krylov.products:
             self._grow()
-        size = min(left, self._before + self._elapsed or (1 / krylov.top if krylov.top else 1.0))
+        size = self._before + self._elapsed  # the time doubles
+        if not size:
+            size = 1 / krylov.top if krylov.top else 1.0
+        size = min(left, size)
         if not self._reach(size):
             if self._elapsed:  # what the space could do is done
-                self._base, self._before = self.dual, self._before + self._elapsed
+                self._base = self.dual
+                self._before += self._elapsed
                 self._begin(self._shaped(krylov.at(self._elapsed)))
                 return self.advance(remaining)
             size = krylov.horizon(self._allowed(), size)
         self._elapsed += size
-        self._state = None
+        self._move()
         return remaining if size == left else size / self.share
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Data) -> Array:
         """The linear model at new points, f_0 + J (θ − θ_0), (M, k)."""
         start = self.origin.network
-        moved = [
-            (p - q).reshape(-1)
-            for p, q in zip(self.state.parameters, self.origin.parameters, strict=True)
-        ]
-        if self.origin.first.route == "eliminated":
-            W = self.state.network.weights[0] - start.weights[0]
-            moved[0] = W.reshape(-1)
+        pairs = zip(self.state.network.parameter_list(), start.parameter_list(), strict=True)
+        moved = [(p - q).reshape(-1) for p, q in pairs]
         J = jacobian(start.fields(X), rates=False)
         direction = namespace(start.readout).concatenate(moved).astype(start.dtype, copy=False)
         return start(X) + J.matvec(direction).reshape(-1, start.outputs)
 
-    def _begin(self, residual: Any) -> None:
-        self._start, self._elapsed = residual, 0.0
+    def _move(self) -> None:
+        self.state = self.origin.moved(self.origin.direction(self.dual), 1.0)
+        self.products += 1
+
+    def _begin(self, residual: Array) -> None:
+        """A Krylov space of the residual where the last one could do no more."""
+        self._start = residual
+        self._elapsed = 0.0
         self._pieces += 1
         self._krylov = Krylov(self._kernel, residual.reshape(-1), size=self._vectors)
 
     def _allowed(self) -> float:
         """The tolerance of the n-th space, relative to its start; 1/(n(n + 1)) sums to 1."""
-        assert self._krylov is not None
         share = self.tol / (self._pieces * (self._pieces + 1))
-        return share * self._norm / self._krylov.norm if self._krylov.norm else share
+        return share * self._norm / self.krylov.norm if self.krylov.norm else share
 
     def _reach(self, size: float) -> bool:
-        assert self._krylov is not None
-        before = self._krylov.products
-        met = self._krylov.reach(self._elapsed + size, self._allowed())
-        self.products += self._krylov.products - before
+        before = self.krylov.products
+        met = self.krylov.reach(self._elapsed + size, self._allowed())
+        self.products += self.krylov.products - before
         return met
 
     def _grow(self) -> None:
-        assert self._krylov is not None
-        self._krylov.grow()
+        self.krylov.grow()
         self.products += 1
 
-    def _shaped(self, flat: Any) -> Any:
+    def _shaped(self, flat: Array) -> Array:
         return flat.reshape(self.origin.targets.shape)
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         if self._krylov is None:
             return {}
         numbers = [self._elapsed, self._before, self._norm, self._pieces, self._krylov.products]
         return {"start": self._start, "base": self._base, "numbers": np.array(numbers)}
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         if not arrays:
             return
-        self._kernel, self._base = self.origin.kernel(), arrays["base"]
-        elapsed, self._before, self._norm, pieces, vectors = (float(x) for x in arrays["numbers"])
+        self._kernel = self.origin.kernel()
+        self._base = arrays["base"]
+        elapsed, self._before, self._norm, pieces, vectors = arrays["numbers"].tolist()
         self._pieces = int(pieces) - 1
         self._begin(arrays["start"])
         # The same vectors again: what the space says depends on how many there are.
         for _ in range(int(vectors)):
             self._grow()
-        self._elapsed, self._state = elapsed, None
+        self._elapsed = elapsed
+        self._move()

@@ -1,4 +1,4 @@
-"""Observers of the moving kernel: modes, spectrum, sharpness, alignment, how far it has come."""
+"""Observers of the moving kernel: spectrum, alignment, sharpness, distance from the start."""
 
 from __future__ import annotations
 
@@ -9,138 +9,11 @@ import numpy as np
 
 from opflow.dynamics.observe.moment import Moment
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import as_array, check_integer, namespace, to_device_of, to_host
-from opflow.machine.ranks import RowDistribution
+from opflow.machine.arrays import Array, Data, as_array, check_integer, to_device_of
 from opflow.spectral.checks import gaussian
-from opflow.spectral.compare import alignment, principal_angles
+from opflow.spectral.compare import alignment
 from opflow.spectral.density.density import density
-from opflow.spectral.eigen.eigsh import Eigenpairs, eigsh
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
-
-
-class TopEigenpairs:
-    r"""The largest eigenvalues of K along the run, each search beginning at the last vectors.
-
-    Parameters
-    ----------
-    k : int, default 6
-        Pairs, at most N·k of the run's outputs.
-    tol : float, default 1e-6
-        Relative residual, as in :func:`opflow.spectral.eigsh`.
-    memory : float or str, optional
-        As there.
-
-    Attributes
-    ----------
-    pairs : Eigenpairs
-        Of the last moment.
-    angles, modes : observers
-        Of the same pairs; give them to `observe` as well.  `angles` are the principal angles
-        (radians, ascending) between the span of the leading eigenvectors and that of the start;
-        `modes` are the coefficients of the residual on the eigenvectors of the *start*, which a
-        kernel that does not move lets decay as :math:`e^{-\lambda_i t}`.
-
-    Notes
-    -----
-    An array (k,) a moment, descending, named ``eigenvalues``.  Costs the fields and
-    :func:`opflow.spectral.eigsh`, of fewer products the less the kernel has moved; keeps
-    2·N·(k + 4) numbers.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> top = of.observe.TopEigenpairs(2)
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[top, top.angles, top.modes],
-    ... )
-    >>> run.observations["eigenvalues"].shape, run.observations["modes"].shape
-    ((6, 2), (6, 2))
-    >>> bool(run.observations["eigenvector_angles"][0].max() < 1e-7)
-    True
-    """
-
-    name = "eigenvalues"
-    by_sample = ("first", "last")
-
-    def __init__(self, k: int = 6, *, tol: float = 1e-6, memory: float | str | None = None) -> None:
-        self.k, self.tol, self.memory = check_integer(k, "k", 1), tol, memory
-        self.pairs: Eigenpairs | None = None
-        self.first: Any = None
-        self._last: Any = None
-        self.angles, self.modes = Angles(self), Modes(self)
-
-    def __call__(self, moment: Moment) -> Any:
-        return self.at(moment).eigenvalues
-
-    def at(self, moment: Moment) -> Eigenpairs:
-        """The pairs of a moment, computed once."""
-        if self not in moment.shared:
-            known = moment.step and self._last is not None
-            # a checkpoint may have brought both from the other side
-            start = to_device_of(self._last, moment.residual) if known else None
-            pairs = eigsh(
-                moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory, start=start
-            )
-            moment.shared[self] = self.pairs = pairs
-            self._last = pairs.start
-            fresh = self.first is None or moment.step == 0
-            self.first = (
-                pairs.eigenvectors if fresh else to_device_of(self.first, pairs.eigenvectors)
-            )
-        return moment.shared[self]
-
-    def state(self) -> dict[str, Any]:
-        """The eigenvectors of the start, and where the next search begins."""
-        return {"first": self.first, "last": self._last}
-
-    def restore(self, arrays: dict[str, Any]) -> None:
-        """Take up what :meth:`state` gave."""
-        self.first, self._last = arrays["first"], arrays["last"]
-
-
-class _OfPairs:
-    """An observer of the pairs that a :class:`TopEigenpairs` finds."""
-
-    by_sample = TopEigenpairs.by_sample
-
-    def __init__(self, top: TopEigenpairs) -> None:
-        self.top = top
-
-    def state(self) -> dict[str, Any]:
-        return self.top.state()
-
-    def restore(self, arrays: dict[str, Any]) -> None:
-        self.top.restore(arrays)
-
-
-class Angles(_OfPairs):
-    """How far the leading eigenvectors have turned: principal angles to those of the start."""
-
-    name = "eigenvector_angles"
-
-    def __call__(self, moment: Moment) -> Any:
-        now = self.top.at(moment).eigenvectors
-        return angles_between(self.top.first, now, moment.space)
-
-
-def angles_between(U: Any, V: Any, space: RowDistribution) -> Any:
-    """:func:`opflow.spectral.principal_angles`, also of columns with sharded rows."""
-    if space.sharded:  # both in coordinates of an orthonormal basis of their sum
-        both = space.qr(namespace(V).concatenate([U, V], axis=1))[1]
-        U, V = both[:, : U.shape[1]], both[:, U.shape[1] :]
-    return principal_angles(U, V)
-
-
-class Modes(_OfPairs):
-    """The residual on the eigenvectors of the start."""
-
-    name = "modes"
-
-    def __call__(self, moment: Moment) -> Any:
-        self.top.at(moment)
-        modes = moment.space.gram(self.top.first, moment.residual.reshape(-1))
-        return to_host(modes).astype(np.float64)
 
 
 class Spectrum:
@@ -186,7 +59,7 @@ class Spectrum:
     @keywords
     def __init__(
         self,
-        grid: Any = None,
+        grid: Data = None,
         *,
         points: int = 200,
         log: bool = True,
@@ -196,8 +69,9 @@ class Spectrum:
         seed: Seed = 0,
     ) -> None:
         self._given = None if grid is None else np.asarray(as_array(grid, "grid"), np.float64)
-        self.grid = self._given
-        self.points, self.log = check_integer(points, "points", 1), log
+        self.grid: Any = self._given
+        self.points = check_integer(points, "points", 1)
+        self.log = log
         self.width: float | None = None
         self._options: dict[str, Any] = {
             "probes": check_integer(probes, "probes", 2),
@@ -205,28 +79,29 @@ class Spectrum:
             "rng": rng,
         }
 
-    def __call__(self, moment: Moment) -> Any:
+    def __call__(self, moment: Moment) -> Array:
         if moment.step == 0:
-            self.grid, self.width = self._given, None
+            self.grid = self._given
+            self.width = None
         rho = density(moment.kernel, log=self.log, width=self.width, **self._options)
         self.width = rho.width
         if self.grid is None:
             low, high = rho.grid(2)
-            reach = 10.0 if self.log else 0.1 * (high - low)
-            self.grid = (
-                np.geomspace(low / reach, high * reach, self.points)
-                if self.log
-                else np.linspace(low - reach, high + reach, self.points)
-            )
+            if self.log:
+                self.grid = np.geomspace(low / 10, high * 10, self.points)
+            else:
+                reach = 0.1 * (high - low)
+                self.grid = np.linspace(low - reach, high + reach, self.points)
         return rho(self.grid)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Array]:
         """The grid and the width."""
         return {"grid": self.grid, "width": np.array(self.width)}
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`state` gave."""
-        self.grid, self.width = arrays["grid"], float(arrays["width"])
+        self.grid = arrays["grid"]
+        self.width = float(arrays["width"])
 
 
 class Alignment:
@@ -264,25 +139,25 @@ class Alignment:
     def __init__(
         self, *, centred: bool = False, products: int = 60, residual: bool = False
     ) -> None:
-        self.centred, self.products, self.residual = centred, products, residual
+        self.centred = centred
+        self.products = products
+        self.residual = residual
 
-    def __call__(self, moment: Moment) -> Any:
+    def __call__(self, moment: Moment) -> Array:
         y = moment.residual if self.residual else moment.targets
-        space = moment.space
-        rest = y - space.total(y.sum(axis=0)) / moment.samples if self.centred else y
-        eps = float(np.finfo(y.dtype).eps)
-        left, size = space.largest(np.array([_largest(rest), _largest(y)])).tolist()
-        if left <= 10 * eps * size:
-            return np.full(1 + len(moment.layer_kernels), np.nan)
-        return np.array(
-            [
-                float(alignment(K, y, centred=self.centred, products=self.products))
-                for K in (moment.kernel, *moment.layer_kernels)
-            ]
-        )
+        rest = y
+        if self.centred:
+            rest = y - moment.space.total(y.sum(axis=0)) / moment.samples
+        sizes = np.array([_largest(rest), _largest(y)])
+        left, size = moment.space.largest(sizes).tolist()
+        kernels = [moment.kernel, *moment.layer_kernels]
+        if left <= 10 * float(np.finfo(y.dtype).eps) * size:
+            return np.full(len(kernels), np.nan)
+        found = [alignment(K, y, centred=self.centred, products=self.products) for K in kernels]
+        return np.array(found, dtype=np.float64)
 
 
-def _largest(x: Any) -> float:
+def _largest(x: Array) -> float:
     """The largest absolute value held here, of none 0."""
     return float(abs(x).max()) if x.size else 0.0
 
@@ -319,12 +194,12 @@ class Sharpness:
     name = "sharpness"
 
     def __init__(self, *, tol: float = 1e-2, steps: int = 30) -> None:
-        self.tol, self.steps = tol, steps
+        self.tol = tol
+        self.steps = steps
 
     def __call__(self, moment: Moment) -> float:
-        return (
-            moment.share * largest_eigenvalue(moment.kernel, tol=self.tol, steps=self.steps).value
-        )
+        found = largest_eigenvalue(moment.kernel, tol=self.tol, steps=self.steps)
+        return moment.share * found.value
 
 
 class KernelDistance:
@@ -361,32 +236,36 @@ class KernelDistance:
 
     @keywords
     def __init__(self, probes: int = 32, *, rng: Seed = 0, seed: Seed = 0) -> None:
-        self.probes, self._rng = check_integer(probes, "probes", 1), rng
+        self.probes = check_integer(probes, "probes", 1)
+        self._rng = rng
         self._vectors: Any = None
+        #: the first kernel times the vectors
         self._start: Any = None
 
     def __call__(self, moment: Moment) -> float:
-        K, norm = moment.kernel, moment.space.norm
+        K = moment.kernel
         if self._vectors is None or moment.step == 0:
             self._vectors = gaussian(K, self.probes, self._rng)
             self._start = K.matmat(self._vectors)
             return 0.0
-        self._vectors, self._start = (
-            to_device_of(x, moment.residual) for x in (self._vectors, self._start)
-        )
+        # a checkpoint may have brought them from the other side
+        self._vectors = to_device_of(self._vectors, moment.residual)
+        self._start = to_device_of(self._start, moment.residual)
         moved = K.matmat(self._vectors) - self._start
         # a power of two near the entries, so that no square of them is lost
         largest = float(moment.space.largest(np.float64(_largest(self._start))))
         unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-        start, far = (float(norm(x / unit)) for x in (self._start, moved))
+        start = float(moment.space.norm(self._start / unit))
+        far = float(moment.space.norm(moved / unit))
         if not start:
             return math.inf if far else 0.0
         return far / start
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Array]:
         """The vectors, and what the first kernel made of them."""
         return {"vectors": self._vectors, "start": self._start}
 
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`state` gave."""
-        self._vectors, self._start = arrays["vectors"], arrays["start"]
+        self._vectors = arrays["vectors"]
+        self._start = arrays["start"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
+from opflow.dynamics.methods.method import LinearModel, RunState
+from opflow.machine.arrays import Array, Data
+from opflow.machine.ranks import RowDistribution
 from opflow.machine.threads import cached_property
 from opflow.operators.operator import Operator
 from opflow.relu.fields import Fields
@@ -40,11 +42,11 @@ class Moment:
     step: int
     time: float
     loss: float
-    residual: Any
-    state: Any
-    inputs: Any
+    residual: Array
+    state: RunState
+    inputs: Data
     share: float = 1.0
-    predictor: Any = None
+    predictor: LinearModel | None = None
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -61,38 +63,37 @@ class Moment:
     @property
     def linearised(self) -> bool:
         """Whether the model is the network's linearisation at the start of the run."""
-        return self.predictor is not None and self.predictor is not self.state
+        return self.predictor is not None
 
     @property
-    def tangent(self) -> Any:
+    def tangent(self) -> RunState:
         """The state whose gates and kernel are those of the model: the start, if linearised."""
-        return self.predictor.origin if self.linearised else self.state
+        return self.state if self.predictor is None else self.predictor.origin
 
     @property
-    def targets(self) -> Any:
+    def targets(self) -> Array:
         """y, (N, k)."""
         return self.state.targets
 
     @property
     def space(self) -> RowDistribution:
         """How the samples are held: all here, or those of `residual` by this rank."""
-        return getattr(self.state, "space", LOCAL)
+        return self.state.space
 
     @property
     def samples(self) -> int:
         """N, of all ranks."""
-        space = self.space
-        return space.size if isinstance(space, Sharded) else len(self.residual)
+        return self.state.samples
 
     @property
     def fields(self) -> Fields | None:
         """A copy of the state, for a method whose state is fields."""
-        return getattr(self.state, "fields", None)
+        return self.state.fields
 
     @property
     def exact(self) -> ReLUNetwork | None:
         """The exact run next to an approximate one."""
-        return getattr(self.state, "exact", None)
+        return self.state.exact
 
     @cached_property
     def snapshot(self) -> Fields:
@@ -109,6 +110,6 @@ class Moment:
         """The shares of the layers in K."""
         return layer_kernels(self.snapshot)
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Data) -> Array:
         """Outputs at new inputs, (M, k)."""
         return (self.predictor or self.state).predict(X)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.dynamics.methods.method import AutoStep
+from opflow.dynamics.methods.step_size import AutoStep
 from opflow.machine.arrays import module_name, to_host
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put

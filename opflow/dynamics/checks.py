@@ -1,0 +1,130 @@
+"""The data of a run, checked: inputs, targets, and a kernel in the place of the inputs' Gram."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from opflow.evaluation import FunctionGram
+from opflow.machine.arrays import Array, Data, check_real, namespace
+from opflow.operators import Operator
+from opflow.operators.algebra import as_operator, is_operator
+from opflow.relu.inputs import check_inputs, is_whole
+from opflow.relu.network import ReLUNetwork
+
+#: the ratio of the widths of two features from which a run warns
+UNLIKE = 1e3
+#: the size of targets from which it does
+LARGE = 1e2
+
+
+def checked_X(X: Data, network: ReLUNetwork, gram: Data, empty: bool = False) -> Data:
+    """The inputs, checked; None where a Gram stands for them."""
+    if X is not None:
+        return check_inputs(X, network, empty=empty)
+    if not hasattr(gram, "shape"):
+        raise ValueError("X is needed, unless gram= gives the kernel matrix of the samples")
+    if gram.shape[0] != network.widths[0]:
+        raise ValueError(
+            f"without X the first layer reads rows of gram: the network expects "
+            f"{network.widths[0]} input features but gram has {gram.shape[0]} columns"
+        )
+    return None
+
+
+def checked_targets(y: Data, network: ReLUNetwork, n: int) -> Array:
+    """`y` as (N, k), or an error that says what is wrong with it."""
+    y = check_real(y, "y", dtype=network.dtype, finite=True)
+    k = network.outputs
+    if y.ndim == 1 and k == 1:
+        y = y[:, None]
+    if y.shape != (n, k):
+        wanted = f"({n}, {k})" + f" or ({n},)" * (k == 1)
+        raise ValueError(
+            f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
+            f"{wanted} is expected"
+        )
+    namespace(y, network.readout)
+    return y
+
+
+def warn_of_scales(X: Data, y: Array) -> None:
+    """Warn of features and targets that make a run slow: one pass over what is in memory."""
+    found = []
+    if type(X) is np.ndarray and X.size:
+        spread = X.max(axis=0) - X.min(axis=0)
+        low = np.where(spread > 0, spread, np.inf).argmin()
+        high = spread.argmax()
+        if spread[high] >= UNLIKE * spread[low] > 0:
+            widths = f"{spread[high]:.3g} and column {low} only {spread[low]:.3g}"
+            found.append(f"column {high} of X spans {widths}")
+    if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
+        found.append(f"y has values of size {size:.3g}")
+    if found:
+        advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
+        warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
+
+
+#: the kernel between new points and the samples
+Cross = Callable[[Any], Operator]
+
+
+def checked_gram(gram: Any, network: ReLUNetwork, X: Data) -> tuple[Operator | None, Cross | None]:
+    """The kernel of the first layer as an operator, and its cross kernel where it has one."""
+    if gram is None:
+        return None, None
+    if callable(gram) and not is_operator(gram):
+        if X is None or is_whole(X):
+            raise ValueError("a callable gram needs X as an array or rows on disk")
+        kernel: Operator = FunctionGram(gram, X)
+        cross: Cross = partial(_cross, gram, X)
+    else:
+        if not is_operator(gram):
+            gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
+        kernel = as_operator(gram, symbol="G")
+        cross = _no_cross
+    n = kernel.shape[0] if X is None else int(X.shape[0])
+    if kernel.shape != (n, n):
+        raise ValueError(f"gram has shape {kernel.shape} but there are {n} samples: ({n}, {n})")
+    if kernel.dtype != network.dtype:
+        raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
+    _check_positive(kernel, namespace(network.readout))
+    return _positive(kernel), None if X is None else cross
+
+
+def _check_positive(kernel: Operator, xp: Any) -> None:
+    """Raise unless the kernel is finite, symmetric and positive on four random vectors."""
+    n = kernel.shape[0]
+    probe = xp.asarray(np.random.default_rng(0).standard_normal((n, 4)), dtype=kernel.dtype)
+    columns = kernel.matmat(probe)
+    if not bool(xp.isfinite(columns).all()):
+        raise ValueError("gram contains NaN or infinity")
+    rounding = float(xp.finfo(kernel.dtype).eps) * float(abs(columns).max())
+    if not kernel.symmetric:
+        gap = float(abs(columns - kernel.rmatmat(probe)).max())
+        if gap > 100 * n**0.5 * rounding:
+            raise ValueError("gram must be symmetric")
+    if float((probe * columns).sum(axis=0).min()) < -100 * n * rounding:
+        raise ValueError("gram must be positive semidefinite")
+
+
+def _positive(kernel: Operator) -> Operator:
+    """The same operator, known to be positive semidefinite: that is what ``gram=`` means."""
+    if kernel.psd:
+        return kernel
+    known = copy.copy(kernel)
+    known.psd = known.symmetric = True
+    return known
+
+
+def _cross(function: Callable[[Any, Any], Any], X: Data, new: Data) -> Operator:
+    return FunctionGram(function, new, X)
+
+
+def _no_cross(new: Data) -> Operator:
+    raise ValueError("predictions need the kernel as a function: gram=callable")

@@ -1,0 +1,144 @@
+"""Observers of the leading eigenpairs: eigenvalues, angles to those of the start, modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opflow.dynamics.observe.moment import Moment
+from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
+from opflow.machine.ranks import RowDistribution
+from opflow.spectral.compare import principal_angles
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import Eigenpairs
+
+
+class TopEigenpairs:
+    r"""The largest eigenvalues of K along the run, each search beginning at the last vectors.
+
+    Parameters
+    ----------
+    k : int, default 6
+        Pairs, at most N·k of the run's outputs.
+    tol : float, default 1e-6
+        Relative residual, as in :func:`opflow.spectral.eigsh`.
+    memory : float or str, optional
+        As there.
+
+    Attributes
+    ----------
+    pairs : Eigenpairs
+        Of the last moment.
+    angles, modes : observers
+        Of the same pairs; give them to `observe` as well.  `angles` are the principal angles
+        (radians, ascending) between the span of the leading eigenvectors and that of the start;
+        `modes` are the coefficients of the residual on the eigenvectors of the *start*, which a
+        kernel that does not move lets decay as :math:`e^{-\lambda_i t}`.
+
+    Notes
+    -----
+    An array (k,) a moment, descending, named ``eigenvalues``.  Costs the fields and
+    :func:`opflow.spectral.eigsh`, of fewer products the less the kernel has moved; keeps
+    2·N·(k + 4) numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> top = of.observe.TopEigenpairs(2)
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
+    ...     observe=[top, top.angles, top.modes],
+    ... )
+    >>> run.observations["eigenvalues"].shape, run.observations["modes"].shape
+    ((6, 2), (6, 2))
+    >>> bool(run.observations["eigenvector_angles"][0].max() < 1e-7)
+    True
+    """
+
+    name = "eigenvalues"
+    by_sample = ("first", "last")
+
+    def __init__(self, k: int = 6, *, tol: float = 1e-6, memory: float | str | None = None) -> None:
+        self.k = check_integer(k, "k", 1)
+        self.tol = tol
+        self.memory = memory
+        self.pairs: Eigenpairs | None = None
+        #: the eigenvectors of the start, and where the next search begins
+        self.first: Any = None
+        self._last: Any = None
+        self.angles = Angles(self)
+        self.modes = Modes(self)
+
+    def __call__(self, moment: Moment) -> Array:
+        return self.at(moment).eigenvalues
+
+    def at(self, moment: Moment) -> Eigenpairs:
+        """The pairs of a moment, computed once."""
+        if self not in moment.shared:
+            start = None
+            if moment.step and self._last is not None:  # a checkpoint may have moved it
+                start = to_device_of(self._last, moment.residual)
+            pairs = eigsh(
+                moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory, start=start
+            )
+            if self.first is None or moment.step == 0:
+                self.first = pairs.eigenvectors
+            self.first = to_device_of(self.first, pairs.eigenvectors)
+            self._last = pairs.start
+            self.pairs = pairs
+            moment.shared[self] = pairs
+        return moment.shared[self]
+
+    def state(self) -> dict[str, Array]:
+        """The eigenvectors of the start, and where the next search begins."""
+        return {"first": self.first, "last": self._last}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.first = arrays["first"]
+        self._last = arrays["last"]
+
+
+class _OfPairs:
+    """An observer of the pairs that a :class:`TopEigenpairs` finds."""
+
+    by_sample = TopEigenpairs.by_sample
+
+    def __init__(self, top: TopEigenpairs) -> None:
+        self.top = top
+
+    def state(self) -> dict[str, Array]:
+        return self.top.state()
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        self.top.restore(arrays)
+
+
+class Angles(_OfPairs):
+    """How far the leading eigenvectors have turned: principal angles to those of the start."""
+
+    name = "eigenvector_angles"
+
+    def __call__(self, moment: Moment) -> Array:
+        now = self.top.at(moment).eigenvectors
+        return angles_between(self.top.first, now, moment.space)
+
+
+def angles_between(U: Array, V: Array, space: RowDistribution) -> Array:
+    """:func:`opflow.spectral.principal_angles`, also of columns with sharded rows."""
+    if space.sharded:  # both in coordinates of an orthonormal basis of their sum
+        both = space.qr(namespace(V).concatenate([U, V], axis=1))[1]
+        return principal_angles(both[:, : U.shape[1]], both[:, U.shape[1] :])
+    return principal_angles(U, V)
+
+
+class Modes(_OfPairs):
+    """The residual on the eigenvectors of the start."""
+
+    name = "modes"
+
+    def __call__(self, moment: Moment) -> Array:
+        self.top.at(moment)
+        modes = moment.space.gram(self.top.first, moment.residual.reshape(-1))
+        return to_host(modes).astype(np.float64)

@@ -1,0 +1,63 @@
+"""An observer of the gates: how many have flipped."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from opflow.dynamics.observe.moment import Moment
+from opflow.machine.arrays import Array, namespace, to_device_of, to_host
+from opflow.machine.workspace import row_slices
+from opflow.operators.gates import pack
+
+
+class GateFlips:
+    """Gates that changed since the last observation, one count a layer.
+
+    None do in a linearised flow: the model's gates are those of the start.  Costs a forward pass
+    (2·N·P flops) and keeps N·Σn_ℓ/8 bytes.
+    """
+
+    name = "gate_flips"
+    by_sample = ("last",)
+
+    def __init__(self) -> None:
+        #: the gates of the last observation, packed layer beside layer
+        self._last: Any = None
+
+    def __call__(self, moment: Moment) -> Array:
+        now, layers = _packed(moment)
+        xp = namespace(now)
+        before = now
+        if self._last is not None and moment.step:
+            before = to_device_of(self._last, now)
+        self._last = now
+        flips = xp.zeros(len(layers), dtype=xp.int64)
+        for s in row_slices(len(now), 9 * now.shape[1]):
+            flips += xp.stack(
+                [xp.unpackbits(now[s, c] ^ before[s, c]).sum(dtype=xp.int64) for c in layers]
+            )
+        return to_host(moment.space.total(flips))
+
+    def state(self) -> dict[str, Array]:
+        """The gates of the last observation, packed layer beside layer."""
+        return {} if self._last is None else {"last": self._last}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take up what :meth:`state` gave."""
+        self._last = arrays["last"]
+
+
+def _packed(moment: Moment) -> tuple[Array, list[slice]]:
+    """The gates of all layers, eight a byte, and the columns of each layer."""
+    widths = moment.tangent.upper.widths[1:]
+    edges = np.cumsum([0, *(-(-w // 8) for w in widths)]).tolist()
+    layers = [slice(*edge) for edge in itertools.pairwise(edges)]
+    xp = namespace(moment.residual)
+    packed = xp.empty((len(moment.residual), edges[-1]), dtype=xp.uint8)
+    for s, activations in moment.tangent.forward_blocks():
+        for columns, a in zip(layers, activations[1:], strict=True):
+            packed[s, columns] = pack(a > 0)
+    return packed, layers

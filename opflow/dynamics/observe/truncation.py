@@ -1,0 +1,80 @@
+"""An observer of a truncated run: how far its fields are from the exact ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opflow.dynamics.observe.moment import Moment
+from opflow.machine.arrays import Array
+from opflow.relu.fields import Fields
+from opflow.relu.hierarchy import field_errors
+from opflow.relu.kernels import collective_kernel
+from opflow.spectral.krylov.lanczos import largest_eigenvalue
+
+
+class TruncationError:
+    """How far truncated fields are from the exact run: residual, hidden, conjugates, kernel.
+
+    Parameters
+    ----------
+    kernel : bool, default True
+        Measure the kernel too, by Lanczos.
+
+    Raises
+    ------
+    ValueError
+        When called in a run whose state is not fields, or whose samples are spread over ranks.
+
+    Notes
+    -----
+    An array of three or four numbers: ‖r_p − r‖ over the first ‖r‖; the relative distances of h
+    and of φ over all layers (:func:`opflow.hierarchy.field_errors`); ‖K_p − K‖₂/‖K‖₂ to a
+    percent.  Costs the exact fields, and up to 150 kernel products with `kernel`.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> run = of.train(
+    ...     of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
+    ...     method=of.TruncatedFlow(order=1), observe=[of.observe.TruncationError(kernel=False)],
+    ... )
+    >>> run.observations["truncation_error"].shape
+    (6, 3)
+    """
+
+    name = "truncation_error"
+
+    def __init__(self, *, kernel: bool = True) -> None:
+        self.kernel = kernel
+
+    def __call__(self, moment: Moment) -> Array:
+        if moment.space.sharded:
+            raise ValueError(
+                "TruncationError is for one machine: it compares fields sample by "
+                "sample, and comm= spreads them over ranks"
+            )
+        fields = moment.fields
+        if fields is None or moment.exact is None:
+            raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
+        exact = Fields(moment.exact, moment.inputs, finite=False)
+        r = (exact.outputs - moment.targets).astype(np.float64)
+        norm = moment.space.norm
+        if moment.step == 0:
+            self._start = float(norm(r)) or 1.0
+        errors = [float(norm(moment.residual - r)) / self._start]
+        errors += field_errors(fields, exact)
+        if self.kernel:
+            K = collective_kernel(exact)
+            gap = collective_kernel(fields) - K
+            size = largest_eigenvalue(K).value or 1.0
+            far = max(largest_eigenvalue(side).value for side in (gap, -gap))
+            errors.append(max(far, 0.0) / size)
+        return np.array(errors)
+
+    def state(self) -> dict[str, Array]:
+        """The first residual's norm."""
+        return {"start": np.array(self._start)}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take up what :meth:`state` gave."""
+        self._start = float(arrays["start"])

@@ -1,0 +1,282 @@
+"""The routes of a run, with the work and the memory of each, from shapes alone.
+
+The routes: *weights*, every layer as its weights; *eliminated*, the first layer through the Gram
+of its inputs (:mod:`opflow.dynamics.state`), formed once where it fits and pays, through X where
+it does not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+from numpy.typing import DTypeLike
+
+from opflow.dynamics.methods.descent import GradientDescent
+from opflow.dynamics.methods.method import Method
+from opflow.dynamics.methods.step_size import LANCZOS
+from opflow.evaluation.dense import dense_plan
+from opflow.machine.arrays import Data, is_sparse
+from opflow.machine.cost import machine_profile
+from opflow.operators import Cost, Gram, Operator
+from opflow.operators.algebra import as_operator, is_operator
+from opflow.operators.describe import duration, human
+from opflow.relu.fields import storage_bytes
+from opflow.relu.inputs import input_operator, is_whole
+from opflow.relu.network import ReLUNetwork
+
+#: steps that a run is taken to have where their number is not known beforehand
+STEPS = 100
+#: elimination is chosen where it takes less than this share of the time of the weights
+GAIN = 0.7
+#: or less than this share of their memory
+SMALL = 0.5
+#: bytes of the smallest workspace worth having
+LEAST_WORKSPACE = 1 << 16
+#: bytes that Python itself needs
+OVERHEAD = 1 << 20
+
+
+class Route(NamedTuple):
+    """A way to make the steps of a run.
+
+    Attributes
+    ----------
+    name : str
+        "weights" or "eliminated", and for the latter how the Gram is evaluated.
+    setup, step : Cost
+        Before the first step, and of each.
+    held : float
+        Bytes it holds at its peak, beyond X and y, with the smallest workspace.
+    """
+
+    name: str
+    setup: Cost
+    step: Cost
+    held: float
+
+    @property
+    def kind(self) -> str:
+        """Which parameters it moves: those of one kind mean nothing to the other."""
+        return self.name.split(",")[0]
+
+    def seconds(self, steps: int, dtype: DTypeLike) -> float:
+        """Time of the whole run, by the rates of :func:`opflow.machine_profile`."""
+        rates = machine_profile()
+        return rates.seconds(self.setup, dtype) + steps * rates.seconds(self.step, dtype)
+
+
+class RunShapes(NamedTuple):
+    """The shapes of a run, from which its work and its memory follow."""
+
+    network: ReLUNetwork
+    samples: int
+    #: stored entries of X
+    entries: float
+    sparse: bool
+    #: whether X is applied whole, and not by rows
+    whole: bool
+    #: whether X is an operator: its fields cannot be held but whole
+    operator: bool
+    method: Method
+
+    @property
+    def item(self) -> int:
+        """Bytes of a number."""
+        return self.network.dtype.itemsize
+
+    @property
+    def residuals(self) -> float:
+        """Bytes of a residual."""
+        return float(self.samples * self.network.outputs * self.item)
+
+    def upper(self) -> float:
+        """Parameters above the first layer."""
+        return float(self.network.parameters - self.network.weights[0].size)
+
+    def first_layer(self, passes: float) -> Cost:
+        """So many products of X, or its transpose, with as many columns as the first layer has."""
+        flops = 2 * passes * self.entries * self.network.widths[1]
+        return Cost(flops, 0.0, flops if self.sparse else 0.0)
+
+    def above(self) -> Cost:
+        """One step of the layers above the first, and entry-wise passes over all fields."""
+        fields = float(self.samples) * sum(self.network.widths[1:])
+        return Cost(6.0 * self.samples * self.upper(), (8 * fields + 6 * self.upper()) * self.item)
+
+    def cached_fields(self) -> float:
+        """Bytes of all fields."""
+        return storage_bytes(self.network, self.samples, "cached")
+
+    def krylov(self, parameters: float) -> float:
+        """Bytes of a Krylov basis and of the vectors of a product with K."""
+        vectors = max(LANCZOS, 1.5 * self.method.size)
+        return (vectors + 6) * self.residuals + 3 * parameters * self.item
+
+    def workspace(self) -> float:
+        """Bytes of the least that a row block can take, two of them at a time."""
+        net = self.network
+        row = (net.widths[0] + 5 * (1 + net.outputs) * sum(net.widths[1:])) * self.item
+        least = 2.0 * max(LEAST_WORKSPACE, row)
+        if self.sparse:  # a block of rows is copied with its indices
+            block = min(float(self.samples), least / (sum(net.widths[1:]) * self.item))
+            least += 1.5 * block / max(self.samples, 1) * self.entries * (self.item + 8)
+        return least
+
+    def kernel_product(self, storage: str) -> tuple[Cost, float]:
+        """One product with K, and the bytes held for it, the fields being held in this way."""
+        net = self.network
+        n = float(self.samples)
+        upper = n * self.upper()
+        if storage == "cached":
+            # of one output, the narrower side of every layer is scaled
+            scaled = net.outputs * sum(net.widths[1:])
+            if net.outputs == 1:
+                scaled = sum(map(min, itertools.pairwise(net.widths)))
+            work = 4 * upper + 4 * n * scaled
+        else:
+            work = 8 * upper + 4 * n * net.outputs * net.widths[-1]
+        first = self.first_layer(2)
+        if storage == "recomputed":
+            work += 4 * upper + first.flops
+        held = storage_bytes(net, self.samples, storage)
+        held += 3.0 * net.parameters * self.item + self.residuals
+        return first + Cost(work, held), held
+
+
+def run_shapes(
+    network: ReLUNetwork, X: Data, samples: int, method: Method | None = None
+) -> RunShapes:
+    """The shapes of a run; X is None where only a Gram is known."""
+    entries = 0.0 if X is None else float(samples * network.widths[0])
+    if is_sparse(X):
+        entries = float(X.nnz)
+    elif is_operator(X):
+        entries = as_operator(X).cost(1).flops / 2
+    return RunShapes(
+        network,
+        samples,
+        entries,
+        is_sparse(X),
+        is_whole(X),
+        is_operator(X),
+        method or GradientDescent(),
+    )
+
+
+def possible_routes(
+    shapes: RunShapes, X: Data, kernel: Operator | None, eliminate: bool | None
+) -> list[Route]:
+    """The routes that the arguments allow; a kernel stands in the place of the Gram of X."""
+    routes = []
+    if kernel is None and not eliminate:
+        routes.append(weight_route(shapes))
+    if kernel is not None:
+        routes += eliminated_routes(shapes, kernel, given=True, weights=X is None)
+    elif eliminate is not False:
+        gram = Gram(input_operator(X))
+        routes += eliminated_routes(shapes, gram, given=False, weights=True)
+    return routes
+
+
+def weight_route(shapes: RunShapes) -> Route:
+    """All layers as weights."""
+    net = shapes.network
+    item = shapes.item
+    first = float(net.weights[0].size) * item
+    hidden = float(shapes.samples) * net.widths[1] * item
+    step = shapes.above() + shapes.first_layer(2) + Cost(0.0, 6.0 * first)
+    held = (4 + shapes.method.extra) * net.parameters * item + first
+    if shapes.whole:  # h¹, and both operands of a whole product
+        held += 2 * hidden + 2 * first
+    if shapes.method.frozen:
+        frozen = shapes.krylov(net.parameters)
+        if shapes.whole:
+            frozen += 2 * hidden
+        if shapes.operator:
+            frozen += shapes.cached_fields()
+        held = max(held, frozen)
+    held += 3 * shapes.residuals + shapes.workspace() + OVERHEAD
+    held += shapes.method.kept * shapes.cached_fields()
+    return Route("weights", Cost(0.0, 0.0), step, held)
+
+
+def eliminated_routes(
+    shapes: RunShapes, gram: Operator, *, given: bool, weights: bool
+) -> list[Route]:
+    """The first layer through its Gram, as it is and dense.
+
+    `given` says that the Gram is a kernel of its own, `weights` that W¹ is wanted in the end.
+    """
+    net = shapes.network
+    item = shapes.item
+    width = net.widths[1]
+    n = float(shapes.samples)
+    hidden = n * width * item
+    extra = shapes.method.extra
+    held = (5 + extra) * hidden + (4 + extra) * shapes.upper() * item
+    if weights:  # W¹ as it comes out, and what forms it
+        held += 2.0 * net.weights[0].size * item
+    if shapes.method.frozen:
+        frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
+        held = max(held, frozen)
+    held += 3 * shapes.residuals + shapes.workspace() + OVERHEAD
+    if given:
+        name = "Gram as given"
+        through = gram.cost(width)
+        between = 2 * hidden
+    else:
+        name = "factored Gram"
+        through = shapes.first_layer(2) + Cost(0.0, 2 * hidden)
+        # Xᵀ C, of which a sparse X takes a few columns at a time
+        between = float(net.widths[0] * (32 if shapes.sparse else width) * item)
+    square = n * n * item
+    forming, most = dense_plan(gram)[2:]
+    nothing = Cost(0.0, 0.0)
+    dense = shapes.above() + Cost(2.0 * n * n * width, square)
+    return [
+        Route(f"eliminated, {name}", nothing, shapes.above() + through, held + between),
+        Route("eliminated, dense Gram", forming, dense, held + max(most, square)),
+    ]
+
+
+def best(routes: list[Route], steps: int, dtype: DTypeLike) -> Route:
+    """The fastest; but weights, which are what is wanted in the end, unless the gain is clear."""
+    seconds = {r.name: r.seconds(steps, dtype) for r in routes}
+    fastest = min(routes, key=lambda r: seconds[r.name])
+    near = [r for r in routes if GAIN * seconds[r.name] <= seconds[fastest.name]]
+    for weights in near:
+        if weights.name == "weights":
+            least = min(near, key=lambda r: r.held)
+            return least if least.held < SMALL * weights.held else weights
+    return fastest
+
+
+def chosen_first(routes: list[Route], chosen: Route) -> list[Route]:
+    """All routes, the one that is taken before the others."""
+    return sorted(routes, key=lambda r: r is not chosen)
+
+
+def steps_expected(steps: int | None) -> int:
+    """The number of steps by which routes are compared."""
+    return STEPS if steps is None else max(steps, 1)
+
+
+def explain(routes: list[Route], dtype: DTypeLike, steps: int | None, budget: float) -> str:
+    """The routes as a table for people, the one that is taken first."""
+    count = steps_expected(steps)
+    lines = [
+        f"{'route':26}{'set-up':>12}{'a step':>12}{'moved':>10}{'held':>10}{f'{count} steps':>14}"
+    ]
+    for i, r in enumerate(routes):
+        mark = ""
+        if r.held > budget:
+            mark = "  over the budget"
+        elif i == 0:
+            mark = "  chosen"
+        lines.append(
+            f"{r.name:26}{human(r.setup.flops, 'flop'):>12}{human(r.step.flops, 'flop'):>12}"
+            f"{human(r.step.bytes, 'B', 1024):>10}{human(r.held, 'B', 1024):>10}"
+            f"{duration(r.seconds(count, dtype)):>14}{mark}"
+        )
+    return "\n".join(lines)
