@@ -9,25 +9,25 @@ import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.machine.arrays import Data, is_array, is_rows, is_sparse, module_name, namespace
+from opflow.machine.arrays import Array, Data, is_array, is_rows, is_sparse, module_name, namespace
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Operator
-from opflow.operators.rules import as_operator, is_operator
+from opflow.operators.rules import converted, is_operator
 
 
-@as_operator.register(Operator)
-def _ours(x: Operator, *, symbol: str | None = None) -> Operator:
+@converted.register(Operator)
+def _ours(x: Operator, symbol: str | None) -> Operator:
     return x
 
 
-@as_operator.register(pylops.LinearOperator)
-@as_operator.register(spla.LinearOperator)
-def _of_another_library(x: Any, *, symbol: str | None = None) -> Operator:
+@converted.register(pylops.LinearOperator)
+@converted.register(spla.LinearOperator)
+def _of_another_library(x: object, symbol: str | None) -> Operator:
     return External(x, symbol=symbol)
 
 
-@as_operator.register(object)
-def _stored(x: Data, *, symbol: str | None = None) -> Operator:
+@converted.register(object)
+def _stored(x: Data, symbol: str | None) -> Operator:
     if isinstance(getattr(x, "operator", None), Operator):  # one for PyLops-MPI, made of ours
         return x.operator
     if is_rows(x):
@@ -51,7 +51,9 @@ class External(Operator):
         dtype = np.dtype(op.dtype if op.dtype is not None else np.float64).newbyteorder("=")
         if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
-        self.op, self.self_adjoint = op, self_adjoint
+        self.op = op
+        self.self_adjoint = self_adjoint
+        # SciPy's have neither dims nor a name
         dims = getattr(op, "dims", None)
         super().__init__(
             (int(op.shape[0]), int(op.shape[1])),
@@ -62,14 +64,14 @@ class External(Operator):
         )
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Array | None:
         """An array of its own on a device, if there is one: the operator is then there."""
         return _device_array(self.op)
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         return self._block_product(self.op.matmat, X, self.shape[0])
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         if self.self_adjoint:
             return self._matmat(X)
         try:
@@ -82,20 +84,19 @@ class External(Operator):
                 f"{self.symbol} of shape {self.shape} has no adjoint: give it rmatvec or rmatmat"
             ) from error
 
-    def _block_product(self, product: Callable[[Any], Any], X: Any, height: int) -> Any:
-        dtype, shape = self._working(X), (height, X.shape[1])
+    def _block_product(self, product: Callable[[Array], Array], X: Array, height: int) -> Array:
+        shape = (height, X.shape[1])
         if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
-            return namespace(X).empty(shape, dtype=dtype)
-        return product(X).reshape(shape).astype(dtype, copy=False)
+            return namespace(X).empty(shape, dtype=X.dtype)
+        return product(X).reshape(shape).astype(X.dtype, copy=False)
 
 
-def _device_array(op: Any) -> Any:
+def _device_array(op: object) -> Array | None:
     """An array on a device among the attributes of an operator of another library."""
-    for part in getattr(op, "__dict__", {}).values():
+    for part in vars(op).values():
         for value in part if isinstance(part, tuple | list) else [part]:
-            found = value if is_array(value) or is_sparse(value) else None
             if is_operator(value):
-                found = _device_array(value)
-            if found is not None and module_name(found) != "numpy":
-                return found
+                value = _device_array(value)
+            if (is_array(value) or is_sparse(value)) and module_name(value) != "numpy":
+                return value
     return None

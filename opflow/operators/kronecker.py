@@ -6,35 +6,30 @@ samples of every unit by A.
 
 from __future__ import annotations
 
-from typing import Any
-
-from opflow.machine.arrays import namespace
-from opflow.machine.workspace import op_namespace
+from opflow.machine.arrays import Array, Data, Index, namespace
+from opflow.machine.cost import Cost
+from opflow.operators.diagonal import entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
-from opflow.operators.operator import Cost, Operator
+from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
 
 
-class _Lift(Operator):
-    """What the two lifts share: an operand, its tags, and a number of copies."""
+class KroneckerIdentity(Operator):
+    """What the two lifts share: an operator, its tags, and a number of copies of it."""
 
-    def __init__(self, op: Any, copies: int, name: str, samples_first: bool) -> None:
+    def __init__(self, op: Data, copies: int, name: str, samples_first: bool) -> None:
         if not copies >= 1:
             raise ValueError(f"{name} must be at least 1, not {copies}")
-        self.op, self.copies = as_operator(op), int(copies)
+        self.op = as_operator(op)
+        self.copies = int(copies)
         m, n = self.op.shape
-        order = (
-            (lambda size: (self.copies, size))
-            if samples_first
-            else (lambda size: (size, self.copies))
-        )
         super().__init__(
             (m * self.copies, n * self.copies),
             self.op.dtype,
             symmetric=self.op.symmetric,
             psd=self.op.psd,
-            dims=order(n),
-            dimsd=order(m),
+            dims=(self.copies, n) if samples_first else (n, self.copies),
+            dimsd=(self.copies, m) if samples_first else (m, self.copies),
         )
 
     @property
@@ -45,7 +40,10 @@ class _Lift(Operator):
         return self.op.cost(columns * self.copies)
 
 
-class SampleLift(_Lift):
+entries_are_cheap.register(KroneckerIdentity, cheap_in_operands)
+
+
+class SampleLift(KroneckerIdentity):
     """``I_N ⊗ W``: apply `W` to every sample of a field.
 
     Parameters
@@ -66,37 +64,38 @@ class SampleLift(_Lift):
     array([3., 7.])
     """
 
-    def __init__(self, W: Any, samples: int) -> None:
+    def __init__(self, W: Data, samples: int) -> None:
         super().__init__(W, samples, "samples", samples_first=True)
 
     @property
     def symbol(self) -> str:
         return f"(I ⊗ {self.op._factor_symbol})"
 
-    def _each_sample(self, product: Any, X: Any) -> Any:
-        c = X.shape[1]
-        by_unit = X.reshape(self.copies, -1, c).transpose(1, 0, 2)
-        out = product(by_unit.reshape(by_unit.shape[0], -1))
-        return out.reshape(-1, self.copies, c).transpose(1, 0, 2).reshape(-1, c)
+    def _by_unit(self, X: Array) -> Array:
+        """A field (N, n) as a block of N vectors of n numbers, for each column."""
+        by_unit = X.reshape(self.copies, -1, X.shape[1]).transpose(1, 0, 2)
+        return by_unit.reshape(by_unit.shape[0], -1)
 
-    def _matmat(self, X: Any) -> Any:
-        return self._each_sample(self.op.matmat, X)
+    def _by_sample(self, X: Array, columns: int) -> Array:
+        return X.reshape(-1, self.copies, columns).transpose(1, 0, 2).reshape(-1, columns)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self._each_sample(self.op.rmatmat, X)
+    def _matmat(self, X: Array) -> Array:
+        return self._by_sample(self.op._matmat(self._by_unit(X)), X.shape[1])
 
-    def _diagonal(self) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
+        return self._by_sample(self.op._rmatmat(self._by_unit(X)), X.shape[1])
+
+    def _diagonal(self) -> Array:
         d = self.op.diagonal()
         return namespace(d).tile(d, self.copies)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
+    def _block(self, rows: Index, cols: Index) -> Array:
         m, n = self.op.shape
-        xp = op_namespace(self)
-        i, j = xp.arange(self.shape[0])[rows], xp.arange(self.shape[1])[cols]
-        return self.op._block(i % m, j % n) * (i[:, None] // m == j // n)
+        i, j = entry_indices(self, rows, cols)
+        return self.op._block(i[:, 0] % m, j % n) * (i // m == j // n)
 
 
-class FeatureLift(_Lift):
+class FeatureLift(KroneckerIdentity):
     """``A ⊗ I_n``: mix the samples of a field by `A`, the same for every unit.
 
     Parameters
@@ -116,26 +115,23 @@ class FeatureLift(_Lift):
     array([4., 6.])
     """
 
-    def __init__(self, A: Any, features: int) -> None:
+    def __init__(self, A: Data, features: int) -> None:
         super().__init__(A, features, "features", samples_first=False)
 
     @property
     def symbol(self) -> str:
         return f"({self.op._factor_symbol} ⊗ I)"
 
-    def _matmat(self, X: Any) -> Any:
-        return self.op.matmat(X.reshape(self.op.shape[1], -1)).reshape(-1, X.shape[1])
+    def _matmat(self, X: Array) -> Array:
+        return self.op._matmat(X.reshape(self.op.shape[1], -1)).reshape(-1, X.shape[1])
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self.op.rmatmat(X.reshape(self.op.shape[0], -1)).reshape(-1, X.shape[1])
+    def _rmatmat(self, X: Array) -> Array:
+        return self.op._rmatmat(X.reshape(self.op.shape[0], -1)).reshape(-1, X.shape[1])
 
-    def _diagonal(self) -> Any:
+    def _diagonal(self) -> Array:
         return self.op.diagonal().repeat(self.copies)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        xp, n = op_namespace(self), self.copies
-        i, j = xp.arange(self.shape[0])[rows], xp.arange(self.shape[1])[cols]
-        return self.op._block(i // n, j // n) * (i[:, None] % n == j % n)
-
-
-entries_are_cheap.register(_Lift, cheap_in_operands)
+    def _block(self, rows: Index, cols: Index) -> Array:
+        i, j = entry_indices(self, rows, cols)
+        n = self.copies
+        return self.op._block(i[:, 0] // n, j // n) * (i % n == j % n)

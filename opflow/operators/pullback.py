@@ -7,13 +7,12 @@ and keep symmetry and positive semidefiniteness.
 
 from __future__ import annotations
 
-from typing import Any
-
+from opflow.machine.arrays import Data
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator, compose
 
 
-def pullback(B: Any, J: Any, J2: Any = None) -> Operator:
+def pullback(B: Data, J: Data, J2: Data | None = None) -> Operator:
     r"""The lazy pullback ``Jᵀ B J2``.
 
     Parameters
@@ -40,7 +39,7 @@ def pullback(B: Any, J: Any, J2: Any = None) -> Operator:
     return compose(J.H, as_operator(B), J if J2 is None else as_operator(J2))
 
 
-def pushforward(B: Any, J: Any, J2: Any = None) -> Operator:
+def pushforward(B: Data, J: Data, J2: Data | None = None) -> Operator:
     r"""The lazy pushforward ``J B J2ᵀ``.
 
     Parameters

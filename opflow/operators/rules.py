@@ -18,14 +18,14 @@ from opflow.machine.arrays import Data, is_array, is_sparse
 
 if TYPE_CHECKING:
     from opflow.operators.operator import Operator
+_OPERATORS = (pylops.LinearOperator, spla.LinearOperator)
 
 
 def is_operator(x: object) -> bool:
     """Whether `x` is a linear operator of opflow, PyLops or SciPy."""
-    return isinstance(x, pylops.LinearOperator | spla.LinearOperator)
+    return isinstance(x, _OPERATORS)
 
 
-@singledispatch
 def as_operator(x: Data, *, symbol: str | None = None) -> Operator:
     """An opflow operator from an array, a sparse matrix or any PyLops or SciPy operator.
 
@@ -43,6 +43,13 @@ def as_operator(x: Data, *, symbol: str | None = None) -> Operator:
     >>> (D.T @ of.Identity(4) @ D).psd
     True
     """
+    # not called through its wrapper: a warning about `x` belongs to the line that gave it
+    return converted.dispatch(type(x))(x, symbol)
+
+
+@singledispatch
+def converted(x: Data, symbol: str | None) -> Operator:
+    """:func:`as_operator`, class by class."""
     raise NotImplementedError
 
 
@@ -54,18 +61,18 @@ def as_term(x: Data) -> Operator | None:
 
 
 @singledispatch
-def add(first: Operator, *others: Operator) -> Operator:
+def add(first: pylops.LinearOperator, *others: Operator) -> Operator:
     """The lazy sum of operators of one shape."""
     raise NotImplementedError
 
 
 @singledispatch
-def compose(first: Operator, *others: Operator) -> Operator:
+def compose(first: pylops.LinearOperator, *others: Operator) -> Operator:
     """The lazy product of operators, left to right as written."""
     raise NotImplementedError
 
 
-def scale(scalar: Any, op: Operator) -> Operator:
+def scale(scalar: Any, op: pylops.LinearOperator) -> Operator:
     """The lazy multiple of an operator by a real number."""
     if isinstance(scalar, complex | np.complexfloating):
         raise TypeError("an operator is scaled by a real number, not by a complex one")
@@ -79,7 +86,7 @@ def multiple(op: Operator, scalar: float) -> Operator:
 
 
 @singledispatch
-def adjoint(op: Operator) -> Operator:
+def adjoint(op: pylops.LinearOperator) -> Operator:
     """The lazy adjoint; a symmetric operator is its own."""
     raise NotImplementedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from opflow.machine.arrays import Array, Data, Index
 from opflow.machine.ranks import Sharded
 from opflow.operators.entries import (
     cheap_in_operands,
@@ -37,7 +38,7 @@ class ShardedRows(Operator):
     product.
     """
 
-    def __init__(self, local: Any, space: Sharded, outputs: int = 1) -> None:
+    def __init__(self, local: Data, space: Sharded, outputs: int = 1) -> None:
         self.local = as_operator(local)
         rows = space.size * outputs
         if self.local.shape[0] != space.here(rows):
@@ -60,16 +61,16 @@ class ShardedRows(Operator):
         """Of this rank, without the communication."""
         return self.local.cost(columns)
 
-    def _matmat(self, X: Any) -> Any:
-        return self.local.matmat(X)
+    def _matmat(self, X: Array) -> Array:
+        return self.local._matmat(X)
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self.space.total(self.local.rmatmat(X))
+    def _rmatmat(self, X: Array) -> Array:
+        return self.space.total(self.local._rmatmat(X))
 
-    def rows(self, index: Any) -> NoReturn:
+    def rows(self, index: Index) -> NoReturn:
         raise ValueError(
-            "an operator with sharded rows has no entries to give: it knows products, the "
-            "diagonal and the trace"
+            "entries of an operator with sharded rows are not available: only products, "
+            "diagonal() and trace() are"
         )
 
 
