@@ -32,7 +32,7 @@ MISTAKES = [
     ("operators/kronecker.py", "namespace(d).tile(d, self.copies)",
      "namespace(d).tiled(d, self.copies)",
      "cupy has no tiled"),
-    ("operators/khatri_rao.py", 'out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)',
+    ("operators/row_products.py", 'out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)',
      'xp.einsum("bn,bcn->bc", factor, pushed, out=out[rows])', "'out'"),
     ("evaluation/gram_side.py", "times = xp.multiply if", "times = xp.multiplied if",
      "cupy has no multiplied"),
