@@ -63,24 +63,22 @@ class Fields:
 
     Notes
     -----
-    With ℓ = 1..L and index 0 of every list being ℓ = 1, except `activations`, whose index 0 is
-    the input:
+    Index 0 of every list is ℓ = 1, except of `activations`, whose index 0 is the input.
 
     * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and held, N·Σn_ℓ numbers;
-      "packed" holds those below the top layer and the gates of the top at one bit each, and
-      "recomputed" nothing: a product then pays another forward pass each way.  Asked for as a
-      list, they are computed anew where they are not held, and not kept;
-    * `preactivations` h^ℓ (N, n_ℓ): recomputed from the activations on first use, then kept;
-    * `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: read off the activations on first use, then kept;
-    * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: computed on first
-      use (2·N·k·(P − P_1) flops), then kept;
+      "packed" holds those below the top layer and the gates of the top at one bit each,
+      "recomputed" nothing: a product then pays another forward pass each way.
+    * `preactivations` h^ℓ (N, n_ℓ), `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: from the activations.
+    * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: 2·N·k·(P − P_1)
+      flops.
     * `outputs` f (N, k).
 
+    All but the activations are computed on first use, then kept; `nbytes` counts what is held at
+    the moment, without the input.  Fields are immutable: on the host their arrays are read-only.
+
     Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates;
-    with one hidden layer and one output, packed gates are the conjugates, and where gate products
-    are to be had a kernel is made of them.
-    `nbytes` counts what is held at the moment, without the input.  Fields are
-    immutable: on the host their arrays are read-only.
+    with one hidden layer and one output, packed gates are the conjugates, and a kernel is made of
+    them where gate products are available.
 
     Examples
     --------
