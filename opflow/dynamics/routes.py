@@ -21,9 +21,9 @@ from opflow.machine.cost import machine_profile
 from opflow.operators import Cost, Gram, Operator
 from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import duration, human
-from opflow.relu.fields import storage_bytes
 from opflow.relu.inputs import input_operator, is_whole
 from opflow.relu.network import ReLUNetwork
+from opflow.relu.storage import storage_bytes
 
 #: steps that a run is taken to have where their number is not known beforehand
 STEPS = 100

@@ -7,53 +7,41 @@ as memory allows; everything else follows from them on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, check_integer, locked, module_name, namespace
+from opflow.machine.arrays import (
+    Array,
+    Data,
+    Index,
+    check_integer,
+    locked,
+    module_name,
+    namespace,
+)
 from opflow.machine.ranks import LOCAL, RowDistribution, same, space_of, together
 from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import parse_memory, row_slices
+from opflow.operators import Operator
 from opflow.operators.gates import pack, unpack
 from opflow.operators.rules import is_operator
-from opflow.relu.inputs import check_inputs, first_hidden, input_rows
+from opflow.relu.inputs import RowHidden, StoredHidden, check_inputs, first_hidden, input_rows
 from opflow.relu.passes import (
     blocks,
     forward,
     lower_conjugates,
     preactivation,
+    top_conjugate,
 )
+from opflow.relu.storage import STORAGES, storage_within
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
 
-#: how activations are held, fastest products first
-STORAGES = ("cached", "packed", "recomputed")
 #: flops that take the time of packing one gate
 PACKING = 50.0
-
-
-def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
-    """What the fields hold of activations in a storage, and of conjugates once cached."""
-    *lower, top = network.widths[1:]
-    item, n = network.dtype.itemsize, float(samples)
-    return {
-        "cached": n * (1 + network.outputs) * (sum(lower) + top) * item,
-        "packed": n * (sum(lower) * item + -(-top // 8)),
-        "recomputed": 0.0,
-    }[storage]
-
-
-def storage_within(network: ReLUNetwork, samples: int, budget: float) -> str:
-    """The storage with the fastest products that fits `budget` bytes.
-
-    With one hidden layer there is no chain of GEMMs to save: packed is as fast as cached.
-    """
-    ranked = STORAGES if network.depth > 1 else STORAGES[1:]
-    return next(s for s in ranked if storage_bytes(network, samples, s) <= max(budget, 0.0))
 
 
 class Fields:
@@ -69,30 +57,28 @@ class Fields:
     memory : float or str, optional
         Bytes the fields may hold (``"4GB"``): the storage with the fastest products that fits.
     finite : bool, default True
-        Make sure that X is, one pass over it; not needed for an X that has been checked.
+        Check in one pass that X is finite; not needed for an X that has been checked.
     comm : mpi4py.MPI.Comm or Sharded, optional
         X is this rank's rows of the inputs, and kernels are of the samples of all ranks.
 
     Notes
     -----
-    With ℓ = 1..L and index 0 of every list being ℓ = 1, except `activations`, whose index 0 is
-    the input:
+    Index 0 of every list is ℓ = 1, except of `activations`, whose index 0 is the input.
 
     * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and held, N·Σn_ℓ numbers;
-      "packed" holds those below the top layer and the gates of the top at one bit each, and
-      "recomputed" nothing: a product then pays another forward pass each way.  Asked for as a
-      list, they are computed anew where they are not held, and not kept;
-    * `preactivations` h^ℓ (N, n_ℓ): recomputed from the activations on first use, then kept;
-    * `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: read off the activations on first use, then kept;
-    * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: computed on first
-      use (2·N·k·(P − P_1) flops), then kept;
+      "packed" holds those below the top layer and the gates of the top at one bit each,
+      "recomputed" nothing: a product then pays another forward pass each way.
+    * `preactivations` h^ℓ (N, n_ℓ), `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: from the activations.
+    * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: 2·N·k·(P − P_1)
+      flops.
     * `outputs` f (N, k).
 
+    All but the activations are computed on first use, then kept; `nbytes` counts what is held at
+    the moment, without the input.  Fields are immutable: on the host their arrays are read-only.
+
     Kernels of "packed" and "recomputed" fields take the transport route and keep no conjugates;
-    with one hidden layer and one output, packed gates are the conjugates, and where gate products
-    are to be had a kernel is made of them.
-    `nbytes` counts what is held at the moment, without the input.  Fields are
-    immutable: on the host their arrays are read-only.
+    with one hidden layer and one output, packed gates are the conjugates, and a kernel is made of
+    them where gate products are available.
 
     Examples
     --------
@@ -106,131 +92,142 @@ class Fields:
     #: whether the fields follow from the network's weights, and may be recomputed from them
     derived = True
     #: the Gram of the inputs, where that is all that is known of them
-    gram: Any = None
+    gram: Operator | None = None
     #: how the samples are held: all here, or some by every rank
     space: RowDistribution = LOCAL
+    storage = "cached"
+    inputs: Data
+    #: the activations that are held, θ^L packed in the place of a^L if the storage is "packed"
+    _kept: list[Array]
 
     def __init__(
         self,
         network: ReLUNetwork,
-        X: Any,
+        X: Data,
         *,
         storage: str | None = None,
         memory: float | str | None = None,
         finite: bool = True,
         comm: Any = None,
     ) -> None:
-        self.network, self.inputs = (
-            network,
-            together(comm, lambda: check_inputs(X, network, finite=finite, empty=comm is not None)),
+        if storage not in (None, *STORAGES):
+            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
+        self.network = network
+        self.inputs = together(
+            comm, lambda: check_inputs(X, network, finite=finite, empty=comm is not None)
         )
         same(comm, network.digest, "network")
         self.space = space_of(comm, self.inputs.shape[0])
         self.samples = int(self.inputs.shape[0])
-        if storage not in (None, *STORAGES):
-            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, not {storage!r}")
         if storage is None and memory is not None:
             budget = parse_memory(memory, module_name(network.readout))
             storage = storage_within(network, self.samples, budget)
-        self.storage = "cached" if storage is None or is_operator(X) else storage
-        self._kept = self._held(first_hidden(network, self.inputs))
+        if storage is not None and not is_operator(X):
+            self.storage = storage
+        self._kept = self._held(first_hidden(network, self.inputs), self.storage)
 
-    def _held(self, first: Any, storage: str | None = None) -> list[Any]:
+    def _held(self, first: RowHidden | StoredHidden, storage: str) -> list[Array]:
         """What a storage keeps of ``[a^1, …, a^L]``."""
-        net, xp, n = self.network, namespace(self.network.readout), self.samples
-        storage = storage or self.storage
         if storage == "recomputed":
             return []
-        kept = [xp.empty((n, width), dtype=net.dtype) for width in net.widths[1:]]
+        net = self.network
+        xp = namespace(net.readout)
         packed = storage == "packed"
+        kept = [xp.empty((self.samples, width), dtype=net.dtype) for width in net.widths[1:]]
         if packed:
-            kept[-1] = xp.empty((n, -(-net.widths[-1] // 8)), dtype=xp.uint8)
+            kept[-1] = xp.empty((self.samples, -(-net.widths[-1] // 8)), dtype=xp.uint8)
 
         def fill(samples: slice) -> None:
             for s in blocks(net, samples, 0, first.data):
-                places = [None if packed and a is kept[-1] else a[s] for a in kept]
+                places = [a[s] for a in kept]
+                if packed:
+                    places[-1] = None
                 activations = forward(net, first.read(s, places[0])[1], out=places)
                 if packed:
                     kept[-1][s] = pack(activations[-1] > 0)
 
-        over_rows(n, fill, 2.0 * n * net.parameters, first.data)
+        over_rows(self.samples, fill, 2.0 * self.samples * net.parameters, first.data)
         return [locked(a) for a in kept]
 
     @classmethod
     def from_state(
-        cls, network: ReLUNetwork, X: Any, preactivations: list[Any], psi: list[Any]
+        cls, network: ReLUNetwork, X: Data, preactivations: list[Array], psi: list[Array]
     ) -> Fields:
         """Fields that are a state of their own: a and θ from h, φ = θ ∘ ψ; X is not checked.
 
         `preactivations` [h^1, …, h^L] is referenced; `psi` is [ψ^1, …, ψ^L], each (N, k, n_ℓ).
         """
         self = object.__new__(cls)
-        xp = namespace(network.readout)
-        middle = 0 if network.outputs == 1 else slice(None)
-        self.network, self.inputs, self.derived = network, X, False
-        self.samples, self.storage = int(X.shape[0]), "cached"
+        self.network = network
+        self.inputs = X
+        self.derived = False
+        self.samples = int(X.shape[0])
         self.preactivations = preactivations
-        self._kept = [locked(xp.maximum(h, 0)) for h in preactivations]
-        self.conjugates = [
-            locked((psi_l * (h > 0)[:, None, :])[:, middle])
-            for psi_l, h in zip(psi, preactivations, strict=True)
-        ]
+        self._kept = [locked(namespace(h).maximum(h, 0)) for h in preactivations]
+        self.conjugates = []
+        for psi_l, h in zip(psi, preactivations, strict=True):
+            phi = psi_l * (h > 0)[:, None, :]
+            self.conjugates.append(locked(phi[:, 0] if network.outputs == 1 else phi))
         self.lower_conjugates = self.conjugates[:-1]
         return self
 
     @classmethod
-    def from_hidden(cls, network: ReLUNetwork, first: Any, samples: int, gram: Any) -> Fields:
-        """Fields from a pass that gives h^1, where the inputs are known by their Gram alone."""
+    def from_hidden(
+        cls, network: ReLUNetwork, first: StoredHidden, samples: int, gram: Operator
+    ) -> Fields:
+        """Fields from h^1, where the inputs are known by their Gram alone."""
         self = object.__new__(cls)
-        self.network, self.inputs, self.gram = network, None, gram
-        self.samples, self.storage = samples, "cached"
-        self._kept = self._held(first)
+        self.network = network
+        self.inputs = None
+        self.gram = gram
+        self.samples = samples
+        self._kept = self._held(first, self.storage)
         return self
 
     @property
-    def activations(self) -> list[Any]:
+    def activations(self) -> list[Data]:
         """``[X, a^1, …, a^L]``, each (N, n_ℓ)."""
-        net, kept = self.network, self._kept
-        if self.storage != "cached":
-            kept = self._held(first_hidden(net, self.inputs), "cached")
-        return [self.inputs, *kept]
+        if self.storage == "cached":
+            return [self.inputs, *self._kept]
+        return [self.inputs, *self._held(first_hidden(self.network, self.inputs), "cached")]
 
-    def rows(self, index: Any, inputs: bool = True) -> list[Any]:
+    def rows(self, index: Index, inputs: bool = True) -> list[Data]:
         """``[X, a^1, …]`` of some samples; zeros and ones of θ^L for a^L where that is packed.
 
         Without `inputs` None for X, unless it is needed for the others.
         """
         if self.storage == "recomputed":
             below = input_rows(self.inputs, index)
-            return [below, *forward(self.network, preactivation(self.network, 1, below))[1:]]
+            return forward(self.network, preactivation(self.network, 1, below), below)
         kept = [a[index] for a in self._kept]
         if self.storage == "packed":
             kept[-1] = unpack(kept[-1], self.network.widths[-1])
-        whole = self.inputs is None or is_operator(self.inputs)
-        return [None if whole or not inputs else input_rows(self.inputs, index), *kept]
+        if not inputs or self.inputs is None or is_operator(self.inputs):
+            return [None, *kept]
+        return [input_rows(self.inputs, index), *kept]
 
     @cached_property
-    def preactivations(self) -> list[Any]:
+    def preactivations(self) -> list[Array]:
         """``[h^1, …, h^L]``, each (N, n_ℓ)."""
         return [locked(h) for h in self.hidden()]
 
-    def hidden(self) -> list[Any]:
+    def hidden(self) -> list[Array]:
         """``[h^1, …, h^L]`` computed anew, for the caller to write to."""
-        net, X = self.network, self.inputs
+        net = self.network
         found = [preactivation(net, i, a) for i, a in enumerate(self.activations[1:-1], start=2)]
-        first = first_hidden(net, X)
+        first = first_hidden(net, self.inputs)
         h = namespace(net.readout).empty((self.samples, net.widths[1]), dtype=net.dtype)
-        for s in blocks(net, self.samples, 0, X):
+        for s in blocks(net, self.samples, 0, first.data):
             first.read(s, h[s])
         return [h, *found]
 
     @cached_property
-    def gates(self) -> list[Any]:
+    def gates(self) -> list[Array]:
         """``[θ^1, …, θ^L]``, each (N, n_ℓ) bool."""
         return [locked(a > 0) for a in self.activations[1:]]
 
     @property
-    def top_bits(self) -> Any:
+    def top_bits(self) -> Array:
         """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
         if self.storage == "packed":
             return self._kept[-1]
@@ -259,53 +256,45 @@ class Fields:
         return locked(out)
 
     @cached_property
-    def conjugates(self) -> list[Any]:
+    def conjugates(self) -> list[Array]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
-        xp = namespace(self.network.readout)
-        widest = self.network.depth - 1
-
-        def top(rows: list[Any], seed: Any, out: list[Any]) -> None:
-            gates = rows[-1] > 0
-            xp.multiply(seed, gates if seed.ndim == 2 else gates[:, None], out=out[0])
-
-        return [*self.lower_conjugates, *self._conjugates(slice(widest, None), top)]
+        return [*self.lower_conjugates, *self._conjugates(slice(-1, None), top_conjugate)]
 
     @cached_property
-    def lower_conjugates(self) -> list[Any]:
+    def lower_conjugates(self) -> list[Array]:
         """``[φ^1, …, φ^{L-1}]``, without the top one, which is no more than its gates."""
         if self.network.depth == 1:
             return []
-        return self._conjugates(slice(-1), partial(lower_conjugates, self.network))
+        return self._conjugates(slice(-1), lower_conjugates)
 
-    def conjugate(self, layer: int) -> Any:
+    def conjugate(self, layer: int) -> Array:
         """φ^ℓ as a matrix (N·k, n_ℓ); those of the top layer are computed only if asked for."""
         phi = (self.conjugates if layer == self.network.depth else self.lower_conjugates)[layer - 1]
         return phi.reshape(-1, phi.shape[-1])
 
-    def _conjugates(
-        self, layers: slice, work: Callable[[list[Any], Any, list[Any]], None]
-    ) -> list[Any]:
-        """Conjugates of some layers, which `work` fills in by row blocks."""
+    def _conjugates(self, layers: slice, write: Callable[..., None]) -> list[Array]:
+        """Conjugates of some layers, which `write` computes for a row block."""
         assert self.derived
         net = self.network
         n = self.samples
-        xp = namespace(net.readout)
         middle = () if net.outputs == 1 else (net.outputs,)
-        widths = net.widths[1:][layers]
-        out = [xp.empty((n, *middle, width), dtype=net.dtype) for width in widths]
+        out = [
+            namespace(net.readout).empty((n, *middle, width), dtype=net.dtype)
+            for width in net.widths[1:][layers]
+        ]
 
         def fill(samples: slice) -> None:
             for s in blocks(net, samples, net.outputs, self.inputs):
                 rows = self.rows(s, inputs=False)
                 seed = self.seed(rows)
-                work(rows, seed if middle else seed[:, 0], [phi[s] for phi in out])
+                write(net, rows, seed if middle else seed[:, 0], [phi[s] for phi in out])
 
         read = self.inputs if self.storage == "recomputed" else self._kept[0]
         upper = net.parameters - net.weights[0].size
         over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
         return [locked(phi) for phi in out]
 
-    def seed(self, rows: list[Any]) -> Any:
+    def seed(self, rows: list[Data]) -> Array:
         """ψ^L of some samples, (b, k, n_L): the readout for each."""
         V = self.network.readout
         return namespace(V).broadcast_to(V, (rows[-1].shape[0], *V.shape))
@@ -313,19 +302,18 @@ class Fields:
     @property
     def nbytes(self) -> int:
         """Bytes held now, without the input."""
-        kept = [self._kept]
-        phi = "conjugates" if "conjugates" in self.__dict__ else "lower_conjugates"
-        kept += [self.__dict__[k] for k in ("preactivations", "gates", phi) if k in self.__dict__]
-        outputs = self.__dict__.get("outputs")
-        return sum(int(a.nbytes) for arrays in kept for a in arrays) + (
-            0 if outputs is None else int(outputs.nbytes)
-        )
+        known = vars(self)
+        arrays = [*self._kept, *known.get("preactivations", ()), *known.get("gates", ())]
+        arrays += known.get("conjugates") or known.get("lower_conjugates", ())
+        if "outputs" in known:
+            arrays.append(self.outputs)
+        return sum(int(a.nbytes) for a in arrays)
 
     def __repr__(self) -> str:
         return f"<Fields of {self.samples:,} samples on {self.network!r}, {self.nbytes:,} bytes>"
 
 
-def check_fields(fields: Any, name: str = "fields") -> Fields:
+def check_fields(fields: object, name: str = "fields") -> Fields:
     """Return `fields` if it is a :class:`Fields` of samples that are all here, else raise."""
     if not isinstance(fields, Fields):
         raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
@@ -336,17 +324,17 @@ def check_fields(fields: Any, name: str = "fields") -> Fields:
     return fields
 
 
-def check_layer(fields: Fields, layer: Any, name: str = "layer") -> int:
+def check_layer(fields: Fields, layer: int, name: str = "layer") -> int:
     """A layer, 1..L."""
     return check_integer(layer, name, 1, check_fields(fields).network.depth)
 
 
-def check_sample(fields: Fields, sample: Any, name: str) -> int:
+def check_sample(fields: Fields, sample: int, name: str) -> int:
     """A sample, 0..N − 1."""
     return check_integer(sample, name, 0, check_fields(fields).samples - 1)
 
 
-def check_order(fields: Fields, order: Any) -> int:
+def check_order(fields: Fields, order: int | None) -> int:
     """An order of truncation; None is the depth, at which nothing is cut off."""
     depth = check_fields(fields).network.depth
     return depth if order is None else check_integer(order, "order", 0)

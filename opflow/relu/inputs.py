@@ -14,6 +14,7 @@ import numpy as np
 from opflow.machine.arrays import (
     Array,
     Data,
+    Index,
     as_samples,
     check_on_disk,
     check_real,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def check_inputs(
-    X: Any, network: ReLUNetwork, name: str = "X", finite: bool = True, empty: bool = False
+    X: Data, network: ReLUNetwork, name: str = "X", finite: bool = True, empty: bool = False
 ) -> Any:
     """Return `X` if it can be the input of `network`, else say why not.
 
@@ -67,12 +68,12 @@ def check_inputs(
     return X
 
 
-def is_whole(X: Any) -> bool:
+def is_whole(X: Data) -> bool:
     """Whether only whole products X· and Xᵀ· are to be had, or are much cheaper than by rows."""
     return is_sparse(X) or is_operator(X)
 
 
-def input_rows(X: Any, index: Any) -> Any:
+def input_rows(X: Data, index: Index) -> Any:
     """Rows of X, an array or sparse; what is on disk is read into host memory."""
     if is_rows(X):
         return RowMatrix(X).rows(index)
@@ -80,12 +81,12 @@ def input_rows(X: Any, index: Any) -> Any:
     return rows.view(np.ndarray) if isinstance(rows, np.ndarray) else rows  # a memory map's rows
 
 
-def input_operator(X: Any, symbol: str = "X") -> Operator:
+def input_operator(X: Data, symbol: str = "X") -> Operator:
     """X as an operator."""
     return RowMatrix(X, symbol=symbol) if is_rows(X) else as_operator(X, symbol=symbol)
 
 
-def copied_width(X: Any) -> int:
+def copied_width(X: Data) -> int:
     """Numbers that a pass holds of X for each row of a block, X not being at hand whole.
 
     Of what is streamed three blocks: the one in use, the one after and the one before.
@@ -133,7 +134,7 @@ def first_hidden(network: ReLUNetwork, X: Data) -> RowHidden | StoredHidden:
     return RowHidden(X, W, b)
 
 
-def affine(below: Any, W: Any, b: Any, out: Any = None) -> Any:
+def affine(below: Data, W: Array, b: Array | None, out: Array | None = None) -> Any:
     """``below Wᵀ + b``, in `out` if it is given and `below` is an array."""
     h = below @ W.T if is_whole(below) else namespace(W).matmul(below, W.T, out=out)
     if b is not None:

@@ -51,7 +51,7 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     rates = fields.network.rates
     kernels = []
     if fields.gram is not None:
-        kernels.append(scale(rates[0], _first_kernel_by_gram(fields)))
+        kernels.append(scale(rates[0], _first_kernel_by_gram(fields, fields.gram)))
     first = 1 + len(kernels)
     for layer, parts in enumerate(layer_jacobians(fields, first), start=first):
         D = f"D{superscript(layer)}"
@@ -64,10 +64,10 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     return kernels
 
 
-def _first_kernel_by_gram(fields: Fields) -> Operator:
+def _first_kernel_by_gram(fields: Fields, gram: Operator) -> Operator:
     """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor."""
     phi = Matrix(fields.conjugate(1), symbol="φ¹")
-    kernel = GramSide(phi, fields.gram)
+    kernel = GramSide(phi, gram)
     return kernel if fields.network.biases[0] is None else add(kernel, Gram(phi))
 
 

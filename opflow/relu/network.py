@@ -131,17 +131,7 @@ class ReLUNetwork(Pictured):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
-        """Read what :meth:`save` wrote, or the network of a run from its trajectory's file.
-
-        Examples
-        --------
-        >>> import opflow as of, tempfile
-        >>> net = of.ReLUNetwork.random([4, 8], seed=0)
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     net.save(file.name)
-        ...     of.ReLUNetwork.load(file.name).digest() == net.digest()
-        True
-        """
+        """Read what :meth:`save` wrote, or the network of a run from its trajectory's file."""
         arrays, meta = load_arrays(path, "network", "readout")
         return cls.from_arrays(arrays, meta["rates"])
 
@@ -167,7 +157,7 @@ class ReLUNetwork(Pictured):
         Parameters
         ----------
         X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype, or converted to it; a warning tells of rounding.
+            Of the network's dtype, or converted to it, with a warning where that rounds.
 
         Notes
         -----
@@ -188,16 +178,8 @@ class ReLUNetwork(Pictured):
 
         Parameters
         ----------
-        X : array (N, d), rows on disk, sparse matrix or operator
-            Of the network's dtype or converted to it, finite.
-        storage : {"cached", "packed", "recomputed"}, optional
-        memory : float or str, optional
-        comm : mpi4py.MPI.Comm or Sharded, optional
+        X, storage, memory, comm
             As in :class:`Fields`.
-
-        Returns
-        -------
-        Fields
         """
         return Fields(self, X, storage=storage, memory=memory, comm=comm)
 
@@ -254,14 +236,10 @@ class ReLUNetwork(Pictured):
         device : {"cpu", "gpu"}
             Host memory, or the current CUDA device through CuPy.
 
-        Returns
-        -------
-        ReLUNetwork
-            Arrays that are there already are referenced, not copied.
-
         Notes
         -----
-        Inputs and targets have to be where the network is: nothing is moved unasked.
+        Arrays that are there already are referenced, not copied.  Inputs and targets have to be
+        where the network is: nothing is moved unasked.
 
         Examples
         --------
@@ -339,13 +317,6 @@ class ReLUNetwork(Pictured):
         module : torch.nn.Sequential
             Linear, ReLU, …, Linear, ReLU, Linear; the last Linear is the readout and must have
             ``bias=False``.
-
-        Raises
-        ------
-        ImportError
-            If torch is not installed.
-        TypeError
-            If `module` is anything else; the message names the first part that does not fit.
 
         Notes
         -----

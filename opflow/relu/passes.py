@@ -101,14 +101,10 @@ def conjugates(
     `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; the gates are read
     off the activations (a > 0 exactly where h > 0).  `out` may hold the arrays for the result.
     """
-    xp = namespace(seed)
     psi = seed
     found = []
     for layer in range(top or network.depth, 0, -1):
-        gates = activations[layer] > 0
-        if psi.ndim == 3:
-            gates = gates[:, None, :]
-        phi = xp.multiply(psi, gates, out=None if out is None else out[layer - 1])
+        phi = _gated(psi, activations[layer], None if out is None else out[layer - 1])
         found.append(phi)
         if layer > 1:
             below = None if out is None else out[layer - 2]
@@ -132,6 +128,21 @@ def slopes(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any
     return [*conjugates(network, activations, psi, network.depth - 1), gradient]
 
 
+def top_conjugate(
+    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+) -> None:
+    """Write ``[φ^L]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
+    _gated(seed, activations[-1], out[0])
+
+
+def _gated(psi: Array, activations: Array, out: Array | None = None) -> Array:
+    """``θ ∘ ψ``."""
+    gates = activations > 0
+    if psi.ndim == 3:
+        gates = gates[:, None, :]
+    return namespace(psi).multiply(psi, gates, out=out)
+
+
 def lower_conjugates(
     network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
 ) -> None:
@@ -142,8 +153,7 @@ def lower_conjugates(
         bits = PackedGates.from_bits(pack(top > 0), top.shape[1], network.dtype)
         psi = ScaledGates(bits, network.readout[0]).matmat(W)
     else:
-        gates = top > 0
-        psi = through(seed * (gates if seed.ndim == 2 else gates[:, None, :]), W, out[-1])
+        psi = through(_gated(seed, top), W, out[-1])
     conjugates(network, activations, psi, network.depth - 1, out)
 
 

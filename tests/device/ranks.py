@@ -30,7 +30,7 @@ from opflow.cli import commands
 from opflow.cli.devices import check_device, placed_inputs
 from opflow.machine.arrays import to_host
 from opflow.machine.workspace import free_memory
-from opflow.relu.fields import STORAGES
+from opflow.relu.storage import STORAGES
 from tests.device.counting import transfers
 
 comm, S = MPI.COMM_WORLD, of.spectral

@@ -8,7 +8,7 @@ from mpi4py import MPI
 
 import opflow as of
 import opflow.distributed as distributed
-from opflow.relu.fields import STORAGES
+from opflow.relu.storage import STORAGES
 from tests.distributed.groups import groups
 
 #: rows of each rank: even, ragged, and none on some

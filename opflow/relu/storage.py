@@ -1,0 +1,31 @@
+"""How fields hold their activations, and what that takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opflow.relu.network import ReLUNetwork
+
+#: how activations are held, fastest products first
+STORAGES = ("cached", "packed", "recomputed")
+
+
+def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
+    """Bytes of the activations in a storage, and of conjugates once they are cached."""
+    if storage == "recomputed":
+        return 0.0
+    *lower, top = network.widths[1:]
+    item = network.dtype.itemsize
+    if storage == "packed":
+        return float(samples) * (sum(lower) * item + -(-top // 8))
+    return float(samples) * (1 + network.outputs) * (sum(lower) + top) * item
+
+
+def storage_within(network: ReLUNetwork, samples: int, budget: float) -> str:
+    """The storage with the fastest products that fits `budget` bytes.
+
+    With one hidden layer there is no chain of GEMMs to save: packed is as fast as cached.
+    """
+    ranked = STORAGES if network.depth > 1 else STORAGES[1:]
+    return next(s for s in ranked if storage_bytes(network, samples, s) <= max(budget, 0.0))
