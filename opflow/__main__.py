@@ -24,19 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                 before[number] = handler
                 signal.signal(number, _stop)
+        from opflow.cli.launched import launched
         from opflow.cli.options import parse
-        from opflow.cli.ranks import launched
 
+        args = None
         if not launched():  # of several ranks, the first alone says what is wrong
             try:
-                parse(sys.argv[1:] if argv is None else argv)
+                args = parse(sys.argv[1:] if argv is None else argv)
             finally:  # help is shown, and the reader may be gone
                 sys.stdout.flush()
         from opflow.cli import commands
 
         for number, handler in before.items():
             signal.signal(number, handler)
-        code = commands.main(argv)
+        code = commands.main(argv, args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -300,9 +300,9 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         self.network_ = self._network(X, 1, "ntk")
         K = collective_kernel(self.network_.fields(self._rows))
         if self.alpha is None or self.alpha == "loo":
-            K = dense(K, self.memory)
-            self.alpha_, self.loo_error_ = _leave_one_out(K, targets)
-            self.regression_ = kernel_regression(K, targets, self.alpha_, how="direct")
+            formed = dense(K, self.memory)
+            self.alpha_, self.loo_error_ = _leave_one_out(formed, targets)
+            self.regression_ = kernel_regression(formed, targets, self.alpha_, how="direct")
         elif isinstance(self.alpha, Real) and 0 <= self.alpha < np.inf:
             self.alpha_ = float(self.alpha)
             self.regression_ = kernel_regression(K, targets, self.alpha_)

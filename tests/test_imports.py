@@ -45,33 +45,15 @@ LATE = {
 #: faults that are known; an entry that is mended has to go
 OPEN = {
     "circle": [
-        "opflow.dynamics.storage.checkpoint",
-        "opflow.dynamics.storage.shards",
-        "opflow.evaluation.dense",
         "opflow.operators.algebra",
         "opflow.operators.describe",
-        "opflow.operators.khatri_rao",
+        "opflow.operators.entries",
         "opflow.operators.matrix",
         "opflow.operators.operator",
+        "opflow.operators.prices",
     ],
-    "floor": [
-        "opflow.data.load",
-        "opflow.dynamics.storage.checkpoint",
-        "opflow.operators.khatri_rao",
-        "opflow.spectral.functions.regression",
-    ],
-    "late": [
-        "opflow.cli.options",
-        "opflow.cli.ranks",
-        "opflow.dynamics.storage.checkpoint",
-        "opflow.dynamics.storage.shards",
-        "opflow.machine.config",
-        "opflow.machine.threads",
-        "opflow.operators.algebra",
-        "opflow.operators.khatri_rao",
-        "opflow.operators.operator",
-        "opflow.relu.network",
-    ],
+    "floor": ["opflow.spectral.functions.regression"],
+    "late": ["opflow.operators.algebra", "opflow.operators.operator", "opflow.relu.network"],
 }
 
 

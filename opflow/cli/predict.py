@@ -1,4 +1,4 @@
-"""What a run predicts for new data, and how that compares with what is known of them."""
+"""What a run predicts for new data, and how that compares with their known targets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import opflow as of
-from opflow.cli.run_report import fit
-from opflow.data.load import Reading, counted, load
+from opflow.data.files import Reading
+from opflow.data.fit import fit
+from opflow.data.load import counted, load
+from opflow.machine.arrays import Array, Data
 
 
 def predictions(
@@ -15,28 +17,36 @@ def predictions(
 ) -> tuple[list[str], list[Any], str]:
     """Names and values of the columns of predictions for a file, and how good they are.
 
-    With `shares` they are probabilities of the classes, and not labels; `data` and `targets` are
-    as of :func:`opflow.data.load.load`.
+    With `shares` the columns are probabilities of the classes, and not labels; `data` and
+    `targets` are as of :func:`opflow.data.load.load`.
     """
     task = run.task
     if task is None:
         raise ValueError("the run does not say what its outputs mean: opflow train makes one")
     if shares and task.classes is None:
         raise ValueError(f"--proba is for classes, but {task.name} is a regression")
-    how = Reading(missing="mean" if "fill" in task.recipe else None)
+    how = Reading()
+    if "fill" in task.recipe:
+        how = Reading(missing="mean")
     found = load(data, targets, run.network.dtype, how, like=task, ask=False)
-    outputs = replace(run, task=None).predict(found.inputs)
+    outputs = outputs_of(run, found.inputs)
     answers = task.answers(outputs)
-    told = f"{counted(len(outputs), 'prediction')} of {task.name}"
+    about = f"{counted(len(outputs), 'prediction')} of {task.name}"
     if found.labels is not None:
-        told += f", accuracy {(answers == task.classes[found.labels]).mean():.4g}"
+        about += f", accuracy {(answers == task.classes[found.labels]).mean():.4g}"
     elif found.targets is not None:
         good = fit(outputs - found.targets, found.targets, task.targets.scale)
-        told += f", RMSE {good['rmse']:.4g}, R² {good['r2']:.4g}"
-    values = task.probabilities(outputs) if shares else answers.reshape(len(answers), -1)
+        about += f", RMSE {good['rmse']:.4g}, R² {good['r2']:.4g}"
     names = [task.name]
+    values = answers.reshape(len(answers), -1)
     if shares:
+        values = task.probabilities(outputs)
         names = [*map(str, task.classes)]
     elif values.shape[1] > 1:
         names = [f"{task.name}_{i}" for i in range(values.shape[1])]
-    return names, [*values.T], "; ".join([told, *found.notes])
+    return names, [*values.T], "; ".join([about, *found.notes])
+
+
+def outputs_of(run: of.Trajectory, prepared: Data) -> Array:
+    """The outputs of the model at inputs that its task has prepared already."""
+    return replace(run, task=None).predict(prepared)

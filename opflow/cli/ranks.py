@@ -10,22 +10,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: what the launchers of MPICH and its kin, of Open MPI and of MVAPICH say of the number of ranks
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+from opflow.cli.launched import launched
+from opflow.machine.ranks import together
+
 #: seconds in which a rank that failed waits for the others to fail as well
 PATIENCE = 5.0
 
 
-def launched() -> bool:
-    """Whether ``mpiexec`` started several processes."""
-    return any(int(os.environ.get(name, "1")) > 1 for name in SIZES)
-
-
 class World:
-    """The ranks of a command, of which the first alone, which leads, prints and writes.
+    """The ranks of a command; the first one leads: it alone prints and writes.
 
-    An error that all ranks have is told by the first.  One that only some have would leave the
-    others waiting for ever: it is told by those that have it, and ends all.
+    The first rank prints an error that all ranks have.  An error on some ranks alone would leave
+    the others waiting for ever: those ranks print it, and it ends all.
     """
 
     def __init__(self) -> None:
@@ -55,8 +51,6 @@ class World:
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on the first rank, which alone does it; an error is one on all."""
-        from opflow.machine.ranks import together
-
         done = together(self.comm, work if self.leads else lambda: None)
         return done if self.comm is None else self.comm.bcast(done)
 

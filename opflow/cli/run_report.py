@@ -1,4 +1,4 @@
-"""What a run on the command line says of itself: its kernel before and after, a table, pictures."""
+"""The report of a run: its kernel before and after, its numbers, a table and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,197 +13,102 @@ from typing import Any
 import numpy as np
 
 import opflow as of
+from opflow import plot
+from opflow.cli.estimate import estimate
 from opflow.cli.folder import write_pictures
+from opflow.cli.kernel import Kernel
+from opflow.cli.observers import LABELS
+from opflow.cli.predict import outputs_of
 from opflow.data.load import DataSet
-from opflow.dynamics.observe import Moment
+from opflow.data.task import Task
 from opflow.dynamics.routes import run_shapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
-from opflow.machine.arrays import module_name, to_host
-from opflow.machine.ranks import LOCAL, RowDistribution, space_of
+from opflow.machine.arrays import Array, Data, module_name, to_host
+from opflow.machine.ranks import space_of
 from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, workspace_limit
-from opflow.operators import Cost
 from opflow.operators.describe import duration, human
-from opflow.relu.fields import storage_bytes
 
 #: what draws each picture, by file name
 Pictures = dict[str, Callable[[], Any]]
 
+#: the largest eigenvalues of the kernel that are found
 EIGENVALUES = 24
-#: vectors in a block of the Lanczos that finds them, and products it takes, roughly
-BLOCK, PRODUCTS = 8, 250
-#: what is observed of a run, as a table calls it
-OBSERVED = {"loss": "loss", "rmse": "RMSE", "r2": "R²", "residual_norm": "residual norm"}
-OBSERVED |= {"accuracy": "accuracy"}
-OBSERVED |= {
-    f"held_out_{name}": f"held-out {OBSERVED[name]}" for name in ("loss", "rmse", "r2", "accuracy")
-}
-#: seconds that may be spent on them whatever the run takes, and the share of the run's otherwise
-ALLOWED, SHARE = 30.0, 0.1
-
-
-class TrainingAccuracy:
-    """The share of training samples whose largest output is that of their class; 2·N·k flops."""
-
-    name = "accuracy"
-
-    def __init__(self, labels: Any) -> None:
-        self.labels = labels
-
-    def __call__(self, moment: Moment) -> float:
-        right = (moment.residual + moment.targets).argmax(axis=1) == self.labels
-        return float(moment.space.total(right.sum())) / moment.samples
-
-
-def fit_of(name: str, scale: Any, test: DataSet | None = None) -> Callable[[Moment], float]:
-    """An observer of one number of :func:`fit`; the loss of held-out data is that of a sample."""
-
-    def observer(moment: Moment) -> float:
-        key = ("fit", test is None)
-        if key not in moment.shared and test is None:
-            moment.shared[key] = fit(moment.residual, moment.targets, scale, moment.space)
-        elif key not in moment.shared and test is not None:
-            found = fit(moment.predict(test.inputs) - test.targets, test.targets, scale)
-            moment.shared[key] = found | {"loss": found["loss"] / len(test.targets)}
-        return float(moment.shared[key][name])
-
-    return observer
-
-
-def fit(errors: Any, y: Any, scale: Any, space: RowDistribution = LOCAL) -> dict[str, float]:
-    """Loss ½ Σ e², ‖e‖, RMSE and R² of errors (N, k) of targets y, both divided by `scale`.
-
-    Of several targets the last two are means over these, as scikit-learn's.
-    """
-    count = float(space.total(len(y)))
-    mean = space.total(y.sum(axis=0, dtype=np.float64)) / count
-    squares, spread = (
-        to_host(space.total((part.astype(np.float64) ** 2).sum(axis=0)))
-        for part in (errors, y - mean)
-    )
-    with np.errstate(all="ignore"):
-        r2 = np.where(spread > 0, 1 - squares / spread, np.nan).mean()
-    total = float((squares * scale**2).sum())
-    return {
-        "loss": 0.5 * total,
-        "residual_norm": math.sqrt(total),
-        "rmse": float((np.sqrt(squares / count) * scale).mean()),
-        "r2": float(r2),
-    }
-
-
-class Drift(of.observe.Balancedness):
-    """Balancedness where the weights are at hand: W¹ of an eliminated layer costs many a step."""
-
-    def __call__(self, moment: Moment) -> float:
-        if moment.state.first.route == "eliminated":
-            return math.nan
-        return super().__call__(moment)
-
-    def state(self) -> dict[str, Any]:
-        return {} if self._start is None else super().state()
-
-
-def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Any]:
-    """What the command line records of a run; held-out data cost forward passes.
-
-    Of samples spread over ranks, `data` are those of this one and `test` are whole.
-    """
-    seen: dict[str, Any] = {
-        "step": lambda moment: moment.step,
-        "residual_norm": of.observe.ResidualNorm(),
-    }
-    if depth > 1:
-        seen["balancedness_drift"] = Drift()
-    if data.labels is not None:
-        seen["accuracy"] = TrainingAccuracy(data.labels)
-    elif data.task is not None:
-        scale = data.task.targets.scale
-        for name in ("loss", "residual_norm", "rmse", "r2"):
-            seen[name] = fit_of(name, scale)
-        if test is not None:
-            for name in ("loss", "rmse", "r2"):
-                seen[f"held_out_{name}"] = fit_of(name, scale, test)
-    if test is not None and "held_out_loss" not in seen:
-        seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)
-        if test.labels is not None:
-            seen["held_out_accuracy"] = of.observe.Accuracy(test.inputs, test.labels)
-    return seen
+#: vectors in a block of their Lanczos
+BLOCK = 8
+#: products that Lanczos takes, roughly
+PRODUCTS = 250
+#: seconds that the analysis may always take
+ALLOWED = 30.0
+#: share of the run's expected time that it may take if that is more
+SHARE = 0.1
 
 
 def analyse(
     network: of.ReLUNetwork,
-    X: Any,
+    X: Data,
     *,
     seconds: float,
     memory: str | None = None,
-    told: str = "",
+    label: str = "",
     comm: Any = None,
 ) -> dict[str, Any]:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
-    The analysis must be small beside the `seconds` that the run is expected to take; `told` is the
-    name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the answer.
+    The analysis must be small beside the `seconds` that the run is expected to take; `label` is
+    the name of its bar.  With `comm` X is this rank's rows, and every rank calls and has the
+    answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    p = run_shapes(network, X, int(X.shape[0]))
-    cached = storage_bytes(network, p.samples, "cached")
-    first = 4.0 * p.entries * network.widths[1]
-    product = Cost(first + 8.0 * p.samples * p.upper(), cached, first if p.sparse else 0.0)
+    shapes = run_shapes(network, X, int(X.shape[0]))
+    expected = estimate(shapes.samples, network.widths, network.outputs, network.dtype, X=X)
+    product, held = expected.products["cached"]
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
-
-    held = (
-        cached
-        + (7 * EIGENVALUES + 2 * BLOCK + 12) * p.residuals  # a basis, then residuals measured
-        + 3.0 * network.parameters * p.item * EIGENVALUES
-        + 2.0 * p.whole * p.samples * network.widths[1] * p.item * BLOCK
-        + p.workspace()
-    )
-    allowed, budget = max(ALLOWED, SHARE * seconds), space.budget(memory, module_name(X))
+    # a Krylov basis, then the pairs that are measured, and a block through the first layer
+    held += (7 * EIGENVALUES + 2 * BLOCK + 12) * shapes.residuals
+    held += 3.0 * network.parameters * shapes.item * (EIGENVALUES - 1)
+    held += 2.0 * shapes.whole * shapes.samples * network.widths[1] * shapes.item * BLOCK
+    held += shapes.workspace()
+    budget = space.budget(memory, module_name(X))
     # all ranks skip, or none
-    needed, held, allowed = map(float, space.largest(np.array([needed, held, allowed])))
+    needed, held, allowed = map(
+        float, space.largest(np.array([needed, held, max(ALLOWED, SHARE * seconds)]))
+    )
     if needed > allowed:
         return {"skipped": f"it would take about {duration(needed)}, over {duration(allowed)}"}
     if held > budget:
         sizes = f"{human(held, 'B', 1024)}, over the {human(budget, 'B', 1024)}"
         return {"skipped": f"it would hold {sizes} of --memory"}
-    spare = p.workspace() + budget - held
+    spare = shapes.workspace() + budget - held
     workspace = min(float(WORKSPACE), spare / 2)
+    # ranks must stop at one product, and no clock is the same on all
+    limit = math.inf if space.sharded else allowed
     with workspace_limit(workspace, min(float(THREAD_MEMORY), spare / 2 - workspace)):
-        fields = network.fields(X, comm=space if space.sharded else None)
-        K = of.collective_kernel(fields)
-        traces = [float(kernel.trace()) for kernel in of.layer_kernels(fields)]
+        kernel = Kernel(network.fields(X, comm=space if space.sharded else None))
         try:
-            # ranks must stop at one product, and no clock is the same on all
-            limit = math.inf if space.sharded else allowed
-            with product_bar(told, seconds=limit, disable=not told):
-                values = _largest(K, budget - held)
+            with product_bar(label, seconds=limit, disable=not label):
+                values = _largest(kernel, budget - held)
         except OutOfTime:
             return {"skipped": f"its eigenvalues took over {duration(allowed)}"}
         except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
             return {"skipped": f"its eigenvalues were not found: {error}"}
-    total = sum(traces) or 1.0
     return {
         "eigenvalues": values.tolist(),
-        "trace": sum(traces),
-        "shares": [t / total for t in traces],
+        "trace": kernel.trace,
+        "shares": kernel.shares.tolist(),
     }
 
 
-def _largest(K: of.Operator, spare: float) -> Any:
+def _largest(kernel: Kernel, spare: float) -> Array:
     """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
-    n = K.shape[0]
-    k, here = min(EIGENVALUES, n), K.domain.here(n)
-    least = (EIGENVALUES + 5 * BLOCK) * max(here, 1) * K.dtype.itemsize
-    few = n <= 3 * (k + BLOCK) and not K.space.sharded
-    return of.spectral.eigsh(
-        K,
-        k,
-        tol=1e-3,
-        block=min(BLOCK, n),
-        memory=spare + least,
-        method="lapack" if few else "lanczos",
-    ).eigenvalues
+    n = kernel.op.shape[0]
+    space = kernel.op.space
+    least = (EIGENVALUES + 5 * BLOCK) * max(space.here(n), 1) * kernel.op.dtype.itemsize
+    method = "lanczos"
+    if n <= 3 * (min(EIGENVALUES, n) + BLOCK) and not space.sharded:
+        method = "lapack"
+    options = {"tol": 1e-3, "block": min(BLOCK, n), "method": method}
+    return kernel.eigenpairs(EIGENVALUES, spare + least, **options).eigenvalues
 
 
 def summary(
@@ -219,8 +123,11 @@ def summary(
         return [float(values[0]), float(values[-1])]
 
     both = (before, after)
-    top = [m["eigenvalues"][0] if "eigenvalues" in m else None for m in both]
+    top = [moment.get("eigenvalues", [None])[0] for moment in both]
     drift = ends("balancedness_drift")
+    step = None
+    if np.isfinite(run.step):
+        step = run.step
     return {
         "samples": int(run.residual.shape[0]),
         "widths": list(run.network.widths),
@@ -230,19 +137,19 @@ def summary(
         "steps": int(run.observations["step"][-1]),
         "stopped": stopped or None,
         "route": run.route,
-        "step": run.step if np.isfinite(run.step) else None,
+        "step": step,
         "note": run.note,
         "products": run.products,
         "time": float(run.times[-1]),
-        **{name: ends(name) for name in OBSERVED},
+        **{name: ends(name) for name in LABELS},
         "loss": ends("loss") or [float(run.losses[0]), float(run.losses[-1])],
         "largest_eigenvalue": top,
-        "stability_limit": [2 / v if v else None for v in top],
-        "trace": [m.get("trace") for m in both],
-        "eigenvalues": [m.get("eigenvalues") for m in both],
-        "layer_shares": [m.get("shares") for m in both],
-        "kernel_skipped": [m.get("skipped") for m in both],
-        "balancedness_drift": drift[1] if drift and np.isfinite(drift[1]) else None,
+        "stability_limit": [2 / value if value else None for value in top],
+        "trace": [moment.get("trace") for moment in both],
+        "eigenvalues": [moment.get("eigenvalues") for moment in both],
+        "layer_shares": [moment.get("shares") for moment in both],
+        "kernel_skipped": [moment.get("skipped") for moment in both],
+        "balancedness_drift": drift and drift[1],
         "seconds": seconds,
         "peak_memory": peak_memory(),
     }
@@ -254,36 +161,42 @@ def table(s: dict[str, Any]) -> str:
     def pair(name: str) -> str | None:
         if s[name] is None or s[name] == [None, None]:
             return None
-        start, end = (f"{v:.4g}" if v is not None else "none" for v in s[name])
+        start, end = ("none" if value is None else f"{value:.4g}" for value in s[name])
         return f"{start:>12}  ->  {end}"
 
-    skipped = dict(zip(("before", "after"), s["kernel_skipped"], strict=True))
-    rows = [
-        (
-            "network",
-            f"{'-'.join(map(str, s['widths']))}-{s['outputs']}, "
-            f"{s['parameters']:,} parameters, {s['dtype']}",
-        ),
-        ("samples", f"{s['samples']:,}"),
-        ("steps", f"{s['steps']:,}" + (f" (stopped by {s['stopped']})" if s["stopped"] else "")),
-        ("route", s["route"]),
-        ("step size", s["note"]),
-        ("kernel products", f"{s['products']:,}"),
-        *((label, pair(name)) for name, label in OBSERVED.items()),
-        ("λ_max(K)", pair("largest_eigenvalue")),
-        ("2/λ_max(K)", pair("stability_limit")),
-        ("tr K", pair("trace")),
-        *((f"kernel {when}", f"not analysed: {why}") for when, why in skipped.items() if why),
-        ("balancedness drift", s["balancedness_drift"] and f"{s['balancedness_drift']:.3g}"),
-        ("time, memory", f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"),
-    ]
-    return "\n".join(f"{name:20}{value}" for name, value in rows if value is not None)
+    widths = "-".join(map(str, [*s["widths"], s["outputs"]]))
+    steps = f"{s['steps']:,}"
+    if s["stopped"]:
+        steps += f" (stopped by {s['stopped']})"
+    rows = {
+        "network": f"{widths}, {s['parameters']:,} parameters, {s['dtype']}",
+        "samples": f"{s['samples']:,}",
+        "steps": steps,
+        "route": s["route"],
+        "step size": s["note"],
+        "kernel products": f"{s['products']:,}",
+        **{label: pair(name) for name, label in LABELS.items()},
+        "λ_max(K)": pair("largest_eigenvalue"),
+        "2/λ_max(K)": pair("stability_limit"),
+        "tr K": pair("trace"),
+    }
+    for when, why in zip(("before", "after"), s["kernel_skipped"], strict=True):
+        rows[f"kernel {when}"] = why and f"not analysed: {why}"
+    if s["balancedness_drift"] is not None:
+        rows["balancedness drift"] = f"{s['balancedness_drift']:.3g}"
+    rows["time, memory"] = used(s)
+    return "\n".join(f"{name:20}{value}" for name, value in rows.items() if value is not None)
+
+
+def used(s: Mapping[str, Any]) -> str:
+    """The seconds and the memory that a command took."""
+    return f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
 
 
 def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
     """Write the pictures that `make` gives, and say which, or why there are none."""
     try:
-        return told(*write(folder, make()))
+        return said(*write(folder, make()))
     except ImportError as error:
         return f"no pictures: {error}"
 
@@ -294,8 +207,8 @@ def write(folder: Path, drawings: Pictures) -> tuple[list[str], dict[str, str]]:
     return [name for name in drawings if name not in failed], failed
 
 
-def told(made: Sequence[object], failed: Mapping[str, str]) -> str:
-    """Which pictures there are, and which there are not."""
+def said(made: Sequence[object], failed: Mapping[str, str]) -> str:
+    """The sentence that says which pictures there are, and which there are not."""
     text = f"pictures: {', '.join(map(str, made)) or 'none'}"
     return "; ".join([text, *(f"no {name}: {why}" for name, why in failed.items())])
 
@@ -308,44 +221,45 @@ def pictures(
     test: DataSet | None = None,
 ) -> Pictures:
     """What draws the pictures of a run, by file name; those of its answers need its data."""
-    from opflow import plot
-
-    def of_kernel(name: str) -> dict[str, Sequence[float]]:
-        moments = {"start": before, "end": after}
-        return {when: moment[name] for when, moment in moments.items() if name in moment}
-
+    moments = {"start": before, "end": after}
+    known = {when: moment for when, moment in moments.items() if "eigenvalues" in moment}
     found: Pictures = {"loss.png": partial(plot.loss, run)}
-    if of_kernel("eigenvalues"):
-        found["eigenvalues.png"] = partial(plot.eigenvalues, of_kernel("eigenvalues"))
-        found["layer_shares.png"] = partial(plot.layer_shares, of_kernel("shares"))
+    if known:
+        values = {when: moment["eigenvalues"] for when, moment in known.items()}
+        shares = {when: moment["shares"] for when, moment in known.items()}
+        found["eigenvalues.png"] = partial(plot.eigenvalues, values)
+        found["layer_shares.png"] = partial(plot.layer_shares, shares)
     if "held_out_loss" in run.observations:
         found["held_out.png"] = partial(plot.held_out, run)
     if "accuracy" in run.observations:
         found["accuracy.png"] = partial(plot.accuracy, run)
-    if run.task is not None and data is not None:
-        names = ("predicted", "residuals") if run.task.classes is None else ("confusion",)
-        found |= {f"{name}.png": partial(answers, name, run, data, test) for name in names}
+    task = run.task
+    if task is not None and data is not None:
+        draw = partial(answers, run, task, data, test)
+        if task.classes is None:
+            found["predicted.png"] = lambda: plot.predicted(draw())
+            found["residuals.png"] = lambda: plot.residuals(draw())
+        else:
+            found["confusion.png"] = lambda: confusion(draw(), task.classes)
     return found
 
 
-def answers(name: str, run: of.Trajectory, data: DataSet, test: DataSet | None) -> Any:
-    """A picture of labels, or of values in their own units, of the training and the test set."""
-    from opflow import plot
-
-    task = run.task
-    assert task is not None
+def answers(
+    run: of.Trajectory, task: Task, data: DataSet, test: DataSet | None
+) -> dict[str, list[Array]]:
+    """True and predicted labels, or values in their own units, of the training and the test set."""
     outputs = {"training set": (data.targets, run.residual + data.targets)}
     if test is not None:
-        model = replace(run, task=None)  # these inputs are prepared
-        outputs["held out"] = (test.targets, model.predict(test.inputs))
-    sets = {
+        outputs["held out"] = (test.targets, outputs_of(run, test.inputs))
+    return {
         label: [task.answers(to_host(part)) for part in pair] for label, pair in outputs.items()
     }
-    if name != "confusion":
-        return getattr(plot, name)(sets)
-    label = list(sets)[-1]  # what was held out says more than what was learned
-    true, predicted = sets[label]
-    ax = plot.confusion(true, predicted, task.classes)
+
+
+def confusion(sets: dict[str, list[Array]], classes: Array) -> Any:
+    """The confusion matrix of the last set: held-out samples say more than learned ones."""
+    label, (true, predicted) = list(sets.items())[-1]
+    ax = plot.confusion(true, predicted, classes)
     ax.set_title(f"{ax.get_title()} ({label})")
     return ax
 
@@ -355,7 +269,7 @@ def saved(folder: Path) -> Pictures:
     if not (folder / "trajectory.npz").exists():
         return {}
     run = of.Trajectory.load(folder / "trajectory.npz")
-    numbers = {}
+    numbers: dict[str, Any] = {}
     file = folder / "summary.json"
     if file.exists():
         try:
@@ -363,12 +277,12 @@ def saved(folder: Path) -> Pictures:
         except ValueError as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
     none = [None, None]
-    moments = [
-        {"eigenvalues": values, "shares": shares} if values and shares else {}
-        for values, shares in zip(
-            numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True
-        )
-    ]
+    moments: list[dict[str, Any]] = [{}, {}]
+    for i, moment in enumerate(moments):
+        values = numbers.get("eigenvalues", none)[i]
+        shares = numbers.get("layer_shares", none)[i]
+        if values and shares:
+            moment |= {"eigenvalues": values, "shares": shares}
     return pictures(run, moments[0], moments[1])
 
 

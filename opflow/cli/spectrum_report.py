@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opflow import plot
-from opflow.cli.run_report import Pictures
+from opflow.cli.run_report import Pictures, used
 from opflow.plot.kernel import show_means
 from opflow.spectral import Density, Estimate
 
@@ -71,8 +71,7 @@ def table(s: Mapping[str, Any]) -> str:
             lines.append(f"{label:23} not computed: {why}")
     lines += [f"{'note':24}{note}" for note in s["notes"]]
     if "seconds" in s:
-        used = f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
-        lines.append(f"{'time, memory':24}{used}")
+        lines.append(f"{'time, memory':24}{used(s)}")
     return "\n".join(lines)
 
 

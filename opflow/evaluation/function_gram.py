@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from opflow.evaluation.dense import tiled_product
 from opflow.machine.arrays import as_samples, is_rows
 from opflow.operators.matrix import RowMatrix
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.tiles import tiled_product
 
 
 class FunctionGram(Operator):

@@ -9,26 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from opflow.evaluation.dense import (
-    Work,
-    block_work,
-    dense,
-    dense_plan,
-    gram_work,
-    product_bytes,
-    tiled_cost,
-    tiled_product,
-    tiles_bytes,
-)
+from opflow.evaluation.dense import dense, dense_plan
 from opflow.machine import workspace
 from opflow.machine.arrays import namespace
 from opflow.machine.cost import MachineProfile
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.entries import (
+    cheap_in_operands,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao, as_rows
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator, bracketed
+from opflow.operators.prices import Work, block_work, gram_work, product_bytes
+from opflow.operators.tiles import stand_in, tiled_cost, tiled_product, tiles_bytes
 
 
 class GramSide(Operator):
@@ -136,7 +134,7 @@ class GramSide(Operator):
         return self._block(index, slice(0, self.shape[1]))
 
     def _block(self, rows: Any, cols: Any) -> Any:
-        block = self.A._gram_block(rows, cols, None)
+        block = gram_block(self.A, rows, cols)
         block *= self.gram._block(self._samples(rows), self._samples(cols))
         return block
 
@@ -146,7 +144,10 @@ class GramSide(Operator):
         return op_namespace(self).arange(self.shape[0])[index] // self.repeat
 
     def _diagonal(self) -> Any:
-        return self.A._gram_diagonal(None) * self.gram._diagonal().repeat(self.repeat)
+        return gram_diagonal(self.A) * self.gram._diagonal().repeat(self.repeat)
+
+
+entries_are_cheap.register(GramSide, cheap_in_operands)
 
 
 @block_work.register
@@ -189,13 +190,6 @@ class Side(NamedTuple):
     def stand_in(self) -> GramSide:
         """The form as it will cost, with nothing formed."""
         return self.form(stand_in(self.kept))
-
-
-def stand_in(op: Operator) -> Matrix:
-    """A dense matrix of the shape, dtype and tags of `op`, that occupies no memory."""
-    xp = op_namespace(op)
-    zero = xp.broadcast_to(xp.zeros((), dtype=op.dtype), op.shape)
-    return Matrix(zero, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
 
 
 def kernels(op: Operator) -> list[Gram]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from opflow.evaluation.dense import Tiled, dense, dense_plan, product_bytes
+from opflow.evaluation.dense import Tiled, dense, dense_plan
 from opflow.evaluation.gram_side import (
     Side,
     best_side,
@@ -16,13 +16,14 @@ from opflow.evaluation.gram_side import (
     kept_bytes,
     kernels,
     replaced,
-    stand_in,
 )
 from opflow.machine.cost import MachineProfile, machine_profile
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.describe import human
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import product_bytes
+from opflow.operators.tiles import stand_in
 
 WAYS = ("factored", "gram", "tiled", "dense")
 NOTHING = Cost(0.0, 0.0)

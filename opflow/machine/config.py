@@ -1,4 +1,4 @@
-"""What opflow computes with here: versions, BLAS, the engine of gate products, threads."""
+"""``show_config``: versions, BLAS, the engine of gate products and the threads in use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import platform
 import numpy as np
 import pylops
 import scipy
+from threadpoolctl import threadpool_info
 
+from opflow._version import __version__
 from opflow.machine import gate_tables, threads
 
 
@@ -35,11 +37,10 @@ def show_config() -> None:
     threads        1
     ...
     """
-    from opflow._version import __version__
-
+    engines = ", ".join(gate_tables.gate_engines())
     rows = [
         ("opflow", __version__),
-        ("gate products", f"{gate_tables.gate_engine()} (of {_listed()})"),
+        ("gate products", f"{gate_tables.gate_engine()} (of {engines})"),
         ("threads", str(threads.count())),
         *(("BLAS", blas) for blas in _blas()),
         ("numpy", np.__version__),
@@ -51,13 +52,7 @@ def show_config() -> None:
         print(f"{name:13}  {value}")
 
 
-def _listed() -> str:
-    return ", ".join(gate_tables.gate_engines())
-
-
 def _blas() -> list[str]:
-    from threadpoolctl import threadpool_info
-
     return [
         f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
         f"{pool.get('architecture') or 'unknown kernels'}"

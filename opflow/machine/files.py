@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +32,12 @@ def save_arrays(
             raise TypeError(f"the {what} cannot be saved: they are neither numbers nor text")
     meta = {"schema": SCHEMA, **meta, "checksum": checksum(arrays)}
     write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """``numpy.savez`` to a file that is complete or not there."""
+    with atomic(os.path.expanduser(path)) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(
@@ -63,38 +68,15 @@ def checksum(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
+        array = arrays[name]
+        digest.update(label(name, array.dtype, array.shape))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any], *, keep: int = 1) -> None:
-    """``numpy.savez`` to a file that is complete or not there; `keep` − 1 older ones stay."""
-    path = Path(os.path.expanduser(path))
-    states = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, keep))]
-    previous = path.with_name(f".{path.name}.previous.tmp")
-    rotate = keep > 1 and path.exists()
-    try:
-        with atomic(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            if rotate:
-                _link(path, previous)
-        # Only now, with the new state in place: the one before may be the bad one of two.
-        if rotate:
-            for i in range(keep - 1, 1, -1):
-                if states[i - 1].exists():
-                    os.replace(states[i - 1], states[i])
-            os.replace(previous, states[1])
-    finally:
-        previous.unlink(missing_ok=True)
-
-
-def _link(path: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:  # not every file system has links
-        shutil.copyfile(path, target)
+def label(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """What a checksum says of an array before its values."""
+    return f"{name} {dtype.str} {shape}".encode()
 
 
 @contextmanager

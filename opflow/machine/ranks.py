@@ -1,28 +1,22 @@
-"""How the rows of vectors are held: all of them here, or a part by every rank of a communicator.
+"""How rows are distributed: all of them in this process, or some on every rank of a communicator.
 
-Code that sums over the rows of a vector (an inner product, a norm, a QR factorisation) asks the
-space of its operator to complete the sum, and so is the same on one machine and on many: arrays
-are the rows that are held here, and what comes out of a sum is known everywhere.
+Arrays are the local rows.  A sum over rows (an inner product, a norm, a QR factorisation) is
+completed by the distribution, with an allreduce if rows are elsewhere.
 """
 
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from opflow.machine.arrays import (
-    check_integer,
-    cupy_module,
-    module_name,
-    namespace,
-    to_device_of,
-    to_host,
-)
+from opflow.machine import arrays
+from opflow.machine.arrays import Array, namespace
 from opflow.machine.workspace import parse_memory, row_slices
+
+T = TypeVar("T")
 
 
 class RankError(RuntimeError):
@@ -36,13 +30,24 @@ class RowDistribution:
     #: whether this is the process that prints and writes
     leads = True
 
+    # Which rows are here
+
     def here(self, n: int) -> int:
         """How many of `n` rows are held here."""
-        return n
+        span = self.span(n)
+        return span.stop - span.start
 
     def span(self, n: int) -> slice:
         """Which of `n` rows are held here."""
         return slice(0, n)
+
+    def part(self, rows: slice, n: int) -> slice:
+        """Which of the rows held here are among some of all `n` rows."""
+        span = self.span(n)
+        low, high = np.clip([rows.start, rows.stop], span.start, span.stop) - span.start
+        return slice(int(low), int(high))
+
+    # Linear algebra, in which every rank computes with its own rows
 
     def total(self, x: Any) -> Any:
         """A sum over the rows held here (a number or an array), completed."""
@@ -52,91 +57,79 @@ class RowDistribution:
         """A maximum over the rows held here, completed."""
         return x
 
-    @np.errstate(under="ignore")  # squares of what is negligible count for nothing
-    def gram(self, A: Any, B: Any) -> Any:
+    @np.errstate(under="ignore")  # squares of negligible entries may underflow
+    def gram(self, A: Array, B: Array) -> Array:
         """``Aᵀ B``."""
         return self.total(A.T @ B)
 
     @np.errstate(under="ignore")
-    def norm(self, A: Any, axis: int | None = None) -> Any:
+    def norm(self, A: Array, axis: int | None = None) -> Any:
         """Norms along the axis of the rows, or of all of A."""
         return namespace(A).linalg.norm(A, axis=axis)
 
-    def qr(self, A: Any) -> tuple[Any, Any]:
+    def qr(self, A: Array) -> tuple[Array, Array]:
         """Q with orthonormal columns and R, ``A = Q R``."""
         return namespace(A).linalg.qr(A)
 
+    def generator(self, rng: int | np.random.Generator | None) -> np.random.Generator:
+        """A generator that is the same on every rank, also without a seed."""
+        return np.random.default_rng(rng)
+
+    def normal(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
+        """Independent standard normal numbers, the rows held here of (n, columns)."""
+        return self._drawn(rng.standard_normal, n, columns)
+
+    def signs(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
+        """Independent signs, the rows held here of (n, columns)."""
+        bits = self._drawn(lambda shape: rng.integers(0, 2, shape, dtype=np.int8), n, columns)
+        return 2.0 * bits - 1.0
+
+    def _drawn(self, draw: Callable[..., Any], n: int, columns: int) -> np.ndarray:
+        return draw((n, columns))
+
+    # What the processes tell each other
+
     def budget(self, memory: float | str | None, where: str = "numpy") -> float:
-        """Bytes from :func:`parse_memory`; of ranks on one host each has its share of the free."""
+        """Bytes from :func:`parse_memory`; if None, ranks on one host divide the free memory."""
         return parse_memory(memory, where)
 
-    def together(self, work: Callable[[], Any]) -> Any:
-        """What `work` gives; an error on any rank is one on all."""
+    def together(self, work: Callable[[], T]) -> T:
+        """The result of `work`; an error on any rank is raised on all."""
         return work()
 
-    def agreed(self, x: Any) -> Any:
+    def agreed(self, x: T) -> T:
         """`x` of the first rank."""
         return x
 
-    def all_of(self, x: Any) -> list[Any]:
+    def all_of(self, x: T) -> list[T]:
         """`x` of every rank."""
         return [x]
-
-    def first(self, x: Any) -> Any:
-        """The `x` of the first rank whose is not None."""
-        return next((other for other in self.all_of(x) if other is not None), None)
-
-    def everywhere(self, x: Any) -> Any:
-        """The arrays of all ranks, one after another, on every rank and on the host."""
-        return x
-
-    def joined(self, block: bytes) -> bytes:
-        """The bytes of all ranks, in order; on the first rank only."""
-        return block
 
     def either(self, *flags: bool) -> tuple[bool, ...]:
         """Whether a flag is set on any rank, for each."""
         return flags
 
-    def generator(self, rng: int | np.random.Generator | None) -> np.random.Generator:
-        """A generator that is the same everywhere, also without a seed."""
-        return np.random.default_rng(rng)
-
-    def normal(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
-        """Independent standard normal numbers, the rows held here of (n, columns)."""
-        return rng.standard_normal((n, columns))
-
-    def signs(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
-        """Independent signs, the rows held here of (n, columns)."""
-        return 2.0 * rng.integers(0, 2, (n, columns), dtype=np.int8) - 1.0
-
-    def gather(self, x: Any) -> Any:
-        """All rows of `x`, in order, on the host."""
+    def gather(self, x: Array) -> Array | None:
+        """All rows of `x`, in order, on the host of the first rank; None on the others."""
         return x
+
+    def joined(self, block: bytes) -> bytes:
+        """The bytes of all ranks, in order, on the first rank."""
+        return block
 
 
 LOCAL = RowDistribution()
 
 
 def space_of(comm: Any, here: int) -> RowDistribution:
-    """The space of vectors with `here` rows on this rank; all of them, where `comm` is None."""
+    """The distribution of vectors with `here` rows on this rank, or all where `comm` is None."""
     if comm is None:
         return LOCAL
     return comm if isinstance(comm, RowDistribution) else Sharded(comm, here)
 
 
 def rows_of_rank(n: int, comm: Any) -> slice:
-    """The rows of this rank, of `n` that are spread evenly.
-
-    Parameters
-    ----------
-    n : int
-    comm : mpi4py.MPI.Comm
-
-    Returns
-    -------
-    slice
-        Neighbouring rows, in the order of the ranks; empty where there are more ranks than rows.
+    """The rows of this rank, a slice, of `n` that are distributed evenly in the order of the ranks.
 
     Examples
     --------
@@ -144,16 +137,15 @@ def rows_of_rank(n: int, comm: Any) -> slice:
     >>> [rows_of_rank(5, SimpleNamespace(rank=i, size=3)) for i in range(3)]
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    check_integer(n, "n", 0)
-    edges = [-(-n * i // comm.size) for i in (comm.rank, comm.rank + 1)]
-    return slice(*edges)
+    arrays.check_integer(n, "n", 0)
+    return slice(-(-n * comm.rank // comm.size), -(-n * (comm.rank + 1) // comm.size))
 
 
-def together(comm: Any, work: Callable[[], Any]) -> Any:
-    """What `work` gives; an error on any rank is one on all, so that none waits for another."""
+def together(comm: Any, work: Callable[[], T]) -> T:
+    """The result of `work`; an error on any rank is raised on all, so that none waits for ever."""
     if comm is None or isinstance(comm, RowDistribution):
         return work()
-    result, error = None, None
+    error: Exception | None = None
     try:
         result = work()
     except Exception as caught:
@@ -168,7 +160,7 @@ def together(comm: Any, work: Callable[[], Any]) -> Any:
 
 
 def same(comm: Any, find: Callable[[], str], name: str) -> None:
-    """Raise ``ValueError`` unless what `find` gives is the same on all ranks."""
+    """Raise ``ValueError`` unless the result of `find` is the same on all ranks."""
     if comm is None or isinstance(comm, RowDistribution):
         return
     value = find()
@@ -189,9 +181,8 @@ class Sharded(RowDistribution):
     here : int
         Rows of this rank; zero is allowed, if some rank has more.
     nccl : cupy.cuda.nccl.NcclCommunicator, optional
-        Of the same ranks, for sums of device arrays; ``initialize_nccl_comm`` in
-        ``pylops_mpi.utils._nccl`` makes one of all ranks.  By default they go through MPI: from
-        device to device where ``PYLOPS_MPI_CUDA_AWARE=1`` says that it can, else through the host.
+        For sums of device arrays, as ``pylops_mpi.utils._nccl.initialize_nccl_comm()``.  By default
+        MPI sums them, from device to device if ``PYLOPS_MPI_CUDA_AWARE=1``, or through the host.
 
     Attributes
     ----------
@@ -199,10 +190,8 @@ class Sharded(RowDistribution):
         Rows of every rank.
     size, start : int
         Rows of all ranks, and of those before this one.
-    neighbours : int
-        Ranks on this host, this one among them.
-    rank_here : int
-        How many of those come before this one.
+    neighbours, rank_here : int
+        Ranks on this host, this one among them, and how many of them come before this one.
     reductions, bytes : int
         Sums completed so far, and the bytes of this rank that went into them.
 
@@ -211,32 +200,34 @@ class Sharded(RowDistribution):
     Every method is collective: all ranks must call it, in one order.  Sums come out bitwise
     equal on all ranks, so that decisions based on them agree.
 
-    In the place of a communicator, ``net.fields(X, comm=Sharded(comm, len(X), nccl))`` and
-    ``of.train(…, comm=…)`` take a space as it is: whoever made it has to make sure that the
-    ranks hold the same network and agree on what fails.
+    ``net.fields(X, comm=Sharded(comm, len(X), nccl))`` and ``of.train(…, comm=…)`` take a
+    `Sharded` in the place of a communicator, and then do not check that the ranks hold the same
+    network and see the same errors.
     """
 
     sharded = True
 
     def __init__(self, comm: Any, here: int, nccl: Any = None) -> None:
-        self.comm, self.nccl = comm, nccl
+        self.comm = comm
+        self.nccl = nccl
+        self.rank = comm.rank
+        self.ranks = comm.size
+        self.leads = comm.rank == 0
         self.counts = tuple(comm.allgather(int(here)))
-        self.size, self.start = sum(self.counts), sum(self.counts[: comm.rank])
-        self.rank, self.ranks, self.leads = comm.rank, comm.size, comm.rank == 0
-        self.reductions = self.bytes = 0
-        MPI = importlib.import_module("mpi4py.MPI")
-        beside_us = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.neighbours, self.rank_here = beside_us.size, beside_us.rank
-        beside_us.Free()
+        self.size = sum(self.counts)
+        self.start = sum(self.counts[: comm.rank])
+        self.reductions = 0
+        self.bytes = 0
+        self._mpi = importlib.import_module("mpi4py.MPI")
+        host = comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.neighbours = host.size
+        self.rank_here = host.rank
+        host.Free()
         if self.size == 0:
             raise ValueError("there are no samples: no rank holds a row")
 
     def __reduce__(self) -> Any:
         raise TypeError("a sharded operator cannot be pickled: it is spread over the ranks")
-
-    def here(self, n: int) -> int:
-        span = self.span(n)
-        return span.stop - span.start
 
     def span(self, n: int) -> slice:
         copies, rest = divmod(n, self.size)  # the outputs of a sample stand together
@@ -245,101 +236,86 @@ class Sharded(RowDistribution):
         return slice(copies * self.start, copies * (self.start + self.counts[self.rank]))
 
     def total(self, x: Any) -> Any:
-        return self._reduced(x, "SUM")
+        return self._reduced(x, self._mpi.SUM)
 
     def largest(self, x: Any) -> Any:
         # A number that all want on the host; a rank without rows may have it nowhere else.
-        return self._reduced(to_host(x), "MAX")
+        return self._reduced(arrays.to_host(x), self._mpi.MAX)
 
-    def norm(self, A: Any, axis: int | None = None) -> Any:
+    def norm(self, A: Array, axis: int | None = None) -> Any:
         return self.total(super().norm(A, axis) ** 2) ** 0.5
 
-    def qr(self, A: Any) -> tuple[Any, Any]:
+    def qr(self, A: Array) -> tuple[Array, Array]:
         # Every rank factors its rows, then all the small triangles stacked (TSQR).
         Q, R = super().qr(A)
-        parts = self.comm.allgather(to_host(R))
-        edges = list(itertools.accumulate(map(len, parts), initial=0))
-        turn, R = np.linalg.qr(np.concatenate(parts))
-        mine = turn[edges[self.rank] : edges[self.rank + 1]]
-        return Q @ to_device_of(mine, Q), to_device_of(R, Q)
-
-    def budget(self, memory: float | str | None, where: str = "numpy") -> float:
-        own = super().budget(memory, where)
-        if memory is None:
-            own /= self._sharers() if where == "cupy" else self.neighbours
-        return -float(self.largest(-own))
-
-    def _sharers(self) -> int:
-        """Ranks that compute on this rank's device, this one among them."""
-        MPI = importlib.import_module("mpi4py.MPI")
-        device = cupy_module().cuda.Device().pci_bus_id
-        places = self.comm.allgather((MPI.Get_processor_name(), device))
-        return places.count(places[self.rank])
-
-    def together(self, work: Callable[[], Any]) -> Any:
-        return together(self.comm, work)
-
-    def agreed(self, x: Any) -> Any:
-        return self.comm.bcast(x)
-
-    def all_of(self, x: Any) -> list[Any]:
-        return list(self.comm.allgather(x))
-
-    def everywhere(self, x: Any) -> Any:
-        return np.concatenate(self.comm.allgather(to_host(x)))
-
-    def joined(self, block: bytes) -> bytes:
-        return b"".join(self.comm.gather(block) or ())
-
-    def either(self, *flags: bool) -> tuple[bool, ...]:
-        return tuple(bool(flag) for flag in self.largest(np.array(flags, dtype=np.int32)))
+        triangles = self.comm.allgather(arrays.to_host(R))
+        start = sum(len(triangle) for triangle in triangles[: self.rank])
+        rotation, R = np.linalg.qr(np.concatenate(triangles))
+        mine = rotation[start : start + len(triangles[self.rank])]
+        return Q @ arrays.to_device_of(mine, Q), arrays.to_device_of(R, Q)
 
     def generator(self, rng: int | np.random.Generator | None) -> np.random.Generator:
         if rng is None:
             rng = self.comm.bcast(np.random.SeedSequence().entropy)
         return super().generator(rng)
 
-    def normal(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
-        return self._mine(n, columns, lambda rows: super(Sharded, self).normal(rng, rows, columns))
-
-    def signs(self, rng: np.random.Generator, n: int, columns: int) -> np.ndarray:
-        return self._mine(n, columns, lambda rows: super(Sharded, self).signs(rng, rows, columns))
-
-    def _mine(self, n: int, columns: int, draw: Callable[[int], np.ndarray]) -> np.ndarray:
-        """The rows held here of what is drawn for all ranks, from one stream, block by block."""
-        span, out = self.span(n), np.empty((self.here(n), columns))
+    def _drawn(self, draw: Callable[..., Any], n: int, columns: int) -> np.ndarray:
+        """The local rows of numbers that all ranks draw from one stream, block by block."""
+        out = np.empty((self.here(n), columns))
+        start = self.span(n).start
         for s in row_slices(n, columns * out.itemsize):
-            block = draw(s.stop - s.start)
-            low, high = max(s.start, span.start), min(s.stop, span.stop)
-            if low < high:
-                out[low - span.start : high - span.start] = block[low - s.start : high - s.start]
+            block = draw((s.stop - s.start, columns))
+            part = self.part(s, n)
+            if part.start < part.stop:
+                out[part] = block[start + part.start - s.start :][: part.stop - part.start]
         return out
 
-    def gather(self, x: Any) -> Any:
-        parts = self.comm.gather(to_host(x))
+    def budget(self, memory: float | str | None, where: str = "numpy") -> float:
+        own = super().budget(memory, where)
+        if memory is None and where == "cupy":
+            device = arrays.cupy_module().cuda.Device().pci_bus_id
+            places = self.comm.allgather((self._mpi.Get_processor_name(), device))
+            own /= places.count(places[self.rank])  # ranks on this device
+        elif memory is None:
+            own /= self.neighbours
+        return -float(self.largest(-own))
+
+    def together(self, work: Callable[[], T]) -> T:
+        return together(self.comm, work)
+
+    def agreed(self, x: T) -> T:
+        return self.comm.bcast(x)
+
+    def all_of(self, x: T) -> list[T]:
+        return list(self.comm.allgather(x))
+
+    def either(self, *flags: bool) -> tuple[bool, ...]:
+        return tuple(bool(flag) for flag in self.largest(np.array(flags, dtype=np.int32)))
+
+    def gather(self, x: Array) -> Array | None:
+        parts = self.comm.gather(arrays.to_host(x))
         return None if parts is None else np.concatenate(parts)
 
-    def _reduced(self, x: Any, operation: str) -> Any:
-        MPI = importlib.import_module("mpi4py.MPI")
-        op = getattr(MPI, operation)
+    def joined(self, block: bytes) -> bytes:
+        return b"".join(self.comm.gather(block) or ())
+
+    def _reduced(self, x: Any, operation: Any) -> Any:
         self.reductions += 1
-        if module_name(x) == "cupy":
+        if arrays.module_name(x) == "cupy":
             self.bytes += x.nbytes
-            return self._on_device(x, op)
+            return self._on_device(x, operation)
         buffer = np.array(x, order="C")
         self.bytes += buffer.nbytes
-        self.comm.Allreduce(MPI.IN_PLACE, buffer, op)
+        self.comm.Allreduce(self._mpi.IN_PLACE, buffer, operation)
         return buffer[()]
 
-    def _on_device(self, x: Any, op: Any) -> Any:
+    def _on_device(self, x: Array, operation: Any) -> Array:
         """NCCL if there is a communicator, else MPI: CUDA-aware, or through the host."""
         flat = namespace(x).ascontiguousarray(x).reshape(-1)
         if self.nccl is not None:
-            out = importlib.import_module("pylops_mpi.utils._nccl").nccl_allreduce(
-                self.nccl, flat, op=op
-            )
+            nccl = importlib.import_module("pylops_mpi.utils._nccl")
+            out = nccl.nccl_allreduce(self.nccl, flat, op=operation)
         else:
-            out = importlib.import_module("pylops_mpi.utils._mpi").mpi_allreduce(
-                self.comm, flat, engine="cupy", op=op
-            )
+            mpi = importlib.import_module("pylops_mpi.utils._mpi")
+            out = mpi.mpi_allreduce(self.comm, flat, engine="cupy", op=operation)
         return out.reshape(x.shape)

@@ -33,15 +33,17 @@ from opflow.operators.algebra import (
     as_operator,
 )
 from opflow.operators.block_diagonal import BlockDiagonal
+from opflow.operators.coactivation import CoActivation
 from opflow.operators.describe import describe
-from opflow.operators.gates import Mask, PackedGates
-from opflow.operators.gram import CoActivation, CrossGram, Gram, GramVelocity, WeightGram
-from opflow.operators.khatri_rao import Hadamard, KhatriRao
+from opflow.operators.gates import Mask, PackedGates, ScaledGates
+from opflow.operators.gram import CrossGram, Gram, GramVelocity
+from opflow.operators.hadamard import Hadamard, TiledHadamard
+from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
-from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.weight_gram import WeightGram
 
 __all__ = [
     "Adjoint",
@@ -68,6 +70,7 @@ __all__ = [
     "Scaled",
     "ScaledGates",
     "Sum",
+    "TiledHadamard",
     "Weight",
     "WeightGram",
     "Zero",

@@ -24,7 +24,23 @@ import scipy.sparse.linalg as spla
 from opflow.machine.arrays import is_array, is_rows, is_sparse, mixed, module_name, namespace
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.workspace import op_namespace, operator_module
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    cross_block,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost, Operator, agreed_space, check_dtype
+from opflow.operators.prices import (
+    Work,
+    block_work,
+    entrywise_block,
+    gram_of_parts,
+    gram_work,
+    stored_block,
+)
 
 
 def is_operator(x: Any) -> bool:
@@ -440,7 +456,7 @@ class Product(_Composite):
         return left.T.conj()
 
     def _diagonal(self) -> Any:
-        return self.operands[0]._gram_diagonal(None) if self.is_gram else super()._diagonal()
+        return gram_diagonal(self.operands[0]) if self.is_gram else super()._diagonal()
 
     @property
     def is_gram(self) -> bool:
@@ -502,34 +518,6 @@ class Scaled(_Composite):
     def _diagonal(self) -> Any:
         return self.scalar * self.operands[0]._diagonal()
 
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if not isinstance(other, Scaled):
-            return super()._cross_block(other, rows, cols)
-        block = self.operands[0]._cross_block(other.operands[0], rows, cols)
-        return self.scalar * other.scalar * block
-
-    # Squares of what a large or a small scalar brings near one may be out of range by themselves:
-    # rows are scaled first then, as wide as they are.
-
-    @property
-    def _moderate(self) -> bool:
-        return 2.0**-40 < abs(self.scalar) < 2.0**40
-
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if not self._moderate:
-            return super()._gram_block(rows, cols, weights)
-        return self.scalar**2 * self.operands[0]._gram_block(rows, cols, weights)
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if not self._moderate:
-            return super()._gram_diagonal(weights)
-        return self.scalar**2 * self.operands[0]._gram_diagonal(weights)
-
-    def _column_squares(self) -> Any:
-        if not self._moderate:
-            return super()._column_squares()
-        return self.scalar**2 * self.operands[0]._column_squares()
-
 
 class Adjoint(_Composite):
     """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
@@ -565,14 +553,6 @@ class Adjoint(_Composite):
 
     def _diagonal(self) -> Any:
         return self.operands[0]._diagonal().conj()
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_diagonal(weights)
-        return self.operands[0]._column_squares()
-
-    def _column_squares(self) -> Any:
-        return self.operands[0]._gram_diagonal(None)
 
 
 class Cast(_Composite):
@@ -655,28 +635,6 @@ class HStack(_Composite):
         parts = [op.rows(index) for op in self.operands]
         return namespace(*parts).concatenate(parts, axis=1)
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        return sum(
-            op._gram_block(rows, cols, None if weights is None else weights[span])
-            for op, span in self._spans()
-        )
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        return sum(
-            op._gram_diagonal(None if weights is None else weights[span])
-            for op, span in self._spans()
-        )
-
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if not isinstance(other, HStack) or self.edges != other.edges:
-            return super()._cross_block(other, rows, cols)
-        pairs = zip(self.operands, other.operands, strict=True)
-        return sum(left._cross_block(right, rows, cols) for left, right in pairs)
-
-    def _column_squares(self) -> Any:
-        parts = [op._column_squares() for op in self.operands]
-        return namespace(*parts).concatenate(parts)
-
 
 class External(Operator):
     """An operator of PyLops or SciPy inside our algebra.
@@ -738,3 +696,90 @@ def _device_array(op: Any) -> Any:
             if found is not None and module_name(found) != "numpy":
                 return found
     return None
+
+
+# -- entries and their prices ---------------------------------------------------------------------
+
+for _kind in (Sum, Scaled, Adjoint, Cast, HStack):
+    entries_are_cheap.register(_kind, cheap_in_operands)
+for _kind in (Sum, Scaled):
+    block_work.register(_kind, entrywise_block)
+for _kind in (Sum, Scaled, HStack):
+    gram_work.register(_kind, gram_of_parts)
+block_work.register(Identity, stored_block)
+
+
+@block_work.register
+def _adjoint_work(op: Adjoint, rows: int, cols: int) -> Work:
+    return block_work(op.operands[0], cols, rows)
+
+
+@gram_diagonal.register
+def _adjoint_gram_diagonal(F: Adjoint, weights: Any = None) -> Any:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(F, weights)
+    return column_squares(F.operands[0])
+
+
+@column_squares.register
+def _adjoint_column_squares(F: Adjoint) -> Any:
+    return gram_diagonal(F.operands[0])
+
+
+def _moderate(op: Scaled) -> bool:
+    """Whether squares of the unscaled entries stay in range if those of the scaled ones do."""
+    return 2.0**-40 < abs(op.scalar) < 2.0**40
+
+
+@gram_block.register
+def _scaled_gram_block(F: Scaled, rows: Any, cols: Any, weights: Any = None) -> Any:
+    if not _moderate(F):
+        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+    return F.scalar**2 * gram_block(F.operands[0], rows, cols, weights)
+
+
+@gram_diagonal.register
+def _scaled_gram_diagonal(F: Scaled, weights: Any = None) -> Any:
+    if not _moderate(F):
+        return gram_diagonal.dispatch(Operator)(F, weights)
+    return F.scalar**2 * gram_diagonal(F.operands[0], weights)
+
+
+@column_squares.register
+def _scaled_column_squares(F: Scaled) -> Any:
+    if not _moderate(F):
+        return column_squares.dispatch(Operator)(F)
+    return F.scalar**2 * column_squares(F.operands[0])
+
+
+@cross_block.register
+def _scaled_cross_block(F: Scaled, G: Operator, rows: Any, cols: Any) -> Any:
+    if not isinstance(G, Scaled):
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    return F.scalar * G.scalar * cross_block(F.operands[0], G.operands[0], rows, cols)
+
+
+@gram_block.register
+def _stack_gram_block(F: HStack, rows: Any, cols: Any, weights: Any = None) -> Any:
+    parts = ((op, None if weights is None else weights[span]) for op, span in F._spans())
+    return sum(gram_block(op, rows, cols, part) for op, part in parts)
+
+
+@gram_diagonal.register
+def _stack_gram_diagonal(F: HStack, weights: Any = None) -> Any:
+    parts = ((op, None if weights is None else weights[span]) for op, span in F._spans())
+    return sum(gram_diagonal(op, part) for op, part in parts)
+
+
+@column_squares.register
+def _stack_column_squares(F: HStack) -> Any:
+    parts = [column_squares(op) for op in F.operands]
+    return namespace(*parts).concatenate(parts)
+
+
+@cross_block.register
+def _stack_cross_block(F: HStack, G: Operator, rows: Any, cols: Any) -> Any:
+    if not isinstance(G, HStack) or F.edges != G.edges:
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    pairs = zip(F.operands, G.operands, strict=True)
+    return sum(cross_block(left, right, rows, cols) for left, right in pairs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.machine.arrays import check_real, is_sparse, namespace
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 
 
@@ -73,3 +74,6 @@ class BlockDiagonal(Operator):
         sample, unit = i[:, None] // k, j // n
         entries = self.data[sample, i[:, None] % k, j % n]
         return entries * (sample == unit)
+
+
+entries_are_cheap.register(BlockDiagonal, cheap_in_operands)

@@ -1,22 +1,40 @@
-"""Gates: their packed storage as an operator, and the diagonal operator that applies them.
+"""Gates, at one bit each: the matrix of gates θ, with numbers for rows and columns, and masks.
 
-A gate is one bit.  :class:`PackedGates` is the N × n zero-one matrix of gates, stored at one bit
-an entry and unpacked in row blocks; :class:`Mask` is the diagonal operator on a field.
+:class:`PackedGates` is θ (N × n), :class:`ScaledGates` ``θ diag(v)``, :class:`GateGradient`
+``diag(r) θ diag(v)`` and :class:`Mask` the diagonal operator that applies gates to a field.
+Products go through tables of sums (:mod:`opflow.machine.gate_tables`) where that is faster, and so
+do those of ``ScaledGates(…) ⊙ X``; else gates are unpacked in row blocks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from opflow.machine import gate_tables
-from opflow.machine.arrays import check_gates, namespace
-from opflow.machine.workspace import blocked_matmat, blocked_rmatmat, row_slices
+from opflow.machine.arrays import Array, Data, Index, check_gates, check_real, namespace
+from opflow.machine.workspace import (
+    blocked_matmat,
+    blocked_rmatmat,
+    row_slices,
+    workspace_bytes,
+)
+from opflow.operators.entries import (
+    cheap_in_operands,
+    entries_are_cheap,
+    gram_diagonal,
+    gram_product,
+)
+from opflow.operators.khatri_rao import KhatriRao, product_cost, pull, push
+from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator, check_dtype
+from opflow.operators.prices import array_bytes, product_bytes, vector_bytes
 
 
-def pack(gates: Any) -> Any:
+def pack(gates: Array) -> Array:
     """Boolean rows (N, n) as bytes (N, ⌈n/8⌉), eight gates a byte."""
     xp = namespace(gates)
     n, width = gates.shape
@@ -30,13 +48,27 @@ def pack(gates: Any) -> Any:
     return packed
 
 
-def unpack(packed: Any, width: int) -> Any:
+def unpack(packed: Array, width: int) -> Array:
     """The inverse of :func:`pack`, as zeros and ones of dtype uint8."""
     xp = namespace(packed)
     return xp.unpackbits(packed).reshape(len(packed), 8 * packed.shape[1])[:, :width]
 
 
-class PackedGates(Operator):
+class _Gates(Operator):
+    """Gates in `data`, exact in any dtype."""
+
+    dtype_free = True
+    data: Array
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        if self.dtype == np.dtype(dtype):
+            return self
+        other = copy.copy(self)  # shares the gates
+        other.dtype = check_dtype(dtype)
+        return other
+
+
+class PackedGates(_Gates):
     """The zero-one matrix of gates θ (N × n), stored at one bit a gate.
 
     Parameters
@@ -52,21 +84,14 @@ class PackedGates(Operator):
     array([[1., 0., 1.]])
     """
 
-    row_access = dtype_free = True
+    row_access = True
 
-    def __init__(self, gates: Any, dtype: Any = np.float64, *, symbol: str = "θ") -> None:
+    def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "θ") -> None:
         gates = check_gates(gates)
         if gates.ndim != 2 or 0 in gates.shape:
             raise ValueError(f"gates must be a non-empty (N, n) array, not of shape {gates.shape}")
         self.data = pack(gates)
         super().__init__(gates.shape, dtype, symbol=symbol)
-
-    def astype(self, dtype: Any) -> PackedGates:
-        if self.dtype == np.dtype(dtype):
-            return self
-        other = object.__new__(PackedGates)  # shares the packed data
-        other.__dict__ = self.__dict__ | {"dtype": check_dtype(dtype)}
-        return other
 
     def cost(self, columns: int = 1) -> Cost:
         m, n = self.shape
@@ -74,30 +99,87 @@ class PackedGates(Operator):
         gates = flops if gate_tables.tabulated(self.dtype, self.data) else 0.0
         return Cost(flops, self.data.nbytes + self._vector_bytes(columns), gates=gates)
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         return unpack(self.data[index], self.shape[1]).astype(self.dtype)
 
     @classmethod
-    def from_bits(cls, bits: Any, width: int, dtype: Any, *, symbol: str = "θ") -> PackedGates:
+    def from_bits(
+        cls, bits: Array, width: int, dtype: DTypeLike, *, symbol: str = "θ"
+    ) -> PackedGates:
         """Gates that are packed already, as :func:`pack` does; referenced, not checked."""
         self = object.__new__(cls)
         self.data = bits
         Operator.__init__(self, (len(bits), width), dtype, symbol=symbol)
         return self
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         if gate_tables.tabulated(X.dtype, self.data):
             return gate_tables.times(self.data, self.shape[1], X)
         return blocked_matmat(self, X)
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         X = namespace(X).ascontiguousarray(X)
         if gate_tables.tabulated(X.dtype, self.data, X):
             return gate_tables.weighted_sums(self.data, self.shape[1], X)[0]
         return blocked_rmatmat(self, X)
 
 
-class Mask(Operator):
+class ScaledGates(Operator):
+    r"""The matrix ``Θ diag(v)`` (N × n), its gates stored at one bit each.
+
+    Parameters
+    ----------
+    gates : bool array of shape (N, n), or PackedGates
+    scale : array of shape (n,)
+        v; its dtype is the operator's.
+    symbol : str, optional
+
+    Notes
+    -----
+    With one output the conjugates of the top layer, :math:`\varphi_{\mu i} = v_i \theta_i^\mu`,
+    are of this form.  A product is one with the gates, 2·N·n flops a column; in
+    ``KhatriRao(ScaledGates(...), X)`` both halves of a product are products of gates with X.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.ScaledGates(np.array([[True, False], [True, True]]), np.array([2.0, 3.0])).todense()
+    array([[2., 0.],
+           [2., 3.]])
+    """
+
+    row_access = True
+
+    def __init__(
+        self, gates: Array | PackedGates, scale: Array, *, symbol: str = "θ diag(v)"
+    ) -> None:
+        packed = gates if isinstance(gates, PackedGates) else PackedGates(gates)
+        scale = check_real(scale, "scale")
+        if scale.shape != packed.shape[1:]:
+            raise ValueError(f"scale has shape {scale.shape} but there are {packed.shape[1]} gates")
+        self.gates = packed.astype(scale.dtype)
+        self.data = packed.data
+        self.scale = scale
+        super().__init__(packed.shape, scale.dtype, symbol=symbol)
+
+    def cost(self, columns: int = 1) -> Cost:
+        return self.gates.cost(columns)
+
+    def rows(self, index: Index) -> Array:
+        rows = self.gates.rows(index)
+        rows *= self.scale
+        return rows
+
+    def _matmat(self, X: Array) -> Array:
+        return self.gates.astype(X.dtype)._matmat(self.scale[:, None] * X)
+
+    def _rmatmat(self, X: Array) -> Array:
+        out = self.gates.astype(X.dtype)._rmatmat(X)
+        out *= self.scale[:, None]
+        return out
+
+
+class Mask(_Gates):
     """The diagonal operator of gates on a field: ``(Mask(θ) x)_i = θ_i x_i``.
 
     Parameters
@@ -118,9 +200,7 @@ class Mask(Operator):
     array([3., 0.])
     """
 
-    dtype_free = True
-
-    def __init__(self, gates: Any, dtype: Any = np.float64, *, symbol: str = "D") -> None:
+    def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "D") -> None:
         gates = check_gates(gates)
         if gates.size == 0:
             raise ValueError("gates must not be empty")
@@ -134,21 +214,14 @@ class Mask(Operator):
             dimsd=gates.shape or (1,),
         )
 
-    def astype(self, dtype: Any) -> Mask:
-        if self.dtype == np.dtype(dtype):
-            return self
-        other = object.__new__(Mask)
-        other.__dict__ = self.__dict__ | {"dtype": check_dtype(dtype)}
-        return other
-
     def cost(self, columns: int = 1) -> Cost:
         return Cost(float(self.shape[0] * columns), self.data.nbytes + self._vector_bytes(columns))
 
-    def _bits(self, s: slice) -> Any:
+    def _bits(self, s: slice) -> Array:
         bits = namespace(self.data).unpackbits(self.data[s])
         return bits[: self.shape[0] - 8 * s.start, None]
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         xp = namespace(X)
         out = xp.empty(X.shape, dtype=X.dtype)
         for s in row_slices(len(self.data), 8 * 8 * X.shape[1]):
@@ -158,13 +231,113 @@ class Mask(Operator):
 
     _rmatmat = _matmat
 
-    def _diagonal(self) -> Any:
+    def _diagonal(self) -> Array:
         return namespace(self.data).unpackbits(self.data)[: self.shape[0]].astype(self.dtype)
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        return self._diagonal() if weights is None else self._diagonal() * weights
-
-    def _block(self, rows: Any, cols: Any) -> Any:
+    def _block(self, rows: Index, cols: Index) -> Array:
         xp = namespace(self.data)
         index = xp.arange(self.shape[0])
         return (index[rows][:, None] == index[cols]) * self._diagonal()[cols]
+
+
+class GateGradient(NamedTuple):
+    """``diag(r) Θ diag(v)``: the gradient in the fields of a top layer with one output.
+
+    It multiplies as an array does, through tables: ``G @ W``, ``G.T @ X``, sums over samples.
+    """
+
+    #: Θ, packed
+    bits: Array
+    r: Array
+    v: Array
+    transposed: bool = False
+
+    @property
+    def T(self) -> GateGradient:
+        return self._replace(transposed=not self.transposed)
+
+    def __matmul__(self, M: Array) -> Array:
+        units = len(self.v)
+        if self.transposed:
+            M = np.ascontiguousarray(M)
+            out = gate_tables.weighted_sums(self.bits, units, M, self.r[None, :])[0]
+            out *= self.v[:, None]
+        else:
+            out = gate_tables.times(self.bits, units, self.v[:, None] * M)
+            out *= self.r[:, None]
+        return out
+
+    def sum(self, axis: int = 0) -> Array:
+        """The sums over samples."""
+        return (self.T @ np.ones((len(self.r), 1), dtype=self.r.dtype))[:, 0]
+
+
+# -- prices and entries ---------------------------------------------------------------------------
+
+entries_are_cheap.register(Mask, cheap_in_operands)
+
+
+@gram_diagonal.register
+def _mask_gram_diagonal(F: Mask, weights: Any = None) -> Array:
+    return F._diagonal() if weights is None else F._diagonal() * weights
+
+
+@product_bytes.register(PackedGates)
+@product_bytes.register(ScaledGates)
+def _product_bytes(op: Operator, columns: int) -> float:
+    # Unpacked as bytes, then in the dtype of the product.
+    block = min(array_bytes(op, *op.shape), workspace_bytes()) * (1 + 1 / op.dtype.itemsize)
+    return vector_bytes(op, columns) + block
+
+
+# -- ScaledGates ⊙ X by tables --------------------------------------------------------------------
+
+
+def tables_pay(units: int, dtype: DTypeLike, *arrays: Data) -> bool:
+    """Whether gates of so many units multiply these arrays faster through tables."""
+    return units >= gate_tables.FEWEST and gate_tables.tabulated(dtype, *arrays)
+
+
+def _by_tables(F: KhatriRao, dtype: DTypeLike) -> TypeGuard[Any]:
+    """Whether products of `dtype` with ``F = ScaledGates ⊙ B`` go through tables."""
+    A, B = F.A, F.B
+    return (
+        isinstance(A, ScaledGates)
+        and F.repeat == 1
+        and type(B) is Matrix
+        and B.dtype == dtype
+        and gate_tables.tabulated(dtype, A.data, B.data)
+    )
+
+
+@product_cost.register
+def _table_cost(A: ScaledGates, F: KhatriRao, columns: int) -> Cost:
+    cost = product_cost.dispatch(Operator)(A, F, columns)
+    if not _by_tables(F, F.dtype):
+        return cost
+    return cost._replace(gates=2.0 * F.shape[0] * F.shape[1] * columns)
+
+
+@push.register
+def _push_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
+    if not _by_tables(F, X.dtype):
+        return push.dispatch(Operator)(A, F, X)
+    M = X.T.reshape(-1, A.shape[1], F.B.shape[1]) * A.scale[:, None]
+    return gate_tables.row_dots(A.data, A.shape[1], M, F.B.data).T
+
+
+@pull.register
+def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
+    if not _by_tables(F, X.dtype):
+        return pull.dispatch(Operator)(A, F, X)
+    sums = gate_tables.weighted_sums(A.data, A.shape[1], F.B.data, X.T)
+    sums *= A.scale[:, None]
+    return sums.reshape(X.shape[1], -1).T
+
+
+@gram_product.register
+def _gram_tables(F: KhatriRao, X: Any) -> Array:
+    if not _by_tables(F, X.dtype):
+        return F._matmat(F._rmatmat(X))
+    A = F.A
+    return gate_tables.gram_product(A.data, A.shape[1], F.B.data, X.T, A.scale).T

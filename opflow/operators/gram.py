@@ -6,15 +6,23 @@ they cost what they weigh.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import check_gates, check_real, mixed, module_name, namespace
+from opflow.machine.arrays import Array, Data, Index, check_real, mixed, module_name, namespace
 from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
 from opflow.operators.algebra import as_operator, unify
-from opflow.operators.gates import PackedGates
+from opflow.operators.entries import (
+    cheap_in_operands,
+    cross_block,
+    cross_diagonal,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+    gram_product,
+)
 from opflow.operators.operator import Cost, Operator, bracketed
+from opflow.operators.prices import Work, array_bytes, block_work, gram_work
 
 
 class Gram(Operator):
@@ -44,7 +52,7 @@ class Gram(Operator):
     (True, False)
     """
 
-    def __init__(self, F: Any, weights: Any = None, *, symbol: str | None = None) -> None:
+    def __init__(self, F: Data, weights: Array | None = None, *, symbol: str | None = None) -> None:
         factor = as_operator(F)
         if factor.dtype.kind == "c":
             raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
@@ -84,7 +92,7 @@ class Gram(Operator):
     def dtype_free(self) -> bool:  # type: ignore[override]
         return self.weights is None and self.factor.dtype_free
 
-    def astype(self, dtype: Any) -> Operator:
+    def astype(self, dtype: DTypeLike) -> Operator:
         if self.dtype_free:
             return type(self)._from_factor(self.factor.astype(dtype), self._symbol)
         return super().astype(dtype)
@@ -96,33 +104,36 @@ class Gram(Operator):
     def cost(self, columns: int = 1) -> Cost:
         return self.factor.cost(columns).times(2)
 
-    def _matmat(self, X: Any) -> Any:
-        # A sparse factor may be far wider than it is heavy: Fᵀ X, dense, by columns of X.
-        width = self.factor.shape[1] * X.dtype.itemsize
-        columns = max(16, int(workspace_bytes() // width))
-        if getattr(self.factor, "sparse", False) and columns < X.shape[1]:
-            out = namespace(X).empty(X.shape, dtype=X.dtype)
-            for s in row_slices(X.shape[1], 1, columns):
-                out[:, s] = self._product(namespace(X).ascontiguousarray(X[:, s]))
-            return out
+    def _matmat(self, X: Array) -> Array:
+        if self.factor.sparse:
+            return self._by_columns(X)
         return self._product(X)
 
-    def _product(self, X: Any) -> Any:
+    def _by_columns(self, X: Array) -> Array:
+        # A sparse factor may be far wider than it is heavy, and then Fᵀ X, which is dense, too.
+        columns = max(16, int(workspace_bytes() // (self.factor.shape[1] * X.dtype.itemsize)))
+        if columns >= X.shape[1]:
+            return self._product(X)
+        out = namespace(X).empty(X.shape, dtype=X.dtype)
+        for s in row_slices(X.shape[1], 1, columns):
+            out[:, s] = self._product(namespace(X).ascontiguousarray(X[:, s]))
+        return out
+
+    def _product(self, X: Array) -> Array:
         if self.weights is None:
-            return self.factor._gram_product(X)
-        return self.factor.matmat(self.factor.rmatmat(X) * self.weights[:, None])
+            return gram_product(self.factor, X)
+        return self.factor._matmat(self.factor._rmatmat(X) * self.weights[:, None])
 
-    def _rmatmat(self, X: Any) -> Any:
-        return self._matmat(X)
+    _rmatmat = _matmat
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         return self._block(index, slice(0, self.shape[0]))
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        return self.factor._gram_block(rows, cols, self.weights)
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return gram_block(self.factor, rows, cols, self.weights)
 
-    def _diagonal(self) -> Any:
-        return self.factor._gram_diagonal(self.weights)
+    def _diagonal(self) -> Array:
+        return gram_diagonal(self.factor, self.weights)
 
 
 class CrossGram(Operator):
@@ -146,7 +157,7 @@ class CrossGram(Operator):
     array([[1., 2.]])
     """
 
-    def __init__(self, F: Any, G: Any, *, symbol: str | None = None) -> None:
+    def __init__(self, F: Data, G: Data, *, symbol: str | None = None) -> None:
         F, G = unify([as_operator(F), as_operator(G)])
         if F.shape[1] != G.shape[1]:
             raise ValueError(f"F has shape {F.shape} but G has shape {G.shape}")
@@ -172,17 +183,17 @@ class CrossGram(Operator):
     def cost(self, columns: int = 1) -> Cost:
         return self.F.cost(columns) + self.G.cost(columns)
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         return self.F.matmat(self.G.rmatmat(X))
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         return self.G.matmat(self.F.rmatmat(X))
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         return self._block(index, slice(0, self.shape[1]))
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        return self.F._cross_block(self.G, rows, cols)
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return cross_block(self.F, self.G, rows, cols)
 
 
 class GramVelocity(Operator):
@@ -210,7 +221,7 @@ class GramVelocity(Operator):
            [2., 0.]])
     """
 
-    def __init__(self, F: Any, dF: Any, *, symbol: str | None = None) -> None:
+    def __init__(self, F: Data, dF: Data, *, symbol: str | None = None) -> None:
         F, dF = unify([as_operator(F), as_operator(dF)])
         if F.shape != dF.shape:
             raise ValueError(f"dF has shape {dF.shape} but F has shape {F.shape}")
@@ -242,95 +253,36 @@ class GramVelocity(Operator):
     def cost(self, columns: int = 1) -> Cost:
         return (self.F.cost(columns) + self.dF.cost(columns)).times(2)
 
-    def _matmat(self, X: Any) -> Any:
-        return self.F.matmat(self.dF.rmatmat(X)) + self.dF.matmat(self.F.rmatmat(X))
+    def _matmat(self, X: Array) -> Array:
+        return self.F._matmat(self.dF._rmatmat(X)) + self.dF._matmat(self.F._rmatmat(X))
 
     _rmatmat = _matmat
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         return self._block(index, slice(0, self.shape[1]))
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        upper = self.F._cross_block(self.dF, rows, cols)
-        return upper + self.F._cross_block(self.dF, cols, rows).T
+    def _block(self, rows: Index, cols: Index) -> Array:
+        upper = cross_block(self.F, self.dF, rows, cols)
+        return upper + cross_block(self.F, self.dF, cols, rows).T
 
-    def _diagonal(self) -> Any:
-        return 2 * self.F._cross_diagonal(self.dF)
-
-
-class CoActivation(Gram):
-    r"""The co-activation matrix of a layer, from gates kept at one bit each.
-
-    Parameters
-    ----------
-    gates : bool array of shape (N, n), or PackedGates
-    weights : array of shape (n,), optional
-        Weight of each unit: ``v**2`` for a readout v.
-    dtype : dtype, optional
-        Of products; that of `weights` if given, else float64.
-
-    Notes
-    -----
-    :math:`C_{\mu\nu} = \sum_i w_i\, \theta_i^\mu \theta_i^\nu`; gates are unpacked in row blocks
-    inside a product, which costs 4·N·n flops a column and reads N·n/8 bytes twice.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.CoActivation(np.array([[True, True], [False, True]])).todense()
-    array([[2., 1.],
-           [1., 1.]])
-    """
-
-    def __init__(
-        self, gates: Any, weights: Any = None, *, dtype: Any = None, symbol: str | None = None
-    ) -> None:
-        if not isinstance(gates, PackedGates):
-            gates = PackedGates(gates)
-        if dtype is not None:
-            gates = gates.astype(dtype)
-        super().__init__(gates, weights, symbol=symbol)
-
-    @classmethod
-    def _from_factor(cls, factor: Operator, symbol: str | None) -> Operator:
-        return CoActivation(factor, symbol=symbol)
+    def _diagonal(self) -> Array:
+        return 2 * cross_diagonal(self.F, self.dF)
 
 
-class WeightGram(Gram):
-    r"""The weight-induced Gram operator ``Wᵀ D_μ D_ν W`` of two samples.
-
-    Parameters
-    ----------
-    W : array of shape (n_out, n_in)
-    gates : bool array of shape (n_out,)
-        Gates θ_μ of one sample.
-    gates2 : bool array of shape (n_out,), optional
-        Gates θ_ν of the other; `gates` by default.
-
-    Notes
-    -----
-    :math:`\sum_i \theta_i^\mu \theta_i^\nu\, w_i w_i^T` over the rows w_i of W: the first
-    nontrivial member of the pullback recursion.  Symmetric and PSD for every pair of samples,
-    because D_μ D_ν is itself a mask.  A product costs 4·n_out·n_in flops.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.WeightGram(np.array([[1.0, 2.0], [3.0, 4.0]]), [True, False]).todense()
-    array([[1., 2.],
-           [2., 4.]])
-    """
-
-    def __init__(self, W: Any, gates: Any, gates2: Any = None, *, symbol: str = "WᵀDDW") -> None:
-        W = as_operator(W, symbol="W")
-        both = _unit_gates(gates, "gates", W)
-        if gates2 is not None:
-            both = both & _unit_gates(gates2, "gates2", W)
-        super().__init__(W.T, both.astype(W.dtype), symbol=symbol)
+for _kind in (Gram, CrossGram, GramVelocity):
+    entries_are_cheap.register(_kind, cheap_in_operands)
 
 
-def _unit_gates(gates: Any, name: str, W: Operator) -> Any:
-    gates = check_gates(gates, name)
-    if gates.shape != (W.shape[0],):
-        raise ValueError(f"{name} has shape {gates.shape} but W has {W.shape[0]} output units")
-    return gates
+@block_work.register
+def _gram_block_work(op: Gram, rows: int, cols: int) -> Work:
+    work = gram_work(op.factor, rows, cols)
+    weighted = 0.0 if op.weights is None else array_bytes(op, rows, op.factor.shape[1])
+    return Work(work.cost, work.held + weighted)
+
+
+@block_work.register
+def _velocity_block_work(op: GramVelocity, rows: int, cols: int) -> Work:
+    works = [gram_work(F, rows, cols) for F in op.operands]
+    size = array_bytes(op, rows, cols)
+    cost = works[0].cost + works[1].cost + (0.0, size)
+    return Work(cost, 2 * size + 2 * max(work.held for work in works))

@@ -1,27 +1,33 @@
-"""Row-wise Khatri–Rao and Hadamard products: one identity carries the speed.
+"""Row-wise Khatri–Rao products ``A ⊙ B``, whose Gram is the Hadamard product of two Grams.
 
-A Hadamard product of Gram matrices is the Gram matrix of the row-wise Khatri–Rao product of
-their factors, ``(A Aᵀ) ∘ (B Bᵀ) = (A ⊙ B)(A ⊙ B)ᵀ``, so a product costs two GEMMs instead of an
-N × N array.  Operands with no factor are multiplied tile by tile, exactly.
+``(A Aᵀ) ∘ (B Bᵀ) = (A ⊙ B)(A ⊙ B)ᵀ``: this identity carries the speed, for a product then costs
+two matrix products instead of an N × N array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import singledispatch
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from opflow.machine import gate_tables
-from opflow.machine.arrays import check_real, namespace
+from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.streams import prefetched
-from opflow.machine.threads import over_rows
+from opflow.machine.threads import bytes_over_rows, over_rows
 from opflow.machine.workspace import op_namespace, row_data, row_slices
-from opflow.operators.algebra import Scaled, Sum, add, as_operator, is_operator, scale, unify
-from opflow.operators.gram import Gram
-from opflow.operators.matrix import Matrix
+from opflow.operators.algebra import Sum, as_operator, is_operator, unify
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    cross_block,
+    cross_diagonal,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost, Operator
-from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
 
 
 class KhatriRao(Operator):
@@ -53,9 +59,10 @@ class KhatriRao(Operator):
     array([[ 3.,  5.,  6., 10.]])
     """
 
-    def __init__(self, A: Any, B: Any, *, symbol: str | None = None) -> None:
+    def __init__(self, A: Data, B: Data, *, symbol: str | None = None) -> None:
         A, B = unify([as_rows(A), as_operator(B)])
-        self.A, self.B = A, B
+        self.A = A
+        self.B = B
         self.repeat, rest = divmod(A.shape[0], B.shape[0])
         if rest or not self.repeat:
             raise ValueError(
@@ -63,10 +70,10 @@ class KhatriRao(Operator):
             )
         # One side is read row by row and scaled, the other only enters a GEMM: scale the
         # narrower, unless the other cannot be scaled (k rows a sample, sparse, no rows to read).
-        a_stays, b_stays = _gemm_only(A), _gemm_only(B)
-        self._scale_a = self.repeat > 1 or (
-            A.shape[1] <= B.shape[1] if a_stays == b_stays else b_stays
-        )
+        a_scales = A.row_access and not A.sparse
+        b_scales = B.row_access and not B.sparse
+        narrower = A.shape[1] <= B.shape[1]
+        self._scale_a = self.repeat > 1 or (narrower if a_scales == b_scales else a_scales)
         dtype = np.result_type(A.dtype, B.dtype)
         super().__init__((A.shape[0], A.shape[1] * B.shape[1]), dtype, symbol=symbol)
 
@@ -83,393 +90,254 @@ class KhatriRao(Operator):
         return self._symbol or f"{self.A.symbol} ⊙ {self.B.symbol}"
 
     def cost(self, columns: int = 1) -> Cost:
-        scaled, gemm = self._sides()
-        stored = self.A.cost(0).bytes + self.B.cost(0).bytes + self._vector_bytes(columns)
-        width = columns * scaled.shape[1]
-        product = gemm.cost(width)
-        gates = product.flops if self._tabulated(self.dtype) else 0.0
-        return Cost(product.flops + 2.0 * self.shape[0] * width, stored, product.sparse, gates)
+        return product_cost(self.A, self, columns)
+
+    def _matmat(self, X: Array) -> Array:
+        return push(self.A, self, X)
+
+    def _rmatmat(self, X: Array) -> Array:
+        return pull(self.A, self, X.conj()).conj()  # the same, where all is real
+
+    def rows(self, index: Index) -> Array:
+        left = self.A.rows(index)
+        right = self.B.rows(self._sample_index(index))
+        return (left[:, :, None] * right[:, None, :]).reshape(len(left), self.shape[1])
 
     def _sides(self) -> tuple[Operator, Operator]:
         """(the scaled side, the GEMM side)."""
         return (self.A, self.B) if self._scale_a else (self.B, self.A)
 
-    def _blocks(
-        self, scaled: Operator, gemm: Operator, columns: int, dtype: Any, samples: slice
-    ) -> Iterable[slice]:
-        if not gemm.row_access:
-            return [samples]
-        width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
-        return self._in_turn(row_slices(samples, width * dtype.itemsize))
-
-    def _over_samples(self, work: Callable[[slice], Any], columns: int, sums: float = 0) -> Any:
-        """`work` of ranges of samples, in several threads where rows can be read by several."""
-        flops = 2.0 * self.B.shape[0] * self.shape[1] * columns
-        data = map(row_data, (self.A, self.B))
-        return over_rows(self.B.shape[0], work, flops, *data, sums=sums)
-
-    def _in_turn(self, slices: list[slice]) -> Iterable[slice]:
-        # with k rows of A a sample, those of A are other slices
-        return prefetched(slices, self.B, *((self.A,) if self.repeat == 1 else ()))
-
     def _samples(self, s: slice) -> slice:
         """Rows of A that belong to the samples `s`."""
         return slice(s.start * self.repeat, s.stop * self.repeat)
 
-    def _tabulated(self, dtype: Any) -> TypeGuard[Any]:
-        """Whether A is gates whose products with the rows of B go through tables."""
-        A, B = self.A, self.B
-        return (
-            isinstance(A, ScaledGates)
-            and self.repeat == 1
-            and type(B) is Matrix
-            and B.dtype == dtype
-            and gate_tables.tabulated(dtype, A.data, B.data)
-        )
-
-    def _matmat(self, X: Any) -> Any:
-        xp, dtype, c = namespace(X), X.dtype, X.shape[1]
-        if self._tabulated(dtype):
-            (n, q), v = (self.A.shape[1], self.B.shape[1]), self.A.scale
-            M = X.T.reshape(c, n, q) * v[:, None]
-            return gate_tables.row_dots(self.A.data, n, M, self.B.data).T
-        scaled, gemm = self._sides()
-        (p, q), k = (self.A.shape[1], self.B.shape[1]), self.repeat
-        # right: (width of gemm side, c · width of scaled side)
-        X = X.reshape(p, q, c)
-        right = (X.transpose(1, 2, 0) if self._scale_a else X.transpose(0, 2, 1)).reshape(
-            gemm.shape[1], -1
-        )
-        width = scaled.shape[1]
-        out = xp.empty((self.shape[0], c), dtype=dtype)
-
-        def push(samples: slice) -> None:
-            work = None
-            for s in self._blocks(scaled, gemm, c, dtype, samples):
-                rows = self._samples(s)
-                factor = scaled.rows(rows).astype(dtype, copy=False)
-                if gemm.row_access and not _sparse(gemm):
-                    b = s.stop - s.start
-                    work = xp.empty((b, c * width), dtype=dtype) if work is None else work
-                    pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
-                else:
-                    pushed = _slab(gemm, s) @ right
-                pushed = pushed.reshape(-1, c, width)
-                if k > 1:
-                    xp.matmul(
-                        factor.reshape(-1, k, width),
-                        pushed.transpose(0, 2, 1),
-                        out=out[rows].reshape(-1, k, c),
-                    )
-                elif c == 1:
-                    out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
-                else:
-                    out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
-
-        self._over_samples(push, c)
-        return out
-
-    def _rmatmat(self, X: Any) -> Any:
-        return self._transposed(X.conj()).conj()  # the same, where all is real
-
-    def _transposed(self, X: Any) -> Any:
-        xp, dtype, c = namespace(X), X.dtype, X.shape[1]
-        if self._tabulated(dtype):
-            sums = gate_tables.weighted_sums(self.A.data, self.A.shape[1], self.B.data, X.T)
-            sums *= self.A.scale[:, None]
-            return sums.reshape(c, -1).T
-        scaled, gemm = self._sides()
-        k, width = self.repeat, scaled.shape[1]
-
-        def pull(samples: slice) -> Any:
-            total: Any = None
-            part = work = None
-            for s in self._blocks(scaled, gemm, c, dtype, samples):
-                rows = self._samples(s)
-                factor = scaled.rows(rows)
-                r, b = X[rows], s.stop - s.start
-                work = xp.empty((b, c, width), dtype=dtype) if work is None else work
-                left = work[:b]
-                if k > 1:
-                    xp.matmul(
-                        r.reshape(b, k, c).transpose(0, 2, 1), factor.reshape(b, k, width), out=left
-                    )
-                else:
-                    xp.multiply(factor[:, None, :], r[:, :, None], out=left)
-                left = left.reshape(b, c * width)
-                if not gemm.row_access or _sparse(gemm):
-                    part = _transposed_product(gemm, s, left)
-                    total = part if total is None else total + part
-                elif total is None:
-                    total = left.T @ gemm.rows(s)
-                else:
-                    part = xp.empty_like(total) if part is None else part
-                    total += xp.matmul(left.T, gemm.rows(s), out=part)
-            return total
-
-        total, *others = self._over_samples(pull, c, 2.0 * self.shape[1] * c * dtype.itemsize)
-        for other in others:
-            total += other
-        # total: (c · scaled width, gemm width)
-        total = total.reshape(c, width, gemm.shape[1])
-        return total.transpose((1, 2, 0) if self._scale_a else (2, 1, 0)).reshape(-1, c)
-
-    def _gram_product(self, X: Any) -> Any:
-        if not self._tabulated(X.dtype):
-            return super()._gram_product(X)
-        A = self.A
-        return gate_tables.gram_product(A.data, A.shape[1], self.B.data, X.T, A.scale).T
-
-    def rows(self, index: Any) -> Any:
-        left = self.A.rows(index)
-        right = self.B.rows(self._sample_index(index))
-        return (left[:, :, None] * right[:, None, :]).reshape(len(left), self.shape[1])
-
-    def _sample_index(self, index: Any) -> Any:
+    def _sample_index(self, index: Index) -> Index:
+        """The samples that these rows of A belong to."""
         if self.repeat == 1:
             return index
-        xp = op_namespace(self)
-        return xp.arange(self.shape[0])[index] // self.repeat
+        return op_namespace(self).arange(self.shape[0])[index] // self.repeat
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_block(rows, cols, weights)
-        block = self.A._gram_block(rows, cols, None)
-        samples = self._sample_index(rows)
-        block *= self.B._gram_block(
-            samples, samples if rows is cols else self._sample_index(cols), None
+    def _prefetched(self, samples: int | slice, width: int, itemsize: int) -> Iterable[slice]:
+        """Row blocks of `samples` that hold `width` numbers a sample."""
+        # with k rows of A a sample, those of A are other slices
+        streamed = (self.A, self.B) if self.repeat == 1 else (self.B,)
+        return prefetched(row_slices(samples, width * itemsize), *streamed)
+
+    def _blocks(self, samples: slice, columns: int, itemsize: int) -> Iterable[slice]:
+        scaled, gemm = self._sides()
+        if not gemm.row_access:
+            return [samples]
+        width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
+        return self._prefetched(samples, width, itemsize)
+
+    def _over_samples(
+        self, work: Callable[[slice], Any], columns: int, sums: float = 0.0
+    ) -> list[Any]:
+        """`work` of ranges of samples, in several threads where rows can be read by several."""
+        flops = 2.0 * self.B.shape[0] * self.shape[1] * columns
+        return over_rows(
+            self.B.shape[0], work, flops, row_data(self.A), row_data(self.B), sums=sums
         )
-        return block
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if weights is None:
-            squares = self.B._gram_diagonal(None)
-            return self.A._gram_diagonal(None) * squares.repeat(self.repeat)
-        parts = []
-        W = weights.reshape(self.A.shape[1], self.B.shape[1])
-        width = self.A.shape[1] * self.repeat + self.B.shape[1]
-        for s in self._in_turn(row_slices(self.B.shape[0], 3 * width * self.dtype.itemsize)):
-            right = self.B.rows(s) ** 2 @ W.T
-            parts.append((self.A.rows(self._samples(s)) ** 2 * right.repeat(self.repeat, 0)).sum(1))
-        return namespace(*parts).concatenate(parts)
 
-    def _column_squares(self) -> Any:
-        p, q = self.A.shape[1], self.B.shape[1]
-        k = self.repeat
-        total: Any = 0
-        for s in self._in_turn(row_slices(self.B.shape[0], 3 * (p * k + q) * self.dtype.itemsize)):
-            left = (self.A.rows(self._samples(s)) ** 2).reshape(-1, k, p).sum(axis=1)
-            if _sparse(self.B):
-                right = self.B.slab(s)
-                total = total + (right.multiply(right).T @ left).T
+# -- products, by the class of A ------------------------------------------------------------------
+
+
+@singledispatch
+def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
+    """The cost of a product with ``F = A ⊙ B``."""
+    scaled, gemm = F._sides()
+    width = columns * scaled.shape[1]
+    product = gemm.cost(width)
+    stored = F.A.cost(0).bytes + F.B.cost(0).bytes + F._vector_bytes(columns)
+    return Cost(product.flops + 2.0 * F.shape[0] * width, stored, product.sparse)
+
+
+@singledispatch
+def push(A: Operator, F: KhatriRao, X: Array) -> Array:
+    """``F X`` for ``F = A ⊙ B``."""
+    xp = namespace(X)
+    dtype = X.dtype
+    c = X.shape[1]
+    k = F.repeat
+    scaled, gemm = F._sides()
+    width = scaled.shape[1]
+    by_column = X.reshape(F.A.shape[1], F.B.shape[1], c)
+    order = (1, 2, 0) if F._scale_a else (0, 2, 1)
+    right = by_column.transpose(order).reshape(gemm.shape[1], c * width)
+    out = xp.empty((F.shape[0], c), dtype=dtype)
+
+    def push_rows(samples: slice) -> None:
+        work = None
+        for s in F._blocks(samples, c, dtype.itemsize):
+            rows = F._samples(s)
+            factor = scaled.rows(rows).astype(dtype, copy=False)
+            if gemm.sparse:
+                pushed = gemm.slab(s) @ right
+            elif not gemm.row_access:
+                pushed = gemm.matmat(right)
             else:
-                total = total + left.T @ self.B.rows(s) ** 2
-        return total.reshape(-1)
+                b = s.stop - s.start
+                if work is None:
+                    work = xp.empty((b, c * width), dtype=dtype)
+                pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
+            pushed = pushed.reshape(-1, c, width)
+            if k > 1:
+                xp.matmul(
+                    factor.reshape(-1, k, width),
+                    pushed.transpose(0, 2, 1),
+                    out=out[rows].reshape(-1, k, c),
+                )
+            elif c == 1:
+                out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
+            else:
+                out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
 
-    # (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ): no row as wide as p · q is formed.
-
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if isinstance(other, Sum):
-            return sum(self._cross_block(term, rows, cols) for term in other.operands)
-        if not _aligned(self, other):
-            return super()._cross_block(other, rows, cols)
-        samples = self._sample_index(rows), other._sample_index(cols)
-        return self.A._cross_block(other.A, rows, cols) * self.B._cross_block(other.B, *samples)
-
-    def _cross_diagonal(self, other: Operator) -> Any:
-        if isinstance(other, Sum):
-            return sum(self._cross_diagonal(term) for term in other.operands)
-        if not _aligned(self, other):
-            return super()._cross_diagonal(other)
-        return self.A._cross_diagonal(other.A) * self.B._cross_diagonal(other.B).repeat(self.repeat)
+    F._over_samples(push_rows, c)
+    return out
 
 
-def as_rows(A: Any) -> Operator:
+@singledispatch
+def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
+    """``Fᵀ X`` for ``F = A ⊙ B``."""
+    xp = namespace(X)
+    dtype = X.dtype
+    c = X.shape[1]
+    k = F.repeat
+    scaled, gemm = F._sides()
+    width = scaled.shape[1]
+
+    def pull_rows(samples: slice) -> Array:
+        total: Any = None
+        part = work = None
+        for s in F._blocks(samples, c, dtype.itemsize):
+            rows = F._samples(s)
+            factor = scaled.rows(rows)
+            r = X[rows]
+            b = s.stop - s.start
+            if work is None:
+                work = xp.empty((b, c, width), dtype=dtype)
+            left = work[:b]
+            if k > 1:
+                r = r.reshape(b, k, c).transpose(0, 2, 1)
+                xp.matmul(r, factor.reshape(b, k, width), out=left)
+            else:
+                xp.multiply(factor[:, None, :], r[:, :, None], out=left)
+            left = left.reshape(b, c * width)
+            if gemm.sparse:
+                part = (gemm.slab(s).T @ left).T
+                total = part if total is None else total + part
+            elif not gemm.row_access:  # `s` is all samples
+                total = gemm.rmatmat(left.conj()).conj().T
+            elif total is None:
+                total = left.T @ gemm.rows(s)
+            else:
+                part = xp.empty_like(total) if part is None else part
+                total += xp.matmul(left.T, gemm.rows(s), out=part)
+        return total
+
+    total, *others = F._over_samples(pull_rows, c, 2.0 * F.shape[1] * c * dtype.itemsize)
+    for other in others:
+        total += other
+    total = total.reshape(c, width, gemm.shape[1])
+    return total.transpose((1, 2, 0) if F._scale_a else (2, 1, 0)).reshape(-1, c)
+
+
+@product_bytes.register
+def _product_bytes(F: KhatriRao, columns: int) -> float:
+    # Operand and result of the GEMM, in the other order and summed over row blocks.
+    scaled, gemm = F._sides()
+    width = (columns + F.repeat) * scaled.shape[1] + gemm.shape[1]
+    rows = 2 * array_bytes(F, F.B.shape[0], width)
+    sums = 2 * array_bytes(F, F.shape[1], columns)
+    blocks = bytes_over_rows(rows, sums) if gemm.row_access else rows
+    return 3 * array_bytes(F, max(F.shape), columns) + blocks
+
+
+# -- entries: (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ), so no row as wide as p · q is formed --
+
+entries_are_cheap.register(KhatriRao, cheap_in_operands)
+
+
+@gram_block.register
+def _gram_block(F: KhatriRao, rows: Any, cols: Any, weights: Any = None) -> Array:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+    block = gram_block(F.A, rows, cols)
+    samples = F._sample_index(rows)
+    block *= gram_block(F.B, samples, samples if rows is cols else F._sample_index(cols))
+    return block
+
+
+@gram_work.register
+def _gram_work(F: KhatriRao, rows: int, cols: int) -> Work:
+    left = gram_work(F.A, rows, cols)
+    right = gram_work(F.B, rows, cols)
+    size = array_bytes(F, rows, cols)
+    copies = 0.0 if F.repeat == 1 else array_bytes(F, rows + cols, F.B.shape[1])
+    cost = left.cost + right.cost + (float(rows * cols), size)
+    return Work(cost, max(left.held, size + right.held + copies))
+
+
+@gram_diagonal.register
+def _gram_diagonal(F: KhatriRao, weights: Any = None) -> Array:
+    if weights is None:
+        return gram_diagonal(F.A) * gram_diagonal(F.B).repeat(F.repeat)
+    parts = []
+    W = weights.reshape(F.A.shape[1], F.B.shape[1])
+    width = F.A.shape[1] * F.repeat + F.B.shape[1]
+    for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
+        right = F.B.rows(s) ** 2 @ W.T
+        parts.append((F.A.rows(F._samples(s)) ** 2 * right.repeat(F.repeat, 0)).sum(1))
+    return namespace(*parts).concatenate(parts)
+
+
+@column_squares.register
+def _column_squares(F: KhatriRao) -> Array:
+    p = F.A.shape[1]
+    width = p * F.repeat + F.B.shape[1]
+    total: Any = 0
+    for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
+        left = (F.A.rows(F._samples(s)) ** 2).reshape(-1, F.repeat, p).sum(axis=1)
+        if F.B.sparse:
+            right = F.B.slab(s)
+            total = total + (right.multiply(right).T @ left).T
+        else:
+            total = total + left.T @ F.B.rows(s) ** 2
+    return total.reshape(-1)
+
+
+@cross_block.register
+def _cross_block(F: KhatriRao, G: Operator, rows: Any, cols: Any) -> Array:
+    if isinstance(G, Sum):
+        parts = [cross_block(F, term, rows, cols) for term in G.operands]
+        return sum(parts[1:], parts[0])
+    if not _aligned(F, G):
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    block = cross_block(F.A, G.A, rows, cols)
+    return block * cross_block(F.B, G.B, F._sample_index(rows), G._sample_index(cols))
+
+
+@cross_diagonal.register
+def _cross_diagonal(F: KhatriRao, G: Operator) -> Array:
+    if isinstance(G, Sum):
+        parts = [cross_diagonal(F, term) for term in G.operands]
+        return sum(parts[1:], parts[0])
+    if not _aligned(F, G):
+        return cross_diagonal.dispatch(Operator)(F, G)
+    return cross_diagonal(F.A, G.A) * cross_diagonal(F.B, G.B).repeat(F.repeat)
+
+
+def _aligned(F: KhatriRao, G: Operator) -> TypeGuard[KhatriRao]:
+    """Whether the columns of both are the same pairs of columns."""
+    if not isinstance(G, KhatriRao):
+        return False
+    return F.A.shape[1] == G.A.shape[1] and F.B.shape[1] == G.B.shape[1]
+
+
+def as_rows(A: Data) -> Operator:
     """The operator of an array (N, k, p), k rows a sample, or of whatever is an operator."""
     if getattr(A, "ndim", 2) == 3 and not is_operator(A):
         A = check_real(A, "A")
         A = A.reshape(-1, A.shape[2])
     return as_operator(A)
-
-
-def _aligned(F: KhatriRao, G: Operator) -> TypeGuard[KhatriRao]:
-    """Whether the columns of both are the same pairs of columns."""
-    return isinstance(G, KhatriRao) and (F.A.shape[1], F.B.shape[1]) == (
-        G.A.shape[1],
-        G.B.shape[1],
-    )
-
-
-def _sparse(op: Operator) -> bool:
-    return bool(getattr(op, "sparse", False))
-
-
-def _gemm_only(op: Operator) -> bool:
-    return _sparse(op) or not op.row_access
-
-
-def _slab(op: Operator, s: slice) -> Any:
-    """What multiplies a dense block from the left: stored sparse rows, or the operator itself."""
-    return op.slab(s) if _sparse(op) else op
-
-
-def _transposed_product(op: Operator, s: slice, left: Any) -> Any:
-    """``leftᵀ op[s]``."""
-    return (op.slab(s).T @ left).T if _sparse(op) else op.rmatmat(left.conj()).conj().T
-
-
-class Hadamard(Operator):
-    r"""The entry-wise product ``A ∘ B ∘ …`` of operators.
-
-    Parameters
-    ----------
-    *operands : operators, arrays or sparse matrices of one shape
-        At least two.
-    symbol : str, optional
-
-    Returns
-    -------
-    Operator
-        Of Grams, the :class:`Gram` of a :class:`KhatriRao` product, found on construction
-        (scalars are pulled out and sums distributed): factored, two GEMMs a product.  With any
-        other operand, a `Hadamard` evaluated in exact tiles from the operands' sub-blocks.  More
-        than two Grams are merged only while the merged factor is no wider than N, where tiles
-        become cheaper; the rest is tiled.
-
-    Notes
-    -----
-    Schur's theorem: PSD ∘ PSD is PSD.  A tiled product costs N² flops an operand and column and
-    forms nothing larger than a tile; the symmetric half only is evaluated where that is known.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> X, C = np.array([[1.0, 2.0], [3.0, 4.0]]), of.CoActivation(np.eye(2, dtype=bool))
-    >>> K = of.Hadamard(of.Gram(X), C)
-    >>> type(K).__name__, K.psd
-    ('Gram', True)
-    >>> K.todense()
-    array([[ 5.,  0.],
-           [ 0., 25.]])
-    """
-
-    def __new__(cls, *operands: Any, symbol: str | None = None) -> Any:
-        if len(operands) < 2:
-            raise ValueError(f"a Hadamard product needs at least two operands, not {len(operands)}")
-        ops = unify([as_operator(op) for op in operands])
-        shapes = {op.shape for op in ops}
-        if len(shapes) > 1:
-            raise ValueError(f"a Hadamard product needs one shape, not {sorted(shapes)}")
-        return _hadamard(ops, symbol)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Not through __new__, which would decide anew what to merge.
-        return Hadamard._tiled, (list(self._operands), self._symbol)
-
-    _operands: tuple[Operator, ...]
-
-    def __init__(self, *operands: Any, symbol: str | None = None) -> None:
-        pass  # everything is decided in __new__, which may return another class
-
-    @classmethod
-    def _tiled(cls, operands: list[Operator], symbol: str | None) -> Hadamard:
-        self = object.__new__(cls)
-        self._operands = tuple(operands)
-        first = operands[0]
-        Operator.__init__(
-            self,
-            first.shape,
-            np.result_type(*(op.dtype for op in operands)),
-            psd=all(op.psd for op in operands),
-            symmetric=all(op.symmetric for op in operands),
-            symbol=symbol,
-        )
-        return self
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return self._operands
-
-    @property
-    def symbol(self) -> str:
-        return self._symbol or " ∘ ".join(op._factor_symbol for op in self.operands)
-
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        return all(op.row_access for op in self.operands)
-
-    def cost(self, columns: int = 1) -> Cost:
-        from opflow.evaluation.dense import tiled_cost
-
-        return tiled_cost(self, columns)
-
-    def rows(self, index: Any) -> Any:
-        return self._block(index, slice(0, self.shape[1]))
-
-    def _block(self, rows: Any, cols: Any) -> Any:
-        first, *others = self.operands
-        block = first._block(rows, cols)
-        for op in others:
-            block = block * op._block(rows, cols)
-        return block
-
-    def _diagonal(self) -> Any:
-        out = self.operands[0]._diagonal()
-        for op in self.operands[1:]:
-            out = out * op._diagonal()
-        return out
-
-    def _matmat(self, X: Any) -> Any:
-        from opflow.evaluation.dense import tiled_product
-
-        return tiled_product(self, X)
-
-    def _rmatmat(self, X: Any) -> Any:
-        from opflow.evaluation.dense import tiled_product
-
-        return tiled_product(self, X, adjoint=True)
-
-
-def _hadamard(ops: list[Operator], symbol: str | None = None) -> Operator:
-    for i, op in enumerate(ops):
-        if isinstance(op, Scaled):
-            return scale(op.scalar, _hadamard([*ops[:i], op.operands[0], *ops[i + 1 :]], symbol))
-        if isinstance(op, Sum) and all(_all_grams(o) for o in ops):
-            return add(*(_hadamard([*ops[:i], term, *ops[i + 1 :]]) for term in op.operands))
-    rest = [op for op in ops if not isinstance(op, Gram)]
-    merged: list[Gram] = []
-    for op in ops:
-        if not isinstance(op, Gram):
-            continue
-        wide = merged and len(ops) > 2 and _width(merged[-1]) * _width(op) > op.shape[0]
-        if merged and not wide:
-            merged[-1] = _merge(merged[-1], op)
-        else:
-            merged.append(op)
-    if len(merged) == 1 and not rest:
-        gram = merged[0]
-        return gram if symbol is None else Gram(gram.factor, gram.weights, symbol=symbol)
-    return Hadamard._tiled([*merged, *rest], symbol)
-
-
-def _all_grams(op: Operator) -> bool:
-    if isinstance(op, Sum | Scaled):
-        return all(_all_grams(part) for part in op.operands)
-    return isinstance(op, Gram)
-
-
-def _width(gram: Gram) -> int:
-    return gram.factor.shape[1]
-
-
-def _merge(left: Gram, right: Gram) -> Gram:
-    """``(A diag(w) Aᵀ) ∘ (B diag(u) Bᵀ) = (A ⊙ B) diag(w ⊗ u) (A ⊙ B)ᵀ``."""
-    weights = None
-    if left.weights is not None or right.weights is not None:
-        xp = op_namespace(left)
-        pair = (
-            xp.ones(_width(g), dtype=g.dtype) if g.weights is None else g.weights
-            for g in (left, right)
-        )
-        weights = xp.kron(*pair)
-    return Gram(KhatriRao(left.factor, right.factor), weights)

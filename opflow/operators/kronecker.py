@@ -11,6 +11,7 @@ from typing import Any
 from opflow.machine.arrays import namespace
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import as_operator
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 
 
@@ -135,3 +136,6 @@ class FeatureLift(_Lift):
         xp, n = op_namespace(self), self.copies
         i, j = xp.arange(self.shape[0])[rows], xp.arange(self.shape[1])[cols]
         return self.op._block(i // n, j // n) * (i[:, None] % n == j % n)
+
+
+entries_are_cheap.register(_Lift, cheap_in_operands)

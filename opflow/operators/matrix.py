@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,7 +18,19 @@ from opflow.machine.arrays import (
 )
 from opflow.machine.threads import cached_property
 from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
+from opflow.operators.entries import (
+    column_squares,
+    cross_block,
+    cross_diagonal,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import Work, array_bytes, block_work, gram_work, stored_block
+
+#: flops that building one entry of a sparse-times-sparse product costs beyond its
+#: multiplications, and how much slower than sparse-times-dense those are
+SPARSE_ENTRY, SPARSE_PAIR = 0.5, 30.0
 
 
 class Matrix(Operator):
@@ -109,38 +121,6 @@ class Matrix(Operator):
 
     def _diagonal(self) -> Any:
         return self.data.diagonal().copy()
-
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if not self.sparse:
-            return super()._gram_block(rows, cols, weights)
-        left = self.data[rows]
-        left = left if weights is None else left.multiply(weights[None, :]).tocsr()
-        return (left @ self.data[cols].T).toarray()
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if not self.sparse:
-            return super()._gram_diagonal(weights)
-        weights = (
-            namespace(self.data).ones(self.shape[1], self.dtype) if weights is None else weights
-        )
-        return self.data.multiply(self.data) @ weights
-
-    def _column_squares(self) -> Any:
-        if not self.sparse:
-            return super()._column_squares()
-        ones = namespace(self.data).ones(self.shape[0], self.dtype)
-        return self.data.multiply(self.data).T @ ones
-
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        if self.sparse and isinstance(other, Matrix) and other.sparse:
-            return (self.data[rows] @ other.data[cols].T).toarray()
-        return super()._cross_block(other, rows, cols)
-
-    def _cross_diagonal(self, other: Operator) -> Any:
-        if self.sparse and isinstance(other, Matrix) and other.sparse:
-            ones = namespace(self.data).ones(self.shape[1], self.dtype)
-            return self.data.multiply(other.data) @ ones
-        return super()._cross_diagonal(other)
 
 
 class RowMatrix(Matrix):
@@ -238,3 +218,65 @@ class Weight(Matrix):
 
     def __init__(self, W: Any, *, symbol: str = "W") -> None:
         super().__init__(W, symbol=symbol)
+
+
+# -- entries and their prices: products of sparse rows stay sparse ---------------------------------
+
+
+@gram_block.register
+def _gram_block(F: Matrix, rows: Any, cols: Any, weights: Any = None) -> Any:
+    if not F.sparse:
+        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+    left = F.data[rows]
+    left = left if weights is None else left.multiply(weights[None, :]).tocsr()
+    return (left @ F.data[cols].T).toarray()
+
+
+@gram_diagonal.register
+def _gram_diagonal(F: Matrix, weights: Any = None) -> Any:
+    if not F.sparse:
+        return gram_diagonal.dispatch(Operator)(F, weights)
+    weights = namespace(F.data).ones(F.shape[1], F.dtype) if weights is None else weights
+    return F.data.multiply(F.data) @ weights
+
+
+@column_squares.register
+def _column_squares(F: Matrix) -> Any:
+    if not F.sparse:
+        return column_squares.dispatch(Operator)(F)
+    return F.data.multiply(F.data).T @ namespace(F.data).ones(F.shape[0], F.dtype)
+
+
+def _both_sparse(F: Matrix, G: Operator) -> TypeGuard[Matrix]:
+    return F.sparse and isinstance(G, Matrix) and G.sparse
+
+
+@cross_block.register
+def _cross_block(F: Matrix, G: Operator, rows: Any, cols: Any) -> Any:
+    if not _both_sparse(F, G):
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    return (F.data[rows] @ G.data[cols].T).toarray()
+
+
+@cross_diagonal.register
+def _cross_diagonal(F: Matrix, G: Operator) -> Any:
+    if not _both_sparse(F, G):
+        return cross_diagonal.dispatch(Operator)(F, G)
+    return F.data.multiply(G.data) @ namespace(F.data).ones(F.shape[1], F.dtype)
+
+
+block_work.register(Matrix, stored_block)
+
+
+@gram_work.register
+def _gram_work(F: Matrix, rows: int, cols: int) -> Work:
+    height, width = F.shape
+    size = array_bytes(F, rows, cols)
+    if not F.sparse:
+        read = array_bytes(F, rows + cols, width)
+        held = size + (read if isinstance(F, RowMatrix) else 0.0)  # rows on disk are copied
+        return Work(Cost(2.0 * width * rows * cols, read + size), held)
+    flops = 2.0 * SPARSE_PAIR * F.pairs * rows * cols / height**2 + SPARSE_ENTRY * rows * cols
+    slabs = (rows + cols) / height * F.cost(0).bytes
+    # The product is sparse first, with its indices, whatever it holds.
+    return Work(Cost(flops, slabs + size, flops), 4 * size + 2 * slabs + 16.0 * rows * cols)

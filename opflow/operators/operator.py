@@ -30,7 +30,6 @@ from opflow.machine.arrays import (
 )
 from opflow.machine.cost import Cost
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.machine.streams import prefetched
 from opflow.machine.threads import cached_property
 from opflow.machine.workspace import (
     dense_allowed,
@@ -118,6 +117,8 @@ class Operator(_PyLops):
     row_access: bool = False
     #: whether rows are read of stored data, so that several threads may ask for them
     rows_stored: bool = True
+    #: stored as a sparse matrix
+    sparse: bool = False
     #: the dtype is a choice, not a property of stored data (identity, gates)
     dtype_free: bool = False
     #: functions that build other forms of this very operator, by name
@@ -365,51 +366,6 @@ class Operator(_PyLops):
         if method is None and neval is None:
             return self.space.total(self.diagonal().sum())
         return super().trace(neval=neval, method=method, backend=backend, **kw)
-
-    # How a Gram matrix F diag(w) Fᵀ with this operator as F gets its blocks and its diagonal;
-    # overridden where F is so wide that its rows should not be formed.
-
-    def _gram_product(self, X: Any) -> Any:
-        return self.matmat(self.rmatmat(X))
-
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        left = self.rows(rows)
-        right = left if rows is cols else self.rows(cols)
-        return self.domain.total((left if weights is None else left * weights) @ right.T)
-
-    def _gram_diagonal(self, weights: Any) -> Any:
-        parts = []
-        for s in prefetched(
-            row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize), self
-        ):
-            square = self.rows(s) ** 2
-            parts.append(square.sum(axis=1) if weights is None else square @ weights)
-        return self.domain.total(namespace(*parts).concatenate(parts))
-
-    def _column_squares(self) -> Any:
-        """``Σ_i F_ij²``, the diagonal of ``Fᵀ F``; overridden where rows should not be formed."""
-        total = 0
-        m, n = self.shape
-        if self.row_access:
-            for s in prefetched(row_slices(m, 3 * n * self.dtype.itemsize), self):
-                total = total + (self.rows(s) ** 2).sum(axis=0)
-            return total
-        parts = []
-        for s in row_slices(n, 3 * max(m, n) * self.dtype.itemsize):
-            parts.append((self._matmat(selector(self, s, n)) ** 2).sum(axis=0))
-        return self.space.total(namespace(*parts).concatenate(parts))
-
-    # The same for the cross terms F Hᵀ that the velocity of a Gram is made of.
-
-    def _cross_block(self, other: Operator, rows: Any, cols: Any) -> Any:
-        return self.domain.total(self.rows(rows) @ other.rows(cols).T.conj())
-
-    def _cross_diagonal(self, other: Operator) -> Any:
-        parts = [
-            (self.rows(s) * other.rows(s).conj()).sum(axis=1)
-            for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
-        ]
-        return self.domain.total(namespace(*parts).concatenate(parts))
 
     # -- conversions ----------------------------------------------------------------------
 

@@ -6,6 +6,13 @@ from typing import Any, NoReturn
 
 from opflow.machine.ranks import Sharded
 from opflow.operators.algebra import as_operator
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost, Operator
 
 
@@ -59,17 +66,26 @@ class ShardedRows(Operator):
     def _rmatmat(self, X: Any) -> Any:
         return self.space.total(self.local.rmatmat(X))
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        return self.local._gram_diagonal(weights)
-
-    def _column_squares(self) -> Any:
-        return self.space.total(self.local._column_squares())
-
     def rows(self, index: Any) -> NoReturn:
         raise ValueError(
             "an operator with sharded rows has no entries to give: it knows products, the "
             "diagonal and the trace"
         )
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> NoReturn:
-        self.rows(rows)
+
+entries_are_cheap.register(ShardedRows, cheap_in_operands)
+
+
+@gram_block.register
+def _gram_block(F: ShardedRows, rows: Any, cols: Any, weights: Any = None) -> NoReturn:
+    F.rows(rows)
+
+
+@gram_diagonal.register
+def _gram_diagonal(F: ShardedRows, weights: Any = None) -> Any:
+    return gram_diagonal(F.local, weights)
+
+
+@column_squares.register
+def _column_squares(F: ShardedRows) -> Any:
+    return F.space.total(column_squares(F.local))

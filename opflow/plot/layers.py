@@ -16,7 +16,8 @@ from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import Members
 from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork
-from opflow.spectral.eigen.eigsh import Eigenpairs, eigsh
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.modes import layer_shares as shares_of
 from opflow.spectral.modes import spectrum_shares
 

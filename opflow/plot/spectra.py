@@ -15,8 +15,8 @@ from opflow.plot.given import by_label, kernel_of, numbers, observed
 from opflow.relu.fields import Fields
 from opflow.spectral.density.density import Density
 from opflow.spectral.density.density import density as density_of
-from opflow.spectral.eigen.eigsh import Eigenpairs, eigsh
-from opflow.spectral.eigen.svds import SingularTriplets
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
 
 Fit = tuple[int, int]
 

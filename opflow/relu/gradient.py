@@ -65,6 +65,7 @@ def parameter_gradient(
                 if a is not None:
                     part = (a.T @ slope).T if is_sparse(a) else slope.T @ a
                     totals[i] = _added(totals[i], part, dtype)
+                    del part  # before the next one is made
                 i += 1
                 if b is not None:
                     totals[i] = _added(totals[i], slope.sum(axis=0), dtype)

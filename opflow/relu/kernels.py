@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from opflow.evaluation import GramSide
-from opflow.evaluation.dense import Work, gram_work, product_bytes
 from opflow.machine import gate_tables
 from opflow.machine.arrays import is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile
@@ -33,7 +32,15 @@ from opflow.operators import (
 )
 from opflow.operators.algebra import add, is_operator, placed, scale
 from opflow.operators.describe import superscript
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost
+from opflow.operators.prices import Work, gram_work, product_bytes
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields, check_fields
 from opflow.relu.gradient import parameter_gradient
@@ -404,63 +411,72 @@ class Transport(Operator):
         over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
         return out
 
-    def _gram_diagonal(self, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_diagonal(weights)
-        net = self.fields.network
-        xp = namespace(net.readout)
-        out = xp.zeros((self.fields.samples, net.outputs), dtype=self.dtype)
-        for s in self._blocks(net.outputs, self.dtype):
-            rows = self.fields.rows(s)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            for size, b, below, phi in zip(self.scales, net.biases, rows[:-1], phis, strict=True):
-                norms = Matrix(below)._gram_diagonal(None) + (b is not None)
-                out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
-        return out.reshape(-1)
 
-    def _column_squares(self) -> Any:
-        net = self.fields.network
-        out = namespace(net.readout).zeros(self.shape[1], dtype=self.dtype)
-        for s in self._blocks(net.outputs, self.dtype):
-            rows = self.fields.rows(s)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            for (weight, bias), size, below, phi in zip(
-                net.parameter_slices(), self.scales, rows[:-1], phis, strict=True
-            ):
-                squares = size**2 * (phi**2).sum(axis=1)
-                entries = below.multiply(below) if is_sparse(below) else below**2
-                out[weight] += (entries.T @ squares).T.reshape(-1)
-                if bias is not None:
-                    out[bias] += squares.sum(axis=0)
-        return out
+entries_are_cheap.register(Transport, cheap_in_operands)
 
-    def _gram_block(self, rows: Any, cols: Any, weights: Any) -> Any:
-        if weights is not None:
-            return super()._gram_block(rows, cols, weights)
-        net, k = self.fields.network, self.fields.network.outputs
-        xp = namespace(net.readout)
-        outputs = xp.arange(self.shape[0])
-        sides = []
-        for index in (rows, cols):
-            wanted = outputs[index]
-            sample, output = wanted // k, wanted % k
-            rows = self.fields.rows(sample)
-            phis = conjugates(net, rows, self.fields.seed(rows))
-            sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
-        block = 0
-        for size, b, left, right, phi, other in zip(
-            self.scales,
-            net.biases,
-            sides[0][0],
-            sides[1][0],
-            sides[0][1],
-            sides[1][1],
-            strict=True,
+
+@gram_diagonal.register
+def _gram_diagonal(J: Transport, weights: Any = None) -> Any:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(J, weights)
+    net = J.fields.network
+    xp = namespace(net.readout)
+    out = xp.zeros((J.fields.samples, net.outputs), dtype=J.dtype)
+    for s in J._blocks(net.outputs, J.dtype):
+        rows = J.fields.rows(s)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        for size, b, below, phi in zip(J.scales, net.biases, rows[:-1], phis, strict=True):
+            norms = gram_diagonal(Matrix(below)) + (b is not None)
+            out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
+    return out.reshape(-1)
+
+
+@column_squares.register
+def _column_squares(J: Transport) -> Any:
+    net = J.fields.network
+    out = namespace(net.readout).zeros(J.shape[1], dtype=J.dtype)
+    for s in J._blocks(net.outputs, J.dtype):
+        rows = J.fields.rows(s)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        for (weight, bias), size, below, phi in zip(
+            net.parameter_slices(), J.scales, rows[:-1], phis, strict=True
         ):
-            gram = left @ right.T
-            gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
-            block = block + size**2 * gram * (phi @ other.T)
-        return block
+            squares = size**2 * (phi**2).sum(axis=1)
+            entries = below.multiply(below) if is_sparse(below) else below**2
+            out[weight] += (entries.T @ squares).T.reshape(-1)
+            if bias is not None:
+                out[bias] += squares.sum(axis=0)
+    return out
+
+
+@gram_block.register
+def _gram_block(J: Transport, rows: Any, cols: Any, weights: Any = None) -> Any:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+    net, k = J.fields.network, J.fields.network.outputs
+    xp = namespace(net.readout)
+    outputs = xp.arange(J.shape[0])
+    sides = []
+    for index in (rows, cols):
+        wanted = outputs[index]
+        sample, output = wanted // k, wanted % k
+        rows = J.fields.rows(sample)
+        phis = conjugates(net, rows, J.fields.seed(rows))
+        sides.append((rows[:-1], [phi[xp.arange(len(sample)), output] for phi in phis]))
+    block = 0
+    for size, b, left, right, phi, other in zip(
+        J.scales,
+        net.biases,
+        sides[0][0],
+        sides[1][0],
+        sides[0][1],
+        sides[1][1],
+        strict=True,
+    ):
+        gram = left @ right.T
+        gram = (gram.toarray() if is_sparse(gram) else gram) + (b is not None)
+        block = block + size**2 * gram * (phi @ other.T)
+    return block
 
 
 @gram_work.register

@@ -13,9 +13,12 @@ from opflow.spectral.compare import (
     principal_angles,
 )
 from opflow.spectral.density.density import Density, density
-from opflow.spectral.density.quadrature import Quadrature, quadrature
-from opflow.spectral.eigen.eigsh import Eigenpairs, eigh, eigsh
-from opflow.spectral.eigen.svds import SingularTriplets, svds
+from opflow.spectral.density.quadrature import quadrature
+from opflow.spectral.density.rule import Quadrature
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.lapack import eigh
+from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
+from opflow.spectral.eigen.svds import svds
 from opflow.spectral.functions.exponential import expm, phi, phi1
 from opflow.spectral.functions.matrix_functions import funm, sqrtm
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom

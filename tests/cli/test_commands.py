@@ -15,13 +15,13 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
-from opflow.cli import options, run_report
+from opflow.cli import observers, options, run_report
 from opflow.cli.commands import main
 from opflow.cli.estimate import estimate
 from opflow.cli.folder import FILES, SHARDS
+from opflow.cli.words import WORDS, explained
 from opflow.data.load import load
 from opflow.interface import progress
-from opflow.interface.words import WORDS, explained
 
 
 def scaled(y):
@@ -422,14 +422,14 @@ import sys, time
 import opflow as of
 from opflow.cli import options
 from opflow.interface import progress
-from opflow.cli import run_report
+from opflow.cli import observers
 from opflow.cli.commands import main
 
 def slow(*args):
-    seen = observers(*args)
+    seen = everything(*args)
     return seen | {"pause": lambda moment: time.sleep(0.01) or 0.0}
 
-observers, run_report.observers = run_report.observers, slow
+everything, observers.observers = observers.observers, slow
 print("ready", flush=True)
 sys.exit(main(sys.argv[1:]))
 """
@@ -455,9 +455,9 @@ def test_a_stopped_run_leaves_its_results_and_goes_on(tmp_path, capsys, monkeypa
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stopped"] == name and summary["steps"] == len(trained(log.parent).times) - 1
     assert f"(stopped by {name})" in (tmp_path / "run" / "summary.txt").read_text()
-    observers = run_report.observers
+    everything = observers.observers
     monkeypatch.setattr(
-        run_report, "observers", lambda *a: observers(*a) | {"pause": lambda m: 0.0}
+        observers, "observers", lambda *a: everything(*a) | {"pause": lambda m: 0.0}
     )
     steps = summary["steps"] + 3
     assert run(capsys, *argv, steps, "--resume")[0] == 0
@@ -549,7 +549,7 @@ def test_npy_files_of_the_right_dtype_stay_on_disk(tmp_path, capsys):
 
 
 def test_files_that_would_not_fit_as_another_dtype_are_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("opflow.data.load.free_memory", lambda: 1e3)
+    monkeypatch.setattr("opflow.data.numbers.free_memory", lambda: 1e3)
     np.save(tmp_path / "X.npy", np.ones((100, 3), np.float32))
     np.save(tmp_path / "y.npy", np.ones(100))
     code, _, err = run(capsys, "train", tmp_path / "X.npy", "--targets", tmp_path / "y.npy", *TRAIN,

@@ -5,13 +5,15 @@ import re
 import shutil
 import signal
 import sys
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
 import opflow as of
-from opflow.cli import spectrum, spectrum_report
+from opflow.cli import kernel, spectrum, spectrum_report
+from opflow.cli.clock import Clock
 from opflow.cli.commands import main
 from opflow.cli.folder import SPECTRUM
 from opflow.data.load import DataSet
@@ -212,7 +214,7 @@ def test_an_analysis_that_fails_leaves_everything_as_it_was(trained, capsys, mon
 
 def test_what_does_not_fit_or_takes_long_is_left_out_and_said(trained, capsys, monkeypatch):
     folder, *_ = trained
-    monkeypatch.setattr(spectrum, "DENSE", 0)  # as if it were large
+    monkeypatch.setattr(kernel, "DENSE", 0)  # as if it were large
     code, out, err = run(capsys, "spectrum", folder, "--memory", "1.5MB", "--probes", 20)
     assert (code, err) == (0, "")
     assert re.search(r"density, end +not computed: it would hold .* of --memory: fewer", out)
@@ -220,7 +222,7 @@ def test_what_does_not_fit_or_takes_long_is_left_out_and_said(trained, capsys, m
     assert "end_grid" not in arrays and "density" in summary["moments"]["end"]["skipped"]
     assert "end_eigenvalues" in arrays
     monkeypatch.setattr(spectrum, "ALLOWED", 0.0)
-    monkeypatch.setattr(spectrum, "LONG", 0.0)
+    monkeypatch.setattr(kernel, "LONG", 0.0)
     code, out, err = run(capsys, "spectrum", folder, "--overwrite")
     assert code == 0 and re.search(r"start: tr K = .*\nstart: λ_max", err) and "end: tr K" in err
     assert re.search(r"heat map, end +not computed: it takes about", out)
@@ -353,7 +355,7 @@ def test_the_memory_allowed_is_kept(tmp_path):
     X, y = rng.standard_normal((1200, 8)), rng.standard_normal((1200, 1))
     what = spectrum.Subject({"start": net, "end": net.moved(
         [1.01 * W for W in net.weights], net.biases)}, DataSet(X, y))  # fmt: skip
-    ask = spectrum.Ask(top=4, steps=20, probes=4, memory="15MB")
+    ask = kernel.Ask(top=4, steps=20, probes=4, memory="15MB")
     tracemalloc.start()
     summary, _ = spectrum.analyse(what, ask)
     peak = tracemalloc.get_traced_memory()[1]
@@ -366,7 +368,7 @@ def test_the_memory_allowed_is_kept(tmp_path):
 
 def test_what_there_is_no_time_for_is_named_with_what_asks_for_it(trained, capsys, monkeypatch):
     folder, *_ = trained
-    monkeypatch.setattr(spectrum, "DENSE", 0)  # as if it were large
+    monkeypatch.setattr(kernel, "DENSE", 0)  # as if it were large
     code, out, _ = run(capsys, "spectrum", folder, "--seconds", "1e-9")
     assert code == 0 and "tr K" in out and "layer 2: share of tr K" in out
     for name in ("eigenpairs", "effective rank", "density"):
@@ -382,7 +384,7 @@ def test_what_there_is_no_time_for_is_named_with_what_asks_for_it(trained, capsy
 
 def test_results_follow_from_the_number_of_probes_alone(trained, capsys, monkeypatch):
     folder, *_ = trained
-    monkeypatch.setattr(spectrum, "DENSE", 0)
+    monkeypatch.setattr(kernel, "DENSE", 0)
     found = []
     for seconds in (1e3, 1e6):
         argv = ["spectrum", folder, "--overwrite", "--probes", 3, "--steps", 8]
@@ -395,22 +397,22 @@ def test_results_follow_from_the_number_of_probes_alone(trained, capsys, monkeyp
 
 
 def test_a_clock_shares_its_seconds_and_stops_what_takes_longer():
-    clock = spectrum._Clock(90.0, False)
+    clock = Clock(90.0, False)
     clock.part("start", 3)
     assert 29 < clock.left() <= 30
     clock.pace = 0.01
     assert clock.fits(10, 100) == 10 and clock.fits(100, 100) == 29 and clock.fits(10, 6000) == 0
-    skipped = {}
-    assert clock.run("norm", 10, lambda: 5, skipped, "") == 5 and not skipped
-    assert clock.run("rank", 6000, lambda: 5, skipped, "more ") is None
-    assert skipped["rank"].endswith("left: more --seconds") and "1 min" in skipped["rank"]
+    assert clock.run("norm", 10, lambda: 5) == 5 and not clock.skipped
+    assert clock.run("rank", 6000, lambda: 5) is None
+    why = clock.skipped["rank"]
+    assert why.endswith("left: more --seconds") and "1 min" in why
     clock.until = 0.0
     op = of.Gram(np.random.default_rng(0).standard_normal((300, 40)))
     work = lambda: of.spectral.eigsh(op, 2, method="lanczos")  # noqa: E731
-    assert clock.run("eigenpairs", 0, work, skipped, "") is None and "eigenpairs" in skipped
-    with clock.free(True):
-        assert clock.left() == float("inf")
-    assert clock.left() < 1
+    assert clock.run("eigenpairs", 0, work) is None and "eigenpairs" in clock.skipped
+    clock.until = end = time.monotonic() + 1
+    assert clock.run("density", 6000, lambda: time.sleep(0.01) or 5, asked=True) == 5
+    assert clock.until >= end + 0.01
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 import opflow as of
 from opflow.cli.commands import main
-from opflow.data.load import Reading, load
+from opflow.data.files import Reading
+from opflow.data.load import load
 
 PLAIN = Reading(standardise=False)
 IRIS = "long,wide,species\n1,2.5,se\n3,4,vi\n5,6,se\n8,7,vi\n"

@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse as sp
 
 from opflow.cli.commands import main
-from opflow.data.load import Reading, load
+from opflow.data.files import Reading
+from opflow.data.load import load
 
 PLAIN = Reading(standardise=False)
 ROWS = "1,2,0\n3,4,1\n5,6,0\n"

@@ -31,7 +31,6 @@ PACKAGES = ("operators", "evaluation", "relu", "dynamics", "spectral", "distribu
 #: modules that no device array passes through, and why
 WITHOUT = {
     "opflow/dynamics/storage/log.py": "what is logged has been brought to the host by the loop",
-    "opflow/dynamics/storage/shards.py": "its arrays are on the host before they come here",
     "opflow/dynamics/storage/signals.py": "signals",
     "opflow/operators/describe.py": "shapes and costs as text",
     "opflow/machine/gate_tables.py": "compiled for the host; a device unpacks its gates",

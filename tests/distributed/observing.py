@@ -11,7 +11,8 @@ import numpy as np
 from mpi4py import MPI
 
 import opflow as of
-from opflow.cli import run_report, spectrum
+from opflow.cli import observers as of_command_line
+from opflow.cli import run_report
 from opflow.data.load import DataSet
 from opflow.machine.ranks import LOCAL, Sharded
 
@@ -50,7 +51,7 @@ def observers(y, labels, test):
     seen = {observer.name: observer for observer in everything}
     seen["centred"] = of.observe.Alignment(centred=True, residual=True)
     data = DataSet(None, y, labels if y.shape[1] > 1 else None)
-    return seen | run_report.observers(data, test, 2)
+    return seen | of_command_line.observers(data, test, 2)
 
 
 def same(here, alone, name, rtol=1e-10):
@@ -171,36 +172,6 @@ def analysed(k):
     found = run_report.analyse(net, *mine(X), seconds=least(0.0, most), comm=comm)
     assert ("skipped" in found) == (comm.size == 1)
     run_report.ALLOWED = usual
-
-
-def spectra(k):
-    """`opflow spectrum`: every number and array, but for the heat map."""
-    net, X, y, *_ = problem(k)
-    other = of.train(net, X, y, steps=20).network
-    networks, ask = {"start": net, "end": other}, spectrum.Ask(top=3, memory="1GB")
-    rows, targets = mine(X, y)
-    here, arrays = spectrum.analyse(
-        spectrum.Subject(networks, DataSet(rows, targets), 0.1, 2.0), ask, comm=comm
-    )
-    alone, whole = spectrum.analyse(spectrum.Subject(networks, DataSet(X, y), 0.1, 2.0), ask)
-    assert here["samples"] == alone["samples"]
-    for when in networks:
-        found, wanted = here["moments"][when], alone["moments"][when]
-        same(found["eigenvalues"], wanted["eigenvalues"], "eigenvalues")
-        # the part of r in a span is known as well as the span, its square may be far smaller
-        parts = found["residual_in_top"] ** 0.5, wanted["residual_in_top"] ** 0.5
-        assert abs(parts[0] - parts[1]) <= 1e-5, parts
-        for name in ("trace", "null"):
-            same(found[name]["value"], wanted[name]["value"], name)
-        for name in ("norm", "frobenius_norm", "effective_rank"):
-            assert found[name]["low"] <= wanted[name]["value"] * (1 + 1e-10), name
-            assert found[name]["high"] >= wanted[name]["value"] * (1 - 1e-10), name
-    assert "entries" in here["moments"]["end"]["skipped"]["heat map"]
-    same(here["drift"]["largest_angle"], alone["drift"]["largest_angle"], "angle", rtol=1e-5)
-    for name in ("start_projections", "end_projections", "start_eigenvectors"):
-        if arrays[name] is not None:
-            np.testing.assert_allclose(abs(arrays[name]), abs(whole[name]), rtol=1e-5, atol=1e-6)
-    assert (arrays["end_eigenvectors"] is None) == (comm.rank > 0)
 
 
 if __name__ == "__main__":

@@ -29,49 +29,20 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def begun(trained, tmp_path):
-    """A run of three ranks that stopped early: its shards, and how one process goes on."""
+def test_a_run_is_that_of_one_process_and_goes_on_with_any_number_of_ranks(trained):
+    names = {path.name for path in (trained / "begun").iterdir()}
+    assert {"descent.npz", "descent.npz.1"} <= names, "two states are kept, a file each"
+    assert not [name for name in names if "shards" in name or name.endswith(".tmp")]
+
+
+def test_one_process_goes_on_with_a_run_of_three(trained, tmp_path):
     shutil.copytree(trained / "begun", tmp_path / "run")
     rng = np.random.default_rng(2)
     net = of.ReLUNetwork.random([5, 9, 8], outputs=2, bias=True, seed=1)
     X, y = rng.standard_normal((14, 5)), rng.standard_normal((14, 2))
-
-    def resume():
-        return of.train(net, X, y, steps=20, eliminate=False, resume=True,
-                        checkpoint=tmp_path / "run/descent.npz")  # fmt: skip
-
-    return resume, sorted((tmp_path / "run/descent.npz.shards").glob("step-7.*"))
-
-
-def test_a_run_is_that_of_one_process_and_goes_on_with_any_number_of_ranks(trained):
-    shards = list((trained / "begun/descent.npz.shards").iterdir())
-    assert len(shards) == 2 * 3, "two states are kept, a shard a rank each"
-
-
-def test_one_process_goes_on_with_a_sharded_run(begun):
-    resume, _ = begun
-    assert len(resume().losses) == 21
-
-
-def test_a_missing_shard_is_named_with_the_state_that_is_good(begun):
-    resume, shards = begun
-    shards[1].unlink()
-    with pytest.raises(ValueError, match=r"shard .*step-7.*missing; .*npz\.1 is good, of step 6"):
-        resume()
-
-
-def test_a_shard_of_another_save_is_refused(begun):
-    resume, shards = begun
-    good = shards[1].read_bytes()
-    shards[1].write_bytes(shards[2].read_bytes())
-    with pytest.raises(ValueError, match=r"shard .*step-7.*damaged"):
-        resume()
-    data = bytearray(good)
-    data[len(data) // 3] ^= 1
-    shards[1].write_bytes(data)
-    with pytest.raises(ValueError, match=r"shard .*step-7.*damaged"):
-        resume()
+    path = tmp_path / "run/descent.npz"
+    run = of.train(net, X, y, steps=20, eliminate=False, resume=True, checkpoint=path)
+    assert len(run.losses) == 21
 
 
 @pytest.mark.thorough
@@ -117,7 +88,6 @@ def reached(folder, ranks):
     assert done.returncode == 0, done.stderr
     run = of.Trajectory.load(folder / "trajectory.npz")
     assert run.residual.shape == (1797, 10)
-    assert not (folder / "checkpoint.npz.shards").exists() or ranks > 1
     return run
 
 
@@ -162,7 +132,7 @@ def test_ranks_print_and_read_as_one_process(tmp_path):
     for name in a.observations:
         np.testing.assert_allclose(a.observations[name], b.observations[name], atol=1e-9)
     files = {path.name for path in (tmp_path / "many").iterdir()}
-    assert files - {"checkpoint.npz.shards"} == {p.name for p in (tmp_path / "one").iterdir()}
+    assert files == {p.name for p in (tmp_path / "one").iterdir()}
 
 
 @pytest.mark.thorough

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.evaluation.dense import tiled_product
 from opflow.evaluation.gram_side import kernels
 from opflow.machine import threads
 from opflow.machine import workspace as row_blocks
-from opflow.operators.scaled_gates import ScaledGates
+from opflow.operators.gates import ScaledGates
+from opflow.operators.tiles import tiled_product
 
 RATES = of.MachineProfile()
 

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 import opflow as of
 from opflow.machine import threads as pool
 from opflow.machine import workspace
+from opflow.machine.arrays import is_array
 from opflow.machine.gate_tables import gate_engine
 from opflow.machine.workspace import workspace_limit
 from tests.operators.battery import small_blocks
@@ -239,7 +240,7 @@ class OfThread(threading.local):
 
 
 def fake_blas(monkeypatch, *libraries):
-    blas = pool._Blas()
+    blas = pool.Blas()
     blas._known = [(library, library.set_num_threads) for library in libraries]
     monkeypatch.setattr(pool, "_blas", blas)
     return blas
@@ -301,7 +302,7 @@ def test_fields_products_and_steps_do_not_depend_on_the_threads(
         K, again = (of.collective_kernel(fields, route=way) for way in ("cached", "transport"))
         run = of.train(net, X, y, steps=3, method=of.GradientDescent(step=1e-3), eliminate=False)
         return [*fields.activations[1:], *fields.conjugates, K @ r, again @ r, *run.network.weights,
-                *filter(of.arrays.is_array, run.network.biases), run.residual,
+                *filter(is_array, run.network.biases), run.residual,
                 np.array(run.losses)]  # fmt: skip
 
     with of.gate_options(threads=1):

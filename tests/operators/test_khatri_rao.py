@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.machine import workspace as row_blocks
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_three_narrow_grams_merge_into_one(rng):
 def test_three_wide_grams_are_tiled(rng):
     A, B, C = (rng.standard_normal((5, 4)) for _ in range(3))
     K = of.Hadamard(of.Gram(A), of.Gram(B), of.Gram(C))
-    assert type(K) is of.Hadamard
+    assert type(K) is of.TiledHadamard
     assert K.psd
     close(K, (A @ A.T) * (B @ B.T) * (C @ C.T))
 
@@ -78,14 +79,14 @@ def test_scalars_and_sums_are_pulled_out(rng):
 
 @pytest.mark.parametrize("workspace", [24, 300, 8 << 20])
 def test_operands_without_a_factor_go_through_tiles(rng, monkeypatch, workspace):
-    monkeypatch.setattr(workspace, "WORKSPACE", workspace)
+    monkeypatch.setattr(row_blocks, "WORKSPACE", workspace)
     M, F = rng.standard_normal((7, 7)), rng.standard_normal((7, 2))
     for op, dense in (
         (of.Hadamard(of.Matrix(M), of.Gram(F)), M * (F @ F.T)),
         (of.Hadamard(of.Gram(F), of.Matrix(M + M.T, symmetric=True)), (F @ F.T) * (M + M.T)),
         (of.Hadamard(M[:, :3], F[:, [0, 1, 0]]), M[:, :3] * F[:, [0, 1, 0]]),
     ):
-        assert type(op) is of.Hadamard
+        assert type(op) is of.TiledHadamard
         X, Y = rng.standard_normal((op.shape[1], 2)), rng.standard_normal((7, 2))
         np.testing.assert_allclose(op @ X, dense @ X, atol=1e-12)
         np.testing.assert_allclose(op.T @ Y, dense.T @ Y, atol=1e-12)

@@ -1,9 +1,6 @@
-"""A run's state on disk: complete, or not there.
+"""Checkpoints of a run: when they are saved, which are kept, and of which run they are.
 
-A save is one ``.npz`` that is written beside the old one, forced to the disk and renamed over
-it, so that a kill, a crash or a full disk at any moment leaves the old state or the new one.  A
-load checks the size of every array before it is allocated and a SHA-256 of everything before
-anything is returned.
+A kill, a crash or a full disk at any moment leaves the state before or the new one.
 """
 
 from __future__ import annotations
@@ -14,20 +11,21 @@ import numbers
 import os
 import re
 import time
-import zipfile
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.storage import shards
-from opflow.machine.arrays import check_integer, to_host
-from opflow.machine.files import CHECKPOINT, checksum, temporary, write_npz
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
+from opflow._version import __version__
+from opflow.dynamics.storage.state_file import SCHEMA, Blocks, is_storable, read, write
+from opflow.machine.arrays import Array, check_integer, to_host
+from opflow.machine.files import CHECKPOINT, temporary
+from opflow.machine.ranks import LOCAL, RowDistribution
+from opflow.machine.workspace import row_slices
 
-SCHEMA = 1
 #: what numpy.savez or the file itself calls by these names
 RESERVED = {"file", "allow_pickle", "metadata", "checksum"}
 
@@ -72,8 +70,8 @@ class Checkpoint:
             raise TypeError(f"path must be a string or a path, not {self.path!r}")
         if not Path(self.path).name or re.search(r"\.\d+$", Path(self.path).name):
             raise ValueError(
-                f"path must name a file and not end in a number, which is how the older states "
-                f"are called, not {os.fspath(self.path)!r}"
+                f"path must name a file and not end in a number, a suffix that is used for older "
+                f"checkpoints, not {os.fspath(self.path)!r}"
             )
         if self.steps is not None:
             check_integer(self.steps, "steps", 1)
@@ -92,13 +90,12 @@ class Saver:
     ----------
     checkpoint : Checkpoint
     identity : dict of str to str
-        What the run is of (network, inputs, targets: fingerprints; method: a text); a load with
-        another identity is refused.
+        Fingerprints of network, inputs and targets, and the method as text; a load with another
+        identity is refused.
     step : int
         Where the run starts or is resumed.
-    space : Space, optional
-        Of a run on many ranks: every method is collective, and the state goes into a shard a
-        rank, with `path` their manifest.
+    space : RowDistribution, optional
+        Of a run on many ranks, all of which call :meth:`save`; the first one writes.
     """
 
     def __init__(
@@ -108,9 +105,12 @@ class Saver:
         step: int = 0,
         space: RowDistribution = LOCAL,
     ) -> None:
-        self.checkpoint, self.identity, self.space = checkpoint, dict(identity), space
+        self.checkpoint = checkpoint
+        self.identity = dict(identity)
+        self.space = space
         self.path = _file(checkpoint)
-        self._step, self._time = step, time.monotonic()
+        self._step = step  # of the last save
+        self._time = time.monotonic()  # of the last save
 
     def prepare(self) -> None:
         """Find out, before any work, whether states can be written; clear what a kill left.
@@ -130,7 +130,6 @@ class Saver:
             for file in self.path.parent.iterdir():
                 if leftover.fullmatch(file.name):
                     file.unlink()
-            shards.prune(self.path, (self.path, *_states(self.path)))
         except OSError as error:
             reason = f"checkpoints cannot be written in {self.path.parent}: {error.strerror}"
             raise OSError(error.errno, reason) from error
@@ -173,44 +172,44 @@ class Saver:
         TypeError, ValueError
             If an array or a name is of a kind that cannot be saved.
         """
-        from opflow import __version__  # the package imports this module
-
-        held = {name: to_host(array) for name, array in arrays.items()}
+        held: dict[str, Any] = {name: to_host(array) for name, array in arrays.items()}
         for name, array in held.items():
-            if not _plain(array.dtype):
+            if not is_storable(array.dtype):
                 raise TypeError(f"{name} has dtype {array.dtype}, which a checkpoint cannot hold")
             if name in RESERVED or not name.isprintable():
                 raise ValueError(f"{name!r} cannot be the name of an array in a checkpoint")
+        spread = sorted(by_sample)
         head = {
             "format": CHECKPOINT,
             "schema": SCHEMA,
             "version": __version__,
             "identity": self.identity,
             "meta": {**meta, "step": step},
-            "by_sample": sorted(by_sample),
+            "by_sample": spread,
         }
+        held["metadata"] = np.array(json.dumps(head))
+        if self.space.sharded:
+            held |= {name: _rows_of_all(held[name], self.space) for name in spread}
+        error: OSError | None = None
+        if self.space.leads:
+            try:
+                write(self.path, held, keep=self.checkpoint.keep)
+            except OSError as caught:
+                error = caught
+        if self.space.sharded:
+            for name in spread:  # the other ranks send their rows, and the first what it left
+                deque(held[name].blocks, maxlen=0)
         self._step = step
-        error, space = None, self.space
-        try:
-            if isinstance(space, Sharded):
-                shard = shards.write(self.path, step, held, sorted(by_sample), space)
-                held = {}
-        except OSError as caught:
-            error = caught
-        error = space.first(error)
-        if error is None and isinstance(space, Sharded):
-            head["shards"] = space.comm.gather(shard)
-        try:
-            if error is None and space.leads:
-                held["metadata"] = np.array(json.dumps(head))
-                held["checksum"] = np.array(checksum(held))
-                write_npz(self.path, held, keep=self.checkpoint.keep)
-                if space.sharded:
-                    shards.prune(self.path, (self.path, *_states(self.path)))
-        except OSError as caught:
-            error = caught
         self._time = time.monotonic()
-        return space.first(error)
+        return self.space.agreed(error)
+
+
+def _rows_of_all(array: Array, space: RowDistribution) -> Blocks:
+    """The rows of all ranks, in blocks for the first rank; the others take part in each block."""
+    rows = int(space.total(len(array)))
+    width = array.dtype.itemsize * math.prod(array.shape[1:])
+    blocks = (space.joined(array[space.part(s, rows)].tobytes()) for s in row_slices(rows, width))
+    return Blocks(array.dtype, (rows, *array.shape[1:]), blocks)
 
 
 def load(
@@ -273,7 +272,7 @@ def _read(
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with open(path, "rb") as file:
         try:
-            arrays, head = _parse(file)
+            arrays, head = read(file)
         except Exception as error:
             # Damage shows as anything that zipfile, json, NumPy and ast can raise.
             reason = str(error) or type(error).__name__
@@ -285,14 +284,9 @@ def _read(
     ]
     if differing:
         raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differing)}")
-    if "shards" in head:
-        try:
-            return shards.read(path, head["shards"], space), head["meta"]
-        except ValueError as error:
-            raise ValueError(f"{path} cannot be resumed from: {error}") from error
-    return arrays | {
-        name: arrays[name][space.span(len(arrays[name]))] for name in head["by_sample"]
-    }, head["meta"]
+    for name in head["by_sample"]:
+        arrays[name] = arrays[name][space.span(len(arrays[name]))]
+    return arrays, head["meta"]
 
 
 def _difference(name: str, saved: str | None, wanted: str | None) -> str:
@@ -303,50 +297,3 @@ def _difference(name: str, saved: str | None, wanted: str | None) -> str:
         "gram": "its kernel is another",
     }
     return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")
-
-
-def _parse(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    magic = file.read(4)
-    if magic != b"PK\x03\x04":
-        raise ValueError("it is not a checkpoint" if magic else "it is empty")
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise ValueError("it is truncated or corrupt") from error
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    size = os.fstat(file.fileno()).st_size
-    if sum(info.file_size for info in members.values()) > size:
-        raise ValueError("it is corrupt: it states more data than it has")
-    if "metadata" not in members:
-        raise ValueError("it is not a checkpoint")
-    metadata = member(archive, members["metadata"])
-    head = json.loads(str(metadata))
-    if head.get("format") != CHECKPOINT:
-        raise ValueError("it is not a checkpoint")
-    if head["schema"] != SCHEMA:
-        raise ValueError(
-            f"it has schema {head['schema']}, written by opflow {head.get('version')}; "
-            f"this version reads schema {SCHEMA}"
-        )
-    arrays = {name: member(archive, info) for name, info in members.items()}
-    if str(arrays.pop("checksum")) != checksum(arrays):
-        raise ValueError("it is corrupt: its checksum does not match")
-    del arrays["metadata"]
-    return arrays, head
-
-
-def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """An array of an archive, if it is one that can be held and of the size that it states."""
-    with archive.open(info) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"it is corrupt: {info.filename} has an unknown header")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        stated = file.tell() + math.prod(shape) * dtype.itemsize
-        if not _plain(dtype) or stated != info.file_size:
-            raise ValueError(f"it is corrupt: {info.filename} is not what its header states")
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _plain(dtype: np.dtype) -> bool:
-    return dtype.kind in "biufcU" and dtype.itemsize > 0

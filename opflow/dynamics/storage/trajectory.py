@@ -128,11 +128,11 @@ class Trajectory(Pictured):
 
         Parameters
         ----------
-        space : Space
-            Of the run; all its ranks call.  With none there is nothing to gather.
+        space : RowDistribution
+            Of the run; all its ranks call.
         """
         residual = space.gather(self.residual)
-        return replace(self, residual=residual) if space.leads else None
+        return None if residual is None else replace(self, residual=residual)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file atomically: complete, or not there.

@@ -2,7 +2,7 @@ r"""The density of a spectrum with its error bars, by stochastic Lanczos quadrat
 
 The nodes of the rules, broadened by Gaussians, are the density of the nonzero eigenvalues; those
 that cannot be told from zero are kept apart, as a mass.  The cumulative density is not broadened.
-Everything here is host arithmetic on the rules: a grid costs no product.
+All of it is arithmetic on the host: a grid costs no product.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, as_array, check_integer
+from opflow.machine.arrays import Array, Data, as_array, check_integer
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
-from opflow.spectral.density.quadrature import Quadrature, choose_rule
+from opflow.spectral.density.quadrature import choose_rule
+from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.traces.exact import rank_bound
 
 
@@ -62,24 +63,42 @@ class Density(Pictured):
     how: str
     _picture = "density"
 
-    def __call__(self, grid: Any) -> Array:
+    def __init__(
+        self, rule: Quadrature, *, rank: int, psd: bool, log: bool, width: float | None, steps: int
+    ) -> None:
+        zero = np.abs(rule.nodes) <= rule.level
+        self.order = rule.order
+        self.log = log
+        self.products = rule.products
+        self.how = "exact" if rule.exact else "Lanczos quadrature"
+        self._rule = replace(rule, nodes=np.where(zero, 0.0, rule.nodes))
+        self._psd = psd
+        #: how many more zeros there may be than were taken for granted
+        self._doubt = 0.0
+        self.null = self._zeros(zero, self.order - rank)
+        real = np.where(zero, 0.0, rule.weights) > 0
+        seen = self._rule.nodes[real]
+        self.support = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+        self.width = self._default_width(real, steps) if width is None else width
+
+    def __call__(self, grid: Data) -> Array:
         """The density at eigenvalues `grid` (any shape, positive on a log axis), same shape."""
         return self._on(grid, self._density)[0]
 
-    def error(self, grid: Any) -> Array:
+    def error(self, grid: Data) -> Array:
         """The half-width of the 95 % interval of the broadened density, pointwise."""
         return self._on(grid, self._density)[1]
 
-    def band(self, grid: Any) -> tuple[Array, Array]:
+    def band(self, grid: Data) -> tuple[Array, Array]:
         """The lower and the upper end of that interval; a density is not negative."""
         value, half = self._on(grid, self._density)
         return np.maximum(value - half, 0.0), value + half
 
-    def cdf(self, grid: Any) -> Array:
+    def cdf(self, grid: Data) -> Array:
         """The fraction of eigenvalues at or below `grid`, null ones included."""
         return self._on(grid, self._cumulative)[0]
 
-    def cdf_band(self, grid: Any) -> tuple[Array, Array]:
+    def cdf_band(self, grid: Data) -> tuple[Array, Array]:
         """The 95 % interval of the true, unbroadened cumulative density, pointwise."""
         _, low, high = self._on(grid, self._cumulative)
         return low, high
@@ -95,7 +114,7 @@ class Density(Pictured):
         return np.geomspace(low / reach, high * reach, points)
 
     @np.errstate(under="ignore")  # far from a node its Gaussian is zero
-    def _on(self, grid: Any, function: Callable[[Any], tuple[Any, ...]]) -> tuple[Any, ...]:
+    def _on(self, grid: Data, function: Callable[[Array], tuple[Array, ...]]) -> tuple[Array, ...]:
         grid = np.asarray(as_array(grid, "grid"), dtype=np.float64)
         if not np.isfinite(grid).all():
             raise ValueError("grid contains NaN or infinity")
@@ -103,13 +122,42 @@ class Density(Pictured):
             raise ValueError(f"grid must be positive on a log axis, not {grid.min():.4g}")
         return tuple(part.reshape(grid.shape) for part in function(grid.ravel()))
 
-    def _density(self, grid: Any) -> tuple[Any, Any]:
+    def _density(self, grid: Array) -> tuple[Array, Array]:
         """Value and half-width."""
-        raise NotImplementedError
+        rule = self._rule
+        places = self._axis(grid)
+        height = 1 / (self.width * (2 * np.pi) ** 0.5)
 
-    def _cumulative(self, grid: Any) -> tuple[Any, Any, Any]:
+        def bumps(nodes: Array) -> Array:
+            away = (self._axis(nodes)[..., None] - places) / self.width
+            heights = np.where(np.abs(nodes) > rule.level, height, 0.0)
+            return heights[..., None] * np.exp(-0.5 * away**2)
+
+        mean, spread, bias = rule.integrate(bumps)
+        bias = bias + height * self._unresolved(grid)
+        bias = bias + mean * self._doubt / max(self.order - self.null, 1.0)
+        half = (spread + bias) / self.order
+        if not rule.exact:
+            half = half + 1e-6 * height  # a millionth of all eigenvalues there
+        return mean / self.order, half
+
+    def _cumulative(self, grid: Array) -> tuple[Array, Array, Array]:
         """Value, low and high."""
-        raise NotImplementedError
+        nodes = self._rule.nodes[..., None]
+        mean, spread = self._rule.mean(nodes <= grid)
+        # rounding may carry an eigenvalue across the point, but not a zero
+        shift = np.where(nodes == 0, 0.0, self._rule.level)
+        fewer = nodes + shift <= grid
+        more = nodes - shift <= grid
+        low = self._rule.mean(fewer)[0] - spread - self._rule.slack(fewer)[0]
+        high = (
+            self._rule.mean(more)[0]
+            + spread
+            + self._rule.slack(more)[1]
+            + self._doubt * (grid >= 0)
+        )
+        n = self.order
+        return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
 
     def __repr__(self) -> str:
         axis = "log10 eigenvalue" if self.log else "eigenvalue"
@@ -119,48 +167,35 @@ class Density(Pictured):
             f"{low:.4g} to {high:.4g}, null {self.null}>"
         )
 
-
-class QuadratureDensity(Density):
-    """The density that the nodes of Gauss rules make."""
-
-    def __init__(
-        self, rule: Quadrature, *, rank: int, psd: bool, log: bool, width: float | None, steps: int
-    ) -> None:
-        zero = np.abs(rule.nodes) <= rule.level
-        rule = replace(rule, nodes=np.where(zero, 0.0, rule.nodes))
-        self.order, self.log, self.products = rule.order, log, rule.products
-        self.how = "exact" if rule.exact else "Lanczos quadrature"
-        self._rule, self._psd = rule, psd
-        self._doubt = 0.0  # how many more zeros there may be than were taken for granted
-        self.null = self._zeros(zero, self.order - rank)
-        real = np.where(zero, 0.0, rule.weights) > 0
-        seen = rule.nodes[real]
-        self.support = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-        self.width = self._default(real, steps) if width is None else width
-
-    def _zeros(self, zero: Any, least: int) -> Estimate:
+    def _zeros(self, zero: Array, least: int) -> Estimate:
         """Count zeros; those that structure demands are taken as all of them if they may be."""
-        value, spread = map(float, self._share(zero))
+        value, spread = map(float, self._rule.mean(zero))
         if self._rule.exact:
             return Estimate(round(value), products=self.products)
-        last, following = map(float, self._slack(self._rule.nodes <= 0))
-        low, high = value - spread - last, value + spread + following
+        last, following = map(float, self._rule.slack(self._rule.nodes <= 0))
+        low = value - spread - last
+        high = value + spread + following
         if not self._psd:  # from below they may be uncertain as well
-            last, following = map(float, self._slack(self._rule.nodes < 0))
-            low, high = low - following, high + last
-        low, high = max(low, float(least)), max(high, float(least))
+            last, following = map(float, self._rule.slack(self._rule.nodes < 0))
+            low -= following
+            high += last
+        low = max(low, float(least))
+        high = max(high, float(least))
         if low == least > 0 and self._settle_zeros(zero, float(least)):
-            value, self._doubt = float(least), high - least
+            value = float(least)
+            self._doubt = high - least
         return Estimate(max(value, float(least)), low, high, products=self.products, how=self.how)
 
-    def _settle_zeros(self, zero: Any, least: float) -> bool:
+    def _settle_zeros(self, zero: Array, least: float) -> bool:
         """Give the nodes that are zero the weight `least` in all; False if that cannot be."""
         rule = self._rule
-        own, fixed, free = (
-            np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
-            for part in (zero, ~zero & rule.pinned, ~zero & ~rule.pinned)
-        )
-        left = self.order - least - fixed
+
+        def weight(part: Array) -> Array:
+            return np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
+
+        own = weight(zero)
+        free = weight(~zero & ~rule.pinned)
+        left = self.order - least - weight(~zero & rule.pinned)
         if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
             return False
         scale = np.where(rule.pinned, 1.0, left / np.where(free > 0, free, 1.0))
@@ -168,83 +203,31 @@ class QuadratureDensity(Density):
         self._rule = replace(rule, weights=weights, pinned=rule.pinned | zero)
         return True
 
-    def _axis(self, nodes: Any) -> Any:
+    def _axis(self, nodes: Array) -> Array:
         if not self.log:
             return nodes
         return np.log10(np.maximum(nodes, np.finfo(np.float64).tiny))
 
-    def _default(self, real: Any, steps: int) -> float:
+    def _default_width(self, real: Array, steps: int) -> float:
         """Two nodes' worth of the range that holds all but 2 % of the nonzero eigenvalues."""
         if not real.any():
             return 1.0
-        places, weights = self._axis(self._rule.nodes[real]), self._rule.weights[real]
+        places = self._axis(self._rule.nodes[real])
         order = np.argsort(places)
-        share = np.cumsum(weights[order])
+        share = np.cumsum(self._rule.weights[real][order])
         low, high = np.interp([0.01, 0.99], share / share[-1], places[order])
         smallest = 0.05 if self.log else 1e-3 * max(abs(low), abs(high))
         return max(float(2 * (high - low) / steps), smallest)
 
-    def _density(self, grid: Any) -> tuple[Any, Any]:
-        places, factor = self._axis(grid), 1 / (self.width * (2 * np.pi) ** 0.5)
-        level = self._rule.level
-
-        def bumps(nodes: Any) -> Any:
-            away = (self._axis(nodes)[..., None] - places) / self.width
-            return np.where(np.abs(nodes) > level, factor, 0.0)[..., None] * np.exp(-0.5 * away**2)
-
-        mean, spread, bias = self._rule.integrate(bumps)
-        bias = bias + factor * self._unresolved(grid)
-        bias = bias + mean * self._doubt / max(self.order - self.null, 1.0)
-        floor = 0.0 if self._rule.exact else 1e-6 * factor  # a millionth of all eigenvalues there
-        return mean / self.order, (spread + bias) / self.order + floor
-
-    def _cumulative(self, grid: Any) -> tuple[Any, Any, Any]:
-        nodes, level = self._rule.nodes[..., None], self._rule.level
-        mean, spread = self._share(nodes <= grid)
-        # rounding may carry an eigenvalue across the point, but not a zero
-        shift = np.where(nodes == 0, 0.0, level)
-        fewer, more = nodes + shift <= grid, nodes - shift <= grid
-        low = self._share(fewer)[0] - spread - self._slack(fewer)[0]
-        high = self._share(more)[0] + spread + self._slack(more)[1] + self._doubt * (grid >= 0)
-        n = self.order
-        return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
-
-    def _share(self, inside: Any) -> tuple[Any, Any]:
-        """How many eigenvalues are where the nodes are `inside`, (probes, m, …); its error."""
-        same = replace(self._rule, _coarse=(self._rule.nodes, self._rule._plain))
-        return same.integrate(lambda nodes: inside)[:2]
-
-    def _slack(self, below: Any) -> tuple[Any, Any]:
-        """What of the weights of the last node `below` and the first that is not may be beyond.
-
-        Chebyshev, Markov and Stieltjes: of its measure up to a point, a Gauss rule knows all but
-        the weights of the nodes next to it; those that have settled are known too.
-        """
-        rule = self._rule
-        loose = np.pad(np.where(rule.settled, 0.0, rule.weights), ((0, 0), (1, 1)))
-        each, last, following = self._neighbours(below)
-        return loose[each, last].mean(axis=0), loose[each, following].mean(axis=0)
-
-    def _neighbours(self, below: Any) -> tuple[Any, Any, Any]:
-        """Probes, their last nodes `below`, the first that are not: counted from 1, 0 for none."""
-        index, m = np.arange(below.shape[1]), below.shape[1]
-        real = self._rule.weights > 0  # copies have no weight: pass over them
-        before = np.maximum.accumulate(np.where(real, index + 1, 0), axis=1)
-        after = np.minimum.accumulate(np.where(real, index + 1, m + 1)[:, ::-1], axis=1)[:, ::-1]
-        before = np.pad(before, ((0, 0), (1, 0)))  # of the first c nodes
-        after = np.pad(after, ((0, 0), (0, 1)), constant_values=m + 1)  # of those from the c-th on
-        count = below.sum(axis=1)
-        each = np.arange(len(real)).reshape(-1, *(1,) * (count.ndim - 1))
-        return each, before[each, count], after[each, count]
-
-    def _unresolved(self, grid: Any) -> Any:
+    def _unresolved(self, grid: Array) -> Array:
         """What two neighbouring nodes that lie further apart than the width leave open."""
-        below = self._rule.nodes[..., None] <= grid
-        each, last, following = self._neighbours(below)
-        places = np.pad(self._axis(self._rule.nodes), ((0, 0), (1, 1)))
-        places[:, 0], places[:, -1] = -np.inf, np.inf
+        rule = self._rule
+        each, last, following = rule.neighbours(rule.nodes[..., None] <= grid)
+        places = np.pad(self._axis(rule.nodes), ((0, 0), (1, 1)))
+        places[:, 0] = -np.inf
+        places[:, -1] = np.inf
         gap = (places[each, following] - places[each, last]) / self.width
-        loose = np.pad(np.where(self._rule.settled, 0.0, self._rule.weights), ((0, 0), (1, 1)))
+        loose = rule.loose()
         weight = loose[each, last] + loose[each, following]
         if self._psd and not self.log:  # below zero there is only the tail of what is above
             weight = weight * np.exp(-0.5 * (np.minimum(grid, 0.0) / self.width) ** 2)
@@ -314,15 +297,9 @@ def density(
     op = symmetric_operator(op)
     check_integer(probes, "probes", 2)
     check_integer(steps, "steps", 1)
-    check_width(width)
+    if width is not None and not 0 < width < np.inf:
+        raise ValueError(f"width must be positive and finite, not {width!r}")
     rule = choose_rule(op, how, probes, steps, rng)
     if log:
         check_psd(op, rule.nodes, "op on a log axis")
-    rank = rank_bound(op)
-    return QuadratureDensity(rule, rank=rank, psd=op.psd, log=log, width=width, steps=steps)
-
-
-def check_width(width: float | None) -> None:
-    """Raise unless `width` is a positive number or ``None``."""
-    if width is not None and not 0 < width < np.inf:
-        raise ValueError(f"width must be positive and finite, not {width!r}")
+    return Density(rule, rank=rank_bound(op), psd=op.psd, log=log, width=width, steps=steps)

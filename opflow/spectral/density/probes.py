@@ -1,20 +1,20 @@
-"""Lanczos from many start vectors in lockstep, and what they find in common.
+"""Lanczos from many random vectors at once, and the eigenvalues that all of them find.
 
 The start vectors stay independent, as random probes have to, so this is not block Lanczos.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from opflow.machine.arrays import to_host
+from opflow.machine.arrays import Array, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.krylov.recursion import Recursion, tridiagonal_eigh
 
 
-def batched_lanczos(op: Operator, start: Any, steps: int, keep: bool = True) -> tuple[Any, ...]:
+def batched_lanczos(
+    op: Operator, start: Array, steps: int, keep: bool = True
+) -> tuple[Array, Array, Array | None, int]:
     """Lanczos from each of several vectors at once, a block product a step.
 
     Parameters
@@ -45,7 +45,7 @@ def batched_lanczos(op: Operator, start: Any, steps: int, keep: bool = True) -> 
     return alpha, np.column_stack([beta, last]), space.basis if keep else None, space.products
 
 
-def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
+def ritz(alpha: Array, beta: Array, eps: float) -> tuple[Array, Array]:
     """Eigenvalues (probes, m) and vectors (probes, m, m) of the tridiagonal matrices.
 
     A converged eigenvalue may come again, by rounding, and `eigh` mix the copies.  The first of
@@ -61,7 +61,9 @@ def ritz(alpha: Any, beta: Any, eps: float) -> tuple[Any, Any]:
     return values, merged / np.where(norms > 0, norms, 1.0)
 
 
-def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, op: Operator) -> Any:
+def multiplicities(
+    nodes: Array, vectors: Array, residual: Array, basis: Array, op: Operator
+) -> Array:
     """Multiplicities (probes, m) of the eigenvalues that all probes have found; 0 elsewhere.
 
     The j-th nodes from either end of the spectrum belong together.  Their Ritz vectors, one a
@@ -69,17 +71,19 @@ def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, op: Oper
     probes.
     """
     probes, m = nodes.shape
-    n, flat = op.shape[0], basis.reshape(probes * m, basis.shape[2])
+    n = op.shape[0]
+    flat = basis.reshape(probes * m, basis.shape[2])
     gram = to_host(op.space.total(flat @ flat.T)).astype(np.float64).reshape(probes, m, probes * m)
     eps = float(np.finfo(basis.dtype).eps)
     # nodes without weight are not of this probe's space, or rounding's copies of others
-    real = vectors[:, 0] ** 2 > eps**1.5
-    ranks = [np.nonzero(row)[0] for row in real]
-    shortest = min(map(len, ranks))
-    top, count, each = np.abs(nodes).max(), np.zeros((probes, m)), np.arange(probes)
-    for side in (1, -1):
-        for j in range(shortest):
-            place = np.array([index[-1 - j] if side > 0 else index[j] for index in ranks])
+    real = [np.nonzero(row**2 > eps**1.5)[0] for row in vectors[:, 0]]
+    shortest = min(map(len, real))
+    top = np.abs(nodes).max()
+    each = np.arange(probes)
+    count = np.zeros((probes, m))
+    for positions in (range(-1, -shortest - 1, -1), range(shortest)):
+        for j in positions:
+            place = np.array([index[j] for index in real])
             if count[each, place].any():
                 break
             own = vectors[each, :, place]
@@ -94,5 +98,6 @@ def multiplicities(nodes: Any, vectors: Any, residual: Any, basis: Any, op: Oper
                 break  # what lies further inside has converged even less
     left = n - count[0].sum()
     rest = np.where(count > 0, 0.0, vectors[:, 0] ** 2).sum(axis=1)
-    consistent = left == 0 or (left > 0 and rest.min() > eps)
-    return count if consistent else np.zeros_like(count)
+    if left == 0 or (left > 0 and rest.min() > eps):
+        return count
+    return np.zeros_like(count)

@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, check_integer, namespace, to_host
+from opflow.machine.arrays import check_integer, namespace, to_host
 from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
 from opflow.spectral.checks import ConvergenceWarning, Normalised, distribution_of, finite, gaussian
-from opflow.spectral.eigen.eigsh import Eigenpairs, Tolerance, eigsh
-
-
-@dataclass(frozen=True, eq=False)
-class SingularTriplets(Pictured):
-    """Singular triplets and how good they are.
-
-    Attributes
-    ----------
-    singular_values : array (k,), float64, on the host
-        Descending.
-    left, right : arrays (m, k), (n, k)
-        Orthonormal columns: ``op @ right ≈ left * singular_values``.  Of a sharded operator, the
-        rows of this rank where they are sharded: the left ones, for a Jacobian.
-    residuals : array (k,)
-        ‖op v − σ u‖ or ‖opᵀ u − σ v‖, the one that is not zero to rounding.
-    converged : bool
-    products : int
-        Products with the operator or its adjoint, counted by vectors.
-    how : str
-    """
-
-    singular_values: Array
-    left: Array
-    right: Array
-    residuals: Array
-    converged: bool
-    products: int
-    how: str
-    _picture = "eigenvalues"
-
-    def __repr__(self) -> str:
-        return repr(self.kernel).replace("eigenpairs", "singular triplets, their squares", 1)
-
-    def __iter__(self) -> Any:
-        """Unpack as u, s, vᵀ, as SciPy's ``svds``."""
-        return iter((self.left, self.singular_values, self.right.T))
-
-    @property
-    def kernel(self) -> Eigenpairs:
-        """Eigenpairs of ``op @ op.T``: of K, for a Jacobian."""
-        return self._pairs(self.left)
-
-    @property
-    def gauss_newton(self) -> Eigenpairs:
-        """Eigenpairs of ``op.T @ op``: of the Gauss–Newton matrix, for a Jacobian."""
-        return self._pairs(self.right)
-
-    def _pairs(self, vectors: Any) -> Eigenpairs:
-        sigma = self.singular_values
-        # op (opᵀ u − σ v) + σ (op v − σ u), where one of the two is zero
-        residuals = np.max(sigma, initial=0.0) * self.residuals
-        return Eigenpairs(sigma**2, vectors, residuals, self.converged, self.products, self.how)
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import SingularTriplets
+from opflow.spectral.eigen.selection import Tolerance
 
 
 @keywords
@@ -132,19 +80,19 @@ def svds(
     sized(gaussian(op, 1, np.random.default_rng(0x5EED)))
     if sized.unit != 1:  # the Gram of op would leave the range of the dtype
         op = scale(1 / sized.unit, op)
-    gram, rng = Gram(op if wide else op.T), distribution_of(op).generator(rng)
+    A = op if wide else op.T
+    rng = distribution_of(op).generator(rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the triplets, below, it is told
-        pairs = eigsh(gram, k, which="LA", tol=tol, memory=memory, rng=rng, **options)
-    near, A = pairs.eigenvectors, op if wide else op.T
-    xp, here, beyond = namespace(near), A.space, A.domain
+        pairs = eigsh(Gram(A), k, which="LA", tol=tol, memory=memory, rng=rng, **options)
     # Aᵀ sheds what the Gram could not tell from its null space, and A then shows σ itself
-    far = beyond.qr(finite(A.rmatmat(near), space=beyond))[0]
-    near, R = here.qr(A.matmat(far))
-    head, sigma, turn = xp.linalg.svd(R)
-    near, far = near @ head, far @ turn.T
+    far = A.domain.qr(finite(A.rmatmat(pairs.eigenvectors), space=A.domain))[0]
+    near, R = A.space.qr(A.matmat(far))
+    head, sigma, turn = namespace(R).linalg.svd(R)
+    near = near @ head
+    far = far @ turn.T
     gaps = A.rmatmat(near) - far * sigma
-    residuals = to_host(beyond.norm(gaps, axis=0)).astype(np.float64)
+    residuals = to_host(A.domain.norm(gaps, axis=0)).astype(np.float64)
     sigma = to_host(sigma).astype(np.float64)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals
@@ -157,11 +105,10 @@ def svds(
             ConvergenceWarning,
             stacklevel=3,
         )
-    left, right = (near, far) if wide else (far, near)
     return SingularTriplets(
         sized.unit * sigma,
-        left,
-        right,
+        near if wide else far,
+        far if wide else near,
         sized.unit * residuals,
         bool(met.all()),
         2 * pairs.products + 3 * k + 1,

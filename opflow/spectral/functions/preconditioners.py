@@ -13,6 +13,7 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import check_integer, check_real, is_sparse, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
     Normalised,
@@ -253,3 +254,7 @@ def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
     diagonal = diagonal + op.dtype.type(shift)
     inverse = 1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1))
     return Jacobi(inverse, space=op.space)
+
+
+entries_are_cheap.register(Nystrom, cheap_in_operands)
+entries_are_cheap.register(Jacobi, cheap_in_operands)

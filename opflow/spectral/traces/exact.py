@@ -1,4 +1,4 @@
-"""What can be had of a spectrum without estimating: LAPACK where one side is small, rank bounds.
+"""Exact spectra of small operators by LAPACK, and the rank and the factor that structure gives.
 
 A Gram ``F diag(w) Fᵀ`` with F (n, p) has the nonzero spectrum of a matrix of order p, so the
 smaller side decides, and n − p of its eigenvalues are zero by structure.
@@ -6,13 +6,13 @@ smaller side decides, and n − p of its eigenvalues are zero by structure.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import to_host
+from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
 from opflow.operators.gram import CrossGram, Gram
@@ -21,9 +21,9 @@ from opflow.spectral.checks import DENSE, distribution_of, finite
 from opflow.spectral.functions.preconditioners import Jacobi
 from opflow.spectral.traces.structure import NOMINAL, forming_products
 
-#: LAPACK's eigenvalues of order m take m³ times this, in flops of a matrix product
-EIGENVALUES = 5.0
-#: bytes an entry: the matrix, a copy in float64, LAPACK's workspace
+#: Flops of LAPACK's eigenvalues of order m, over m³, at the rate of a matrix product.
+LAPACK_FLOPS = 5.0
+#: Bytes an entry: the matrix, a copy in float64, LAPACK's workspace.
 WHOLE_BYTES = 24.0
 
 
@@ -33,9 +33,13 @@ class Spectrum(NamedTuple):
     Products are those that formed the matrix of a black box.
     """
 
-    values: Any
+    values: Array
     zeros: int
     products: int
+
+    def all(self) -> Array:
+        """All eigenvalues, ascending, those that are zero by structure too."""
+        return np.sort(np.concatenate([self.values, np.zeros(self.zeros)]))
 
 
 def rank_bound(op: Operator) -> int:
@@ -62,8 +66,7 @@ def rank_bound(op: Operator) -> int:
     if isinstance(op, Zero) or (isinstance(op, Scaled) and op.scalar == 0):
         return 0
     if isinstance(op, Gram):
-        weights = op.weights
-        return min(*parts, side if weights is None else int((weights != 0).sum()))
+        return min(parts[0], side if op.weights is None else int((op.weights != 0).sum()))
     if isinstance(op, Product | CrossGram | Scaled | Adjoint | Cast):
         return min(parts)
     return min(side, sum(parts)) if isinstance(op, Sum | HStack) else side
@@ -95,7 +98,7 @@ def factor(op: Operator) -> Operator | None:
 def narrow_factor(op: Operator) -> Operator | None:
     """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it.
 
-    Of a sharded `op` whatever F has columns on all ranks: op itself has no entries to give.
+    Of a sharded `op` any F with columns on all ranks: entries of op are not available.
     """
     F = factor(op)
     if F is None or F.domain.sharded:
@@ -116,29 +119,32 @@ def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
     Raises
     ------
     MemoryError, ValueError
-        If they are `asked` for, but do not fit in half of the free memory, or `op` is sharded and
-        has no small side.
+        If they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
     """
     n = op.shape[0]
     F = narrow_factor(op)
     side = n if F is None else F.shape[1]
     if (op.space.sharded and F is None) or (distribution_of(op).sharded and side > DENSE):
         if asked:
-            raise ValueError(f"a sharded op of order {n} has no entries to give: estimate instead")
+            raise ValueError(
+                f"entries of a sharded op of order {n} are not available: estimate instead"
+            )
         return False
     if side <= DENSE:
         return True
     need = WHOLE_BYTES * float(side) ** 2
     budget = parse_memory(None, operator_module(op))
-    if need > budget and asked:
-        raise MemoryError(
-            f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
-            f"{budget / 1e9:.3g} GB: estimate instead"
-        )
+    if need > budget:
+        if asked:
+            raise MemoryError(
+                f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
+                f"{budget / 1e9:.3g} GB: estimate instead"
+            )
+        return False
     forming = dense_plan(op).cost if F is None else F.cost(side).times(2)
-    lapack = Cost(EIGENVALUES * float(side) ** 3, 0.0)
+    lapack = Cost(LAPACK_FLOPS * float(side) ** 3, 0.0)
     seconds = NOMINAL.seconds(forming, op.dtype) + NOMINAL.seconds(lapack, np.float64)
-    return asked or (need <= budget and seconds <= NOMINAL.seconds(estimate, op.dtype))
+    return asked or seconds <= NOMINAL.seconds(estimate, op.dtype)
 
 
 def dense_spectrum(op: Operator) -> Spectrum:
@@ -158,25 +164,23 @@ def dense_spectrum(op: Operator) -> Spectrum:
     Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming
     it costs: tiles where the structure gives them, else m products.
     """
+    n = op.shape[0]
+    sharded = distribution_of(op).sharded
     F = narrow_factor(op)
-    advance(0, f"LAPACK, order {op.shape[0] if F is None else F.shape[1]}")
+    advance(0, f"LAPACK, order {n if F is None else F.shape[1]}")
     if F is None:
-        matrix = finite(op.todense() if distribution_of(op).sharded else dense(op))
-        return Spectrum(_eigenvalues(matrix), 0, forming_products(op))
-    matrix = finite((F.T @ F).todense())
-    products = (
-        len(matrix) if distribution_of(op).sharded else min(len(matrix), forming_products(op))
-    )
-    more = op.shape[0] - len(matrix)  # zeros of op, or of the matrix
-    return Spectrum(_eigenvalues(matrix)[max(-more, 0) :], max(more, 0), products)
+        matrix = op.todense() if sharded else dense(op)
+        products = forming_products(op)
+    else:
+        matrix = (F.T @ F).todense()
+        products = len(matrix) if sharded else min(len(matrix), forming_products(op))
+    matrix = to_host(finite(matrix)).astype(np.float64)
+    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    # A factor wider than op is high has a matrix with zeros that op has not.
+    return Spectrum(values[max(len(matrix) - n, 0) :], max(n - len(matrix), 0), products)
 
 
-def _eigenvalues(matrix: Any) -> Any:
-    matrix = to_host(matrix).astype(np.float64)
-    return np.linalg.eigvalsh((matrix + matrix.T) / 2)
-
-
-def rounding_level(op: Operator, values: Any) -> float:
+def rounding_level(op: Operator, values: Array) -> float:
     """Below which eigenvalues cannot be told from zero, given some of the spectrum of `op`.
 
     Notes

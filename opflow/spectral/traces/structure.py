@@ -1,31 +1,33 @@
-"""What structure gives exactly, and when that is cheaper than an estimate made of products.
+"""The diagonal, the entries and the Frobenius norm: exact where that is cheaper than products.
 
-Prices are those of the cost model (:func:`opflow.evaluation.dense.block_work`) at the nominal
+Prices are those of the cost model (:func:`opflow.operators.prices.block_work`) at the nominal
 rates of no machine in particular, so that a number is exact or estimated alike everywhere.
 """
 
 from __future__ import annotations
 
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
 
-from opflow.evaluation.dense import block_work, dense_plan, gram_work
+from opflow.evaluation.dense import dense_plan
 from opflow.evaluation.function_gram import FunctionGram
-from opflow.machine.arrays import to_host
+from opflow.machine.arrays import Array, to_host
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
+from opflow.operators.entries import entries_are_cheap
 from opflow.operators.gates import Mask
 from opflow.operators.gram import Gram
-from opflow.operators.khatri_rao import Hadamard
+from opflow.operators.hadamard import TiledHadamard
 from opflow.operators.kronecker import FeatureLift, SampleLift
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import block_work, gram_work
 from opflow.spectral.checks import DENSE, distribution_of, finite
 
+#: The rates at which exact numbers and estimates are compared, on every machine.
 NOMINAL = MachineProfile()
 
 
@@ -34,39 +36,18 @@ def is_cheaper(exact: Cost, op: Operator, products: int) -> bool:
 
     Small is an order of at most `DENSE`: then even products with the identity are quick.
     """
-    estimate = op.cost(products)
-    return op.shape[0] <= DENSE or NOMINAL.seconds(exact, op.dtype) <= NOMINAL.seconds(
-        estimate, op.dtype
-    )
+    if op.shape[0] <= DENSE:
+        return True
+    estimate = NOMINAL.seconds(op.cost(products), op.dtype)
+    return NOMINAL.seconds(exact, op.dtype) <= estimate
 
 
 def use_diagonal(op: Operator, products: int) -> bool:
     """Whether the exact diagonal of `op` takes no longer than `products` products."""
-    if distribution_of(
-        op
-    ).sharded:  # it is known or it is not, and costs are those of this rank alone
-        return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
-    return is_cheaper(diagonal_cost(op), op, products)
-
-
-def exact_diagonal(op: Operator) -> Any:
-    """``op.diagonal()``; of a sharded operator that does not know it, by n products."""
-    if not (op.space.sharded and diagonal_products(op)):
-        return finite(op.diagonal(), space=op.space)
-    if op.shape[0] > DENSE:
-        raise ValueError(
-            f"op is sharded and its structure does not give its diagonal: for an order of "
-            f"{op.shape[0]} > {DENSE} it can only be estimated"
-        )
-    return _sharded_columns(op).diagonal(op.space.span(op.shape[0]).start)
-
-
-def _sharded_columns(op: Operator) -> Any:
-    """The rows of this rank (here, n), by n products."""
-    n = op.shape[0]
-    span, xp = op.space.span(n), op_namespace(op)
-    identity = xp.eye(span.stop - span.start, n, span.start, dtype=op.dtype)
-    return finite(op.matmat(identity), space=op.space)
+    if not distribution_of(op).sharded:
+        return is_cheaper(diagonal_cost(op), op, products)
+    # Costs are those of this rank alone: structure gives the diagonal, or it does not.
+    return diagonal_products(op) == 0 or (not op.space.sharded and op.shape[0] <= DENSE)
 
 
 def use_entries(op: Operator, products: int) -> bool:
@@ -76,7 +57,7 @@ def use_entries(op: Operator, products: int) -> bool:
 
 def forming_products(op: Operator) -> int:
     """Products that the entries of `op` take: n for a black box, else none."""
-    return op.shape[0] if _black_box(op) else 0
+    return 0 if entries_are_cheap(op) else op.shape[0]
 
 
 def diagonal_products(op: Operator) -> int:
@@ -84,19 +65,29 @@ def diagonal_products(op: Operator) -> int:
     if isinstance(op, Sum | Scaled):
         return max(map(diagonal_products, op.operands))
     if isinstance(op, Product) and op.is_gram:
-        return op.shape[0] if _black_box(op.operands[0]) else 0
+        return 0 if entries_are_cheap(op.operands[0]) else op.shape[0]
     return forming_products(op)
 
 
-def _black_box(op: Operator) -> bool:
-    """Whether rows come from products with the identity, in `op` or in what it is made of."""
-    kind = type(op)
-    if op.row_access and not op.operands:
-        return False
-    own = (kind._block, kind._gram_block) != (Operator._block, Operator._gram_block)
-    if kind is Product or not (own or kind.rows is not Operator.rows):
-        return True
-    return any(map(_black_box, op.operands))
+def exact_diagonal(op: Operator) -> Array:
+    """``op.diagonal()``; of a sharded operator that does not know it, by n products."""
+    n = op.shape[0]
+    if not (op.space.sharded and diagonal_products(op)):
+        return finite(op.diagonal(), space=op.space)
+    if n > DENSE:
+        raise ValueError(
+            f"op is sharded and its structure does not give its diagonal: for an order of "
+            f"{n} > {DENSE} it can only be estimated"
+        )
+    return _sharded_columns(op).diagonal(op.space.span(n).start)
+
+
+def _sharded_columns(op: Operator) -> Array:
+    """The rows of this rank, all their columns, by n products."""
+    n = op.shape[0]
+    span = op.space.span(n)
+    identity = op_namespace(op).eye(span.stop - span.start, n, span.start, dtype=op.dtype)
+    return finite(op.matmat(identity), space=op.space)
 
 
 @singledispatch
@@ -107,7 +98,7 @@ def diagonal_cost(op: Operator) -> Cost:
 
 @diagonal_cost.register(Sum)
 @diagonal_cost.register(Scaled)
-@diagonal_cost.register(Hadamard)
+@diagonal_cost.register(TiledHadamard)
 def _of_parts(op: Operator) -> Cost:
     return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
 
@@ -133,49 +124,51 @@ def _of_entries(op: Operator) -> Cost:
     return op.cost(1).times(1 / op.shape[0])
 
 
-def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[Any, Any]:
+def entries_cost(op: Operator) -> Cost:
+    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
+    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
+
+
+def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """⟨A_i, A_j⟩ = Σ (A_i ∘ A_j) of symmetric operators by one pass over their entries.
 
     With `change`, the second operator is replaced by its difference from the first, taken entry
     by entry so that nothing cancels.  (len(ops), len(ops)), float64 on the host, and the units
     (len(ops),) that the operators are measured in: no square of an entry leaves the range.
     """
-    n, count = ops[0].shape[0], len(ops)
-    held = (2 + count) * 8  # squares of float32 leave its range: entries are multiplied in float64
+    n = ops[0].shape[0]
+    entry_bytes = 8 * (2 + len(ops))  # squares of float32 leave its range: float64
     xp = op_namespace(ops[0])
+    if all(map(_by_tiles, ops)):
+        pieces = [
+            (r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(entry_bytes, n))
+        ]
+    else:
+        pieces = [(r, slice(0, n), 1) for r in row_slices(n, entry_bytes * n)]
     sums = []
     peaks = []
-    times = []
-    if not any(map(_black_box, ops)) and all(map(_by_tiles, ops)):
-        pieces = [(r, c, 1 if r == c else 2) for r, c in tiles(n, n, True, tile_side(held, n))]
-    else:
-        pieces = [(r, slice(0, n), 1) for r in row_slices(n, held * n)]
-    for r, c, copies in pieces:
-        parts = [op._block(r, c) for op in ops]
+    for rows, cols, _ in pieces:
+        blocks = [op._block(rows, cols) for op in ops]
         if change:
-            parts[1] = parts[1] - parts[0]
-        parts = [part.astype(np.float64, copy=False) for part in parts]
-        peak = xp.stack([abs(part).max() for part in parts])
-        parts = [part / size for part, size in zip(parts, xp.where(peak > 0, peak, 1), strict=True)]
-        sums.append(xp.stack([(a * b).sum() for a in parts for b in parts]))
+            blocks[1] = blocks[1] - blocks[0]
+        blocks = [block.astype(np.float64, copy=False) for block in blocks]
+        peak = xp.stack([abs(block).max() for block in blocks])
+        units = xp.where(peak > 0, peak, 1)
+        blocks = [block / unit for block, unit in zip(blocks, units, strict=True)]
+        sums.append(xp.stack([(A * B).sum() for A in blocks for B in blocks]))
         peaks.append(peak)
-        times.append(copies)
     peak = to_host(finite(xp.stack(peaks)))
     units = np.where(peak.max(axis=0) > 0, peak.max(axis=0), 1.0)
     share = peak / units
-    products = to_host(xp.stack(sums)).reshape(-1, count, count)
-    return np.einsum("t,tij,ti,tj->ij", np.array(times), products, share, share), units
+    copies = np.array([copies for _, _, copies in pieces])
+    products = to_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
+    return np.einsum("t,tij,ti,tj->ij", copies, products, share, share), units
 
 
 def _by_tiles(op: Operator) -> bool:
     """Whether square tiles, of the symmetric half, are cheaper to form than whole rows."""
     rows, cols, *_ = dense_plan(op)
-    return rows == cols
-
-
-def entries_cost(op: Operator) -> Cost:
-    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
-    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
+    return entries_are_cheap(op) and rows == cols
 
 
 def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
@@ -190,7 +183,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
         return _sharded_norm(op, products)
     if isinstance(op, Matrix) and op.sparse:
         return _norm(op.data.data), 0
-    if isinstance(op, Gram) and op.factor.row_access and not getattr(op.factor, "sparse", False):
+    if isinstance(op, Gram) and op.factor.row_access and not op.factor.sparse:
         n, width = op.factor.shape
         small = Cost(2.0 * n * width**2, float(width) ** 2 * op.dtype.itemsize)
         if width < n and is_cheaper(small + op.factor.cost(0), op, products):
@@ -201,7 +194,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     return None
 
 
-def _norm(A: Any, space: RowDistribution = LOCAL) -> float:
+def _norm(A: Array, space: RowDistribution = LOCAL) -> float:
     """The norm of all entries; no square of one leaves the range of float64."""
     peak = float(space.largest(float(abs(A).max()) if A.size else 0.0))
     if not peak:
@@ -210,7 +203,7 @@ def _norm(A: Any, space: RowDistribution = LOCAL) -> float:
 
 
 def _sharded_norm(op: Operator, products: int) -> tuple[float, int] | None:
-    """The same from no more than `products` columns: of op itself, or of FᵀF if it is a Gram."""
+    """The norm from no more than `products` columns: of op, or of FᵀF if it is a Gram."""
     n = op.shape[0]
     if n <= products:
         A = _sharded_columns(op) if op.space.sharded else finite(op.todense())
@@ -218,8 +211,7 @@ def _sharded_norm(op: Operator, products: int) -> tuple[float, int] | None:
     if isinstance(op, Gram) and op.weights is None and not op.factor.domain.sharded:
         width = op.factor.shape[1]
         if width <= products:
-            small = finite((op.factor.T @ op.factor).todense())
-            return _norm(small), width
+            return _norm(finite((op.factor.T @ op.factor).todense())), width
     return None
 
 

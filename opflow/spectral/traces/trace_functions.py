@@ -15,7 +15,8 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, check_psd, check_shift, symmetric_operator
-from opflow.spectral.density.quadrature import Quadrature, choose_rule
+from opflow.spectral.density.quadrature import choose_rule
+from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.traces.trace import trace
 
 

@@ -267,7 +267,7 @@ def test_a_header_cannot_make_it_allocate(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("metadata.npy", npy(np.zeros(10**6)))
     tracemalloc.reset_peak()
-    refused(path, "more data than it has")
+    refused(path, "more data than the file contains")
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning, block_lanczos, eigh, eigsh, svds
-from opflow.spectral.eigen.eigsh import choose
+from opflow.spectral.eigen.selection import choose
 from opflow.spectral.krylov.block import BlockKrylov
 from tests.spectral.spectra import SPECTRA, hard_kernel, rotated
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning, Krylov, expm, funm, phi, phi1, sqrtm
+from opflow.spectral.functions import exponential, matrix_functions
 from opflow.spectral.krylov.flow import integrated, phi_values
 from opflow.spectral.krylov.recursion import Recursion
 
@@ -201,7 +202,7 @@ def test_a_long_time_leaves_the_first_spaces_a_tolerance():
 
 def test_there_is_an_end_to_the_spaces(monkeypatch):
     op, _, _, r = conditioned(100, 1e4)
-    monkeypatch.setattr(of.spectral.exponential, "SPACES", 3)
+    monkeypatch.setattr(exponential, "SPACES", 3)
     with pytest.warns(ConvergenceWarning, match="3 spaces of 16"):
         phi(op, r, 100.0, 2, size=16)
 
@@ -373,7 +374,7 @@ def test_null_vectors_do_not_move_at_all():
 def space_bounds(monkeypatch, function, *arguments, **options):
     """What a function returns, and the error it claims: of the judgement it stopped at."""
     claimed = []
-    judged = of.spectral.functions._by_lanczos
+    judged = matrix_functions._by_lanczos
 
     def spying(op, r, judge, *rest, **kw):
         def noted(*given):
@@ -384,7 +385,7 @@ def space_bounds(monkeypatch, function, *arguments, **options):
 
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        patch.setattr(of.spectral.functions, "_by_lanczos", spying)
+        patch.setattr(matrix_functions, "_by_lanczos", spying)
         out = function(*arguments, **options)
     if not claimed:  # r = 0
         return out, 0.0

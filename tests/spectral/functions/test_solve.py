@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning
-from opflow.spectral.functions.preconditioners import jacobi, nystrom
+from opflow.spectral.functions.preconditioners import Nystrom, jacobi, nystrom
 from opflow.spectral.functions.solve import solve
 from tests.spectral.products import rotated
 
@@ -129,7 +129,7 @@ def test_solvers_of_scipy_and_pylops_take_them(smooth):
     steps = dict(niter=40, tol=0.0)
     plain = pylops.cg(A, y, x0=np.zeros(400), **steps)[0]
     # half of P on either side: P^½ A P^½ z = P^½ y
-    half = of.spectral.preconditioners.Nystrom(P.data, (1 + P.weights) ** 0.5 - 1)
+    half = Nystrom(P.data, (1 + P.weights) ** 0.5 - 1)
     np.testing.assert_allclose((half @ half).todense(), P.todense(), atol=1e-12)
     z = pylops.cg(half @ A @ half, half @ y, x0=np.zeros(400), **steps)[0]
     sketched = np.linalg.norm(y - A @ (half @ z))

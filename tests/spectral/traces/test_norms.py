@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.machine import workspace
 from opflow.spectral.checks import ConvergenceWarning
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.norms import (
@@ -83,7 +84,7 @@ def test_scalars_agree_with_lapack(A, kind):
     st.integers(0, 2**32 - 1),
 )
 @example(8, 3, True, 400, 0)
-def test_norms_of_structure(n, width, weighted, workspace, seed):
+def test_norms_of_structure(n, width, weighted, budget, seed):
     rng = np.random.default_rng(seed)
     F, w = rng.standard_normal((n, width)), rng.standard_normal(width) if weighted else None
     H = rng.standard_normal((n, 3))
@@ -97,7 +98,7 @@ def test_norms_of_structure(n, width, weighted, workspace, seed):
         (of.GramVelocity(H, H[::-1].copy()), H @ H[::-1].T + H[::-1] @ H.T),
         (of.Gram(sp.csr_matrix(F), w), K),
     ]
-    kept, workspace.WORKSPACE = workspace.WORKSPACE, workspace
+    kept, workspace.WORKSPACE = workspace.WORKSPACE, budget
     try:
         for op, dense in references:
             want = np.linalg.norm(dense)

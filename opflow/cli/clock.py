@@ -1,0 +1,67 @@
+"""The seconds that an analysis may take, shared among its parts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from opflow.interface.keywords import product_bar
+from opflow.interface.progress import OutOfTime
+from opflow.operators.describe import duration
+
+
+class Clock:
+    """Shares the seconds of an analysis among its parts, and stops what takes longer."""
+
+    def __init__(self, seconds: float, progress: bool) -> None:
+        self._end = time.monotonic() + seconds
+        self._progress = progress
+        self.pace = 0.0  #: seconds per product with a vector
+
+    def part(self, name: str, left: int) -> None:
+        """Begin a part, after which there are `left` − 1 more."""
+        self.name = name
+        self.skipped: dict[str, str] = {}  #: what the part leaves out, and why
+        now = time.monotonic()
+        self.until = now + max(self._end - now, 0.0) / left
+
+    def left(self) -> float:
+        """Seconds left of the part."""
+        return max(self.until - time.monotonic(), 0.0)
+
+    def fits(self, most: int, products: int, share: float = 1.0) -> int:
+        """How many things of so many products each fit into a share of the time, at most `most`."""
+        return int(min(most, share * self.left() / max(products * self.pace, 1e-9)))
+
+    def run(
+        self,
+        name: str,
+        products: int,
+        work: Callable[[], Any],
+        hint: str = "more ",
+        asked: bool = False,
+    ) -> Any:
+        """The result of `work`; None if time is short, with the reason in `skipped`.
+
+        Work that the user asked for by name has no limit and takes no time from the rest.
+        """
+        started = time.monotonic()
+        left = math.inf if asked else self.left()
+        need = products * self.pace
+        if need <= left:
+            try:
+                label = f"{self.name}: {name.replace('_', ' ')}"
+                with product_bar(label, seconds=left, disable=not self._progress):
+                    return work()
+            except OutOfTime:
+                need = left
+            finally:
+                if asked:
+                    spent = time.monotonic() - started
+                    self.until += spent
+                    self._end += spent
+        takes = f"it takes about {duration(need)} or more"
+        self.skipped[name] = f"{takes}, and {duration(left)} are left: {hint}--seconds"
+        return None

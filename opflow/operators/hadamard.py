@@ -1,0 +1,184 @@
+"""Hadamard products: factored where the operands are Grams, in exact tiles otherwise.
+
+``(A Aᵀ) ∘ (B Bᵀ) = (A ⊙ B)(A ⊙ B)ᵀ`` with the row-wise Khatri–Rao product ⊙, so the Hadamard
+product of Grams is a Gram again.  Operands with no factor are multiplied tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from opflow.machine.arrays import Array, Data, Index
+from opflow.machine.workspace import op_namespace
+from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap
+from opflow.operators.gram import Gram
+from opflow.operators.khatri_rao import KhatriRao
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import block_work, entrywise_block, product_bytes
+from opflow.operators.tiles import tiled_cost, tiled_product, tiled_product_bytes
+
+
+def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
+    r"""The entry-wise product ``A ∘ B ∘ …`` of operators.
+
+    Parameters
+    ----------
+    *operands : operators, arrays or sparse matrices of one shape
+        At least two.
+    symbol : str, optional
+
+    Returns
+    -------
+    Operator
+        Of Grams, the :class:`Gram` of a :class:`KhatriRao` product, found on construction
+        (scalars are pulled out and sums distributed): factored, two GEMMs a product.  With any
+        other operand, a :class:`TiledHadamard`.  More than two Grams are merged only while the
+        merged factor is no wider than N, where tiles become cheaper; the rest is tiled.
+
+    Notes
+    -----
+    Schur's theorem: PSD ∘ PSD is PSD.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> X, C = np.array([[1.0, 2.0], [3.0, 4.0]]), of.CoActivation(np.eye(2, dtype=bool))
+    >>> K = of.Hadamard(of.Gram(X), C)
+    >>> type(K).__name__, K.psd
+    ('Gram', True)
+    >>> K.todense()
+    array([[ 5.,  0.],
+           [ 0., 25.]])
+    """
+    if len(operands) < 2:
+        raise ValueError(f"a Hadamard product needs at least two operands, not {len(operands)}")
+    ops = unify([as_operator(op) for op in operands])
+    shapes = {op.shape for op in ops}
+    if len(shapes) > 1:
+        raise ValueError(f"a Hadamard product needs one shape, not {sorted(shapes)}")
+    return _simplified(ops, symbol)
+
+
+class TiledHadamard(Operator):
+    """An entry-wise product evaluated in exact tiles.  Built by :func:`Hadamard`.
+
+    Parameters
+    ----------
+    operands : sequence of Operator
+        Of one shape and dtype.
+    symbol : str, optional
+
+    Notes
+    -----
+    A product costs N² flops an operand and column and forms nothing larger than a tile; only
+    the symmetric half is evaluated where the operands are known to be symmetric.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> A, B = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> type(of.Hadamard(A, B)).__name__, of.Hadamard(A, B) @ np.ones(2)
+    ('TiledHadamard', array([2., 3.]))
+    """
+
+    def __init__(self, operands: Sequence[Operator], symbol: str | None = None) -> None:
+        self._operands = tuple(operands)
+        super().__init__(
+            operands[0].shape,
+            np.result_type(*(op.dtype for op in operands)),
+            psd=all(op.psd for op in operands),
+            symmetric=all(op.symmetric for op in operands),
+            symbol=symbol,
+        )
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return self._operands
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or " ∘ ".join(op._factor_symbol for op in self.operands)
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return all(op.row_access for op in self.operands)
+
+    def cost(self, columns: int = 1) -> Cost:
+        return tiled_cost(self, columns)
+
+    def rows(self, index: Index) -> Array:
+        return self._block(index, slice(0, self.shape[1]))
+
+    def _block(self, rows: Index, cols: Index) -> Array:
+        first, *others = self.operands
+        block = first._block(rows, cols)
+        for op in others:
+            block = block * op._block(rows, cols)
+        return block
+
+    def _diagonal(self) -> Array:
+        first, *others = self.operands
+        out = first._diagonal()
+        for op in others:
+            out = out * op._diagonal()
+        return out
+
+    def _matmat(self, X: Array) -> Array:
+        return tiled_product(self, X)
+
+    def _rmatmat(self, X: Array) -> Array:
+        return tiled_product(self, X, adjoint=True)
+
+
+entries_are_cheap.register(TiledHadamard, cheap_in_operands)
+block_work.register(TiledHadamard, entrywise_block)
+product_bytes.register(TiledHadamard, tiled_product_bytes)
+
+
+def _simplified(ops: list[Operator], symbol: str | None = None) -> Operator:
+    """The product with scalars pulled out, sums distributed and Grams merged."""
+    for i, op in enumerate(ops):
+        before, after = ops[:i], ops[i + 1 :]
+        if isinstance(op, Scaled):
+            return scale(op.scalar, _simplified([*before, op.operands[0], *after], symbol))
+        if isinstance(op, Sum) and all(map(_only_grams, ops)):
+            return add(*(_simplified([*before, term, *after]) for term in op.operands))
+    rest = [op for op in ops if not isinstance(op, Gram)]
+    merged: list[Gram] = []
+    for op in ops:
+        if not isinstance(op, Gram):
+            continue
+        if merged and (len(ops) == 2 or _width(merged[-1]) * _width(op) <= op.shape[0]):
+            merged[-1] = _merge(merged[-1], op)
+        else:
+            merged.append(op)
+    if rest or len(merged) > 1:
+        return TiledHadamard([*merged, *rest], symbol)
+    gram = merged[0]
+    return gram if symbol is None else Gram(gram.factor, gram.weights, symbol=symbol)
+
+
+def _only_grams(op: Operator) -> bool:
+    if isinstance(op, Sum | Scaled):
+        return all(map(_only_grams, op.operands))
+    return isinstance(op, Gram)
+
+
+def _width(gram: Gram) -> int:
+    return gram.factor.shape[1]
+
+
+def _merge(left: Gram, right: Gram) -> Gram:
+    """``(A diag(w) Aᵀ) ∘ (B diag(u) Bᵀ) = (A ⊙ B) diag(w ⊗ u) (A ⊙ B)ᵀ``."""
+    factor = KhatriRao(left.factor, right.factor)
+    if left.weights is None and right.weights is None:
+        return Gram(factor)
+    xp = op_namespace(left)
+    weights = [
+        xp.ones(_width(gram), dtype=gram.dtype) if gram.weights is None else gram.weights
+        for gram in (left, right)
+    ]
+    return Gram(factor, xp.kron(*weights))

@@ -1,0 +1,101 @@
+"""All eigenpairs of a symmetric operator by LAPACK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opflow.evaluation.dense import dense
+from opflow.interface.keywords import advance
+from opflow.machine.arrays import namespace, to_host
+from opflow.machine.workspace import op_namespace, operator_module, parse_memory
+from opflow.operators.operator import Operator
+from opflow.spectral.checks import distribution_of, finite, peaks, symmetric_operator, unit_of
+from opflow.spectral.eigen.results import Eigenpairs
+from opflow.spectral.eigen.selection import Tolerance, choose, next_to
+from opflow.spectral.traces.structure import forming_products
+
+
+def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
+    """All eigenpairs of a symmetric operator, through its tiles and LAPACK.
+
+    Parameters
+    ----------
+    op : operator, array (n, n) or sparse matrix
+        Symmetric.
+    memory : float or str, optional
+        Bytes to hold; half of what is free by default.
+
+    Returns
+    -------
+    Eigenpairs
+        Eigenvalues descending; of a PSD operator's, those that rounding made negative are kept.
+
+    Raises
+    ------
+    MemoryError
+        Before anything is formed, if four n × n arrays (the matrix, its copy, LAPACK's workspace)
+        do not fit.
+
+    Notes
+    -----
+    Forms n² entries, then some 9·n³ flops: exact to n·ε·‖op‖, for every multiplicity.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.eigh(of.Gram(np.array([[1.0], [1.0]]))).eigenvalues.round(12) + 0.0
+    array([2., 0.])
+    """
+    op = symmetric_operator(op)
+    n = op.shape[0]
+    if op.space.sharded:
+        raise ValueError("a sharded op has no entries to give: ask eigsh for a few pairs")
+    need = lapack_bytes(op)
+    budget = parse_memory(memory, operator_module(op))
+    if need > budget:
+        raise MemoryError(
+            f"all eigenpairs of order {n} take {need / 1e9:.3g} GB, over the budget of "
+            f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
+        )
+    advance(0, f"LAPACK, order {n}")
+    A = finite(op.todense() if distribution_of(op).sharded else dense(op, memory))
+    xp = namespace(A)
+    unit = unit_of(peaks(A).max(), op.dtype)
+    A /= unit
+    values, vectors = xp.linalg.eigh(A)
+    values = values[::-1]
+    vectors = vectors[:, ::-1]
+    residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
+    return Eigenpairs(
+        unit * to_host(values).astype(np.float64),
+        vectors,
+        unit * residuals.astype(np.float64),
+        True,
+        forming_products(op),
+        "lapack, dense",
+    )
+
+
+def few_by_lapack(
+    op: Operator, k: int, which: str, tolerance: Tolerance, memory: float | str | None
+) -> Eigenpairs:
+    """The pairs asked for, out of all of them."""
+    pairs = eigh(op, memory=memory)
+    values = pairs.eigenvalues
+    chosen = choose(values, k, which)
+    return Eigenpairs(
+        values[chosen],
+        pairs.eigenvectors[:, op_namespace(op).asarray(chosen)],
+        pairs.residuals[chosen],
+        bool(tolerance.met(0, pairs.residuals, abs(values).max()).all()),
+        pairs.products,
+        pairs.how,
+        next_to(values, k, which, pairs.eigenvectors),
+    )
+
+
+def lapack_bytes(op: Operator) -> float:
+    """What all eigenpairs hold: the matrix, its copy, LAPACK's workspace."""
+    return 4.0 * op.shape[0] ** 2 * op.dtype.itemsize

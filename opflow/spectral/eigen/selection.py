@@ -1,0 +1,61 @@
+"""Which eigenpairs are asked for (``which=``), which comes next, and when they are good enough."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from opflow.machine.arrays import Array, to_device_of
+from opflow.operators.operator import Operator
+
+
+class Tolerance(NamedTuple):
+    """When a pair is good enough: its residual is within either of two bounds."""
+
+    #: to the eigenvalue
+    relative: float
+    #: to the norm of the operator
+    rounding: float
+
+    @classmethod
+    def of(cls, op: Operator, tol: float) -> Tolerance:
+        """The tolerance asked for, and 10·√n·ε relative to the norm."""
+        if not 0 <= tol < 1:
+            raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
+        return cls(float(tol), 10 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
+
+    def met(self, values: Array | float, residuals: Array, scale: float) -> Array:
+        """Which pairs are good enough, for an operator of norm `scale`."""
+        return residuals <= np.maximum(self.relative * np.abs(values), self.rounding * scale)
+
+
+def choose(values: Array, k: int, which: str) -> Array:
+    """Indices of the k values asked for, descending by value; `values` in any order."""
+    order = np.argsort(-values, kind="stable")
+    if which == "LA":
+        return order[:k]
+    if which == "SA":
+        return order[len(order) - k :]
+    if which == "BE":
+        return np.concatenate([order[: -(-k // 2)], order[len(order) - k // 2 :]])
+    best = np.argsort(-abs(values), kind="stable")[:k]
+    return best[np.argsort(-values[best], kind="stable")]
+
+
+def next_to(values: Array, k: int, which: str, vectors: Array) -> Array:
+    """The vector of the value that comes after the k asked for, if there is one."""
+    more = min(k + 1, len(values))
+    following = np.setdiff1d(choose(values, more, which), choose(values, k, which))
+    return vectors[:, to_device_of(following, vectors)]
+
+
+def settled_next(values: Array, residuals: Array, k: int, which: str, within: Array) -> bool:
+    """Whether the pair next to the k asked for has converged, or cannot be one of them."""
+    if which == "BE" or len(values) <= k:
+        return True
+    chosen = choose(values, k, which)
+    following = int(np.setdiff1d(choose(values, k + 1, which), chosen)[0])
+    ranked = {"LM": abs(values), "LA": values, "SA": -values}[which]
+    best = ranked[following] + residuals[following]
+    return bool(within[following] or best < ranked[chosen].min())
