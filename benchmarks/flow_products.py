@@ -99,7 +99,8 @@ def heun(net: Any, X: Any, y: Any, T: float, steps: int) -> tuple[Any, int]:
     """The residual by the second-order method of Heun in equal steps: none of the competitors."""
     import numpy as np
 
-    from opflow.dynamics.state import State, WeightLayer
+    from opflow.dynamics.first_layer import WeightLayer
+    from opflow.dynamics.state import State
 
     now, spare = State(net, WeightLayer(X), y), np.empty_like(y)
     for _ in range(steps):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -21,6 +21,7 @@ from opflow.dynamics.observe import HeldOutLoss
 from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.evaluation.dense import dense
 from opflow.interface.extras import install
+from opflow.machine.arrays import Array, Data
 from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
 from opflow.spectral import kernel_regression
 
@@ -43,25 +44,35 @@ class _Estimator(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _checked(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+    def _checked(self, X: Data, y: Data = "no_validation", **options: Any) -> Any:
         kinds = (np.float64, np.float32)
         return validate_data(self, X, y, accept_sparse="csr", dtype=kinds, **options)
 
-    def _regression(self, X: Any, y: Any) -> tuple[Any, Any, Task]:
+    def _regression(self, X: Data, y: Data) -> tuple[Any, Any, Task]:
         X, y = self._checked(X, y, multi_output=True, y_numeric=True)
         y = column_or_1d(y, warn=True) if y.shape[1:] == (1,) else y
         targets = Standardiser.fit(y.reshape(len(y), -1), dtype=X.dtype)
         return X, y, Task(targets, inputs=self._inputs(X))
 
-    def _inputs(self, X: Any) -> Standardiser | None:
+    def _inputs(self, X: Data) -> Standardiser | None:
         return Standardiser.fit(X) if self.standardise else None
 
-    def _network(self, X: Any, outputs: int, scaling: str) -> ReLUNetwork:
-        widths = [X.shape[1], *np.atleast_1d(self.widths).tolist()]
+    def _widths(self, X: Data) -> list[int]:
+        return [X.shape[1], *np.atleast_1d(self.widths).tolist()]
+
+    def _network(self, X: Data, outputs: int, scaling: str) -> ReLUNetwork:
+        options: Any = {"outputs": outputs, "scaling": scaling, "bias": True, "dtype": X.dtype}
         seed = check_random_state(self.random_state).randint(2**31)
-        return ReLUNetwork.random(
-            widths, outputs=outputs, scaling=scaling, bias=True, seed=seed, dtype=X.dtype
-        )
+        return ReLUNetwork.random(self._widths(X), seed=seed, **options)
+
+
+class _Kept(NamedTuple):
+    """What a `warm_start` goes on with."""
+
+    mark: str = ""  #: of the data and the options
+    start: ReLUNetwork | None = None  #: before the first step
+    state: bytes = b""  #: the bytes of a checkpoint
+    done: int = 0  #: steps taken
 
 
 @dataclass(eq=False, repr=False)
@@ -81,29 +92,28 @@ class _Trained(_Estimator):
     warm_start: bool = False
     random_state: Any = None
 
-    def _fit(self, X: Any, y: Any, task: Task) -> None:
+    def _fit(self, X: Data, y: Data, task: Task) -> None:
         X = task.prepare(X)
         y = task.encode(y)
-        method = GradientDescent(self.step) if self.method is None else self.method
+        method = self.method or GradientDescent(self.step)
         options: dict[str, Any] = {"method": method, "loss": "mean", "memory": self.memory}
         if self.warm_start:
             run = self._go_on(X, y, options)
         else:
             network = self._network(X, y.shape[1], self.scaling)
             run = train(network, X, y, **self._length(network, X, y, options), **options)
-        # a network predicts by itself, without the data that the state of the run holds
-        predictor = None if run.model else run._predictor
-        self.run_: Trajectory = replace(run, task=task, _predictor=predictor)
+        if run.model:  # predicts by itself, without the data that the state of the run holds
+            run = replace(run, _predictor=None)
+        self.run_: Trajectory = replace(run, task=task)
         self.n_iter_ = int(run.steps[-1])
 
-    def _length(self, network: ReLUNetwork, X: Any, y: Any, options: Any) -> dict[str, Any]:
+    def _length(self, network: ReLUNetwork, X: Data, y: Array, options: Any) -> dict[str, Any]:
         """When to stop: at the time that was best for the samples held out of a first run."""
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must be in [0, 1), not {self.validation_fraction}"
-            )
-        held = int(self.validation_fraction * len(y)) if self.early_stopping else 0
-        if not held:
+        share = self.validation_fraction
+        if not 0 <= share < 1:
+            raise ValueError(f"validation_fraction must be in [0, 1), not {share}")
+        held = int(share * len(y))
+        if not (held and self.early_stopping):
             return {"steps": self.steps}
         order = check_random_state(self.random_state).permutation(len(y))
         rest = np.sort(order[held:])
@@ -112,32 +122,33 @@ class _Trained(_Estimator):
         trial = train(network, X[rest], y[rest], steps=self.steps, observe=[loss], **options)
         return {"until": trial.times[trial.observations[loss.name].argmin()]}
 
-    def _go_on(self, X: Any, y: Any, options: Any) -> Trajectory:
+    def _go_on(self, X: Data, y: Array, options: dict[str, Any]) -> Trajectory:
         """So many steps more, which are those of one longer run where nothing else has changed."""
         mark = fingerprint(X, y) + repr(options)
-        last: Any = getattr(self, "_state", (None, None, b"", 0))
-        held, start, state, done = last
-        shape = [X.shape[1], *np.atleast_1d(self.widths).tolist(), y.shape[1]]
-        network = self.run_.network if hasattr(self, "run_") else None
-        if network is not None and shape != [*network.widths, network.outputs]:
-            raise ValueError(
-                "warm_start goes on with a network of as many features, units and "
-                "outputs as before: set it to False"
-            )
-        if mark != held:
-            start = network or self._network(X, y.shape[1], self.scaling)
-            state = b""
-            done = 0
+        kept = vars(self).get("_kept", _Kept())
+        last = vars(self).get("run_")
+        if last is not None:
+            network = last.network
+            if [*self._widths(X), y.shape[1]] != [*network.widths, network.outputs]:
+                same = "as many features, units and outputs as before"
+                raise ValueError(f"warm_start goes on with a network of {same}: set it to False")
+            if mark != kept.mark:
+                kept = _Kept(mark, network)
+        start = kept.start or self._network(X, y.shape[1], self.scaling)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "state.npz"
-            if state:
-                file.write_bytes(state)
-            steps = done + self.steps
+            if kept.state:
+                file.write_bytes(kept.state)
+            steps = kept.done + self.steps
             run = train(start, X, y, steps=steps, checkpoint=file, resume=True, **options)
-            self._state = (mark, start, file.read_bytes(), int(run.steps[-1]))
+            self._kept = _Kept(mark, start, file.read_bytes(), int(run.steps[-1]))
         return run
 
-    def _answers(self, X: Any, raw: bool = False) -> Any:
+    def predict(self, X: Data) -> Array:
+        """Labels (M,) of a classifier, values (M,) or (M, k) in the units of y of a regressor."""
+        return self._predicted(X)
+
+    def _predicted(self, X: Data, raw: bool = False) -> Array:
         check_is_fitted(self)
         X = self._checked(X, reset=False)
         return self.run_.predict(X.astype(self.run_.network.dtype, copy=False), raw)
@@ -162,8 +173,8 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
         Hold out `validation_fraction` (0.2) of the samples, find the time at which their loss is
         least, and train on all samples up to that time.  Not with `warm_start`.
     standardise : bool
-        Bring features to mean 0 and standard deviation 1 (sparse ones are scaled only).  Targets
-        always are; predictions come in their own units.
+        Bring features to mean 0 and standard deviation 1 (sparse ones are scaled only), as targets
+        always are.
     memory : float or str, optional
         Bytes a run may hold beyond the data, as ``"4GB"``.
     warm_start : bool
@@ -177,8 +188,6 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
         Losses, steps and the network; ``run_.save(path)`` keeps all that a prediction needs.
     n_iter_ : int
         Steps taken.
-    n_features_in_, feature_names_in_
-        Of the X of `fit`.
 
     Notes
     -----
@@ -195,14 +204,10 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
     True
     """
 
-    def fit(self, X: Any, y: Any) -> ReLURegressor:
+    def fit(self, X: Data, y: Data) -> ReLURegressor:
         """Train on X (N, d) and y (N,) or (N, k)."""
         self._fit(*self._regression(X, y))
         return self
-
-    def predict(self, X: Any) -> Any:
-        """Predictions (M,) or (M, k) in the units of y."""
-        return self._answers(X)
 
 
 class ReLUClassifier(ClassifierMixin, _Trained):
@@ -222,26 +227,22 @@ class ReLUClassifier(ClassifierMixin, _Trained):
     True
     """
 
-    def fit(self, X: Any, y: Any) -> ReLUClassifier:
+    def fit(self, X: Data, y: Data) -> ReLUClassifier:
         """Train on X (N, d) and labels y (N,)."""
         X, y = self._checked(X, y)
         check_classification_targets(y)
         y = column_or_1d(y, warn=True)
         classes, counts = np.unique(y, return_counts=True)
-        if self.warm_start and not np.array_equal(getattr(self, "classes_", classes), classes):
+        if self.warm_start and not np.array_equal(vars(self).get("classes_", classes), classes):
             raise ValueError("warm_start goes on with the classes of before: set it to False")
         self.classes_ = classes
         targets = Standardiser(counts / len(y), np.ones(len(counts)), X.dtype)
         self._fit(X, y, Task(targets, self.classes_, self._inputs(X)))
         return self
 
-    def predict(self, X: Any) -> Any:
-        """Labels (M,)."""
-        return self._answers(X)
-
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Data) -> Array:
         """Estimates of the probability of each class, (M, k)."""
-        outputs = self._answers(X, raw=True)
+        outputs = self._predicted(X, raw=True)
         assert self.run_.task is not None
         return self.run_.task.probabilities(outputs)
 
@@ -292,7 +293,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     memory: float | str | None = None
     random_state: Any = None
 
-    def fit(self, X: Any, y: Any) -> NTKRegressor:
+    def fit(self, X: Data, y: Data) -> NTKRegressor:
         """Regress y (N,) or (N, k) on X (N, d)."""
         X, y, self._task = self._regression(X, y)
         self._rows = self._task.prepare(X)
@@ -310,7 +311,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
             raise ValueError(f"alpha must be a number of at least 0, or 'loo', not {self.alpha!r}")
         return self
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Data) -> Array:
         """Predictions (M,) or (M, k) in the units of y."""
         check_is_fitted(self)
         X = self._checked(X, reset=False).astype(self.network_.dtype, copy=False)
@@ -319,7 +320,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         return self._task.answers(self.regression_.predict(cross))
 
 
-def _leave_one_out(K: Any, y: Any) -> tuple[float, float]:
+def _leave_one_out(K: Array, y: Array) -> tuple[float, float]:
     """The ridge whose leave-one-out error is least, and that error."""
     values, vectors = scipy.linalg.eigh(K.astype(np.float64))
     top = values[-1] or 1.0

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
+from opflow.interface.extras import install
 
 pytest.importorskip("sklearn")
 
@@ -301,7 +302,7 @@ def test_the_library_does_without_scikit_learn():
         "except ImportError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert said.stdout == f"opflow.sklearn needs scikit-learn: {of.extras.install('sklearn')}\n"
+    assert said.stdout == f"opflow.sklearn needs scikit-learn: {install('sklearn')}\n"
 
 
 @pytest.mark.thorough

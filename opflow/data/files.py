@@ -12,8 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from opflow.data.paths import absent, located
-from opflow.data.tables import Table, read_table, some
+from opflow.data.tables import Table, read_parquet, some
 from opflow.data.task import Task
+from opflow.data.text import read_text
 from opflow.interface.extras import install
 from opflow.machine.arrays import Array, Data
 
@@ -78,7 +79,9 @@ def read_data(data: str, targets: str | None, how: Reading, like: Task | None, o
     path = located(data)
     kind = path.suffix.lower()
     if path.name.lower().endswith(TABLES) or data == "-":
-        return _open(path, lambda path: _of_table(read_table(path), how, like, targets is not None))
+        return _open(
+            path, lambda path: _of_table(_read_table(path), how, like, targets is not None)
+        )
     if kind in (".npz", ".h5", ".hdf5"):
         arrays = _open(path, _read_npz if kind == ".npz" else _read_h5)
         if "X" not in arrays:
@@ -98,11 +101,17 @@ def read_targets(targets: str, option: str) -> tuple[Array, str]:
         return _open(path, _read_npy), path.name
     if not path.name.lower().endswith(TABLES):
         raise ValueError(f"{option} {path} must be .npy, or a table: {', '.join(TABLES)}")
-    table = _open(path, read_table)
+    table = _open(path, _read_table)
     if len(table.columns) == 1:
         return table.columns[0], (table.names or [path.name])[0]
     numbers = [table.numbers(i, None, False)[0] for i in range(len(table.columns))]
     return np.hstack(numbers), path.name
+
+
+def _read_table(path: Path) -> Table:
+    if path.suffix.lower() == ".parquet":
+        return read_parquet(path)
+    return read_text(path)
 
 
 def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> Raw:

@@ -10,9 +10,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from opflow.dynamics.first_layer import DualLayer as DualLayer
-from opflow.dynamics.first_layer import FirstLayer as FirstLayer
-from opflow.dynamics.first_layer import WeightLayer as WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property

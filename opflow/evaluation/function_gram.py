@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from opflow.machine.arrays import as_samples, is_rows
+from opflow.machine.arrays import Array, Data, Index, as_samples, is_rows
 from opflow.operators.matrix import RowMatrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.tiles import tiled_product
@@ -39,7 +39,7 @@ class FunctionGram(Operator):
     row_access, rows_stored = True, False
 
     def __init__(
-        self, function: Callable[[Any, Any], Any], X: Any, Y: Any = None, *, symbol: str = "κ"
+        self, function: Callable[[Any, Any], Any], X: Data, Y: Data = None, *, symbol: str = "κ"
     ) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__}")
@@ -51,11 +51,11 @@ class FunctionGram(Operator):
         super().__init__(shape, one.dtype, psd=Y is None, symbol=symbol)
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Data:
         """The samples: the operator is where they are."""
         return self._X
 
-    def _values(self, rows: Any, cols: Any) -> Any:
+    def _values(self, rows: Index, cols: Index) -> Array:
         left, right = _rows(self._X, rows), _rows(self._Y, cols)
         block = self.function(left, right)
         wanted = (left.shape[0], right.shape[0])
@@ -68,29 +68,29 @@ class FunctionGram(Operator):
 
     def cost(self, columns: int = 1) -> Cost:
         m, n = self.shape
-        half = 0.5 if self.symmetric else 1.0
-        evaluated = half * 2.0 * self._X.shape[1] + 2.0 * columns
-        return Cost(m * n * evaluated, self._vector_bytes(columns))
+        evaluated = m * n * (0.5 if self.symmetric else 1.0)
+        flops = 2.0 * (evaluated * self._X.shape[1] + m * n * columns)
+        return Cost(flops, self._vector_bytes(columns))
 
-    def _block(self, rows: Any, cols: Any) -> Any:
+    def _block(self, rows: Index, cols: Index) -> Array:
         return self._values(rows, cols)
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         return self._block(index, slice(0, self.shape[1]))
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         return tiled_product(self, X)
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         return tiled_product(self, X, adjoint=True)
 
 
-def _samples(X: Any, name: str) -> Any:
+def _samples(X: Data, name: str) -> Data:
     X = as_samples(X, name)
     if len(X.shape) != 2:
         raise ValueError(f"{name} must be two-dimensional (samples, features), not {X.shape}")
     return X
 
 
-def _rows(X: Any, index: Any) -> Any:
+def _rows(X: Data, index: Index) -> Array:
     return RowMatrix(X).rows(index) if is_rows(X) else X[index]

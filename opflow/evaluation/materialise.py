@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from opflow.evaluation.dense import Tiled, dense, dense_plan
-from opflow.evaluation.gram_side import (
-    Side,
+from opflow.evaluation.sides import (
     best_side,
     gram_sided,
     kept_bytes,
     kernels,
+    paying_sides,
     replaced,
 )
 from opflow.machine.cost import MachineProfile, machine_profile
@@ -81,7 +81,32 @@ def candidates(
     ['dense', 'factored', 'tiled']
     """
     budget = parse_memory(memory, operator_module(op))
-    return [way.candidate for way in _ways(op, products, columns, budget, profile)]
+    rates = machine_profile() if profile is None else profile
+    found = []
+
+    def add(
+        how: str, form: Operator, setup: Cost = NOTHING, kept: float = 0.0, peak: float = 0.0
+    ) -> None:
+        """`form` stands in for what will keep `kept` bytes, and hold `peak` while it is made."""
+        product = form.cost(columns)
+        seconds = rates.seconds(setup, op.dtype) + products * rates.seconds(product, op.dtype)
+        seconds += kept / rates.fresh
+        held = max(peak, kept + product_bytes(form, columns))
+        fits = held <= budget
+        found.append(Candidate(how, setup.flops, product.flops, product.bytes, held, seconds, fits))
+
+    add("factored", op)
+    add("tiled", Tiled(op))
+    matrix = stand_in(op)
+    forming = dense_plan(op, budget)
+    add("dense", matrix, forming.cost, matrix.cost(0).bytes, forming.held)
+    if sides := paying_sides(op, products, columns, budget, rates):
+        form = replaced(op, {id(side.kernel): side.stand_in() for side in sides})
+        setup = sum((side.forming for side in sides), NOTHING)
+        add("gram", form, setup, sum(side.bytes for side in sides), kept_bytes(sides, budget))
+    for name, form in op.alternatives().items():
+        add(name, form)
+    return sorted(found, key=lambda candidate: candidate.seconds)
 
 
 def materialise(
@@ -159,107 +184,37 @@ def materialise(
         raise ValueError(f"how must be one of {', '.join(map(repr, names))}, not {how!r}")
     if how == "gram" and not kernels(op):
         raise ValueError(f"how='gram' needs a Gram of a Khatri–Rao product in {op!r}")
-    chosen, sides = how or "factored", None
-    if explain or (how is None and products is not None):
-        ways = _ways(op, products or 1, columns, parse_memory(memory, operator_module(op)), profile)
-        if how is None and products is not None:
-            best = next((way for way in ways if way.candidate.fits), None)
-            chosen, sides = (best.candidate.how, best.sides) if best else (chosen, None)
+    budget = parse_memory(memory, operator_module(op))
+    chosen = how or "factored"
+    choosing = how is None and products is not None
+    if explain or choosing:
+        forms = candidates(op, products or 1, columns, budget, profile)
+        if choosing:
+            chosen = next((form.how for form in forms if form.fits), chosen)
         if explain:
-            print(_table(op, [way.candidate for way in ways], products or 1, columns, chosen))
+            print(_table(op, forms, products or 1, columns, chosen))
     if chosen == "factored":
         return op
     if chosen == "tiled":
         return Tiled(op)
     if chosen == "dense":
-        data = dense(op, memory)
+        data = dense(op, budget)
         return Matrix(data, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
-    if chosen == "gram":
-        asked = sides or [best_side(kernel, columns) for kernel in kernels(op)]
-        return gram_sided(op, asked, parse_memory(memory, operator_module(op)))
-    return op._alternatives[chosen]()
-
-
-class _Way(NamedTuple):
-    candidate: Candidate
-    sides: list[Side] | None = None
-
-
-def _ways(
-    op: Operator, products: int, columns: int, budget: float, profile: MachineProfile | None
-) -> list[_Way]:
-    """The candidates, fastest first; with them the kernels that take the Gram side."""
+    if chosen != "gram":
+        return op._alternatives[chosen]()
+    if products is None or how is not None:
+        return gram_sided(op, [best_side(kernel, columns) for kernel in kernels(op)], budget)
     rates = machine_profile() if profile is None else profile
-    ways = []
-
-    def add_way(
-        how: str,
-        form: Operator,
-        setup: Cost = NOTHING,
-        held: float = 0.0,
-        peak: float = 0.0,
-        sides: list[Side] | None = None,
-    ) -> None:
-        """Of `form`, which stands in for what will hold `held`, and `peak` while forming."""
-        product = form.cost(columns)
-        seconds = rates.seconds(setup, op.dtype) + products * rates.seconds(product, op.dtype)
-        seconds += held / rates.fresh
-        held = max(peak, held + product_bytes(form, columns))
-        ways.append(
-            _Way(
-                Candidate(
-                    how, setup.flops, product.flops, product.bytes, held, seconds, held <= budget
-                ),
-                sides,
-            )
-        )
-
-    add_way("factored", op)
-    add_way("tiled", Tiled(op))
-    forming, matrix = dense_plan(op, budget), stand_in(op)
-    add_way("dense", matrix, forming.cost, matrix.cost(0).bytes, forming.held)
-    if sides := _paying_sides(op, products, columns, budget, rates):
-        setup = sum((dense_plan(side.kept).cost for side in sides), NOTHING)
-        held = sum(stand_in(side.kept).cost(0).bytes for side in sides)
-        form = replaced(op, {id(side.kernel): side.stand_in() for side in sides})
-        add_way("gram", form, setup, held, kept_bytes(sides, budget), sides)
-    for name, form in op.alternatives().items():
-        add_way(name, form)
-    return sorted(ways, key=lambda way: way.candidate.seconds)
-
-
-def _paying_sides(
-    op: Operator, products: int, columns: int, budget: float, rates: MachineProfile
-) -> list[Side]:
-    """The kernels that are faster on their Gram side, the most saving first, within the budget.
-
-    All of them if none is, and those that pay if none fits: to be shown, not to be chosen.
-    """
-
-    def saving(side: Side) -> float:
-        forming = rates.seconds(dense_plan(side.kept).cost, op.dtype)
-        forming += stand_in(side.kept).cost(0).bytes / rates.fresh
-        products_saved = rates.seconds(side.kernel.cost(columns), op.dtype) - rates.seconds(
-            side.stand_in().cost(columns), op.dtype
-        )
-        return products * products_saved - forming
-
-    sides = sorted((best_side(kernel, columns) for kernel in kernels(op)), key=saving, reverse=True)
-    paying = [side for side in sides if saving(side) > 0] or sides
-    fitting: list[Side] = []
-    for side in paying:
-        if kept_bytes([*fitting, side], budget) <= budget:
-            fitting.append(side)
-    return fitting or paying
+    return gram_sided(op, paying_sides(op, products, columns, budget, rates), budget)
 
 
 def _table(op: Operator, forms: list[Candidate], products: int, columns: int, chosen: str) -> str:
     """The candidates for people, fastest first."""
     m, n = op.shape
-    plural = "" if products == 1 else "s", "" if columns == 1 else "s"
+    counts = ((products, "product"), (columns, "column"))
+    work = [f"{number:,} {noun}{'s' * (number != 1)}" for number, noun in counts]
     lines = [
-        f"{products:,} product{plural[0]} of {columns:,} column{plural[1]}, "
-        f"{m:,} × {n:,} {op.dtype}",
+        f"{' of '.join(work)}, {m:,} × {n:,} {op.dtype}",
         f"{'':10}{'set-up':>12}{'a product':>12}{'moved':>10}{'held':>10}{'time':>10}",
     ]
     for form in forms:

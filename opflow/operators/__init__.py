@@ -20,29 +20,30 @@ except Exception as error:
     ) from error
 
 from opflow.machine.cost import Cost
+from opflow.operators import algebra_entries as _algebra_entries  # noqa: F401
+from opflow.operators import simplify as _simplify  # noqa: F401
 from opflow.operators.algebra import (
     Adjoint,
     Cast,
-    External,
-    HStack,
-    Identity,
     Product,
     Scaled,
     Sum,
-    Zero,
-    as_operator,
 )
-from opflow.operators.block_diagonal import BlockDiagonal
 from opflow.operators.coactivation import CoActivation
+from opflow.operators.convert import External
 from opflow.operators.describe import describe
-from opflow.operators.gates import Mask, PackedGates, ScaledGates
+from opflow.operators.diagonal import Identity, Zero
+from opflow.operators.gates import PackedGates, ScaledGates
 from opflow.operators.gram import CrossGram, Gram, GramVelocity
 from opflow.operators.hadamard import Hadamard, TiledHadamard
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
+from opflow.operators.rules import as_operator
+from opflow.operators.stack import BlockDiagonal, HStack
 from opflow.operators.weight_gram import WeightGram
 
 __all__ = [

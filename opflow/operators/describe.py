@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-from opflow.operators.operator import Operator
+import numpy as np
 
 _PREFIXES = {
     1000: ("", "k", "M", "G", "T", "P", "E"),
@@ -53,45 +54,51 @@ def subscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
+@runtime_checkable
+class Node(Protocol):
+    """What a description reads of an operator."""
+
+    psd: bool
+    symmetric: bool
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def operands(self) -> Sequence[Node]: ...
+    def cost(self, columns: int = 1) -> tuple[float, ...]: ...
+
+
 class Description(str):
     """A description that prints as a tree and shows as a table in a notebook."""
 
-    rows: list[tuple[int, Operator]]
+    #: the depth of every operator in the tree, and its cells
+    rows: list[tuple[int, list[str]]]
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            "<tr>"
-            + f"<td style='text-align:left;padding-left:{1 + 1.5 * depth}em'>"
-            + "</td><td>".join(html.escape(text) for text in _columns(op))
-            + "</td></tr>"
-            for depth, op in self.rows
-        )
-        titles = "".join(f"<th>{t}</th>" for t in _TITLES)
-        return f"<table><tr>{titles}</tr>{cells}</table>"
+        titles = "".join(f"<th>{title}</th>" for title in TITLES)
+        lines = [f"<table><tr>{titles}</tr>"]
+        for depth, cells in self.rows:
+            left = f"<td style='text-align:left;padding-left:{1 + 1.5 * depth}em'>"
+            lines.append(f"<tr>{left}{'</td><td>'.join(map(html.escape, cells))}</td></tr>")
+        return "".join(lines) + "</table>"
 
     def __repr__(self) -> str:
         return str(self)
 
 
-_TITLES = ("operator", "formula", "shape", "dtype", "tags", "flops", "bytes")
+TITLES = ("operator", "formula", "shape", "dtype", "tags", "flops", "bytes")
 
 
-def _columns(op: Operator) -> tuple[str, ...]:
-    cost = op.cost()
-    tags = "psd" if op.psd else "symmetric" if op.symmetric else ""
-    symbol = op.symbol if len(op.symbol) <= 48 else op.symbol[:45] + "..."
-    return (
-        type(op).__name__,
-        symbol,
-        " × ".join(f"{n:,}" for n in op.shape),
-        str(op.dtype),
-        tags,
-        human(cost.flops, "flop"),
-        human(cost.bytes, "B", 1024),
-    )
+def tags(op: Node) -> str:
+    """What is known of an operator, in a word."""
+    if op.psd:
+        return "psd"
+    return "symmetric" if op.symmetric else ""
 
 
-def describe(op: Any) -> Description:
+def describe(op: object) -> Description:
     """The expression tree of `op`, with the cost of one product at every node.
 
     Parameters
@@ -113,29 +120,39 @@ def describe(op: Any) -> Description:
     │  └─ Matrix  M         4 × 3  float64       24 flop  152 B
     └─ Identity   I         4 × 4  float64  psd   0 flop   64 B
     """
-    if not isinstance(op, Operator):
+    if not isinstance(op, Node):
         raise TypeError(f"describe expects an opflow operator, not {type(op).__name__}")
-    lines: list[tuple[str, Operator]] = []
-    rows: list[tuple[int, Operator]] = []
+    rows: list[tuple[int, list[str]]] = []
+    lines: list[list[str]] = []
 
-    def walk(node: Operator, lead: str, branch: str, depth: int) -> None:
-        lines.append((lead + branch, node))
-        rows.append((depth, node))
-        below = lead + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-        for i, child in enumerate(node.operands):
-            walk(child, below, "└─ " if i == len(node.operands) - 1 else "├─ ", depth + 1)
+    def walk(node: Node, lead: str, below: str, depth: int) -> None:
+        cells = _cells(node)
+        rows.append((depth, cells))
+        lines.append([lead + cells[0], *cells[1:]])
+        for i, child in enumerate(node.operands, 1):
+            if i < len(node.operands):
+                walk(child, below + "├─ ", below + "│  ", depth + 1)
+            else:
+                walk(child, below + "└─ ", below + "   ", depth + 1)
 
     walk(op, "", "", 0)
-    table = [(lead + (cells := _columns(node))[0], *cells[1:]) for lead, node in lines]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_TITLES))]
-    right = (5, 6)
-    text = "\n".join(
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
-    description = Description(text)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    # text to the left, the two costs to the right
+    shape = "  ".join(f"{{:{'<<<<<>>'[i]}{width}}}" for i, width in enumerate(widths))
+    description = Description("\n".join(shape.format(*line).rstrip() for line in lines))
     description.rows = rows
     return description
+
+
+def _cells(op: Node) -> list[str]:
+    cost = op.cost()
+    symbol = op.symbol if len(op.symbol) <= 48 else op.symbol[:45] + "..."
+    return [
+        type(op).__name__,
+        symbol,
+        " × ".join(f"{n:,}" for n in op.shape),
+        str(op.dtype),
+        tags(op),
+        human(cost[0], "flop"),
+        human(cost[1], "B", 1024),
+    ]

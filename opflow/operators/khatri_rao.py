@@ -7,14 +7,13 @@ two matrix products instead of an N × N array.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import singledispatch
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.streams import prefetched
-from opflow.machine.threads import bytes_over_rows, over_rows
+from opflow.machine.threads import bytes_over_rows, cached_property, over_rows
 from opflow.machine.workspace import op_namespace, row_data, row_slices
 from opflow.operators.algebra import Sum, as_operator, is_operator, unify
 from opflow.operators.entries import (
@@ -25,9 +24,12 @@ from opflow.operators.entries import (
     entries_are_cheap,
     gram_block,
     gram_diagonal,
+    gram_product,
 )
+from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
+from opflow.operators.row_products import product_cost, pull, push, push_pull
 
 
 class KhatriRao(Operator):
@@ -123,135 +125,49 @@ class KhatriRao(Operator):
         streamed = (self.A, self.B) if self.repeat == 1 else (self.B,)
         return prefetched(row_slices(samples, width * itemsize), *streamed)
 
-    def _blocks(self, samples: slice, columns: int, itemsize: int) -> Iterable[slice]:
-        scaled, gemm = self._sides()
-        if not gemm.row_access:
-            return [samples]
-        width = (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
-        return self._prefetched(samples, width, itemsize)
-
     def _over_samples(
-        self, work: Callable[[slice], Any], columns: int, sums: float = 0.0
+        self, work: Callable[[Iterable[slice]], Any], columns: int, item: int, sums: float = 0.0
     ) -> list[Any]:
-        """`work` of ranges of samples, in several threads where rows can be read by several."""
-        flops = 2.0 * self.B.shape[0] * self.shape[1] * columns
-        return over_rows(
-            self.B.shape[0], work, flops, row_data(self.A), row_data(self.B), sums=sums
-        )
+        """`work` of the row blocks of ranges of samples, in threads where several can read rows."""
+        gemm = self._sides()[1]
+
+        def of_range(samples: slice) -> Any:
+            if not gemm.row_access:
+                return work([samples])
+            return work(self._prefetched(samples, self._block_width(columns), item))
+
+        data = (row_data(self.A), row_data(self.B))
+        return over_rows(self.B.shape[0], of_range, self._flops(columns), *data, sums=sums)
+
+    def _flops(self, columns: int) -> float:
+        return 2.0 * self.B.shape[0] * self.shape[1] * columns
+
+    def _block_width(self, columns: int) -> int:
+        """Numbers that a block of a product holds for a sample."""
+        scaled, gemm = self._sides()
+        return (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
+
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array] | None:
+        """(the scaled side, the GEMM side), if both are arrays in host memory."""
+        sides = self._sides()
+        if all(type(op) is Matrix and isinstance(op.data, np.ndarray) for op in sides):
+            return sides[0].data, sides[1].data
+        return None
 
 
-# -- products, by the class of A ------------------------------------------------------------------
-
-
-@singledispatch
-def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
-    """The cost of a product with ``F = A ⊙ B``."""
-    scaled, gemm = F._sides()
-    width = columns * scaled.shape[1]
-    product = gemm.cost(width)
-    stored = F.A.cost(0).bytes + F.B.cost(0).bytes + F._vector_bytes(columns)
-    return Cost(product.flops + 2.0 * F.shape[0] * width, stored, product.sparse)
-
-
-@singledispatch
-def push(A: Operator, F: KhatriRao, X: Array) -> Array:
-    """``F X`` for ``F = A ⊙ B``."""
-    xp = namespace(X)
-    dtype = X.dtype
-    c = X.shape[1]
-    k = F.repeat
-    scaled, gemm = F._sides()
-    width = scaled.shape[1]
-    by_column = X.reshape(F.A.shape[1], F.B.shape[1], c)
-    order = (1, 2, 0) if F._scale_a else (0, 2, 1)
-    right = by_column.transpose(order).reshape(gemm.shape[1], c * width)
-    out = xp.empty((F.shape[0], c), dtype=dtype)
-
-    def push_rows(samples: slice) -> None:
-        work = None
-        for s in F._blocks(samples, c, dtype.itemsize):
-            rows = F._samples(s)
-            factor = scaled.rows(rows).astype(dtype, copy=False)
-            if gemm.sparse:
-                pushed = gemm.slab(s) @ right
-            elif not gemm.row_access:
-                pushed = gemm.matmat(right)
-            else:
-                b = s.stop - s.start
-                if work is None:
-                    work = xp.empty((b, c * width), dtype=dtype)
-                pushed = xp.matmul(gemm.rows(s), right, out=work[:b])
-            pushed = pushed.reshape(-1, c, width)
-            if k > 1:
-                xp.matmul(
-                    factor.reshape(-1, k, width),
-                    pushed.transpose(0, 2, 1),
-                    out=out[rows].reshape(-1, k, c),
-                )
-            elif c == 1:
-                out[rows, 0] = xp.einsum("bn,bn->b", factor, pushed[:, 0])
-            else:
-                out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
-
-    F._over_samples(push_rows, c)
-    return out
-
-
-@singledispatch
-def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
-    """``Fᵀ X`` for ``F = A ⊙ B``."""
-    xp = namespace(X)
-    dtype = X.dtype
-    c = X.shape[1]
-    k = F.repeat
-    scaled, gemm = F._sides()
-    width = scaled.shape[1]
-
-    def pull_rows(samples: slice) -> Array:
-        total: Any = None
-        part = work = None
-        for s in F._blocks(samples, c, dtype.itemsize):
-            rows = F._samples(s)
-            factor = scaled.rows(rows)
-            r = X[rows]
-            b = s.stop - s.start
-            if work is None:
-                work = xp.empty((b, c, width), dtype=dtype)
-            left = work[:b]
-            if k > 1:
-                r = r.reshape(b, k, c).transpose(0, 2, 1)
-                xp.matmul(r, factor.reshape(b, k, width), out=left)
-            else:
-                xp.multiply(factor[:, None, :], r[:, :, None], out=left)
-            left = left.reshape(b, c * width)
-            if gemm.sparse:
-                part = (gemm.slab(s).T @ left).T
-                total = part if total is None else total + part
-            elif not gemm.row_access:  # `s` is all samples
-                total = gemm.rmatmat(left.conj()).conj().T
-            elif total is None:
-                total = left.T @ gemm.rows(s)
-            else:
-                part = xp.empty_like(total) if part is None else part
-                total += xp.matmul(left.T, gemm.rows(s), out=part)
-        return total
-
-    total, *others = F._over_samples(pull_rows, c, 2.0 * F.shape[1] * c * dtype.itemsize)
-    for other in others:
-        total += other
-    total = total.reshape(c, width, gemm.shape[1])
-    return total.transpose((1, 2, 0) if F._scale_a else (2, 1, 0)).reshape(-1, c)
+@gram_product.register
+def _gram_product(F: KhatriRao, X: Any) -> Array:
+    return push_pull(F.A, F, X)
 
 
 @product_bytes.register
 def _product_bytes(F: KhatriRao, columns: int) -> float:
     # Operand and result of the GEMM, in the other order and summed over row blocks.
-    scaled, gemm = F._sides()
-    width = (columns + F.repeat) * scaled.shape[1] + gemm.shape[1]
-    rows = 2 * array_bytes(F, F.B.shape[0], width)
-    sums = 2 * array_bytes(F, F.shape[1], columns)
-    blocks = bytes_over_rows(rows, sums) if gemm.row_access else rows
-    return 3 * array_bytes(F, max(F.shape), columns) + blocks
+    rows = 2 * array_bytes(F, F.B.shape[0], F._block_width(columns))
+    if F._sides()[1].row_access:
+        rows = bytes_over_rows(rows, 2 * array_bytes(F, F.shape[1], columns))
+    return 3 * array_bytes(F, max(F.shape), columns) + rows
 
 
 # -- entries: (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ), so no row as wide as p · q is formed --

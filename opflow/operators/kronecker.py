@@ -10,9 +10,9 @@ from typing import Any
 
 from opflow.machine.arrays import namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import as_operator
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import as_operator
 
 
 class _Lift(Operator):

@@ -1,4 +1,4 @@
-"""The base class of every operator: block products first, tags, sub-blocks and lazy algebra.
+"""The base class of every operator: block products first, tags, sub-blocks and lazy rules.
 
 A subclass states its shape, dtype and tags in ``__init__`` and implements `_matmat` and
 `_rmatmat` on real two-dimensional arrays; everything else (vectors, complex vectors, operator
@@ -7,6 +7,7 @@ algebra, dense references, SciPy and PyLops interoperation, cost, description) i
 
 from __future__ import annotations
 
+import copy
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,8 @@ from opflow.machine.workspace import (
     row_slices,
     selector,
 )
+from opflow.operators import rules
+from opflow.operators.describe import Description, describe
 
 if TYPE_CHECKING:
 
@@ -60,9 +63,7 @@ def _as_ours(name: str) -> Any:
     """A method of PyLops that gives an operator, which becomes one of ours."""
 
     def method(self: Operator, *args: Any, **options: Any) -> Operator:
-        from opflow.operators import algebra
-
-        return algebra.as_operator(getattr(super(Operator, self), name)(*args, **options))
+        return rules.as_operator(getattr(super(Operator, self), name)(*args, **options))
 
     return method
 
@@ -121,6 +122,8 @@ class Operator(_PyLops):
     sparse: bool = False
     #: the dtype is a choice, not a property of stored data (identity, gates)
     dtype_free: bool = False
+    #: stored data, if it has any of its own
+    data: Any = None
     #: functions that build other forms of this very operator, by name
     _alternatives: Mapping[str, Callable[[], Operator]] = {}
     #: makes ``ndarray @ op`` call our ``__rmatmul__`` instead of looping over objects
@@ -301,8 +304,6 @@ class Operator(_PyLops):
         >>> of.Gram(np.array([[1.0, 2.0], [3.0, 4.0]])).block([1], slice(None))
         array([[11., 25.]])
         """
-        from opflow.operators import algebra
-
         named = zip((rows, cols), self.shape, ("rows", "cols"), strict=True)
         indices = tuple(_checked_index(*index) for index in named)
         where = operator_module(self)
@@ -313,7 +314,7 @@ class Operator(_PyLops):
         if where in (None, "numpy"):
             block = self._block(*indices)
         else:
-            op = algebra.placed(self, where)
+            op = placed(self, where)
             xp = sys.modules[where]
             block = op._block(*(i if isinstance(i, slice) else xp.asarray(i) for i in indices))
         return block if block.flags.owndata else block.copy()  # for the caller to write to
@@ -439,14 +440,28 @@ class Operator(_PyLops):
         TypeError
             If the promotion is not exact (float64 to float32).
         """
-        from opflow.operators.algebra import Cast
+        if self.dtype == np.dtype(dtype):
+            return self
+        if not self.dtype_free:
+            return rules.cast(self, dtype)
+        return self._changed(lambda part: part.astype(dtype), dtype=check_dtype(dtype))
 
-        return self if self.dtype == np.dtype(dtype) else Cast(self, dtype)
+    def _changed(
+        self, change: Callable[[Operator], Operator] | None = None, **attributes: object
+    ) -> Operator:
+        """A copy with other attributes, and with `change` applied to the operators it holds."""
+        other = copy.copy(self)
+        if change is not None:
+            for name, part in vars(self).items():
+                if isinstance(part, Operator):
+                    vars(other)[name] = change(part)
+                elif isinstance(part, tuple) and part and isinstance(part[0], Operator):
+                    vars(other)[name] = tuple(map(change, part))
+        vars(other).update(attributes)
+        return other
 
-    def describe(self) -> Any:
+    def describe(self) -> Description:
         """The expression tree; see :func:`opflow.describe`."""
-        from opflow.operators.describe import describe
-
         return describe(self)
 
     def __repr__(self) -> str:
@@ -457,16 +472,14 @@ class Operator(_PyLops):
     def _repr_html_(self) -> str:
         return self.describe()._repr_html_()
 
-    # -- algebra: closed over this class, so its rules are imported when used ----------------
+    # -- algebra --------------------------------------------------------------------------
 
     def dot(self, x: Any) -> Any:
         """Product with an operator (lazy), a scalar (lazy) or an array."""
-        from opflow.operators import algebra
-
-        if algebra.is_operator(x) or is_sparse(x):
-            return algebra.compose(self, algebra.as_operator(x))
+        if rules.is_operator(x) or is_sparse(x):
+            return rules.compose(self, rules.as_operator(x))
         if _is_scalar(x):
-            return algebra.scale(x, self)
+            return rules.scale(x, self)
         x = self._operand(x)
         # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
         # can be neither is a field.
@@ -493,22 +506,18 @@ class Operator(_PyLops):
         return self.dot(other) if _is_scalar(other) else self.__rmatmul__(other)
 
     def __rmatmul__(self, other: Any) -> Any:
-        from opflow.operators import algebra
-
-        if algebra.is_operator(other) or is_sparse(other):
-            return algebra.compose(algebra.as_operator(other), self)
+        if rules.is_operator(other) or is_sparse(other):
+            return rules.compose(rules.as_operator(other), self)
         if hasattr(other, "__array__") or is_array(other):
             other = as_array(other, "the operand")
             return self.T.dot(other.T).T if other.ndim in (1, 2) else NotImplemented
         return NotImplemented
 
     def __add__(self, other: Any) -> Operator:
-        from opflow.operators import algebra
-
         if _is_scalar(other) and other == 0:  # what sum() starts from
             return self
-        term = algebra.as_term(other)
-        return NotImplemented if term is None else algebra.add(self, term)
+        term = rules.as_term(other)
+        return NotImplemented if term is None else rules.add(self, term)
 
     def __radd__(self, other: Any) -> Operator:
         return self.__add__(other)
@@ -517,11 +526,9 @@ class Operator(_PyLops):
         return self.dot(-1.0)
 
     def __sub__(self, other: Any) -> Operator:
-        from opflow.operators import algebra
-
         # -1 times an operator of SciPy is float64, whatever that is
-        term = algebra.as_term(other)
-        return self.__add__(other if term is None else algebra.scale(-1, term))
+        term = rules.as_term(other)
+        return self.__add__(other if term is None else rules.scale(-1, term))
 
     def __rsub__(self, other: Any) -> Operator:
         return (-self).__add__(other)
@@ -533,34 +540,33 @@ class Operator(_PyLops):
         return super().__truediv__(self._operand(other), *args, **options)
 
     def __pow__(self, power: int) -> Operator:
-        from opflow.operators import algebra
-
         if not isinstance(power, numbers.Integral) or power < 0:
             raise ValueError(f"power must be a non-negative integer, not {power!r}")
         if self.shape[0] != self.shape[1]:
             raise ValueError(f"power needs a square operator, this one has shape {self.shape}")
         if power == 0:
-            return algebra.Identity(self.shape[0], dtype=self.dtype)
-        return algebra.compose(*[self] * int(power))
+            return rules.identity(self)
+        return rules.compose(*[self] * int(power))
 
     def conj(self) -> Operator:
         """The complex conjugate: a real operator itself."""
-        from opflow.operators import algebra
-
-        return self if self.dtype.kind != "c" else algebra.as_operator(super().conj())
+        return self if self.dtype.kind != "c" else rules.as_operator(super().conj())
 
     apply_columns, toimag, toreal = map(_as_ours, ("apply_columns", "toimag", "toreal"))
 
     def _adjoint(self) -> Operator:
-        from opflow.operators import algebra
-
-        return algebra.adjoint(self)
+        return rules.adjoint(self)
 
     def _transpose(self) -> Operator:
-        from opflow.operators import algebra
-
         real = self.dtype.kind != "c"
-        return self._adjoint() if real else algebra.as_operator(super()._transpose())
+        return self._adjoint() if real else rules.as_operator(super()._transpose())
+
+
+def placed(op: Operator, where: str) -> Operator:
+    """`op`; if it has no data, a copy that makes its entries in that array module."""
+    if operator_module(op) is not None:
+        return op
+    return op._changed(lambda part: placed(part, where), _where=where)
 
 
 def bracketed(op: Operator) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opflow.operators.algebra import as_operator, compose
 from opflow.operators.operator import Operator
+from opflow.operators.rules import as_operator, compose
 
 
 def pullback(B: Any, J: Any, J2: Any = None) -> Operator:

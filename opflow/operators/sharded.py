@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from opflow.machine.ranks import Sharded
-from opflow.operators.algebra import as_operator
 from opflow.operators.entries import (
     cheap_in_operands,
     column_squares,
@@ -14,6 +13,7 @@ from opflow.operators.entries import (
     gram_diagonal,
 )
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import as_operator
 
 
 class ShardedRows(Operator):

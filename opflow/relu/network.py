@@ -7,32 +7,27 @@ learns at its own rate η_ℓ.  A network is immutable: training returns a new o
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from opflow.interface.extras import install
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import (
-    Array,
-    check_real,
-    check_real_dtype,
-    is_sparse,
-    namespace,
-    to_device,
-    to_host,
-)
+from opflow.machine.arrays import Array, Data, namespace, to_device, to_host
 from opflow.machine.files import load_arrays, save_arrays
-
-if TYPE_CHECKING:
-    from opflow.relu.fields import Fields
-
-SCALINGS = ("standard", "ntk", "mean-field")
+from opflow.relu.fields import Fields
+from opflow.relu.from_torch import torch_arrays
+from opflow.relu.inputs import check_inputs
+from opflow.relu.parameters import (
+    checked_biases,
+    checked_rates,
+    checked_readout,
+    checked_weights,
+)
+from opflow.relu.passes import outputs
+from opflow.relu.scalings import draw
 
 
 class ReLUNetwork(Pictured):
@@ -76,39 +71,18 @@ class ReLUNetwork(Pictured):
 
     def __init__(
         self,
-        weights: Sequence[Any],
-        readout: Any,
+        weights: Sequence[Array],
+        readout: Array,
         *,
-        biases: Sequence[Any] | None = None,
+        biases: Sequence[Array | None] | None = None,
         rates: Sequence[float] | None = None,
     ) -> None:
-        if len(weights) == 0:
-            raise ValueError("weights is empty: at least one hidden layer is needed")
-        weights = [check_real(W, f"weights[{i}]", finite=True) for i, W in enumerate(weights)]
-        for i, W in enumerate(weights):
-            if is_sparse(W) or W.ndim != 2 or 0 in W.shape:
-                raise ValueError(
-                    f"weights[{i}] must be a non-empty dense matrix, not of shape {W.shape}"
-                )
-            if i and W.shape[1] != weights[i - 1].shape[0]:
-                raise ValueError(
-                    f"weights[{i}] has {W.shape[1]} columns but layer {i} has "
-                    f"{weights[i - 1].shape[0]} units"
-                )
-        readout = check_real(readout, "readout", finite=True)
-        readout = readout[None, :] if readout.ndim == 1 else readout
-        last = weights[-1].shape[0]
-        if readout.ndim != 2 or 0 in readout.shape or readout.shape[1] != last:
-            raise ValueError(
-                f"readout has shape {readout.shape} but the last layer has {last} units: "
-                f"(outputs, {last}) is expected"
-            )
-        self.weights: tuple[Array, ...] = tuple(weights)
-        self.readout: Array = readout
-        self.biases = _checked_biases(biases, self.weights)
-        self.rates = _checked_rates(rates, len(weights))
-        arrays = [*self.parameter_list(), readout]
-        namespace(*arrays)
+        self.weights = checked_weights(weights)
+        self.readout = checked_readout(readout, len(self.weights[-1]))
+        self.biases = checked_biases(biases, self.weights)
+        self.rates = checked_rates(rates, len(weights))
+        arrays = [*self.parameter_list(), self.readout]
+        namespace(*arrays)  # raises where they are not at one place
         dtypes = sorted({str(a.dtype) for a in arrays})
         if len(dtypes) > 1:
             raise TypeError(f"weights, readout and biases mix {' and '.join(dtypes)}")
@@ -132,7 +106,7 @@ class ReLUNetwork(Pictured):
         return sum(int(p.size) for p in self.parameter_list())
 
     def digest(self) -> str:
-        """What tells one network from another: SHA-256 of all its numbers."""
+        """SHA-256 of all numbers of the network, by which runs and ranks compare networks."""
         found = hashlib.sha256(repr((self.widths, self.rates, str(self.dtype))).encode())
         for array in (*self.weights, *self.biases, self.readout):
             if array is not None:
@@ -140,7 +114,7 @@ class ReLUNetwork(Pictured):
         return found.hexdigest()
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         return np.dtype(self.readout.dtype)
 
     _picture = "network"
@@ -159,11 +133,6 @@ class ReLUNetwork(Pictured):
     def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
         """Read what :meth:`save` wrote, or the network of a run from its trajectory's file.
 
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If there is no file, or it holds no network, is corrupt, or has another schema.
-
         Examples
         --------
         >>> import opflow as of, tempfile
@@ -176,14 +145,14 @@ class ReLUNetwork(Pictured):
         arrays, meta = load_arrays(path, "network", "readout")
         return cls.from_arrays(arrays, meta["rates"])
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Array]:
         """The arrays of the network by the names they have in a file."""
         arrays = {f"weight_{i}": W for i, W in enumerate(self.weights)}
         arrays |= {f"bias_{i}": b for i, b in enumerate(self.biases) if b is not None}
         return arrays | {"readout": self.readout}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any], rates: Sequence[float]) -> ReLUNetwork:
+    def from_arrays(cls, arrays: Mapping[str, Array], rates: Sequence[float]) -> ReLUNetwork:
         """The network whose :meth:`arrays` are among others."""
         depth = sum(name.startswith("weight_") for name in arrays)
         weights = [arrays[f"weight_{i}"] for i in range(depth)]
@@ -192,7 +161,7 @@ class ReLUNetwork(Pictured):
 
     # -- use ------------------------------------------------------------------------------
 
-    def __call__(self, X: Any) -> Array:
+    def __call__(self, X: Data) -> Array:
         """Outputs f of shape (N, k), computed in row blocks.
 
         Parameters
@@ -205,18 +174,15 @@ class ReLUNetwork(Pictured):
         Costs 2·N·P flops; memory beyond the result does not grow with N (it does, as N·n_1, for
         a sparse matrix or an operator).
         """
-        from opflow.relu.inputs import check_inputs
-        from opflow.relu.passes import outputs
-
         return outputs(self, check_inputs(X, self))
 
     def fields(
         self,
-        X: Any,
+        X: Data,
         *,
         storage: str | None = None,
         memory: float | str | None = None,
-        comm: Any = None,
+        comm: object = None,
     ) -> Fields:
         """The fields on a training set: activations kept, the rest on demand.
 
@@ -233,16 +199,17 @@ class ReLUNetwork(Pictured):
         -------
         Fields
         """
-        from opflow.relu.fields import Fields
-
         return Fields(self, X, storage=storage, memory=memory, comm=comm)
 
-    def replace(self, weights: Sequence[Any], biases: Sequence[Any] | None = None) -> ReLUNetwork:
+    def replace(
+        self, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
+    ) -> ReLUNetwork:
         """The same readout and rates with other weights and biases."""
-        biases = self.biases if biases is None else biases
+        if biases is None:
+            biases = self.biases
         return ReLUNetwork(weights, self.readout, biases=biases, rates=self.rates)
 
-    def moved(self, weights: Sequence[Any], biases: Sequence[Any]) -> ReLUNetwork:
+    def moved(self, weights: Sequence[Array], biases: Sequence[Array | None]) -> ReLUNetwork:
         """As :meth:`replace`, for arrays a step has just made: shapes are not checked again."""
         other = object.__new__(ReLUNetwork)
         other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
@@ -290,12 +257,11 @@ class ReLUNetwork(Pictured):
         Returns
         -------
         ReLUNetwork
-            What is there already is referenced, not copied.
+            Arrays that are there already are referenced, not copied.
 
         Notes
         -----
-        Moves P + k·n_L numbers, and nothing else ever moves unasked: inputs and targets have to
-        be where the network is, and host and device arrays do not mix.
+        Inputs and targets have to be where the network is: nothing is moved unasked.
 
         Examples
         --------
@@ -304,8 +270,7 @@ class ReLUNetwork(Pictured):
         >>> net.to("cpu").weights[0] is net.weights[0]
         True
         """
-        biases = [None if b is None else to_device(b, device) for b in self.biases]
-        other = self.moved([to_device(W, device) for W in self.weights], biases)
+        other = self.with_parameters([to_device(p, device) for p in self.parameter_list()])
         other.readout = to_device(self.readout, device)
         return other
 
@@ -322,7 +287,7 @@ class ReLUNetwork(Pictured):
         bias: bool = False,
         seed: Seed = None,
         rng: Seed = None,
-        dtype: Any = np.float64,
+        dtype: DTypeLike = np.float64,
     ) -> ReLUNetwork:
         r"""A random network.
 
@@ -362,32 +327,11 @@ class ReLUNetwork(Pictured):
         >>> of.ReLUNetwork.random([10, 4], scaling="ntk", seed=1).rates
         (0.2,)
         """
-        widths = [_count(n, f"widths[{i}]") for i, n in enumerate(widths)]
-        if len(widths) < 2:
-            raise ValueError(f"widths must be [d, n_1, ...], not {widths}")
-        outputs = _count(outputs, "outputs")
-        if scaling not in SCALINGS:
-            raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
-        dtype = np.dtype(dtype)
-        check_real_dtype(dtype, "dtype")
         generator = np.random.default_rng(rng)
-        weights = [
-            (math.sqrt(2 / m) * generator.standard_normal((n, m))).astype(dtype)
-            for m, n in itertools.pairwise(widths)
-        ]
-        last = widths[-1]
-        spread = 1 / last if scaling == "mean-field" else 1 / math.sqrt(last)
-        readout = (spread * generator.standard_normal((outputs, last))).astype(dtype)
-        rates = {
-            "standard": None,
-            "ntk": [2 / m for m in widths[:-1]],
-            "mean-field": [float(last)] * len(weights),
-        }[scaling]
-        biases = [np.zeros(n, dtype=dtype) for n in widths[1:]] if bias else None
-        return cls(weights, readout, biases=biases, rates=rates)
+        return cls(**draw(widths, outputs, scaling, bias, generator, dtype))
 
     @classmethod
-    def from_torch(cls, module: Any) -> ReLUNetwork:
+    def from_torch(cls, module: object) -> ReLUNetwork:
         """The network of a ``torch.nn.Sequential`` of ``Linear`` and ``ReLU``.
 
         Parameters
@@ -407,70 +351,5 @@ class ReLUNetwork(Pictured):
         -----
         Weights are copied to host memory in their dtype; rates are 1.
         """
-        try:
-            from torch import nn
-        except ImportError as error:
-            raise ImportError(f"from_torch needs torch: {install('torch')}") from error
-        if not isinstance(module, nn.Sequential):
-            raise TypeError(f"module must be a torch.nn.Sequential, not {type(module).__name__}")
-        parts = list(module)
-        if len(parts) < 3 or len(parts) % 2 == 0:
-            raise TypeError(
-                f"module must alternate Linear and ReLU and end with a Linear readout; "
-                f"it has {len(parts)} parts"
-            )
-        for i, part in enumerate(parts):
-            wanted = nn.ReLU if i % 2 else nn.Linear
-            if type(part) is not wanted:
-                raise TypeError(f"module[{i}] must be {wanted.__name__}, not {type(part).__name__}")
-        if parts[-1].bias is not None:
-            raise TypeError(
-                "the readout (the last Linear) must have bias=False: subtract a constant from "
-                "the targets instead"
-            )
-
-        def array(p: Any) -> Any:
-            return None if p is None else p.detach().cpu().numpy().copy()
-
-        hidden = parts[:-1:2]
-        return cls(
-            [array(layer.weight) for layer in hidden],
-            array(parts[-1].weight),
-            biases=[array(layer.bias) for layer in hidden],
-        )
-
-
-def _count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return int(value)
-
-
-def _checked_biases(biases: Sequence[Any] | None, weights: Sequence[Any]) -> tuple[Any, ...]:
-    if biases is None:
-        return (None,) * len(weights)
-    if len(biases) != len(weights):
-        raise ValueError(f"biases has {len(biases)} entries for {len(weights)} layers")
-    checked = []
-    for i, (b, W) in enumerate(zip(biases, weights, strict=True)):
-        if b is not None:
-            b = check_real(b, f"biases[{i}]", finite=True)
-            if b.shape != W.shape[:1]:
-                raise ValueError(
-                    f"biases[{i}] has shape {b.shape} but layer {i + 1} has {W.shape[0]} units"
-                )
-        checked.append(b)
-    return tuple(checked)
-
-
-def _checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...]:
-    if rates is None:
-        return (1.0,) * depth
-    rates = tuple(float(r) for r in rates)
-    if len(rates) != depth:
-        raise ValueError(f"rates has {len(rates)} entries for {depth} layers")
-    if not all(0 < r < math.inf for r in rates):
-        raise ValueError(f"rates must be positive and finite, not {rates}")
-    return rates
+        weights, readout, biases = torch_arrays(module)
+        return cls(weights, readout, biases=biases)

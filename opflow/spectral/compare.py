@@ -11,6 +11,7 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import (
     Array,
+    Data,
     as_array,
     check_integer,
     check_real,
@@ -37,13 +38,13 @@ from opflow.spectral.checks import (
 from opflow.spectral.traces.estimators import skew_quantile
 from opflow.spectral.traces.norms import frobenius_norm
 from opflow.spectral.traces.structure import forming_products, inner_products, use_entries
-from opflow.spectral.traces.trace import FEWEST, PRODUCTS
+from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS
 
 
 @keywords
 def alignment(
-    op: Any,
-    y: Any,
+    op: Data,
+    y: Data,
     *,
     centred: bool = False,
     products: int = PRODUCTS,
@@ -85,7 +86,8 @@ def alignment(
     1.0
     """
     op = symmetric_operator(op)
-    n, space = op.shape[0], op.space
+    n = op.shape[0]
+    space = op.space
     Y, outputs = _columns(y, n, space)
     Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
     spent = Y.shape[1]
@@ -99,20 +101,19 @@ def alignment(
         raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
     product = Normalised(op.matmat, space)
     image = finite(product(Y), space=space)
-    across = float(space.total((Y * image).sum(dtype=np.float64))) / float(np.linalg.norm(small))
-    across *= product.unit
+    form = product.unit * float(space.total((Y * image).sum(dtype=np.float64)))
+    form /= float(np.linalg.norm(small))
     size = frobenius_norm(op, products=products, rng=rng)
+    spent += size.products
     if size == 0:
-        return Estimate(math.nan, products=spent + size.products, how=size.how)
-    ends = sorted(
-        across / x if x else math.copysign(math.inf, across) for x in (size.low, size.high)
-    )
-    return Estimate(across / size, *ends, products=spent + size.products, how=size.how)
+        return Estimate(math.nan, products=spent, how=size.how)
+    ends = sorted(form / x if x else math.copysign(math.inf, form) for x in (size.low, size.high))
+    return Estimate(form / size, *ends, products=spent, how=size.how)
 
 
 @keywords
 def kernel_alignment(
-    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+    K0: Data, K1: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""The cosine of the angle between two kernels as matrices.
 
@@ -141,19 +142,12 @@ def kernel_alignment(
     0.707107 (exact, 0 products)
     """
 
-    def cosine(G: Any) -> Any:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
-
-    edge = 1 - 1e-15
-    return _compared(
-        K0, K1, cosine, lambda c: np.arctanh(np.clip(c, -edge, edge)), np.tanh, products, rng
-    )
+    return _compared(K0, K1, _cosine, _artanh, np.tanh, products, rng)
 
 
 @keywords
 def kernel_distance(
-    K0: Any, K1: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+    K0: Data, K1: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""How far one kernel is from another, relative to the first.
 
@@ -180,64 +174,83 @@ def kernel_distance(
     0.5 (exact, 0 products)
     """
 
-    def distance(G: Any) -> Any:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
+    return _compared(K0, K1, _ratio, np.log, np.exp, products, rng, change=True)
 
-    return _compared(K0, K1, distance, np.log, np.exp, products, rng, change=True)
+
+Function = Callable[[Any], Any]  # of arrays, or of a number
+
+
+def _cosine(G: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
+
+
+def _ratio(G: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
+
+
+def _artanh(cosine: Array) -> Array:
+    edge = 1 - 1e-15
+    return np.arctanh(np.clip(cosine, -edge, edge))
 
 
 def _compared(
-    K0: Any,
-    K1: Any,
-    ratio: Callable[[Any], Any],
-    stretched: Callable[[Any], Any],
-    back: Callable[[Any], Any],
+    K0: Data,
+    K1: Data,
+    number: Function,
+    stretched: Function,
+    back: Function,
     products: int,
     rng: Seed,
     *,
     change: bool = False,
 ) -> Estimate:
-    """`ratio` of the inner products of two kernels; its interval is even once `stretched`."""
-    pair = [symmetric_operator(K0, "K0"), symmetric_operator(K1, "K1")]
-    if pair[0].shape != pair[1].shape:
-        raise ValueError(f"K1 has shape {pair[1].shape} but K0 has shape {pair[0].shape}")
-    check_integer(products, "products", 2 * FEWEST)
-    space = pair[0].space
-    if pair[1].space.sharded != space.sharded:
+    """A `number` of the inner products of two kernels; its interval is even once `stretched`.
+
+    With `change` they are those of K0 and K1 − K0.
+    """
+    A = symmetric_operator(K0, "K0")
+    B = symmetric_operator(K1, "K1")
+    if A.shape != B.shape:
+        raise ValueError(f"K1 has shape {B.shape} but K0 has shape {A.shape}")
+    check_integer(products, "products", 2 * MIN_PRODUCTS)
+    m = products // 2
+    if B.space.sharded != A.space.sharded:
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")
-    if all(use_entries(op, products // 2) for op in pair):
-        spent = sum(map(forming_products, pair))
-        G, units = inner_products(pair, change=change)
-        stretch = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
-        return Estimate(stretch * float(ratio(G)), products=spent)
-    V = gaussian(pair[0], products // 2, rng)
-    applied = [Normalised(op.matmat, space) for op in pair]
-    Y = [finite(K(V), name, space) for K, name in zip(applied, ("K0", "K1"), strict=True)]
+    if use_entries(A, m) and use_entries(B, m):
+        G, units = inner_products([A, B], change=change)
+        unit = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
+        return Estimate(unit * float(number(G)), products=forming_products(A) + forming_products(B))
+    V = gaussian(A, m, rng)
+    A_times = Normalised(A.matmat, A.space)
+    B_times = Normalised(B.matmat, A.space)
+    AV = finite(A_times(V), "K0", A.space)
+    BV = finite(B_times(V), "K1", A.space)
     if change:
-        Y[1] = Y[1] * (applied[1].unit / applied[0].unit) - Y[0]
-    xp = namespace(V)
-    sums = xp.stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
-    G = to_host(space.total(sums)).T.reshape(-1, 2, 2)
-    m, how = len(G), "Hutchinson"
-    value = float(ratio(G.mean(axis=0)))
+        BV = BV * (B_times.unit / A_times.unit) - AV
+    Y = (AV, BV)
+    sums = namespace(V).stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
+    G = to_host(A.space.total(sums)).T.reshape(-1, 2, 2)
+    value = float(number(G.mean(axis=0)))
     if not (math.isfinite(value) and value):
-        return Estimate(value, products=2 * m, how=how)
-    without = stretched(ratio((G.sum(axis=0) - G) / (m - 1)))
+        return Estimate(value, products=2 * m, how="Hutchinson")
+    without = stretched(number((G.sum(axis=0) - G) / (m - 1)))  # each sample left out in turn
     error = math.sqrt((m - 1) * float(without.var())) * skew_quantile(m)
-    middle = float(stretched(value))
-    low, high = float(back(middle - error)), float(back(middle + error))
-    return Estimate(value, min(low, value), max(high, value), products=2 * m, how=how)
+    middle = float(stretched(np.float64(value)))
+    low = min(float(back(middle - error)), value)
+    high = max(float(back(middle + error)), value)
+    return Estimate(value, low, high, products=2 * m, how="Hutchinson")
 
 
-def principal_angles(U: Any, V: Any, *, space: RowDistribution = LOCAL) -> Array:
+def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> Array:
     r"""The principal angles between the spaces that two sets of columns span.
 
     Parameters
     ----------
     U : array (n, p), V : array (n, q)
         Linearly independent columns: eigenvectors at two times, say.
-    space : Space, optional
+    space : RowDistribution, optional
         ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
         then the rows of this rank.
 
@@ -259,22 +272,24 @@ def principal_angles(U: Any, V: Any, *, space: RowDistribution = LOCAL) -> Array
     >>> of.spectral.principal_angles(U, V)
     array([1.e-12])
     """
-    U, V = _orthonormal(U, "U", space), _orthonormal(V, "V", space)
-    if U.shape[0] != V.shape[0]:
+    U = _orthonormal(U, "U", space)
+    V = _orthonormal(V, "V", space)
+    if len(U) != len(V):
         raise ValueError(f"V has shape {V.shape} but U has shape {U.shape}")
     if U.shape[1] < V.shape[1]:
         U, V = V, U
     xp = namespace(U, V)
     both = space.gram(U, V)
     rest = V - U @ both
-    rest = space.qr(rest)[1] if space.sharded else rest
+    if space.sharded:
+        rest = space.qr(rest)[1]
     cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
     sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
     near = np.arcsin(np.minimum(sines, 1.0))
     return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
 
 
-def _orthonormal(U: Any, name: str, space: RowDistribution) -> Any:
+def _orthonormal(U: Array, name: str, space: RowDistribution) -> Array:
     U = check_real(U, name)
     n = int(space.total(len(U))) if U.ndim == 2 else 0
     if not n or not 0 < U.shape[1] <= n:
@@ -286,7 +301,7 @@ def _orthonormal(U: Any, name: str, space: RowDistribution) -> Any:
     return Q
 
 
-def _columns(y: Any, n: int, space: RowDistribution) -> tuple[Any, int]:
+def _columns(y: Data, n: int, space: RowDistribution) -> tuple[Array, int]:
     """Targets as columns (n, c), the rows held here, and the outputs that stand in a column."""
     outputs = 1
     y = as_array(y, "y")
@@ -299,7 +314,7 @@ def _columns(y: Any, n: int, space: RowDistribution) -> tuple[Any, int]:
     return (y if y.ndim == 2 else y[:, None]), outputs
 
 
-def _centred(op: Operator, Y: Any, outputs: int) -> tuple[Operator, Any]:
+def _centred(op: Operator, Y: Array, outputs: int) -> tuple[Operator, Array]:
     """``C op C`` and ``C Y`` with C the projector off the constant of every output.
 
     C = I − E Eᵀ/N with the columns E of ones and zeros, one an output.  With means r = K E/N of
@@ -310,7 +325,7 @@ def _centred(op: Operator, Y: Any, outputs: int) -> tuple[Operator, Any]:
     space = op.space
     xp = op_namespace(op)
     samples = n // outputs
-    ones = xp.tile(xp.eye(outputs, dtype=op.dtype), (space.here(n) // outputs, 1))
+    ones = xp.tile(xp.eye(outputs, dtype=op.dtype), (len(Y) // outputs, 1))
     means = finite(op.matmat(ones), space=space) / samples
     change = ones @ (space.gram(ones, means) / (2 * samples)) - means
     Y = Y - ones @ (space.gram(ones, Y) / samples)

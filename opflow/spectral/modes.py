@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, as_array, check_real, namespace, to_host
+from opflow.machine.arrays import Array, Data, as_array, check_real, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.spectral.checks import Estimate, check_shift, finite, symmetric_operator
 from opflow.spectral.krylov.lanczos import extremes
-from opflow.spectral.traces.norms import by_lanczos, by_lapack, eigenvalues
+from opflow.spectral.traces.norms import lanczos_estimate, spectrum_by_lapack
 from opflow.spectral.traces.trace import trace
 
 
-def projections(eigenvectors: Any, r: Any, *, space: RowDistribution = LOCAL) -> Array:
+def projections(eigenvectors: Array, r: Array, *, space: RowDistribution = LOCAL) -> Array:
     r"""The coefficients of residuals on eigenvectors, :math:`U^T r`.
 
     Parameters
@@ -40,17 +40,16 @@ def projections(eigenvectors: Any, r: Any, *, space: RowDistribution = LOCAL) ->
     """
     U = _vectors(eigenvectors)
     r = check_real(r, "r")
-    here = U.shape[0]
-    n, size = space.total(np.array([here, r.size]))
+    n, size = space.total(np.array([len(U), r.size]))
     if size == n:
         r = r.reshape(-1)
-    if r.ndim not in (1, 2) or r.shape[0] != here:
+    if r.ndim not in (1, 2) or len(r) != len(U):
         raise ValueError(f"r has shape {r.shape} but the eigenvectors {U.shape}")
     return space.gram(U, r)
 
 
 def decay(
-    eigenvalues: Any, eigenvectors: Any, r: Any, times: Any, *, space: RowDistribution = LOCAL
+    eigenvalues: Data, eigenvectors: Array, r: Array, times: Data, *, space: RowDistribution = LOCAL
 ) -> Array:
     r"""How the coefficients of r on eigenvectors decay in the lazy regime.
 
@@ -84,12 +83,12 @@ def decay(
     start = projections(eigenvectors, r, space=space)
     xp = namespace(start)
     if start.ndim != 1:
-        shape = (eigenvectors.shape[0], start.shape[1])
-        raise ValueError(f"r must be one vector of {shape[0]} entries, not of shape {shape}")
-    values, times = (
-        check_real(xp.asarray(as_array(x, name), dtype=start.dtype), name, finite=True)
-        for x, name in ((eigenvalues, "eigenvalues"), (times, "times"))
-    )
+        n = len(eigenvectors)
+        raise ValueError(f"r must be one vector of {n} entries, not of shape {(n, len(start.T))}")
+    values = xp.asarray(as_array(eigenvalues, "eigenvalues"), dtype=start.dtype)
+    values = check_real(values, "eigenvalues", finite=True)
+    times = xp.asarray(as_array(times, "times"), dtype=start.dtype)
+    times = check_real(times, "times", finite=True)
     if values.shape != start.shape:
         raise ValueError(
             f"eigenvalues has shape {values.shape} but there are {start.size} eigenvectors"
@@ -103,7 +102,7 @@ def decay(
 
 
 @keywords
-def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Array:
+def layer_shares(kernels: Sequence[Data], *, rng: Seed = 0, seed: Seed = 0) -> Array:
     r"""The share of each layer in the trace of the kernel.
 
     Parameters
@@ -131,7 +130,7 @@ def layer_shares(kernels: Sequence[Any], *, rng: Seed = 0, seed: Seed = 0) -> Ar
     return traces / total if total else traces
 
 
-def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Array:
+def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
     r"""The share of each layer in each eigenvalue of the kernel.
 
     Parameters
@@ -165,13 +164,14 @@ def spectrum_shares(kernels: Sequence[Any], eigenvectors: Any) -> Array:
     parts = []
     for i, kernel in enumerate(kernels):
         op = symmetric_operator(kernel, f"kernels[{i}]")
-        if op.domain.here(op.shape[0]) != U.shape[0]:
+        if op.domain.here(op.shape[0]) != len(U):
             raise ValueError(f"kernels[{i}] has shape {op.shape} but the eigenvectors {U.shape}")
         images = finite(op.matmat(U), f"kernels[{i}]", op.space)
         forms = op.space.total((U * images).sum(axis=0))
         parts.append(to_host(forms).astype(np.float64))
     shares = np.array(parts)
-    total, size = shares.sum(axis=0), np.abs(shares).sum(axis=0).max(initial=0.0)
+    total = shares.sum(axis=0)
+    size = np.abs(shares).sum(axis=0).max(initial=0.0)
     known = np.abs(total) > op.shape[0] * np.finfo(U.dtype).eps * size
     return np.where(known, shares / np.where(known, total, 1.0), 0.0)
 
@@ -195,7 +195,7 @@ class Sharpness(NamedTuple):
 
 @keywords
 def sharpness(
-    op: Any, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
+    op: Data, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
 ) -> Sharpness:
     r"""Where a step size stands against the edge of stability.
 
@@ -228,21 +228,21 @@ def sharpness(
     >>> of.spectral.sharpness(np.diag([1.0, 4.0]), 0.25).ratio
     0.5 (exact, 0 products)
     """
-    op, step = symmetric_operator(op), check_shift(step, "step")
+    op = symmetric_operator(op)
+    step = check_shift(step, "step")
     if step == 0:
         raise ValueError("step must be positive, not 0")
-    if by_lapack(op, products):
-        values, spent = eigenvalues(op)
-        largest = Estimate(float(values[-1]), products=spent)
+    spectrum = spectrum_by_lapack(op, products)
+    if spectrum is not None:
+        largest = Estimate(float(spectrum.all()[-1]), products=spectrum.products)
     else:
-        bottom, _, top, ceiling, spent = extremes(op, products, rng)
-        largest = by_lanczos(top, top, ceiling, spent, max(-bottom, ceiling))
-    ends = (x * step / 2 for x in (float(largest), largest.low, largest.high))
-    ratio = Estimate(*ends, products=largest.products, how=largest.how)
-    return Sharpness(largest, 2 / step, ratio)
+        ends = extremes(op, products, rng)
+        size = max(-ends.bottom, ends.ceiling)
+        largest = lanczos_estimate(ends.top, ends.top, ends.ceiling, ends.products, size)
+    return Sharpness(largest, 2 / step, largest.mapped(lambda x: x * step / 2))
 
 
-def _vectors(U: Any) -> Any:
+def _vectors(U: Array) -> Array:
     U = check_real(U, "eigenvectors")
     if U.ndim != 2:
         raise ValueError(f"eigenvectors must be an array (n, k), not of shape {U.shape}")

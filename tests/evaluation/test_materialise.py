@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.evaluation.gram_side import kernels
+from opflow.evaluation.sides import kernels
 from opflow.machine import threads
 from opflow.machine import workspace as row_blocks
 from opflow.operators.gates import ScaledGates
-from opflow.operators.tiles import tiled_product
+from opflow.operators.tiles import tiled_cost, tiled_product
 
 RATES = of.MachineProfile()
 
@@ -187,8 +187,8 @@ def test_both_ways_of_the_gram_side_are_its_definition(n, k, p, q, columns, dtyp
 def test_the_gram_side_takes_the_way_of_fewer_flops():
     A, G = np.ones((40, 8)), of.Matrix(np.ones((40, 40)), psd=True)
     one, six = of.GramSide(A, G), of.GramSide(np.ones((40, 6, 8)), G)
-    assert one.cost(2).flops == one._tiled_cost(2).flops < one._swept_cost(2).flops
-    assert six.cost(2).flops == six._swept_cost(2).flops < six._tiled_cost(2).flops
+    assert one.cost(2).flops == tiled_cost(one, 2).flops < one._swept_cost(2).flops
+    assert six.cost(2).flops == six._swept_cost(2).flops < tiled_cost(six, 2).flops
     assert six._swept_cost(2).flops == 2 * 40 * 40 * 8 * 2 + 4 * 240 * 8 * 2
 
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse.linalg as spla
 
 import opflow as of
-from opflow.operators.algebra import HStack
+from opflow.operators.stack import HStack
 
 
 def normal(seed, *shape):

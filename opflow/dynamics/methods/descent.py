@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
-from opflow.dynamics.state import State, WeightLayer
+from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
 from opflow.operators.algebra import is_operator

@@ -15,7 +15,7 @@ from opflow.dynamics.methods.flow import KrylovFlow
 from opflow.dynamics.methods.method import Integrator, LinearModel
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, namespace
-from opflow.relu.kernels import jacobian
+from opflow.relu.jacobian import jacobian
 from opflow.spectral.krylov.flow import Krylov
 
 

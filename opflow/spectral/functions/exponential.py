@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, as_array, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
-from opflow.spectral.krylov.flow import Krylov, check_tol
+from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
+from opflow.spectral.checks import ConvergenceWarning, check_tol, symmetric_operator
+from opflow.spectral.krylov.flow import Krylov
 
-#: spaces in a row at most: a time that needs more is out of reach
+#: Spaces in a row at most: a time that needs more is out of reach.
 SPACES = 1000
-#: numbers in the bases (1 GiB of float64) up to which they may have 512 vectors by default
-BUDGET = 2**27
+#: Numbers in the bases (1 GiB of float64) up to which they may have 512 vectors by default.
+BASIS_NUMBERS = 2**27
 
 
-def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
+def expm(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the exponential, exp(−t·op) r.
 
     Parameters
@@ -73,7 +72,7 @@ def expm(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
     return _over_times(op, r, t, 0, tol, size)
 
 
-def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None) -> Array:
+def phi1(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
 
     Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
@@ -91,7 +90,7 @@ def phi1(op: Any, r: Any, t: Any, *, tol: float = 1e-8, size: int | None = None)
 
 
 def phi(
-    op: Any, r: Any, t: Any, order: int = 1, *, tol: float = 1e-8, size: int | None = None
+    op: Data, r: Data, t: Data, order: int = 1, *, tol: float = 1e-8, size: int | None = None
 ) -> Array:
     r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
 
@@ -127,47 +126,52 @@ def phi(
     return _over_times(op, r, t, order, tol, size)
 
 
-def _factors(t: Any, out: Any) -> Any:
+def _factors(times: Array, out: Array) -> Array:
     """Times (or a power) in front of results `out`, one each."""
-    t = np.asarray(t, dtype=np.float64)
-    factors = t.reshape(t.shape + (1,) * (out.ndim - t.ndim))
+    times = np.asarray(times, dtype=np.float64)
+    factors = times.reshape(times.shape + (1,) * (out.ndim - times.ndim))
     return namespace(out).asarray(factors, dtype=out.dtype)
 
 
-def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | None) -> Any:
+def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | None) -> Array:
     """φ_k(−t·op) r, restarted wherever the size of the space ends."""
-    op, tol = symmetric_operator(op), check_tol(tol)
+    op = symmetric_operator(op)
+    tol = check_tol(tol)
     r = check_real(r, "r", dtype=op.dtype)
     t = as_array(t, "t")
     times = np.asarray(t, dtype=np.float64)
     if not (np.isfinite(times).all() and (times >= 0).all()):
         raise ValueError(f"t must be finite and not negative, not {t!r}")
     if size is None:
-        size = max(128, min(512, int(BUDGET // max(op.space.largest(r.size), 1))))
+        size = max(128, min(512, int(BASIS_NUMBERS // max(op.space.largest(r.size), 1))))
     xp = namespace(r)
-    krylov, end = Krylov(op, r, size=size), float(times.max(initial=0.0))
+    krylov = Krylov(op, r, size=size)
+    norm = krylov.norm
+    flat = times.ravel()
+    end = float(times.max(initial=0.0))
+    start = 0.0
     out = xp.empty((times.size, *r.shape), dtype=r.dtype)
-    flat, norm, start = times.ravel(), krylov.norm, 0.0
-    carried: list[Any] = []  # φ_1 … φ_k at the start of the space
+    at_start: list[Array] = []  # φ_1 … φ_k at the start of the space
 
-    def result(k: int, ahead: np.ndarray) -> Any:
+    def result(k: int, ahead: np.ndarray) -> Array:
+        """φ_k at times after the start of the space."""
+        last = krylov.phi(k, ahead)
         if not k or not start:
-            return krylov.phi(k, ahead)
-        share, last = ahead / (start + ahead), krylov.phi(k, ahead)
+            return last
+        share = ahead / (start + ahead)
         total = _factors(share**k, last) * last
         for j in range(k):
             weight = share**j * (1 - share) ** (k - j) / math.factorial(j)
-            total = total + _factors(weight, last) * carried[k - j - 1]
+            total = total + _factors(weight, last) * at_start[k - j - 1]
         return total
 
     for spaces in range(1, SPACES + 1):
         left = end - start
-        # the bounds of the spaces add up: half of the tolerance is shared by time, half by number
+        # The bounds of the spaces add up: half of the tolerance is shared by time, half by number.
         half = 0.5 * tol * norm / np.where(krylov.norm, krylov.norm, 1)
         share = left / end if end else 1.0
-        if krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
-            reached = left
-        else:
+        reached = left
+        if not krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
             reached = krylov.horizon(half * share, left, half / SPACES)
             hopeless = spaces >= 30 and reached * 1000 < left
             if hopeless or spaces == SPACES:
@@ -180,11 +184,13 @@ def _over_times(op: Any, r: Any, t: Any, order: int, tol: float, size: int | Non
                     stacklevel=3,
                 )
                 reached = left
-        here = (flat >= start) & (flat <= start + reached) if start else flat <= reached
-        out[xp.asarray(here)] = result(order, flat[here] - start)
+        inside = flat <= start + reached
+        if start:
+            inside &= flat >= start
+        out[xp.asarray(inside)] = result(order, flat[inside] - start)
         if reached >= left:
             break
-        carried = [result(k, np.asarray(reached)) for k in range(1, order + 1)]
+        at_start = [result(k, np.asarray(reached)) for k in range(1, order + 1)]
         start += reached
         krylov = Krylov(op, krylov.at(reached), size=size)
     return out.reshape(*times.shape, *r.shape)

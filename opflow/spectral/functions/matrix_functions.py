@@ -11,25 +11,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from opflow.machine.arrays import Array, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, check_psd, symmetric_operator
-from opflow.spectral.krylov.flow import check_tol
+from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
+from opflow.spectral.checks import ConvergenceWarning, check_psd, check_tol, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
-#: of every column: f(Ritz values) (c, m); the error and what rounding adds to it, (c,), both
-#: relative to max|f|·‖r‖
-Judgement = tuple[np.ndarray, np.ndarray, np.ndarray]
-#: points at which funm looks at f, about
+#: Points at which funm looks at f, about.
 SAMPLES = 1024
-#: vectors below which it trusts no interval of Ritz values
-FEWEST = 8
+#: Vectors of a basis below which its Ritz values do not show where the spectrum ends.
+MIN_VECTORS = 8
 
 
-def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Array:
+class Judgement(NamedTuple):
+    """How good f(T) is, of every column; errors are relative to max|f|·‖r‖."""
+
+    values: np.ndarray  #: f(Ritz values), (c, m)
+    error: np.ndarray  #: (c,)
+    rounding: np.ndarray  #: what rounding adds to the error, (c,)
+
+
+Judge = Callable[[Ritz, float], Judgement]
+
+
+def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
     r"""The action of the square root, op^½ r.
 
     Parameters
@@ -70,18 +77,20 @@ def sqrtm(op: Any, r: Any, *, tol: float = 1e-8, size: int = 128) -> Array:
     array([1., 2., 3.])
     """
 
-    def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
+    def judge(ritz: Ritz, eps: float) -> Judgement:
         top = np.maximum(ritz.values.max(axis=1), np.finfo(float).tiny)
         relative = ritz.values / top[:, None]
         safe = np.maximum(relative, eps)
         error = np.abs(ritz.beta / top * (ritz.first * ritz.last * safe**-0.5).sum(axis=1))
         roots = np.sqrt(relative) * np.sqrt(top)[:, None]
-        return roots, error, 10 * eps * safe.min(axis=1) ** -0.5
+        return Judgement(roots, error, 10 * eps * safe.min(axis=1) ** -0.5)
 
     return _by_lanczos(op, r, judge, "sqrtm", tol, size, psd=True)
 
 
-def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: int = 128) -> Array:
+def funm(
+    op: Data, f: Callable[[Array], Array], r: Data, *, tol: float = 1e-8, size: int = 128
+) -> Array:
     r"""The action of any function, f(op) r.
 
     Parameters
@@ -99,11 +108,6 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
     Returns
     -------
     array of the shape of r
-
-    Raises
-    ------
-    ValueError, TypeError
-        For shapes or dtypes that do not fit, a complex `f`, or one not finite on the spectrum.
 
     Warns
     -----
@@ -139,73 +143,70 @@ def funm(op: Any, f: Callable[[Any], Any], r: Any, *, tol: float = 1e-8, size: i
             raise ValueError(f"f maps shape {theta.shape} to shape {values.shape}, not to the same")
         return values.astype(np.float64, copy=False)
 
-    def judge(space: Recursion, ritz: Ritz, eps: float) -> Judgement:
-        theta, values = ritz.values, values_of(ritz.values)
+    def judge(ritz: Ritz, eps: float) -> Judgement:
+        theta = ritz.values
+        values = values_of(theta)
         if not np.isfinite(values).all():
             raise ValueError("f is not finite at an estimate of an eigenvalue of op")
         points, inside = _between(ritz)
-        ends = ritz.first * ritz.last
+        ends = (ritz.first * ritz.last)[:, :, None]
         with np.errstate(all="ignore"):
             samples = values_of(points)
             nearness = 1 / (points[:, :, None] - theta[:, None, :])
             slopes = (samples[:, :, None] - values[:, None, :]) * nearness
-            errors = np.abs((slopes @ ends[:, :, None])[:, :, 0])
-            # what rounding of the ends and of f makes of it is none
+            errors = np.abs((slopes @ ends)[:, :, 0])
+            # What the rounding of the ends and of f makes of the error is none.
             noise = np.abs(slopes).sum(axis=2)
-            noise += np.abs(samples) * (np.abs(nearness) @ np.abs(ends)[:, :, None])[:, :, 0]
+            noise += np.abs(samples) * (np.abs(nearness) @ np.abs(ends))[:, :, 0]
             errors = np.maximum(errors - 10 * eps * noise, 0.0)
         known = np.isfinite(samples) & np.isfinite(errors)  # f is finite on the spectrum
         error = ritz.beta * np.where(known, errors, 0.0).max(axis=1)
         scale = np.abs(np.where(known & inside, samples, 0.0)).max(axis=1)
         scale = np.maximum(scale, np.abs(values).max(axis=1))
-        if theta.shape[1] < FEWEST:  # they have not seen where the spectrum ends
+        if theta.shape[1] < MIN_VECTORS:
             error = np.where(ritz.beta > 0, np.inf, error)
-        return values, error / np.where(scale > 0, scale, 1.0), np.full(len(values), 10 * eps)
+        rounding = np.full(len(values), 10 * eps)
+        return Judgement(values, error / np.where(scale > 0, scale, 1.0), rounding)
 
     return _by_lanczos(op, r, judge, "funm", tol, size, psd=False)
 
 
 def _by_lanczos(
-    op: Any,
-    r: Any,
-    judge: Callable[[Recursion, Ritz, float], Judgement],
-    name: str,
-    tol: float,
-    size: int,
-    *,
-    psd: bool,
-) -> Any:
+    op: Data, r: Data, judge: Judge, name: str, tol: float, size: int, *, psd: bool
+) -> Array:
     """f(op) r from spaces that grow until `judge` is content with them."""
-    op, tol = symmetric_operator(op), check_tol(tol)
+    op = symmetric_operator(op)
+    tol = check_tol(tol)
     r = check_real(r, "r", dtype=op.dtype)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)
-    space = Recursion(op, r[:, None] if r.ndim == 1 else r, size)
+    space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
     eps = float(np.finfo(r.dtype).eps)
-    error, wanted = np.where(space.norms > 0, np.inf, 0.0), space.norms > 0
-    if not wanted.any():
+    unsolved = space.norms > 0
+    if not unsolved.any():
         return namespace(r).zeros_like(r)
-    while (wanted & space.open).any():
+    error = np.where(unsolved, np.inf, 0.0)
+    while (unsolved & space.open).any():
         for _ in range(max(1, int(space.counts.max()) // 8)):  # a spectrum costs O(m³)
-            space.grow(wanted)
+            space.grow(unsolved)
         ritz = space.ritz()
         if psd:
             check_psd(op, ritz.values)
             ritz = ritz._replace(values=np.maximum(ritz.values, 0.0))
-        values, estimate, rounding = judge(space, ritz, eps)
-        error = np.where(wanted, estimate + rounding, error)
-        wanted = wanted & ~(error <= np.maximum(tol, 2 * rounding))
-    if wanted.any():
+        values, bound, rounding = judge(ritz, eps)
+        error = np.where(unsolved, bound + rounding, error)
+        unsolved = unsolved & ~(error <= np.maximum(tol, 2 * rounding))
+    if unsolved.any():
         warnings.warn(
-            f"{name}: with {int(space.counts.max())} vectors {int(wanted.sum())} of {len(error)} "
-            f"columns are within {float(error[wanted].max()):.1e} of the answer (relative to "
-            f"max|f|·‖r‖), not {tol:.1e}; give a larger size",
+            f"{name}: with {int(space.counts.max())} vectors {int(unsolved.sum())} of "
+            f"{len(error)} columns are within {float(error[unsolved].max()):.1e} of the answer "
+            f"(relative to max|f|·‖r‖), not {tol:.1e}; give a larger size",
             ConvergenceWarning,
             stacklevel=3,
         )
-    out = space.combine(_coefficients(values, ritz.vectors))
-    return out[:, 0] if r.ndim == 1 else out
+    coefficients = (values * ritz.first)[:, None, :] @ ritz.vectors.transpose(0, 2, 1)  # f(T) e₁
+    return space.combine(coefficients[:, 0]).reshape(r.shape)
 
 
 def _between(ritz: Ritz) -> tuple[np.ndarray, np.ndarray]:
@@ -213,15 +214,12 @@ def _between(ritz: Ritz) -> tuple[np.ndarray, np.ndarray]:
 
     And which of them are between.
     """
-    theta, m = ritz.values, ritz.values.shape[1]
+    theta = ritz.values
+    m = theta.shape[1]
     slack = np.abs(ritz.beta[:, None] * ritz.last)
     edges = np.c_[theta[:, 0] - slack[:, 0], theta, theta[:, -1] + slack[:, -1]]
-    fractions = np.arange(0.5, per := max(4, SAMPLES // (m + 1))) / per
+    count = max(4, SAMPLES // (m + 1))  # in each gap
+    fractions = np.arange(0.5, count) / count
     points = edges[:, :-1, None] + np.diff(edges)[:, :, None] * fractions
-    inside = np.isin(np.arange(m + 1), [0, m], invert=True).repeat(per)
+    inside = np.isin(np.arange(m + 1), [0, m], invert=True).repeat(count)
     return points.reshape(len(theta), -1), inside
-
-
-def _coefficients(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """f(T) e₁ of every column, (c, m)."""
-    return ((values * vectors[:, 0])[:, None, :] @ vectors.transpose(0, 2, 1))[:, 0]

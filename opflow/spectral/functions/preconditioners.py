@@ -5,12 +5,19 @@ They are operators like any other: SciPy and PyLops solvers take them as they ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer, check_real, is_sparse, namespace, to_host
+from opflow.machine.arrays import (
+    Array,
+    Data,
+    Index,
+    check_integer,
+    check_real,
+    is_sparse,
+    namespace,
+    to_host,
+)
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
@@ -36,7 +43,7 @@ class Nystrom(Operator):
         Orthonormal columns; a promise by the caller.  k may be 0.
     weights : array (k,)
         w, from −1.
-    space : Space, optional
+    space : RowDistribution, optional
         ``op.space`` of the operator that it preconditions, if that is sharded: U is then the rows
         of this rank.
 
@@ -53,7 +60,7 @@ class Nystrom(Operator):
     """
 
     def __init__(
-        self, U: Any, weights: Any, *, space: RowDistribution = LOCAL, symbol: str = "P⁻¹"
+        self, U: Array, weights: Array, *, space: RowDistribution = LOCAL, symbol: str = "P⁻¹"
     ) -> None:
         U = check_real(U, "U")
         weights = check_real(weights, "weights", dtype=U.dtype, finite=True)
@@ -63,7 +70,8 @@ class Nystrom(Operator):
             )
         if weights.size and not float(weights.min()) >= -1:
             raise ValueError(f"weights must be at least -1, not {float(weights.min()):.4g}")
-        self.data, self.weights = U, weights
+        self.data = U
+        self.weights = weights
         super().__init__((int(space.total(len(U))),) * 2, U.dtype, psd=True, symbol=symbol)
         self.space = self.domain = space
 
@@ -71,19 +79,15 @@ class Nystrom(Operator):
         flops = 4.0 * self.data.size * columns
         return Cost(flops, 2.0 * self.data.nbytes + self._vector_bytes(columns))
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         return X + self.data @ (self.weights[:, None] * self.space.gram(self.data, X))
 
     _rmatmat = _matmat
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        _no_entries(self.space)
-        xp = namespace(self.data)
-        index = xp.arange(self.shape[0])
-        same = index[rows][:, None] == index[cols]
-        return same + (self.data[rows] * self.weights) @ self.data[cols].T
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return _identity(self, rows, cols) + (self.data[rows] * self.weights) @ self.data[cols].T
 
-    def _diagonal(self) -> Any:
+    def _diagonal(self) -> Array:
         return 1 + self.data**2 @ self.weights
 
 
@@ -94,7 +98,7 @@ class Jacobi(Operator):
     ----------
     diagonal : array (n,)
         Not negative.
-    space : Space, optional
+    space : RowDistribution, optional
         As for :class:`Nystrom`.
 
     Examples
@@ -105,7 +109,7 @@ class Jacobi(Operator):
     """
 
     def __init__(
-        self, diagonal: Any, *, space: RowDistribution = LOCAL, symbol: str = "D⁻¹"
+        self, diagonal: Array, *, space: RowDistribution = LOCAL, symbol: str = "D⁻¹"
     ) -> None:
         diagonal = check_real(diagonal, "diagonal")
         size = int(space.total(diagonal.size))
@@ -121,33 +125,33 @@ class Jacobi(Operator):
     def cost(self, columns: int = 1) -> Cost:
         return Cost(float(self.data.size * columns), self.data.nbytes + self._vector_bytes(columns))
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         return self.data[:, None] * X
 
     _rmatmat = _matmat
 
-    def _block(self, rows: Any, cols: Any) -> Any:
-        _no_entries(self.space)
-        index = namespace(self.data).arange(self.shape[0])
-        same = index[rows][:, None] == index[cols]
-        return same * self.data[rows][:, None]
+    def _block(self, rows: Index, cols: Index) -> Array:
+        return _identity(self, rows, cols) * self.data[rows][:, None]
 
-    def _diagonal(self) -> Any:
+    def _diagonal(self) -> Array:
         return self.data.copy()
 
 
-def _least(values: Any, space: RowDistribution) -> float:
+def _least(values: Array, space: RowDistribution) -> float:
     return -float(space.largest(-float(values.min()) if values.size else -np.inf))
 
 
-def _no_entries(space: RowDistribution) -> None:
-    if space.sharded:
-        raise ValueError("a sharded preconditioner has no entries to give: it knows products")
+def _identity(op: Operator, rows: Index, cols: Index) -> Array:
+    """The sub-block of the identity, as booleans."""
+    if op.space.sharded:
+        raise ValueError("entries of a sharded preconditioner are not available: only products are")
+    index = op_namespace(op).arange(op.shape[0])
+    return index[rows][:, None] == index[cols]
 
 
 @keywords
 def nystrom(
-    op: Any, shift: float = 0.0, rank: int = 100, *, rng: Seed = 0, seed: Seed = 0
+    op: Data, shift: float = 0.0, rank: int = 100, *, rng: Seed = 0, seed: Seed = 0
 ) -> Nystrom:
     r"""The randomised Nyström preconditioner of op + μ.
 
@@ -193,8 +197,11 @@ def nystrom(
     >>> bool(eigenvalues.max() / eigenvalues.min() < 2)
     True
     """
-    op, shift = symmetric_operator(op), check_shift(shift)
-    n, xp, space = op.shape[0], op_namespace(op), op.space
+    op = symmetric_operator(op)
+    shift = check_shift(shift)
+    n = op.shape[0]
+    xp = op_namespace(op)
+    space = op.space
     rank = min(check_integer(rank, "rank", 1), n)
     sketch = space.qr(gaussian(op, rank, rng))[0]
     product = Normalised(op.matmat, space)
@@ -212,15 +219,16 @@ def nystrom(
     Q, R = space.qr(half)
     left, singular, _ = np.linalg.svd(to_host(R).astype(np.float64))
     eigenvalues = np.maximum(singular**2 - jitter, 0.0)
-    kept = eigenvalues > n * eps * eigenvalues[0]
-    eigenvalues = eigenvalues[kept]
-    floor = 0.0 if shift and not kept.all() else float(np.min(eigenvalues, initial=np.inf))
-    weights = (floor + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
-    U = Q @ xp.asarray(left[:, kept], dtype=op.dtype)
+    nonzero = eigenvalues > n * eps * eigenvalues[0]
+    eigenvalues = eigenvalues[nonzero]
+    # Beyond the sketch: nothing if it holds all of op, else what is as large as its last one.
+    beyond = 0.0 if shift and not nonzero.all() else float(np.min(eigenvalues, initial=np.inf))
+    weights = (beyond + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
+    U = Q @ xp.asarray(left[:, nonzero], dtype=op.dtype)
     return Nystrom(U, xp.asarray(weights, dtype=op.dtype), space=space)
 
 
-def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
+def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
     r"""The inverse of the exact diagonal of op + μ.
 
     Parameters
@@ -246,7 +254,8 @@ def jacobi(op: Any, shift: float = 0.0) -> Jacobi:
     >>> of.spectral.jacobi(of.Gram(np.diag([1.0, 2.0])), 1.0).diagonal()
     array([0.5, 0.2])
     """
-    op, shift = symmetric_operator(op), check_shift(shift)
+    op = symmetric_operator(op)
+    shift = check_shift(shift)
     diagonal = exact_diagonal(op)
     least = _least(diagonal, op.space)
     if least < 0:

@@ -153,7 +153,7 @@ def solve(
         raise ValueError(f"tol must be between 0 and 1, not {tol!r}")
     most = min(10 * n, 10_000) if maxiter is None else check_integer(maxiter, "maxiter", 1)
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
-    block = b.reshape(len(b), -1)
+    block = b if b.ndim == 2 else b[:, None]
     xp = namespace(block)
     units = xp.asarray(unit_of(peaks(block, op.space), b.dtype), dtype=b.dtype)
     norms = op.space.norm(block / units, axis=0)

@@ -1,40 +1,37 @@
-r"""Traces from block products alone, with intervals that cover: XTrace, XNysTrace and Hutch++.
+r"""Traces from block products alone, with intervals that cover: XTrace and XNysTrace.
 
 Each takes a block product ``X -> A X`` of a symmetric A, or of any function of an operator, and
 Gaussian vectors.  A sketch of the range gives most of the trace exactly, and the samples the rest.
 
-The samples of the two exchangeable estimators share their sketches, so the spread between them
+The samples of both estimators share their sketches, so the spread between them
 understates the error, up to threefold where the number of large eigenvalues is just above that of
 the samples.  Here the error comes from a jackknife instead: with :math:`\theta_j` the estimator
 without sample j, :math:`E \sum_j (\theta_j - \bar\theta)^2` is never below the variance of
 :math:`\theta_j` (Efron and Stein 1981), and needs no further product.
 
 Nor is the error normal.  Where one eigenvalue stands out of all that the sketch has left, samples
-are as skew as :math:`\chi^2` with one degree of freedom; their mean is on one side of the truth
-more often than not, with too small a spread, and Student's t covers 80 %.  So intervals reach as
-far as 95 % take for such samples (:func:`skew_quantile`) at both ends, but for the upper one of a
-PSD trace from the exchangeable estimators, where the jackknife has enough to spare.  They err on
-the wide side for spectra with nothing so special.
+are as skew as :math:`\chi^2` with one degree of freedom, and Student's t covers 80 %.  So
+intervals are as wide as such samples need (:func:`skew_quantile`) at both ends, but for the upper
+one of a PSD trace, where the jackknife has enough to spare: they are wide for other spectra.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from scipy.stats import chi2
 from scipy.stats import t as student
 
-from opflow.machine.arrays import namespace, to_host
+from opflow.machine.arrays import Array, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.spectral.checks import Estimate, finite, not_psd
 
-Product = Callable[[Any], Any]
+Product = Callable[[Array], Array]
 
 
 def xtrace(
-    apply: Product, omega: Any, *, psd: bool = False, space: RowDistribution = LOCAL
+    apply: Product, omega: Array, *, psd: bool = False, space: RowDistribution = LOCAL
 ) -> Estimate:
     r"""XTrace (Epperly, Tropp and Webber 2024) of a symmetric A.
 
@@ -45,7 +42,7 @@ def xtrace(
     omega : array (n, m), standard normal
     psd : bool
         Whether A is; then the trace of the sketch is a lower bound.
-    space : Space
+    space : RowDistribution
         How the rows of vectors are held, ``op.space``.
 
     Notes
@@ -66,44 +63,51 @@ def xtrace(
     >>> bool(np.isclose(xtrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
     True
     """
-    n, m = int(space.total(len(omega))), omega.shape[1]
-    xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
+    n = int(space.total(len(omega)))
+    m = omega.shape[1]
+    xp = namespace(omega)
+    eps = float(np.finfo(omega.dtype).eps)
     Y = finite(apply(omega), space=space)
     Q, R = space.qr(Y)
-    U, sizes, Vt = np.linalg.svd(to_host(R).astype(np.float64))
+    U, sizes, Vt = np.linalg.svd(_host(R))
     rank = int((sizes > 4 * n**0.5 * eps * sizes[0]).sum())
     if rank == 0:
         return Estimate(0.0, products=m, how="XTrace")
     Q = Q @ xp.asarray(U[:, :rank], dtype=Q.dtype)
     Z = finite(apply(Q), space=space)
-    H, W = _host(space.gram(Q, Z)), _host(space.gram(Q, omega))
+    H = _host(space.gram(Q, Z))
+    W = _host(space.gram(Q, omega))
+    full = rank == m
     # Below full rank, no column alone adds to the range: leaving it out takes nothing away.
-    S = _unit(Vt / sizes[:, None]) if rank == m else np.zeros((rank, m))
+    S = _unit(Vt / sizes[:, None]) if full else np.zeros((rank, m))
     V = xp.asarray(W - S * (S * W).sum(axis=0), dtype=Q.dtype)
-    E, F = omega - Q @ V, Y - Z @ V
-    quad, square = (_products(E, G, space) for G in (F, E))
-    C, dim = _host(space.gram(Z, E)), n - (m - 1 if rank == m else rank)
+    E = omega - Q @ V
+    F = Y - Z @ V
+    quad = _products(E, F, space)
+    square = _products(E, E, space)
+    C = _host(space.gram(Z, E))
+    dim = n - (m - 1 if full else rank)
     total = float(np.trace(H))
     rest = dim * quad / square
     samples = total - _forms(H, S) + rest
     without = None
-    if rank == m:
+    if full:
         without = np.zeros((m, m))
         for i, D in _second_directions(S):
-            c, k, h = W[:, i] @ D, C[:, i] @ D, _forms(H, D)
-            both = (quad[i] + 2 * c * k + c**2 * h) / (square[i] + c**2)
+            w = W[:, i] @ D
+            h = _forms(H, D)
+            both = (quad[i] + 2 * w * (C[:, i] @ D) + w**2 * h) / (square[i] + w**2)
             without[i] = total - S[:, i] @ H @ S[:, i] - h + (dim + 1) * both
-    scale = float(np.abs(np.diag(H)).sum() + np.abs(rest).mean())
-    rounding = n**0.5 * eps * scale
-    floor = total - rounding if psd else -np.inf
+    rounding = n**0.5 * eps * float(np.abs(np.diag(H)).sum() + np.abs(rest).mean())
     error = _error(samples, without)
-    below, above = (
-        reach(m) * error + rounding for reach in (skew_quantile, _normal if psd else skew_quantile)
-    )
-    return _estimate(samples.mean(), below, above, floor, m + rank, "XTrace")
+    below = skew_quantile(m) * error + rounding
+    if not psd:
+        return _estimate(samples, below, below, -np.inf, m + rank, "XTrace")
+    above = _normal(m) * error + rounding
+    return _estimate(samples, below, above, total - rounding, m + rank, "XTrace")
 
 
-def xnystrace(apply: Product, omega: Any, *, space: RowDistribution = LOCAL) -> Estimate:
+def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -> Estimate:
     r"""XNysTrace (Epperly, Tropp and Webber 2024) of a PSD A.
 
     Parameters
@@ -130,8 +134,9 @@ def xnystrace(apply: Product, omega: Any, *, space: RowDistribution = LOCAL) -> 
     >>> bool(np.isclose(xnystrace(lambda X: values[:, None] * X, omega), 2.0, rtol=1e-5))
     True
     """
-    n, m = int(space.total(len(omega))), omega.shape[1]
-    xp, eps = namespace(omega), float(np.finfo(omega.dtype).eps)
+    n = int(space.total(len(omega)))
+    m = omega.shape[1]
+    eps = float(np.finfo(omega.dtype).eps)
     Q, R = space.qr(omega)
     Y = finite(apply(Q), space=space)
     size = float(space.norm(Y))
@@ -142,18 +147,19 @@ def xnystrace(apply: Product, omega: Any, *, space: RowDistribution = LOCAL) -> 
     if values[0] < -10 * n**0.5 * eps * size:
         raise not_psd("op", values[0] / size)
     shift = 2 * eps * size
-    values = np.maximum(values, 0.0) + shift
-    Y = Y + shift * Q
-    F = Y @ xp.asarray(vectors / np.sqrt(values), dtype=Y.dtype)
-    G, R = _host(space.gram(F, F)), _host(R)
+    roots = np.sqrt(np.maximum(values, 0.0) + shift)
+    F = (Y + shift * Q) @ namespace(Y).asarray(vectors / roots, dtype=Y.dtype)
+    G = _host(space.gram(F, F))
+    R = _host(R)
     inverse = np.linalg.inv(R).T
-    along = np.sqrt(values)[:, None] * (vectors.T @ R)  # Fᵀω
-    S = _unit((vectors.T @ inverse) / np.sqrt(values)[:, None])
+    along = roots[:, None] * (vectors.T @ R)  # Fᵀω
+    S = _unit((vectors.T @ inverse) / roots[:, None])
     off = _unit(inverse)  # the same for Ω itself
     angle = off.T @ off
     np.fill_diagonal(angle, 0.0)
     total = float(np.trace(G)) - shift * n
-    first, height = (S * along).sum(axis=0), (off * R).sum(axis=0)
+    first = (S * along).sum(axis=0)
+    height = (off * R).sum(axis=0)
     samples = total - _forms(G, S) + (n - m + 1) * (first / height) ** 2
     without = np.zeros((m, m))
     for i, D in _second_directions(S):
@@ -162,29 +168,30 @@ def xnystrace(apply: Product, omega: Any, *, space: RowDistribution = LOCAL) -> 
         without[i] = total - S[:, i] @ G @ S[:, i] - _forms(G, D) + (n - m + 2) * rest / square
     rounding = n**0.5 * eps * (total + shift * n)
     error = _error(samples, without)
-    below, above = (reach(m) * error + rounding for reach in (skew_quantile, _normal))
-    return _estimate(samples.mean(), below, above, total - rounding, m, "XNysTrace")
+    below = skew_quantile(m) * error + rounding
+    above = _normal(m) * error + rounding
+    return _estimate(samples, below, above, total - rounding, m, "XNysTrace")
 
 
-def _host(x: Any) -> Any:
+def _host(x: Array) -> Array:
     return to_host(x).astype(np.float64, copy=False)
 
 
-def _products(A: Any, B: Any, space: RowDistribution) -> Any:
+def _products(A: Array, B: Array, space: RowDistribution) -> Array:
     """a·b of columns."""
     return _host(space.total((A * B).sum(axis=0, dtype=np.float64)))
 
 
-def _unit(S: Any) -> Any:
+def _unit(S: Array) -> Array:
     return S / np.linalg.norm(S, axis=0)
 
 
-def _forms(H: Any, S: Any) -> Any:
+def _forms(H: Array, S: Array) -> Array:
     """sᵀ H s for every column s."""
     return ((H @ S) * S).sum(axis=0)
 
 
-def _second_directions(S: Any) -> Iterator[tuple[int, Any]]:
+def _second_directions(S: Array) -> Iterator[tuple[int, Array]]:
     """For each column i of unit vectors, those orthogonal to it in its span with each other one.
 
     They may be all but parallel: a difference of vectors keeps digits that 1 − cos² would lose.
@@ -196,19 +203,20 @@ def _second_directions(S: Any) -> Iterator[tuple[int, Any]]:
         yield i, D / np.where(size > 0, size, 1.0)
 
 
-def _spread(samples: Any) -> float:
+def _spread(samples: Array) -> float:
     """The standard error of a mean."""
     return float(samples.std(ddof=1) / np.sqrt(len(samples)))
 
 
-def _error(samples: Any, without: Any) -> float:
+def _error(samples: Array, without: Array | None) -> float:
     """The standard error where entry (i, j) of `without` is sample i without sample j."""
-    m, error = len(samples), _spread(samples)
-    if without is not None:
-        np.fill_diagonal(without, 0.0)
-        means = without.sum(axis=0) / (m - 1)
-        error = max(error, float(np.sqrt(((means - means.mean()) ** 2).sum())))
-    return error
+    m = len(samples)
+    error = _spread(samples)
+    if without is None:
+        return error
+    np.fill_diagonal(without, 0.0)
+    means = without.sum(axis=0) / (m - 1)
+    return max(error, float(np.sqrt(((means - means.mean()) ** 2).sum())))
 
 
 def _normal(m: int) -> float:
@@ -222,7 +230,9 @@ def skew_quantile(m: int) -> float:
 
 
 def _estimate(
-    value: Any, below: float, above: float, floor: float, products: int, how: str
+    samples: Array, below: float, above: float, floor: float, products: int, how: str
 ) -> Estimate:
+    """The mean of samples, whose interval starts at `floor` or above."""
+    value = samples.mean()
     low = min(max(value - below, floor), value)
     return Estimate(value, low, value + above, products=products, how=how)

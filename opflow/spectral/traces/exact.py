@@ -14,9 +14,10 @@ from opflow.evaluation.dense import dense, dense_plan
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import operator_module, parse_memory
-from opflow.operators.algebra import Adjoint, Cast, HStack, Product, Scaled, Sum, Zero, scale
+from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum, Zero, scale
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.stack import HStack
 from opflow.spectral.checks import DENSE, distribution_of, finite
 from opflow.spectral.functions.preconditioners import Jacobi
 from opflow.spectral.traces.structure import NOMINAL, forming_products

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
     ConvergenceWarning,
@@ -23,16 +22,18 @@ from opflow.spectral.checks import (
 from opflow.spectral.density.quadrature import quadrature_cost
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.estimators import xnystrace
-from opflow.spectral.traces.exact import dense_spectrum, rank_bound, use_lapack
+from opflow.spectral.traces.exact import Spectrum, dense_spectrum, rank_bound, use_lapack
 from opflow.spectral.traces.structure import entries_norm, use_diagonal
-from opflow.spectral.traces.trace import FEWEST, PRODUCTS, trace
+from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, trace
 
-#: width of an interval, relative to its upper end, from which on Lanczos has not converged
-WIDE = 0.1
+#: Widest interval of a converged Lanczos estimate, relative to its upper end.
+INTERVAL_WIDTH = 0.1
 
 
 @keywords
-def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0) -> Estimate:
+def frobenius_norm(
+    op: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+) -> Estimate:
     r"""The Frobenius norm of a symmetric operator.
 
     Parameters
@@ -64,19 +65,19 @@ def frobenius_norm(op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Se
     4.12311 (exact, 0 products)
     """
     op = symmetric_operator(op)
-    check_integer(products, "products", 2 * FEWEST)
+    check_integer(products, "products", 2 * MIN_PRODUCTS)
     exact = entries_norm(op, products)
     if exact is not None:
         return Estimate(exact[0], products=exact[1])
     omega = gaussian(op, products // 2, rng)
     once = Normalised(op.matmat, op.space)
-    found = xnystrace(lambda X: once(once(X)), omega, space=op.space)
-    ends = (once.unit * math.sqrt(max(x, 0.0)) for x in (float(found), found.low, found.high))
-    return Estimate(*ends, products=2 * found.products, how=found.how)
+    square = xnystrace(lambda X: once(once(X)), omega, space=op.space)
+    square.products *= 2
+    return square.mapped(lambda x: once.unit * math.sqrt(max(x, 0.0)))
 
 
 @keywords
-def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estimate:
+def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estimate:
     r"""The spectral norm, the largest absolute value of an eigenvalue, between two bounds.
 
     Parameters
@@ -118,24 +119,27 @@ def norm(op: Any, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Estim
     """
     op = symmetric_operator(op)
     check_integer(products, "products", 2)
-    if by_lapack(op, products):
-        values, spent = eigenvalues(op)
-        return Estimate(float(np.abs(values).max()), products=spent)
-    bottom, floor, top, ceiling, spent = extremes(op, products, rng, both=not op.psd)
-    low, high = max(top, -bottom), max(ceiling, -floor)
+    spectrum = spectrum_by_lapack(op, products)
+    if spectrum is not None:
+        return Estimate(float(np.abs(spectrum.all()).max()), products=spectrum.products)
+    ends = extremes(op, products, rng, both=not op.psd)
+    spent = ends.products
+    low = max(ends.top, -ends.bottom)
+    high = max(ends.ceiling, -ends.floor)
     if op.psd and use_diagonal(op, products):
         total = trace(op, how="exact")
-        high, spent = min(high, float(total)), spent + total.products
-    exact = entries_norm(op, products)
-    if exact is not None:
-        high = min(high, exact[0])
-        spent = spent + exact[1]
-    return by_lanczos(low, low, max(low, high), spent)
+        high = min(high, float(total))
+        spent += total.products
+    frobenius = entries_norm(op, products)
+    if frobenius is not None:
+        high = min(high, frobenius[0])
+        spent += frobenius[1]
+    return lanczos_estimate(low, low, max(low, high), spent)
 
 
 @keywords
 def condition_number(
-    op: Any, shift: float = 0.0, *, products: int = 100, rng: Seed = 0, seed: Seed = 0
+    op: Data, shift: float = 0.0, *, products: int = 100, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""The condition number of ``op + shift·I``.
 
@@ -157,9 +161,9 @@ def condition_number(
 
     Raises
     ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite, or `shift` is negative, or the number is
-        estimated and `op` is not known to be PSD: extremes say nothing of eigenvalues next to zero.
+    ValueError
+        If the number is estimated and `op` is not known to be PSD: extremes say nothing of
+        eigenvalues next to zero.
 
     Warns
     -----
@@ -179,44 +183,49 @@ def condition_number(
     >>> float(of.spectral.condition_number(G)), float(of.spectral.condition_number(G, 1.0))
     (9.0, 5.0)
     """
-    op, shift = symmetric_operator(op), check_shift(shift)
+    op = symmetric_operator(op)
+    shift = check_shift(shift)
     check_integer(products, "products", 2)
-    n, eps = op.shape[0], float(np.finfo(op.dtype).eps)
-    known = rank_bound(op) < n  # a zero that nothing need be spent on
-    if known and shift == 0:
+    n = op.shape[0]
+    singular = rank_bound(op) < n  # known without a product
+    if singular and shift == 0:
         return Estimate(math.inf)
-    small = by_lapack(op, products)
-    if not small and not op.psd:
+    spectrum = spectrum_by_lapack(op, products)
+    if spectrum is not None:
+        values = spectrum.all()
+        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
+        bottom = float(sizes.min())
+        top = ceiling = float(sizes.max())
+        floor = shift if op.psd else 0.0
+        spent = spectrum.products
+    elif op.psd:
+        ends = extremes(op, products, rng, both=True)
+        bottom, floor, top, ceiling = (max(x, 0.0) + shift for x in ends[:4])
+        spent = ends.products
+    else:
         raise ValueError(
             f"op of order {n} must be known to be PSD for an estimate from {products} "
             "products; with more of them all eigenvalues may be computed"
         )
-    if small:
-        values, spent = eigenvalues(op)
-        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
-        bottom, top = float(sizes.min()), float(sizes.max())
-        floor, ceiling = (shift if op.psd else 0.0), top
-    else:
-        bottom, floor, top, ceiling, spent = extremes(op, products, rng, both=True)
-        bottom, floor, top, ceiling = (max(x, 0.0) + shift for x in (bottom, floor, top, ceiling))
-    level = n**0.5 * eps * top
-    if known and op.psd:
-        bottom, floor, level = shift, shift, 0.0
+    rounding = n**0.5 * float(np.finfo(op.dtype).eps) * top
+    if singular and op.psd:
+        bottom = floor = shift
+        rounding = 0.0
     if top == 0:
         return Estimate(math.inf, products=spent)
-    if small and bottom > level:
+    if spectrum is not None and bottom > rounding:
         return Estimate(top / bottom, products=spent)
-    low = top / max(bottom, level)
+    low = top / max(bottom, rounding)
     high = max(low, ceiling / floor) if floor > 0 else math.inf
-    value = low if bottom > level else high
-    if small:
+    value = low if bottom > rounding else high
+    if spectrum is not None:
         return Estimate(value, low, high, products=spent, how="LAPACK")
-    return by_lanczos(value, low, high, spent)
+    return lanczos_estimate(value, low, high, spent)
 
 
 @keywords
 def participation_ratio(
-    op: Any, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+    op: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""How many eigenvalues a spectrum amounts to: n if all are equal, 1 if one dominates.
 
@@ -249,35 +258,33 @@ def participation_ratio(
     total = trace(op, products=products, rng=rng)
     if size == 0:
         return Estimate(0.0, products=size.products + total.products)
-    ends = sorted(abs(x) for x in (total.low, total.high))
-    least = 0.0 if total.low <= 0 <= total.high else ends[0]
-    how = size.how if total.exact else total.how
+    least, most = sorted([abs(total.low), abs(total.high)])
+    if total.low <= 0 <= total.high:
+        least = 0.0
     return Estimate(
         (total / size) ** 2,
         (least / size.high) ** 2,
-        (ends[1] / size.low) ** 2 if size.low > 0 else math.inf,
+        (most / size.low) ** 2 if size.low > 0 else math.inf,
         products=size.products + total.products,
-        how=how,
+        how=size.how if total.exact else total.how,
     )
 
 
-def by_lapack(op: Operator, products: int) -> bool:
-    """Whether all eigenvalues take no longer than `products` steps of Lanczos."""
-    return not op.space.sharded and use_lapack(op, quadrature_cost(op, 1, products))
+def spectrum_by_lapack(op: Operator, products: int) -> Spectrum | None:
+    """The whole spectrum, where it takes no longer than `products` steps of Lanczos."""
+    if op.space.sharded or not use_lapack(op, quadrature_cost(op, 1, products)):
+        return None
+    return dense_spectrum(op)
 
 
-def eigenvalues(op: Operator) -> tuple[Any, int]:
-    """All eigenvalues by LAPACK, ascending, float64 on the host; the products they took."""
-    found = dense_spectrum(op)
-    return np.sort(np.concatenate([found.values, np.zeros(found.zeros)])), found.products
-
-
-def by_lanczos(
+def lanczos_estimate(
     value: float, low: float, high: float, products: int, size: float | None = None
 ) -> Estimate:
     """An estimate, with a warning if its interval is too wide for `size` (`high` by default)."""
     how = "Lanczos"
-    if not high - low <= WIDE * (high if size is None else size) < math.inf:
+    if size is None:
+        size = high
+    if not high - low <= INTERVAL_WIDTH * size < math.inf:
         how += ", not converged"
         warnings.warn(
             f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "

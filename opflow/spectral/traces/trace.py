@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer
+from opflow.machine.arrays import Array, Data, check_integer
 from opflow.machine.workspace import op_namespace
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
@@ -22,14 +22,16 @@ from opflow.spectral.checks import (
 from opflow.spectral.traces.estimators import xnystrace, xtrace
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
-#: fewest products that an interval can be made of, and how many are spent by default
-FEWEST, PRODUCTS = 15, 60
+#: Fewest products that make an interval.
+MIN_PRODUCTS = 15
+#: Products spent on an estimate by default.
+PRODUCTS = 60
 WAYS = ("exact", "xtrace", "xnystrace")
 
 
 @keywords
 def trace(
-    op: Any,
+    op: Data,
     *,
     how: str | None = None,
     products: int = PRODUCTS,
@@ -53,19 +55,13 @@ def trace(
     Estimate
         With a 95 % confidence interval.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite, `how` is none of these, or
-        ``how="xnystrace"`` and `op` is not known to be PSD.
-
     Notes
     -----
     The diagonal is structural, O(n · width), for matrices, Grams of stored or Khatri–Rao factors,
     Hadamard products, kernels of networks, and sums and multiples of these; for products and
     operators of PyLops and SciPy it takes n products.  For a spectrum that decays, the error of
     XNysTrace falls like the tail of the spectrum after `products` eigenvalues, XTrace's after
-    half and Hutch++'s after a third as many; for a flat one like ``1 / products``.
+    half as many; for a flat one like ``1 / products``.
 
     Intervals of the first two come from a jackknife and cover more than 95 %; see
     :mod:`opflow.spectral.traces.estimators` for why the spread of their samples would not do.
@@ -83,24 +79,25 @@ def trace(
     op = symmetric_operator(op)
     if how not in (None, *WAYS):
         raise ValueError(f"how must be one of {', '.join(map(repr, WAYS))}, not {how!r}")
-    check_integer(products, "products", FEWEST)
+    check_integer(products, "products", MIN_PRODUCTS)
     if how == "xnystrace" and not op.psd:
         raise ValueError("how='xnystrace' needs an op that is known to be PSD")
     if _exact(op, how, products):
         total = op.space.total(exact_diagonal(op).sum(dtype=np.float64))
         return Estimate(float(total), products=diagonal_products(op))
-    space = op.space
     apply = Normalised(op.matmat, op.space)
     if how == "xnystrace" or (how is None and op.psd):
-        found = xnystrace(apply, gaussian(op, products, rng), space=space)
+        estimate = xnystrace(apply, gaussian(op, products, rng), space=op.space)
     else:
-        found = xtrace(apply, gaussian(op, products // 2, rng), psd=op.psd, space=space)
-    return found.mapped(lambda x: apply.unit * x)
+        omega = gaussian(op, products // 2, rng)
+        estimate = xtrace(apply, omega, psd=op.psd, space=op.space)
+    return estimate.mapped(lambda x: apply.unit * x)
 
 
 def _exact(op: Operator, how: str | None, products: int) -> bool:
-    exact = how == "exact" or products >= op.shape[0]
-    return exact or (how is None and use_diagonal(op, products))
+    if how == "exact" or products >= op.shape[0]:
+        return True
+    return how is None and use_diagonal(op, products)
 
 
 class Diagonal(NamedTuple):
@@ -126,7 +123,7 @@ class Diagonal(NamedTuple):
 
 @keywords
 def diagonal(
-    op: Any, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
+    op: Data, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Diagonal:
     r"""The diagonal of a symmetric operator, with error bars where it is estimated.
 
@@ -162,7 +159,7 @@ def diagonal(
     op = symmetric_operator(op)
     if how not in (None, "exact", "diag++"):
         raise ValueError(f"how must be 'exact' or 'diag++', not {how!r}")
-    check_integer(products, "products", FEWEST)
+    check_integer(products, "products", MIN_PRODUCTS)
     if _exact(op, how, products):
         values = exact_diagonal(op)
         zeros = op_namespace(op).zeros_like(values)
@@ -171,7 +168,10 @@ def diagonal(
 
 
 def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:
-    xp, n, space = op_namespace(op), op.shape[0], op.space
+    """The estimate from k vectors each of a sketch, its basis and random signs."""
+    xp = op_namespace(op)
+    n = op.shape[0]
+    space = op.space
     apply = Normalised(op.matmat, space)
     Q, _ = space.qr(finite(apply(gaussian(op, k, rng)), space=space))
     Z = finite(apply(Q), space=space)

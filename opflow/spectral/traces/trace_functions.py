@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
+from opflow.machine.arrays import Array, Data
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, check_psd, check_shift, symmetric_operator
 from opflow.spectral.density.quadrature import choose_rule
@@ -22,7 +22,7 @@ from opflow.spectral.traces.trace import trace
 
 @keywords
 def logdet(
-    op: Any,
+    op: Data,
     shift: float,
     *,
     how: str | None = None,
@@ -53,14 +53,6 @@ def logdet(
         Where all eigenvalues are known but their rounding, √n·ε·λ_max, is not small beside
         `shift`, ``how`` is ``"all eigenvalues"`` and the interval is what rounding leaves open.
 
-    Raises
-    ------
-    ValueError, TypeError
-        If `op` is not symmetric, real and finite or is seen not to be PSD, or `shift` is negative,
-        or 0 for an operator that is not proved to be nonsingular.
-    MemoryError
-        If ``how="exact"`` does not fit in half of the free memory.
-
     Warns
     -----
     ConvergenceWarning
@@ -79,7 +71,8 @@ def logdet(
     >>> round(float(np.exp(value)), 10), value.how
     (10.0, 'exact')
     """
-    op, shift = symmetric_operator(op), check_shift(shift)
+    op = symmetric_operator(op)
+    shift = check_shift(shift)
     if shift == 0:
         rule = choose_rule(op, how, probes, steps, rng, estimate=False)
         if rule is None:
@@ -101,7 +94,7 @@ def logdet(
 
 @keywords
 def effective_dimension(
-    op: Any,
+    op: Data,
     shift: float,
     *,
     how: str | None = None,
@@ -127,11 +120,6 @@ def effective_dimension(
     Estimate
         From 0 to n.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As for :func:`logdet`; at 0 it would be the rank, n minus ``density(op).null``.
-
     Notes
     -----
     :math:`\sum_i \lambda_i/(\lambda_i + \lambda)`.  Costs what :func:`logdet` does.
@@ -142,7 +130,8 @@ def effective_dimension(
     >>> of.spectral.effective_dimension(of.Gram(np.diag([0.0, 1.0, 1.0])), 1.0)
     1 (exact, 0 products)
     """
-    op, shift = symmetric_operator(op), check_shift(shift)
+    op = symmetric_operator(op)
+    shift = check_shift(shift)
     if shift == 0:
         raise ValueError("shift must be positive: at 0 it would be the rank, n - density(op).null")
     rule = _rule(op, how, probes, steps, rng)
@@ -152,7 +141,7 @@ def effective_dimension(
 
 @keywords
 def effective_rank(
-    op: Any,
+    op: Data,
     *,
     how: str | None = None,
     probes: int = 10,
@@ -197,7 +186,7 @@ def effective_rank(
     p = np.maximum(rule.nodes, 0.0) / total
     centre = float((rule.weights * p**2).sum() / (rule.weights * p).sum())
 
-    def entropy(x: Any) -> Any:
+    def entropy(x: Array) -> Array:
         p = np.maximum(x, 0.0) / total
         return -p * np.log(np.where(p > 0, p, centre) / centre)
 
@@ -219,13 +208,13 @@ def effective_rank(
     )
 
 
-def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Any) -> Quadrature:
+def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
     rule = choose_rule(op, how, probes, steps, rng)
     check_psd(op, rule.nodes)
     return rule
 
 
-def _trace(rule: Quadrature, f: Callable[[Any], Any], least: float = 0.0) -> Estimate:
+def _trace(rule: Quadrature, f: Callable[[Array], Array], least: float = 0.0) -> Estimate:
     """tr f, exact where the nodes are all eigenvalues and f does not tell them from rounding.
 
     `least` is a value beside which what rounding does counts as small.

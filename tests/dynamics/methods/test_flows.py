@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.exponential import moving_integral
 from opflow.dynamics.methods.gradient_flow import chebyshev, damped, stable_stages
-from opflow.dynamics.state import State, WeightLayer
+from opflow.dynamics.state import State
 
 FLOWS = [of.ExponentialFlow(2.5e-3), of.GradientFlow(2.5e-3), of.LinearisedFlow()]
 ADAPTIVE = FLOWS[:2]

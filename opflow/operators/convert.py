@@ -1,0 +1,101 @@
+"""Operators from arrays, sparse matrices and the operators of PyLops and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pylops
+import scipy.sparse.linalg as spla
+
+from opflow.machine.arrays import Data, is_array, is_rows, is_sparse, module_name, namespace
+from opflow.operators.matrix import Matrix, RowMatrix
+from opflow.operators.operator import Operator
+from opflow.operators.rules import as_operator, is_operator
+
+
+@as_operator.register(Operator)
+def _ours(x: Operator, *, symbol: str | None = None) -> Operator:
+    return x
+
+
+@as_operator.register(pylops.LinearOperator)
+@as_operator.register(spla.LinearOperator)
+def _of_another_library(x: Any, *, symbol: str | None = None) -> Operator:
+    return External(x, symbol=symbol)
+
+
+@as_operator.register(object)
+def _stored(x: Data, *, symbol: str | None = None) -> Operator:
+    if isinstance(getattr(x, "operator", None), Operator):  # one for PyLops-MPI, made of ours
+        return x.operator
+    if is_rows(x):
+        return RowMatrix(x, symbol=symbol)
+    if is_array(x) or is_sparse(x) or isinstance(x, list | tuple) or hasattr(x, "__array__"):
+        return Matrix(x, symbol=symbol)
+    raise TypeError(
+        f"expected an array, a sparse matrix or a linear operator, not {type(x).__name__}"
+    )
+
+
+class External(Operator):
+    """An operator of PyLops or SciPy inside our algebra.
+
+    Its block products are as fast as that library makes them; its dtype is the one it declares
+    (complex ones can be composed with, but are not symmetric or PSD to us).  With `self_adjoint`,
+    its adjoint is itself, whether it has one of its own or not.
+    """
+
+    def __init__(self, op: Any, *, symbol: str | None = None, self_adjoint: bool = False) -> None:
+        dtype = np.dtype(op.dtype if op.dtype is not None else np.float64).newbyteorder("=")
+        if dtype not in (np.float32, np.float64, np.complex64, np.complex128):
+            raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
+        self.op, self.self_adjoint = op, self_adjoint
+        dims = getattr(op, "dims", None)
+        super().__init__(
+            (int(op.shape[0]), int(op.shape[1])),
+            dtype,
+            symbol=symbol or getattr(op, "name", None) or type(op).__name__.strip("_"),
+            dims=(dims,) if isinstance(dims, int) else dims,  # of some columns, PyLops 2
+            dimsd=getattr(op, "dimsd", None),
+        )
+
+    @property
+    def data(self) -> Any:
+        """An array of its own on a device, if there is one: the operator is then there."""
+        return _device_array(self.op)
+
+    def _matmat(self, X: Any) -> Any:
+        return self._block_product(self.op.matmat, X, self.shape[0])
+
+    def _rmatmat(self, X: Any) -> Any:
+        if self.self_adjoint:
+            return self._matmat(X)
+        try:
+            return self._block_product(self.op.rmatmat, X, self.shape[1])
+        except (NotImplementedError, TypeError) as error:
+            # what SciPy calls where no adjoint was given
+            if isinstance(error, TypeError) and "'NoneType' object is not" not in str(error):
+                raise
+            raise TypeError(
+                f"{self.symbol} of shape {self.shape} has no adjoint: give it rmatvec or rmatmat"
+            ) from error
+
+    def _block_product(self, product: Callable[[Any], Any], X: Any, height: int) -> Any:
+        dtype, shape = self._working(X), (height, X.shape[1])
+        if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
+            return namespace(X).empty(shape, dtype=dtype)
+        return product(X).reshape(shape).astype(dtype, copy=False)
+
+
+def _device_array(op: Any) -> Any:
+    """An array on a device among the attributes of an operator of another library."""
+    for part in getattr(op, "__dict__", {}).values():
+        for value in part if isinstance(part, tuple | list) else [part]:
+            found = value if is_array(value) or is_sparse(value) else None
+            if is_operator(value):
+                found = _device_array(value)
+            if found is not None and module_name(found) != "numpy":
+                return found
+    return None

@@ -1,0 +1,96 @@
+"""The rules of operator algebra, declared below the operators that follow them.
+
+The base class calls these functions and knows no other class.  ``algebra.py``, ``convert.py`` and
+``diagonal.py`` register what the functions do for the classes defined there.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pylops
+import scipy.sparse.linalg as spla
+from numpy.typing import DTypeLike
+
+from opflow.machine.arrays import Data, is_array, is_sparse
+
+if TYPE_CHECKING:
+    from opflow.operators.operator import Operator
+
+
+def is_operator(x: object) -> bool:
+    """Whether `x` is a linear operator of opflow, PyLops or SciPy."""
+    return isinstance(x, pylops.LinearOperator | spla.LinearOperator)
+
+
+@singledispatch
+def as_operator(x: Data, *, symbol: str | None = None) -> Operator:
+    """An opflow operator from an array, a sparse matrix or any PyLops or SciPy operator.
+
+    Parameters
+    ----------
+    x : operator, array of shape (m, n), or sparse matrix
+        Arrays of float32 or float64 are referenced, other numbers converted.
+    symbol : str, optional
+        How :func:`describe` writes it.
+
+    Examples
+    --------
+    >>> import numpy as np, pylops, opflow as of
+    >>> D = of.as_operator(pylops.FirstDerivative(4, dtype="float64"))
+    >>> (D.T @ of.Identity(4) @ D).psd
+    True
+    """
+    raise NotImplementedError
+
+
+def as_term(x: Data) -> Operator | None:
+    """`x` as an operator that can be added to another; None if it is not one."""
+    foreign = hasattr(x, "__array__") and not isinstance(x, np.ndarray | np.generic)
+    array = foreign or (is_array(x) and x.ndim > 0)
+    return as_operator(x) if is_operator(x) or is_sparse(x) or array else None
+
+
+@singledispatch
+def add(first: Operator, *others: Operator) -> Operator:
+    """The lazy sum of operators of one shape."""
+    raise NotImplementedError
+
+
+@singledispatch
+def compose(first: Operator, *others: Operator) -> Operator:
+    """The lazy product of operators, left to right as written."""
+    raise NotImplementedError
+
+
+def scale(scalar: Any, op: Operator) -> Operator:
+    """The lazy multiple of an operator by a real number."""
+    if isinstance(scalar, complex | np.complexfloating):
+        raise TypeError("an operator is scaled by a real number, not by a complex one")
+    return multiple(op, float(scalar))
+
+
+@singledispatch
+def multiple(op: Operator, scalar: float) -> Operator:
+    """:func:`scale`, class by class."""
+    raise NotImplementedError
+
+
+@singledispatch
+def adjoint(op: Operator) -> Operator:
+    """The lazy adjoint; a symmetric operator is its own."""
+    raise NotImplementedError
+
+
+@singledispatch
+def cast(op: Operator, dtype: DTypeLike) -> Operator:
+    """The operator, computed in a wider dtype."""
+    raise NotImplementedError
+
+
+@singledispatch
+def identity(like: Operator) -> Operator:
+    """The identity of the order and dtype of a square operator."""
+    raise NotImplementedError

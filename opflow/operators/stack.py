@@ -1,0 +1,164 @@
+"""Operators side by side, and block-diagonal operators: one small matrix a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from opflow.machine.arrays import Array, Data, Index, check_real, is_sparse, namespace
+from opflow.operators.algebra import Composite, unify
+from opflow.operators.diagonal import entry_indices
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    cross_block,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.prices import gram_of_parts, gram_work
+
+
+class HStack(Composite):
+    """Operators side by side, ``[A₁ A₂ …]``: the Jacobian of several layers.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        With one number of rows.
+    """
+
+    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
+        heights = {op.shape[0] for op in operators}
+        if len(heights) != 1:
+            raise ValueError(f"operators side by side need one height, not {sorted(heights)}")
+        operators = unify(operators)
+        self.edges = np.cumsum([0, *(op.shape[1] for op in operators)]).tolist()
+        super().__init__(
+            operators,
+            (heights.pop(), self.edges[-1]),
+            operators[0].dtype,
+            symbol=symbol,
+        )
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or f"[{' '.join(op.symbol for op in self.parts)}]"
+
+    def spans(self) -> list[tuple[Operator, slice]]:
+        """Each operator, and which of the columns are its."""
+        edges = map(slice, self.edges[:-1], self.edges[1:])
+        return list(zip(self.parts, edges, strict=True))
+
+    def _matmat(self, X: Array) -> Array:
+        return reduce(add, (op._matmat(X[span]) for op, span in self.spans()))
+
+    def _rmatmat(self, X: Array) -> Array:
+        return namespace(X).concatenate([op._rmatmat(X) for op in self.parts])
+
+    def rows(self, index: Index) -> Array:
+        parts = [op.rows(index) for op in self.parts]
+        return namespace(*parts).concatenate(parts, axis=1)
+
+
+entries_are_cheap.register(HStack, cheap_in_operands)
+gram_work.register(HStack, gram_of_parts)
+
+
+def _weighted(F: HStack, weights: Array | None) -> Iterator[tuple[Operator, Array | None]]:
+    """Each operator, and the weights of its columns."""
+    for op, span in F.spans():
+        yield op, None if weights is None else weights[span]
+
+
+@gram_block.register
+def _stack_gram_block(F: HStack, rows: Index, cols: Index, weights: Array | None = None) -> Array:
+    return reduce(add, (gram_block(op, rows, cols, part) for op, part in _weighted(F, weights)))
+
+
+@gram_diagonal.register
+def _stack_gram_diagonal(F: HStack, weights: Array | None = None) -> Array:
+    return reduce(add, (gram_diagonal(op, part) for op, part in _weighted(F, weights)))
+
+
+@column_squares.register
+def _stack_column_squares(F: HStack) -> Array:
+    parts = [column_squares(op) for op in F.parts]
+    return namespace(*parts).concatenate(parts)
+
+
+@cross_block.register
+def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Array:
+    if not isinstance(G, HStack) or F.edges != G.edges:
+        return cross_block.dispatch(Operator)(F, G, rows, cols)
+    pairs = zip(F.parts, G.parts, strict=True)
+    return reduce(add, (cross_block(f, g, rows, cols) for f, g in pairs))
+
+
+class BlockDiagonal(Operator):
+    r"""``diag(B_1, …, B_N)``, one dense block a sample.
+
+    Parameters
+    ----------
+    blocks : array (N, k, n), or (N, n) for one row a block
+        float32 or float64; referenced, not copied.
+    symbol : str, default "B"
+
+    Notes
+    -----
+    Maps a field (N, n) to (N, k), both flattened sample-major: :math:`y_{\mu p} = \sum_i
+    B_{\mu p i}\, x_{\mu i}`.  With the conjugates as blocks, :math:`\varphi^\ell`, it is the
+    derivative of the outputs with respect to the hidden field :math:`h^\ell`, and its adjoint
+    spreads a residual over the units.  2·N·k·n flops a column.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> B = of.BlockDiagonal(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> B @ np.ones(4), B.T @ np.array([1.0, -1.0])
+    (array([3., 7.]), array([ 1.,  2., -3., -4.]))
+    """
+
+    def __init__(self, blocks: Data, *, symbol: str = "B") -> None:
+        blocks = check_real(blocks, "blocks")
+        if is_sparse(blocks) or blocks.ndim not in (2, 3) or 0 in blocks.shape:
+            raise ValueError(
+                f"blocks must be a non-empty dense array (N, k, n) or (N, n), not of shape "
+                f"{blocks.shape}"
+            )
+        self.data = blocks[:, None, :] if blocks.ndim == 2 else blocks
+        samples, k, n = self.data.shape
+        super().__init__(
+            (samples * k, samples * n),
+            blocks.dtype,
+            symbol=symbol,
+            dims=(samples, n),
+            dimsd=(samples, k) if blocks.ndim == 3 else (samples,),
+        )
+
+    def cost(self, columns: int = 1) -> Cost:
+        flops = 2.0 * self.data.size * columns
+        return Cost(flops, self.data.nbytes + self._vector_bytes(columns))
+
+    def _matmat(self, X: Array) -> Array:
+        samples, _, n = self.data.shape
+        return (self.data @ X.reshape(samples, n, -1)).reshape(self.shape[0], -1)
+
+    def _rmatmat(self, X: Array) -> Array:
+        samples, k, _ = self.data.shape
+        X = X.reshape(samples, k, -1)
+        # One row a block: an outer product, which a batched GEMM is slow at.
+        out = self.data[:, 0, :, None] * X if k == 1 else self.data.transpose(0, 2, 1) @ X
+        return out.reshape(self.shape[1], -1)
+
+    def _block(self, rows: Index, cols: Index) -> Array:
+        _, k, n = self.data.shape
+        i, j = entry_indices(self, rows, cols)
+        return self.data[i // k, i % k, j % n] * (i // k == j // n)
+
+
+entries_are_cheap.register(BlockDiagonal, cheap_in_operands)

@@ -1,0 +1,72 @@
+"""Checks of the arrays and layer rates that make a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from opflow.machine.arrays import Array, check_real, is_sparse
+
+
+def checked_weights(weights: Sequence[Array]) -> tuple[Array, ...]:
+    """Dense matrices that follow one another."""
+    if len(weights) == 0:
+        raise ValueError("weights is empty: at least one hidden layer is needed")
+    checked: list[Array] = []
+    for i, W in enumerate(weights):
+        W = check_real(W, f"weights[{i}]", finite=True)
+        if is_sparse(W) or W.ndim != 2 or 0 in W.shape:
+            raise ValueError(
+                f"weights[{i}] must be a non-empty dense matrix, not of shape {W.shape}"
+            )
+        if checked and W.shape[1] != len(checked[-1]):
+            raise ValueError(
+                f"weights[{i}] has {W.shape[1]} columns but layer {i} has {len(checked[-1])} units"
+            )
+        checked.append(W)
+    return tuple(checked)
+
+
+def checked_readout(readout: Array, units: int) -> Array:
+    """V as a matrix (k, n_L)."""
+    readout = check_real(readout, "readout", finite=True)
+    if readout.ndim == 1:
+        readout = readout[None, :]
+    if readout.ndim != 2 or 0 in readout.shape or readout.shape[1] != units:
+        raise ValueError(
+            f"readout has shape {readout.shape} but the last layer has {units} units: "
+            f"(outputs, {units}) is expected"
+        )
+    return readout
+
+
+def checked_biases(
+    biases: Sequence[Array | None] | None, weights: Sequence[Array]
+) -> tuple[Array | None, ...]:
+    """A vector or None for each layer."""
+    if biases is None:
+        return (None,) * len(weights)
+    if len(biases) != len(weights):
+        raise ValueError(f"biases has {len(biases)} entries for {len(weights)} layers")
+    checked = []
+    for i, (b, W) in enumerate(zip(biases, weights, strict=True)):
+        if b is not None:
+            b = check_real(b, f"biases[{i}]", finite=True)
+            if b.shape != W.shape[:1]:
+                raise ValueError(
+                    f"biases[{i}] has shape {b.shape} but layer {i + 1} has {W.shape[0]} units"
+                )
+        checked.append(b)
+    return tuple(checked)
+
+
+def checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...]:
+    """A positive number for each layer."""
+    if rates is None:
+        return (1.0,) * depth
+    rates = tuple(float(r) for r in rates)
+    if len(rates) != depth:
+        raise ValueError(f"rates has {len(rates)} entries for {depth} layers")
+    if not all(0 < r < math.inf for r in rates):
+        raise ValueError(f"rates must be positive and finite, not {rates}")
+    return rates

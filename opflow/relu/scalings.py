@@ -1,0 +1,68 @@
+"""Random networks: how weights and readout are drawn, and which rates go with them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from opflow.machine.arrays import Array, check_integer, check_real_dtype
+
+SCALINGS = ("standard", "ntk", "mean-field")
+
+
+class Draw(TypedDict):
+    """The arguments of a network."""
+
+    weights: list[Array]
+    readout: Array
+    biases: list[Array] | None
+    rates: list[float] | None
+
+
+def draw(
+    widths: Sequence[int],
+    outputs: int,
+    scaling: str,
+    bias: bool,
+    rng: np.random.Generator,
+    dtype: DTypeLike,
+) -> Draw:
+    """Draw a network; the numbers are the same for both dtypes, to rounding."""
+    widths = [_count(n, f"widths[{i}]") for i, n in enumerate(widths)]
+    if len(widths) < 2:
+        raise ValueError(f"widths must be [d, n_1, ...], not {widths}")
+    outputs = _count(outputs, "outputs")
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
+    dtype = np.dtype(dtype)
+    check_real_dtype(dtype, "dtype")
+    weights = [
+        (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
+        for m, n in itertools.pairwise(widths)
+    ]
+    last = widths[-1]
+    std = 1 / math.sqrt(last)
+    rates = None
+    if scaling == "mean-field":
+        std = 1 / last
+        rates = [float(last)] * len(weights)
+    elif scaling == "ntk":
+        rates = [2 / m for m in widths[:-1]]
+    return {
+        "weights": weights,
+        "readout": (std * rng.standard_normal((outputs, last))).astype(dtype),
+        "biases": [np.zeros(n, dtype=dtype) for n in widths[1:]] if bias else None,
+        "rates": rates,
+    }
+
+
+def _count(value: int, name: str) -> int:
+    # a whole float is a number of units too
+    if isinstance(value, bool) or int(value) != value:
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    return check_integer(int(value), name, 1)
