@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,61 +38,41 @@ class DivergenceError(ArithmeticError):
         self.trajectory = trajectory
 
 
+@dataclass
 class Loop:
-    """One run.
+    """One run."""
 
-    Parameters
-    ----------
-    name : str
-        Of the method, for messages.
-    integrator : Integrator
-    share : float
-        What multiplies the summed loss.
-    record : Record
-        Of moments; it is empty.
-    table : Timetable
-    diverge : float
-        A loss this many times the first one ends it.
-    saver : Saver, optional
-    meta : dict
-        Kept in every checkpoint.
-    """
+    #: of the method, for messages
+    name: str
+    integrator: Integrator
+    #: what multiplies the summed loss
+    share: float
+    #: of moments; it is empty
+    record: Record
+    table: Timetable
+    #: a loss this many times the first one ends the run
+    diverge: float
+    saver: Saver | None
+    #: kept in every checkpoint
+    meta: Mapping[str, Any]
 
-    def __init__(
-        self,
-        name: str,
-        integrator: Integrator,
-        share: float,
-        record: Record,
-        table: Timetable,
-        diverge: float,
-        saver: Saver | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.integrator = integrator
-        self.share = share
-        self.record = record
-        self.table = table
-        self.diverge = diverge
-        self.saver = saver
-        self.meta = dict(meta or {})
+    def __post_init__(self) -> None:
         self.log: Log | None = None
         #: steps so far, and the time they led to
         self.number = 0
         self.time = 0.0
-        self.inputs = integrator.state.first.inputs
-        self.space = integrator.state.space
-        targets = integrator.state.targets
+        state = self.integrator.state
+        self.space = state.space
+        targets = state.targets
         with np.errstate(over="ignore"):  # reported with the first loss
             squares = (targets.astype(np.float64) ** 2).sum()
         #: the loss of the zero function: what a fit from a perfect start is measured against
-        self.floor = 0.5 * share * float(self.space.total(squares))
+        self.floor = 0.5 * self.share * float(self.space.total(squares))
         #: of the last moment, and a buffer for that of the next one
         self.residual = namespace(targets).empty(targets.shape, targets.dtype)
         self.spare = namespace(targets).empty(targets.shape, targets.dtype)
         #: the state of the last moment
-        self.reached = integrator.state
+        self.reached = state
         self.interrupted = False
         #: whether this moment is recorded, and would be if the run went on from here
         self._recorded = False
@@ -164,7 +145,7 @@ class Loop:
                 self.loss,
                 self.spare,
                 self.integrator.state,
-                self.inputs,
+                self.integrator.state.first.inputs,
                 self.share,
                 self.integrator.predictor,
             )
@@ -240,7 +221,10 @@ class Loop:
             "note": self.integrator.note,
         }
         error = self.saver.save(
-            self.number, arrays, self.meta | meta, [name for name in by_sample if name in arrays]
+            self.number,
+            arrays,
+            {**self.meta, **meta},
+            [name for name in by_sample if name in arrays],
         )
         if error is not None and not self._warned:
             self._warned = True  # a full disk is no reason to lose the run

@@ -92,26 +92,24 @@ class Record:
     def complete(self) -> dict[str, Any]:
         """The moments that are recorded whole, as a trajectory keeps them."""
         done = len(self.losses)
+        observations = {
+            name: np.array(values[:done])
+            for name, values in self.seen.items()
+            if values or not done  # an observer that returns None has recorded nothing
+        }
+        return self._moments(done) | {"observations": observations}
+
+    def _moments(self, done: int | None = None) -> dict[str, Array]:
         return {
             "times": np.array(self.times[:done]),
             "losses": np.array(self.losses),
             "steps": np.array(self.steps[:done], dtype=np.int64),
-            "observations": {
-                name: np.array(values[:done])
-                for name, values in self.seen.items()
-                if values or not done  # an observer that returns None has recorded nothing
-            },
         }
 
     def arrays(self) -> dict[str, Array]:
         """What a checkpoint holds: the record, and what the observers remember."""
-        arrays: dict[str, Array] = {
-            "times": np.array(self.times),
-            "losses": np.array(self.losses),
-            "steps": np.array(self.steps, dtype=np.int64),
-        }
-        for name, values in self.seen.items():
-            arrays[OBSERVED + name] = np.array(values)
+        arrays = self._moments()
+        arrays |= {OBSERVED + name: np.array(values) for name, values in self.seen.items()}
         for mark, observer in self._marked():
             if self.losses and isinstance(observer, Remembers):
                 arrays |= {mark + key: value for key, value in observer.state().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -168,9 +169,9 @@ def train(
     if comm is None and gram is None:
         warn_of_scales(X, y)
     same(comm, network.digest, "network")
-    said = (steps, until, times, every, loss, diverge, *observers)
+    options = (steps, until, times, every, loss, diverge, *observers)
     what = "steps, until, times, every, loss, diverge and the names in observe"
-    same(comm, lambda: repr(said), what)
+    same(comm, lambda: repr(options), what)
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     table = Timetable.of(steps, until, times, every)
@@ -182,12 +183,8 @@ def train(
     if count and method.batch:  # in passes over all rows
         count = max(1, count * method.batch // samples)
 
-    saver, held = _checkpoint(
-        checkpoint,
-        _checked_resume(resume),
-        lambda: _identity(method, network, X, y, gram, loss, space),
-        space,
-    )
+    identity = partial(_identity, method, network, X, y, gram, loss, space)
+    saver, held = _checkpoint(checkpoint, _checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
         comm,
@@ -204,7 +201,6 @@ def train(
     )
     if explain and space.leads:
         print(explained(found.routes, network.dtype, count, budget))
-
     allowance = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
     with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -160,7 +161,7 @@ class Descent(Integrator):
         #: momentum: what the last step moved by
         self._motion: list[Array] | None = None
         #: of the state, where a step may be taken back
-        self._residual: Array | None = None
+        self._residual: Any = None
         self._loss = math.nan
         #: a loss that is all rounding of f
         self._rounding = 0.0
@@ -187,11 +188,8 @@ class Descent(Integrator):
         spent = auto.follow(self.state)
         if spent:
             self.products += spent
-            self._say(auto)
-
-    def _say(self, auto: AutoStep) -> None:
-        self.step = auto.size
-        self.note = auto.note
+            self.step = auto.size
+            self.note = auto.note
 
     def evaluate(self, residual: Array) -> float:
         auto = self._auto
@@ -225,9 +223,7 @@ class Descent(Integrator):
             bar = min(RISE * before, bar)
         bar = max(before, bar, self._rounding)
         tries = 0
-        residual = self._residual
-        assert residual is not None
-        self._loss = self._evaluated(residual)
+        self._loss = self._evaluated(self._residual)
         while not self._loss <= bar and tries < HALVINGS:
             tries += 1
             auto.halve()
@@ -236,9 +232,10 @@ class Descent(Integrator):
             self.state = start.at([p + (q - p) / 2 for p, q in halves])
             if self._motion is not None:
                 self._motion = [m / 2 for m in self._motion]
-            self._loss = self._evaluated(residual)
+            self._loss = self._evaluated(self._residual)
         if tries:
-            self._say(auto)
+            self.step = auto.size
+            self.note = auto.note
         return tries
 
     def _evaluated(self, residual: Array) -> float:
@@ -294,23 +291,14 @@ class StochasticDescent(Descent):
     def advance(self, remaining: float) -> float:
         assert self.method.batch is not None
         self._velocity = []  # that of all samples is not needed
-        n = self.state.samples
-        chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
-        drawn = self._rows(chosen)
-        residual = namespace(drawn.targets).empty_like(drawn.targets)
-        velocity = drawn.loss_and_velocity(residual)[1]
-        spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
-        self.products += spent
-        return self._move(velocity, n / self.method.batch)
-
-    def _rows(self, chosen: Array) -> State:
-        """The state on those of the chosen rows that this rank holds."""
         state = self.state
-        here = state.space.span(state.samples)
+        n = state.samples
+        chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
+        here = state.space.span(n)
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
         rows = to_device_of(chosen, state.targets)
         X = state.first.inputs
-        return State(
+        drawn = State(
             state.network,
             WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
             state.targets[rows],
@@ -318,6 +306,10 @@ class StochasticDescent(Descent):
             state.accumulate,
             space=state.space,
         )
+        velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
+        spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
+        self.products += spent
+        return self._move(velocity, n / self.method.batch)
 
     def arrays(self) -> dict[str, Array]:
         state = json.dumps(self._rng.bit_generator.state)
