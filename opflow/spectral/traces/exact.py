@@ -15,11 +15,11 @@ from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum, Zero, scale
+from opflow.operators.diagonal import Diagonal
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.stack import HStack
 from opflow.spectral.checks import DENSE, distribution_of, finite
-from opflow.spectral.functions.preconditioners import Jacobi
 from opflow.spectral.traces.structure import NOMINAL, forming_products
 
 #: Flops of LAPACK's eigenvalues of order m, over m³, at the rate of a matrix product.
@@ -86,7 +86,7 @@ def factor(op: Operator) -> Operator | None:
     if isinstance(op, Gram):
         if op.weights is None:
             return op.factor
-        return op.factor @ Jacobi(op.weights**0.5, symbol="√w") if op.psd else None
+        return op.factor @ _RootWeights(op.weights) if op.psd else None
     if isinstance(op, Scaled) and op.scalar > 0:
         inner = factor(op.operands[0])
         return None if inner is None else scale(op.scalar**0.5, inner)
@@ -94,6 +94,17 @@ def factor(op: Operator) -> Operator | None:
         parts = [part for part in map(factor, op.operands) if part is not None]
         return HStack(parts) if len(parts) == len(op.operands) else None
     return None
+
+
+class _RootWeights(Diagonal):
+    """diag(√w) of a Gram's weights w >= 0."""
+
+    def __init__(self, weights: Array) -> None:
+        self.data = weights**0.5
+        super().__init__((weights.size,) * 2, weights.dtype, psd=True, symbol="√w")
+
+    def _diagonal(self) -> Array:
+        return self.data
 
 
 def narrow_factor(op: Operator) -> Operator | None:
