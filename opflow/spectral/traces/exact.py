@@ -44,16 +44,7 @@ class Spectrum(NamedTuple):
 
 
 def rank_bound(op: Operator) -> int:
-    """The largest rank that the structure of `op` allows.
-
-    Parameters
-    ----------
-    op : Operator
-
-    Returns
-    -------
-    int
-        At most ``min(op.shape)``; no product is spent.
+    """The largest rank that the structure of `op` allows, at no product.
 
     Examples
     --------
@@ -121,17 +112,7 @@ def narrow_factor(op: Operator) -> Operator | None:
 def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
     """Whether all eigenvalues by LAPACK take no longer than `estimate`, or are `asked` for.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric.
-    estimate : Cost
-    asked : bool
-
-    Raises
-    ------
-    MemoryError, ValueError
-        If they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
+    Raises if they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
     """
     n = op.shape[0]
     F = narrow_factor(op)
@@ -160,19 +141,8 @@ def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
 
 
 def dense_spectrum(op: Operator) -> Spectrum:
-    """The whole spectrum by LAPACK, of the smaller side; :func:`use_lapack` says where.
+    """All eigenvalues of a symmetric `op` by LAPACK, of the smaller side.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric.
-
-    Returns
-    -------
-    Spectrum
-
-    Notes
-    -----
     Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming
     it costs: tiles where the structure gives them, else m products.
     """
@@ -193,10 +163,8 @@ def dense_spectrum(op: Operator) -> Spectrum:
 
 
 def rounding_level(op: Operator, values: Array) -> float:
-    """Below which eigenvalues cannot be told from zero, given some of the spectrum of `op`.
+    """The size of eigenvalues that rounding makes of zero, given some of the spectrum of `op`.
 
-    Notes
-    -----
     A product is accurate to some ε·λ_max, and so is LAPACK; √n allows for the sums inside.  The
     negative values that rounding gives a PSD operator show how far it really goes.
     """
