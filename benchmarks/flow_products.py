@@ -99,16 +99,16 @@ def heun(net: Any, X: Any, y: Any, T: float, steps: int) -> tuple[Any, int]:
     """The residual by the second-order method of Heun in equal steps: none of the competitors."""
     import numpy as np
 
-    from opflow.dynamics.state import State, WeightLayer
+    from opflow.dynamics.first_layer import WeightLayer
+    from opflow.dynamics.state import State
 
     now, spare = State(net, WeightLayer(X), y), np.empty_like(y)
     for _ in range(steps):
-        now.evaluate(spare)
-        ahead = now.moved(now.slope, T / steps)
-        ahead.evaluate(spare)
-        mean = [(a + b) / 2 for a, b in zip(now.slope, ahead.slope, strict=True)]
+        _, slope = now.loss_and_velocity(spare)
+        _, ahead = now.moved(slope, T / steps).loss_and_velocity(spare)
+        mean = [(a + b) / 2 for a, b in zip(slope, ahead, strict=True)]
         now = now.moved(mean, T / steps)
-    now.evaluate(spare)
+    now.loss_and_velocity(spare)
     return spare, 2 * steps + 1
 
 

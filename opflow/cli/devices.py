@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from opflow.data.load import DataSet
-from opflow.machine.arrays import cupy_module, is_sparse, to_device
+from opflow.machine.arrays import Data, cupy_module, is_sparse, to_device
 from opflow.machine.ranks import Sharded, space_of
 from opflow.machine.streams import Streamed, prefetched
 from opflow.machine.workspace import row_slices
@@ -46,11 +46,13 @@ def placed(
         return network, data
     network = network.to(device)
     y = to_device(data.targets, device)
-    labels = None if data.labels is None else to_device(data.labels, device)
-    return network, data._replace(inputs=placed_inputs(data.inputs, comm), targets=y, labels=labels)
+    data = data._replace(inputs=placed_inputs(data.inputs, comm), targets=y)
+    if data.labels is not None:
+        data = data._replace(labels=to_device(data.labels, device))
+    return network, data
 
 
-def placed_inputs(X: Any, comm: Any = None) -> Any:
+def placed_inputs(X: Data, comm: Any = None) -> Data:
     """X on the device, or streamed to it."""
     space = space_of(comm, X.shape[0])
     allowed = space.budget(None, "cupy")

@@ -8,8 +8,12 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import (
+    Array,
+    Data,
+    Index,
     as_array,
     as_samples,
     check_real_dtype,
@@ -47,8 +51,8 @@ class Standardiser:
     [[-1.0, -1.0], [1.0, 1.0]]
     """
 
-    mean: Any
-    scale: Any
+    mean: Array
+    scale: Array
     dtype: Any = np.float64
 
     def __post_init__(self) -> None:
@@ -58,12 +62,13 @@ class Standardiser:
         finite = np.isfinite(mean).all() and np.isfinite(scale).all()
         if mean.ndim != 1 or mean.shape != scale.shape or not finite or not (scale > 0).all():
             raise ValueError("mean and scale must be finite numbers, one a column, scale positive")
-        for name, value in (("mean", mean), ("scale", scale), ("dtype", np.dtype(self.dtype))):
-            object.__setattr__(self, name, value)
+        vars(self).update(mean=mean, scale=scale, dtype=np.dtype(self.dtype))
 
     @classmethod
-    @np.errstate(invalid="ignore", over="ignore", under="ignore")  # what is not finite is told
-    def fit(cls, X: Any, *, dtype: Any = None, space: RowDistribution = LOCAL) -> Standardiser:
+    @np.errstate(invalid="ignore", over="ignore", under="ignore")  # refused below
+    def fit(
+        cls, X: Data, *, dtype: DTypeLike | None = None, space: RowDistribution = LOCAL
+    ) -> Standardiser:
         """Mean and standard deviation of the columns of X; constant columns have scale 1.
 
         Parameters
@@ -72,16 +77,18 @@ class Standardiser:
             A sparse matrix is not shifted, and its scale is the root of the mean square.
         dtype : dtype, optional
             That of X by default, float64 for whole numbers.
-        space : Space, optional
+        space : RowDistribution, optional
             Of ranks that hold the rows of X together.
 
         Raises
         ------
         TypeError, ValueError
-            If X holds no real numbers or no rows, or NaN or infinity (saying in which column).
+            If X holds no real numbers, no rows, or NaN or infinity; the message names the column.
         """
         X = _checked(X)
-        found = X.dtype.newbyteorder("=") if X.dtype.kind == "f" else np.dtype(np.float64)
+        found = np.dtype(np.float64)
+        if X.dtype.kind == "f":
+            found = X.dtype.newbyteorder("=")
         rows = host_rows(X)
         blocks = (rows[s] for s in row_slices(X.shape[0], 24 * X.shape[1]))
         mine = _moments(X) if is_sparse(X) else reduce(_joined, map(_moments, blocks))
@@ -91,9 +98,9 @@ class Standardiser:
         if strange := np.flatnonzero(~np.isfinite(mean + spread)).tolist():
             raise ValueError(f"X contains NaN or infinity, in column {strange[0]}")
         constant = spread <= 10 * np.finfo(found).eps * np.abs(mean)
-        return cls(mean, np.where(constant, 1.0, spread), found if dtype is None else dtype)
+        return cls(mean, np.where(constant, 1.0, spread), dtype or found)
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: Data) -> Data:
         """``(X - mean) / scale`` of an array, rows on disk (whenever they are read) or sparse X.
 
         A sparse X has to have been fitted sparse: ``ValueError`` if `mean` is not 0.
@@ -113,7 +120,7 @@ class Standardiser:
             out[s] = (X[s] - mean) / scale
         return out
 
-    def inverse(self, Z: Any) -> Any:
+    def inverse(self, Z: Data) -> Data:
         """``Z * scale + mean`` of an array or sparse matrix (M, d), in its dtype."""
         Z = _checked(as_array(Z, "Z"))
         self._check(Z)
@@ -121,7 +128,7 @@ class Standardiser:
         out = Z.multiply(scale).tocsr() if is_sparse(Z) else Z * scale + to_device_of(self.mean, Z)
         return out.astype(Z.dtype, copy=False) if Z.dtype.kind == "f" else out
 
-    def _check(self, X: Any) -> None:
+    def _check(self, X: Data) -> None:
         if X.shape[1] != len(self.mean):
             raise ValueError(f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}")
         if is_sparse(X) and self.mean.any():
@@ -131,17 +138,17 @@ class Standardiser:
 class StandardisedRows:
     """Rows on disk, standardised whenever they are read."""
 
-    def __init__(self, X: Any, standardiser: Standardiser) -> None:
+    def __init__(self, X: Data, standardiser: Standardiser) -> None:
         self._X = X
         self._standardiser = standardiser
         self.shape = X.shape
         self.dtype = standardiser.dtype
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Index) -> Array:
         return self._standardiser.transform(as_array(self._X[index], "X"))
 
 
-def _checked(X: Any) -> Any:
+def _checked(X: Data) -> Data:
     if is_operator(X):
         raise TypeError("X is an operator, whose columns cannot be shifted and scaled")
     X = as_samples(X, "X")
@@ -152,18 +159,19 @@ def _checked(X: Any) -> Any:
     return X
 
 
-def _moments(X: Any) -> tuple[int, Any, Any]:
+def _moments(X: Data) -> tuple[int, Any, Any]:
     """Number of rows, and mean and spread of columns, for which entries are divided by a peak."""
     if not X.shape[0]:
         return 0, 0.0, 0.0
-    X = (X if is_sparse(X) else as_array(X, "X")).astype(np.float64)
     if is_sparse(X):
-        X = X.tocsr()
-        unit = float(abs(X.data).max()) if X.nnz else 1.0
-        unit = unit if 0 < unit < math.inf else 1.0
+        X = X.astype(np.float64).tocsr()
+        unit = float(abs(X.data).max(initial=0.0))
+        if not 0 < unit < math.inf:
+            unit = 1.0
         X = X * (1 / unit)
         squares = X.multiply(X).T @ namespace(X).full(X.shape[0], 1 / X.shape[0])
         return X.shape[0], np.zeros(X.shape[1]), unit * to_host(squares) ** 0.5
+    X = as_array(X, "X").astype(np.float64)
     xp = namespace(X)
     unit = abs(X).max(axis=0)
     unit = xp.where((unit > 0) & (unit < math.inf), unit, 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from opflow.data.standardise import Standardiser
 from opflow.data.tables import of_frame
-from opflow.machine.arrays import as_array, to_device_of, to_host
+from opflow.machine.arrays import Array, Data, as_array, to_device_of, to_host
 
 #: what the arrays of a task are called in a file
 _PREFIX = "task_"
@@ -53,7 +53,7 @@ class Task:
     recipe: dict[str, Any] = field(default_factory=dict)
     name: str = "y"
 
-    def prepare(self, X: Any) -> Any:
+    def prepare(self, X: Data) -> Data:
         """X as the network takes it, standardised by `inputs`.
 
         Of a pandas table, `columns` are taken; numbers are made of its words, and missing values
@@ -72,7 +72,7 @@ class Task:
                     X = np.where(np.isnan(X), self.recipe["fill"], X)
         return X if self.inputs is None else self.inputs.transform(X)
 
-    def encode(self, y: Any) -> Any:
+    def encode(self, y: Data) -> Array:
         """Targets (N, k) of known labels (N,), or of values (N,) or (N, k) in their own units."""
         y = as_array(y, self.name)
         if self.classes is None:
@@ -91,14 +91,14 @@ class Task:
         more = ", …" * (len(self.classes) > 10)
         return ", ".join(map(str, self.classes[:10].tolist())) + more
 
-    def answers(self, outputs: Any) -> Any:
+    def answers(self, outputs: Array) -> Array:
         """Labels (N,), or values in their own units, (N, k) or (N,), of a network's outputs."""
         values = self.targets.inverse(outputs)
         if self.classes is not None:
             return self.classes[to_host(values.argmax(axis=1))]
         return values[:, 0] if values.shape[1] == 1 else values
 
-    def probabilities(self, outputs: Any) -> Any:
+    def probabilities(self, outputs: Array) -> Array:
         """Estimates of the probability of each class, (N, k).
 
         The squared loss drives outputs to conditional means of the targets: the mean is added to

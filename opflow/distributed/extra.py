@@ -1,4 +1,4 @@
-"""PyLops-MPI and mpi4py, imported here and nowhere else, with the remedy where they are missing."""
+"""Imports of PyLops-MPI and mpi4py, with the remedy where they are missing."""
 
 from __future__ import annotations
 

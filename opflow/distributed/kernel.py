@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from opflow.distributed.extra import pylops_mpi
+from opflow.machine.arrays import Array
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.operators.operator import Operator
 
@@ -15,7 +16,7 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     Parameters
     ----------
     operator : Operator
-        Of fields with a communicator: a kernel or a Jacobian, or what is made of them.
+        A kernel or a Jacobian of fields with a communicator, or an expression of such.
 
     Attributes
     ----------
@@ -37,14 +38,15 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     """
 
     def __init__(self, operator: Operator) -> None:
-        spaces = (operator.space, operator.domain)
-        space = next((s for s in spaces if isinstance(s, Sharded)), None)
-        if space is None:
+        space = operator.space if isinstance(operator.space, Sharded) else operator.domain
+        if not isinstance(space, Sharded):
             raise TypeError(f"{operator!r} is not sharded: build it on fields with comm=")
-        self.operator, self._comm, self._nccl = operator, space.comm, space.nccl
+        self.operator = operator
+        self._comm = space.comm
+        self._nccl = space.nccl
         super().__init__(shape=operator.shape, dtype=operator.dtype, base_comm=space.comm)
 
-    def distribute(self, x: Any, *, adjoint: bool = False) -> Any:
+    def distribute(self, x: Array, *, adjoint: bool = False) -> Any:
         """The rows of this rank as a ``DistributedArray`` that the operator multiplies.
 
         Parameters
@@ -52,12 +54,13 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
         x : array (n,)
             The rows of this rank, or all of them where the domain is not sharded.
         adjoint : bool, default False
-            For the adjoint.
+            For a product with the adjoint.
         """
-        space = self.operator.space if adjoint else self.operator.domain
-        return self._wrapped(x, self.shape[0 if adjoint else 1], space)
+        if adjoint:
+            return self._wrapped(x, self.shape[0], self.operator.space)
+        return self._wrapped(x, self.shape[1], self.operator.domain)
 
-    def _wrapped(self, x: Any, size: int, space: RowDistribution) -> Any:
+    def _wrapped(self, x: Array, size: int, space: RowDistribution) -> Any:
         local = dict(base_comm=self._comm, base_comm_nccl=self._nccl, local_array=x)
         if not isinstance(space, Sharded):
             return pylops_mpi.DistributedArray(

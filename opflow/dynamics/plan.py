@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from opflow.dynamics.checks import checked_gram
+from opflow.dynamics.first_layer import DualLayer, FirstLayer, WeightLayer
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.routes import (
     Route,
@@ -17,7 +18,6 @@ from opflow.dynamics.routes import (
     run_shapes,
     steps_expected,
 )
-from opflow.dynamics.state import DualLayer, FirstLayer, WeightLayer
 from opflow.evaluation import materialise
 from opflow.machine.arrays import Data
 from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE

@@ -6,12 +6,11 @@ The state is (W¹, b¹, …, W^L, b^L), or, with the first layer eliminated, C i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from numpy.typing import DTypeLike
 
-from opflow.dynamics.first_layer import DualLayer as DualLayer
-from opflow.dynamics.first_layer import FirstLayer as FirstLayer
-from opflow.dynamics.first_layer import WeightLayer as WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property
@@ -47,7 +46,7 @@ class State:
         How the samples are held: all here, or those of `first` and `targets` by this rank.
     """
 
-    #: of a truncated flow alone
+    #: what a state of fields has besides: the fields themselves, and the exact run next to them
     fields = exact = None
 
     def __init__(
@@ -123,27 +122,7 @@ class State:
             return xp.subtract(f, self.targets[s], out=residual[s])
 
         velocity = self._velocity(force)
-        loss = 0.0
-        for s in row_slices(len(residual), 24 * residual.shape[1]):
-            loss = loss + 0.5 * (residual[s].astype(xp.float64) ** 2).sum()
-        return self.space.total(loss), velocity
-
-    # Until the methods keep what evaluation gives.
-
-    def evaluate(self, residual: Array) -> float:
-        """As :meth:`loss_and_velocity`, which is kept as `slope`."""
-        return float(self.fill(residual))
-
-    def fill(self, residual: Array) -> Array:
-        """As :meth:`evaluate`, with the loss left on the device."""
-        loss, self.slope = self.loss_and_velocity(residual)
-        return loss
-
-    def taken(self) -> list[Array]:
-        """The slope, given away."""
-        slope = self.slope
-        del self.slope
-        return slope
+        return self.space.total(summed_loss(residual)), velocity
 
     def direction(self, u: Array) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
@@ -188,3 +167,12 @@ class State:
     def predict(self, X: Data) -> Array:
         """Outputs at new inputs, in row blocks."""
         return self.first.predict(self.upper, self.parameters[0], X)
+
+
+def summed_loss(residual: Array) -> Any:
+    """½ Σ |r|² of the samples here, in float64; a number on the device."""
+    float64 = namespace(residual).float64
+    return 0.5 * sum(
+        (residual[s].astype(float64) ** 2).sum()
+        for s in row_slices(len(residual), 24 * residual.shape[1])
+    )

@@ -17,7 +17,7 @@ from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.routes import explain as explained
 from opflow.dynamics.state import State
 from opflow.dynamics.storage.checkpoint import Checkpoint, Saver, exists, load
-from opflow.dynamics.storage.fingerprint import SAMPLE, fingerprint, kernel_mark
+from opflow.dynamics.storage.fingerprint import fingerprint, kernel_mark
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
@@ -303,7 +303,7 @@ def _identity(
     matrix = gram if hasattr(gram, "shape") else None
     identity = {
         "network": network.digest(),
-        "inputs": fingerprint(X, matrix, budget=SAMPLE, space=space),
+        "inputs": fingerprint(X, matrix, space=space),
         "targets": fingerprint(y, space=space),
         "method": f"{method!r}, loss={loss!r}",
     }

@@ -27,7 +27,7 @@ _bar: ContextVar[Any] = ContextVar("bar", default=None)
 
 
 def keywords(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """A function that has these keywords, for a body that reads `rng` alone."""
+    """Give a function these keywords; its body needs to read `rng` alone."""
 
     @functools.wraps(function)
     def call(*args: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
@@ -45,7 +45,7 @@ def keywords(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, 
 
 @contextmanager
 def product_bar(name: str, **options: Any) -> Iterator[None]:
-    """A bar of the products that are spent in the block; `options` are those of its `Bar`."""
+    """A bar that counts the products in the block; `options` are those of `Bar`."""
     with Bar(desc=name, unit=" products", **options) as bar:
         token = _bar.set(bar)
         try:
@@ -55,7 +55,7 @@ def product_bar(name: str, **options: Any) -> Iterator[None]:
 
 
 def advance(products: int, stage: str | None = None, total: int | None = None) -> None:
-    """Tell the bar, if there is one, of products that are done, or of what comes next."""
+    """Count products on the bar, if there is one, or start its next stage."""
     if (bar := _bar.get()) is not None:
         if stage is not None:
             bar.reset(total)

@@ -1,4 +1,4 @@
-"""How results show in a notebook: their one line, and their picture."""
+"""``Pictured``: results that notebooks show as their one line and their picture."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ class Pictured:
         -------
         matplotlib axes
         """
-        return getattr(import_module("opflow.plot"), self._picture)(self, **options)
+        return getattr(import_module("opflow.plot"), self._picture)(*self._drawn(), **options)
+
+    def _drawn(self) -> tuple[Any, ...]:
+        """The arguments of the picture."""
+        return (self,)
 
     def _repr_html_(self) -> str:
         text = f"<pre>{html.escape(repr(self))}</pre>"
         png = io.BytesIO()
         try:
             self.plot().figure.savefig(png, format="png", dpi=80)
-        except Exception:  # no matplotlib, or nothing that can be drawn: there is the text
+        except Exception:  # no matplotlib, or nothing to draw: the text stands alone
             return text
         return f'{text}<img src="data:image/png;base64,{b64encode(png.getvalue()).decode()}">'

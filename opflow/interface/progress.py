@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, and elsewhere now and then a line."""
+"""Progress on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ EVERY = 10.0
 
 
 class OutOfTime(Exception):
-    """The seconds that a bar was given are over."""
+    """The time limit of a bar is over."""
 
 
 class Bar(tqdm):
-    """The bar of tqdm, or a line every ten seconds; raises `OutOfTime` after so many seconds."""
+    """The bar of tqdm, or a line every ten seconds; raises `OutOfTime` after its time limit."""
 
     def __init__(self, *, seconds: float = math.inf, **options: Any) -> None:
         now = time.monotonic()
-        self._end, self._next = now + seconds, now + EVERY
+        self._end = now + seconds
+        self._next = now + EVERY  # of a line
         # a notebook redraws, though its stderr is no terminal
         self._lines = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
         super().__init__(**{"leave": not self._lines, **options})

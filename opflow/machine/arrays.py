@@ -1,8 +1,8 @@
-"""Which array module an array belongs to, and whether it is fit to be computed with.
+"""Arrays of NumPy or CuPy: which module one belongs to, checks of dtype and entries, and moves.
 
-Code in opflow never names NumPy for data it was given: it asks :func:`namespace` and uses what
-it gets.  Mixing host and device arrays is an error; only :func:`to_host`, :func:`to_device` and
-:func:`to_device_of` move data, where they are called by name.
+Code in opflow never names NumPy for data it was given, but calls :func:`namespace`.  Mixing host
+and device arrays is an error: only :func:`to_host`, :func:`to_device` and :func:`to_device_of`
+move data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from opflow.interface.extras import install
 
@@ -25,11 +25,12 @@ Array = NDArray[Any]
 Data: TypeAlias = Any
 #: rows or columns: a slice, or an array of integers
 Index: TypeAlias = Any
+#: dtypes that networks and operators have
 REAL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def module_name(array: Any) -> str:
-    """``"numpy"`` or ``"cupy"``: where an array, or the data of an operator, is."""
+def module_name(array: Data) -> str:
+    """``"numpy"`` or ``"cupy"``: the module of an array, or of the data of an operator."""
     if type(array) is np.ndarray:
         return "numpy"
     where = getattr(array, "_where", None)  # an operator that knows; of pandas it is a method
@@ -43,17 +44,12 @@ def module_name(array: Any) -> str:
     return name if is_array(array) else "numpy"  # rows on disk come out as NumPy arrays
 
 
-def namespace(*arrays: Any) -> ModuleType:
+def namespace(*arrays: Data) -> ModuleType:
     """The module (``numpy`` or ``cupy``) that the arrays belong to.
 
     Parameters
     ----------
-    *arrays : array or sparse matrix
-        ``None`` is passed over.
-
-    Returns
-    -------
-    module
+    *arrays : array, sparse matrix or None
 
     Examples
     --------
@@ -67,38 +63,36 @@ def namespace(*arrays: Any) -> ModuleType:
     return sys.modules[names.pop()] if names else np
 
 
-def mixed(*arrays: Any) -> str:
-    """Which of the arrays or operators is where, and what to do about it."""
-    places = [f"{_described(a)} is {_PLACE[module_name(a)]}" for a in arrays if a is not None]
+def mixed(*arrays: Data) -> str:
+    """The error text for arrays or operators on host and device, with the remedy."""
+    place = {"numpy": "on the host (numpy)", "cupy": "on the device (cupy)"}
+    places = dict.fromkeys(
+        f"{type(a).__name__} of shape {tuple(a.shape)} is {place[module_name(a)]}"
+        for a in arrays
+        if a is not None
+    )
     return (
-        f"host and device operands do not mix: {', '.join(dict.fromkeys(places))}; move one of "
+        f"host and device operands do not mix: {', '.join(places)}; move one of "
         "them, with network.to('gpu') or network.to('cpu'), cupy.asarray(x) or x.get()"
     )
 
 
-_PLACE = {"numpy": "on the host (numpy)", "cupy": "on the device (cupy)"}
-
-
-def _described(x: Any) -> str:
-    return f"{type(x).__name__} of shape {tuple(x.shape)}"
-
-
-def is_sparse(x: Any) -> bool:
+def is_sparse(x: Data) -> bool:
     """Whether `x` is a SciPy or CuPy sparse matrix."""
     return hasattr(x, "tocsr") and hasattr(x, "nnz")
 
 
-def is_array(x: Any) -> bool:
+def is_array(x: Data) -> bool:
     """Whether `x` is a NumPy or CuPy array (not a scalar, not sparse)."""
     return isinstance(x, np.ndarray) or (
         type(x).__module__.partition(".")[0] == "cupy" and hasattr(x, "ndim")
     )
 
 
-def is_rows(x: Any) -> bool:
-    """Whether `x` is read by rows: it has `shape`, `dtype` and slicing, and is no array we know.
+def is_rows(x: Data) -> bool:
+    """Whether `x` is read by rows: it has `shape`, `dtype` and slicing, and is not in memory.
 
-    A memory map in the other byte order is: its rows are turned as they are read.
+    A memory map in the other byte order is one: the bytes of its rows are swapped when read.
     """
     if isinstance(x, np.memmap):
         return x.ndim > 1 and not x.dtype.isnative
@@ -112,8 +106,8 @@ def is_rows(x: Any) -> bool:
     )
 
 
-def as_array(x: Any, name: str) -> Any:
-    """`x` as an array to compute with: the one door for whatever users call an array.
+def as_array(x: Data, name: str) -> Any:
+    """`x` as an array to compute with, whatever kind of array it is.
 
     Parameters
     ----------
@@ -150,18 +144,18 @@ def as_array(x: Any, name: str) -> Any:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def as_samples(X: Any, name: str) -> Any:
-    """`X` as it is, if it is read by rows, else as :func:`as_array` has it."""
+def as_samples(X: Data, name: str) -> Any:
+    """`X` itself if it is read by rows, else ``as_array(X, name)``."""
     return X if is_rows(X) else as_array(X, name)
 
 
-def read_only(x: Any) -> Any:
-    """A view of `x` that cannot be written through; a device array, which has none, itself."""
+def read_only(x: Data) -> Data:
+    """A read-only view of `x`; a device array, which has no such view, itself."""
     return locked(x.view()) if isinstance(x, np.ndarray) else x
 
 
-def locked(x: Any) -> Any:
-    """`x`, an array of our own that nobody is to write to any more (on a device it could be)."""
+def locked(x: Data) -> Data:
+    """`x` itself, made read-only if it is on the host."""
     if isinstance(x, np.ndarray):
         np.ndarray.setflags(x, write=False)
     return x
@@ -184,11 +178,11 @@ _HINTS = {
 _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
-def in_dtype(x: Any, name: str, dtype: Any = None) -> Any:
+def in_dtype(x: Data, name: str, dtype: DTypeLike | None = None) -> Any:
     """An array or sparse matrix in `dtype`, by default the float type that holds its numbers.
 
-    What is rounded is said in a ``RuntimeWarning``; what is no real number, beyond the range or
-    on disk is refused.
+    Rounding gives a ``RuntimeWarning``; entries that are no real numbers or beyond the range, and
+    files on disk, are refused.
     """
     given = x.dtype
     if given == dtype or (dtype is None and given in REAL_DTYPES):
@@ -203,7 +197,8 @@ def in_dtype(x: Any, name: str, dtype: Any = None) -> Any:
         check_on_disk(x, name, dtype)
     with np.errstate(over="ignore"):
         out = x.astype(dtype)
-    before, after = (x.data, out.data) if is_sparse(x) else (x, out)
+    before = x.data if is_sparse(x) else x
+    after = out.data if is_sparse(x) else out
     rounded = False
     if given.kind in "iu" and before.size:
         largest = max(int(before.max()), -int(before.min()))
@@ -225,7 +220,7 @@ def in_dtype(x: Any, name: str, dtype: Any = None) -> Any:
     return out
 
 
-def check_on_disk(x: Any, name: str, dtype: Any = None) -> None:
+def check_on_disk(x: Data, name: str, dtype: DTypeLike | None = None) -> None:
     """Raise ``TypeError`` unless `x`, which is read by rows, has the dtype that is needed."""
     given = x.dtype.newbyteorder("=")
     if given == dtype or (dtype is None and given in REAL_DTYPES):
@@ -239,13 +234,13 @@ def check_on_disk(x: Any, name: str, dtype: Any = None) -> None:
     )
 
 
-def check_real(x: Any, name: str, *, dtype: Any = None, finite: bool = False) -> Any:
+def check_real(x: Data, name: str, *, dtype: DTypeLike | None = None, finite: bool = False) -> Any:
     """Return `x` as an array of `dtype`, by default float32 or float64.
 
     Parameters
     ----------
     x : array, sparse matrix or sequence of numbers
-        As :func:`as_array` and :func:`in_dtype` have it: itself, where nothing is wrong with it.
+        Returned itself if nothing has to change; see :func:`as_array` and :func:`in_dtype`.
     name : str
         What the caller's argument is called.
     dtype : dtype, optional
@@ -260,7 +255,7 @@ def check_real(x: Any, name: str, *, dtype: Any = None, finite: bool = False) ->
     return x
 
 
-def check_gates(gates: Any, name: str = "gates") -> Any:
+def check_gates(gates: Data, name: str = "gates") -> Any:
     """Return `gates` if it is a boolean array, else raise ``TypeError``."""
     gates = as_array(gates, name)
     if gates.dtype != np.bool_:
@@ -268,8 +263,8 @@ def check_gates(gates: Any, name: str = "gates") -> Any:
     return gates
 
 
-def check_integer(value: Any, name: str, low: int, high: float = math.inf) -> int:
-    """Return `value` if it is an integer from `low` to `high`, else say what is wrong with it."""
+def check_integer(value: object, name: str, low: int, high: float = math.inf) -> int:
+    """Return `value` if it is an integer from `low` to `high`, else raise an error."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if not low <= value <= high:
@@ -278,28 +273,13 @@ def check_integer(value: Any, name: str, low: int, high: float = math.inf) -> in
     return int(value)
 
 
-def to_host(x: Any) -> Any:
-    """`x` as a NumPy array: itself, or an explicit copy of what is on a device.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> to_host(np.ones(2))
-    array([1., 1.])
-    """
+def to_host(x: Data) -> Data:
+    """`x` as a NumPy array: itself, or a copy of a device array."""
     return x.get() if module_name(x) == "cupy" else np.asarray(x)
 
 
-def to_device(x: Any, device: str) -> Any:
-    """An array or sparse matrix on ``"cpu"`` or ``"gpu"``: itself if it is there, else a copy.
-
-    Raises
-    ------
-    ValueError
-        For another device.
-    ImportError
-        If CuPy is not installed, or finds no CUDA device.
-    """
+def to_device(x: Data, device: str) -> Any:
+    """An array or sparse matrix on ``"cpu"`` or ``"gpu"``: itself if it is there, else a copy."""
     if device not in ("cpu", "gpu"):
         raise ValueError(f"device must be 'cpu' or 'gpu', not {device!r}")
     if device == "cpu":
@@ -315,7 +295,7 @@ def to_device(x: Any, device: str) -> Any:
 
 
 def cupy_module() -> ModuleType:
-    """CuPy, where it is installed and finds a device; else ``ImportError`` with the remedy."""
+    """CuPy if it is installed and finds a device, else an ``ImportError`` with the remedy."""
     try:
         import cupy
     except ModuleNotFoundError as error:
@@ -327,8 +307,8 @@ def cupy_module() -> ModuleType:
     return cupy
 
 
-def to_device_of(x: Any, like: Any) -> Any:
-    """`x` where `like` is; for what comes from a file or a random generator.
+def to_device_of(x: Data, like: Data) -> Any:
+    """`x` on the host or device that holds `like`; for arrays of files and random generators.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Products of gates with matrices faster than a matrix product: the method of the four Russians.
+"""Products of gates with matrices, faster than BLAS: the method of the four Russians.
 
-For every four gates (or samples) the 16 sums their rows can make are tabulated over a strip of
-columns, and one look-up and addition replaces four multiplications and additions.  The loops are
-in an optional extension, ``opflow._gates``; where it is missing, callers keep to BLAS.
+For every four gates (or samples) a table holds the 16 possible sums of their rows over a strip of
+columns; one look-up and addition replaces four multiplications and additions.  The loops are in an
+optional extension, ``opflow._gates``; without it, callers use BLAS.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from opflow.machine import threads as pool
-from opflow.machine.arrays import REAL_DTYPES, check_integer
+from opflow.machine.arrays import REAL_DTYPES, Array, Data, check_integer
 from opflow.machine.workspace import row_slices, workspace_bytes
 
 try:
@@ -27,14 +28,14 @@ except ImportError:  # built without a compiler
 BLAS = "blas"
 _asked: ContextVar[str | None] = ContextVar("gates", default=None)
 _TIMES, _DOT, _BACK, _GRAM = range(4)
-#: with fewer gates than fill half a word a matrix product is as fast
+#: gates of a layer below which a matrix product is as fast
 FEWEST = 32
-#: columns of a strip times bytes of a number
+#: width of a strip, in bytes
 _STRIP = 128
 
 
 def gate_engines() -> list[str]:
-    """What can multiply gates here, the default first; ``"blas"`` is always there.
+    """Names of the engines for gate products here, the default first, ``"blas"`` last.
 
     Examples
     --------
@@ -45,13 +46,7 @@ def gate_engines() -> list[str]:
 
 
 def gate_engine() -> str:
-    """The engine in force: that of :func:`gate_options`, of ``OPFLOW_GATES``, or the fastest.
-
-    Raises
-    ------
-    ValueError
-        If ``OPFLOW_GATES`` names none of :func:`gate_engines`.
-    """
+    """The engine in force: that of :func:`gate_options`, of ``OPFLOW_GATES``, or the fastest."""
     if (name := _asked.get()) is not None:
         return name
     name = os.environ.get("OPFLOW_GATES")
@@ -67,13 +62,8 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
     engine : str, optional
         One of :func:`gate_engines`; operators choose their form when they are made.
     threads : int, optional
-        Of gate products, whose results do not depend on it, and of products and steps that spread
-        their rows over threads, whose results do by rounding.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If there is no such engine, or `threads` is not a positive integer.
+        Number of threads.  Gate products do not depend on it; products and steps that split their
+        rows over threads do by rounding.
 
     Examples
     --------
@@ -99,7 +89,7 @@ def _checked(name: str, argument: str) -> str:
     return name
 
 
-def tabulated(dtype: Any, *arrays: Any) -> bool:
+def tabulated(dtype: DTypeLike, *arrays: Data) -> bool:
     """Whether products in `dtype` of these arrays go through tables.
 
     They do if there is an engine, and all are plain arrays in host memory, in C order.
@@ -113,13 +103,14 @@ def tabulated(dtype: Any, *arrays: Any) -> bool:
     )
 
 
-def times(bits: Any, n: int, M: Any) -> Any:
+def times(bits: Array, n: int, M: Array) -> Array:
     """``Θ M``, (N, c): gates packed in `bits` (N, ⌈n/8⌉) times M (n, c).
 
     Costs 2·N·n·c flops at two to three times the rate of a matrix product; the workspace beyond
     the result does not grow with N.
     """
-    N, c = len(bits), M.shape[1]
+    N = len(bits)
+    c = M.shape[1]
     M = _plain(M)
     out = np.empty((N, c), dtype=M.dtype)
     for s in row_slices(N, bits.shape[1] + 8):
@@ -127,12 +118,13 @@ def times(bits: Any, n: int, M: Any) -> Any:
     return out
 
 
-def row_dots(bits: Any, n: int, M: Any, X: Any) -> Any:
+def row_dots(bits: Array, n: int, M: Array, X: Array) -> Array:
     """``out[b, μ] = X_μ · (Θ M_b)_μ``, (columns, N), for M (columns, n, c) and X (N, c).
 
     Costs as :func:`times` for each of the columns; ``Θ M`` is not formed.
     """
-    N, (columns, _, c) = len(bits), M.shape
+    N = len(bits)
+    columns, _, c = M.shape
     M = _plain(M)
     out = np.empty((columns, N), dtype=M.dtype)
     for s in row_slices(N, _row_bytes(bits, c, columns, M.itemsize)):
@@ -144,12 +136,13 @@ def row_dots(bits: Any, n: int, M: Any, X: Any) -> Any:
     return out
 
 
-def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
+def weighted_sums(bits: Array, n: int, X: Array, r: Array | None = None) -> Array:
     """``Θᵀ diag(r_b) X``, (columns, n, c), for X (N, c) and r (columns, N) or None for ones.
 
     Costs as :func:`times` for each of the columns.
     """
-    (N, c), columns = X.shape, 1 if r is None else len(r)
+    N, c = X.shape
+    columns = 1 if r is None else len(r)
     total: Any = None
     for s in row_slices(N, bits.shape[1] + 8):
         part = np.empty((columns, n, c), dtype=X.dtype)
@@ -162,13 +155,14 @@ def weighted_sums(bits: Any, n: int, X: Any, r: Any = None) -> Any:
     return total
 
 
-def gram_product(bits: Any, n: int, X: Any, r: Any, v: Any) -> Any:
+def gram_product(bits: Array, n: int, X: Array, r: Array, v: Array) -> Array:
     """``out[b, μ] = X_μ · (Θ diag(v)² Θᵀ diag(r_b) X)_μ``, (columns, N), for v (n,).
 
-    Costs as :func:`weighted_sums` and :func:`row_dots`, in one call for both where that pays: what
-    it holds of both halves has to stay in the caches.
+    Costs as :func:`weighted_sums` and :func:`row_dots`, in one call for both if the temporary
+    arrays of both halves fit the caches.
     """
-    (N, c), columns = X.shape, len(r)
+    N, c = X.shape
+    columns = len(r)
     if N * (bits.shape[1] + 8 + _row_bytes(bits, c, columns, X.itemsize)) <= workspace_bytes() / 2:
         out = np.empty((columns, N), dtype=X.dtype)
         _product(_GRAM, bits, n, c, columns, _plain(r), X, out, _plain(v))
@@ -179,25 +173,25 @@ def gram_product(bits: Any, n: int, X: Any, r: Any, v: Any) -> Any:
     return row_dots(bits, n, sums, X)
 
 
-def _row_bytes(bits: Any, c: int, columns: int, item: int) -> int:
-    """What :func:`row_dots` holds for a sample: its bits by words, and sums of all strips."""
+def _row_bytes(bits: Array, c: int, columns: int, item: int) -> int:
+    """Bytes that :func:`row_dots` holds per sample: its bits by words, and sums of all strips."""
     return bits.shape[1] + 8 + columns * (-(-c * item // _STRIP) + 1) * item
 
 
-def _plain(array: Any) -> Any:
+def _plain(array: Array) -> Array:
     return np.require(array, requirements=("C", "A"))
 
 
 def _product(
     kind: int,
-    bits: Any,
+    bits: Array,
     n: int,
     c: int,
     columns: int,
-    factor: Any,
-    X: Any,
-    out: Any,
-    scale: Any = None,
+    factor: Array | None,
+    X: Array | None,
+    out: Array,
+    scale: Array | None = None,
 ) -> None:
     N = len(bits)
     flops = (4.0 if kind == _GRAM else 2.0) * N * n * c * columns

@@ -193,7 +193,7 @@ class Sharded(RowDistribution):
     neighbours, rank_here : int
         Ranks on this host, this one among them, and how many of them come before this one.
     reductions, bytes : int
-        Sums completed so far, and the bytes of this rank that went into them.
+        Sums completed so far, and bytes of this rank that they took.
 
     Notes
     -----
@@ -201,8 +201,7 @@ class Sharded(RowDistribution):
     equal on all ranks, so that decisions based on them agree.
 
     ``net.fields(X, comm=Sharded(comm, len(X), nccl))`` and ``of.train(…, comm=…)`` take a
-    `Sharded` in the place of a communicator, and then do not check that the ranks hold the same
-    network and see the same errors.
+    `Sharded` too, and then do not check that ranks hold the same network and see the same errors.
     """
 
     sharded = True

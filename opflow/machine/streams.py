@@ -1,7 +1,7 @@
-"""Rows that live in host memory or on disk and are computed with on a device.
+"""``Streamed``: rows in host memory or on disk, copied to a device block by block.
 
-X need not fit on the device: a block of rows is copied into page-locked host memory and from there
-moved on a stream of its own, while the device computes with the block before.
+X need not fit on the device.  A block of rows is copied to page-locked host memory and from there
+to the device, on a stream of its own, while the device computes with the block before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from opflow.machine.arrays import (
+    Data,
+    Index,
     as_samples,
     check_on_disk,
     cupy_module,
-    is_array,
     is_sparse,
     mixed,
     module_name,
@@ -75,7 +76,7 @@ class Streamed:
 
     _where = "cupy"
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: Data) -> None:
         rows = hasattr(X, "shape") and hasattr(X, "__getitem__") and not hasattr(X, "matvec")
         if is_sparse(X) or not rows:
             raise TypeError(
@@ -92,14 +93,16 @@ class Streamed:
         self.source = X
         self.dtype = np.dtype(X.dtype).newbyteorder("=")
         self.shape = (int(X.shape[0]), int(X.shape[1]))
-        self._stream: Any = None
-        self._buffers: list[Any] = [None, None]
-        self._sent: list[Any] = [None, None]
-        # Page-locked memory that is given back may be another's to write, so not before it is sent.
+        self._stream: Any = None  # of copies to the device, from the first copy on
+        self._buffers: list[Any] = [None, None]  # page-locked, used in turn
+        self._sent: list[Any] = [None, None]  # events: the copy from a buffer has ended
+        # Buffers are released after their copies: their memory could be reused too early.
         weakref.finalize(self, _sent, self._sent, self._buffers)
-        self._turn = 0
-        self._announced: Any = None
-        self._coming: Any = None
+        self._turn = 0  # the buffer of the next copy
+        self._announced: tuple[int, int] | None = None  # rows to copy after the next request
+        self._coming: Any = (
+            None  # rows that are being copied, their block, the event of its arrival
+        )
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -108,7 +111,7 @@ class Streamed:
     def __reduce__(self) -> tuple[Any, ...]:
         return Streamed, (self.source,)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Index) -> Any:
         """Rows on the device: of a slice of step 1, or of increasing host indices."""
         span = _span(index, self.shape[0])
         if self._coming is not None and self._coming[0] == span is not None:
@@ -123,17 +126,17 @@ class Streamed:
         return block
 
     def announce(self, rows: slice) -> None:
-        """Rows to move once those asked for next are there."""
+        """Copy these rows in the background once the next request is answered."""
         self._announced = _span(rows, self.shape[0])
 
     def settle(self) -> None:
-        """Forget what was announced; what moves already is waited for before its memory is free."""
+        """Forget announced rows; the memory of a copy under way is free only after it has ended."""
         if self._coming is not None:
             self._xp.cuda.get_current_stream().wait_event(self._coming[2])
         self._announced = self._coming = None
 
-    def _send(self, index: Any) -> tuple[Any, Any]:
-        """A block that is being copied, and the event of its arrival."""
+    def _send(self, index: Index) -> tuple[Any, Any]:
+        """Start the copy of some rows: their block, and the event of its arrival."""
         xp, rows = self._xp, self.source[index]
         if self._stream is None:
             self._stream = xp.cuda.Stream(non_blocking=True)
@@ -148,30 +151,31 @@ class Streamed:
         return block, done
 
     def _page_locked(self, rows: Any) -> Any:
-        """A copy of the rows where the device can fetch them while the host goes on."""
+        """The rows in a page-locked buffer, which the device reads while the host goes on."""
         from cupyx import empty_pinned
 
         i = self._turn
         if self._sent[i] is not None:
-            self._sent[i].synchronize()  # the copy from it
+            self._sent[i].synchronize()
         if self._buffers[i] is None or self._buffers[i].size < rows.size:
             self._buffers[i] = empty_pinned((rows.size,), dtype=self.dtype)
-        held = self._buffers[i][: rows.size].reshape(rows.shape)
-        held[...] = rows
-        return held
+        buffer = self._buffers[i][: rows.size].reshape(rows.shape)
+        buffer[...] = rows
+        return buffer
 
 
 def _sent(events: list[Any], buffers: list[Any]) -> None:
-    """Wait on the host for what was sent from the buffers."""
-    for event in filter(None, events):
-        event.synchronize()
+    """Wait for the copies from the buffers."""
+    for event in events:
+        if event is not None:
+            event.synchronize()
 
 
 def _event(xp: Any) -> Any:
     return xp.cuda.Event(disable_timing=True)
 
 
-def _span(index: Any, size: int) -> tuple[int, int] | None:
+def _span(index: Index, size: int) -> tuple[int, int] | None:
     """First and last of consecutive rows; None if they are not."""
     if not isinstance(index, slice):
         return None
@@ -179,20 +183,17 @@ def _span(index: Any, size: int) -> tuple[int, int] | None:
     return (start, max(start, stop)) if step == 1 else None
 
 
-def prefetched(slices: list[slice], *data: Any) -> Iterable[slice]:
-    """The slices of one pass; what is streamed among the data moves the next rows meanwhile.
+def prefetched(slices: list[slice], *data: Data) -> Iterable[slice]:
+    """Iterate over the slices; while one is in use, prefetch the next rows of streamed inputs.
 
-    Parameters
-    ----------
-    slices : list of slices
-    *data : arrays, rows or operators that hold them
-        Each is asked for the rows of every slice, once.
+    `data` are arrays, rows or operators that hold them; each is read once for every slice.
     """
-    held = (
-        x if isinstance(x, Streamed) else getattr(x, "data", None) for x in data if not is_array(x)
-    )
-    streams = list({id(x): x for x in held if isinstance(x, Streamed)}.values())
-    return _announcing(slices, streams) if streams else slices
+    streams: dict[int, Streamed] = {}
+    for x in data:
+        rows = getattr(x, "data", None) if hasattr(x, "matvec") else x
+        if isinstance(rows, Streamed):
+            streams[id(rows)] = rows
+    return _announcing(slices, list(streams.values())) if streams else slices
 
 
 def _announcing(slices: list[slice], streams: list[Streamed]) -> Iterable[slice]:
@@ -207,13 +208,13 @@ def _announcing(slices: list[slice], streams: list[Streamed]) -> Iterable[slice]
             stream.settle()
 
 
-def host_rows(X: Any) -> Any:
-    """What is behind a stream, for what is done on the host; other inputs as they are."""
+def host_rows(X: Data) -> Data:
+    """The rows behind a stream, on the host; other inputs as they are."""
     return X.source if isinstance(X, Streamed) else X
 
 
-def check_place(X: Any, other: Any) -> None:
-    """Raise ``TypeError`` if X and an array are not at one place, with what to do about it."""
+def check_place(X: Data, other: Data) -> None:
+    """Raise ``TypeError`` with the remedy if one of X and an array is on the host alone."""
     if module_name(X) != module_name(other):
         hint = "" if module_name(X) == "cupy" else ", or stream the rows with of.Streamed(X)"
         raise TypeError(mixed(X, other) + hint)

@@ -11,8 +11,8 @@ import contextvars
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -156,24 +156,38 @@ def _together(work: Callable[[int], R], threads: int) -> list[R]:
     pinned = core in cores and threads <= len(cores)
     home = cores.index(core) if pinned else 0
 
-    def run(i: int) -> R:
-        if pinned:
-            _confine([cores[(home + i) % len(cores)]])
-            _confine(cores)
-        return work(i)
+    results: list[Any] = [None] * threads
+    errors: list[BaseException] = []
 
-    with ThreadPoolExecutor(threads - 1) as pool:
+    def run(i: int) -> None:
         try:
             if pinned:
-                _confine([core])
-            others = [
-                pool.submit(contextvars.copy_context().run, run, i) for i in range(1, threads)
-            ]
+                _confine([cores[(home + i) % len(cores)]])
+                _confine(cores)
+            results[i] = work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    started = []
+    try:
+        if pinned:
+            _confine([core])
+        try:
+            for i in range(1, threads):
+                context = contextvars.copy_context()
+                thread = threading.Thread(target=context.run, args=(run, i), daemon=True)
+                thread.start()
+                started.append(thread)
         finally:
             if pinned:
                 _confine(cores)
-        first = work(0)
-    return [first, *(other.result() for other in others)]
+        results[0] = work(0)
+    finally:
+        for thread in started:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return results
 
 
 def _confine(cores: list[int]) -> None:

@@ -1,6 +1,6 @@
-"""Row blocks: how a product visits its samples, and how much memory it may use on the way.
+"""Blocks of rows and of tiles, and how much temporary memory a product may use for one.
 
-Every product walks the samples in blocks whose workspace stays below `WORKSPACE` bytes, so its
+A product visits its samples in blocks whose temporary arrays stay below `WORKSPACE` bytes, so its
 memory does not grow with the number of samples.  Blocks need not divide the number of rows.
 """
 
@@ -18,18 +18,21 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import module_name, namespace
+from opflow.machine.arrays import Array, Index, module_name, namespace
 from opflow.machine.streams import prefetched
 
-#: bytes of temporary arrays a product may hold for one block of rows
+#: temporary memory of a product for one block of rows, in bytes
 WORKSPACE = 8 << 20
-#: bytes that several threads may take beyond those of one, if nobody says otherwise
+#: default extra temporary memory, in bytes, for products run on several threads
 THREAD_MEMORY = 256 << 20
-#: the least that row blocks of a thread may have of them
+#: smallest workspace per thread, in bytes; with less, the product runs on one thread
 LEAST = 2 << 20
-#: tiles along a side of a matrix, if they have as many rows as this
-TILES, LEAST_SIDE = 4, 256
+#: tiles along a side of a matrix, for threads to share
+TILES = 4
+#: rows of a tile below which matrix products of it are slow
+LEAST_SIDE = 256
 _limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, THREAD_MEMORY))
 
 
@@ -39,15 +42,15 @@ def workspace_bytes() -> float:
 
 
 def thread_bytes() -> float:
-    """What products that spread their rows over threads may take beyond the workspace."""
+    """The extra temporary memory, in bytes, for products run on several threads."""
     return _limit.get()[1]
 
 
 @contextmanager
 def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
-    """Keep the workspace of every product below `limit` bytes, in this thread alone.
+    """Keep the workspace of every product below `limit` bytes, in this Python thread.
 
-    Products that spread their rows over threads may take `spread` bytes more, all together.
+    A product run on several threads may take `spread` bytes more, for all of them together.
 
     Examples
     --------
@@ -63,13 +66,15 @@ def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
 
 
 def range_workspace(threads: int, sums: float) -> float | None:
-    """What each of some threads may take for its row blocks, of what they have together.
+    """The workspace per thread, in bytes; None if too little is left for several threads.
 
-    All but one hold `sums` bytes besides, for sums over their rows.  None if too little is left.
+    All but one thread hold `sums` bytes besides, for sums over their rows.
     """
     most = workspace_bytes()
-    share = (most + thread_bytes() - (threads - 1) * sums) / threads
-    return min(share, most) if share >= min(LEAST, most) else None
+    per_thread = (most + thread_bytes() - (threads - 1) * sums) / threads
+    if per_thread < min(LEAST, most):
+        return None
+    return min(per_thread, most)
 
 
 def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
@@ -82,10 +87,10 @@ def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = N
     >>> row_slices(5, 8, workspace=16)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    start, stop = (n.start, n.stop) if isinstance(n, slice) else (0, n)
-    length = stop - start
+    rows = n if isinstance(n, slice) else slice(0, n)
+    length = rows.stop - rows.start
     pieces = max(1, -(-length // block_rows(bytes_per_row, workspace)))
-    edges = [start - (-length * i // pieces) for i in range(pieces + 1)]
+    edges = [rows.start - (-length * i // pieces) for i in range(pieces + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
@@ -94,7 +99,7 @@ def block_rows(bytes_per_row: float, workspace: float | None = None) -> int:
     return max(1, int((workspace or workspace_bytes()) // max(bytes_per_row, 1)))
 
 
-def selector(op: Any, index: Any, size: int) -> Any:
+def selector(op: Any, index: Index, size: int) -> Array:
     """Columns of the identity of order `size`, on the device of `op`'s data."""
     xp = op_namespace(op)
     wanted = xp.arange(size)[index]
@@ -125,11 +130,11 @@ def operator_module(op: Any) -> str | None:
 
 
 def row_data(op: Any) -> Any:
-    """What an operator reads its rows of; None if it gives none, or does not store them."""
+    """The data that an operator reads its rows from; None if it does not store rows."""
     return getattr(op, "data", None) if op.row_access and op.rows_stored else None
 
 
-def blocked_matmat(op: Any, X: Any) -> Any:
+def blocked_matmat(op: Any, X: Array) -> Array:
     """``A X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
@@ -138,7 +143,7 @@ def blocked_matmat(op: Any, X: Any) -> Any:
     return out
 
 
-def blocked_rmatmat(op: Any, X: Any) -> Any:
+def blocked_rmatmat(op: Any, X: Array) -> Array:
     """``Aᵀ X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
@@ -148,10 +153,7 @@ def blocked_rmatmat(op: Any, X: Any) -> Any:
 
 
 def tile_side(bytes_per_entry: float, n: int) -> int:
-    """Rows of a square tile of a matrix with n columns: it fills the workspace at most.
-
-    There are four to a side, for threads to share, as long as matrix products of them are fast.
-    """
+    """Rows of a square tile of a matrix with n columns, which fits the workspace."""
     most = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
     return min(most, max(-(-n // TILES), LEAST_SIDE))
 
@@ -159,7 +161,7 @@ def tile_side(bytes_per_entry: float, n: int) -> int:
 def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, slice]]:
     """Row and column slices of square-ish tiles; only those on and above a symmetric diagonal.
 
-    Those on the diagonal, which cost half of the others, come last.
+    Tiles on the diagonal, which cost half as much, come last.
     """
     columns = row_slices(n, 1, side)
     for i, r in enumerate(columns if symmetric else row_slices(m, 1, side)):
@@ -169,14 +171,11 @@ def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, s
         yield from zip(columns, columns, strict=True)
 
 
-_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
-
 def parse_memory(memory: float | str | None, where: str | None = "numpy") -> float:
     """Bytes from a number, a text such as ``"4GB"`` or ``"512MiB"``, or half of what is free.
 
-    `where` is the module of the data that is computed with (None: no data, which is the host):
-    with ``"cupy"`` what is free is free on the device.
+    `where` is the array module of the data, as in :func:`operator_module`: the free memory is that
+    of the device for ``"cupy"``, and that of the host otherwise.
 
     Examples
     --------
@@ -190,10 +189,9 @@ def parse_memory(memory: float | str | None, where: str | None = "numpy") -> flo
         match = re.fullmatch(number + r"([kmgt]?)(i?)b?\s*", memory, re.IGNORECASE)
         if match is None:
             raise ValueError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
-        unit = match[2].upper()
-        binary = match[3]
-        power = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}[unit]
-        memory = float(match[1]) * (1024**power if binary else _UNITS[unit])
+        power = ["", "K", "M", "G", "T"].index(match[2].upper())
+        base = 1024 if match[3] else 1000
+        memory = float(match[1]) * float(base**power)
     if not isinstance(memory, numbers.Real) or isinstance(memory, bool):
         raise TypeError(f"memory must be like 4e9, '4GB' or '512MiB', not {memory!r}")
     if not memory > 0:
@@ -202,16 +200,18 @@ def parse_memory(memory: float | str | None, where: str | None = "numpy") -> flo
 
 
 def free_memory(where: str | None = "numpy") -> float:
-    """Bytes that can be had without swapping, as the operating system tells, or on the device.
+    """Free memory in bytes, of the host without swapping, or of the device.
 
-    There, what CUDA has and what CuPy's memory pool keeps for reuse, within the pool's limit.
+    On the device that is what CUDA has and what CuPy's pool keeps for reuse, up to its limit.
     """
     if where == "cupy":
         xp = sys.modules[where]
         pool = xp.get_default_memory_pool()
         free = xp.cuda.Device().mem_info[0] + pool.free_bytes()
         limit = pool.get_limit()
-        return float(min(free, limit - pool.used_bytes()) if limit else free)
+        if limit:
+            free = min(free, limit - pool.used_bytes())
+        return float(free)
     try:
         with open("/proc/meminfo") as lines:
             table = dict(line.split(":") for line in lines)
@@ -221,13 +221,17 @@ def free_memory(where: str | None = "numpy") -> float:
 
 
 def dense_allowed(
-    shape: tuple[int, int], dtype: Any, memory: float | str | None, where: str | None = "numpy"
+    shape: tuple[int, int],
+    dtype: DTypeLike,
+    memory: float | str | None,
+    where: str | None = "numpy",
 ) -> None:
     """Raise ``MemoryError`` if a dense array of that shape is over the budget."""
-    need = float(shape[0]) * shape[1] * np.dtype(dtype).itemsize
+    dtype = np.dtype(dtype)
+    need = float(shape[0]) * shape[1] * dtype.itemsize
     budget = parse_memory(memory, where)
     if need > budget:
         raise MemoryError(
-            f"a dense {shape[0]} x {shape[1]} {np.dtype(dtype)} matrix takes {need / 1e9:.3g} GB, "
+            f"a dense {shape[0]} x {shape[1]} {dtype} matrix takes {need / 1e9:.3g} GB, "
             f"over the budget of {budget / 1e9:.3g} GB; keep the operator lazy or give memory="
         )

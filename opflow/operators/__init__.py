@@ -33,11 +33,12 @@ from opflow.operators.coactivation import CoActivation
 from opflow.operators.convert import External
 from opflow.operators.describe import describe
 from opflow.operators.diagonal import Identity, Zero
-from opflow.operators.gates import Mask, PackedGates, ScaledGates
+from opflow.operators.gates import PackedGates, ScaledGates
 from opflow.operators.gram import CrossGram, Gram, GramVelocity
 from opflow.operators.hadamard import Hadamard, TiledHadamard
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from opflow.interface.extras import install
+
+T = TypeVar("T")
+#: the axes of a matplotlib figure, which is not imported before something is drawn
+Axes: TypeAlias = Any
 
 #: Okabe–Ito, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,15 +30,17 @@ ROLES = {
     "2/step": COLOURS[3],
     "predicted": "#595959",
 }
-#: colour maps that keep their order without colour vision: of values of one sign, and of both
-SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
+#: colour maps that keep their order without colour vision: of values of one sign
+SEQUENTIAL = "cividis"
+#: and of both signs
+DIVERGING = "RdBu_r"
 #: a share of the largest below which values say nothing and are not drawn
 NOTHING = 1e-12
 #: where a legend is that has no room among the data
 BESIDE = {"fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
 
 
-def axes(ax: Any = None, size: tuple[float, float] = (6.0, 4.0)) -> Any:
+def axes(ax: Axes = None, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
     """`ax`, or the axes of a new figure of `size` inches that no window knows of."""
     if ax is None:
         return _figure_class()(figsize=size, dpi=120, layout="constrained").add_subplot()
@@ -67,13 +73,19 @@ def styled(style: Mapping[str, Any], label: str | None = None, **ours: Any) -> d
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
 
-    named = {"label": label} if label else {}
-    return named | ours | dict(normalize_kwargs(dict(style), Line2D))
+    if label:
+        ours["label"] = label
+    return ours | normalize_kwargs(dict(style), Line2D)
 
 
 def finish(
-    ax: Any, title: str, x: str, y: str, legend: Mapping[str, Any] | None = None, grid: str = "both"
-) -> Any:
+    ax: Axes,
+    title: str,
+    x: str,
+    y: str,
+    legend: Mapping[str, Any] | None = None,
+    grid: str = "both",
+) -> Axes:
     """The axes with its words and a legend of what is labelled, without what distracts."""
     ax.set(title=title, xlabel=x or ax.get_xlabel(), ylabel=y)
     if ax.get_legend_handles_labels()[1]:
@@ -83,7 +95,7 @@ def finish(
     return ax
 
 
-def logarithmic(axis: Any) -> None:
+def logarithmic(axis: Axes) -> None:
     """A logarithmic axis with ticks as 60 rather than 6 × 10¹, more of them on a short one."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = np.log10(axis.get_view_interval())
@@ -94,7 +106,8 @@ def logarithmic(axis: Any) -> None:
     if high - low < 2:
         from matplotlib.ticker import LogLocator
 
-        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0) if high - low > 0.7 else range(2, 10)))
+        marked = range(2, 10) if high - low <= 0.7 else (2.0, 5.0)
+        axis.set_minor_locator(LogLocator(subs=marked))
         axis.set_minor_formatter("{x:g}")
 
 
@@ -106,8 +119,15 @@ def colours(labels: Iterable[str]) -> list[Any]:
     layers = [label for label in labels if label.startswith("layer ")]
     found |= zip(layers, shades(len(layers), "RdPu_r", 0.7), strict=True)
     others = [label for label in labels if label not in found]
-    found |= zip(others, free if len(others) <= len(free) else shades(len(others)), strict=False)
+    if len(others) > len(free):
+        free = shades(len(others))
+    found |= zip(others, free, strict=False)
     return [found[label] for label in labels]
+
+
+def coloured(sets: Mapping[str, T]) -> Iterator[tuple[str, T, Any]]:
+    """Label, value and colour of each set."""
+    yield from zip(sets, sets.values(), colours(sets), strict=True)
 
 
 def shades(count: int, name: str = SEQUENTIAL, lightest: float = 0.85) -> list[Any]:

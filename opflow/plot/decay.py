@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.plot import axes as look
-from opflow.plot.axes import axes, finish, number, styled
+from opflow.plot.axes import Axes, axes, finish, number, styled
 from opflow.plot.given import by_label, moments, name_moments, numbers, observed
 
 #: the label of what was not measured
@@ -19,16 +20,16 @@ SIZE = "size of the residual along the mode, |uᵢ·r|"
 
 
 def decay(
-    times: Any,
-    coefficients: Any = None,
-    eigenvalues: Any = None,
-    predicted: Any = None,
-    ax: Any = None,
+    times: Data,
+    coefficients: Data = None,
+    eigenvalues: Data = None,
+    predicted: Data = None,
+    ax: Axes = None,
     *,
     modes: Sequence[int] | None = None,
     tolerance: float = 0.1,
     **style: Any,
-) -> Any:
+) -> Axes:
     r"""The residual mode by mode as it decays, against the prediction of a constant kernel.
 
     Parameters
@@ -65,8 +66,8 @@ def decay(
         coefficients = observed(times, "modes", ask)
         eigenvalues = observed(times, "eigenvalues", ask)[0]
     sizes = np.abs(numbers(coefficients, "coefficients", "an array (T, k)", (2,)))
-    given = np.asarray(coefficients)
-    rounding = np.finfo(given.dtype).eps if given.dtype.kind == "f" else 0.0
+    dtype = np.asarray(coefficients).dtype
+    rounding = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
     rates = numbers(eigenvalues, "eigenvalues", "an array (k,)")
     at = moments(times, len(sizes))
     if sizes.shape[1] != len(rates):
@@ -79,18 +80,19 @@ def decay(
     if modes is None:
         modes = np.unique(np.geomspace(1, len(rates), 6).round().astype(int)).tolist()
     chosen = [check_integer(mode, "modes", 1, len(rates)) - 1 for mode in modes]
-    floor = max(100 * float(rounding), look.NOTHING) * float(sizes.max())
+    floor = max(100 * rounding, look.NOTHING) * float(sizes.max())
     off = np.abs(sizes - predicted) > np.maximum(tolerance * predicted, floor)
-    ax, least = axes(ax, (7.5, 4.0)), _least(sizes[:, chosen], floor)
+    least = _least(sizes[:, chosen], floor)
+    ax = axes(ax, (7.5, 4.0))
     for mode, colour in zip(chosen, look.shades(len(chosen)), strict=True):
         label = f"mode {mode + 1}, λ = {number(rates[mode])}"
         ours = styled(style, label, color=colour, linewidth=1.8)
         (line,) = ax.plot(at, _above(sizes[:, mode], floor), **ours)
         ax.plot(at, _above(predicted[:, mode], least), "--", color=line.get_color(), lw=1.2)
     ax.plot([], [], "--", color=look.ROLES[PREDICTED], lw=1.2, label=PREDICTED)
-    departing = [(int(off[:, mode].argmax()), mode) for mode in chosen if off[:, mode].any()]
+    departing = [mode for mode in chosen if off[:, mode].any()]
     if departing:
-        where = tuple(np.transpose(departing))
+        where = (off[:, departing].argmax(axis=0), departing)
         name = f"departs by more than {100 * tolerance:g} %"
         circle = {"ms": 8, "mfc": "none", "mew": 1.6, "color": "black", "zorder": 4}
         ax.plot(at[where[0]], sizes[where], "o", label=name, **circle)
@@ -102,7 +104,7 @@ def decay(
     return finish(ax, "Decay of the residual, mode by mode", "", SIZE, look.BESIDE)
 
 
-def projections(values: Any, ax: Any = None, **style: Any) -> Any:
+def projections(values: Data, ax: Axes = None, **style: Any) -> Axes:
     r"""The size of a residual, or of targets, along each eigenvector.
 
     Parameters
@@ -125,14 +127,16 @@ def projections(values: Any, ax: Any = None, **style: Any) -> Any:
     what = "projections (k,), or a mapping of labels to such"
     sets = by_label(values, "values", lambda v: np.abs(numbers(v, "values", what)))
     measured = np.concatenate([v for k, v in sets.items() if k != PREDICTED] or [*sets.values()])
-    ax, least = axes(ax), _least(measured, look.NOTHING * float(measured.max()))
-    for i, (label, colour) in enumerate(zip(sets, look.colours(sets), strict=True)):
-        sizes, name = _above(sets[label], least), label
+    least = _least(measured, look.NOTHING * float(measured.max()))
+    ax = axes(ax)
+    markers = cycle(look.MARKERS)
+    for label, values, colour in look.coloured(sets):
+        sizes = _above(values, least)
         left_out = int(np.isnan(sizes).sum())
         if label == PREDICTED and left_out:
-            name += f"\n({left_out} of {len(sizes)} below {number(least)})"
-        marker = look.MARKERS[i % len(look.MARKERS)]
-        ours = styled(style, name, color=colour, marker=marker, linestyle="", markersize=5)
+            label += f"\n({left_out} of {len(sizes)} below {number(least)})"
+        marker = next(markers)
+        ours = styled(style, label, color=colour, marker=marker, linestyle="", markersize=5)
         ax.plot(np.arange(1, len(sizes) + 1), sizes, **ours)
     if least > 0:
         ax.set(yscale="log", ylim=(least, None))
@@ -141,11 +145,11 @@ def projections(values: Any, ax: Any = None, **style: Any) -> Any:
     return finish(ax, title, "rank of the mode", SIZE, look.BESIDE)
 
 
-def _least(measured: Any, floor: float) -> float:
+def _least(measured: Data, floor: float) -> float:
     """Where the axis begins: at a tenth of the least that was measured; 0 if nothing was."""
     seen = measured[measured > floor]
     return float(seen.min()) / 10 if seen.size else 0.0
 
 
-def _above(values: Any, floor: float) -> Any:
+def _above(values: Data, floor: float) -> Any:
     return np.where(values > floor, values, np.nan)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.machine.arrays import as_array, to_host
+from opflow.machine.arrays import Array, Data, as_array, to_host
 from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
-from opflow.plot.axes import axes, colours, finish, logarithmic, number, styled
+from opflow.plot.axes import Axes, axes, colours, finish, logarithmic, number, styled
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel
 
 
-def by_label(found: Any, name: str, take: Callable[[Any], Any]) -> dict[str, Any]:
+def by_label(found: Data, name: str, take: Callable[[Any], Any]) -> dict[str, Any]:
     """What `take` makes of each entry of a mapping, or of a single thing, whose label is empty."""
     many = found if isinstance(found, Mapping) else {"": found}
     if not many:
@@ -25,7 +25,7 @@ def by_label(found: Any, name: str, take: Callable[[Any], Any]) -> dict[str, Any
     return {str(label): take(value) for label, value in many.items()}
 
 
-def numbers(value: Any, name: str, what: str, ndim: tuple[int, ...] = (1,)) -> Any:
+def numbers(value: Data, name: str, what: str, ndim: tuple[int, ...] = (1,)) -> Any:
     """`value` as a float64 array on the host, or one sentence that says `what` it must be."""
     try:
         array = np.asarray(to_host(as_array(value, name)))
@@ -38,7 +38,7 @@ def numbers(value: Any, name: str, what: str, ndim: tuple[int, ...] = (1,)) -> A
     return array.astype(np.float64)
 
 
-def kernel_of(found: Any) -> Operator:
+def kernel_of(found: Data) -> Operator:
     """The kernel of fields, or the operator that is given."""
     return collective_kernel(found) if isinstance(found, Fields) else as_operator(found)
 
@@ -50,7 +50,7 @@ def observed(run: Trajectory, name: str, observer: str) -> Any:
     return numbers(run.observations[name], name, "numbers of each moment", (1, 2))
 
 
-def moments(times: Any, count: int) -> Any:
+def moments(times: Data, count: int) -> Any:
     """The times of a run, or those given, or the numbers of moments."""
     if times is None:
         return np.arange(count)
@@ -61,30 +61,37 @@ def moments(times: Any, count: int) -> Any:
     return at
 
 
-def name_moments(ax: Any, times: Any) -> None:
+def name_moments(ax: Axes, times: Data) -> None:
     """The words of an axis of moments, with the steps of a run on top."""
     ax.set_xlabel("moment" if times is None else "time")
     if not isinstance(times, Trajectory) or times.steps is None or len(times.steps) < 2:
         return
-    at, steps = (np.asarray(v, dtype=float) for v in (times.times, times.steps))
+    at = np.asarray(times.times, dtype=float)
+    steps = np.asarray(times.steps, dtype=float)
     # adaptive methods have no step of their own, and a descent may have made it smaller
     if np.allclose(at, times.step * steps):
         ax.set_xlabel(f"time = step × steps, step = {number(times.step)}")
     if min(np.diff(at).min(), np.diff(steps).min()) <= 0:
         return
-    # as far again on both sides, for the margins
-    at, steps = (np.r_[2 * v[0] - v[-1], v, 2 * v[-1] - v[0]] for v in (at, steps))
-    ways = partial(np.interp, xp=at, fp=steps), partial(np.interp, xp=steps, fp=at)
-    top = ax.secondary_xaxis("top", functions=ways)
+    at = _stretched(at)
+    steps = _stretched(steps)
+    forth = partial(np.interp, xp=at, fp=steps)
+    back = partial(np.interp, xp=steps, fp=at)
+    top = ax.secondary_xaxis("top", functions=(forth, back))
     top.set_xlabel("steps", fontsize=8)
     top.tick_params(labelsize=8)
     if ax.get_xscale() == "linear":
         top.xaxis.get_major_locator().set_params(integer=True)
 
 
+def _stretched(x: Array) -> Array:
+    """As far again on both sides, for the margins."""
+    return np.r_[2 * x[0] - x[-1], x, 2 * x[-1] - x[0]]
+
+
 def over_time(
     lines: Mapping[str, tuple[Any, Any]],
-    ax: Any,
+    ax: Axes,
     style: Mapping[str, Any],
     title: str,
     y: str,
@@ -95,13 +102,15 @@ def over_time(
 ) -> Any:
     """Lines over moments: (run, times or None, and values) by label; `role` colours one without."""
     clocks = [moments(run, len(values)) for run, values in lines.values()]
-    ax, tints = axes(ax), colours(label or role for label in lines)
+    tints = colours(label or role for label in lines)
+    ax = axes(ax)
     for (label, (_, values)), at, colour in zip(lines.items(), clocks, tints, strict=True):
         dash = "--" if label in ("held out", "2/step") else "-"
         own = {} if label == "2/step" else style
         ax.plot(at, values, **styled(own, label, color=colour, linewidth=1.8, linestyle=dash))
-    runs = [run for run, _ in lines.values()]
-    name_moments(ax, runs[0] if all(run is runs[0] for run in runs) else ())
+    first, *others = (run for run, _ in lines.values())
+    alike = all(run is first for run in others)
+    name_moments(ax, first if alike else ())
     if log and all((values > 0).all() for _, values in lines.values()):
         logarithmic(ax.yaxis)
     return finish(ax, title, "", y, legend)

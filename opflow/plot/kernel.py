@@ -13,10 +13,10 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer, to_host
+from opflow.machine.arrays import Data, check_integer, to_host
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.operator import Operator
-from opflow.plot.axes import DIVERGING, SEQUENTIAL, axes, styled
+from opflow.plot.axes import DIVERGING, SEQUENTIAL, Axes, axes, styled
 from opflow.plot.given import kernel_of
 from opflow.relu.fields import Fields
 from opflow.spectral.checks import symmetric_operator
@@ -25,7 +25,7 @@ from opflow.spectral.checks import symmetric_operator
 LANDMARKS = 512
 
 
-def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 1) -> Any:
+def block_means(op: Data, order: Data = None, *, cells: int = 400, outputs: int = 1) -> Any:
     r"""Means of a kernel over blocks of samples, or its entries if it is small.
 
     Parameters
@@ -58,18 +58,21 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
     xp, m = op_namespace(op), len(order)
     c = min(cells, m)
     edges = -(-m * np.arange(c + 1) // c)  # blocks of nearly equal size
-    block, size = np.repeat(np.arange(c), np.diff(edges)), np.diff(edges)
+    size = np.diff(edges)
+    block = np.repeat(np.arange(c), size)
     sums = np.zeros((c, c))
 
     def adder(s: slice) -> tuple[Any, slice]:
         """What sums the rows of a tile by their blocks, and which blocks these are."""
-        first, last = block[s][0], block[s][-1] + 1
+        first = block[s.start]
+        last = block[s.stop - 1] + 1
         indicator = block[s] == np.arange(first, last)[:, None]
         return xp.asarray(indicator, dtype=op.dtype), slice(first, last)
 
     # the blocks of a tile add up in the operator's dtype, tiles in float64
     for r, s in tiles(m, m, True, tile_side(4 * op.dtype.itemsize, m)):
-        (left, rows), (right, cols) = adder(r), adder(s)
+        left, rows = adder(r)
+        right, cols = adder(s)
         entries = _over_outputs(op, order[r], order[s], outputs)
         part = to_host(left @ entries @ right.T).astype(np.float64)
         sums[rows, cols] += part
@@ -79,7 +82,7 @@ def block_means(op: Any, order: Any = None, *, cells: int = 400, outputs: int = 
 
 
 @keywords
-def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> Any:
+def clustered(op: Data, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> Any:
     r"""An order of the samples (N,) in which those that the kernel finds alike are neighbours.
 
     Parameters
@@ -129,7 +132,7 @@ def clustered(op: Any, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> An
     return np.argsort(rank[nearest], kind="stable")
 
 
-def _over_outputs(op: Operator, rows: Any, cols: Any, outputs: int) -> Any:
+def _over_outputs(op: Operator, rows: Data, cols: Data, outputs: int) -> Any:
     """Entries between samples, summed over the outputs."""
     xp = op_namespace(op)
     return sum(
@@ -139,15 +142,15 @@ def _over_outputs(op: Operator, rows: Any, cols: Any, outputs: int) -> Any:
 
 
 def heat_map(
-    op: Any,
-    ax: Any = None,
+    op: Data,
+    ax: Axes = None,
     *,
-    order: Any = None,
-    labels: Any = None,
+    order: Data = None,
+    labels: Data = None,
     cells: int = 400,
     outputs: int | None = None,
     **style: Any,
-) -> Any:
+) -> Axes:
     r"""The kernel as a heat map, in tiles: like samples side by side.
 
     Parameters
@@ -185,42 +188,44 @@ def heat_map(
         labels = np.asarray(labels)
         if labels.shape != (samples,):
             raise ValueError(f"labels has shape {labels.shape}, not ({samples},)")
-        order = np.argsort(labels, kind="stable") if order is None else order
+        if order is None:
+            order = np.argsort(labels, kind="stable")
         words = "samples, class by class"
     elif order is None:
         order = clustered(op, outputs=outputs)
         words = "samples, clustered"
     order = _index(order, samples)
+    if labels is not None:
+        labels = labels[order]
     means = block_means(op, order, cells=cells, outputs=outputs)
-    named = None if labels is None else labels[order]
-    return show_means(means, len(order), words, ax, labels=named, outputs=outputs, **style)
+    return show_means(means, len(order), words, ax, labels=labels, outputs=outputs, **style)
 
 
 def show_means(
-    means: Any,
+    means: Data,
     samples: int,
     words: str,
-    ax: Any = None,
+    ax: Axes = None,
     *,
-    labels: Any = None,
+    labels: Data = None,
     outputs: int = 1,
     **style: Any,
-) -> Any:
+) -> Axes:
     """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
     ax = axes(ax, (5.6, 4.6))
-    off = means[~np.eye(len(means), dtype=bool)] if len(means) > 1 else means.ravel()
+    off = means
+    if len(means) > 1:
+        off = means[~np.eye(len(means), dtype=bool)]
     low, high = (float(q) for q in np.quantile(off, (0.003, 0.997)))
-    signed = -low > 0.25 * high
-    if signed:
-        low, high = -max(-low, high), max(-low, high)
+    colours = SEQUENTIAL
+    if -low > 0.25 * high:
+        colours = DIVERGING
+        high = max(-low, high)
+        low = -high
     beyond = (means.min() < low, means.max() > high)
-    colour: dict[str, Any] = {
-        "cmap": DIVERGING if signed else SEQUENTIAL,
-        "vmin": low,
-        "vmax": high,
-    }
-    place: dict[str, Any] = {"extent": (0, samples, samples, 0), "interpolation": "nearest"}
-    image = ax.imshow(means, **styled(style, **colour, **place))
+    extent = (0, samples, samples, 0)
+    ours = styled(style, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest")
+    image = ax.imshow(means, **ours)
     name = "kernel, mean over outputs" if outputs > 1 else "kernel"
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond]
     ax.figure.colorbar(image, ax=ax, shrink=0.85, label=name, extend=extend)
@@ -232,7 +237,7 @@ def show_means(
     return ax
 
 
-def _name_classes(ax: Any, labels: Any) -> None:
+def _name_classes(ax: Axes, labels: Data) -> None:
     """Thin lines between runs of equal labels, and their names at the side if there is room."""
     starts = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
     if len(starts) > 30:
@@ -246,7 +251,7 @@ def _name_classes(ax: Any, labels: Any) -> None:
     ax.tick_params(length=0)
 
 
-def _samples(op: Any, outputs: int) -> tuple[Operator, int]:
+def _samples(op: Data, outputs: int) -> tuple[Operator, int]:
     op = symmetric_operator(op)
     check_integer(outputs, "outputs", 1)
     if op.shape[0] % outputs:
@@ -254,7 +259,7 @@ def _samples(op: Any, outputs: int) -> tuple[Operator, int]:
     return op, op.shape[0] // outputs
 
 
-def _index(order: Any, samples: int) -> Any:
+def _index(order: Data, samples: int) -> Any:
     order = np.asarray(order)
     if order.ndim != 1 or order.dtype.kind not in "iu" or not order.size:
         raise ValueError(f"order must be a vector of integers, not {order.dtype} {order.shape}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
+from opflow.machine.arrays import Data
 from opflow.operators.operator import Operator
 from opflow.plot import axes as look
-from opflow.plot.axes import axes, colours, finish, number, styled
+from opflow.plot.axes import Axes, axes, colours, finish, number, styled
 from opflow.plot.given import by_label, numbers
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import Members
@@ -22,7 +24,7 @@ from opflow.spectral.modes import layer_shares as shares_of
 from opflow.spectral.modes import spectrum_shares
 
 
-def network(net: ReLUNetwork, ax: Any = None, **style: Any) -> Any:
+def network(net: ReLUNetwork, ax: Axes = None, **style: Any) -> Axes:
     """The widths of a network, a bar a layer, from its inputs to its outputs.
 
     Examples
@@ -34,15 +36,17 @@ def network(net: ReLUNetwork, ax: Any = None, **style: Any) -> Any:
     """
     if not isinstance(net, ReLUNetwork):
         raise TypeError(f"net must be a ReLUNetwork, not {type(net).__name__}")
-    widths, hidden = [*net.widths, net.outputs], [f"layer {i + 1}" for i in range(net.depth)]
-    ax, tints = axes(ax), ["0.6", *colours(hidden), "0.6"]
+    widths = [*net.widths, net.outputs]
+    hidden = [f"layer {i + 1}" for i in range(net.depth)]
+    tints = ["0.6", *colours(hidden), "0.6"]
+    ax = axes(ax)
     bars = ax.bar(["inputs", *hidden, "outputs"], widths, **styled(style, color=tints))
     ax.bar_label(bars, fmt="{:,.0f}")
     ax.set(yscale="log", ylim=(min(widths) / 2, 2 * max(widths)))
     return finish(ax, f"Network of {net.parameters:,} parameters", "", "width", grid="y")
 
 
-def layer_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
+def layer_shares(shares: Data, ax: Axes = None, **style: Any) -> Axes:
     """The share of each layer in tr K, a group of bars a layer.
 
     Parameters
@@ -59,18 +63,19 @@ def layer_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
     sets = by_label(shares, "shares", _shares)
     ax = axes(ax)
     width = 0.8 / len(sets)
-    for i, ((label, values), colour) in enumerate(zip(sets.items(), colours(sets), strict=True)):
-        at = np.arange(len(values)) + (i - (len(sets) - 1) / 2) * width
-        tints = colour if label else colours(f"layer {j + 1}" for j in range(len(values)))
-        ax.bar(at, 100 * values, **styled(style, label, width=0.92 * width, color=tints))
-    layers = range(max(len(values) for values in sets.values()))
-    ax.set_xticks(layers, [str(i + 1) for i in layers])
+    for i, (label, values, colour) in enumerate(look.coloured(sets)):
+        layers = range(1, len(values) + 1)
+        if not label:
+            colour = colours(f"layer {layer}" for layer in layers)
+        at = np.array(layers) + (i - (len(sets) - 1) / 2) * width
+        ax.bar(at, 100 * values, **styled(style, label, width=0.92 * width, color=colour))
+    ax.set_xticks(range(1, max(map(len, sets.values())) + 1))
     ax.set_ylim(0, 118 * max(float(values.max()) for values in sets.values()) or 100)
     legend = {"ncols": len(sets), "loc": "upper right"}
     return finish(ax, "Which layers the kernel lives in", "layer", "share of tr K (%)", legend, "y")
 
 
-def _shares(found: Any) -> Any:
+def _shares(found: Data) -> Any:
     if isinstance(found, Fields):
         found = layer_kernels(found)
     if isinstance(found, Sequence) and any(isinstance(kernel, Operator) for kernel in found):
@@ -78,7 +83,7 @@ def _shares(found: Any) -> Any:
     return numbers(found, "shares", "Fields, a sequence of kernels, or an array of shares (L,)")
 
 
-def mode_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
+def mode_shares(shares: Data, ax: Axes = None, **style: Any) -> Axes:
     """The share of each layer in each of the largest eigenvalues, as bars that add up to one.
 
     Parameters
@@ -98,19 +103,22 @@ def mode_shares(shares: Any, ax: Any = None, **style: Any) -> Any:
         pairs = eigsh(K, min(20, K.shape[0]), tol=1e-6)
         shares = spectrum_shares(layer_kernels(shares), pairs.eigenvectors)
     shares = 100 * numbers(shares, "shares", "Fields or an array (layers, modes)", (2,))
-    ax, rank = axes(ax), np.arange(1, shares.shape[1] + 1)
-    below = np.cumsum(shares, axis=0) - shares
-    names = [f"layer {i + 1}" for i in range(len(shares))]
-    for i, colour in enumerate(colours(names)):
-        bars = styled(style, names[i], width=0.85, color=colour)
-        ax.bar(rank, shares[i], bottom=below[i], **bars)
+    ranks = np.arange(1, shares.shape[1] + 1)
+    layers = {f"layer {i}": share for i, share in enumerate(shares, start=1)}
+    ax = axes(ax)
+    below = np.zeros(len(ranks))
+    for label, share, colour in look.coloured(layers):
+        ax.bar(ranks, share, bottom=below, **styled(style, label, width=0.85, color=colour))
+        below = below + share
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_ylim(0, 100)
-    legend, y = look.BESIDE | {"reverse": True}, "share of the eigenvalue (%)"
-    return finish(ax, "Which layers the modes live in", "rank of the eigenvalue", y, legend, "y")
+    legend = look.BESIDE | {"reverse": True}
+    x = "rank of the eigenvalue"
+    y = "share of the eigenvalue (%)"
+    return finish(ax, "Which layers the modes live in", x, y, legend, "y")
 
 
-def hierarchy_norms(values: Any, ax: Any = None, **style: Any) -> Any:
+def hierarchy_norms(values: Data, ax: Axes = None, **style: Any) -> Axes:
     """Norms of the hierarchy's members against layer distance, or any norms against layers.
 
     Parameters
@@ -133,16 +141,19 @@ def hierarchy_norms(values: Any, ax: Any = None, **style: Any) -> Any:
     if len(kinds) != 1:
         raise ValueError("values must hold members, or norms of layers, and not both")
     members = kinds.pop()
-    ax, ticks = axes(ax), set[int]()
-    for i, (label, colour) in enumerate(zip(sets, colours(sets), strict=True)):
-        seen = {x: v[v > 0] for x, v in sets[label][1].items() if (v > 0).any()}
-        where, marker = list(seen), look.MARKERS[i % len(look.MARKERS)]
+    ax = axes(ax)
+    ticks = set[int]()
+    markers = cycle(look.MARKERS)
+    for label, (_, norms), colour in look.coloured(sets):
+        seen = {x: v[v > 0] for x, v in norms.items() if (v > 0).any()}
+        marker = next(markers)
         ours = styled(style, label, color=colour, marker=marker, markersize=5, linewidth=1.6)
-        (line,) = ax.plot(where, [np.median(v) for v in seen.values()], **ours)
+        (line,) = ax.plot(list(seen), list(map(np.median, seen.values())), **ours)
         if any(v.size > 1 for v in seen.values()):
-            low, high = ([f(v) for v in seen.values()] for f in (np.min, np.max))
-            ax.fill_between(where, low, high, color=line.get_color(), alpha=0.15, lw=0)
-        ticks.update(where)
+            low = [v.min() for v in seen.values()]
+            high = [v.max() for v in seen.values()]
+            ax.fill_between(list(seen), low, high, color=line.get_color(), alpha=0.15, lw=0)
+        ticks.update(seen)
     if ticks:  # an empty axis has no logarithm
         ax.set_xticks(sorted(ticks))
         look.logarithmic(ax.yaxis)
@@ -152,7 +163,7 @@ def hierarchy_norms(values: Any, ax: Any = None, **style: Any) -> Any:
     return finish(ax, "Norms by layer", "layer", "norm")
 
 
-def _norms(found: Any) -> tuple[bool, dict[int, Any]]:
+def _norms(found: Data) -> tuple[bool, dict[int, Any]]:
     """Whether these are members, and their norms by distance, or norms by layer."""
     if isinstance(found, Members):
         distances = np.array([upper - lower for lower, upper in found.layers])
@@ -163,8 +174,8 @@ def _norms(found: Any) -> tuple[bool, dict[int, Any]]:
 
 
 def modes(
-    vectors: Any, shape: tuple[int, int], eigenvalues: Any = None, ax: Any = None, **style: Any
-) -> Any:
+    vectors: Data, shape: tuple[int, int], eigenvalues: Data = None, ax: Axes = None, **style: Any
+) -> Axes:
     """Eigenvectors as pictures, where samples are the pixels of one.
 
     Parameters
@@ -189,7 +200,8 @@ def modes(
     ['1: λ = 4', '2: λ = 1']
     """
     if isinstance(vectors, Eigenpairs):
-        eigenvalues = vectors.eigenvalues if eigenvalues is None else eigenvalues
+        if eigenvalues is None:
+            eigenvalues = vectors.eigenvalues
         vectors = vectors.eigenvectors
     vectors = numbers(vectors, "vectors", "Eigenpairs or an array (pixels, modes)", (2,))
     height, width = shape
@@ -214,14 +226,17 @@ def modes(
         row, column = divmod(i, columns)
         corner = ((column + 0.01) / columns, 1 - (row + 1) / rows)
         picture = ax.inset_axes((*corner, 0.98 / columns, 0.86 / rows))
-        vector, size = np.sign(vector.sum() or 1.0) * vector, float(abs(vector).max()) or 1.0
+        vector = np.sign(vector.sum() or 1.0) * vector
+        size = float(abs(vector).max()) or 1.0
         if channels == 1:
             scale = styled(style, cmap=look.DIVERGING, vmin=-size, vmax=size)
             picture.imshow(vector.reshape(height, width), **scale)
         else:
             picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size, **style)
-        value = "" if eigenvalues is None else f": λ = {number(float(eigenvalues[i]))}"
-        picture.set_title(f"{i + 1}{value}", fontsize=8, pad=2)
+        title = f"{i + 1}"
+        if eigenvalues is not None:
+            title += f": λ = {number(float(eigenvalues[i]))}"
+        picture.set_title(title, fontsize=8, pad=2)
         picture.set_axis_off()
     return ax
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import as_array, to_host
-from opflow.plot.axes import BESIDE, SEQUENTIAL, axes, colours, finish, number, styled
+from opflow.data.fit import fit
+from opflow.machine.arrays import Array, Data, as_array, to_host
+from opflow.plot.axes import BESIDE, SEQUENTIAL, Axes, axes, colours, finish, number, styled
 from opflow.plot.given import by_label, numbers
 
 #: beside the points, with points that are seen
@@ -17,7 +18,7 @@ LEGEND = BESIDE | {"markerscale": 1.5}
 FEW = 20
 
 
-def predicted(true: Any, predicted: Any = None, ax: Any = None, **style: Any) -> Any:
+def predicted(true: Data, predicted: Data = None, ax: Axes = None, **style: Any) -> Axes:
     """Predictions of a regression against the true values, with R² and the RMSE in the legend.
 
     Parameters
@@ -34,17 +35,17 @@ def predicted(true: Any, predicted: Any = None, ax: Any = None, **style: Any) ->
     """
     sets = _regressions(true, predicted)
     ax = axes(ax, (6.0, 4.2))
+    ends = [np.inf, -np.inf]
     for label, y, f, colour in sets:
-        name = "\n".join(filter(None, (label, _goodness(y, f))))
+        name = f"{label}\n{_goodness(y, f)}".strip()
         ax.plot(y.ravel(), f.ravel(), **_points(style, name, y.size, colour))
-    every = np.concatenate([part.ravel() for _, y, f, _ in sets for part in (y, f)])
-    ends = [every.min(), every.max()]
+        ends = [min(ends[0], y.min(), f.min()), max(ends[1], y.max(), f.max())]
     ax.plot(ends, ends, color="0.3", linewidth=1)
     ax.set_aspect("equal", "datalim")
     return finish(ax, "Predicted against true", "true value", "predicted value", LEGEND)
 
 
-def residuals(true: Any, predicted: Any = None, ax: Any = None, **style: Any) -> Any:
+def residuals(true: Data, predicted: Data = None, ax: Axes = None, **style: Any) -> Axes:
     """What a regression is off by, predicted − true, against what it predicts.
 
     Parameters
@@ -58,14 +59,17 @@ def residuals(true: Any, predicted: Any = None, ax: Any = None, **style: Any) ->
     >>> opflow.plot.residuals([1.0, 2.0], [1.5, 2.0]).lines[0].get_ydata().tolist()
     [0.5, 0.0]
     """
-    sets, ax = _regressions(true, predicted), axes(ax)
+    sets = _regressions(true, predicted)
+    ax = axes(ax)
     for label, y, f, colour in sets:
         ax.plot(f.ravel(), (f - y).ravel(), **_points(style, label, y.size, colour))
     ax.axhline(0.0, color="0.3", linewidth=1)
     return finish(ax, "Residuals", "predicted value", "predicted − true", LEGEND)
 
 
-def confusion(true: Any, predicted: Any, classes: Any = None, ax: Any = None, **style: Any) -> Any:
+def confusion(
+    true: Data, predicted: Data, classes: Data = None, ax: Axes = None, **style: Any
+) -> Axes:
     """The confusion matrix: counts of samples, and as colours the shares of the true class.
 
     Parameters
@@ -84,18 +88,21 @@ def confusion(true: Any, predicted: Any, classes: Any = None, ax: Any = None, **
     (['1', '', '1', '1'], 'Confusion matrix, 66.7 % right')
     """
     true, predicted = _pair(true, predicted)
-    y, f = _labels(true, "true"), _labels(predicted, "predicted")
+    y = _labels(true, "true")
+    f = _labels(predicted, "predicted")
     if len(y) != len(f) or not len(y):
         raise ValueError(f"true has {len(y)} labels and predicted has {len(f)}")
     kinds = np.union1d(y, f) if classes is None else np.asarray(classes)
     index = {kind: i for i, kind in enumerate(kinds.tolist())}
     if kinds.dtype.kind not in "iu":  # labels may be numbers of classes
         index |= {i: i for i in range(len(kinds))}
-    strange = [label for label in (*y.tolist(), *f.tolist()) if label not in index]
-    if strange:
-        raise ValueError(f"{strange[0]!r} is a label, but none of classes: {kinds.tolist()}")
     counts = np.zeros((len(kinds), len(kinds)), dtype=int)
-    np.add.at(counts, tuple([index[label] for label in part.tolist()] for part in (y, f)), 1)
+    try:
+        for right, found in zip(y.tolist(), f.tolist(), strict=True):
+            counts[index[right], index[found]] += 1
+    except KeyError as error:
+        label = error.args[0]
+        raise ValueError(f"{label!r} is a label, but none of classes: {kinds.tolist()}") from None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.42 * len(kinds) + 1.6, 3.6, 9.0))
     ax = axes(ax, (side + 1.0, side))
@@ -115,7 +122,7 @@ def confusion(true: Any, predicted: Any, classes: Any = None, ax: Any = None, **
     return ax
 
 
-def _pair(true: Any, predicted: Any) -> tuple[Any, Any]:
+def _pair(true: Data, predicted: Data) -> tuple[Any, Any]:
     """True and predicted answers: as they are, or what a model predicts of (X, y)."""
     if not hasattr(true, "predict"):
         return true, predicted
@@ -125,16 +132,18 @@ def _pair(true: Any, predicted: Any) -> tuple[Any, Any]:
     return y, true.predict(X)
 
 
-def _regressions(true: Any, predicted: Any) -> list[tuple[str, Any, Any, Any]]:
+def _regressions(true: Data, predicted: Data) -> list[tuple[str, Any, Any, Any]]:
     """Label, true and predicted values (N, k), and colour of each set."""
 
-    def take(pair: Any) -> tuple[Any, Any]:
+    def take(pair: tuple[Data, Data]) -> tuple[Array, Array]:
         what = "numbers (N,) or (N, k)"
-        y = numbers(pair[0], "true", what, (1, 2))
-        f = numbers(pair[1], "predicted", what, (1, 2))
-        if y.reshape(len(y), -1).shape != f.reshape(len(f), -1).shape:
-            raise ValueError(f"true has shape {y.shape}, predicted has {f.shape}")
-        return y.reshape(len(y), -1), f.reshape(len(f), -1)
+        true = numbers(pair[0], "true", what, (1, 2))
+        predicted = numbers(pair[1], "predicted", what, (1, 2))
+        y = true.reshape(len(true), -1)
+        f = predicted.reshape(len(predicted), -1)
+        if y.shape != f.shape:
+            raise ValueError(f"true has shape {true.shape}, predicted has {predicted.shape}")
+        return y, f
 
     sets = true if isinstance(true, Mapping) else _pair(true, predicted)
     found = by_label(sets, "true", take)
@@ -142,11 +151,13 @@ def _regressions(true: Any, predicted: Any) -> list[tuple[str, Any, Any, Any]]:
     return [(label, *found[label], tint) for label, tint in zip(found, tints, strict=True)]
 
 
-def _labels(values: Any, name: str) -> Any:
+def _labels(values: Data, name: str) -> Any:
     """Labels (N,)."""
     labels = np.asarray(to_host(as_array(values, name)))
-    if labels.ndim == 2:
-        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    elif labels.ndim == 2:
+        labels = labels.argmax(axis=1)
     if labels.ndim != 1:
         raise ValueError(f"{name} must be labels (N,) or outputs (N, k), not {labels.shape}")
     return labels
@@ -159,8 +170,8 @@ def _points(style: Mapping[str, Any], name: str, count: int, colour: Any) -> dic
     return styled(style, name, markeredgewidth=0, **ours)
 
 
-def _goodness(y: Any, f: Any) -> str:
-    """R² over all outputs and the root of the mean squared error; constants have no R²."""
-    off, spread = ((f - y) ** 2).sum(), ((y - y.mean(axis=0)) ** 2).sum()
-    rmse = f"RMSE {number(float(np.sqrt(off / y.size)))}"
-    return f"R² {1 - off / spread:.3g}, {rmse}" if spread > 0 else rmse
+def _goodness(y: Array, f: Array) -> str:
+    """R² and RMSE as the table of a run has them; constants have no R²."""
+    good = fit(f - y, y)
+    rmse = f"RMSE {number(good['rmse'])}"
+    return rmse if np.isnan(good["r2"]) else f"R² {good['r2']:.3g}, {rmse}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
-from opflow.plot.axes import MARKERS, NOTHING, axes, colours, finish, logarithmic, styled
+from opflow.plot.axes import MARKERS, NOTHING, Axes, axes, coloured, finish, logarithmic, styled
 from opflow.plot.given import by_label, kernel_of, numbers, observed
 from opflow.relu.fields import Fields
 from opflow.spectral.density.density import Density
@@ -34,7 +35,7 @@ class PowerLaw(NamedTuple):
     r2: float
 
 
-def power_law(values: Any, ranks: Fit) -> PowerLaw:
+def power_law(values: Data, ranks: Fit) -> PowerLaw:
     """The power of their rank that eigenvalues fall as, by least squares of their logarithms.
 
     Parameters
@@ -60,14 +61,15 @@ def power_law(values: Any, ranks: Fit) -> PowerLaw:
             f"a fit needs two positive eigenvalues at least, but ranks {first} to {last} end "
             f"at {chosen[-1]:.3g}"
         )
-    x, y = np.log(np.arange(first, last + 1)), np.log(chosen)
+    x = np.log(np.arange(first, last + 1))
+    y = np.log(chosen)
     slope, offset = np.polyfit(x, y, 1)
     off = float(((y - slope * x - offset) ** 2).sum())
     r2 = 1 - off / max(float(((y - y.mean()) ** 2).sum()), off, 1e-24)  # equal ones are rounding
     return PowerLaw(float(slope), float(np.exp(offset)), r2)
 
 
-def fit_ranks(eigenvalues: Any) -> Fit | None:
+def fit_ranks(eigenvalues: Data) -> Fit | None:
     """Ranks that a power law is fitted to: from a quarter of the positive ones on, up to a gap."""
     values = np.sort(np.asarray(eigenvalues, dtype=float))[::-1]
     last = int((values > NOTHING * values[:1]).sum())
@@ -75,11 +77,14 @@ def fit_ranks(eigenvalues: Any) -> Fit | None:
         return None
     first = last // 4
     jumps = np.flatnonzero(values[first - 1 : last - 1] > GAP * values[first:last])
-    last = first + int(jumps[0]) if jumps.size else last
+    if jumps.size:
+        last = first + int(jumps[0])
     return (first, last) if last - first >= 2 else None
 
 
-def eigenvalues(values: Any, ax: Any = None, *, fit: Fit | str | None = None, **style: Any) -> Any:
+def eigenvalues(
+    values: Data, ax: Axes = None, *, fit: Fit | str | None = None, **style: Any
+) -> Axes:
     """Eigenvalues against rank on logarithmic axes.
 
     Parameters
@@ -106,17 +111,25 @@ def eigenvalues(values: Any, ax: Any = None, *, fit: Fit | str | None = None, **
     sets = by_label(values, "values", lambda found: np.sort(_eigenvalues(found))[::-1])
     if isinstance(fit, str) and fit != "auto":
         raise ValueError(f"fit must be two ranks or 'auto', not {fit!r}")
-    ranks = {k: fit_ranks(v) if isinstance(fit, str) else fit for k, v in sets.items()}
-    laws = {label: power_law(sets[label], r) for label, r in ranks.items() if r is not None}
+    laws = {}
+    for label, found in sets.items():
+        ranks = fit_ranks(found) if isinstance(fit, str) else fit
+        if ranks is not None:
+            laws[label] = (ranks, power_law(found, ranks))
     ax = axes(ax)
-    for i, (label, colour) in enumerate(zip(sets, colours(sets), strict=True)):
-        seen = sets[label][sets[label] > NOTHING * max(sets[label][0], 0.0)]
-        name = label if seen.size else f"{label}: none is positive".removeprefix(": ")
-        ours = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-        ours = styled(style, name, linewidth=1, alpha=0.8, **ours)
+    markers = cycle(MARKERS)
+    dashes = cycle(("--", "-.", ":"))
+    for label, found, colour in coloured(sets):
+        seen = found[found > NOTHING * max(found[0], 0.0)]
+        name = label
+        if not seen.size:
+            name = _labelled(label, "none is positive")
+        ours = styled(style, name, color=colour, linewidth=1, alpha=0.8, markersize=4)
+        ours.setdefault("marker", next(markers))
         (line,) = ax.plot(np.arange(1, len(seen) + 1), seen, **ours)
+        dash = next(dashes)
         if label in laws:
-            _draw_law(ax, laws[label], ranks[label], label, line.get_color(), i)
+            _draw_law(ax, *laws[label], label, line.get_color(), dash)
     if any(line.get_xdata().size for line in ax.lines):
         logarithmic(ax.xaxis)
         logarithmic(ax.yaxis)
@@ -125,17 +138,20 @@ def eigenvalues(values: Any, ax: Any = None, *, fit: Fit | str | None = None, **
     return finish(ax, "Largest eigenvalues of K", "rank", "eigenvalue of K")
 
 
-def _draw_law(ax: Any, law: PowerLaw, ranks: Any, label: str, colour: Any, i: int) -> None:
+def _draw_law(ax: Axes, ranks: Fit, law: PowerLaw, label: str, colour: object, dash: str) -> None:
     """A broken line with the ends of its range marked."""
     words = f"rank^{law.exponent:.2f}, ranks {ranks[0]}–{ranks[1]}, R² {law.r2:.3f}"
-    words = ": ".join(filter(None, (label, words.replace("^-", "^−"))))
+    words = _labelled(label, words.replace("^-", "^−"))
     ends = np.array(ranks, dtype=float)
-    line = {"linestyle": ("--", "-.", ":")[i % 3], "linewidth": 2.2, "zorder": 3}
-    marks = {"marker": "|", "markersize": 11, "color": colour, "label": words}
-    ax.plot(ends, law.factor * ends**law.exponent, **line, **marks)
+    line = {"linestyle": dash, "linewidth": 2.2, "zorder": 3, "color": colour, "label": words}
+    ax.plot(ends, law.factor * ends**law.exponent, marker="|", markersize=11, **line)
 
 
-def _eigenvalues(found: Any) -> Any:
+def _labelled(label: str, words: str) -> str:
+    return f"{label}: {words}" if label else words
+
+
+def _eigenvalues(found: Data) -> Any:
     if isinstance(found, (Fields, Operator)):
         K = kernel_of(found)
         found = eigsh(K, min(TOP, K.shape[0]), tol=1e-6)
@@ -147,8 +163,8 @@ def _eigenvalues(found: Any) -> Any:
 
 
 def density(
-    found: Any, ax: Any = None, *, cumulative: bool = False, grid: Any = None, **style: Any
-) -> Any:
+    found: Data, ax: Axes = None, *, cumulative: bool = False, grid: Data = None, **style: Any
+) -> Axes:
     """The spectral density with its 95 % band, or the cumulative density with its own.
 
     Parameters
@@ -180,14 +196,21 @@ def density(
     logs = {bool(curve.log) for curve in curves.values()}
     if len(logs) != 1:
         raise ValueError("found must hold densities on the same axis, linear or logarithmic")
-    ax, log, top = axes(ax), logs.pop(), 0.0
-    for (label, curve), colour in zip(curves.items(), colours(curves), strict=True):
+    log = logs.pop()
+    top = 0.0
+    ax = axes(ax)
+    for label, curve, colour in coloured(curves):
         points = curve.grid() if grid is None else np.asarray(grid, dtype=float)
-        height = curve.cdf(points) if cumulative else curve(points)
-        low, high = curve.cdf_band(points) if cumulative else curve.band(points)
+        if cumulative:
+            name = "share"
+            height = curve.cdf(points)
+            low, high = curve.cdf_band(points)
+        else:
+            name = "density"
+            height = curve(points)
+            low, high = curve.band(points)
         known = (high - height <= height) | cumulative
-        name = label or ("share" if cumulative else "density")
-        ours = styled(style, name, color=colour, linewidth=1.8)
+        ours = styled(style, label or name, color=colour, linewidth=1.8)
         (line,) = ax.plot(points, np.where(known, height, np.nan), **ours)
         tint = line.get_color()
         ax.plot(points, np.where(known, np.nan, height), ":", color=tint, linewidth=1)
@@ -196,37 +219,41 @@ def density(
         # where nothing is known, neither curve nor band says how high the rest is
         seen = height[known] if known.any() else height
         top = max(top, float(seen.max()), 0.3 * float(height.max()))
-    zeros = [f"{k}: {_zeros(c)}".removeprefix(": ") for k, c in curves.items() if _zeros(c)]
+    zeros = [_labelled(label, _zeros(c)) for label, c in curves.items() if _zeros(c)]
     legend = {"title": "\n".join(zeros), "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
     x = "eigenvalue of K"
     ax.set_xscale("log" if log else "linear")
     if cumulative:
         ax.set_ylim(0, 1.02)
-        title, y = "Cumulative spectral density of K", "share of eigenvalues up to there"
-        return finish(ax, title, x, y, legend | {"loc": "lower right"})
+        title = "Cumulative spectral density of K"
+        legend["loc"] = "lower right"
+        return finish(ax, title, x, "share of eigenvalues up to there", legend)
     # the height of a single eigenvalue
     one = min(1 / (c.order * c.width * math.sqrt(2 * math.pi)) for c in curves.values())
     if top > 100 * one:
         ax.set(yscale="log", ylim=(one / 2, 100 * top))
     else:
         ax.set_ylim(0, 1.35 * top or None)
+    legend["loc"] = "upper right"
     y = "density per decade" if log else "density"
-    return finish(ax, "Spectral density of K", x, y, legend | {"loc": "upper right"})
+    return finish(ax, "Spectral density of K", x, y, legend)
 
 
-def _density(found: Any) -> Density:
+def _density(found: Data) -> Density:
     if isinstance(found, Density):
         return found
     K = kernel_of(found)
     return density_of(K, log=K.psd)
 
 
-def _zeros(curve: Any) -> str:
+def _zeros(curve: Density) -> str:
     """The zero eigenvalues of a density in words, or nothing if it has none."""
     null = curve.null
     if not null.high > 0.5:
         return ""
     if float(null) < 0.5:
         return f"at most {null.high:,.0f} of {curve.order:,} eigenvalues are zero"
-    between = f" [{null.low:,.0f}, {null.high:,.0f}]" if null.high - null.low >= 1 else ""
-    return f"{float(null):,.0f}{between} of {curve.order:,} eigenvalues are zero"
+    count = f"{float(null):,.0f}"
+    if null.high - null.low >= 1:
+        count += f" [{null.low:,.0f}, {null.high:,.0f}]"
+    return f"{count} of {curve.order:,} eigenvalues are zero"

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.plot.axes import ROLES
+from opflow.machine.arrays import Array, Data
+from opflow.plot.axes import ROLES, Axes
 from opflow.plot.given import by_label, moments, numbers, observed, over_time
 
 
-def loss(run: Any, ax: Any = None, **style: Any) -> Any:
+def loss(run: Data, ax: Axes = None, **style: Any) -> Axes:
     """Loss against time, logarithmic.
 
     Parameters
@@ -26,18 +27,18 @@ def loss(run: Any, ax: Any = None, **style: Any) -> Any:
     'black'
     """
 
-    def take(found: Any) -> tuple[Any, Any]:
-        at = found if isinstance(found, Trajectory) else None
-        if at is not None:  # in the units of the targets, where they were observed
+    def take(found: Trajectory | Data) -> tuple[Trajectory | None, Array]:
+        at = None
+        if isinstance(found, Trajectory):  # in the units of the targets, where they were observed
+            at = found
             found = found.observations.get("loss", found.losses)
-        values = numbers(found, "run", "a Trajectory or losses (T,)")
-        return at, values
+        return at, numbers(found, "run", "a Trajectory or losses (T,)")
 
     lines = by_label(run, "run", take)
     return over_time(lines, ax, style, "Training loss", "loss", role="training set", log=True)
 
 
-def held_out(run: Any, ax: Any = None, **style: Any) -> Any:
+def held_out(run: Data, ax: Axes = None, **style: Any) -> Axes:
     """Loss per sample against time, of the training set and of held-out data.
 
     Parameters
@@ -52,7 +53,7 @@ def held_out(run: Any, ax: Any = None, **style: Any) -> Any:
     return over_time(lines, ax, style, "Training and held-out loss", "loss per sample", log=True)
 
 
-def accuracy(run: Any, ax: Any = None, **style: Any) -> Any:
+def accuracy(run: Data, ax: Axes = None, **style: Any) -> Axes:
     """Accuracy against time, held-out too where it was observed.
 
     Parameters
@@ -63,13 +64,14 @@ def accuracy(run: Any, ax: Any = None, **style: Any) -> Any:
     names = {"training set": "accuracy", "held out": "held_out_accuracy"}
     lines = _observed(run, names, "of.observe.Accuracy(X, labels)")
     lines = {label: (at, 100 * values) for label, (at, values) in lines.items()}
-    more: dict[str, Any] = {"role": "training set", "legend": {"loc": "lower right"}}
-    ax = over_time(lines, ax, style, "Accuracy", "accuracy (%)", **more)
+    legend = {"loc": "lower right"}
+    role = "training set"
+    ax = over_time(lines, ax, style, "Accuracy", "accuracy (%)", role=role, legend=legend)
     ax.set_ylim(0, 102)
     return ax
 
 
-def _observed(run: Any, names: Mapping[str, str], observer: str) -> dict[str, Any]:
+def _observed(run: Data, names: Mapping[str, str], observer: str) -> dict[str, Any]:
     """Lines of what a run observed, of one of these names at least, or of arrays."""
     if not isinstance(run, Trajectory):
         what = "a Trajectory or an array (T,)"
@@ -78,7 +80,7 @@ def _observed(run: Any, names: Mapping[str, str], observer: str) -> dict[str, An
     return {label: (run, observed(run, names[label], observer)) for label in there}
 
 
-def alignment(times: Any, values: Any = None, ax: Any = None, **style: Any) -> Any:
+def alignment(times: Data, values: Data = None, ax: Axes = None, **style: Any) -> Axes:
     r"""Alignment of kernels with the targets along a run, one line a kernel.
 
     Parameters
@@ -106,18 +108,20 @@ def alignment(times: Any, values: Any = None, ax: Any = None, **style: Any) -> A
     lines = by_label(values, "values", lambda v: numbers(v, "values", what, (1, 2)))
     if "" in lines:
         columns = lines[""].reshape(len(lines[""]), -1).T
-        lines = {f"layer {i}" if i else "K": column for i, column in enumerate(columns)}
-    low = min((float(np.nanmin(v)) for v in lines.values() if not np.isnan(v).all()), default=0.0)
+        names = ["K", *(f"layer {i}" for i in range(1, len(columns)))]
+        lines = dict(zip(names, columns, strict=True))
+    low = min(float(np.nanmin(v, initial=0.0)) for v in lines.values())
     series = {label: (times, v) for label, v in lines.items()}
-    title, legend = "Alignment with the targets", {"ncols": 1 + (len(lines) > 4)}
+    title = "Alignment with the targets"
+    legend = {"ncols": 1 + (len(lines) > 4)}
     ax = over_time(series, ax, style, title, title.lower(), legend=legend)
-    ax.set_ylim(bottom=min(0.0, 1.05 * low), top=1.08 * ax.get_ylim()[1])
+    ax.set_ylim(bottom=1.05 * low, top=1.08 * ax.get_ylim()[1])
     return ax
 
 
 def sharpness(
-    times: Any, values: Any = None, step: Any = None, ax: Any = None, **style: Any
-) -> Any:
+    times: Data, values: Data = None, step: Data = None, ax: Axes = None, **style: Any
+) -> Axes:
     r"""The largest eigenvalues along a run against the edge of stability, 2/step.
 
     Parameters
@@ -143,7 +147,8 @@ def sharpness(
     """
     if isinstance(times, Trajectory) and values is None:
         values = observed(times, "sharpness", "of.observe.Sharpness()")
-        step = times.step if step is None and np.isfinite(times.step) else step
+        if step is None and np.isfinite(times.step):
+            step = times.step
     values = numbers(values, "values", "eigenvalues (T,) or (T, k)", (1, 2))
     values = values.reshape(len(values), -1)
     lines = {"λ_max(K)": (times, values[:, 0])}

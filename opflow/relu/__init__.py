@@ -3,12 +3,13 @@
 from opflow.relu import features, hierarchy
 from opflow.relu.fields import Fields
 from opflow.relu.invariants import weight_gram_velocity
+from opflow.relu.jacobian import jacobian
 from opflow.relu.kernel_velocity import (
     KernelVelocity,
     kernel_velocity,
     layer_kernel_velocities,
 )
-from opflow.relu.kernels import collective_kernel, cross_kernel, jacobian, layer_kernels
+from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork
 
 __all__ = [

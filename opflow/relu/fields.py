@@ -16,8 +16,8 @@ from opflow.machine.arrays import Array, check_integer, locked, module_name, nam
 from opflow.machine.ranks import LOCAL, RowDistribution, same, space_of, together
 from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import parse_memory, row_slices
-from opflow.operators.algebra import is_operator
 from opflow.operators.gates import pack, unpack
+from opflow.operators.rules import is_operator
 from opflow.relu.inputs import check_inputs, first_hidden, input_rows
 from opflow.relu.passes import (
     blocks,

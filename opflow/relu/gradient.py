@@ -38,7 +38,7 @@ def parameter_gradient(
     visit : callable
         For a range of samples gives, row block by row block, the activations below each layer
         (None where the input cannot be read by rows) and the slopes: ∂/∂h^ℓ of shape (b, n_ℓ), or
-        (b, c, n_ℓ) for c vectors at a time.  A block is summed before the next is asked for.
+        (b, c·n_ℓ) for c vectors at a time.  A block is summed before the next is asked for.
     flops : float
         Of the whole, by which the samples are divided among threads.
     data : array
@@ -60,11 +60,8 @@ def parameter_gradient(
         for below, slopes in visit(mine):
             i = 0
             for a, slope, b in zip(below, slopes, network.biases, strict=True):
-                if slope.ndim == 3:
-                    slope = slope.reshape(len(slope), -1)
                 if a is not None:
-                    part = (a.T @ slope).T if is_sparse(a) else slope.T @ a
-                    totals[i] = _added(totals[i], part, dtype)
+                    totals[i] = _added(totals[i], _summed(slope, a), dtype)
                 i += 1
                 if b is not None:
                     totals[i] = _added(totals[i], slope.sum(axis=0), dtype)
@@ -77,6 +74,11 @@ def parameter_gradient(
     for other in others:
         first = [_added(total, part, dtype) for total, part in zip(first, other, strict=True)]
     return first
+
+
+def _summed(slope: Array, below: Data) -> Array:
+    """``slopeᵀ below``, over the samples of a block."""
+    return (below.T @ slope).T if is_sparse(below) else slope.T @ below
 
 
 def _added(total: Array | None, part: Array | None, dtype: DTypeLike | None) -> Array | None:

@@ -24,8 +24,8 @@ from opflow.machine.arrays import (
 from opflow.machine.streams import Streamed, check_place, host_rows
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
-from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.matrix import RowMatrix
+from opflow.operators.rules import as_operator, is_operator
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork

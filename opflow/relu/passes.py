@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from opflow.machine import gate_tables
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
-from opflow.operators.gates import pack
+from opflow.operators.gates import GateGradient, PackedGates, ScaledGates, pack, tables_pay
 from opflow.relu.inputs import RowHidden, StoredHidden, affine, copied_width, first_hidden
 
 if TYPE_CHECKING:
@@ -58,12 +55,12 @@ def forward(
 
     `out` may hold arrays for ``[a^1, …, a^L]``, None for a new one; that of a^1 is not used.
     """
-    maximum = namespace(hidden).maximum
-    activations = [below, maximum(hidden, 0, out=hidden)]
+    xp = namespace(hidden)
+    activations = [below, xp.maximum(hidden, 0, out=hidden)]
     for layer in range(2, network.depth + 1):
         place = None if out is None else out[layer - 1]
         h = preactivation(network, layer, activations[-1], place)
-        activations.append(maximum(h, 0, out=h))
+        activations.append(xp.maximum(h, 0, out=h))
     return activations
 
 
@@ -122,18 +119,17 @@ def conjugates(
 def slopes(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any]:
     """``[∂loss/∂h^1, …, ∂loss/∂h^L]`` of the residuals r (b, k), or (b, c, k) for c at a time.
 
-    Arrays (b, n_ℓ) or (b, c, n_ℓ), but the last is :class:`TopSlope` where its products are faster.
+    Arrays (b, n_ℓ) or (b, c·n_ℓ), but the last is :class:`GateGradient` where that is faster.
     """
     *_, below, top = activations
-    if r.ndim == 3 or not tabulated_top(network, below, len(r)) or r.dtype != network.dtype:
-        return conjugates(network, activations, through(r, network.readout))
-    gates = TopSlope(top, network.readout[0], r[:, 0])
+    if r.ndim == 3 or not tables_pay_at_top(network, below, len(r)) or r.dtype != network.dtype:
+        found = conjugates(network, activations, through(r, network.readout))
+        return [slope.reshape(len(slope), -1) for slope in found] if r.ndim == 3 else found
+    gradient = GateGradient(pack(top > 0), r[:, 0], network.readout[0])
     if network.depth == 1:
-        return [gates]
-    return [
-        *conjugates(network, activations, gates @ network.weights[-1], network.depth - 1),
-        gates,
-    ]
+        return [gradient]
+    psi = gradient @ network.weights[-1]
+    return [*conjugates(network, activations, psi, network.depth - 1), gradient]
 
 
 def lower_conjugates(
@@ -142,61 +138,21 @@ def lower_conjugates(
     """Write ``[φ^1, …, φ^{L-1}]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
     top = activations[-1]
     W = network.weights[-1]
-    if tabulated_top(network, W, len(top)):
-        psi = TopSlope(top, network.readout[0]) @ W
+    if tables_pay_at_top(network, W, len(top)):
+        bits = PackedGates.from_bits(pack(top > 0), top.shape[1], network.dtype)
+        psi = ScaledGates(bits, network.readout[0]).matmat(W)
     else:
         gates = top > 0
         psi = through(seed * (gates if seed.ndim == 2 else gates[:, None, :]), W, out[-1])
     conjugates(network, activations, psi, network.depth - 1, out)
 
 
-def tabulated_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
+def tables_pay_at_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
     """Whether φ^L is gates times the readout, and multiplies `factor` faster through tables."""
     width = network.widths[-1]
     return (
         network.outputs == 1
-        and width >= gate_tables.FEWEST
         and factor is not None
         and samples * width * factor.shape[1] >= LEAST_PRODUCTS
-        and gate_tables.tabulated(network.dtype, factor)
+        and tables_pay(width, network.dtype, factor)
     )
-
-
-class TopSlope:
-    """``diag(r) Θ diag(v)``, the slope of a top layer with one output, as packed gates.
-
-    It has what a pass asks of an array: ``slope @ W``, ``slope.T @ X`` and sums over samples.
-    """
-
-    ndim = 2
-
-    def __init__(self, activations: Array, v: Array, r: Array | None = None) -> None:
-        self._bits = pack(activations > 0)
-        self._n = activations.shape[1]
-        self._v = v
-        self._r = r
-
-    def __matmul__(self, W: Array) -> Array:
-        out = gate_tables.times(self._bits, self._n, self._v[:, None] * W)
-        if self._r is not None:
-            out *= self._r[:, None]
-        return out
-
-    @property
-    def T(self) -> _Transposed:
-        return _Transposed(self)
-
-    def sum(self, axis: int) -> Array:
-        return (self.T @ np.ones((len(self._bits), 1), dtype=self._v.dtype))[:, 0]
-
-
-class _Transposed:
-    def __init__(self, slope: TopSlope) -> None:
-        self._slope = slope
-
-    def __matmul__(self, X: Array) -> Array:
-        s = self._slope
-        weights = None if s._r is None else s._r[None, :]
-        out = gate_tables.weighted_sums(s._bits, s._n, X, weights)[0]
-        out *= s._v[:, None]
-        return out

@@ -1,4 +1,4 @@
-"""What every spectral routine asks of its operator, and what its numbers carry with them."""
+"""Checks of operators and of their products, and `Estimate`, a number with its interval."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from opflow.interface.keywords import advance
-from opflow.machine.arrays import to_host
+from opflow.interface.keywords import Seed, advance
+from opflow.machine.arrays import Array, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.convert import External
@@ -65,7 +66,8 @@ class Estimate(float):
         self = super().__new__(cls, value)
         self.low = float(value if low is None else low)
         self.high = float(value if high is None else high)
-        self.products, self.how = int(products), how
+        self.products = int(products)
+        self.how = how
         return self
 
     @property
@@ -83,8 +85,10 @@ class Estimate(float):
         return (float(self), self.low, self.high), {"products": self.products, "how": self.how}
 
     def __repr__(self) -> str:
-        bars = "" if self.exact else f" [{self.low:.6g}, {self.high:.6g}]"
-        return f"{float(self):.6g}{bars} ({self.how}, {self.products} products)"
+        text = f"{float(self):.6g}"
+        if not self.exact:
+            text += f" [{self.low:.6g}, {self.high:.6g}]"
+        return f"{text} ({self.how}, {self.products} products)"
 
 
 def symmetric_operator(op: Any, name: str = "op") -> Operator:
@@ -115,9 +119,9 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
         raise TypeError(f"{name} must be real, not {op.dtype}")
     if not op.symmetric:
         x = gaussian(op, 2, np.random.default_rng(0x5EED))
-        y = finite(op.matmat(x), name, op.space)
-        unit = unit_of(peaks(y, op.space).max(), op.dtype)
-        y = y / unit
+        product = Normalised(op.matmat, op.space)
+        y = finite(product(x), name, op.space)
+        unit = product.unit
         cross = op.space.gram(x, y)
         gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
         size = float(op.space.norm(x)) * float(op.space.norm(y))
@@ -139,7 +143,7 @@ class Normalised:
     ----------
     product : function
         ``X -> A X`` for blocks of vectors about as long as they have entries.
-    space : Space
+    space : RowDistribution
         How the rows of what it gives are held.
 
     Attributes
@@ -150,13 +154,13 @@ class Normalised:
         the data are.
     """
 
-    def __init__(self, product: Callable[[Any], Any], space: RowDistribution = LOCAL) -> None:
+    def __init__(self, product: Callable[[Array], Array], space: RowDistribution = LOCAL) -> None:
         self._product = product
         self._space = space
         self._seen = False
         self.unit = 1.0
 
-    def __call__(self, X: Any) -> Any:
+    def __call__(self, X: Array) -> Array:
         Y = self._product(X)
         advance(X.shape[1])
         if not self._seen:
@@ -165,7 +169,7 @@ class Normalised:
         return Y if self.unit == 1 else Y / self.unit
 
 
-def unit_of(peak: Any, dtype: Any) -> Any:
+def unit_of(peak: Array, dtype: DTypeLike) -> Array:
     """The power of four nearest to numbers `peak`, or 1 where their fourth powers are safe.
 
     Powers of four divide exactly, and so do their roots.
@@ -178,46 +182,59 @@ def unit_of(peak: Any, dtype: Any) -> Any:
     return np.where(safe, 1.0, 4.0 ** np.clip(power, -reach, reach))[()]
 
 
-def peaks(block: Any, space: RowDistribution = LOCAL) -> np.ndarray:
+def peaks(block: Array, space: RowDistribution = LOCAL) -> np.ndarray:
     """The largest absolute value in every column of a block, float64 on the host."""
-    here = to_host(abs(block).max(axis=0)) if len(block) else np.zeros(block.shape[1])
+    here = np.zeros(block.shape[1])
+    if len(block):
+        here = to_host(abs(block).max(axis=0))
     return np.asarray(space.largest(here.astype(np.float64)))
 
 
-def finite(values: Any, name: str = "op", space: RowDistribution = LOCAL) -> Any:
+def finite(values: Array, name: str = "op", space: RowDistribution = LOCAL) -> Array:
     """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
     return check_finite(values, f"products with {name}", space, plural=True)
 
 
 def check_finite(
-    values: Any, name: str, space: RowDistribution = LOCAL, *, plural: bool = False
-) -> Any:
+    values: Array, name: str, space: RowDistribution = LOCAL, *, plural: bool = False
+) -> Array:
     """`values`, or a ``ValueError`` if some are not finite, on any rank."""
     # a flag, because what the maximum of a number and NaN is depends on the MPI
     bad = bool(values.size) and not np.isfinite(float(abs(values).max()))
     if any(space.either(bad)):
-        raise ValueError(f"{name} {'contain' if plural else 'contains'} NaN or infinity")
+        verb = "contain" if plural else "contains"
+        raise ValueError(f"{name} {verb} NaN or infinity")
     return values
 
 
 def distribution_of(op: Operator) -> RowDistribution:
-    """The space that an operator, or some part of it, is sharded over; `LOCAL` if none is.
+    """How the rows of an operator, or of some part of it, are sharded; `LOCAL` if none are.
 
-    Vectors of ``J.T @ J`` are the same on all ranks of a sharded J: these must agree on what they
-    draw and decide, though no row is elsewhere.
+    All ranks hold the same vectors of ``J.T @ J`` of a sharded J, so they must draw the same random
+    numbers and take the same branches.
     """
-    if op.space.sharded or op.domain.sharded:
-        return op.space if op.space.sharded else op.domain
-    return next((space for space in map(distribution_of, op.operands) if space.sharded), LOCAL)
+    for space in (op.space, op.domain, *map(distribution_of, op.operands)):
+        if space.sharded:
+            return space
+    return LOCAL
 
 
-def gaussian(op: Operator, columns: int, rng: Any) -> Any:
+def gaussian(op: Operator, columns: int, rng: Seed) -> Array:
     """Independent standard normal vectors, (n, columns), of the operator's dtype and device."""
     draw = op.domain.normal(distribution_of(op).generator(rng), op.shape[1], columns)
     return op_namespace(op).asarray(draw, dtype=op.dtype)
 
 
-def check_shift(shift: Any, name: str = "shift") -> float:
+def check_tol(tol: object) -> float:
+    """A tolerance as a float, if it is positive and finite."""
+    if not isinstance(tol, numbers.Real) or isinstance(tol, bool):
+        raise TypeError(f"tol must be a positive number, not {tol!r}")
+    if not 0 < float(tol) < np.inf:
+        raise ValueError(f"tol must be positive and finite, not {tol}")
+    return float(tol)
+
+
+def check_shift(shift: object, name: str = "shift") -> float:
     """`shift` as a float, if it is finite and not negative."""
     if not isinstance(shift, numbers.Real) or isinstance(shift, bool):
         raise TypeError(f"{name} must be a number, not {shift!r}")
@@ -233,8 +250,9 @@ def not_psd(name: str, least: float) -> ValueError:
     )
 
 
-def check_psd(op: Operator, values: Any, name: str = "op") -> None:
+def check_psd(op: Operator, values: Array, name: str = "op") -> None:
     """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
-    top, least = float(np.abs(values).max(initial=0.0)), float(np.min(values, initial=0.0))
+    top = float(np.abs(values).max(initial=0.0))
+    least = float(np.min(values, initial=0.0))
     if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
         raise not_psd(name, least / top)

@@ -277,12 +277,12 @@ def check(package: Path, api: dict) -> tuple[list[str], list[str]]:
 
 
 #: parts that see no device array: pictures, of objects with methods of the same names, and prices
-HOST_ONLY = ("plot", "estimate")
+HOST_ONLY = ("plot/", "cli/estimate.py")
 
 
 def sources(package: Path) -> Iterator[Path]:
     for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0].removesuffix(".py") not in HOST_ONLY:
+        if not path.relative_to(package).as_posix().startswith(HOST_ONLY):
             yield path
 
 

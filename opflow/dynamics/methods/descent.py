@@ -9,9 +9,10 @@ from dataclasses import InitVar, dataclass
 
 import numpy as np
 
+from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
-from opflow.dynamics.state import State, WeightLayer
+from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
 from opflow.operators.algebra import is_operator
@@ -154,6 +155,8 @@ class Descent(Integrator):
         #: steps so far
         self.number = 0
         self._auto: AutoStep | None = None
+        #: at the state, from :meth:`evaluate` to the step that takes it
+        self._velocity: list[Array] = []
         #: momentum: what the last step moved by
         self._motion: list[Array] | None = None
         #: of the state, where a step may be taken back
@@ -195,11 +198,10 @@ class Descent(Integrator):
         if auto is not None and math.isnan(auto.size):  # not taken up from a checkpoint
             self._follow(auto)
         if auto is None or self.stochastic:
-            self.products += 1
-            return self.state.evaluate(residual)
+            return self._evaluated(residual)
         if self._residual is None:
             self._residual = namespace(residual).empty_like(residual)
-            self._loss = self._evaluated()
+            self._loss = self._evaluated(self._residual)
             if math.isinf(auto.level):
                 auto.level = self._loss
             y = self.state.targets
@@ -210,7 +212,7 @@ class Descent(Integrator):
 
     def advance(self, remaining: float) -> float:
         start = self.state
-        size = self._move(start.taken(), 1.0)
+        size = self._move(self._velocity, 1.0)
         if self._auto is None:
             return size
         return size / 2 ** self._taken_back(self._auto, start)
@@ -223,7 +225,9 @@ class Descent(Integrator):
             bar = min(RISE * before, bar)
         bar = max(before, bar, self._rounding)
         tries = 0
-        self._loss = self._evaluated()
+        residual = self._residual
+        assert residual is not None
+        self._loss = self._evaluated(residual)
         while not self._loss <= bar and tries < HALVINGS:
             tries += 1
             auto.halve()
@@ -232,27 +236,28 @@ class Descent(Integrator):
             self.state = start.at([p + (q - p) / 2 for p, q in halves])
             if self._motion is not None:
                 self._motion = [m / 2 for m in self._motion]
-            self._loss = self._evaluated()
+            self._loss = self._evaluated(residual)
         if tries:
             self._say(auto)
         return tries
 
-    def _evaluated(self) -> float:
+    def _evaluated(self, residual: Array) -> float:
         self.products += 1
-        assert self._residual is not None
-        return self.state.evaluate(self._residual)
+        self._velocity = []  # two sets of numbers at a time are enough
+        loss, self._velocity = self.state.loss_and_velocity(residual)
+        return float(loss)
 
-    def _move(self, slope: list[Array], weight: float) -> float:
+    def _move(self, velocity: list[Array], weight: float) -> float:
         size = self.size()
         rate = size * self.share * weight
         if self.method.momentum:
-            slope = [rate * g for g in slope]
+            velocity = [rate * v for v in velocity]
             if self._motion is not None:
-                for m, g in zip(self._motion, slope, strict=True):
-                    g += self.method.momentum * m
-            self._motion = slope
+                for m, v in zip(self._motion, velocity, strict=True):
+                    v += self.method.momentum * m
+            self._motion = velocity
             rate = 1.0
-        self.state = self.state.moved(slope, rate)
+        self.state = self.state.moved(velocity, rate)
         self.number += 1
         return size
 
@@ -288,13 +293,15 @@ class StochasticDescent(Descent):
 
     def advance(self, remaining: float) -> float:
         assert self.method.batch is not None
+        self._velocity = []  # that of all samples is not needed
         n = self.state.samples
         chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
         drawn = self._rows(chosen)
-        drawn.fill(namespace(drawn.targets).empty_like(drawn.targets))
+        residual = namespace(drawn.targets).empty_like(drawn.targets)
+        velocity = drawn.loss_and_velocity(residual)[1]
         spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
         self.products += spent
-        return self._move(drawn.taken(), n / self.method.batch)
+        return self._move(velocity, n / self.method.batch)
 
     def _rows(self, chosen: Array) -> State:
         """The state on those of the chosen rows that this rank holds."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Trial
+from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Point, Trial
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, namespace
 from opflow.spectral.krylov.flow import Krylov, integrated
@@ -84,8 +84,7 @@ class ExponentialIntegrator(AdaptiveIntegrator):
     def krylov(self) -> Krylov:
         """The Krylov space of the state, kept until the state moves."""
         if self._krylov is None:
-            assert self._residual is not None
-            r = self._residual.reshape(-1)
+            r = self.point.residual.reshape(-1)
             self._krylov = Krylov(self.state.kernel(), r, size=self._vectors)
             self.products += 1
         return self._krylov
@@ -100,19 +99,16 @@ class ExponentialIntegrator(AdaptiveIntegrator):
 
     def attempt(self, size: float) -> Trial:
         krylov = self.krylov
-        r = self._residual
-        assert r is not None
+        r = self.point.residual
         before = krylov.products
         allowed = KRYLOV * self.allowed
         if not krylov.reach(size, allowed):
             size = krylov.horizon(allowed, size)
         u = moving_integral(krylov, size).reshape(r.shape)
-        end = self.state.moved(self.state.direction(u), 1.0)
-        residual = namespace(r).empty_like(r)
-        loss = end.fill(residual)
+        state = self.state.moved(self.state.direction(u), 1.0)
+        end = Point.of(state, namespace(r).empty_like(r))
         self.products += krylov.products - before + 2
-        predicted = krylov.at(size).reshape(r.shape)
-        return self.trial(end, residual, loss, residual - predicted, size)
+        return self.trial(end, size, end.residual - krylov.at(size).reshape(r.shape))
 
     def accepted(self) -> None:
         self._krylov = None

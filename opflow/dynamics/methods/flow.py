@@ -43,12 +43,24 @@ class KrylovFlow(Flow):
         check_integer(self.size, "size", 2)
 
 
-class Trial(NamedTuple):
-    """A step that may be taken: where it led, and its error in units of what is allowed."""
+class Point(NamedTuple):
+    """A state with its residual, the loss, and the velocity."""
 
     state: State
     residual: Array
-    loss: float
+    loss: float | Array
+    velocity: list[Array]
+
+    @classmethod
+    def of(cls, state: State, residual: Array) -> Point:
+        """Evaluate a state, into `residual`; the loss is left on the device."""
+        return cls(state, residual, *state.loss_and_velocity(residual))
+
+
+class Trial(NamedTuple):
+    """A step that may be taken: where it led, and its error in units of what is allowed."""
+
+    end: Point
     size: float
     error: float
 
@@ -68,9 +80,15 @@ class AdaptiveIntegrator(Integrator):
         self.size = math.nan
         #: the error of a step, in parts of ‖r‖: tol is in units of the loss
         self.allowed = tol**0.5
-        self._residual: Array | None = None
+        self._point: Point | None = None
         #: errors of this norm or less are rounding of f
-        self._rounding: float | None = None
+        self._rounding = math.nan
+
+    @property
+    def point(self) -> Point:
+        """The state, evaluated."""
+        assert self._point is not None  # a moment is evaluated before a step
+        return self._point
 
     @property
     def step(self) -> float:
@@ -78,12 +96,12 @@ class AdaptiveIntegrator(Integrator):
         return self.size / self.share
 
     def evaluate(self, residual: Array) -> float:
-        if self._residual is None:
-            self._residual = namespace(residual).empty_like(residual)
-            self._loss = self.state.evaluate(self._residual)
+        if self._point is None:
+            point = Point.of(self.state, namespace(residual).empty_like(residual))
+            self._point = point._replace(loss=float(point.loss))
             self.products += 1
-        residual[...] = self._residual
-        return self._loss
+        residual[...] = self._point.residual
+        return float(self._point.loss)
 
     def advance(self, remaining: float) -> float:
         left = remaining * self.share
@@ -103,26 +121,24 @@ class AdaptiveIntegrator(Integrator):
         size = change_of_size(trial.error) * trial.size
         # A step cut short by `remaining` says nothing against the size it was cut from.
         self.size = max(self.size, size) if clipped else size
-        self.state = trial.state
-        self._residual = trial.residual
-        self._loss = trial.loss
+        self._point = trial.end
+        self.state = trial.end.state
         self.accepted()
         return remaining if trial.size == left else trial.size / self.share
 
-    def trial(
-        self, state: State, residual: Array, loss: Array, mismatch: Array, size: float
-    ) -> Trial:
-        """A step of this size to `state`, whose error on the outputs is `mismatch`."""
-        xp, space = namespace(mismatch), state.space
-        if self._rounding is None:
-            y = state.targets
+    def trial(self, end: Point, size: float, mismatch: Array) -> Trial:
+        """A step of this size to `end`, whose error on the outputs is `mismatch`."""
+        xp, space = namespace(mismatch), self.state.space
+        if math.isnan(self._rounding):
+            y = self.state.targets
             self._rounding = 1e3 * float(np.finfo(y.dtype).eps * space.norm(y))
-        scale = max(math.sqrt(2 * self._loss), self._rounding)
+        scale = max(math.sqrt(2 * float(self.point.loss)), self._rounding)
         # both come to the host together
-        total, error = map(float, to_host(xp.stack([loss, space.norm(mismatch)])))
+        loss, error = map(float, to_host(xp.stack([end.loss, space.norm(mismatch)])))
         if error:
             error /= self.allowed * scale
-        return Trial(state, residual, total, size, error if math.isfinite(error) else math.inf)
+        error = error if math.isfinite(error) else math.inf
+        return Trial(end._replace(loss=loss), size, error)
 
     @abstractmethod
     def first_size(self) -> float:
@@ -142,7 +158,7 @@ class AdaptiveIntegrator(Integrator):
     def restore(self, arrays: dict[str, Array]) -> None:
         self.state = restored(self.state, arrays)
         self.size = float(arrays["size"])
-        self._residual = None
+        self._point = None
         self.accepted()
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.dynamics.methods.flow import GROW, AdaptiveIntegrator, Flow, Trial
+from opflow.dynamics.methods.flow import GROW, AdaptiveIntegrator, Flow, Point, Trial
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, namespace
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
@@ -123,34 +123,30 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         self.products += found.products + 1
 
     def attempt(self, size: float) -> Trial:
-        assert self._residual is not None
         if self._since >= RENEW:
             self.measure()
         # without a step of like size before it, one stage would have no error estimate
         known = self._before is not None and GROW * self._before.size >= size
         stages, size = stable_stages(1.05 * self._top, size, 1 if known else 2)
-        start = self.state
-        slope = start.slope
+        start, r, _, velocity = self.point
         w0 = damped(stages)
         w1, T, consistent, curved = chebyshev(stages)
         middle = max(1, round(0.7 * stages))
-        residual = namespace(self._residual).empty_like(self._residual)
-        halfway = namespace(self._residual).empty_like(self._residual)
+        residual = namespace(r).empty_like(r)
+        halfway = namespace(r).empty_like(r)
         before = start
-        here = start.moved(slope, size * w1 / w0)
+        here = start.moved(velocity, size * w1 / w0)
         for j in range(2, stages + 1):
-            here.fill(halfway if j == middle + 1 else residual)
+            slope = here.loss_and_velocity(halfway if j == middle + 1 else residual)[1]
             mu = 2 * w0 * T[j - 1] / T[j]
             nu = -T[j - 2] / T[j]
             move = 2 * w1 * T[j - 1] / T[j] * size
-            sets = zip(
-                start.parameters, here.parameters, before.parameters, here.slope, strict=True
-            )
+            sets = zip(start.parameters, here.parameters, before.parameters, slope, strict=True)
             before = here
             here = start.at(
-                [(1 - mu - nu) * origin + mu * p + nu * q + move * g for origin, p, q, g in sets]
+                [(1 - mu - nu) * origin + mu * p + nu * q + move * v for origin, p, q, v in sets]
             )
-        loss = here.fill(residual)
+        end = Point.of(here, residual)
         self.products += stages
         self._since += stages
         if stages == 1:
@@ -158,21 +154,22 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
         else:
             c = consistent[middle]
             weight = (0.5 - curved[stages]) / (curved[stages] - curved[middle] / c)
-            mismatch = weight * (residual - halfway / c + (1 / c - 1) * self._residual)
-        trial = self.trial(here, residual, loss, mismatch, size)
+            mismatch = weight * (residual - halfway / c + (1 / c - 1) * r)
+        trial = self.trial(end, size, mismatch)
         rejected = not trial.error <= 1
         if rejected and self._rejected:
             self._since = RENEW  # it may be λ_max that has grown
         self._rejected = rejected
-        self._taken = Step(self._residual, size, curved[stages])
+        self._taken = Step(r, size, curved[stages])
         return trial
 
     def _bend(self, residual: Array, size: float) -> Array:
         """h² f̈/2 of a step of one stage, from the slopes of f along it and the step before."""
         before = self._before
         assert before is not None
+        r = self.point.residual
         ratio = size / before.size
-        change = residual - self._residual - ratio * (self._residual - before.residual)
+        change = residual - r - ratio * (r - before.residual)
         return 0.5 * ratio / (1 - before.curved) * change
 
     def accepted(self) -> None:

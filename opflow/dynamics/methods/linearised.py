@@ -15,7 +15,7 @@ from opflow.dynamics.methods.flow import KrylovFlow
 from opflow.dynamics.methods.method import Integrator, LinearModel
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, namespace
-from opflow.relu.kernels import jacobian
+from opflow.relu.jacobian import jacobian
 from opflow.spectral.krylov.flow import Krylov
 
 
@@ -104,7 +104,7 @@ class LinearisedIntegrator(Integrator):
 
     def evaluate(self, residual: Array) -> float:
         if self._krylov is None:
-            self.origin.evaluate(residual)
+            self.origin.loss_and_velocity(residual)
             self.products += 2  # with the fields of the kernel
             self._kernel = self.origin.kernel()
             self._norm = float(self.origin.space.norm(residual))
@@ -139,13 +139,8 @@ class LinearisedIntegrator(Integrator):
     def predict(self, X: Data) -> Array:
         """The linear model at new points, f_0 + J (θ − θ_0), (M, k)."""
         start = self.origin.network
-        moved = [
-            (p - q).reshape(-1)
-            for p, q in zip(self.state.parameters, self.origin.parameters, strict=True)
-        ]
-        if self.origin.first.route == "eliminated":
-            W = self.state.network.weights[0] - start.weights[0]
-            moved[0] = W.reshape(-1)
+        pairs = zip(self.state.network.parameter_list(), start.parameter_list(), strict=True)
+        moved = [(p - q).reshape(-1) for p, q in pairs]
         J = jacobian(start.fields(X), rates=False)
         direction = namespace(start.readout).concatenate(moved).astype(start.dtype, copy=False)
         return start(X) + J.matvec(direction).reshape(-1, start.outputs)

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from opflow.dynamics.state import FirstLayer, State
+from opflow.dynamics.first_layer import FirstLayer
+from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data
 from opflow.machine.ranks import RowDistribution
 from opflow.operators.operator import Operator

@@ -18,16 +18,17 @@ import numpy as np
 
 from opflow.dynamics.methods.method import Integrator, Method, RunState, parameter_arrays, restored
 from opflow.dynamics.methods.step_size import AutoStep, check_step
-from opflow.dynamics.state import State
-from opflow.machine.arrays import Array, check_integer, is_array, is_sparse, namespace
+from opflow.dynamics.state import State, summed_loss
+from opflow.machine.arrays import Array, Data, check_integer, is_array, is_sparse, namespace
 from opflow.machine.ranks import LOCAL
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
+from opflow.relu.gradient import parameter_gradient
 from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import forward_blocks, through
+from opflow.relu.passes import blocks, forward_blocks, through
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,18 @@ class FieldState:
     space = LOCAL
 
     def __init__(self, state: State, order: int) -> None:
-        network, X = state.network, state.first.inputs
+        network = state.network
         self.first = state.first
-        fields, self._exact = Fields(network, X, finite=False), state
-        self.network, self.inputs, self.targets, self.order = network, X, state.targets, order
+        self.inputs = state.first.inputs
+        self.targets = state.targets
+        self.order = order
+        #: the network whose weights the fields drive
+        self.network = network
+        self._exact = state
+        fields = Fields(network, self.inputs, finite=False)
         self.hidden = fields.hidden()
-        xp, n, k = namespace(network.readout), fields.samples, network.outputs
-        top = xp.broadcast_to(network.readout, (n, *network.readout.shape))
+        n, k = fields.samples, network.outputs
+        top = namespace(network.readout).broadcast_to(network.readout, (n, *network.readout.shape))
         self.psi = [
             through(phi.reshape(n, k, -1), W)
             for phi, W in zip(fields.conjugates[1:], network.weights[1:], strict=True)
@@ -194,6 +200,7 @@ class FieldState:
 
     @property
     def samples(self) -> int:
+        """N."""
         return len(self.targets)
 
     def snapshot(self) -> Fields:
@@ -204,93 +211,79 @@ class FieldState:
         """K of the network that the fields drive."""
         return collective_kernel(self.snapshot())
 
-    def forward_blocks(self) -> Iterator[tuple[slice, list[Any]]]:
+    def forward_blocks(self) -> Iterator[tuple[slice, list[Array]]]:
         """Row blocks and the activations of the network that the fields drive."""
         return forward_blocks(self.network, self.inputs)
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Data) -> Array:
         """Outputs at new inputs of the network that the fields drive."""
         return self.network(X)
 
-    def _moving(self) -> dict[str, Any]:
-        """Every array that a step changes; ψ^L is the readout and stays."""
-        net = self.network
+    def arrays(self) -> dict[str, Array]:
+        """What a checkpoint holds; ψ^L is the readout and stays."""
         arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
         arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
-        arrays |= {f"weight_{i}": W for i, W in enumerate(net.weights)}
-        return arrays | {f"bias_{i}": b for i, b in enumerate(net.biases) if b is not None}
+        arrays |= self.network.arrays() | parameter_arrays(self._exact)
+        del arrays["readout"]
+        return arrays
 
-    def arrays(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return self._moving() | parameter_arrays(self._exact)
-
-    def restore(self, arrays: dict[str, Any]) -> None:
+    def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`arrays` gave."""
-        depth = self.network.depth
+        layers = range(self.network.depth)
         self._exact = restored(self._exact, arrays)
-        self.hidden = [arrays[f"hidden_{i}"] for i in range(depth)]
-        self.psi = [*(arrays[f"psi_{i}"] for i in range(depth - 1)), self.psi[-1]]
+        self.hidden = [arrays[f"hidden_{i}"] for i in layers]
+        self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self.psi[-1]]
         self.network = self.network.moved(
-            [arrays[f"weight_{i}"] for i in range(depth)],
-            [arrays.get(f"bias_{i}") for i in range(depth)],
+            [arrays[f"weight_{i}"] for i in layers], [arrays.get(f"bias_{i}") for i in layers]
         )
 
-    def _blocks(self) -> list[slice]:
-        net = self.network
-        width = max(net.widths[1:]) * (4 + 6 * net.outputs) * (1 + min(self.order, net.depth))
-        return row_slices(len(self.targets), width * net.dtype.itemsize)
-
-    def evaluate(self, residual: Any) -> float:
-        """Fill `residual` from the fields, keep ∂W and ∂b, return the summed loss."""
+    def evaluate(self, residual: Array) -> float:
+        """Fill `residual` from the fields, keep both velocities, return the summed loss."""
         net, xp = self.network, namespace(residual)
-        self._exact.fill(xp.empty_like(residual))
-        self._weights = [xp.zeros_like(W) for W in net.weights]
-        self._biases = [None if b is None else xp.zeros_like(b) for b in net.biases]
-        loss = 0.0
-        for s in self._blocks():
-            r = residual[s]
-            xp.subtract(xp.maximum(self.hidden[-1][s], 0) @ net.readout.T, self.targets[s], out=r)
-            loss = loss + 0.5 * (r.astype(xp.float64) ** 2).sum()
-            below = self.inputs[s]
-            for h, psi, total, bias in zip(
-                self.hidden, self.psi, self._weights, self._biases, strict=True
-            ):
-                slope = (r[:, None, :] @ psi[s])[:, 0] * (h[s] > 0)
-                total += (below.T @ slope).T if is_sparse(below) else slope.T @ below
-                if bias is not None:
-                    bias += slope.sum(axis=0)
-                below = xp.maximum(h[s], 0)
-        return float(loss)
+        self._exact_velocity = self._exact.loss_and_velocity(xp.empty_like(residual))[1]
+
+        def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
+            for s in blocks(net, samples, 2):
+                below = [self.inputs[s], *(xp.maximum(h[s], 0) for h in self.hidden)]
+                r = xp.subtract(below.pop() @ net.readout.T, self.targets[s], out=residual[s])
+                slopes = [
+                    (r[:, None, :] @ psi[s])[:, 0] * (h[s] > 0)
+                    for h, psi in zip(self.hidden, self.psi, strict=True)
+                ]
+                yield below, slopes
+
+        flops = 6.0 * self.samples * net.parameters
+        gradient = parameter_gradient(net, self.samples, visit, flops, residual)
+        rates = net.parameter_rates()
+        self._velocity = [-rate * g for rate, g in zip(rates, gradient, strict=True)]
+        return float(summed_loss(residual))
 
     def advance(self, step: float) -> None:
         """Move fields and weights by one step of the truncated hierarchy."""
         net = self.network
-        self._exact = self._exact.moved(self._exact.taken(), step)
-        moves = [-step * rate * G for rate, G in zip(net.rates, self._weights, strict=True)]
-        shifts = [
-            None if g is None else -step * rate * g
-            for rate, g in zip(net.rates, self._biases, strict=True)
-        ]
-        for s in self._blocks():
+        self._exact = self._exact.moved(self._exact_velocity, step)
+        moves = [step * v for v in self._velocity]
+        change = net.with_parameters(moves)
+        width = max(net.widths[1:]) * (4 + 6 * net.outputs) * (1 + min(self.order, net.depth))
+        for s in row_slices(self.samples, width * net.dtype.itemsize):
             gates = [h[s] > 0 for h in self.hidden]
-            self._advance_hidden(s, moves, shifts)
-            self._advance_conjugate(s, moves, gates)
-        self.network = net.moved(
-            [W + M for W, M in zip(net.weights, moves, strict=True)],
-            [None if b is None else b + c for b, c in zip(net.biases, shifts, strict=True)],
-        )
+            self._advance_hidden(s, change)
+            self._advance_conjugate(s, change, gates)
+        pairs = zip(net.parameter_list(), moves, strict=True)
+        self.network = net.with_parameters([p + move for p, move in pairs])
 
-    def _advance_hidden(self, s: slice, moves: list[Any], shifts: list[Any]) -> None:
-        net, L = self.network, self.network.depth
-        xp = namespace(net.readout)
+    def _advance_hidden(self, s: slice, moves: ReLUNetwork) -> None:
+        L = self.network.depth
+        xp = namespace(self.network.readout)
         after = self.inputs[s]  # a' of the layer below
-        handed: dict[int, Any] = {}  # relu(h + Δ_q h) − a of the layer below
+        handed: dict[int, Array] = {}  # relu(h + Δ_q h) − a of the layer below
         for layer in range(1, L + 1):
-            local = after @ moves[layer - 1].T
-            if shifts[layer - 1] is not None:
-                local += shifts[layer - 1]
+            W = self.network.weights[layer - 1]
+            local = after @ moves.weights[layer - 1].T
+            bias = moves.biases[layer - 1]
+            if bias is not None:
+                local += bias
             orders = budgets(layer - 1, self.order, L - layer)
-            W = net.weights[layer - 1]
             change = {q: local + handed[q - 1] @ W.T if q else local for q in orders}
             h = self.hidden[layer - 1][s]
             before = xp.maximum(h, 0)
@@ -298,19 +291,18 @@ class FieldState:
             h += change[max(orders)]
             after = xp.maximum(h, 0)
 
-    def _advance_conjugate(self, s: slice, moves: list[Any], gates: list[Any]) -> None:
-        net, L = self.network, self.network.depth
+    def _advance_conjugate(self, s: slice, moves: ReLUNetwork, gates: list[Array]) -> None:
+        L = self.network.depth
         after: Any = None  # φ' of the layer above
-        handed: dict[int, Any] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
-        change: dict[int, Any]
+        handed: dict[int, Array] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
         for layer in range(L, 0, -1):
-            psi, now = self.psi[layer - 1][s], (self.hidden[layer - 1][s] > 0)[:, None]
+            psi = self.psi[layer - 1][s]
+            now = (self.hidden[layer - 1][s] > 0)[:, None]
             phi = psi * gates[layer - 1][:, None]
-            if layer == L:  # the readout is fixed; only its gates move
-                change = {0: 0.0}
-            else:
-                W = net.weights[layer]
-                local = through(after, moves[layer])
+            change: dict[int, Any] = {0: 0.0}  # the readout is fixed; only its gates move
+            if layer < L:
+                W = self.network.weights[layer]
+                local = through(after, moves.weights[layer])
                 # One hand-over more than the velocities have: flips of the top gates.
                 orders = budgets(L - layer, self.order, layer - 1)
                 change = {q: local + through(handed[q - 1], W) if q else local for q in orders}

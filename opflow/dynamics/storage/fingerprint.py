@@ -1,49 +1,48 @@
-"""What a run is of, in 64 characters: data that differ have another fingerprint.
+"""Fingerprints of 64 characters that tell data sets and kernels apart.
 
-Whole arrays are hashed; of training inputs too large for that, rows spread evenly over them.
+Arrays up to 64 MiB are hashed whole; of larger ones, rows at even distances.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import as_array, is_sparse
+from opflow.machine.arrays import Array, Data, as_array, is_sparse, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.streams import host_rows
 from opflow.machine.workspace import op_namespace
 from opflow.relu.inputs import input_rows
 
-#: bytes of X that tell one data set from another
+#: bytes of the largest array that is hashed whole
+WHOLE = 2**26
+#: bytes that are hashed of a larger one
 SAMPLE = 2**24
-#: runs of neighbouring rows that a sample is read in: a disk is slow to seek
+#: runs of neighbouring rows that the sample consists of: a disk is slow to seek
 PIECES = 64
 
 
-def fingerprint(*values: Any, budget: float = math.inf, space: RowDistribution = LOCAL) -> str:
+def fingerprint(*values: Data, space: RowDistribution = LOCAL) -> str:
     """SHA-256 of arrays and of what stands for one.
 
     Parameters
     ----------
     *values : array, sparse matrix, linear operator, sequence of numbers, or None
         An array is anything with ``shape``, ``dtype`` and row slicing, on disk or a device too.
-    budget : float
-        Bytes to read of each, roughly; shape and dtype always count.
-    space : Space, optional
+    space : RowDistribution, optional
         Where every rank has some rows of the arrays: the fingerprint is that of all rows.
 
     Notes
     -----
-    Above the budget an array is read in at most 64 runs of neighbouring rows at even distances,
-    the first and the last row among them: two arrays that differ in other rows alone have one
-    fingerprint.  Rows of a sparse matrix are those of its CSR form.  A
-    linear operator X is multiplied once with a fixed vector v, and counts by its shape, dtype
-    and four digits of ‖Xv‖ and of the norm of Xv weighted along the rows, which are the same on
-    machines that round differently.
+    Of an array over 64 MiB, 16 MiB are read in at most 64 runs of neighbouring rows, the first and
+    the last row among them: two arrays that differ in other rows alone have one fingerprint.  Rows
+    of a sparse matrix are those of its CSR form.  A linear operator X is multiplied once with a
+    fixed vector v, and counts by its shape, dtype and four digits of ‖Xv‖ and of the norm of Xv
+    weighted along the rows, which are the same on machines that round differently.
 
     Examples
     --------
@@ -53,70 +52,74 @@ def fingerprint(*values: Any, budget: float = math.inf, space: RowDistribution =
     """
     digest = hashlib.sha256()
     for value in values:
-        _feed(digest, value, budget, space)
-    return str(space.agreed(digest.hexdigest()))
+        if value is None or isinstance(value, list | tuple):
+            for part in _parts(np.asarray(value or []), LOCAL):
+                digest.update(part)
+        else:
+            for part in _parts(value, space):
+                digest.update(part)
+    return space.agreed(digest.hexdigest())
 
 
-def kernel_mark(function: Callable[[Any, Any], Any], X: Any) -> str:
-    """What tells one kernel function from another: its norms on some rows of X, four digits."""
-    first, last = (input_rows(X, s) for s in (slice(0, 16), slice(-min(16, X.shape[0]), None)))
+def kernel_mark(function: Callable[[Array, Array], Array], X: Data) -> str:
+    """Four digits of the norms of a kernel function on some rows of X."""
+    first = input_rows(X, slice(0, 16))
+    last = input_rows(X, slice(-min(16, X.shape[0]), None))
     blocks = function(first, first), function(first, last)
-    return " ".join(f"{float(np.linalg.norm(_host(block))):.3e}" for block in blocks)
+    return " ".join(f"{float(np.linalg.norm(to_host(block))):.3e}" for block in blocks)
 
 
-def _feed(digest: Any, value: Any, budget: float, space: RowDistribution) -> None:
-    if value is None or isinstance(value, list | tuple):
-        value, space = np.asarray([] if value is None else value), LOCAL
+def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:
+    """The bytes of a value that count, on the first rank."""
     shape = tuple(value.shape)
     if isinstance(space, Sharded):
         shape = (space.size, *shape[1:])
-    digest.update(f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode())
+    yield f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode()
     value = host_rows(value)
     if hasattr(value, "matvec"):
-        vector = np.random.default_rng(0).standard_normal(shape[1]).astype(value.dtype)
-        vector = op_namespace(value).asarray(vector) if hasattr(value, "operands") else vector
-        product = np.asarray(_host(value.matvec(vector)), dtype=np.float64)
-        weighted = np.linspace(1, 2, shape[0])[space.span(shape[0])] * product
-        digest.update(f"{space.norm(product):.3e} {space.norm(weighted):.3e}".encode())
-        return
-    if not shape:
-        digest.update(_bytes(value))
-        return
+        yield _norms(value, shape, space).encode()
+    elif not shape:
+        yield _bytes(value)
+    else:
+        if is_sparse(value):
+            value = value.tocsr()
+        for rows in _hashed_rows(value, shape, space):
+            for array in _arrays(value[space.part(rows, shape[0])]):
+                yield space.joined(_bytes(array))
+
+
+def _norms(op: Any, shape: tuple[int, ...], space: RowDistribution) -> str:
+    vector = np.random.default_rng(0).standard_normal(shape[1]).astype(op.dtype)
+    if hasattr(op, "operands"):  # one of ours, which may be on a device
+        vector = op_namespace(op).asarray(vector)
+    product = np.asarray(to_host(op.matvec(vector)), dtype=np.float64)
+    weighted = np.linspace(1, 2, shape[0])[space.span(shape[0])] * product
+    return f"{space.norm(product):.3e} {space.norm(weighted):.3e}"
+
+
+def _hashed_rows(value: Data, shape: tuple[int, ...], space: RowDistribution) -> list[slice]:
+    """Slices of all rows, or of about 16 MiB of them, none longer than a sample."""
+    rows = shape[0]
+    width = math.prod(shape[1:]) * np.dtype(value.dtype).itemsize
     if is_sparse(value):
-        value = value.tocsr()
-    here, row = space.span(shape[0]), math.prod(shape[1:]) * np.dtype(value.dtype).itemsize
-    if is_sparse(value):
-        row = int(space.total(value.nnz)) * (row // shape[1] + 8) // shape[0]
-    wanted = shape[0] if shape[0] * row <= budget else int(budget // row)
-    for start, stop in _pieces(shape[0], wanted, row):
-        low, high = (min(max(i - here.start, 0), value.shape[0]) for i in (start, stop))
-        for part in _parts(value[low:high]):
-            digest.update(space.joined(_bytes(part)))
-
-
-def _parts(rows: Any) -> tuple[Any, ...]:
-    """Arrays with an entry for every row, or entry, of some rows."""
-    if not is_sparse(rows):
-        return (rows,)
-    # the width of an index is a choice
-    lengths, indices = rows.indptr[1:] - rows.indptr[:-1], rows.indices
-    return lengths.astype(np.int64), indices.astype(np.int64), rows.data
-
-
-def _pieces(rows: int, wanted: int, row: int) -> list[tuple[int, int]]:
-    """Slices of about `wanted` of the rows, none longer than a sample."""
-    if wanted >= rows:
-        length = max(1, 2**20 // max(row, 1))
-        return [(i, min(i + length, rows)) for i in range(0, rows, length)]
+        width = int(space.total(value.nnz)) * (width // shape[1] + 8) // rows
+    if rows * width <= WHOLE:
+        length = max(1, 2**20 // max(width, 1))
+        return [slice(i, min(i + length, rows)) for i in range(0, rows, length)]
+    wanted = SAMPLE // width
     count = min(max(wanted, 2), PIECES, rows)
     length = max(1, wanted // count)
-    starts = np.linspace(0, rows - length, count).astype(int).tolist()
-    return [(i, i + length) for i in starts]
+    return [slice(i, i + length) for i in np.linspace(0, rows - length, count).astype(int).tolist()]
 
 
-def _bytes(block: Any) -> bytes:
-    return np.ascontiguousarray(as_array(_host(block), "a block")).tobytes()
+def _arrays(rows: Data) -> tuple[Array, ...]:
+    """Arrays that tell some rows."""
+    if not is_sparse(rows):
+        return (rows,)
+    # Lengths of rows, and indices of one width: SciPy chooses between two.
+    lengths = rows.indptr[1:] - rows.indptr[:-1]
+    return lengths.astype(np.int64), rows.indices.astype(np.int64), rows.data
 
 
-def _host(block: Any) -> Any:
-    return block.get() if hasattr(block, "get") else block  # a device array
+def _bytes(block: Array) -> bytes:
+    return np.ascontiguousarray(to_host(as_array(block, "a block"))).tobytes()

@@ -1,4 +1,4 @@
-"""A log that is read while the run goes on: one JSON line an observation."""
+"""The log of a run: one line of JSON per record, complete while the run goes on."""
 
 from __future__ import annotations
 
@@ -17,21 +17,16 @@ LIMIT = 64
 class Log:
     """Appends lines ``{"step": …, "time": …, "loss": …, name: …}`` to a file.
 
-    An observation called "loss" stands in the place of the run's own, and may be in other units.
-    NaN and infinity become null, arrays of more than 64 entries ``{"shape": […]}``, and what
-    is no number the name of its type.
+    An observation called "loss" replaces the run's own, and may be in other units.  NaN and
+    infinity become null, arrays of more than 64 entries ``{"shape": […]}``, and other objects the
+    name of their type.
 
     Parameters
     ----------
     path : str or path
     resumed : int, optional
-        Keep the lines there up to this step, and drop the rest: a run goes on.  By default all
-        are dropped: a run begins.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
+        The step that a run is resumed from: keep the lines of the file up to it, and drop the
+        others.  By default a run begins, and all are dropped.
     """
 
     def __init__(self, path: str | os.PathLike[str], resumed: int | None = None) -> None:
@@ -39,7 +34,7 @@ class Log:
         self._warned = False
         # Unbuffered, in append mode: a line is in the file or not, whatever happens next.
         self._file = open(os.path.expanduser(path), "a+b", buffering=0)  # noqa: SIM115
-        self._end = 0
+        self._end = 0  # bytes of whole lines
         if resumed is not None:
             self._file.seek(0)
             for line in self._file:
@@ -50,11 +45,10 @@ class Log:
             self._file.truncate(self._end)
 
     def write(self, step: int, time: float, loss: float, observed: Mapping[str, Any]) -> None:
-        """Append one line; warns the first time that it cannot, and goes on."""
-        fixed = {"step": step, "time": time}
+        """Append one line; if that fails, warn the first time, and go on."""
+        fixed = {"step": step, "time": time}  # first in the line, whatever is observed
         line = json.dumps(_plain({**fixed, "loss": loss, **observed, **fixed}), allow_nan=False)
-        line += "\n"
-        data = line.encode()
+        data = f"{line}\n".encode()
         try:
             written = self._file.write(data)
             if written != len(data):
@@ -81,7 +75,7 @@ class Log:
 def _is_before(line: bytes, step: int) -> bool:
     try:
         return line.endswith(b"\n") and json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):  # not a line of ours, or half of one
+    except (ValueError, KeyError, TypeError):  # not a line of this class, or half of one
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and its file."""
+"""``Trajectory``: the result of a run, and its file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from opflow.data.task import Task
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array
+from opflow.machine.arrays import Array, Data
 from opflow.machine.files import load_arrays, save_arrays
 from opflow.machine.ranks import RowDistribution
 from opflow.relu.network import ReLUNetwork
 
-#: what a file holds besides arrays
+#: attributes that are no arrays, in the metadata of a file
 KEPT = ("products", "step", "note", "interrupted", "route", "model")
 
 
@@ -24,8 +24,8 @@ class Trajectory(Pictured):
     Attributes
     ----------
     network : ReLUNetwork
-        As the run left it; for a method whose state is fields, the weights these drive; for a
-        linearised flow, the parameters of the linear model, which is not this network.
+        At the end of the run; for a method whose state is fields, the weights that these drive; for
+        a linearised flow, the parameters of the linear model, which is not this network.
     residual : array (N, k)
         f − y of the model, or of the fields where they are the state; of a run with a
         communicator the rows of this rank.
@@ -35,8 +35,7 @@ class Trajectory(Pictured):
         Kernel products spent: one a step (a gradient and the recomputed residual), and those
         that found the step size, followed it, or were taken back.
     observations : dict of str to array
-        What the observers returned, first axis in the order of `times`; nothing of those that
-        return None.
+        Values of the observers, first axis in the order of `times`, without those that return None.
     step : float
         The step size at the end.
     note : str
@@ -67,7 +66,7 @@ class Trajectory(Pictured):
     note: str = ""
     interrupted: bool = False
     route: str = "weights"
-    coefficients: Any = None
+    coefficients: Array | None = None
     model: bool = True
     steps: Any = None
     task: Task | None = None
@@ -76,7 +75,7 @@ class Trajectory(Pictured):
 
     @classmethod
     def of_state(cls, state: Any, **recorded: Any) -> Trajectory:
-        """What was recorded on the way to a state, and what the state gives."""
+        """The trajectory to a state, of what was recorded on the way."""
         weights = state.first.has_weights
         return cls(
             state.network if weights else state.upper,
@@ -86,14 +85,14 @@ class Trajectory(Pictured):
             model=weights and recorded.get("_predictor", state) is state,
         )
 
-    def predict(self, X: Any, raw: bool = False) -> Array:
+    def predict(self, X: Data, raw: bool = False) -> Array:
         """Outputs at new inputs, (M, k), computed in row blocks; of a `task`, its answers.
 
         Parameters
         ----------
         X : array (M, d), rows on disk, sparse matrix or operator
-            As the user has it, if there is a `task`, which then prepares it.  Whole: every rank of
-            a run with a communicator knows the model and predicts alone.
+            In the user's form if there is a `task`, which then prepares it.  Every rank of a run
+            with a communicator knows the model and predicts all rows that it is given.
         raw : bool
             Return the outputs of the network, (M, k), and not the labels or the values in their
             own units that the task makes of them.
@@ -101,8 +100,8 @@ class Trajectory(Pictured):
         Raises
         ------
         ValueError
-            If the first layer moved in the space of a kernel that is not known as a function
-            (the run was loaded from a file, or the kernel was given as a matrix).
+            If the first layer was trained through a kernel that is not known as a function (the
+            run was loaded from a file, or the kernel was given as a matrix).
         """
         if self.task is not None:
             X = self.task.prepare(X)
@@ -115,16 +114,19 @@ class Trajectory(Pictured):
         return outputs if raw or self.task is None else self.task.answers(outputs)
 
     def __repr__(self) -> str:
-        known = self.steps is not None
-        count = int(self.steps[-1]) if known else len(self.times)
-        unit = ("step" if known else "moment") + "s" * (count != 1)
+        count = len(self.times)
+        unit = "moment"
+        if self.steps is not None:
+            count = int(self.steps[-1])
+            unit = "step"
+        unit += "s" * (count != 1)
         return (
             f"<Trajectory of {count:,} {unit} to t = {self.times[-1]:.4g}, "
             f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
         )
 
     def gathered(self, space: RowDistribution) -> Trajectory | None:
-        """The run with the residual of all ranks, on the one that leads; None on the others.
+        """The run with the residual of all ranks, on the first rank; None on the others.
 
         Parameters
         ----------
@@ -137,12 +139,8 @@ class Trajectory(Pictured):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file atomically: complete, or not there.
 
-        Of a run with a communicator, the one that leads saves what :meth:`gathered` gives.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written; a file of that name is then as it was.
+        Of a run with a communicator, the first rank saves the result of :meth:`gathered`.  If the
+        file cannot be written, one of that name stays as it was.
         """
         arrays = {"times": self.times, "losses": self.losses, "residual": self.residual}
         arrays |= self.network.arrays()

@@ -26,7 +26,7 @@ from opflow.relu.fields import Fields, check_fields, check_layer, check_order
 from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor
 from opflow.relu.hierarchy.members import weight
 from opflow.relu.hierarchy.tangent import FieldTangent
-from opflow.relu.kernels import jacobian
+from opflow.relu.jacobian import jacobian
 
 
 def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:

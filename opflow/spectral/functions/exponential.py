@@ -11,8 +11,8 @@ import warnings
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, symmetric_operator
-from opflow.spectral.krylov.flow import Krylov, check_tol
+from opflow.spectral.checks import ConvergenceWarning, check_tol, symmetric_operator
+from opflow.spectral.krylov.flow import Krylov
 
 #: Spaces in a row at most: a time that needs more is out of reach.
 SPACES = 1000

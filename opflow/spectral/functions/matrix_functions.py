@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, check_psd, symmetric_operator
-from opflow.spectral.krylov.flow import check_tol
+from opflow.spectral.checks import ConvergenceWarning, check_psd, check_tol, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
 #: Points at which funm looks at f, about.

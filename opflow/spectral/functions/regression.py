@@ -38,11 +38,11 @@ class KernelRegression(Pictured):
     def __repr__(self) -> str:
         return f"<KernelRegression of {self.coefficients.shape} targets by {self.solution!r}>"
 
-    def plot(self, **options: Any) -> Any:
-        """What was fitted against the targets, :func:`opflow.plot.predicted`."""
-        from opflow.plot import predicted
+    _picture = "predicted"
 
-        return predicted(self.fitted + self.residual, self.fitted, **options)
+    def _drawn(self) -> tuple[Array, Array]:
+        """The targets, and what was fitted to them."""
+        return self.fitted + self.residual, self.fitted
 
     def predict(self, cross: Data) -> Array:
         """The prediction at new points, K(X*, X) α.

@@ -55,20 +55,26 @@ class BlockKrylov:
     copy of a repeated eigenvalue is found in the end, which a single start vector cannot do.
     """
 
-    def __init__(self, op: Operator, start: Any, size: int, rng: np.random.Generator) -> None:
-        n, b = op.shape[0], start.shape[1]
-        self.op, self.rng, self.size = op, rng, min(size, n)
-        self._basis = namespace(start).empty((len(start), min(self.size + b, n)), dtype=op.dtype)
+    def __init__(self, op: Operator, start: Array, size: int, rng: np.random.Generator) -> None:
+        n = op.shape[0]
+        self.op = op
+        self.rng = rng
+        self.size = min(size, n)
+        #: T = Qᵀ op Q, on the host, in units of `unit`
         self.matrix = np.zeros((self.size, self.size))
-        self.products = self.filled = 0
+        self.products = 0
+        self.filled = 0
         self.scale = 0.0
+        #: Q, and room for the next block
+        columns = min(self.size + start.shape[1], n)
+        self._basis = namespace(start).empty((len(start), columns), dtype=op.dtype)
         self._eps = float(np.finfo(op.dtype).eps)
         self._product = Normalised(op.matmat, op.space)
-        norm = float(op.space.norm(start))
-        self._next, self.coupling = self._orthonormal(start, norm)
+        #: the block V that is multiplied next, and R of the residual V R Eᵀ
+        self._next, self.coupling = self._orthonormal(start, float(op.space.norm(start)))
 
     @property
-    def basis(self) -> Any:
+    def basis(self) -> Array:
         """Q, (n, filled)."""
         return self._basis[:, : self.filled]
 
@@ -89,7 +95,8 @@ class BlockKrylov:
 
     def expand(self) -> None:
         """Take the next block into the basis and multiply it."""
-        m, stop = self.filled, self.filled + self._next.shape[1]
+        m = self.filled
+        stop = m + self._next.shape[1]
         self._basis[:, m:stop] = self._next
         self.filled = stop
         space = self.op.space
@@ -105,17 +112,21 @@ class BlockKrylov:
         self.matrix[m:stop, :stop] = H.T
         self._next, self.coupling = self._orthonormal(W, self.scale)
 
-    def _orthonormal(self, W: Any, scale: float) -> tuple[Any, Any]:
+    def _orthonormal(self, W: Array, scale: float) -> tuple[Array, Array]:
         """An orthonormal block V orthogonal to the basis, and R with W = V R to rounding."""
-        n, b, space = self.op.shape[0], W.shape[1], self.op.space
-        xp, keep = namespace(W), min(b, n - self.filled)
+        n = self.op.shape[0]
+        b = W.shape[1]
+        keep = min(b, n - self.filled)
+        xp = namespace(W)
+        space = self.op.space
         if keep == 0:
             return W[:, :0], np.zeros((0, b))
         least = 10 * n**0.5 * self._eps * scale
         G = to_host(space.gram(W, W)).astype(np.float64)
         values, left = np.linalg.eigh((G + G.T) / 2)
         if values[0] > max(least**2, self._eps**0.25 * values[-1]) and keep == b:
-            rank, V = b, W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
+            rank = b
+            V = W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
         else:  # what is small in W drowns in the rounding of its Gram matrix
             V, R = space.qr(W)
             left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
@@ -133,21 +144,23 @@ class BlockKrylov:
         R[:rank] = to_host(space.gram(V[:, :rank], W)).astype(np.float64)
         return V, R
 
-    def ritz(self) -> tuple[Any, Any, Any]:
+    def ritz(self) -> tuple[Array, Array, Array]:
         """Ritz values (m,) ascending, their coordinates (m, m), and residual norms (m,)."""
         m = self.filled
         values, vectors = np.linalg.eigh(self.matrix[:m, :m])
-        width = self.coupling.shape[1]
-        residuals = np.linalg.norm(self.coupling @ vectors[m - width :], axis=0)
-        return values, vectors, np.zeros(m) if self.complete else residuals
+        if self.complete:
+            return values, vectors, np.zeros(m)
+        last = vectors[m - self.coupling.shape[1] :]
+        return values, vectors, np.linalg.norm(self.coupling @ last, axis=0)
 
-    def combine(self, coordinates: Any) -> Any:
+    def combine(self, coordinates: Array) -> Array:
         """Q times coordinates (m, c): (n, c)."""
         return self.basis @ namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
 
-    def restart(self, values: Any, coordinates: Any) -> None:
+    def restart(self, values: Array, coordinates: Array) -> None:
         """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks."""
-        m, kept = self.filled, len(values)
+        m = self.filled
+        kept = len(values)
         S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
         for s in row_slices(len(self._basis), m * self._basis.dtype.itemsize):
             self._basis[s, :kept] = self._basis[s, :m] @ S
@@ -158,7 +171,7 @@ class BlockKrylov:
 
 @keywords
 def block_lanczos(
-    op: Any, steps: int, V: Any = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
+    op: Any, steps: int, V: Array | None = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
 ) -> tuple[Array, Array, Array]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 
@@ -210,15 +223,15 @@ def block_lanczos(
     return space.unit * T, space.basis, space.unit * space.coupling
 
 
-def check_start(op: Operator, V: Any, name: str) -> Any:
+def check_start(op: Operator, V: Array, name: str) -> Array:
     """`V` as a block (n, b) with 1 <= b <= n, finite and of the operator's dtype."""
     n = op.domain.here(op.shape[0])
     V = check_real(V, name, dtype=op.dtype)
-    V = V[:, None] if V.ndim == 1 else V
+    if V.ndim == 1:
+        V = V[:, None]
     if V.ndim != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
         raise ValueError(
-            f"{name} has shape {getattr(V, 'shape', None)} but op of order {n} needs ({n}, b), "
-            f"1 <= b <= {n}"
+            f"{name} has shape {V.shape} but op of order {n} needs ({n}, b), 1 <= b <= {n}"
         )
     V = finite(V, name, op.space)
     units = unit_of(peaks(V, op.space), V.dtype)  # only directions count

@@ -1,4 +1,4 @@
-r"""The linear flow ``dr/dt = −op·r`` in Krylov spaces, with an error bound that costs no product.
+r"""The linear flow ``dr/dt = −op·r`` in a Krylov space, with an error bound free of products.
 
 For a symmetric PSD operator the Lanczos basis V and tridiagonal T give
 ``exp(−t·op) r ≈ ‖r‖ V exp(−tT) e₁``, and the integrals of it, the φ-functions, likewise.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import check_integer, check_real, namespace
+from opflow.machine.arrays import Array, check_integer, check_real, namespace
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import check_psd
 from opflow.spectral.krylov.recursion import Recursion
@@ -69,20 +69,23 @@ class Krylov:
     True
     """
 
-    def __init__(self, op: Operator, r: Any, *, size: int = 128) -> None:
+    def __init__(self, op: Operator, r: Array, *, size: int = 128) -> None:
         r = check_real(r, "r", dtype=op.dtype)
         if r.ndim not in (1, 2) or len(r) != op.domain.here(op.shape[1]):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
-        self._start, self._vector = r, r.ndim == 1
-        self._space = Recursion(op, r[:, None] if self._vector else r, size)
-        self.op, self.size, self.top = op, self._space.size, 0.0
+        self._start = r
+        self._space = Recursion(op, r.reshape(len(r), -1), size)
+        self.op = op
+        self.size = self._space.size
+        self.top = 0.0
         self.norm = self._shaped(self._space.norms)
-        self._eps = float(np.finfo(r.dtype).eps)
+        #: relative rounding that is allowed for
+        self._rounding_unit = 10 * float(np.finfo(r.dtype).eps)
 
-    def _shaped(self, columns: np.ndarray) -> Any:
+    def _shaped(self, columns: Array) -> Any:
         """Numbers (…, c), without the axis of the columns if r is a vector."""
-        if not self._vector:
+        if self._start.ndim == 2:
             return columns
         return float(columns[0]) if columns.ndim == 1 else columns[..., 0]
 
@@ -96,7 +99,7 @@ class Krylov:
         """Whether no space can grow: each is invariant (or r zero) or has its full size."""
         return not self._space.open.any()
 
-    def grow(self, wanted: Any = None) -> None:
+    def grow(self, wanted: Array | None = None) -> None:
         """Add a vector to the space, for one product; of a block, to those that are `wanted`."""
         self._space.grow(wanted)
         self._look()
@@ -106,18 +109,19 @@ class Krylov:
         check_psd(self.op, values)
         self.top = max(float(values.max()), 0.0)
 
-    def _level(self) -> np.ndarray:
+    def _level(self) -> Array:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
         top = self._space.ritz().values.max(axis=1, keepdims=True)
-        return 10 * self._eps * np.maximum(top, 0.0)
+        return self._rounding_unit * np.maximum(top, 0.0)
 
-    def _rates(self) -> np.ndarray:
+    def _rates(self) -> Array:
         """The Ritz values (c, m); those that are zero to rounding do not decay."""
         values = self._space.ritz().values
         return np.where(values > self._level(), values, 0.0)
 
-    def _defects(self, t: Any) -> np.ndarray:
-        t, space = np.asarray(t, dtype=np.float64), self._space
+    def _defects(self, t: Array | float) -> Array:
+        t = np.asarray(t, dtype=np.float64)
+        space = self._space
         unknown = np.where((t[..., None] > 0) & (space.norms > 0), np.inf, 0.0)
         if not space.counts.any():
             return unknown
@@ -129,15 +133,15 @@ class Krylov:
         inner = (integrated(rates, t) * ends).sum(-1)
         return np.where(space.counts > 0, np.abs(ritz.beta * inner), unknown)
 
-    def defect(self, t: Any) -> Any:
+    def defect(self, t: Array | float) -> Array | float:
         """The bound on the error of r(t), relative to ‖r‖ and without rounding."""
         return self._shaped(self._defects(t))
 
-    def rounding(self, t: Any) -> Any:
+    def rounding(self, t: Array | float) -> Array | float:
         """What floating point adds to it."""
         return self._shaped(self._rounding(t))
 
-    def _rounding(self, t: Any) -> np.ndarray:
+    def _rounding(self, t: Array | float) -> Array:
         """Rates are moved by ε·λ_max, which tells until they have decayed."""
         t = np.asarray(t, dtype=np.float64)
         space = self._space
@@ -146,14 +150,14 @@ class Krylov:
             rates = self._rates()
             ages = np.where(rates > 0, integrated(rates, t), 0.0)
             moved = np.linalg.norm(self.top * ages * space.ritz().first, axis=-1)
-        return 10 * self._eps * (1 + moved)
+        return self._rounding_unit * (1 + moved)
 
-    def bound(self, t: Any) -> Any:
+    def bound(self, t: Array | float) -> Array | float:
         """The bound on ‖error of r(t)‖, rounding included; t times it is that of the integral."""
         relative = np.minimum(self._defects(t) + self._rounding(t), 1.0)
         return self._shaped(self._space.norms * relative)
 
-    def reach(self, t: float, tol: Any) -> bool:
+    def reach(self, t: float, tol: Array | float) -> bool:
         """Grow until r(t) is within `tol`·‖r‖ or rounding; False if the size does not suffice."""
         while True:
             missed = ~(self._defects(t) <= np.maximum(tol, self._rounding(t)))
@@ -168,7 +172,7 @@ class Krylov:
                 self._space.grow(missed)
             self._look()
 
-    def horizon(self, tol: Any, t: float, least: Any = 0.0) -> float:
+    def horizon(self, tol: Array | float, t: float, least: Array | float = 0.0) -> float:
         """A time up to which r is within `tol`·‖r‖ times the share of `t` that has passed.
 
         Or within `least`·‖r‖, where that is more.
@@ -179,49 +183,52 @@ class Krylov:
         met = (self._defects(times) <= enough).all(axis=-1)
         return float(times[int(np.argmax(met))])
 
-    def apply(self, function: Callable[[Any], Any]) -> Any:
+    def apply(self, function: Callable[[Array], Array]) -> Array:
         """``function(op) r`` in the space.
 
         `function` maps the Ritz values (c, m) to as many values, or to (…, c, m) for several
         results, each of the shape of r.
         """
+        start = self._start
         if not self._space.counts.any():  # it is asked for at t = 0 only, or r = 0
-            values, start = function(np.zeros((1, 1))), self._start
+            values = function(np.zeros((1, 1)))
             factors = values.reshape(values.shape[:-2] + (1,) * start.ndim)
             return namespace(start).asarray(factors, dtype=start.dtype) * start
         ritz = self._space.ritz()
         along = (function(self._rates()) * ritz.first)[..., None, :]
         out = self._space.combine((along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :])
-        return out[..., 0] if self._vector else out
+        return out[..., 0] if start.ndim == 1 else out
 
-    def at(self, t: Any) -> Any:
+    def at(self, t: Array | float) -> Array:
         """r(t) = exp(−t·op) r, (n,), or (times, n) for an array of times; see :meth:`reach`."""
         # as a change of r, so that t = 0 and null modes leave it exactly as it is
         return self._start + self.apply(lambda theta: np.expm1(-_outer(t, theta)))
 
-    def phi(self, order: int, t: Any) -> Any:
+    def phi(self, order: int, t: Array | float) -> Array:
         """φ_k(−t·op) r for the order k, of the same shape."""
-        return self.at(t) if order == 0 else self.apply(lambda x: phi_values(order, _outer(t, x)))
+        if order == 0:
+            return self.at(t)
+        return self.apply(lambda theta: phi_values(order, _outer(t, theta)))
 
-    def integral(self, t: Any) -> Any:
+    def integral(self, t: Array | float) -> Array:
         """∫_0^t r = t φ₁(−t·op) r, of the same shape."""
         return self.apply(lambda theta: integrated(theta, t))
 
 
-def _outer(t: Any, theta: Any) -> Any:
+def _outer(t: Array | float, theta: Array) -> Array:
     return np.multiply.outer(np.asarray(t, dtype=np.float64), theta)
 
 
-def integrated(theta: Any, t: Any) -> Any:
+def integrated(theta: Array, t: Array | float) -> Array:
     """``∫_0^t exp(−sθ) ds``, of shape ``t.shape + θ.shape``; accurate for small tθ, t at θ = 0."""
-    theta, t = np.asarray(theta), np.asarray(t, dtype=np.float64)
+    t = np.asarray(t, dtype=np.float64)
     t = t.reshape(t.shape + (1,) * theta.ndim)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(theta * t > 0, -np.expm1(-theta * t) / theta, t)
 
 
 @np.errstate(under="ignore")  # what has decayed is zero
-def phi_values(order: int, x: Any) -> Any:
+def phi_values(order: int, x: Array) -> Array:
     r"""``φ_k(−x)`` for ``x >= 0``, to full relative accuracy.
 
     Notes
@@ -239,7 +246,8 @@ def phi_values(order: int, x: Any) -> Any:
     x = np.asarray(x, dtype=np.float64)
     if order == 0:
         return np.exp(-x)
-    small, series = np.minimum(x, order), np.zeros_like(x)
+    small = np.minimum(x, order)
+    series = np.zeros_like(x)
     term = np.ones_like(x)
     for j in range(40 + 5 * order):
         series += term * (order / (order + j))
@@ -249,10 +257,3 @@ def phi_values(order: int, x: Any) -> Any:
     for k in range(1, order):
         value = (1 / math.factorial(k) - value) / large
     return np.where(x < order, np.exp(-small) * series / math.factorial(order), value)
-
-
-def check_tol(tol: Any) -> float:
-    """`tol` as a float, if it is positive."""
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, not {tol!r}")
-    return float(tol)

@@ -18,10 +18,10 @@ from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
 from opflow.operators.entries import entries_are_cheap
-from opflow.operators.gates import Mask
 from opflow.operators.gram import Gram
 from opflow.operators.hadamard import TiledHadamard
 from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work

@@ -9,6 +9,7 @@ import pytest
 import opflow as of
 from opflow.machine.arrays import module_name, to_host
 from opflow.machine.workspace import operator_module
+from opflow.relu.jacobian import ROUTES
 from tests.device.counting import transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.operators.battery import small_blocks
@@ -79,7 +80,7 @@ def test_fields(case, storage, workspace) -> None:
 def test_kernels(case, workspace) -> None:
     with small_blocks(workspace):
         host, device, _, _ = both(case)
-        for route in of.relu.kernels.ROUTES:
+        for route in ROUTES:
             same_products(of.collective_kernel(device, route=route),
                           of.collective_kernel(host, route=route))  # fmt: skip
             same_products(of.jacobian(device, route=route), of.jacobian(host, route=route))

@@ -12,6 +12,7 @@ import opflow as of
 from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.machine.arrays import module_name, to_host
 from opflow.machine.streams import prefetched
+from opflow.relu.jacobian import ROUTES
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
 from tests.device.suite.test_dynamics import RUNS as DEVICE_RUNS
@@ -213,7 +214,7 @@ def test_fields_and_kernels_are_those_of_the_host(case, storage) -> None:
                 if not isinstance(got, of.Streamed):
                     agree(got, want)
         agree(device.outputs, host.outputs)
-        for route in of.relu.kernels.ROUTES:
+        for route in ROUTES:
             K, D = (of.collective_kernel(f, route=route) for f in (host, device))
             agree(D @ put(v), K @ v)
             agree(D.todense(), K.todense())
@@ -271,7 +272,7 @@ def test_rows_of_either_side_of_a_khatri_rao_product_move_once(k, ahead) -> None
 
 @counted
 @pytest.mark.parametrize("depth, outputs", [(1, 1), (1, 3), (2, 1), (2, 3)])
-@pytest.mark.parametrize("route", of.relu.kernels.ROUTES)
+@pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("storage", ["cached", "recomputed"])
 def test_a_product_with_a_kernel_moves_the_inputs_once_each_way_and_ahead(
     depth, outputs, route, storage, ahead

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.exponential import moving_integral
 from opflow.dynamics.methods.gradient_flow import chebyshev, damped, stable_stages
-from opflow.dynamics.state import State, WeightLayer
+from opflow.dynamics.state import State
 
 FLOWS = [of.ExponentialFlow(2.5e-3), of.GradientFlow(2.5e-3), of.LinearisedFlow()]
 ADAPTIVE = FLOWS[:2]
@@ -36,11 +37,10 @@ def reference(net, X, y, T, parts):
     now, spare = state(net, X, y), np.empty_like(y)
     h = T / parts
     for _ in range(parts):
-        now.evaluate(spare)
-        ahead = now.moved(now.slope, h)
-        ahead.evaluate(spare)
-        now = now.moved([a + b for a, b in zip(now.slope, ahead.slope, strict=True)], h / 2)
-    now.evaluate(spare)
+        _, slope = now.loss_and_velocity(spare)
+        _, ahead = now.moved(slope, h).loss_and_velocity(spare)
+        now = now.moved([a + b for a, b in zip(slope, ahead, strict=True)], h / 2)
+    now.loss_and_velocity(spare)
     return spare
 
 
@@ -297,10 +297,10 @@ def test_the_error_of_one_stage_is_measured_from_the_step_before():
     integrator.size = size
     for stages, h in ((2, size), (1, size), (1, size / 2)):
         integrator.size = h
-        r, before = integrator._residual[:, 0], integrator.products
+        r, before = integrator.point.residual[:, 0], integrator.products
         trial = integrator.attempt(h)
         assert integrator.products - before == stages
-        error = np.linalg.norm(trial.residual[:, 0] - of.spectral.expm(K, r, h, tol=1e-12))
+        error = np.linalg.norm(trial.end.residual[:, 0] - of.spectral.expm(K, r, h, tol=1e-12))
         scale = integrator.allowed * max(np.linalg.norm(r), integrator._rounding)
         assert trial.error * scale == pytest.approx(error, rel=0.05, abs=0)
         integrator.advance(h)

@@ -3,7 +3,8 @@ import pylops
 import pytest
 import scipy.sparse as sp
 
-from opflow.dynamics.storage.fingerprint import SAMPLE, fingerprint
+from opflow.dynamics.storage import fingerprint as module
+from opflow.dynamics.storage.fingerprint import fingerprint
 
 
 class Rows:
@@ -40,34 +41,38 @@ def test_any_bit_of_whole_arrays_counts():
 
 @pytest.mark.parametrize("rows", [1, 2, 63, 1000, 5000])
 @pytest.mark.parametrize("budget", [1, 4000, 60_000])
-def test_a_sample_spans_the_rows_within_its_budget(rows, budget):
+def test_a_sample_spans_the_rows_within_its_budget(rows, budget, monkeypatch):
+    monkeypatch.setattr(module, "WHOLE", budget)
+    monkeypatch.setattr(module, "SAMPLE", budget)
     x = np.random.default_rng(rows).standard_normal((rows, 8))
     on_disk = Rows(x)
-    mine = fingerprint(on_disk, budget=budget)
+    mine = fingerprint(on_disk)
     assert on_disk.read <= max(budget, 2 * 64)
     assert on_disk.read == x.nbytes if x.nbytes <= budget else on_disk.read > 0.6 * budget
     for at in [(0, 0), (rows - 1, 7)]:
-        assert fingerprint(Rows(changed(x, at)), budget=budget) != mine
-    assert fingerprint(x, budget=budget) == mine
-    assert fingerprint(Rows(x[:-1]), budget=budget) != mine
+        assert fingerprint(Rows(changed(x, at))) != mine
+    assert fingerprint(x) == mine
+    assert fingerprint(Rows(x[:-1])) != mine
 
 
-def test_a_file_on_disk_is_its_array(tmp_path):
+def test_a_file_on_disk_is_its_array(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((300, 7)).astype(np.float32)
     disk = np.memmap(tmp_path / "x.bin", np.float32, "w+", shape=x.shape)
     disk[:] = x
-    for budget in (2000, SAMPLE):
-        assert fingerprint(disk, budget=budget) == fingerprint(x, budget=budget)
+    assert fingerprint(disk) == fingerprint(x)
+    monkeypatch.setattr(module, "WHOLE", 2000)
+    monkeypatch.setattr(module, "SAMPLE", 2000)
+    assert fingerprint(disk) == fingerprint(x)
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo"])
 def test_sparse_values_and_places_count(form):
     x = sp.random_array((50, 40), density=0.2, format=form, rng=np.random.default_rng(0))
-    mine = fingerprint(x, budget=SAMPLE)
+    mine = fingerprint(x)
     other = x.copy()
     other.data[17] *= 1.5
     moved = sp.csr_array(x)[::-1].asformat(form)
-    assert mine == fingerprint(x.copy(), budget=SAMPLE)
+    assert mine == fingerprint(x.copy())
     assert len({mine, fingerprint(other), fingerprint(moved), fingerprint(x.toarray())}) == 4
     square = sp.csr_array(np.triu(np.ones((4, 4))))
     assert fingerprint(square) != fingerprint(square.T), "the same arrays, read by column"

@@ -1,0 +1,151 @@
+"""The Jacobian of the outputs: ``J_ℓ = φ^ℓ ⊙ a^{ℓ-1}`` layer by layer, or by transport."""
+
+from __future__ import annotations
+
+import math
+
+from opflow.machine.arrays import Data, is_sparse, module_name
+from opflow.machine.cost import MachineProfile
+from opflow.machine.ranks import Sharded
+from opflow.operators import HStack, KhatriRao, Matrix, Operator, PackedGates, ScaledGates, Zero
+from opflow.operators.describe import superscript
+from opflow.operators.gates import tables_pay
+from opflow.operators.operator import Cost, placed
+from opflow.operators.rules import is_operator, scale
+from opflow.operators.sharded import ShardedRows
+from opflow.relu.fields import Fields
+from opflow.relu.inputs import input_operator
+from opflow.relu.transport import Transport
+
+#: how J is applied: through cached conjugates, or by passes that recompute them
+ROUTES = ("cached", "transport")
+
+
+def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) -> Operator:
+    r"""The Jacobian of the outputs with respect to the trained parameters.
+
+    Parameters
+    ----------
+    fields : Fields
+    route : {"cached", "transport"}, optional
+        Through cached conjugates, or by backward and forward passes that store none; the cheaper
+        by the cost model when not given.
+    rates : bool, default True
+        Scale the columns of layer ℓ by √η_ℓ, so that ``K = J Jᵀ`` for any rates; ``False``
+        gives ∂f/∂W itself.  No difference for rates of 1.
+
+    Returns
+    -------
+    Operator of shape (N·k, P)
+        Rows: outputs flattened sample-major.  Columns: ``[vec W¹, b¹, vec W², …]``, vec in C
+        order, biases where there are any.
+
+    Notes
+    -----
+    :math:`J_\ell = \varphi^\ell \odot a^{\ell-1}`.  With rates it is the Jacobian in the
+    coordinates :math:`W/\sqrt{\eta}`, in which the flow is a plain gradient flow; ``J.T @ J``
+    (P × P) is the Gauss–Newton matrix there and has the nonzero spectrum of K.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 5, 4], outputs=2, seed=0)
+    >>> fields = net.fields(np.eye(3))
+    >>> J, K = of.jacobian(fields), of.collective_kernel(fields)
+    >>> J.shape, bool(np.allclose((J @ J.T).todense(), K.todense()))
+    ((6, 35), True)
+    """
+    if fields.gram is not None:
+        raise ValueError("these fields know their inputs by a Gram alone: there is no Jacobian")
+    if jacobian_route(fields, route) == "transport":
+        return on_all_ranks(fields, Transport(fields, rates=rates))
+    layers = [
+        scale(math.sqrt(rate) if rates else 1.0, part)
+        for rate, parts in zip(fields.network.rates, layer_jacobians(fields), strict=True)
+        for part in parts
+    ]
+    return on_all_ranks(fields, layers[0] if len(layers) == 1 else HStack(layers, symbol="J"))
+
+
+def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
+    """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
+    net = fields.network
+    if not fields.samples:  # other ranks have some
+        return [
+            [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
+            for pair in zip(net.weights, net.biases, strict=True)
+        ]
+    out: list[list[Operator]] = []
+    below = fields.activations[:-1] if net.depth > 1 else [fields.inputs]
+    for layer in range(first, net.depth + 1):
+        a = below[layer - 1]
+        symbol = "X" if layer == 1 else f"a{superscript(layer - 1)}"
+        conjugate = _conjugate(fields, layer, a)
+        parts: list[Operator] = [KhatriRao(conjugate, input_operator(a, symbol))]
+        if net.biases[layer - 1] is not None:
+            parts.append(conjugate)
+        out.append(parts)
+    return out
+
+
+def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
+    """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
+    net = fields.network
+    symbol = f"φ{superscript(layer)}"
+    if layer == net.depth and _gates_suffice(fields, below):
+        gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype)
+        return ScaledGates(gates, net.readout[0], symbol=symbol)
+    return Matrix(fields.conjugate(layer), symbol=symbol)
+
+
+def _gates_suffice(fields: Fields, below: Data) -> bool:
+    """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
+    net = fields.network
+    one_output = fields.derived and net.outputs == 1
+    return one_output and tables_pay(net.widths[-1], net.dtype, below)
+
+
+def reads_rows(fields: Fields) -> bool:
+    """Whether transport can read the inputs it needs."""
+    return fields.inputs is not None and not is_operator(fields.inputs)
+
+
+def jacobian_route(fields: Fields, route: str | None) -> str:
+    """One of `ROUTES`: the one that was asked for, or the cheaper one."""
+    if route not in (None, *ROUTES):
+        raise ValueError(f"route must be 'cached' or 'transport', not {route!r}")
+    if not fields.samples:
+        return "cached"
+    if route == "transport" and not fields.derived:
+        raise ValueError("route='transport' recomputes fields from weights; these are a state")
+    if route == "transport" and not reads_rows(fields):
+        raise ValueError("route='transport' needs inputs that can be read by rows")
+    if route is not None:
+        return route
+    net = fields.network
+    n = fields.samples
+    if fields.storage == "packed" and net.depth == 1 and _gates_suffice(fields, fields.inputs):
+        return "cached"  # the conjugates are what is held
+    if fields.storage != "cached":
+        return "transport"
+    if net.outputs == 1 or is_sparse(fields.inputs):
+        return "cached"
+    if not (fields.derived and reads_rows(fields)):
+        return "cached"
+    # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
+    # transport pays a second chain of GEMMs through the layers above the first.
+    # The rates are nominal: the form of K does not depend on the machine unless materialise asks.
+    entries = n * net.outputs * sum(net.widths[1:])
+    upper = sum(W.size for W in net.weights[1:])
+    cached = Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize)
+    transport = Cost(4.0 * n * (upper + net.readout.size), 0.0)
+    nominal = MachineProfile()
+    faster = nominal.seconds(transport, net.dtype) < nominal.seconds(cached, net.dtype)
+    return "transport" if faster else "cached"
+
+
+def on_all_ranks(fields: Fields, rows: Operator) -> Operator:
+    """An operator on the samples of this rank, as one on the samples of all."""
+    if not isinstance(fields.space, Sharded):
+        return rows
+    return ShardedRows(rows, fields.space, fields.network.outputs)

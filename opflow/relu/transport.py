@@ -1,0 +1,220 @@
+"""The Jacobian by backward and forward passes, which store no conjugates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from opflow.machine.arrays import Array, Data, Index, is_sparse, namespace
+from opflow.machine.streams import prefetched
+from opflow.machine.threads import bytes_over_rows, over_rows
+from opflow.machine.workspace import row_slices
+from opflow.operators import Matrix, Operator
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
+from opflow.operators.operator import Cost
+from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
+from opflow.relu.fields import Fields
+from opflow.relu.gradient import parameter_gradient
+from opflow.relu.inputs import copied_width
+from opflow.relu.passes import conjugates, slopes, through
+
+
+class Transport(Operator):
+    r"""The Jacobian by transport: backpropagate, then push tangents forward.
+
+    Parameters
+    ----------
+    fields : Fields
+    rates : bool, default True
+        As in :func:`jacobian`.
+
+    Notes
+    -----
+    ``Jᵀ r`` backpropagates r through the gates, ``J m`` pushes the tangent
+    :math:`\dot h^\ell = a^{\ell-1} M_\ell^T + \dot a^{\ell-1} W^{\ell T}` forward; together
+    8·N·P − 4·N·P_1 + 4·N·k·n_L flops a column for any number k of outputs, and no conjugate is
+    stored.
+    """
+
+    def __init__(self, fields: Fields, *, rates: bool = True) -> None:
+        net = fields.network
+        self.fields = fields
+        #: √η of each layer
+        self.scales = [math.sqrt(rate) if rates else 1.0 for rate in net.rates]
+        super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
+
+    @property
+    def data(self) -> Array:
+        """The readout: the operator is where it is."""
+        return self.fields.network.readout
+
+    def cost(self, columns: int = 1) -> Cost:
+        net = self.fields.network
+        n = self.fields.samples
+        flops = 4.0 * net.parameters - 2.0 * net.weights[0].size + 2.0 * net.readout.size
+        if self.fields.storage == "recomputed":
+            flops += 2.0 * net.parameters
+        stored = array_bytes(self, n, net.widths[0]) + self.fields.nbytes
+        return Cost(n * flops * columns, stored + self._vector_bytes(columns))
+
+    def _layers(self) -> list[tuple[slice, slice | None, float]]:
+        """Where W^ℓ and b^ℓ stand among the columns, and √η."""
+        places = self.fields.network.parameter_slices()
+        return [(*place, size) for place, size in zip(places, self.scales, strict=True)]
+
+    def _blocks(self, columns: int, dtype: DTypeLike, samples: slice) -> Iterable[slice]:
+        X = self.fields.inputs
+        width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns) + copied_width(X)
+        return prefetched(row_slices(samples, width * self.dtype.itemsize), X)
+
+    def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:
+        """Row block by row block, the slice, ``[X, a^1, …]`` and ``[φ^1, …]``, each (b, k, n_ℓ)."""
+        net = self.fields.network
+        for s in self._blocks(net.outputs, self.dtype, slice(0, self.fields.samples)):
+            rows = self.fields.rows(s)
+            yield s, rows, conjugates(net, rows, self.fields.seed(rows))
+
+    def _rmatmat(self, X: Array) -> Array:
+        net = self.fields.network
+        k = net.outputs
+        c = X.shape[1]
+
+        def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
+            for s in self._blocks(c, X.dtype, samples):
+                rows = self.fields.rows(s)
+                r = X[s.start * k : s.stop * k].reshape(-1, k, c)
+                r = r[:, :, 0] if c == 1 else r.transpose(0, 2, 1)
+                yield rows[:-1], slopes(net, rows, r)
+
+        sums = parameter_gradient(
+            net,
+            self.fields.samples,
+            visit,
+            self.cost(c).flops / 2,
+            self.fields.inputs,
+            columns=c,
+        )
+        out = namespace(X).empty((self.shape[1], c), dtype=X.dtype)
+        totals = iter(sums)
+        for weight, bias, size in self._layers():
+            out[weight] = next(totals).reshape(c, -1).T
+            out[weight] *= size
+            if bias is not None:
+                out[bias] = size * next(totals).reshape(c, -1).T
+        return out
+
+    def _matmat(self, X: Array) -> Array:
+        net = self.fields.network
+        k = net.outputs
+        c = X.shape[1]
+        directions = [
+            size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
+            for (weight, _, size), W in zip(self._layers(), net.weights, strict=True)
+        ]
+        out = namespace(X).empty((self.shape[0], c), dtype=X.dtype)
+
+        def push(samples: slice) -> None:
+            for s in self._blocks(c, X.dtype, samples):
+                rows = self.fields.rows(s)
+                tangent: Any = None
+                for i, (_, bias, size) in enumerate(self._layers()):
+                    pushed = (rows[i] @ directions[i]).reshape(-1, c, net.widths[i + 1])
+                    if bias is not None:
+                        pushed += size * X[bias].T
+                    if tangent is not None:
+                        pushed += through(tangent, net.weights[i].T)
+                    tangent = pushed
+                    tangent *= (rows[i + 1] > 0)[:, None, :]
+                outputs = through(tangent, net.readout.T)
+                out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
+
+        over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
+        return out
+
+
+# -- entries and prices ---------------------------------------------------------------------------
+
+entries_are_cheap.register(Transport, cheap_in_operands)
+
+
+@gram_diagonal.register
+def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(J, weights)
+    net = J.fields.network
+    shape = (J.fields.samples, net.outputs)
+    out = namespace(net.readout).zeros(shape, dtype=J.dtype)
+    for s, rows, phis in J._conjugate_blocks():
+        for size, b, below, phi in zip(J.scales, net.biases, rows[:-1], phis, strict=True):
+            norms = gram_diagonal(Matrix(below)) + (b is not None)
+            out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
+    return out.reshape(-1)
+
+
+@column_squares.register
+def _column_squares(J: Transport) -> Array:
+    out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
+    for _, rows, phis in J._conjugate_blocks():
+        for (weight, bias, size), below, phi in zip(J._layers(), rows[:-1], phis, strict=True):
+            squares = size**2 * (phi**2).sum(axis=1)
+            entries = below.multiply(below) if is_sparse(below) else below**2
+            out[weight] += (entries.T @ squares).T.reshape(-1)
+            if bias is not None:
+                out[bias] += squares.sum(axis=0)
+    return out
+
+
+@gram_block.register
+def _gram_block(J: Transport, rows: Index, cols: Index, weights: Any = None) -> Array:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+    left, phis = _fields_of(J, rows)
+    right, others = _fields_of(J, cols)
+    block: Any = 0
+    for i, b in enumerate(J.fields.network.biases):
+        gram = left[i] @ right[i].T
+        if is_sparse(gram):
+            gram = gram.toarray()
+        if b is not None:
+            gram = gram + 1
+        block = block + J.scales[i] ** 2 * gram * (phis[i] @ others[i].T)
+    return block
+
+
+def _fields_of(J: Transport, index: Index) -> tuple[list[Data], list[Array]]:
+    """``[X, a^1, …]`` and ``[φ^1, …]`` of some rows of J."""
+    net = J.fields.network
+    xp = namespace(net.readout)
+    wanted = xp.arange(J.shape[0])[index]
+    rows = J.fields.rows(wanted // net.outputs)
+    phis = conjugates(net, rows, J.fields.seed(rows))
+    place = (xp.arange(len(wanted)), wanted % net.outputs)
+    return rows[:-1], [phi[place] for phi in phis]
+
+
+@gram_work.register
+def _gram_work(J: Transport, rows: int, cols: int) -> Work:
+    # The conjugates of the samples, then one GEMM a side and layer.
+    net = J.fields.network
+    upper = net.parameters - net.weights[0].size
+    flops = 2.0 * rows * cols * (sum(net.widths[:-1]) + sum(net.widths[1:]))
+    flops += 2.0 * (rows + cols) * upper
+    fields = array_bytes(J, rows + cols, (1 + net.outputs) * sum(net.widths))
+    return Work(Cost(flops, fields), 4 * array_bytes(J, rows, cols) + 2 * fields)
+
+
+@product_bytes.register
+def _product_bytes(J: Transport, columns: int) -> float:
+    width = sum(J.fields.network.widths[1:]) * (2 + 3 * columns)
+    rows = array_bytes(J, J.fields.samples, width)
+    sums = 2 * array_bytes(J, J.shape[1], columns)
+    return 3 * array_bytes(J, max(J.shape), columns) + 2 * bytes_over_rows(rows, sums)
