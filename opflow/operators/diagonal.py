@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Index, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.entries import gram_diagonal
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap, gram_diagonal
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, stored_block
 from opflow.operators.rules import identity
@@ -37,6 +37,9 @@ class Diagonal(Operator):
 
     def cost(self, columns: int = 1) -> Cost:
         return Cost(float(self.shape[0] * columns), self._vector_bytes(columns))
+
+
+entries_are_cheap.register(Diagonal, cheap_in_operands)
 
 
 @gram_diagonal.register

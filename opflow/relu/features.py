@@ -6,9 +6,7 @@ The neural feature ansatz compares a layer's weight Gram with the average gradie
 
 from __future__ import annotations
 
-from typing import Any
-
-from opflow.machine.arrays import check_real, is_array, namespace
+from opflow.machine.arrays import Data, check_real, is_array, namespace
 from opflow.operators import Gram, Matrix, Operator, Weight, pullback
 from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_fields, check_layer
@@ -54,8 +52,9 @@ def agop(fields: Fields, layer: int) -> Operator:
     """
     layer = check_layer(fields, layer)
     phi = fields.conjugates[layer - 1]
-    spread = Gram(Matrix(phi.reshape(-1, phi.shape[-1]), symbol="φ").T)
-    return pullback(scale(1 / fields.samples, spread), Weight(fields.network.weights[layer - 1]))
+    covariance = Gram(Matrix(phi.reshape(-1, phi.shape[-1]), symbol="φ").T)
+    W = Weight(fields.network.weights[layer - 1])
+    return pullback(scale(1 / fields.samples, covariance), W)
 
 
 def feature_ansatz(
@@ -100,9 +99,9 @@ def feature_ansatz(
     layer = check_layer(fields, layer)
     if not power > 0:
         raise ValueError(f"power must be positive, not {power!r}")
-    phi, W = fields.conjugates[layer - 1], fields.network.weights[layer - 1]
-    xp = namespace(W)
-    W = W.astype(xp.float64)
+    phi = fields.conjugates[layer - 1]
+    xp = namespace(phi)
+    W = fields.network.weights[layer - 1].astype(xp.float64)
     if centred:
         phi = phi - phi.mean(axis=0)
     phi = phi.reshape(-1, phi.shape[-1])
@@ -113,8 +112,9 @@ def feature_ansatz(
     values, vectors = xp.linalg.eigh(S)
     root = (vectors * xp.sqrt(xp.maximum(values, 0))) @ vectors.T
     spectrum, U = xp.linalg.eigh(root @ weight_gram @ root)
-    kept = spectrum > len(S) * xp.finfo(xp.float64).eps * xp.abs(spectrum).max()
-    spectrum, U = spectrum[kept], U[:, kept]
+    nonzero = spectrum > len(S) * xp.finfo(xp.float64).eps * xp.abs(spectrum).max()
+    spectrum = spectrum[nonzero]
+    U = U[:, nonzero]
     size = float(xp.linalg.norm(weight_gram)) * float(xp.linalg.norm(spectrum**power))
     if size == 0:
         return 0.0
@@ -122,7 +122,7 @@ def feature_ansatz(
     return float((spectrum ** (power - 1) * overlaps).sum()) / size
 
 
-def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
+def target_linearity(fields: Fields, targets: Data, layer: int) -> float:
     r"""How much of the targets is a linear function of a layer's activations.
 
     Parameters
@@ -137,12 +137,6 @@ def target_linearity(fields: Fields, targets: Any, layer: int) -> float:
     -------
     float
         Between 0 and 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a layer outside 0..L, sparse inputs at layer 0, targets of another dtype or length,
-        or targets that are constant.
 
     Notes
     -----

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from opflow.machine.arrays import Array, to_device_of
+from opflow.machine.arrays import Array, Data, to_device_of
 from opflow.operators import GramVelocity, Matrix, Operator
 from opflow.operators.algebra import scale
 from opflow.relu.fields import Fields, check_layer
@@ -88,7 +86,7 @@ def weight_gram(network: ReLUNetwork, layer: int, side: str = "input") -> Array:
 
 
 def weight_gram_velocity(
-    fields: Fields, layer: int, residual: Any, side: str = "input"
+    fields: Fields, layer: int, residual: Data, side: str = "input"
 ) -> Operator:
     r"""The closed equation of a weight Gram: d(WᵀW)/dt or d(WWᵀ)/dt from the fields alone.
 
@@ -140,6 +138,6 @@ def weight_gram_velocity(
     return scale(-fields.network.rates[layer - 1], moving)
 
 
-def _squares(W: Any, axis: int) -> Any:
+def _squares(W: Array, axis: int) -> Array:
     """Sums of squares along an axis, in float64."""
     return (W.astype(np.float64) ** 2).sum(axis=axis)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from opflow.machine.arrays import Array
+from opflow.machine.arrays import Array, Data
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
@@ -34,7 +34,7 @@ class KernelVelocity(NamedTuple):
     conjugates: Operator
 
 
-def kernel_velocity(fields: Fields, residual: Array) -> Operator:
+def kernel_velocity(fields: Fields, residual: Data) -> Operator:
     r"""dK/dt along gradient flow, inside the activation region.
 
     Parameters
@@ -71,7 +71,7 @@ def kernel_velocity(fields: Fields, residual: Array) -> Operator:
     return add(_zero(fields), *parts)
 
 
-def layer_kernel_velocities(fields: Fields, residual: Array) -> list[KernelVelocity]:
+def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVelocity]:
     r"""dK/dt layer by layer, in two parts: activations moving, conjugates moving.
 
     Parameters
@@ -131,7 +131,7 @@ class _Layer(NamedTuple):
         return [scale(self.rate, gram) for gram in grams]
 
 
-def _layers(fields: Fields, residual: Array) -> list[_Layer]:
+def _layers(fields: Fields, residual: Data) -> list[_Layer]:
     """Layer by layer, the factors of the kernel and their velocities along gradient flow."""
     r = check_residual(fields, residual).reshape(-1)
     net = fields.network

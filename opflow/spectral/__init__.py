@@ -10,7 +10,6 @@ from opflow.spectral.compare import (
     alignment,
     kernel_alignment,
     kernel_distance,
-    principal_angles,
 )
 from opflow.spectral.density.density import Density, density
 from opflow.spectral.density.quadrature import quadrature
@@ -31,6 +30,7 @@ from opflow.spectral.modes import (
     Sharpness,
     decay,
     layer_shares,
+    principal_angles,
     projections,
     sharpness,
     spectrum_shares,

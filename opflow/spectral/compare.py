@@ -1,4 +1,4 @@
-"""Kernels compared with targets, with other kernels and by their eigenvectors."""
+"""Kernels compared with targets and with other kernels: alignment and distance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from opflow.machine.arrays import (
     Data,
     as_array,
     check_integer,
-    check_real,
     in_dtype,
     namespace,
     to_host,
 )
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
+from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Zero, add
 from opflow.operators.gram import GramVelocity
@@ -61,7 +60,7 @@ def alignment(
         a kernel of N·k rows, and are one vector then, flattened sample-major as opflow does.
     centred : bool, default False
         Project out the constant on both sides of the kernel and from the targets: of k outputs the
-        constant of each, where `y` tells them (N, k).
+        constant of each, where `y` has shape (N, k).
     products : int, default 60
         To spend on an estimate of the norm, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
@@ -241,64 +240,6 @@ def _compared(
     low = min(float(back(middle - error)), value)
     high = max(float(back(middle + error)), value)
     return Estimate(value, low, high, products=2 * m, how="Hutchinson")
-
-
-def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> Array:
-    r"""The principal angles between the spaces that two sets of columns span.
-
-    Parameters
-    ----------
-    U : array (n, p), V : array (n, q)
-        Linearly independent columns: eigenvectors at two times, say.
-    space : RowDistribution, optional
-        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
-        then the rows of this rank.
-
-    Returns
-    -------
-    array (min(p, q),), float64, on the host
-        Radians from 0 to π/2, ascending.
-
-    Notes
-    -----
-    Cosines are singular values of :math:`Q_U^T Q_V`, sines those of
-    :math:`(I - Q_U Q_U^T) Q_V` (Björck and Golub 1973): each where it keeps its digits, so that
-    angles far below :math:`\sqrt\epsilon` are right.  4·n·(p + q)² flops.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> U, V = np.eye(3)[:, :1], np.array([[1.0, 0.0], [1e-12, 0.0], [0.0, 1.0]])
-    >>> of.spectral.principal_angles(U, V)
-    array([1.e-12])
-    """
-    U = _orthonormal(U, "U", space)
-    V = _orthonormal(V, "V", space)
-    if len(U) != len(V):
-        raise ValueError(f"V has shape {V.shape} but U has shape {U.shape}")
-    if U.shape[1] < V.shape[1]:
-        U, V = V, U
-    xp = namespace(U, V)
-    both = space.gram(U, V)
-    rest = V - U @ both
-    if space.sharded:
-        rest = space.qr(rest)[1]
-    cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
-    sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
-    near = np.arcsin(np.minimum(sines, 1.0))
-    return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
-
-
-def _orthonormal(U: Array, name: str, space: RowDistribution) -> Array:
-    U = check_real(U, name)
-    n = int(space.total(len(U))) if U.ndim == 2 else 0
-    if not n or not 0 < U.shape[1] <= n:
-        raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {U.shape}")
-    Q, R = space.qr(check_finite(U, name, space))
-    sizes = np.abs(np.diag(to_host(R)))
-    if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
-        raise ValueError(f"{name} must have linearly independent columns")
-    return Q
 
 
 def _columns(y: Data, n: int, space: RowDistribution) -> tuple[Array, int]:

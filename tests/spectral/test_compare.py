@@ -11,8 +11,8 @@ from opflow.spectral.compare import (
     alignment,
     kernel_alignment,
     kernel_distance,
-    principal_angles,
 )
+from opflow.spectral.modes import principal_angles
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 
 seeds = st.integers(0, 2**32 - 1)

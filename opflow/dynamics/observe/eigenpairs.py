@@ -9,9 +9,9 @@ import numpy as np
 from opflow.dynamics.observe.moment import Moment
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
 from opflow.machine.ranks import RowDistribution
-from opflow.spectral.compare import principal_angles
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import Eigenpairs
+from opflow.spectral.modes import principal_angles
 
 
 class TopEigenpairs:

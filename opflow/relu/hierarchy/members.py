@@ -44,11 +44,6 @@ def pullback(
     Operator of shape (n_lower, n_lower)
         One more each way if `augmented`.  PSD for μ = ν, untagged otherwise.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For layers outside 1..L, lower > upper, or a sample that is not there.
-
     Notes
     -----
     .. math::

@@ -1,17 +1,16 @@
-"""The velocity operators of the fields on the whole training set, and their truncation.
+"""The velocity operators H_ℓ and Ψ_ℓ of the fields on the training set, and their truncation.
 
-H_ℓ and Ψ_ℓ are compositions of lifts, masks and Grams that read as the recursions do;
-:func:`field_velocities` applies all of them at once with what they share done once.
+They are compositions of lifts, masks and Grams that read as the recursions do;
+:func:`field_velocities` applies all of them at once, and what they share once.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, check_real, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, check_real, is_sparse, namespace
 from opflow.operators import (
     BlockDiagonal,
     FeatureLift,
@@ -139,7 +138,7 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
 
 
 def field_velocities(fields: Fields, order: int | None = None) -> Operator:
-    r"""All velocities at once, ``[H_1; …; H_L; Ψ_1; …; Ψ_L]``, with what they share done once.
+    r"""All velocities at once, ``[H_1; …; H_L; Ψ_1; …; Ψ_L]``; what they share is computed once.
 
     Parameters
     ----------
@@ -241,7 +240,7 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     )
 
 
-def check_residual(fields: Fields, residual: Any) -> Any:
+def check_residual(fields: Fields, residual: Data) -> Array:
     """A residual (N, k) or (N·k,) in the network's dtype and on its device, else raise."""
     n = check_fields(fields).samples
     k = fields.network.outputs

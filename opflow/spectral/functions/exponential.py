@@ -28,8 +28,8 @@ def expm(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = No
     op : operator or array (n, n)
         Symmetric PSD.
     r : array (n,) or (n, c)
-        A block costs block products.  Of the operator's dtype, or converted to it; a warning
-        tells of rounding.
+        A block costs block products.  Of the operator's dtype, or converted to it; with a
+        warning if that rounds.
     t : float or array of floats
         Not negative; all times come from the same Krylov spaces.
     tol : float, default 1e-8

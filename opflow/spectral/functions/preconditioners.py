@@ -20,6 +20,7 @@ from opflow.machine.arrays import (
 )
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
+from opflow.operators.diagonal import Diagonal, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
@@ -85,13 +86,15 @@ class Nystrom(Operator):
     _rmatmat = _matmat
 
     def _block(self, rows: Index, cols: Index) -> Array:
-        return _identity(self, rows, cols) + (self.data[rows] * self.weights) @ self.data[cols].T
+        _check_entries(self)
+        i, j = entry_indices(self, rows, cols)
+        return (i == j) + (self.data[rows] * self.weights) @ self.data[cols].T
 
     def _diagonal(self) -> Array:
         return 1 + self.data**2 @ self.weights
 
 
-class Jacobi(Operator):
+class Jacobi(Diagonal):
     """A positive diagonal matrix.
 
     Parameters
@@ -122,16 +125,12 @@ class Jacobi(Operator):
         super().__init__((size,) * 2, diagonal.dtype, psd=True, symbol=symbol)
         self.space = self.domain = space
 
-    def cost(self, columns: int = 1) -> Cost:
-        return Cost(float(self.data.size * columns), self.data.nbytes + self._vector_bytes(columns))
-
     def _matmat(self, X: Array) -> Array:
         return self.data[:, None] * X
 
-    _rmatmat = _matmat
-
     def _block(self, rows: Index, cols: Index) -> Array:
-        return _identity(self, rows, cols) * self.data[rows][:, None]
+        _check_entries(self)
+        return super()._block(rows, cols)
 
     def _diagonal(self) -> Array:
         return self.data.copy()
@@ -141,12 +140,9 @@ def _least(values: Array, space: RowDistribution) -> float:
     return -float(space.largest(-float(values.min()) if values.size else -np.inf))
 
 
-def _identity(op: Operator, rows: Index, cols: Index) -> Array:
-    """The sub-block of the identity, as booleans."""
+def _check_entries(op: Operator) -> None:
     if op.space.sharded:
         raise ValueError("entries of a sharded preconditioner are not available: only products are")
-    index = op_namespace(op).arange(op.shape[0])
-    return index[rows][:, None] == index[cols]
 
 
 @keywords
@@ -266,4 +262,3 @@ def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
 
 
 entries_are_cheap.register(Nystrom, cheap_in_operands)
-entries_are_cheap.register(Jacobi, cheap_in_operands)

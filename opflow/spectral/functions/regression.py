@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, check_real, is_sparse
+from opflow.machine.arrays import Array, Data, check_real, is_sparse
 from opflow.operators.algebra import as_operator
 from opflow.spectral.checks import check_finite, symmetric_operator
 from opflow.spectral.functions.solve import Solution, solve
@@ -44,7 +44,7 @@ class KernelRegression(Pictured):
         """The targets, and what was fitted to them."""
         return self.fitted + self.residual, self.fitted
 
-    def predict(self, cross: Any) -> Any:
+    def predict(self, cross: Data) -> Array:
         """The prediction at new points, K(X*, X) α.
 
         Parameters
@@ -70,7 +70,7 @@ class KernelRegression(Pictured):
         return cross.matvec(self.coefficients.reshape(-1)).reshape(-1, outputs)
 
 
-def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRegression:
+def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> KernelRegression:
     r"""Kernel ridge regression, α = (K + μ)⁻¹ y.
 
     Parameters
@@ -121,9 +121,10 @@ def kernel_regression(op: Any, y: Any, shift: float, **options: Any) -> KernelRe
     """
     op = symmetric_operator(op)
     y = check_real(y, "y", dtype=op.dtype)
-    fits = not is_sparse(y) and y.ndim in (1, 2)
-    rows, size = op.space.total(np.array([len(y), y.size])) if fits else (0, 0)
-    if not fits or op.shape[0] not in (rows, size) or not size:
+    rows = size = 0
+    if not is_sparse(y) and y.ndim in (1, 2):
+        rows, size = op.space.total(np.array([len(y), y.size]))
+    if op.shape[0] not in (rows, size) or not size:
         raise ValueError(
             f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
             "as its entries flattened sample-major, are expected"

@@ -87,7 +87,7 @@ def solve(
     op : operator or array (n, n)
         Symmetric PSD.
     b : array (n,) or (n, c)
-        Of the operator's dtype, or converted to it; a warning tells of rounding.
+        Of the operator's dtype, or converted to it, with a warning if that rounds.
     shift : float, default 0
         μ, not negative.
     preconditioner : {None, "nystrom", "jacobi"} or operator, optional

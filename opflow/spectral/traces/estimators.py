@@ -35,18 +35,9 @@ def xtrace(
 ) -> Estimate:
     r"""XTrace (Epperly, Tropp and Webber 2024) of a symmetric A.
 
-    Parameters
-    ----------
-    apply : function
-        ``X -> A X`` for blocks (n, columns).
-    omega : array (n, m), standard normal
-    psd : bool
-        Whether A is; then the trace of the sketch is a lower bound.
-    space : RowDistribution
-        How the rows of vectors are held, ``op.space``.
+    `apply` is ``X -> A X`` for blocks (n, columns), `omega` (n, m) standard normal, `space` how the
+    rows of vectors are held.  Of a PSD matrix the trace of the sketch is a lower bound.
 
-    Notes
-    -----
     With :math:`Q_i` an orthonormal basis of :math:`A\Omega` without column i and
     :math:`P_i = I - Q_i Q_i^T`, the mean over i of
 
@@ -110,13 +101,6 @@ def xtrace(
 def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -> Estimate:
     r"""XNysTrace (Epperly, Tropp and Webber 2024) of a PSD A.
 
-    Parameters
-    ----------
-    apply, omega, space
-        As for :func:`xtrace`.
-
-    Notes
-    -----
     With :math:`A_i` the Nyström approximation from all columns of :math:`\Omega` but i, and
     :math:`\hat\omega_i` the part of :math:`\omega_i` off the others, the mean over i of
 

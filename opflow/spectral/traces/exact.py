@@ -15,11 +15,11 @@ from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum, Zero, scale
+from opflow.operators.diagonal import Diagonal
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.stack import HStack
 from opflow.spectral.checks import DENSE, distribution_of, finite
-from opflow.spectral.functions.preconditioners import Jacobi
 from opflow.spectral.traces.structure import NOMINAL, forming_products
 
 #: Flops of LAPACK's eigenvalues of order m, over m³, at the rate of a matrix product.
@@ -44,16 +44,7 @@ class Spectrum(NamedTuple):
 
 
 def rank_bound(op: Operator) -> int:
-    """The largest rank that the structure of `op` allows.
-
-    Parameters
-    ----------
-    op : Operator
-
-    Returns
-    -------
-    int
-        At most ``min(op.shape)``; no product is spent.
+    """The largest rank that the structure of `op` allows, at no product.
 
     Examples
     --------
@@ -86,7 +77,7 @@ def factor(op: Operator) -> Operator | None:
     if isinstance(op, Gram):
         if op.weights is None:
             return op.factor
-        return op.factor @ Jacobi(op.weights**0.5, symbol="√w") if op.psd else None
+        return op.factor @ _RootWeights(op.weights) if op.psd else None
     if isinstance(op, Scaled) and op.scalar > 0:
         inner = factor(op.operands[0])
         return None if inner is None else scale(op.scalar**0.5, inner)
@@ -94,6 +85,17 @@ def factor(op: Operator) -> Operator | None:
         parts = [part for part in map(factor, op.operands) if part is not None]
         return HStack(parts) if len(parts) == len(op.operands) else None
     return None
+
+
+class _RootWeights(Diagonal):
+    """diag(√w) of a Gram's weights w >= 0."""
+
+    def __init__(self, weights: Array) -> None:
+        self.data = weights**0.5
+        super().__init__((weights.size,) * 2, weights.dtype, psd=True, symbol="√w")
+
+    def _diagonal(self) -> Array:
+        return self.data
 
 
 def narrow_factor(op: Operator) -> Operator | None:
@@ -110,17 +112,7 @@ def narrow_factor(op: Operator) -> Operator | None:
 def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
     """Whether all eigenvalues by LAPACK take no longer than `estimate`, or are `asked` for.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric.
-    estimate : Cost
-    asked : bool
-
-    Raises
-    ------
-    MemoryError, ValueError
-        If they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
+    Raises if they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
     """
     n = op.shape[0]
     F = narrow_factor(op)
@@ -149,19 +141,8 @@ def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
 
 
 def dense_spectrum(op: Operator) -> Spectrum:
-    """The whole spectrum by LAPACK, of the smaller side; :func:`use_lapack` says where.
+    """All eigenvalues of a symmetric `op` by LAPACK, of the smaller side.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric.
-
-    Returns
-    -------
-    Spectrum
-
-    Notes
-    -----
     Some 4/3·m³ flops for the smaller side m, half of them at the pace of memory, and what forming
     it costs: tiles where the structure gives them, else m products.
     """
@@ -182,10 +163,8 @@ def dense_spectrum(op: Operator) -> Spectrum:
 
 
 def rounding_level(op: Operator, values: Array) -> float:
-    """Below which eigenvalues cannot be told from zero, given some of the spectrum of `op`.
+    """The size of eigenvalues that rounding makes of zero, given some of the spectrum of `op`.
 
-    Notes
-    -----
     A product is accurate to some ε·λ_max, and so is LAPACK; √n allows for the sums inside.  The
     negative values that rounding gives a PSD operator show how far it really goes.
     """

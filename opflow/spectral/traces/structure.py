@@ -166,7 +166,7 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.nda
 
 
 def _by_tiles(op: Operator) -> bool:
-    """Whether square tiles, of the symmetric half, are cheaper to form than whole rows."""
+    """Whether tiles of the symmetric half are cheaper to form than whole rows."""
     rows, cols, *_ = dense_plan(op)
     return entries_are_cheap(op) and rows == cols
 
