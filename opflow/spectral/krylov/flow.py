@@ -75,7 +75,7 @@ class Krylov:
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
         self._start = r
-        self._space = Recursion(op, r.reshape(len(r), -1), size)
+        self._space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
         self.op = op
         self.size = self._space.size
         self.top = 0.0
