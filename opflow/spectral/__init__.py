@@ -3,6 +3,9 @@
 Every function raises a ``ValueError`` or ``TypeError`` that names the argument: for an operator
 that is not square, symmetric, real and finite, or is seen not to be PSD where it has to be, and
 for shapes, dtypes and numbers that do not fit.  Docstrings name what else may be raised.
+
+Functions that draw random vectors take ``rng`` (or ``seed``): an int, a ``numpy.random.Generator``
+or None; 0 by default.  ``progress=True`` counts the products on standard error.
 """
 
 from opflow.spectral.checks import ConvergenceWarning, Estimate

@@ -94,19 +94,6 @@ class Estimate(float):
 def symmetric_operator(op: Any, name: str = "op") -> Operator:
     """`op` as an opflow operator that is square, real and, as far as can be seen, symmetric.
 
-    Parameters
-    ----------
-    op : operator of opflow, PyLops or SciPy, array (n, n) or sparse matrix
-    name : str
-        What the caller's argument is called.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If it is none of these, or not square, real, symmetric or finite.
-
-    Notes
-    -----
     Where the tags do not say that it is symmetric, one product with a block of two random
     vectors does: ``x·(op y) = y·(op x)`` to rounding.  These two are not counted anywhere.  An
     operator of SciPy that passes needs no adjoint of its own.
@@ -139,19 +126,9 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
 class Normalised:
     """Block products divided by a power of four near their size, which the first of them tells.
 
-    Parameters
-    ----------
-    product : function
-        ``X -> A X`` for blocks of vectors about as long as they have entries.
-    space : RowDistribution
-        How the rows of what it gives are held.
-
-    Attributes
-    ----------
-    unit : float
-        1, unless the squares of squares of what the first product gave leave the range of its
-        dtype: nothing that is made of these products overflows or vanishes, whatever the units of
-        the data are.
+    The `product` is ``X -> A X`` for blocks of vectors about as long as they have entries.  The
+    `unit` is 1, unless the squares of squares of what the first product gave leave the range of its
+    dtype: nothing that is made of these products overflows or vanishes, whatever the units are.
     """
 
     def __init__(self, product: Callable[[Array], Array], space: RowDistribution = LOCAL) -> None:

@@ -63,7 +63,6 @@ def alignment(
         constant of each, where `y` has shape (N, k).
     products : int, default 60
         To spend on an estimate of the norm, from 30.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -121,7 +120,6 @@ def kernel_alignment(
     K0, K1 : operators, arrays (n, n) or sparse matrices
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -140,7 +138,6 @@ def kernel_alignment(
     >>> of.spectral.kernel_alignment(np.eye(2), np.diag([1.0, 0.0]))
     0.707107 (exact, 0 products)
     """
-
     return _compared(K0, K1, _cosine, _artanh, np.tanh, products, rng)
 
 
@@ -172,7 +169,6 @@ def kernel_distance(
     >>> of.spectral.kernel_distance(np.eye(2), 1.5 * np.eye(2))
     0.5 (exact, 0 products)
     """
-
     return _compared(K0, K1, _ratio, np.log, np.exp, products, rng, change=True)
 
 

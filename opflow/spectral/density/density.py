@@ -150,12 +150,8 @@ class Density(Pictured):
         fewer = nodes + shift <= grid
         more = nodes - shift <= grid
         low = self._rule.mean(fewer)[0] - spread - self._rule.slack(fewer)[0]
-        high = (
-            self._rule.mean(more)[0]
-            + spread
-            + self._rule.slack(more)[1]
-            + self._doubt * (grid >= 0)
-        )
+        high = self._rule.mean(more)[0] + spread + self._rule.slack(more)[1]
+        high = high + self._doubt * (grid >= 0)
         n = self.order
         return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
 
@@ -255,8 +251,6 @@ def density(
         Symmetric.
     probes, steps, rng, seed
         As in :func:`quadrature`; of no effect on an exact spectrum.
-    progress : bool, default False
-        Count the products on standard error.
     log : bool, default False
         A density per unit of log₁₀ λ, with Gaussians in log₁₀ λ; for PSD operators.
     width : float, optional

@@ -17,24 +17,9 @@ def batched_lanczos(
 ) -> tuple[Array, Array, Array | None, int]:
     """Lanczos from each of several vectors at once, a block product a step.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric, of order n.
-    start : array (n, probes)
-    steps : int
-    keep : bool
-        As in :class:`opflow.spectral.krylov.recursion.Recursion`.
-
-    Returns
-    -------
-    alpha, beta : arrays (probes, m), on the host in float64
-        Diagonals and, in ``beta[:, :-1]``, off-diagonals; ``beta[:, -1]`` is the norm of the
-        next residual.  A probe whose space is invariant goes on with β = 0 and its first α:
-        nodes without weight, inside the spectrum.
-    basis : array (probes, m, n) or None
-    products : int
-        With one vector: a probe whose space is invariant takes no more.
+    Diagonals and off-diagonals (probes, m), the last of which is the norm of the next residual; the
+    bases (probes, m, n), if they are to `keep`; and products.  A probe whose space is invariant
+    takes no more and goes on with β = 0 and its first α: nodes without weight in the spectrum.
     """
     space = Recursion(op, start, steps, keep=keep)
     space.reserve(space.size)

@@ -41,7 +41,6 @@ def quadrature(
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60
         Block products at most; fewer if all Krylov spaces are invariant earlier.
-    rng, seed : int, numpy.random.Generator or None, default 0
     reorthogonalise : bool, default True
         Hold all probes·steps·n numbers of the bases.  ``False`` holds three vectors a probe:
         converged eigenvalues then come several times, as ghosts that share the weight of one, so
@@ -114,11 +113,10 @@ def exact_rule(op: Operator) -> Quadrature:
     """The whole spectrum by LAPACK as a rule of one row without error."""
     found = dense_spectrum(op)
     nodes = found.values[None]
-    weights = np.ones(nodes.shape)
-    certain = np.ones(nodes.shape, dtype=bool)
+    ones = np.ones(nodes.shape)
+    known = ones > 0
     level = rounding_level(op, found.values)
-    coarse = (nodes, weights)
-    rule = Quadrature(nodes, weights, found.products, certain, certain, level, weights, coarse)
+    rule = Quadrature(nodes, ones, found.products, known, known, level, ones, (nodes, ones))
     return with_zeros(rule, found.zeros)
 
 

@@ -105,9 +105,6 @@ def eigsh(
         default.
     how : str, optional
         As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
-    rng, seed : int, numpy.random.Generator or None, default 0
-    progress : bool, default False
-        Count the products on standard error.
 
     Returns
     -------

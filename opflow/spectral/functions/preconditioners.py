@@ -159,8 +159,6 @@ def nystrom(
         μ, not negative.
     rank : int, default 100
         Vectors of the sketch, n at most: one block product, and rank·n numbers are held.
-    rng, seed : int, numpy.random.Generator or None, default 0
-        Of the sketch.
 
     Returns
     -------
@@ -227,17 +225,7 @@ def nystrom(
 def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
     r"""The inverse of the exact diagonal of op + μ.
 
-    Parameters
-    ----------
-    op : operator or array (n, n)
-        Symmetric PSD.
-    shift : float, default 0
-        μ, not negative.
-
-    Returns
-    -------
-    Jacobi
-        An operator of order n, in the dtype of `op`.
+    `op` (n, n) is PSD and `shift`, μ, not negative, as for :func:`nystrom`.
 
     Notes
     -----

@@ -103,10 +103,6 @@ def solve(
         then that, if the matrix fits in half of the free memory and no preconditioner is given.
     rank : int, default 100
         Of the Nyström preconditioner.
-    rng, seed : int, numpy.random.Generator or None, default 0
-        Of the Nyström preconditioner.
-    progress : bool, default False
-        Count the products, the preconditioner's as well, on standard error.
 
     Returns
     -------

@@ -28,15 +28,8 @@ from opflow.spectral.checks import (
 class BlockKrylov:
     """The space, one block product a step; directions that are exhausted are replaced.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric, of order n.
-    start : array (n, b)
-        Need not be of full rank: random directions take the place of what is missing.
-    size : int
-        Columns of the basis at most; b more are held.
-    rng : numpy.random.Generator
+    The `start` (n, b) need not be of full rank: random directions replace what is missing.
+    The basis has `size` columns at most; b more are held.
 
     Attributes
     ----------
@@ -185,8 +178,6 @@ def block_lanczos(
         Start; `block` Gaussian vectors by default.
     block : int, default 8
         b, where `V` is not given.
-    rng, seed : int, numpy.random.Generator or None, default 0
-        Of the start and of the directions that replace exhausted ones.
 
     Returns
     -------

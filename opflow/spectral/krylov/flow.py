@@ -26,8 +26,7 @@ class Krylov:
     op : Operator
         Symmetric PSD, of order n.
     r : array (n,) or (n, c)
-        r(0), in the operator's dtype or converted to it; every column of a block has
-        its own space.
+        r(0), in the operator's dtype or converted to it.
     size : int, default 128
         Vectors of a basis held at most, from 2: size·n·c numbers.
 

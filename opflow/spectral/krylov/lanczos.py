@@ -41,8 +41,6 @@ def lanczos(
     reorthogonalise : bool, default True
         ``False`` holds three vectors in the place of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
-    rng, seed : int, numpy.random.Generator or None, default 0
-        Of the start vector.
 
     Returns
     -------

@@ -64,17 +64,9 @@ class Ritz(NamedTuple):
 class Recursion:
     r"""Krylov spaces of the columns of a block, with full reorthogonalisation.
 
-    Parameters
-    ----------
-    op : Operator
-        Symmetric, of order n.
-    r : array (n, c)
-        Starts, of the operator's dtype; zero columns have empty spaces.
-    size : int
-        Vectors of a basis at most.
-    keep : bool, default True
-        Hold the bases, size·n·c numbers, and reorthogonalise against them.  Without them there
-        are three vectors a column, and eigenvalues that have converged come again, as ghosts.
+    Starts r (n, c) are of the operator's dtype; zero columns have empty spaces.  `keep` holds the
+    bases, size·n·c numbers, and reorthogonalises against them.  Without them there are three
+    vectors a column, and eigenvalues that have converged come again, as ghosts.
 
     Attributes
     ----------

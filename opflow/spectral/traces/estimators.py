@@ -74,8 +74,8 @@ def xtrace(
     V = xp.asarray(W - S * (S * W).sum(axis=0), dtype=Q.dtype)
     E = omega - Q @ V
     F = Y - Z @ V
-    quad = _products(E, F, space)
-    square = _products(E, E, space)
+    quad = _host(space.total((E * F).sum(axis=0, dtype=np.float64)))
+    square = _host(space.total((E * E).sum(axis=0, dtype=np.float64)))
     C = _host(space.gram(Z, E))
     dim = n - (m - 1 if full else rank)
     total = float(np.trace(H))
@@ -161,11 +161,6 @@ def _host(x: Array) -> Array:
     return to_host(x).astype(np.float64, copy=False)
 
 
-def _products(A: Array, B: Array, space: RowDistribution) -> Array:
-    """a·b of columns."""
-    return _host(space.total((A * B).sum(axis=0, dtype=np.float64)))
-
-
 def _unit(S: Array) -> Array:
     return S / np.linalg.norm(S, axis=0)
 
@@ -187,15 +182,10 @@ def _second_directions(S: Array) -> Iterator[tuple[int, Array]]:
         yield i, D / np.where(size > 0, size, 1.0)
 
 
-def _spread(samples: Array) -> float:
-    """The standard error of a mean."""
-    return float(samples.std(ddof=1) / np.sqrt(len(samples)))
-
-
 def _error(samples: Array, without: Array | None) -> float:
     """The standard error where entry (i, j) of `without` is sample i without sample j."""
     m = len(samples)
-    error = _spread(samples)
+    error = float(samples.std(ddof=1) / np.sqrt(m))
     if without is None:
         return error
     np.fill_diagonal(without, 0.0)

@@ -41,7 +41,6 @@ def frobenius_norm(
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate, from 30.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -85,7 +84,6 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
     op : operator, array (n, n) or sparse matrix
     products : int, default 40
         Steps of Lanczos, from 2; n numbers are held for each.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
@@ -159,12 +157,6 @@ def condition_number(
         value is `low`, but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε``
         times the largest.  That is exact only where structure proves it zero.
 
-    Raises
-    ------
-    ValueError
-        If the number is estimated and `op` is not known to be PSD: extremes say nothing of
-        eigenvalues next to zero.
-
     Warns
     -----
     ConvergenceWarning
@@ -234,7 +226,6 @@ def participation_ratio(
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate of either factor, from 30.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------

@@ -99,6 +99,8 @@ def diagonal_cost(op: Operator) -> Cost:
 @diagonal_cost.register(Sum)
 @diagonal_cost.register(Scaled)
 @diagonal_cost.register(TiledHadamard)
+@diagonal_cost.register(SampleLift)
+@diagonal_cost.register(FeatureLift)
 def _of_parts(op: Operator) -> Cost:
     return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
 
@@ -110,12 +112,6 @@ def _of_squares(op: Product) -> Cost:
         return block_work(op, 1, 1).cost.times(op.shape[0])
     F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
     return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
-
-
-@diagonal_cost.register(SampleLift)
-@diagonal_cost.register(FeatureLift)
-def _of_lift(op: Operator) -> Cost:
-    return diagonal_cost(op.operands[0])
 
 
 @diagonal_cost.register(Mask)

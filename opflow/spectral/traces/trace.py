@@ -48,7 +48,6 @@ def trace(
         XNysTrace if `op` is known to be PSD and XTrace if not.
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
-    rng, seed : int, numpy.random.Generator or None, default 0
 
     Returns
     -------
