@@ -91,7 +91,7 @@ def clustered(op: Data, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> A
         Symmetric PSD, of order N·k.
     outputs : int, default 1
         As in :func:`block_means`.
-    rng, seed : int, numpy.random.Generator or None, default 0
+    rng, seed
         Of the landmarks.
 
     Notes
@@ -246,8 +246,9 @@ def _name_classes(ax: Axes, labels: Data) -> None:
         ax.axhline(start, color="white", lw=0.6)
         ax.axvline(start, color="white", lw=0.6)
     centres = (starts + np.r_[starts[1:], len(labels)]) / 2
-    ax.set_yticks(centres, [str(labels[start]) for start in starts])
-    ax.set_xticks(centres, [str(labels[start]) for start in starts])
+    names = [str(label) for label in labels[starts]]
+    ax.set_yticks(centres, names)
+    ax.set_xticks(centres, names)
     ax.tick_params(length=0)
 
 

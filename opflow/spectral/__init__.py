@@ -9,11 +9,7 @@ or None; 0 by default.  ``progress=True`` counts the products on standard error.
 """
 
 from opflow.spectral.checks import ConvergenceWarning, Estimate
-from opflow.spectral.compare import (
-    alignment,
-    kernel_alignment,
-    kernel_distance,
-)
+from opflow.spectral.compare import alignment, kernel_alignment, kernel_distance
 from opflow.spectral.density.density import Density, density
 from opflow.spectral.density.quadrature import quadrature
 from opflow.spectral.density.rule import Quadrature

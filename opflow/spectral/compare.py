@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import (
-    Array,
-    Data,
-    as_array,
-    check_integer,
-    in_dtype,
-    namespace,
-    to_host,
-)
+from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype, namespace, to_host
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Zero, add
@@ -175,14 +167,14 @@ def kernel_distance(
 Function = Callable[[Any], Any]  # of arrays, or of a number
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def _cosine(G: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
+    return G[..., 0, 1] / (np.sqrt(G[..., 0, 0]) * np.sqrt(G[..., 1, 1]))
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def _ratio(G: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
+    return np.sqrt(G[..., 1, 1]) / np.sqrt(G[..., 0, 0])
 
 
 def _artanh(cosine: Array) -> Array:

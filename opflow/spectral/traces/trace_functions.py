@@ -199,13 +199,8 @@ def effective_rank(
         return part.mapped(lambda h: rank(h, total))
     sizes = (max(total.low, float(rule.nodes.max())), total.high)  # no eigenvalue exceeds a trace
     ends = [rank(h, size) for h in (part.low, part.high) for size in sizes]
-    return Estimate(
-        rank(part, total),
-        min(ends),
-        max(ends),
-        products=part.products + total.products,
-        how=part.how,
-    )
+    spent = part.products + total.products
+    return Estimate(rank(part, total), min(ends), max(ends), products=spent, how=part.how)
 
 
 def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
