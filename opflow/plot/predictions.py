@@ -154,8 +154,10 @@ def _regressions(true: Data, predicted: Data) -> list[tuple[str, Any, Any, Any]]
 def _labels(values: Data, name: str) -> Any:
     """Labels (N,)."""
     labels = np.asarray(to_host(as_array(values, name)))
-    if labels.ndim == 2:
-        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels.ravel()
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    elif labels.ndim == 2:
+        labels = labels.argmax(axis=1)
     if labels.ndim != 1:
         raise ValueError(f"{name} must be labels (N,) or outputs (N, k), not {labels.shape}")
     return labels
