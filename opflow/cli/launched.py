@@ -1,4 +1,4 @@
-"""Whether a command was started on several ranks, found without importing MPI."""
+"""Whether a command was started by mpiexec, found without importing MPI."""
 
 from __future__ import annotations
 

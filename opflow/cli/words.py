@@ -1,4 +1,4 @@
-"""The words of the tables, explained in a sentence each."""
+"""The glossary of ``opflow explain``: the words of the tables in a sentence each."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _moments(X: Data) -> tuple[int, Any, Any]:
         return 0, 0.0, 0.0
     if is_sparse(X):
         X = X.astype(np.float64).tocsr()
-        unit = float(abs(X.data).max(initial=0.0))
+        unit = float(abs(X.data).max()) if X.nnz else 1.0
         if not 0 < unit < math.inf:
             unit = 1.0
         X = X * (1 / unit)

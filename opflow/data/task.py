@@ -1,4 +1,4 @@
-"""What stands between a person's data and the numbers of a network, in both directions."""
+"""Targets encoded for a network (one-hot classes, scaled numbers), and its outputs decoded."""
 
 from __future__ import annotations
 

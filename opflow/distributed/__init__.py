@@ -1,5 +1,6 @@
-"""Samples spread over the ranks of an MPI communicator: products by a local product, one
-allreduce of a weight-shaped array, and a local product.
+"""Samples distributed over the ranks of an MPI communicator.
+
+A product with K is a local product, one allreduce of a weight-shaped array, and a local product.
 
 Every rank runs the same program on its own rows.  A communicator given to the fields, or to
 :func:`opflow.train`, is all that differs from a program for one machine.

@@ -1,4 +1,4 @@
-"""Which route a run takes and what it may hold, decided before any work is done."""
+"""The plan of a run: the fastest route within the memory budget, chosen before any work."""
 
 from __future__ import annotations
 

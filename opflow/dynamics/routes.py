@@ -1,4 +1,4 @@
-"""The routes of a run, with the work and the memory of each, from shapes alone.
+"""Routes of a run (first layer by weights, or eliminated), with the work and memory of each.
 
 The routes: *weights*, every layer as its weights; *eliminated*, the first layer through the Gram
 of its inputs (:mod:`opflow.dynamics.state`), formed once where it fits and pays, through X where

@@ -1,4 +1,4 @@
-"""How an operator is evaluated: factored, Gram-side, in tiles or dense, by a cost model.
+"""The choice of form: factored, one Gram dense, tiled or dense, whichever is fastest.
 
 Nothing is approximated and nothing is chosen silently: an operator stays factored until
 :func:`materialise` is called, and what that returns says in its type what it is.

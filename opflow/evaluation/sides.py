@@ -1,4 +1,4 @@
-"""Which kernels of an operator keep one Gram dense, and which of the two: chosen and formed.
+"""The choice of which kernels keep one Gram dense, and which of their two Grams.
 
 A kernel is a ``Gram(A ⊙ B)`` among the terms; either side may keep its Gram as a matrix.
 """

@@ -1,4 +1,4 @@
-"""The word that was meant where one is spelled wrong."""
+"""Suggestions for a misspelled word: ``did you mean …?``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of gates with matrices, faster than BLAS: the method of the four Russians.
+"""Products of gates with matrices by look-up tables (four Russians), faster than BLAS.
 
 For every four gates (or samples) a table holds the 16 possible sums of their rows over a strip of
 columns; one look-up and addition replaces four multiplications and additions.  The loops are in an

@@ -1,4 +1,4 @@
-"""Sums, products, multiples, adjoints and casts of operators: classes that store and apply.
+"""The classes of sums, products, multiples, adjoints and casts of operators.
 
 ``simplify.py`` builds them.  Tags follow from mathematics, never from names: a sum of PSD operators
 is PSD, a multiple is PSD for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one

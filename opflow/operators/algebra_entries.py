@@ -1,4 +1,4 @@
-"""What entries of sums, multiples, adjoints and casts are made of, and what they cost."""
+"""Entries of sums, multiples, adjoints and casts, and what they cost."""
 
 from __future__ import annotations
 

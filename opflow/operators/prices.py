@@ -1,4 +1,4 @@
-"""What sub-blocks and products of operators cost, in flops and in bytes held: asked class by class.
+"""Costs of entries and products by class of operator: a new class registers its own here.
 
 Each class registers its own prices beside itself; the rules here are those of any operator.
 """

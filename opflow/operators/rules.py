@@ -1,4 +1,4 @@
-"""The rules of operator algebra, declared below the operators that follow them.
+"""How operators simplify in sums, products, multiples, adjoints: functions classes register into.
 
 The base class calls these functions and knows no other class.  ``algebra.py``, ``convert.py`` and
 ``diagonal.py`` register what the functions do for the classes defined there.

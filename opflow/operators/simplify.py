@@ -1,4 +1,4 @@
-"""Sums, products, multiples and adjoints, simplified as they are built.
+"""Simplification of sums, products, multiples and adjoints when they are built.
 
 Sums and products are flat, identities are dropped, scalars move out of products, a double adjoint
 is undone, zeros vanish from sums, a product with a zero is zero, and the adjoint of a symmetric

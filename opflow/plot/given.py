@@ -1,4 +1,4 @@
-"""Arguments of pictures: results of the library or plain arrays, one or several by label."""
+"""Arguments of pictures: results or plain arrays, one or several by label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jacobian of the outputs: ``J_ℓ = φ^ℓ ⊙ a^{ℓ-1}`` layer by layer, or by transport."""
+"""The Jacobian of the outputs: conjugate fields times activations, or by transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fields hold their activations, and what that takes."""
+"""How fields hold their activations in memory: cached, packed or recomputed, and its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jacobian by backward and forward passes, which store no conjugates."""
+"""The Jacobian without stored conjugates: Jᵀu by a backward pass, J v by a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method, its integrator and its state are to a run: all members, with their defaults.
+"""Base classes of methods, integrators and states: all attributes that a run reads.
 
 A *method* (:class:`opflow.GradientDescent`, :class:`opflow.ExponentialFlow`, …) is a description;
 :meth:`Method.start` makes the *integrator* that moves the *state* of one run.

@@ -1,4 +1,4 @@
-"""What an observer sees of a run."""
+"""``Moment``: the state of a run at one recorded step, as observers see it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The members of the hierarchy, sample pair by sample pair: B and F, and their spectra.
+"""Members of the hierarchy for sample pairs: pullbacks B, pushforwards F, their spectra.
 
 Each is built literally by one step of its recursion after the other, ``Wᵀ D_μ B D_ν W`` and
 ``W D_μ F D_ν Wᵀ``, so its description shows the recursion.

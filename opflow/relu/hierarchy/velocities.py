@@ -1,4 +1,4 @@
-"""The velocity operators H_ℓ and Ψ_ℓ of the fields on the training set, and their truncation.
+"""Velocity operators of hidden fields (H_ℓ) and conjugate fields (Ψ_ℓ), truncated or not.
 
 They are compositions of lifts, masks and Grams that read as the recursions do;
 :func:`field_velocities` applies all of them at once, and what they share once.

@@ -1,4 +1,4 @@
-"""Lanczos on one vector: T and its basis, the largest eigenvalue, both ends of a spectrum."""
+"""``lanczos`` for one vector, the largest eigenvalue, and both ends of a spectrum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The Lanczos recursion: its step, Krylov spaces of many columns, eigenpairs of tridiagonal T.
+r"""The Lanczos recurrence: its step, Krylov spaces of many columns, eigenpairs of T.
 
 ``op V = V T + β_m v_{m+1} e_mᵀ`` holds for every column of its own.  Columns share only the block
 products and the reorthogonalisations.
