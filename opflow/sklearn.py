@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
-from scipy.optimize import minimize_scalar
 
 from opflow.data.standardise import Standardiser
 from opflow.data.task import Task
@@ -23,7 +21,7 @@ from opflow.evaluation.dense import dense
 from opflow.interface.extras import install
 from opflow.machine.arrays import Array, Data
 from opflow.relu import ReLUNetwork, collective_kernel, cross_kernel
-from opflow.spectral import kernel_regression
+from opflow.spectral.functions.regression import kernel_regression, leave_one_out
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -302,7 +300,7 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         K = collective_kernel(self.network_.fields(self._rows))
         if self.alpha is None or self.alpha == "loo":
             formed = dense(K, self.memory)
-            self.alpha_, self.loo_error_ = _leave_one_out(formed, targets)
+            self.alpha_, self.loo_error_ = leave_one_out(formed, targets)
             self.regression_ = kernel_regression(formed, targets, self.alpha_, how="direct")
         elif isinstance(self.alpha, Real) and 0 <= self.alpha < np.inf:
             self.alpha_ = float(self.alpha)
@@ -318,21 +316,3 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
         new = self.network_.fields(self._task.prepare(X))
         cross = cross_kernel(new, self.network_.fields(self._rows))
         return self._task.answers(self.regression_.predict(cross))
-
-
-def _leave_one_out(K: Array, y: Array) -> tuple[float, float]:
-    """The ridge whose leave-one-out error is least, and that error."""
-    values, vectors = scipy.linalg.eigh(K.astype(np.float64))
-    top = values[-1] or 1.0
-    shares = vectors.T @ y
-    squares = vectors**2
-
-    def error(power: float) -> float:
-        inverse = 1 / (values.clip(min=0) + top * np.exp(power))[:, None]
-        return float((((vectors @ (inverse * shares)) / (squares @ inverse)) ** 2).mean())
-
-    powers = np.linspace(np.log(len(K) * np.finfo(K.dtype).eps), 5, 50)
-    best = powers[np.argmin([error(power) for power in powers])]
-    width = powers[1] - powers[0]
-    found = minimize_scalar(error, bounds=(best - width, best + width), method="bounded")
-    return float(top * np.exp(found.x)), float(found.fun)

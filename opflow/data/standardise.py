@@ -26,7 +26,7 @@ from opflow.machine.arrays import (
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.streams import Streamed, host_rows
 from opflow.machine.workspace import row_slices
-from opflow.operators.algebra import is_operator
+from opflow.operators.rules import is_operator
 
 
 @dataclass(frozen=True, eq=False)

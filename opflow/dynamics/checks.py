@@ -13,7 +13,7 @@ import numpy as np
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, namespace
 from opflow.operators import Operator
-from opflow.operators.algebra import as_operator, is_operator
+from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.inputs import check_inputs, is_whole
 from opflow.relu.network import ReLUNetwork
 

@@ -19,8 +19,8 @@ from opflow.evaluation.dense import dense_plan
 from opflow.machine.arrays import Data, is_sparse
 from opflow.machine.cost import machine_profile
 from opflow.operators import Cost, Gram, Operator
-from opflow.operators.algebra import as_operator, is_operator
 from opflow.operators.describe import duration, human
+from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.inputs import input_operator, is_whole
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.storage import storage_bytes

@@ -25,7 +25,7 @@ from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, Data, module_name
 from opflow.machine.ranks import RowDistribution, Sharded, same, space_of, together
 from opflow.machine.workspace import workspace_limit
-from opflow.operators.algebra import is_operator
+from opflow.operators.rules import is_operator
 from opflow.relu.network import ReLUNetwork
 
 __all__ = ["DivergenceError", "train"]

@@ -11,11 +11,12 @@ from typing import NamedTuple
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.gram_side import GramSide
 from opflow.machine.cost import MachineProfile
-from opflow.operators.algebra import Scaled, Sum, add, scale
+from opflow.operators.algebra import Scaled, Sum
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import add, scale
 from opflow.operators.tiles import stand_in
 
 

@@ -1,8 +1,7 @@
 """The classes of sums, products, multiples, adjoints and casts of operators.
 
-``simplify.py`` builds them.  Tags follow from mathematics, never from names: a sum of PSD operators
-is PSD, a multiple is PSD for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one
-and the same J.
+``simplify.py`` builds them.  Tags are theorems: a sum of PSD operators is PSD, a multiple is PSD
+for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and the same J.
 """
 
 from __future__ import annotations
@@ -22,12 +21,7 @@ from opflow.operators.diagonal import Identity
 from opflow.operators.diagonal import Zero as Zero
 from opflow.operators.entries import gram_diagonal
 from opflow.operators.operator import Cost, Operator, agreed_space, placed
-from opflow.operators.rules import add as add
-from opflow.operators.rules import as_operator as as_operator
-from opflow.operators.rules import compose as compose
-from opflow.operators.rules import is_operator as is_operator
 from opflow.operators.rules import multiple
-from opflow.operators.rules import scale as scale
 
 
 def unify(operators: Sequence[Operator]) -> list[Operator]:

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Data, Index, check_real, mixed, module_name, namespace
 from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
-from opflow.operators.algebra import as_operator, unify
+from opflow.operators.algebra import unify
 from opflow.operators.entries import (
     cheap_in_operands,
     cross_block,
@@ -23,6 +23,7 @@ from opflow.operators.entries import (
 )
 from opflow.operators.operator import Cost, Operator, bracketed
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work
+from opflow.operators.rules import as_operator
 
 
 class Gram(Operator):

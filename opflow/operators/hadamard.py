@@ -12,12 +12,13 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Scaled, Sum, add, as_operator, scale, unify
+from opflow.operators.algebra import Scaled, Sum, unify
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, entrywise_block, product_bytes
+from opflow.operators.rules import add, as_operator, scale
 from opflow.operators.tiles import tiled_cost, tiled_product, tiled_product_bytes
 
 

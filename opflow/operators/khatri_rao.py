@@ -15,7 +15,7 @@ from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, cached_property, over_rows
 from opflow.machine.workspace import op_namespace, row_data, row_slices
-from opflow.operators.algebra import Sum, as_operator, is_operator, unify
+from opflow.operators.algebra import Sum, unify
 from opflow.operators.entries import (
     cheap_in_operands,
     column_squares,
@@ -30,6 +30,7 @@ from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
 from opflow.operators.row_products import product_cost, pull, push, push_pull
+from opflow.operators.rules import as_operator, is_operator
 
 
 class KhatriRao(Operator):

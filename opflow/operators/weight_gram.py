@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from opflow.machine.arrays import Array, Data, check_gates
-from opflow.operators.algebra import as_operator
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
+from opflow.operators.rules import as_operator
 
 
 class WeightGram(Gram):

@@ -10,8 +10,8 @@ import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import Array, Data, as_array, to_host
-from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Operator
+from opflow.operators.rules import as_operator
 from opflow.plot.axes import Axes, axes, colours, finish, logarithmic, number, styled
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from opflow.machine.arrays import Data, check_real, is_array, namespace
 from opflow.operators import Gram, Matrix, Operator, Weight, pullback
-from opflow.operators.algebra import scale
-from opflow.relu.fields import Fields, check_fields, check_layer
+from opflow.operators.rules import scale
+from opflow.relu.checks import check_fields, check_layer
+from opflow.relu.fields import Fields
 
 __all__ = ["agop", "feature_ansatz", "target_linearity"]
 

@@ -15,7 +15,6 @@ from opflow.machine.arrays import (
     Array,
     Data,
     Index,
-    check_integer,
     locked,
     module_name,
     namespace,
@@ -311,30 +310,3 @@ class Fields:
 
     def __repr__(self) -> str:
         return f"<Fields of {self.samples:,} samples on {self.network!r}, {self.nbytes:,} bytes>"
-
-
-def check_fields(fields: object, name: str = "fields") -> Fields:
-    """Return `fields` if it is a :class:`Fields` of samples that are all here, else raise."""
-    if not isinstance(fields, Fields):
-        raise TypeError(f"{name} must be an opflow Fields, not {type(fields).__name__}")
-    if fields.space.sharded:
-        raise ValueError(
-            f"{name} is sharded over ranks: of such samples there are kernels and Jacobians only"
-        )
-    return fields
-
-
-def check_layer(fields: Fields, layer: int, name: str = "layer") -> int:
-    """A layer, 1..L."""
-    return check_integer(layer, name, 1, check_fields(fields).network.depth)
-
-
-def check_sample(fields: Fields, sample: int, name: str) -> int:
-    """A sample, 0..N − 1."""
-    return check_integer(sample, name, 0, check_fields(fields).samples - 1)
-
-
-def check_order(fields: Fields, order: int | None) -> int:
-    """An order of truncation; None is the depth, at which nothing is cut off."""
-    depth = check_fields(fields).network.depth
-    return depth if order is None else check_integer(order, "order", 0)

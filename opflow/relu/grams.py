@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from opflow.machine.arrays import namespace
 from opflow.operators import Gram, Matrix, Operator
-from opflow.operators.algebra import add
 from opflow.operators.describe import superscript
+from opflow.operators.rules import add
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, to_device_of
 from opflow.operators import GramVelocity, Matrix, Operator
-from opflow.operators.algebra import scale
-from opflow.relu.fields import Fields, check_layer
+from opflow.operators.rules import scale
+from opflow.relu.checks import check_layer
+from opflow.relu.fields import Fields
 from opflow.relu.hierarchy.velocities import check_residual
 from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from opflow.machine.arrays import Array, Data
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
-from opflow.operators.algebra import add, scale
 from opflow.operators.describe import superscript
+from opflow.operators.rules import add, scale
 from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_factor, conjugate_factor
 from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split

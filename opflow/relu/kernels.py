@@ -13,7 +13,8 @@ from opflow.machine.arrays import is_sparse
 from opflow.operators import CrossGram, Gram, Matrix, Operator
 from opflow.operators.describe import superscript
 from opflow.operators.rules import add, scale
-from opflow.relu.fields import Fields, check_fields
+from opflow.relu.checks import check_fields
+from opflow.relu.fields import Fields
 from opflow.relu.jacobian import (
     jacobian,
     jacobian_route,

@@ -20,12 +20,7 @@ from opflow.machine.files import load_arrays, save_arrays
 from opflow.relu.fields import Fields
 from opflow.relu.from_torch import torch_arrays
 from opflow.relu.inputs import check_inputs
-from opflow.relu.parameters import (
-    checked_biases,
-    checked_rates,
-    checked_readout,
-    checked_weights,
-)
+from opflow.relu.parameters import checked_biases, checked_rates, checked_readout, checked_weights
 from opflow.relu.passes import outputs
 from opflow.relu.scalings import draw
 
@@ -58,8 +53,7 @@ class ReLUNetwork(Pictured):
 
     Notes
     -----
-    Weights are referenced, not copied; do not write to them afterwards.  The rates are how the
-    NTK and mean-field parametrisations enter without touching the network function.
+    Weights are referenced, not copied.  Rates express the NTK and mean-field parametrisations.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
-from opflow.operators.algebra import is_operator
+from opflow.operators.rules import is_operator
 from opflow.relu.inputs import input_rows
 
 #: of a step that is taken back, before what is left of it is rounding
@@ -30,9 +30,8 @@ class GradientDescent(Method):
     Parameters
     ----------
     step : float, "auto" or callable
-        The step size η; "auto" is 1/λ_max(K), half the limit of stability 2/λ_max(K), and
-        follows K as it moves.  A number stays what it is.  A callable is a schedule: ``step(n)``
-        is the size of step n = 0, 1, ….
+        The step size η; "auto" is 1/λ_max(K), half the limit of stability, and follows K as it
+        moves.  A callable is a schedule: ``step(n)`` is the size of step n = 0, 1, ….
     momentum : float, default 0
         β of the heavy ball, 0 <= β < 1.
     batch : int, optional

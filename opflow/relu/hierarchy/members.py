@@ -18,9 +18,10 @@ from opflow import operators
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
 from opflow.machine.workspace import op_namespace
 from opflow.operators import Identity, Mask, Operator, Weight
-from opflow.operators.algebra import compose
 from opflow.operators.describe import subscript, superscript
-from opflow.relu.fields import Fields, check_fields, check_layer, check_sample
+from opflow.operators.rules import compose
+from opflow.relu.checks import check_fields, check_layer, check_sample
+from opflow.relu.fields import Fields
 
 
 def pullback(

@@ -19,8 +19,8 @@ from opflow.machine.arrays import Array, Data, is_sparse, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
-from opflow.operators.algebra import is_operator
 from opflow.operators.operator import Cost
+from opflow.operators.rules import is_operator
 from opflow.relu.fields import Fields
 from opflow.relu.passes import through
 

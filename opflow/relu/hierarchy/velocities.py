@@ -20,9 +20,10 @@ from opflow.operators import (
     SampleLift,
     Zero,
 )
-from opflow.operators.algebra import add, compose, scale
 from opflow.operators.describe import superscript
-from opflow.relu.fields import Fields, check_fields, check_layer, check_order
+from opflow.operators.rules import add, compose, scale
+from opflow.relu.checks import check_fields, check_layer, check_order
+from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor
 from opflow.relu.hierarchy.members import weight
 from opflow.relu.hierarchy.tangent import FieldTangent

@@ -9,8 +9,8 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import check_integer, namespace, to_host
-from opflow.operators.algebra import as_operator, scale
 from opflow.operators.gram import Gram
+from opflow.operators.rules import as_operator, scale
 from opflow.spectral.checks import ConvergenceWarning, Normalised, distribution_of, finite, gaussian
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import SingularTriplets

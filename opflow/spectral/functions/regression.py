@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
+from scipy.optimize import minimize_scalar
 
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, check_real, is_sparse
-from opflow.operators.algebra import as_operator
+from opflow.operators.rules import as_operator
 from opflow.spectral.checks import check_finite, symmetric_operator
 from opflow.spectral.functions.solve import Solution, solve
 
@@ -137,3 +139,21 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
     return KernelRegression(
         solution.x.reshape(y.shape), fitted, y - fitted, solution, _flattened=flattened
     )
+
+
+def leave_one_out(K: Array, y: Array) -> tuple[float, float]:
+    """The ridge whose leave-one-out error is least, and that error."""
+    values, vectors = scipy.linalg.eigh(K.astype(np.float64))
+    top = values[-1] or 1.0
+    shares = vectors.T @ y
+    squares = vectors**2
+
+    def error(power: float) -> float:
+        inverse = 1 / (values.clip(min=0) + top * np.exp(power))[:, None]
+        return float((((vectors @ (inverse * shares)) / (squares @ inverse)) ** 2).mean())
+
+    powers = np.linspace(np.log(len(K) * np.finfo(K.dtype).eps), 5, 50)
+    best = powers[np.argmin([error(power) for power in powers])]
+    width = powers[1] - powers[0]
+    found = minimize_scalar(error, bounds=(best - width, best + width), method="bounded")
+    return float(top * np.exp(found.x)), float(found.fun)

@@ -16,8 +16,8 @@ from opflow.evaluation.dense import dense_plan
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse, namespace
 from opflow.machine.workspace import operator_module, parse_memory
-from opflow.operators.algebra import as_operator
 from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import as_operator
 from opflow.spectral.checks import (
     ConvergenceWarning,
     check_finite,
