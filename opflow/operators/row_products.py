@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from opflow.machine.arrays import Array, namespace
-from opflow.machine.threads import SHARE
 from opflow.machine.workspace import workspace_bytes
 from opflow.operators.operator import Cost, Operator
 
 if TYPE_CHECKING:
     from opflow.operators.khatri_rao import KhatriRao
+
+#: most flops of a product that is made in one block by two plain GEMMs: BLAS may thread larger
+#: ones, and their bits would depend on what other threads do
+SMALL = 1e6
 
 
 @singledispatch
@@ -129,7 +132,7 @@ def push_pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     n, c = X.shape
     sides = F._arrays
     small = n * F._block_width(c) * X.dtype.itemsize <= workspace_bytes()
-    if sides is None or not small or F.repeat > 1 or F._flops(c) >= 2 * SHARE:
+    if sides is None or not small or F.repeat > 1 or F._flops(c) > SMALL:
         return push(A, F, pull(A, F, X))
     factor, other = sides  # one block, on one thread
     left = factor if c == 1 else factor[:, None, :]

@@ -128,7 +128,7 @@ def test_a_step_of_a_flow_brings_loss_and_error_together(run) -> None:
         with small_blocks(200), transfers() as made:
             of.train(*there, **RUNS[run], steps=steps, every=100)
         spectral = [t for t in made if t.site.startswith("opflow/spectral/")]
-        ends = [t for t in made if t.site.endswith("measured") and t.kind == "to host"]
+        ends = [t for t in made if t.site.endswith((" trial", "measured")) and t.kind == "to host"]
         others = [t for t in made if t not in spectral and t not in ends]
         # the start of the next Lanczos run, of 30 products
         others = [t for t in others if not t.site.endswith(" measure")]

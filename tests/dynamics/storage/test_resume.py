@@ -188,10 +188,10 @@ def test_kills_at_any_moment_lose_nothing(tmp_path):
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    from opflow.dynamics.storage.checkpoint import _parse
+    from opflow.dynamics.storage.state_file import read
 
     with open(path, "rb") as file:
-        reached = _parse(file)[1]["meta"]["number"]
+        reached = read(file)[1]["meta"]["number"]
     assert reached > 0
     resumed = long_run(reached + 3, path, "resume").communicate(timeout=300)[0].split()
     straight = long_run(reached + 3, "").communicate(timeout=300)[0].split()
