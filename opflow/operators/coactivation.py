@@ -7,7 +7,6 @@ from numpy.typing import DTypeLike
 from opflow.machine.arrays import Array, Data
 from opflow.operators.gates import PackedGates
 from opflow.operators.gram import Gram
-from opflow.operators.operator import Operator
 
 
 class CoActivation(Gram):
@@ -47,7 +46,3 @@ class CoActivation(Gram):
         if dtype is not None:
             gates = gates.astype(dtype)
         super().__init__(gates, weights, symbol=symbol)
-
-    @classmethod
-    def _from_factor(cls, factor: Operator, symbol: str | None) -> Operator:
-        return CoActivation(factor, symbol=symbol)

@@ -6,8 +6,7 @@ do those of ``ScaledGates(…) ⊙ X``; else gates are unpacked in row blocks.
 
 from __future__ import annotations
 
-import copy
-from typing import Any, NamedTuple, Self, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,7 +21,7 @@ from opflow.machine.workspace import (
 )
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.matrix import Matrix
-from opflow.operators.operator import Cost, Operator, check_dtype
+from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import array_bytes, product_bytes, vector_bytes
 from opflow.operators.row_products import product_cost, pull, push, push_pull
 
@@ -47,21 +46,7 @@ def unpack(packed: Array, width: int) -> Array:
     return xp.unpackbits(packed).reshape(len(packed), 8 * packed.shape[1])[:, :width]
 
 
-class Gates(Operator):
-    """Gates in `data`, exact in any dtype."""
-
-    dtype_free = True
-    data: Array
-
-    def astype(self, dtype: DTypeLike) -> Self:
-        if self.dtype == np.dtype(dtype):
-            return self
-        other = copy.copy(self)  # shares the gates
-        other.dtype = check_dtype(dtype)
-        return other
-
-
-class PackedGates(Gates):
+class PackedGates(Operator):
     """The zero-one matrix of gates θ (N × n), stored at one bit a gate.
 
     Parameters
@@ -78,6 +63,7 @@ class PackedGates(Gates):
     """
 
     row_access = True
+    dtype_free = True
 
     def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "θ") -> None:
         gates = check_gates(gates)

@@ -7,7 +7,6 @@ they cost what they weigh.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Data, Index, check_real, mixed, module_name, namespace
 from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
@@ -92,15 +91,6 @@ class Gram(Operator):
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
         return self.weights is None and self.factor.dtype_free
-
-    def astype(self, dtype: DTypeLike) -> Operator:
-        if self.dtype_free:
-            return type(self)._from_factor(self.factor.astype(dtype), self._symbol)
-        return super().astype(dtype)
-
-    @classmethod
-    def _from_factor(cls, factor: Operator, symbol: str | None) -> Operator:
-        return Gram(factor, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
         return self.factor.cost(columns).times(2)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import Array, Index, check_gates, namespace
+from opflow.machine.arrays import Array, check_gates, namespace
 from opflow.machine.workspace import row_slices
-from opflow.operators.entries import cheap_in_operands, entries_are_cheap, gram_diagonal
-from opflow.operators.gates import Gates
+from opflow.operators.diagonal import Diagonal
 from opflow.operators.operator import Cost
 
 
-class Mask(Gates):
+class Mask(Diagonal):
     """The diagonal operator of gates on a field: ``(Mask(θ) x)_i = θ_i x_i``.
 
     Parameters
@@ -34,6 +31,8 @@ class Mask(Gates):
     >>> of.Mask([True, False]) @ np.array([3.0, 4.0])
     array([3., 0.])
     """
+
+    dtype_free = True
 
     def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "D") -> None:
         gates = check_gates(gates)
@@ -64,20 +63,5 @@ class Mask(Gates):
             xp.multiply(X[fields], self._bits(s), out=out[fields])
         return out
 
-    _rmatmat = _matmat
-
     def _diagonal(self) -> Array:
         return namespace(self.data).unpackbits(self.data)[: self.shape[0]].astype(self.dtype)
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        xp = namespace(self.data)
-        index = xp.arange(self.shape[0])
-        return (index[rows][:, None] == index[cols]) * self._diagonal()[cols]
-
-
-entries_are_cheap.register(Mask, cheap_in_operands)
-
-
-@gram_diagonal.register
-def _mask_gram_diagonal(F: Mask, weights: Any = None) -> Array:
-    return F._diagonal() if weights is None else F._diagonal() * weights
