@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -82,7 +81,7 @@ def checked_gram(gram: Any, network: ReLUNetwork, X: Data) -> tuple[Operator | N
         if X is None or is_whole(X):
             raise ValueError("a callable gram needs X as an array or rows on disk")
         kernel: Operator = FunctionGram(gram, X)
-        cross: Cross = partial(_cross, gram, X)
+        cross: Cross = partial(FunctionGram, gram, Y=X)
     else:
         if not is_operator(gram):
             gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
@@ -94,7 +93,9 @@ def checked_gram(gram: Any, network: ReLUNetwork, X: Data) -> tuple[Operator | N
     if kernel.dtype != network.dtype:
         raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
     _check_positive(kernel, namespace(network.readout))
-    return _positive(kernel), None if X is None else cross
+    # positive semidefinite: that is what ``gram=`` means
+    kernel = kernel._changed(psd=True, symmetric=True)
+    return kernel, None if X is None else cross
 
 
 def _check_positive(kernel: Operator, xp: Any) -> None:
@@ -111,19 +112,6 @@ def _check_positive(kernel: Operator, xp: Any) -> None:
             raise ValueError("gram must be symmetric")
     if float((probe * columns).sum(axis=0).min()) < -100 * n * rounding:
         raise ValueError("gram must be positive semidefinite")
-
-
-def _positive(kernel: Operator) -> Operator:
-    """The same operator, known to be positive semidefinite: that is what ``gram=`` means."""
-    if kernel.psd:
-        return kernel
-    known = copy.copy(kernel)
-    known.psd = known.symmetric = True
-    return known
-
-
-def _cross(function: Callable[[Any, Any], Any], X: Data, new: Data) -> Operator:
-    return FunctionGram(function, new, X)
 
 
 def _no_cross(new: Data) -> Operator:

@@ -1,4 +1,4 @@
-"""The Grams of a layer: A^ℓ of its activations, D^ℓ of its conjugates, and their factors."""
+"""The activation Gram A^ℓ of a layer, and the factors that A^ℓ and the conjugate Gram D^ℓ have."""
 
 from __future__ import annotations
 
@@ -33,8 +33,3 @@ def activation_gram(fields: Fields, layer: int) -> Operator:
     xp = namespace(fields.network.readout)
     ones = xp.ones((fields.samples, 1), dtype=fields.network.dtype)
     return add(gram, Gram(Matrix(ones, symbol="1")))
-
-
-def conjugate_gram(fields: Fields, layer: int) -> Operator:
-    """D^ℓ, (N·k, N·k)."""
-    return Gram(conjugate_factor(fields, layer), symbol=f"D{superscript(layer)}")

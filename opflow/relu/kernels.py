@@ -108,7 +108,9 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
         return Gram(Transport(fields), symbol="K")
     kernel = add(*layer_kernels(fields))
     if fields.derived and reads_rows(fields) and not is_sparse(fields.inputs):
-        kernel._alternatives = {"transport": partial(collective_kernel, fields, route="transport")}
+        return kernel.with_alternatives(
+            transport=partial(collective_kernel, fields, route="transport")
+        )
     return kernel
 
 
