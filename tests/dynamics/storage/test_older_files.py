@@ -15,6 +15,12 @@ from opflow.dynamics.storage.checkpoint import load
 OLD = Path(__file__).parent / "written_by_0.1"
 
 
+GIVEN = {
+    "method": of.GradientDescent(step=1e-2, momentum=0.5),
+    "observe": [of.observe.GateFlips(), of.observe.Balancedness()],
+}
+
+
 def train(**how):
     rng = np.random.default_rng(0)
     X, Y = rng.standard_normal((12, 5)), rng.standard_normal((12, 2))
@@ -23,9 +29,7 @@ def train(**how):
         X,
         Y,
         steps=20,
-        method=of.GradientDescent(step=1e-2, momentum=0.5),
         every=5,
-        observe=[of.observe.GateFlips(), of.observe.Balancedness()],
         **how,
     )
 
@@ -45,12 +49,23 @@ def assert_same(run, wanted):
 @pytest.mark.parametrize("name", ["checkpoint.npz", "checkpoint.npz.1"])
 def test_a_checkpoint_of_0_1_is_resumed(tmp_path, name):
     shutil.copyfile(OLD / name, tmp_path / "old.npz")
-    run = train(checkpoint=tmp_path / "new.npz", resume=tmp_path / "old.npz")
+    run = train(checkpoint=tmp_path / "new.npz", resume=tmp_path / "old.npz", **GIVEN)
     assert_same(run, of.Trajectory.load(OLD / "trajectory.npz"))
 
 
+def test_a_checkpoint_of_0_1_goes_on_with_the_default_step_it_had(tmp_path):
+    old = OLD / "auto_checkpoint.npz"
+    run = train(checkpoint=tmp_path / "new.npz", resume=old)
+    wanted = of.Trajectory.load(OLD / "auto_trajectory.npz")
+    # λ_max is not measured anew, and where it is next its error is at most that of a measurement
+    assert run.products == wanted.products
+    np.testing.assert_array_equal(run.times[:3], wanted.times[:3])
+    np.testing.assert_allclose(run.times, wanted.times, rtol=0.05)
+    np.testing.assert_allclose(run.losses, wanted.losses, rtol=0.05)
+
+
 def test_a_trajectory_of_0_1_is_that_of_this_version():
-    assert_same(train(), of.Trajectory.load(OLD / "trajectory.npz"))
+    assert_same(train(**GIVEN), of.Trajectory.load(OLD / "trajectory.npz"))
 
 
 def test_a_checkpoint_in_shards_says_who_can_read_it(tmp_path):
