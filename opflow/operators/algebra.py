@@ -18,7 +18,6 @@ from opflow.machine.arrays import Array, Index, mixed, module_name
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.workspace import operator_module
 from opflow.operators.diagonal import Identity
-from opflow.operators.diagonal import Zero as Zero
 from opflow.operators.entries import gram_diagonal
 from opflow.operators.operator import Cost, Operator, agreed_space, placed
 from opflow.operators.rules import multiple

@@ -11,7 +11,7 @@ from opflow.machine import threads, workspace
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.threads import over_items
 from opflow.machine.workspace import op_namespace, row_data, tile_side, tiles
-from opflow.operators.algebra import Identity
+from opflow.operators.diagonal import Identity
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import array_bytes, block_work, vector_bytes

@@ -116,9 +116,10 @@ class Transport(Operator):
         net = self.fields.network
         k = net.outputs
         c = X.shape[1]
+        layers = self._layers()
         directions = [
             size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _, size), W in zip(self._layers(), net.weights, strict=True)
+            for (weight, _, size), W in zip(layers, net.weights, strict=True)
         ]
         out = namespace(X).empty((self.shape[0], c), dtype=X.dtype)
 
@@ -126,7 +127,7 @@ class Transport(Operator):
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 tangent: Any = None
-                for i, (_, bias, size) in enumerate(self._layers()):
+                for i, (_, bias, size) in enumerate(layers):
                     pushed = (rows[i] @ directions[i]).reshape(-1, c, net.widths[i + 1])
                     if bias is not None:
                         pushed += size * X[bias].T
@@ -162,9 +163,10 @@ def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
 
 @column_squares.register
 def _column_squares(J: Transport) -> Array:
+    layers = J._layers()
     out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
     for _, rows, phis in J._conjugate_blocks():
-        for (weight, bias, size), below, phi in zip(J._layers(), rows[:-1], phis, strict=True):
+        for (weight, bias, size), below, phi in zip(layers, rows[:-1], phis, strict=True):
             squares = size**2 * (phi**2).sum(axis=1)
             entries = below.multiply(below) if is_sparse(below) else below**2
             out[weight] += (entries.T @ squares).T.reshape(-1)

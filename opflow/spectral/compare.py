@@ -12,7 +12,7 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype, namespace, to_host
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Zero
+from opflow.operators.diagonal import Zero
 from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
 from opflow.operators.rules import add
