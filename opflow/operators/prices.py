@@ -1,6 +1,6 @@
-"""Costs of entries and products by class of operator: a new class registers its own here.
+"""Costs of entries and products by class of operator: a class registers its own beside itself.
 
-Each class registers its own prices beside itself; the rules here are those of any operator.
+The rules here are those of any operator.
 """
 
 from __future__ import annotations
