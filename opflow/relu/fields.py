@@ -27,6 +27,7 @@ from opflow.operators.gates import pack, unpack
 from opflow.operators.rules import is_operator
 from opflow.relu.inputs import RowHidden, StoredHidden, check_inputs, first_hidden, input_rows
 from opflow.relu.passes import (
+    all_conjugates,
     blocks,
     forward,
     lower_conjugates,
@@ -257,7 +258,11 @@ class Fields:
     @cached_property
     def conjugates(self) -> list[Array]:
         """``[φ^1, …, φ^L]``, each (N, n_ℓ) for one output, (N, k, n_ℓ) for k."""
-        return [*self.lower_conjugates, *self._conjugates(slice(-1, None), top_conjugate)]
+        if "lower_conjugates" in vars(self):
+            return [*self.lower_conjugates, *self._conjugates(slice(-1, None), top_conjugate)]
+        found = self._conjugates(slice(None), all_conjugates)  # one pass: it may read X
+        self.lower_conjugates = found[:-1]
+        return found
 
     @cached_property
     def lower_conjugates(self) -> list[Array]:

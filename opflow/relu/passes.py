@@ -157,6 +157,15 @@ def lower_conjugates(
     conjugates(network, activations, psi, network.depth - 1, out)
 
 
+def all_conjugates(
+    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+) -> None:
+    """Write ``[φ^1, …, φ^L]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
+    top_conjugate(network, activations, seed, out[-1:])
+    if network.depth > 1:
+        lower_conjugates(network, activations, seed, out[:-1])
+
+
 def tables_pay_at_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
     """Whether φ^L is gates times the readout, and multiplies `factor` faster through tables."""
     width = network.widths[-1]
