@@ -164,8 +164,11 @@ def largest_eigenvalue(
     space = _krylov_space(op, start, steps, rng, tol)
     value, bound = _largest_ritz(space)
     basis = space.basis[0]
-    weights = namespace(basis).asarray(space.ritz().vectors[0, :, -1], dtype=basis.dtype)
-    return Largest(value, bound, space.products, tol, weights @ basis)
+    ritz = space.ritz()
+    # LAPACK leaves the sign open: the vector points where the search began
+    weights = np.copysign(1.0, ritz.first[0, -1]) * ritz.vectors[0, :, -1]
+    vector = namespace(basis).asarray(weights, dtype=basis.dtype) @ basis
+    return Largest(value, bound, space.products, tol, vector)
 
 
 class Extremes(NamedTuple):
