@@ -14,7 +14,6 @@ import numpy as np
 
 import opflow as of
 from opflow import plot
-from opflow.cli.estimate import estimate
 from opflow.cli.folder import write_pictures
 from opflow.cli.kernel import Kernel
 from opflow.cli.observers import LABELS
@@ -61,8 +60,7 @@ def analyse(
     """
     space = space_of(comm, int(X.shape[0]))
     shapes = run_shapes(network, X, int(X.shape[0]))
-    expected = estimate(shapes.samples, network.widths, network.outputs, network.dtype, X=X)
-    product, held = expected.products["cached"]
+    product, held = shapes.kernel_product("cached")
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
     # a Krylov basis, then the pairs that are measured, and a block through the first layer
     held += (7 * EIGENVALUES + 2 * BLOCK + 12) * shapes.residuals
