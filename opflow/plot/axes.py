@@ -132,6 +132,7 @@ def coloured(sets: Mapping[str, T]) -> Iterator[tuple[str, T, Any]]:
 
 def shades(count: int, name: str = SEQUENTIAL, lightest: float = 0.85) -> list[Any]:
     """`count` colours from dark to light, none too light for a line."""
+    _figure_class()  # the first import of matplotlib, whatever backend is asked for
     from matplotlib import colormaps
 
     return list(colormaps[name](np.linspace(0.0, lightest, count)))
