@@ -1,7 +1,6 @@
 """How rows are distributed: all of them in this process, or some on every rank of a communicator.
 
-Arrays are the local rows.  A sum over rows (an inner product, a norm, a QR factorisation) is
-completed by the distribution, with an allreduce if rows are elsewhere.
+Arrays are the local rows; the distribution completes sums over rows, by an allreduce if needed.
 """
 
 from __future__ import annotations
@@ -270,13 +269,15 @@ class Sharded(RowDistribution):
 
     def budget(self, memory: float | str | None, where: str = "numpy") -> float:
         own = super().budget(memory, where)
-        if memory is None and where == "cupy":
-            device = arrays.cupy_module().cuda.Device().pci_bus_id
-            places = self.comm.allgather((self._mpi.Get_processor_name(), device))
-            own /= places.count(places[self.rank])  # ranks on this device
-        elif memory is None:
-            own /= self.neighbours
+        if memory is None:
+            own /= self._sharers() if where == "cupy" else self.neighbours
         return -float(self.largest(-own))
+
+    def _sharers(self) -> int:
+        """Ranks that compute on this rank's device, this one among them."""
+        device = arrays.cupy_module().cuda.Device().pci_bus_id
+        places = self.comm.allgather((self._mpi.Get_processor_name(), device))
+        return places.count(places[self.rank])
 
     def together(self, work: Callable[[], T]) -> T:
         return together(self.comm, work)

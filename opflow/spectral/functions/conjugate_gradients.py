@@ -108,7 +108,7 @@ class System:
         best_rr = xp.full(r.shape[1], np.inf)
         columns = np.arange(r.shape[1])
         z, rz = self._precondition(r)
-        self._check_positive(Form(*to_host(xp.stack(rz))), "preconditioner")
+        self._check_positive(Form(*to_host(xp.stack([*rz]))), "preconditioner")
         p = z
         while columns.size and self.iterations < maxiter:
             self.iterations += 1
