@@ -64,7 +64,7 @@ def shape_network(widths: Sequence[int], outputs: int, dtype: DTypeLike) -> ReLU
     start = ReLUNetwork.random([1] * len(widths), outputs=outputs, seed=0, dtype=dtype)
     zero = np.zeros((), dtype=dtype)
     weights = [np.broadcast_to(zero, (n, m)) for m, n in itertools.pairwise(widths)]
-    return start.moved(weights, [None] * len(weights))
+    return start.with_parameters(weights)
 
 
 def estimate(

@@ -1,7 +1,8 @@
-"""The network: weights, a fixed readout, optional biases and layer rates.
+"""The network: weights, a readout (fixed or trained), optional biases, layer rates and slopes.
 
-``h^ℓ = a^{ℓ-1} W^ℓᵀ (+ b^ℓ)``, ``a^ℓ = max(h^ℓ, 0)``, ``f = a^L Vᵀ``, for ℓ = 1..L; a layer
-learns at its own rate η_ℓ.  A network is immutable: training returns a new one.
+``h^ℓ = a^{ℓ-1} W^ℓᵀ (+ b^ℓ)``, ``a^ℓ = h^ℓ`` where h^ℓ > 0 and ``α_ℓ h^ℓ`` elsewhere,
+``f = a^L Vᵀ (+ c)``, for ℓ = 1..L; a layer learns at its own rate η_ℓ.  A network is immutable:
+training returns a new one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,31 +22,48 @@ from opflow.machine.files import load_arrays, save_arrays
 from opflow.relu.fields import Fields
 from opflow.relu.from_torch import torch_arrays
 from opflow.relu.inputs import check_inputs
-from opflow.relu.parameters import checked_biases, checked_rates, checked_readout, checked_weights
+from opflow.relu.parameters import (
+    checked_biases,
+    checked_output_bias,
+    checked_rate,
+    checked_rates,
+    checked_readout,
+    checked_slopes,
+    checked_weights,
+)
 from opflow.relu.passes import outputs
 from opflow.relu.scalings import draw
 
 
 class ReLUNetwork(Pictured):
-    r"""A feed-forward ReLU network with a fixed linear readout.
+    r"""A feed-forward network of ReLU, leaky or linear units with a linear readout.
 
     Parameters
     ----------
     weights : sequence of arrays, W^ℓ of shape (n_ℓ, n_{ℓ-1})
         float32 or float64, one dtype, finite; n_0 = d is the number of input features.
     readout : array of shape (k, n_L) or (n_L,)
-        V, not trained.
+        V.
     biases : sequence of arrays of shape (n_ℓ,), or None for a layer without, optional
         Trained like the weights, at the layer's rate.
-    rates : sequence of L positive numbers, optional
-        η_ℓ in ``dW^ℓ/dt = -η_ℓ ∂loss/∂W^ℓ``; ones by default.
+    rates : sequence of L numbers >= 0, optional
+        η_ℓ in ``dW^ℓ/dt = -η_ℓ ∂loss/∂W^ℓ``; ones by default, 0 for a layer that is frozen.
+    slope : float or sequence of L floats, default 0
+        α_ℓ, what a unit whose h is not positive multiplies it by: 0 for ReLU, 0.01 for
+        PyTorch's LeakyReLU, 1 for linear units, -1 for the absolute value.
+    readout_rate : float, optional
+        η_V, at which the readout and `output_bias` are trained; None for a fixed readout.
+    output_bias : array of shape (k,), optional
+        c.
 
     Attributes
     ----------
     weights, biases : tuple of arrays
         An entry of `biases` is None where a layer has none.
     readout : array (k, n_L)
-    rates : tuple of float
+    output_bias : array (k,) or None
+    rates, slopes : tuple of float
+    readout_rate : float or None
     widths : tuple of int
         (d, n_1, …, n_L).
     depth, outputs, parameters : int
@@ -70,12 +89,18 @@ class ReLUNetwork(Pictured):
         *,
         biases: Sequence[Array | None] | None = None,
         rates: Sequence[float] | None = None,
+        slope: float | Sequence[float] = 0.0,
+        readout_rate: float | None = None,
+        output_bias: Array | None = None,
     ) -> None:
         self.weights = checked_weights(weights)
         self.readout = checked_readout(readout, len(self.weights[-1]))
         self.biases = checked_biases(biases, self.weights)
         self.rates = checked_rates(rates, len(weights))
-        arrays = [*self.parameter_list(), self.readout]
+        self.slopes = checked_slopes(slope, len(weights))
+        self.readout_rate = None if readout_rate is None else checked_rate(readout_rate)
+        self.output_bias = checked_output_bias(output_bias, self.outputs)
+        arrays = list(self.arrays().values())
         namespace(*arrays)  # raises where they are not at one place
         dtypes = sorted({str(a.dtype) for a in arrays})
         if len(dtypes) > 1:
@@ -102,7 +127,10 @@ class ReLUNetwork(Pictured):
     def digest(self) -> str:
         """SHA-256 of all numbers of the network, by which runs and ranks compare networks."""
         found = hashlib.sha256(repr((self.widths, self.rates, str(self.dtype))).encode())
-        for array in (*self.weights, *self.biases, self.readout):
+        beyond = (self.slopes, self.readout_rate)
+        if any(self.slopes) or self.readout_rate is not None:  # others have the digest they had
+            found.update(repr(beyond).encode())
+        for array in (*self.weights, *self.biases, self.readout, self.output_bias):
             if array is not None:
                 found.update(np.ascontiguousarray(to_host(array)).data)
         return found.hexdigest()
@@ -115,33 +143,49 @@ class ReLUNetwork(Pictured):
 
     def __repr__(self) -> str:
         chain = "-".join(map(str, (*self.widths, self.outputs)))
-        return f"<ReLUNetwork {chain} {self.dtype}, {self.parameters:,} parameters>"
+        text = f"<ReLUNetwork {chain} {self.dtype}, {self.parameters:,} parameters"
+        if any(self.slopes):
+            slopes = sorted(set(self.slopes))
+            text += f", slope {slopes[0] if len(slopes) == 1 else self.slopes}"
+        return text + ", trained readout" * (self.readout_rate is not None) + ">"
 
     # -- files ----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file atomically: complete, or, with ``OSError``, not there."""
-        save_arrays(path, self.arrays(), {"rates": self.rates})
+        save_arrays(path, self.arrays(), self.settings())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ReLUNetwork:
         """Read what :meth:`save` wrote, or the network of a run from its trajectory's file."""
         arrays, meta = load_arrays(path, "network", "readout")
-        return cls.from_arrays(arrays, meta["rates"])
+        return cls.from_arrays(arrays, meta)
 
     def arrays(self) -> dict[str, Array]:
         """The arrays of the network by the names they have in a file."""
         arrays = {f"weight_{i}": W for i, W in enumerate(self.weights)}
         arrays |= {f"bias_{i}": b for i, b in enumerate(self.biases) if b is not None}
+        if self.output_bias is not None:
+            arrays["output_bias"] = self.output_bias
         return arrays | {"readout": self.readout}
 
+    def settings(self) -> dict[str, Any]:
+        """The numbers of the network that are not in :meth:`arrays`, as a file has them."""
+        return {"rates": self.rates, "slope": self.slopes, "readout_rate": self.readout_rate}
+
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], rates: Sequence[float]) -> ReLUNetwork:
-        """The network whose :meth:`arrays` are among others."""
+    def from_arrays(cls, arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> ReLUNetwork:
+        """The network whose :meth:`arrays` and :meth:`settings` are among others."""
         depth = sum(name.startswith("weight_") for name in arrays)
-        weights = [arrays[f"weight_{i}"] for i in range(depth)]
-        biases = [arrays.get(f"bias_{i}") for i in range(depth)]
-        return cls(weights, arrays["readout"], biases=biases, rates=rates)
+        return cls(
+            [arrays[f"weight_{i}"] for i in range(depth)],
+            arrays["readout"],
+            biases=[arrays.get(f"bias_{i}") for i in range(depth)],
+            rates=settings["rates"],
+            slope=settings.get("slope", 0.0),  # not in older files
+            readout_rate=settings.get("readout_rate"),
+            output_bias=arrays.get("output_bias"),
+        )
 
     # -- use ------------------------------------------------------------------------------
 
@@ -180,42 +224,52 @@ class ReLUNetwork(Pictured):
     def replace(
         self, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
     ) -> ReLUNetwork:
-        """The same readout and rates with other weights and biases."""
-        if biases is None:
-            biases = self.biases
-        return ReLUNetwork(weights, self.readout, biases=biases, rates=self.rates)
+        """The same network with other weights and biases."""
+        return ReLUNetwork(
+            weights,
+            self.readout,
+            biases=self.biases if biases is None else biases,
+            output_bias=self.output_bias,
+            **self.settings(),
+        )
 
-    def moved(self, weights: Sequence[Array], biases: Sequence[Array | None]) -> ReLUNetwork:
-        """As :meth:`replace`, for arrays a step has just made: shapes are not checked again."""
-        other = object.__new__(ReLUNetwork)
-        other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
-        return other
+    def layers(self) -> list[tuple[Array, Array | None]]:
+        """Weights and bias of each trained layer, the readout last where it is one of them."""
+        layers: list[tuple[Array, Array | None]] = list(zip(self.weights, self.biases, strict=True))
+        if self.readout_rate is not None:
+            layers.append((self.readout, self.output_bias))
+        return layers
+
+    def layer_rates(self) -> list[float]:
+        """η of each of :meth:`layers`."""
+        return [*self.rates, *([] if self.readout_rate is None else [self.readout_rate])]
 
     def parameter_list(self) -> list[Array]:
-        """The trained arrays ``[W^1, b^1, W^2, …]``, a bias only where a layer has one."""
-        pairs = zip(self.weights, self.biases, strict=True)
-        return [p for pair in pairs for p in pair if p is not None]
+        """The trained arrays ``[W^1, b^1, W^2, …, V, c]``, those of them that there are."""
+        return [p for layer in self.layers() for p in layer if p is not None]
 
     def parameter_rates(self) -> list[float]:
         """η of each array of :meth:`parameter_list`."""
-        pairs = zip(self.rates, self.biases, strict=True)
-        return [rate for rate, b in pairs for _ in range(1 if b is None else 2)]
+        pairs = zip(self.layer_rates(), self.layers(), strict=True)
+        return [rate for rate, layer in pairs for p in layer if p is not None]
 
     def with_parameters(self, parameters: Sequence[Array]) -> ReLUNetwork:
         """The network with the arrays that :meth:`parameter_list` would give; not checked."""
         rest = iter(parameters)
-        weights = []
-        biases = []
-        for b in self.biases:
-            weights.append(next(rest))
-            biases.append(None if b is None else next(rest))
-        return self.moved(weights, biases)
+        layers = [(next(rest), None if b is None else next(rest)) for _, b in self.layers()]
+        other = object.__new__(ReLUNetwork)
+        other.__dict__ = dict(self.__dict__)
+        if self.readout_rate is not None:
+            other.readout, other.output_bias = layers.pop()
+        other.weights = tuple(W for W, _ in layers)
+        other.biases = tuple(b for _, b in layers)
+        return other
 
     def parameter_slices(self) -> list[tuple[slice, slice | None]]:
-        """Where W^ℓ and b^ℓ stand among the flattened parameters; None without a bias."""
+        """Where the arrays of each of :meth:`layers` stand among the flattened parameters."""
         places: list[tuple[slice, slice | None]] = []
         start = 0
-        for W, b in zip(self.weights, self.biases, strict=True):
+        for W, b in self.layers():
             weight = slice(start, start + W.size)
             bias = None if b is None else slice(weight.stop, weight.stop + b.size)
             places.append((weight, bias))
@@ -242,9 +296,8 @@ class ReLUNetwork(Pictured):
         >>> net.to("cpu").weights[0] is net.weights[0]
         True
         """
-        other = self.with_parameters([to_device(p, device) for p in self.parameter_list()])
-        other.readout = to_device(self.readout, device)
-        return other
+        arrays = {name: to_device(a, device) for name, a in self.arrays().items()}
+        return self.from_arrays(arrays, self.settings())
 
     # -- making one -----------------------------------------------------------------------
 
@@ -257,6 +310,8 @@ class ReLUNetwork(Pictured):
         outputs: int = 1,
         scaling: str = "ntk",
         bias: bool = False,
+        slope: float | Sequence[float] = 0.0,
+        readout_rate: float | str | None = None,
         seed: Seed = None,
         rng: Seed = None,
         dtype: DTypeLike = np.float64,
@@ -273,23 +328,28 @@ class ReLUNetwork(Pictured):
             See Notes.
         bias : bool
             Give every layer a trained bias, zero at the start.
+        slope : float or sequence of L floats, default 0
+            As of :class:`ReLUNetwork`.
+        readout_rate : float or "auto", optional
+            As of :class:`ReLUNetwork`; "auto" is that of the scaling.
         seed, rng : int, numpy.random.Generator or None, optional
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
         Notes
         -----
-        All draw :math:`W^\ell \sim N(0, 2/n_{\ell-1})`.
+        All draw :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
+        :math:`g_\ell = 2/(1 + \alpha_\ell^2)`, which is 2 for ReLU.
 
-        ============  ===========================  ==============================
-        scaling       readout                      rates
-        ============  ===========================  ==============================
-        standard      :math:`V \sim N(0, 1/n_L)`   :math:`\eta_\ell = 1`
-        ntk           :math:`V \sim N(0, 1/n_L)`   :math:`\eta_\ell = 2/n_{\ell-1}`
-        mean-field    :math:`V \sim N(0, 1/n_L^2)` :math:`\eta_\ell = n_L`
-        ============  ===========================  ==============================
+        ============  ===========================  ================================  ===========
+        scaling       readout                      rates                             "auto"
+        ============  ===========================  ================================  ===========
+        standard      :math:`V \sim N(0, 1/n_L)`   :math:`1`                         :math:`1`
+        ntk           :math:`V \sim N(0, 1/n_L)`   :math:`g_\ell/n_{\ell-1}`         :math:`1/n_L`
+        mean-field    :math:`V \sim N(0, 1/n_L^2)` :math:`n_L`                       :math:`1/n_L`
+        ============  ===========================  ================================  ===========
 
-        "ntk" equals the parametrisation :math:`h = \sqrt{2/n_{in}}\,\tilde W a` with
+        "ntk" equals the parametrisation :math:`h = \sqrt{g/n_{in}}\,\tilde W a` with
         :math:`\tilde W \sim N(0, 1)`: same function, and gradient descent on :math:`\tilde W`
         moves W at that rate.
 
@@ -300,7 +360,8 @@ class ReLUNetwork(Pictured):
         (0.2,)
         """
         generator = np.random.default_rng(rng)
-        return cls(**draw(widths, outputs, scaling, bias, generator, dtype))
+        arguments = draw(widths, outputs, scaling, bias, slope, readout_rate, generator, dtype)
+        return cls(**arguments)
 
     @classmethod
     def from_torch(cls, module: object) -> ReLUNetwork:

@@ -1,9 +1,11 @@
-"""Checks of the arrays and layer rates that make a network."""
+"""Checks of the arrays, rates and slopes that make a network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from opflow.machine.arrays import Array, check_real, is_sparse
 
@@ -60,13 +62,41 @@ def checked_biases(
     return tuple(checked)
 
 
+def checked_output_bias(bias: Array | None, outputs: int) -> Array | None:
+    """c as a vector (k,), if there is one."""
+    if bias is None:
+        return None
+    bias = check_real(bias, "output_bias", finite=True)
+    if bias.shape != (outputs,):
+        raise ValueError(
+            f"output_bias has shape {bias.shape} but the readout has {outputs} rows: "
+            f"({outputs},) is expected"
+        )
+    return bias
+
+
 def checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...]:
-    """A positive number for each layer."""
+    """A number for each layer, 0 for one that is frozen."""
     if rates is None:
         return (1.0,) * depth
-    rates = tuple(float(r) for r in rates)
     if len(rates) != depth:
         raise ValueError(f"rates has {len(rates)} entries for {depth} layers")
-    if not all(0 < r < math.inf for r in rates):
-        raise ValueError(f"rates must be positive and finite, not {rates}")
-    return rates
+    return tuple(checked_rate(rate, f"rates[{i}]") for i, rate in enumerate(rates))
+
+
+def checked_rate(rate: float, name: str = "readout_rate") -> float:
+    """A finite number, not negative."""
+    rate = float(rate)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, not {rate}")
+    return rate
+
+
+def checked_slopes(slope: float | Sequence[float], depth: int) -> tuple[float, ...]:
+    """A finite number for each layer."""
+    given = np.asarray(slope, dtype=float)
+    if given.shape not in ((), (depth,)):
+        raise ValueError(f"slope has shape {given.shape} but there are {depth} layers")
+    if not np.isfinite(given).all():
+        raise ValueError(f"slope must be finite, not {slope}")
+    return tuple(np.broadcast_to(given, depth).tolist())

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, check_integer, check_real_dtype
+from opflow.relu.parameters import checked_slopes
 
 SCALINGS = ("standard", "ntk", "mean-field")
 
@@ -22,6 +23,8 @@ class Draw(TypedDict):
     readout: Array
     biases: list[Array] | None
     rates: list[float] | None
+    slope: tuple[float, ...]
+    readout_rate: float | None
 
 
 def draw(
@@ -29,6 +32,8 @@ def draw(
     outputs: int,
     scaling: str,
     bias: bool,
+    slope: float | Sequence[float],
+    readout_rate: float | str | None,
     rng: np.random.Generator,
     dtype: DTypeLike,
 ) -> Draw:
@@ -41,23 +46,31 @@ def draw(
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
     dtype = np.dtype(dtype)
     check_real_dtype(dtype, "dtype")
+    slopes = checked_slopes(slope, len(widths) - 1)
+    variances = [2 / (1 + a**2) / m for a, m in zip(slopes, widths, strict=False)]
     weights = [
-        (math.sqrt(2 / m) * rng.standard_normal((n, m))).astype(dtype)
-        for m, n in itertools.pairwise(widths)
+        (math.sqrt(variance) * rng.standard_normal((n, m))).astype(dtype)
+        for variance, (m, n) in zip(variances, itertools.pairwise(widths), strict=True)
     ]
     last = widths[-1]
+    if readout_rate == "auto":
+        readout_rate = 1.0 if scaling == "standard" else 1 / last
+    elif isinstance(readout_rate, str):
+        raise ValueError(f"readout_rate must be a number, 'auto' or None, not {readout_rate!r}")
     std = 1 / math.sqrt(last)
     rates = None
     if scaling == "mean-field":
         std = 1 / last
         rates = [float(last)] * len(weights)
     elif scaling == "ntk":
-        rates = [2 / m for m in widths[:-1]]
+        rates = variances
     return {
         "weights": weights,
         "readout": (std * rng.standard_normal((outputs, last))).astype(dtype),
         "biases": [np.zeros(n, dtype=dtype) for n in widths[1:]] if bias else None,
         "rates": rates,
+        "slope": slopes,
+        "readout_rate": readout_rate,
     }
 
 

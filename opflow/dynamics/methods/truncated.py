@@ -233,8 +233,9 @@ class FieldState:
         self._exact = restored(self._exact, arrays)
         self.hidden = [arrays[f"hidden_{i}"] for i in layers]
         self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self.psi[-1]]
-        self.network = self.network.moved(
-            [arrays[f"weight_{i}"] for i in layers], [arrays.get(f"bias_{i}") for i in layers]
+        pairs = ((f"weight_{i}", f"bias_{i}") for i in layers)
+        self.network = self.network.with_parameters(
+            [arrays[name] for pair in pairs for name in pair if name in arrays]
         )
 
     def evaluate(self, residual: Array) -> float:

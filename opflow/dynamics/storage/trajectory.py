@@ -153,7 +153,7 @@ class Trajectory(Pictured):
             arrays["coefficients"] = self.coefficients
         arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
         meta = {name: getattr(self, name) for name in KEPT}
-        save_arrays(path, arrays, meta | {"rates": self.network.rates})
+        save_arrays(path, arrays, meta | self.network.settings())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
@@ -162,7 +162,7 @@ class Trajectory(Pictured):
         prefix = "observation_"
         seen = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
         return cls(
-            network=ReLUNetwork.from_arrays(arrays, meta["rates"]),
+            network=ReLUNetwork.from_arrays(arrays, meta),
             residual=arrays["residual"],
             times=arrays["times"],
             losses=arrays["losses"],
