@@ -22,7 +22,7 @@ from opflow.relu.inputs import (
     input_rows,
 )
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import blocks, forward
+from opflow.relu.passes import blocks, forward, top_outputs
 
 
 class FirstLayer(Protocol):
@@ -191,5 +191,5 @@ class DualLayer:
             h = new @ self._weights.T + self.cross(new) @ C
             if upper.biases[0] is not None:
                 h += upper.biases[0]
-            out[s] = forward(upper, h)[-1] @ upper.readout.T
+            out[s] = top_outputs(upper, forward(upper, h)[-1])
         return out

@@ -1,6 +1,7 @@
 """The state of a run and its velocity: parameters that move, a residual that is recomputed.
 
-The state is (W¹, b¹, …, W^L, b^L), or, with the first layer eliminated, C in the place of W¹.
+The state is (W¹, b¹, …, W^L, b^L), and the readout where it is trained; with the first layer
+eliminated, C stands in the place of W¹.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from opflow.relu.fields import Fields
 from opflow.relu.gradient import parameter_gradient, total_over_ranks
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import activation_blocks, slopes
+from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_outputs
 
 #: flops that take the time of the element-wise passes over one entry of a field
 ENTRY = 50.0
@@ -135,9 +136,9 @@ class State:
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
             for s, activations in activation_blocks(net, samples, hidden, copies=1):
-                u = force(s, activations[-1] @ net.readout.T)
-                found = slopes(net, activations, u)
-                yield activations[:-1], found
+                u = force(s, top_outputs(net, activations[-1]))
+                found = gradients(net, activations, u)
+                yield layer_inputs(net, activations), found
                 if activations[0] is None:  # a¹ is summed and may be overwritten
                     hidden.data[s] = found[0]
 
@@ -152,7 +153,7 @@ class State:
         return gradient
 
     def forward_blocks(self) -> Iterator[tuple[slice, list[Array]]]:
-        """Row block by row block, the slice and the activations ``[X, a^1, …, a^L]``."""
+        """Row block by row block, the slice and the signed activations ``[X, ã^1, …, ã^L]``."""
         hidden = self.first.hidden(self.upper, self.parameters[0])
         return activation_blocks(self.upper, self.first.samples, hidden, copies=1)
 

@@ -19,10 +19,13 @@ class CoActivation(Gram):
         Weight of each unit: ``v**2`` for a readout v.
     dtype : dtype, optional
         Of products; that of `weights` if given, else float64.
+    slope : float, default 0
+        α, what a closed gate counts as: 0 for ReLU units, else that of leaky ones.
 
     Notes
     -----
-    :math:`C_{\mu\nu} = \sum_i w_i\, \theta_i^\mu \theta_i^\nu`; gates are unpacked in row blocks
+    :math:`C_{\mu\nu} = \sum_i w_i\, s_i^\mu s_i^\nu` with :math:`s = \alpha + (1 - \alpha)
+    \theta`, the gates themselves for α = 0; gates are unpacked in row blocks
     inside a product, which costs 4·N·n flops a column and reads N·n/8 bytes twice.
 
     Examples
@@ -39,10 +42,11 @@ class CoActivation(Gram):
         weights: Array | None = None,
         *,
         dtype: DTypeLike | None = None,
+        slope: float = 0.0,
         symbol: str | None = None,
     ) -> None:
         if not isinstance(gates, PackedGates):
-            gates = PackedGates(gates)
+            gates = PackedGates(gates, slope=slope)
         if dtype is not None:
             gates = gates.astype(dtype)
         super().__init__(gates, weights, symbol=symbol)

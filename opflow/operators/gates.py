@@ -1,11 +1,13 @@
 """Matrices of gates, at one bit each: θ, ``θ diag(v)`` and ``diag(r) θ diag(v)``.
 
+Each may be one of slopes: ``s = α + (1 − α) θ`` in the place of θ, by rank-one corrections.
 Products go through tables of sums (:mod:`opflow.machine.gate_tables`) where that is faster, and so
 do those of ``ScaledGates(…) ⊙ X``; else gates are unpacked in row blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -54,6 +56,8 @@ class PackedGates(Operator):
     gates : bool array of shape (N, n)
     dtype : dtype, default float64
         Of products; a choice, since gates are exact in any.
+    slope : float, default 0
+        α: the matrix has it where a gate is closed, and so is ``α + (1 − α) θ``.
 
     Examples
     --------
@@ -65,11 +69,19 @@ class PackedGates(Operator):
     row_access = True
     dtype_free = True
 
-    def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "θ") -> None:
+    def __init__(
+        self,
+        gates: Array,
+        dtype: DTypeLike = np.float64,
+        *,
+        slope: float = 0.0,
+        symbol: str = "θ",
+    ) -> None:
         gates = check_gates(gates)
         if gates.ndim != 2 or 0 in gates.shape:
             raise ValueError(f"gates must be a non-empty (N, n) array, not of shape {gates.shape}")
         self.data = pack(gates)
+        self.slope = float(slope)
         super().__init__(gates.shape, dtype, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
@@ -79,28 +91,43 @@ class PackedGates(Operator):
         return Cost(flops, self.data.nbytes + self._vector_bytes(columns), gates=gates)
 
     def rows(self, index: Index) -> Array:
-        return unpack(self.data[index], self.shape[1]).astype(self.dtype)
+        gates = unpack(self.data[index], self.shape[1])
+        if not self.slope:
+            return gates.astype(self.dtype)
+        xp = namespace(gates)
+        return xp.asarray([self.slope, 1.0], dtype=self.dtype)[gates]
 
     @classmethod
     def from_bits(
-        cls, bits: Array, width: int, dtype: DTypeLike, *, symbol: str = "θ"
+        cls, bits: Array, width: int, dtype: DTypeLike, slope: float = 0.0, *, symbol: str = "θ"
     ) -> PackedGates:
         """Gates that are packed already, as :func:`pack` does; referenced, not checked."""
         self = object.__new__(cls)
         self.data = bits
+        self.slope = slope
         Operator.__init__(self, (len(bits), width), dtype, symbol=symbol)
         return self
 
     def _matmat(self, X: Array) -> Array:
         if gate_tables.tabulated(X.dtype, self.data):
-            return gate_tables.times(self.data, self.shape[1], X)
+            out = gate_tables.times(self.data, self.shape[1], X)
+            return corrected(out, self.slope, lambda: X.sum(axis=0))
         return blocked_matmat(self, X)
 
     def _rmatmat(self, X: Array) -> Array:
         X = namespace(X).ascontiguousarray(X)
         if gate_tables.tabulated(X.dtype, self.data, X):
-            return gate_tables.weighted_sums(self.data, self.shape[1], X)[0]
+            out = gate_tables.weighted_sums(self.data, self.shape[1], X)[0]
+            return corrected(out, self.slope, lambda: X.sum(axis=0))
         return blocked_rmatmat(self, X)
+
+
+def corrected(product: Array, slope: float, whole: Callable[[], Array]) -> Array:
+    """A product with slopes, in place, from that with gates and that with a matrix of ones."""
+    if slope:
+        product *= 1 - slope
+        product += slope * whole()
+    return product
 
 
 class ScaledGates(Operator):
@@ -159,7 +186,7 @@ class ScaledGates(Operator):
 
 
 class GateGradient(NamedTuple):
-    """``diag(r) Θ diag(v)``: the gradient in the fields of a top layer with one output.
+    """``diag(r) S diag(v)``: the gradient in the fields of a top layer with one output.
 
     It multiplies as an array does, through tables: ``G @ W``, ``G.T @ X``, sums over samples.
     """
@@ -168,6 +195,8 @@ class GateGradient(NamedTuple):
     bits: Array
     r: Array
     v: Array
+    #: α of S = α + (1 − α) Θ
+    slope: float = 0.0
     transposed: bool = False
 
     @property
@@ -179,9 +208,11 @@ class GateGradient(NamedTuple):
         if self.transposed:
             M = np.ascontiguousarray(M)
             out = gate_tables.weighted_sums(self.bits, units, M, self.r[None, :])[0]
+            corrected(out, self.slope, lambda: self.r @ M)
             out *= self.v[:, None]
         else:
             out = gate_tables.times(self.bits, units, self.v[:, None] * M)
+            corrected(out, self.slope, lambda: self.v @ M)
             out *= self.r[:, None]
         return out
 
@@ -234,7 +265,8 @@ def _push_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
         return push.dispatch(Operator)(A, F, X)
     M = X.T.reshape(-1, A.shape[1], F.B.shape[1]) * A.scale[:, None]
-    return gate_tables.row_dots(A.data, A.shape[1], M, F.B.data).T
+    dots = gate_tables.row_dots(A.data, A.shape[1], M, F.B.data)
+    return corrected(dots, A.gates.slope, lambda: M.sum(axis=1) @ F.B.data.T).T
 
 
 @pull.register
@@ -242,6 +274,7 @@ def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
         return pull.dispatch(Operator)(A, F, X)
     sums = gate_tables.weighted_sums(A.data, A.shape[1], F.B.data, X.T)
+    corrected(sums, A.gates.slope, lambda: (X.T @ F.B.data)[:, None])
     sums *= A.scale[:, None]
     return sums.reshape(X.shape[1], -1).T
 
@@ -250,4 +283,6 @@ def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
 def _push_pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
         return push_pull.dispatch(Operator)(A, F, X)
+    if A.gates.slope:
+        return _push_tables(A, F, _pull_tables(A, F, X))
     return gate_tables.gram_product(A.data, A.shape[1], F.B.data, X.T, A.scale).T

@@ -19,11 +19,13 @@ class Mask(Diagonal):
     gates : bool array of any shape
         The field it acts on is flattened in C order; ``dims`` keeps the shape.
     dtype : dtype, default float64
+    slope : float, default 0
+        α, by which a closed gate multiplies: the mask of leaky units.
 
     Notes
     -----
-    An orthogonal projection: symmetric, PSD, equal to its square.  Stored at one bit a gate; a
-    product costs one multiplication an entry.
+    An orthogonal projection for α = 0: symmetric, PSD, equal to its square; PSD for α > 0.
+    Stored at one bit a gate; a product costs one multiplication an entry.
 
     Examples
     --------
@@ -34,15 +36,24 @@ class Mask(Diagonal):
 
     dtype_free = True
 
-    def __init__(self, gates: Array, dtype: DTypeLike = np.float64, *, symbol: str = "D") -> None:
+    def __init__(
+        self,
+        gates: Array,
+        dtype: DTypeLike = np.float64,
+        *,
+        slope: float = 0.0,
+        symbol: str = "D",
+    ) -> None:
         gates = check_gates(gates)
         if gates.size == 0:
             raise ValueError("gates must not be empty")
         self.data = namespace(gates).packbits(gates.reshape(-1))
+        self.slope = float(slope)
         super().__init__(
             (gates.size, gates.size),
             dtype,
-            psd=True,
+            symmetric=True,
+            psd=slope >= 0,
             symbol=symbol,
             dims=gates.shape or (1,),
             dimsd=gates.shape or (1,),
@@ -51,17 +62,19 @@ class Mask(Diagonal):
     def cost(self, columns: int = 1) -> Cost:
         return Cost(float(self.shape[0] * columns), self.data.nbytes + self._vector_bytes(columns))
 
-    def _bits(self, s: slice) -> Array:
-        bits = namespace(self.data).unpackbits(self.data[s])
-        return bits[: self.shape[0] - 8 * s.start, None]
+    def _values(self, s: slice, dtype: DTypeLike) -> Array:
+        """What the entries of a field are multiplied by, from the bytes `s`."""
+        xp = namespace(self.data)
+        bits = xp.unpackbits(self.data[s])[: self.shape[0] - 8 * (s.start or 0)]
+        return xp.asarray([self.slope, 1.0], dtype=dtype)[bits] if self.slope else bits
 
     def _matmat(self, X: Array) -> Array:
         xp = namespace(X)
         out = xp.empty(X.shape, dtype=X.dtype)
         for s in row_slices(len(self.data), 8 * 8 * X.shape[1]):
             fields = slice(8 * s.start, 8 * s.stop)
-            xp.multiply(X[fields], self._bits(s), out=out[fields])
+            xp.multiply(X[fields], self._values(s, X.dtype)[:, None], out=out[fields])
         return out
 
     def _diagonal(self) -> Array:
-        return namespace(self.data).unpackbits(self.data)[: self.shape[0]].astype(self.dtype)
+        return self._values(slice(None), self.dtype).astype(self.dtype)

@@ -30,11 +30,14 @@ from opflow.relu.passes import (
     all_conjugates,
     blocks,
     forward,
+    layer_activation,
     lower_conjugates,
     preactivation,
     top_conjugate,
+    top_outputs,
 )
-from opflow.relu.storage import STORAGES, storage_within
+from opflow.relu.storage import STORAGES, packs_top, storage_within
+from opflow.relu.units import activate, sloped, slopes
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -66,7 +69,8 @@ class Fields:
     Index 0 of every list is ℓ = 1, except of `activations`, whose index 0 is the input.
 
     * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and held, N·Σn_ℓ numbers;
-      "packed" holds those below the top layer and the gates of the top at one bit each,
+      "packed" holds those below the top layer and the gates of the top at one bit each (with a
+      trained readout, whose inputs they are, the activations of the top too),
       "recomputed" nothing: a product then pays another forward pass each way.
     * `preactivations` h^ℓ (N, n_ℓ), `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: from the activations.
     * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: 2·N·k·(P − P_1)
@@ -97,7 +101,7 @@ class Fields:
     space: RowDistribution = LOCAL
     storage = "cached"
     inputs: Data
-    #: the activations that are held, θ^L packed in the place of a^L if the storage is "packed"
+    #: the signed activations that are held, or θ^L packed in the place of the top one
     _kept: list[Array]
 
     def __init__(
@@ -127,12 +131,12 @@ class Fields:
         self._kept = self._held(first_hidden(network, self.inputs), self.storage)
 
     def _held(self, first: RowHidden | StoredHidden, storage: str) -> list[Array]:
-        """What a storage keeps of ``[a^1, …, a^L]``."""
+        """What a storage keeps of ``[ã^1, …, ã^L]``."""
         if storage == "recomputed":
             return []
         net = self.network
         xp = namespace(net.readout)
-        packed = storage == "packed"
+        packed = packs_top(net, storage)
         kept = [xp.empty((self.samples, width), dtype=net.dtype) for width in net.widths[1:]]
         if packed:
             kept[-1] = xp.empty((self.samples, -(-net.widths[-1] // 8)), dtype=xp.uint8)
@@ -163,10 +167,11 @@ class Fields:
         self.derived = False
         self.samples = int(X.shape[0])
         self.preactivations = preactivations
-        self._kept = [locked(namespace(h).maximum(h, 0)) for h in preactivations]
+        self._kept = []
         self.conjugates = []
-        for psi_l, h in zip(psi, preactivations, strict=True):
-            phi = psi_l * (h > 0)[:, None, :]
+        for psi_l, h, slope in zip(psi, preactivations, network.slopes, strict=True):
+            self._kept.append(locked(activate(h.copy(), slope)))
+            phi = psi_l * slopes(h, slope, h.dtype)[:, None, :]
             self.conjugates.append(locked(phi[:, 0] if network.outputs == 1 else phi))
         self.lower_conjugates = self.conjugates[:-1]
         return self
@@ -187,12 +192,17 @@ class Fields:
     @property
     def activations(self) -> list[Data]:
         """``[X, a^1, …, a^L]``, each (N, n_ℓ)."""
+        net = self.network
+        return [layer_activation(net, i, a) for i, a in enumerate([self.inputs, *self._signed()])]
+
+    def _signed(self) -> list[Array]:
+        """``[ã^1, …, ã^L]``."""
         if self.storage == "cached":
-            return [self.inputs, *self._kept]
-        return [self.inputs, *self._held(first_hidden(self.network, self.inputs), "cached")]
+            return self._kept
+        return self._held(first_hidden(self.network, self.inputs), "cached")
 
     def rows(self, index: Index, inputs: bool = True) -> list[Data]:
-        """``[X, a^1, …]`` of some samples; zeros and ones of θ^L for a^L where that is packed.
+        """``[X, ã^1, …]`` of some samples; zeros and ones of θ^L for ã^L where that is packed.
 
         Without `inputs` None for X, unless it is needed for the others.
         """
@@ -200,7 +210,7 @@ class Fields:
             below = input_rows(self.inputs, index)
             return forward(self.network, preactivation(self.network, 1, below), below)
         kept = [a[index] for a in self._kept]
-        if self.storage == "packed":
+        if packs_top(self.network, self.storage):
             kept[-1] = unpack(kept[-1], self.network.widths[-1])
         if not inputs or self.inputs is None or is_operator(self.inputs):
             return [None, *kept]
@@ -224,14 +234,19 @@ class Fields:
     @cached_property
     def gates(self) -> list[Array]:
         """``[θ^1, …, θ^L]``, each (N, n_ℓ) bool."""
-        return [locked(a > 0) for a in self.activations[1:]]
+        return [locked(a > 0) for a in self._signed()]
+
+    def slopes(self, layer: int, samples: slice) -> Array:
+        """s^ℓ of some samples, (b, n_ℓ); bool for ReLU."""
+        signed = self.rows(samples, inputs=False)[layer]
+        return slopes(signed, self.network.slopes[layer - 1], self.network.dtype)
 
     @property
     def top_bits(self) -> Array:
         """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
-        if self.storage == "packed":
+        if packs_top(self.network, self.storage):
             return self._kept[-1]
-        top = self.activations[-1]
+        top = self._signed()[-1]
         bits = namespace(top).empty((len(top), -(-top.shape[1] // 8)), dtype=np.uint8)
 
         def fill(samples: slice) -> None:
@@ -246,13 +261,13 @@ class Fields:
         """f, (N, k)."""
         net = self.network
         if self.storage == "cached":
-            return locked(self._kept[-1] @ net.readout.T)
+            return locked(top_outputs(net, self._kept[-1]))
         out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
         for s in blocks(net, self.samples, X=self.inputs):
             *_, below, top = self.rows(s, net.depth == 1)
-            if self.storage == "packed":
-                top = preactivation(net, net.depth, below) * top
-            out[s] = top @ net.readout.T
+            if packs_top(net, self.storage):  # |s|, which makes ã^L of h^L
+                top = sloped(preactivation(net, net.depth, below), top, abs(net.slopes[-1]))
+            out[s] = top_outputs(net, top)
         return locked(out)
 
     @cached_property

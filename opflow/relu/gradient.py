@@ -15,7 +15,7 @@ from opflow.machine.threads import over_rows
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
-#: what visits a range of samples: for each row block ``[a^0, …, a^{L-1}]`` and ``[∂/∂h^1, …]``
+#: what visits a range of samples: for each row block the inputs of all layers, and ``∂/∂h``
 Visit = Callable[[slice], Iterable[tuple[list[Data], list[Array]]]]
 
 
@@ -36,9 +36,10 @@ def parameter_gradient(
     network : ReLUNetwork
     samples : int
     visit : callable
-        For a range of samples gives, row block by row block, the activations below each layer
-        (None where the input cannot be read by rows) and the slopes: ∂/∂h^ℓ of shape (b, n_ℓ), or
-        (b, c·n_ℓ) for c vectors at a time.  A block is summed before the next is asked for.
+        For a range of samples gives, row block by row block, the inputs of each trained layer
+        (None where they cannot be read by rows) and the gradients ∂/∂h^ℓ of shape (b, n_ℓ), or
+        (b, c·n_ℓ) for c vectors at a time, of ``network.layers()``.  A block is summed before the
+        next is asked for.
     flops : float
         Of the whole, by which the samples are divided among threads.
     data : array
@@ -46,7 +47,7 @@ def parameter_gradient(
     columns : int, default 1
         c.
     dtype : dtype, optional
-        Of the sums; that of the slopes by default.
+        Of the sums; that of the gradients by default.
 
     Returns
     -------
@@ -57,14 +58,14 @@ def parameter_gradient(
 
     def sums(mine: slice) -> list[Any]:
         totals: list[Any] = [None] * len(network.parameter_list())
-        for below, slopes in visit(mine):
+        for below, gradients in visit(mine):
             i = 0
-            for a, slope, b in zip(below, slopes, network.biases, strict=True):
+            for a, gradient, (_, b) in zip(below, gradients, network.layers(), strict=True):
                 if a is not None:
-                    totals[i] = _added(totals[i], _summed(slope, a), dtype)
+                    totals[i] = _added(totals[i], _summed(gradient, a), dtype)
                 i += 1
                 if b is not None:
-                    totals[i] = _added(totals[i], slope.sum(axis=0), dtype)
+                    totals[i] = _added(totals[i], gradient.sum(axis=0), dtype)
                     i += 1
         return totals
 
@@ -76,9 +77,9 @@ def parameter_gradient(
     return first
 
 
-def _summed(slope: Array, below: Data) -> Array:
-    """``slopeᵀ below``, over the samples of a block."""
-    return (below.T @ slope).T if is_sparse(below) else slope.T @ below
+def _summed(gradient: Array, below: Data) -> Array:
+    """``gradientᵀ below``, over the samples of a block."""
+    return (below.T @ gradient).T if is_sparse(below) else gradient.T @ below
 
 
 def _added(total: Array | None, part: Array | None, dtype: DTypeLike | None) -> Array | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from opflow.machine.arrays import namespace
-from opflow.operators import Gram, Matrix, Operator
+from opflow.operators import Gram, Mask, Matrix, Operator
 from opflow.operators.describe import superscript
 from opflow.operators.rules import add
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator
+from opflow.relu.passes import output_conjugates
 
 
 def activation_factor(fields: Fields, layer: int) -> Operator:
@@ -17,9 +18,22 @@ def activation_factor(fields: Fields, layer: int) -> Operator:
 
 
 def conjugate_factor(fields: Fields, layer: int) -> Matrix:
-    """φ^ℓ with the outputs among the rows, (N·k, n_ℓ)."""
-    phi = fields.conjugates[layer - 1]
+    """φ^ℓ with the outputs among the rows, (N·k, n_ℓ); ∂f/∂f = 1, (N·k, k), for ℓ = L + 1."""
+    if layer > fields.network.depth:
+        phi = output_conjugates(fields.network, fields.samples)
+    else:
+        phi = fields.conjugates[layer - 1]
     return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
+
+
+def slope_mask(fields: Fields, layer: int, samples: slice = slice(None), repeat: int = 1) -> Mask:
+    """``D^ℓ = diag s^ℓ`` of some samples, each row of which is repeated."""
+    return Mask(
+        fields.gates[layer - 1][samples].repeat(repeat, axis=0),
+        fields.network.dtype,
+        slope=fields.network.slopes[layer - 1],
+        symbol=f"θ{superscript(layer)}",
+    )
 
 
 def activation_gram(fields: Fields, layer: int) -> Operator:
@@ -28,7 +42,7 @@ def activation_gram(fields: Fields, layer: int) -> Operator:
         gram: Operator = fields.gram
     else:
         gram = Gram(activation_factor(fields, layer), symbol=f"A{superscript(layer)}")
-    if fields.network.biases[layer] is None:
+    if fields.network.layers()[layer][1] is None:
         return gram
     xp = namespace(fields.network.readout)
     ones = xp.ones((fields.samples, 1), dtype=fields.network.dtype)

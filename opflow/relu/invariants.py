@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, to_device_of
+from opflow.machine.arrays import Array, Data, namespace, to_device_of
 from opflow.operators import GramVelocity, Matrix, Operator
 from opflow.operators.rules import scale
 from opflow.relu.checks import check_layer
@@ -15,7 +17,7 @@ from opflow.relu.network import ReLUNetwork
 
 
 def balances(network: ReLUNetwork) -> tuple[list[Array], float]:
-    r"""The balancedness invariants of each layer but the last, and the largest norm in them.
+    r"""The balancedness invariants of each trained layer but the last, and their largest norm.
 
     Parameters
     ----------
@@ -30,7 +32,9 @@ def balances(network: ReLUNetwork) -> tuple[list[Array], float]:
     Notes
     -----
     :math:`\|W^{\ell+1}_{:,j}\|^2/\eta_{\ell+1} - (\|W^\ell_{j,:}\|^2 + b_j^2)/\eta_\ell` is
-    constant along the gradient flow for every hidden unit j below the top layer.  4·P flops.
+    constant along the gradient flow for every hidden unit j below the top layer, and for those of
+    the top layer too where the readout is trained, which is :math:`W^{L+1}` then.  A frozen layer
+    (η = 0) and the one below it have none: an empty array stands there.  4·P flops.
 
     Examples
     --------
@@ -41,13 +45,16 @@ def balances(network: ReLUNetwork) -> tuple[list[Array], float]:
     """
     invariants = []
     size = 0.0
-    for i in range(network.depth - 1):
-        incoming = _squares(network.weights[i], axis=1)
-        bias = network.biases[i]
+    layers = zip(network.layers(), network.layer_rates(), strict=True)
+    for ((W, bias), rate), ((above, _), rate_above) in itertools.pairwise(layers):
+        if not (rate and rate_above):
+            invariants.append(namespace(W).empty(0))
+            continue
+        incoming = _squares(W, axis=1)
         if bias is not None:
             incoming = incoming + bias.astype(np.float64) ** 2
-        incoming = incoming / network.rates[i]
-        outgoing = _squares(network.weights[i + 1], axis=0) / network.rates[i + 1]
+        incoming = incoming / rate
+        outgoing = _squares(above, axis=0) / rate_above
         invariants.append(outgoing - incoming)
         size = max(size, float(incoming.max()), float(outgoing.max()))
     return invariants, size or 1.0
@@ -56,8 +63,8 @@ def balances(network: ReLUNetwork) -> tuple[list[Array], float]:
 def balance_drift(network: ReLUNetwork, start: list[Array], size: float) -> float:
     """The largest distance of an invariant from what it was at the start, relative to `size`.
 
-    `start` and `size` are the :func:`balances` of the network at the start.  0 for one hidden
-    layer, which has no invariant.
+    `start` and `size` are the :func:`balances` of the network at the start.  0 where there is no
+    invariant: with one hidden layer and a fixed readout.
 
     Examples
     --------
@@ -68,7 +75,9 @@ def balance_drift(network: ReLUNetwork, start: list[Array], size: float) -> floa
     0.0
     """
     now, _ = balances(network)
-    drifts = [float(abs(a - to_device_of(b, a)).max()) for a, b in zip(now, start, strict=True)]
+    drifts = [
+        float(abs(a - to_device_of(b, a)).max()) for a, b in zip(now, start, strict=True) if len(a)
+    ]
     return max(drifts, default=0.0) / size
 
 

@@ -14,7 +14,9 @@ from opflow.operators.operator import Cost, placed
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields
+from opflow.relu.grams import conjugate_factor
 from opflow.relu.inputs import input_operator
+from opflow.relu.storage import packs_top
 from opflow.relu.transport import Transport
 
 #: how J is applied: through cached conjugates, or by passes that recompute them
@@ -38,11 +40,12 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
     -------
     Operator of shape (N·k, P)
         Rows: outputs flattened sample-major.  Columns: ``[vec W¹, b¹, vec W², …]``, vec in C
-        order, biases where there are any.
+        order, biases where there are any; then those of a trained readout, ``[vec V, c]``.
 
     Notes
     -----
-    :math:`J_\ell = \varphi^\ell \odot a^{\ell-1}`.  With rates it is the Jacobian in the
+    :math:`J_\ell = \varphi^\ell \odot a^{\ell-1}`, a trained readout being a layer with
+    :math:`\varphi = 1`.  With rates it is the Jacobian in the
     coordinates :math:`W/\sqrt{\eta}`, in which the flow is a plain gradient flow; ``J.T @ J``
     (P × P) is the Gauss–Newton matrix there and has the nonzero spectrum of K.
 
@@ -61,28 +64,29 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
         return on_all_ranks(fields, Transport(fields, rates=rates))
     layers = [
         scale(math.sqrt(rate) if rates else 1.0, part)
-        for rate, parts in zip(fields.network.rates, layer_jacobians(fields), strict=True)
+        for rate, parts in zip(fields.network.layer_rates(), layer_jacobians(fields), strict=True)
         for part in parts
     ]
     return on_all_ranks(fields, layers[0] if len(layers) == 1 else HStack(layers, symbol="J"))
 
 
 def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
-    """For each layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
+    """For each trained layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
     if not fields.samples:  # other ranks have some
         return [
             [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
-            for pair in zip(net.weights, net.biases, strict=True)
+            for pair in net.layers()
         ]
     out: list[list[Operator]] = []
-    below = fields.activations[:-1] if net.depth > 1 else [fields.inputs]
-    for layer in range(first, net.depth + 1):
+    layers = net.layers()
+    below = fields.activations if len(layers) > 1 else [fields.inputs]
+    for layer in range(first, len(layers) + 1):
         a = below[layer - 1]
         symbol = "X" if layer == 1 else f"a{superscript(layer - 1)}"
         conjugate = _conjugate(fields, layer, a)
         parts: list[Operator] = [KhatriRao(conjugate, input_operator(a, symbol))]
-        if net.biases[layer - 1] is not None:
+        if layers[layer - 1][1] is not None:
             parts.append(conjugate)
         out.append(parts)
     return out
@@ -91,9 +95,11 @@ def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
 def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
     """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
     net = fields.network
+    if layer > net.depth:
+        return conjugate_factor(fields, layer)
     symbol = f"φ{superscript(layer)}"
     if layer == net.depth and _gates_suffice(fields, below):
-        gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype)
+        gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype, net.slopes[-1])
         return ScaledGates(gates, net.readout[0], symbol=symbol)
     return Matrix(fields.conjugate(layer), symbol=symbol)
 
@@ -101,7 +107,7 @@ def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
 def _gates_suffice(fields: Fields, below: Data) -> bool:
     """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
     net = fields.network
-    one_output = fields.derived and net.outputs == 1
+    one_output = fields.derived and net.outputs == 1 and net.slopes[-1] != 1
     return one_output and tables_pay(net.widths[-1], net.dtype, below)
 
 
@@ -124,7 +130,8 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
         return route
     net = fields.network
     n = fields.samples
-    if fields.storage == "packed" and net.depth == 1 and _gates_suffice(fields, fields.inputs):
+    held = packs_top(net, fields.storage) and net.depth == 1
+    if held and _gates_suffice(fields, fields.inputs):
         return "cached"  # the conjugates are what is held
     if fields.storage != "cached":
         return "transport"

@@ -27,7 +27,8 @@ class KernelVelocity(NamedTuple):
     activations : Operator
         η Ȧ ∘ D, because activations move; zero in the first layer, whose inputs are fixed.
     conjugates : Operator
-        η A ∘ Ḋ, because conjugates move; zero in the last layer, whose readout is fixed.
+        η A ∘ Ḋ, because conjugates move; zero in the last layer, whose φ is fixed by its gates
+        (the one below a fixed readout, or a trained readout itself).
     """
 
     activations: Operator
@@ -82,7 +83,7 @@ def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVeloci
     Returns
     -------
     list of KernelVelocity
-        First layer first; all of them add up to :func:`kernel_velocity`.
+        First layer first, a trained readout last; all of them add up to :func:`kernel_velocity`.
 
     Notes
     -----
@@ -137,27 +138,25 @@ def _layers(fields: Fields, residual: Data) -> list[_Layer]:
     net = fields.network
     dh, dpsi = split(fields, field_velocities(fields) @ r)
     layers = []
-    for i in range(net.depth):
+    trained = net.layers()
+    for i, rate in enumerate(net.layer_rates()):
         dphi = da = None
-        if i + 1 < net.depth:
-            velocity = _gated(dpsi[i], fields.activations[i + 1])
+        if i + 1 < len(trained):
+            velocity = _sloped(fields, i + 1, dpsi[i])
             velocity = velocity.reshape(-1, velocity.shape[-1])
             dphi = Matrix(velocity, symbol=f"dφ{superscript(i + 1)}")
         if i:
-            velocity = _gated(dh[i - 1], fields.activations[i])
-            da = Matrix(velocity, symbol=f"da{superscript(i)}")
+            da = Matrix(_sloped(fields, i, dh[i - 1]), symbol=f"da{superscript(i)}")
         phi = conjugate_factor(fields, i + 1)
         a = activation_factor(fields, i)
-        layers.append(_Layer(net.rates[i], net.biases[i] is not None, phi, a, dphi, da))
+        layers.append(_Layer(rate, trained[i][1] is not None, phi, a, dphi, da))
     return layers
 
 
-def _gated(velocity: Array, activation: Array) -> Array:
-    """``−θ ∘ velocity``, in place."""
-    gates = activation > 0
-    if velocity.ndim == 3:  # one row of a sample for each output
-        gates = gates[:, None, :]
-    velocity *= -gates.astype(velocity.dtype)
+def _sloped(fields: Fields, layer: int, velocity: Array) -> Array:
+    """``−s ∘ velocity``, in place."""
+    s = -fields.slopes(layer, slice(None)).astype(velocity.dtype)
+    velocity *= s[:, None, :] if velocity.ndim == 3 else s  # a row of a sample for each output
     return velocity
 
 

@@ -27,7 +27,7 @@ from opflow.relu.transport import Transport
 
 
 def layer_kernels(fields: Fields) -> list[Operator]:
-    r"""The share of each layer in the collective kernel, first layer first.
+    r"""The share of each trained layer in the collective kernel, first layer first.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     Notes
     -----
     :math:`K_\ell = \eta_\ell\, A^{\ell-1} \circ D^\ell`, with A repeated over the k × k output
-    block; a bias adds 1 to A.  One product costs 4·N·n_ℓ·(n_{ℓ-1} + k) flops a column.
+    block; a bias adds 1 to A.  A trained readout comes last: :math:`\eta_V\, A^L \otimes I_k`.
+    One product costs 4·N·n_ℓ·(n_{ℓ-1} + k) flops a column.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     >>> sum(of.layer_kernels(fields)).shape
     (3, 3)
     """
-    rates = fields.network.rates
+    rates = fields.network.layer_rates()
     kernels = []
     if fields.gram is not None:
         kernels.append(scale(rates[0], _first_kernel_by_gram(fields, fields.gram)))
@@ -153,10 +154,11 @@ def cross_kernel(fields: Fields, other: Fields) -> Operator:
 def _equal(one: ReLUNetwork, other: ReLUNetwork) -> bool:
     if one is other:
         return True
-    arrays = [*one.parameter_list(), one.readout]
-    others = [*other.parameter_list(), other.readout]
+    arrays = one.arrays()
+    others = other.arrays()
     return (
-        one.rates == other.rates
-        and [a.shape for a in arrays] == [b.shape for b in others]
-        and all(bool((a == b).all()) for a, b in zip(arrays, others, strict=True))
+        one.settings() == other.settings()
+        and {name: a.shape for name, a in arrays.items()}
+        == {name: b.shape for name, b in others.items()}
+        and all(bool((a == others[name]).all()) for name, a in arrays.items())
     )

@@ -1,6 +1,7 @@
 """Forward and backward passes through a network, a row block at a time.
 
-The only place where ``h = a Wᵀ + b``, the gates and the chain of conjugates are computed.
+The only place where ``h = a Wᵀ + b``, the outputs and the chain of conjugates are computed.
+Activations are kept with the sign of h (:mod:`opflow.relu.units`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import GateGradient, PackedGates, ScaledGates, pack, tables_pay
 from opflow.relu.inputs import RowHidden, StoredHidden, affine, copied_width, first_hidden
+from opflow.relu.units import activate, activation, sloped
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
@@ -22,8 +24,35 @@ LEAST_PRODUCTS = 1 << 19
 
 
 def preactivation(network: ReLUNetwork, layer: int, below: Data, out: Array | None = None) -> Array:
-    """``h^ℓ`` from ``a^{ℓ-1}``, layers counted from 1."""
-    return affine(below, network.weights[layer - 1], network.biases[layer - 1], out)
+    """``h^ℓ`` from ``ã^{ℓ-1}``, layers counted from 1."""
+    a = layer_activation(network, layer - 1, below)
+    return affine(a, network.weights[layer - 1], network.biases[layer - 1], out)
+
+
+def layer_activation(network: ReLUNetwork, layer: int, signed: Data) -> Data:
+    """``a^ℓ`` from ``ã^ℓ``; the inputs for ℓ = 0."""
+    return activation(signed, network.slopes[layer - 1]) if layer else signed
+
+
+def layer_inputs(network: ReLUNetwork, signed: Sequence[Data]) -> list[Data]:
+    """The inputs of every trained layer, ``[X, a^1, …]``, from ``[X, ã^1, …, ã^L]``."""
+    count = len(network.layers())
+    return [layer_activation(network, i, a) for i, a in enumerate(signed[:count])]
+
+
+def top_outputs(network: ReLUNetwork, top: Array) -> Array:
+    """``f = a^L Vᵀ + c`` from ``ã^L``."""
+    f = layer_activation(network, network.depth, top) @ network.readout.T
+    if network.output_bias is not None:
+        f += network.output_bias
+    return f
+
+
+def output_conjugates(network: ReLUNetwork, samples: int) -> Array:
+    """∂f/∂f, (b, k, k): what the conjugates of a layer are for the readout; nothing is stored."""
+    xp = namespace(network.readout)
+    k = network.outputs
+    return xp.broadcast_to(xp.eye(k, dtype=network.dtype), (samples, k, k))
 
 
 def through(field: Array, W: Array, out: Array | None = None) -> Array:
@@ -51,16 +80,15 @@ def forward(
     below: Data | None = None,
     out: Sequence[Array | None] | None = None,
 ) -> list[Array]:
-    """Activations ``[below, a^1, …, a^L]`` from h^1, which becomes a^1.
+    """Signed activations ``[below, ã^1, …, ã^L]`` from h^1, which becomes ã^1.
 
-    `out` may hold arrays for ``[a^1, …, a^L]``, None for a new one; that of a^1 is not used.
+    `out` may hold arrays for ``[ã^1, …, ã^L]``, None for a new one; that of ã^1 is not used.
     """
-    xp = namespace(hidden)
-    activations = [below, xp.maximum(hidden, 0, out=hidden)]
+    activations: list[Any] = [below, activate(hidden, network.slopes[0])]
     for layer in range(2, network.depth + 1):
         place = None if out is None else out[layer - 1]
         h = preactivation(network, layer, activations[-1], place)
-        activations.append(xp.maximum(h, 0, out=h))
+        activations.append(activate(h, network.slopes[layer - 1]))
     return activations
 
 
@@ -72,9 +100,9 @@ def forward_blocks(network: ReLUNetwork, X: Data) -> Iterator[tuple[slice, list[
 def activation_blocks(
     network: ReLUNetwork, samples: int | slice, first: RowHidden | StoredHidden, copies: int = 0
 ) -> Iterator[tuple[slice, list[Array]]]:
-    """Row block by row block, the slice and the activations ``[X, a^1, …, a^L]`` of its samples.
+    """Row block by row block, the slice and ``[X, ã^1, …, ã^L]`` of its samples.
 
-    `copies` of all fields must fit the workspace besides; a^1 of stored fields is written there.
+    `copies` of all fields must fit the workspace besides; ã^1 of stored fields is written there.
     """
     for s in blocks(network, samples, copies, first.data):
         below, hidden = first.read(s)
@@ -85,7 +113,7 @@ def outputs(network: ReLUNetwork, X: Data) -> Array:
     """f on checked inputs, (N, k)."""
     out = namespace(network.readout).empty((X.shape[0], network.outputs), dtype=network.dtype)
     for s, activations in forward_blocks(network, X):
-        out[s] = activations[-1] @ network.readout.T
+        out[s] = top_outputs(network, activations[-1])
     return out
 
 
@@ -98,13 +126,14 @@ def conjugates(
 ) -> list[Array]:
     """Backward pass of `seed` (…, n_L) at the top, or at the layer `top`: ``[φ^1, …, φ^L]``.
 
-    `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; the gates are read
-    off the activations (a > 0 exactly where h > 0).  `out` may hold the arrays for the result.
+    `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; `activations` are
+    signed, as :func:`forward` gives them.  `out` may hold the arrays for the result.
     """
     psi = seed
     found = []
     for layer in range(top or network.depth, 0, -1):
-        phi = _gated(psi, activations[layer], None if out is None else out[layer - 1])
+        place = None if out is None else out[layer - 1]
+        phi = sloped(psi, activations[layer], network.slopes[layer - 1], place)
         found.append(phi)
         if layer > 1:
             below = None if out is None else out[layer - 2]
@@ -112,35 +141,29 @@ def conjugates(
     return found[::-1]
 
 
-def slopes(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any]:
-    """``[∂loss/∂h^1, …, ∂loss/∂h^L]`` of the residuals r (b, k), or (b, c, k) for c at a time.
+def gradients(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any]:
+    """∂loss/∂h of every trained layer, r for the readout, from r (b, k) or (b, c, k), c at a time.
 
-    Arrays (b, n_ℓ) or (b, c·n_ℓ), but the last is :class:`GateGradient` where that is faster.
+    Arrays (b, n_ℓ) or (b, c·n_ℓ), but that of the top is :class:`GateGradient` where it is faster.
     """
     *_, below, top = activations
+    own = [] if network.readout_rate is None else [r]
     if r.ndim == 3 or not tables_pay_at_top(network, below, len(r)) or r.dtype != network.dtype:
-        found = conjugates(network, activations, through(r, network.readout))
-        return [slope.reshape(len(slope), -1) for slope in found] if r.ndim == 3 else found
-    gradient = GateGradient(pack(top > 0), r[:, 0], network.readout[0])
+        found = [*conjugates(network, activations, through(r, network.readout)), *own]
+        return [part.reshape(len(part), -1) for part in found] if r.ndim == 3 else found
+    bits = pack(top > 0)
+    gradient = GateGradient(bits, r[:, 0], network.readout[0], network.slopes[-1])
     if network.depth == 1:
-        return [gradient]
+        return [gradient, *own]
     psi = gradient @ network.weights[-1]
-    return [*conjugates(network, activations, psi, network.depth - 1), gradient]
+    return [*conjugates(network, activations, psi, network.depth - 1), gradient, *own]
 
 
 def top_conjugate(
     network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
 ) -> None:
     """Write ``[φ^L]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
-    _gated(seed, activations[-1], out[0])
-
-
-def _gated(psi: Array, activations: Array, out: Array | None = None) -> Array:
-    """``θ ∘ ψ``."""
-    gates = activations > 0
-    if psi.ndim == 3:
-        gates = gates[:, None, :]
-    return namespace(psi).multiply(psi, gates, out=out)
+    sloped(seed, activations[-1], network.slopes[-1], out[0])
 
 
 def lower_conjugates(
@@ -150,10 +173,10 @@ def lower_conjugates(
     top = activations[-1]
     W = network.weights[-1]
     if tables_pay_at_top(network, W, len(top)):
-        bits = PackedGates.from_bits(pack(top > 0), top.shape[1], network.dtype)
+        bits = PackedGates.from_bits(pack(top > 0), top.shape[1], network.dtype, network.slopes[-1])
         psi = ScaledGates(bits, network.readout[0]).matmat(W)
     else:
-        psi = through(_gated(seed, top), W, out[-1])
+        psi = through(sloped(seed, top, network.slopes[-1]), W, out[-1])
     conjugates(network, activations, psi, network.depth - 1, out)
 
 
@@ -171,6 +194,7 @@ def tables_pay_at_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
     width = network.widths[-1]
     return (
         network.outputs == 1
+        and network.slopes[-1] != 1  # then there are no gates
         and factor is not None
         and samples * width * factor.shape[1] >= LEAST_PRODUCTS
         and tables_pay(width, network.dtype, factor)

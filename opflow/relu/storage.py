@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 STORAGES = ("cached", "packed", "recomputed")
 
 
+def packs_top(network: ReLUNetwork, storage: str) -> bool:
+    """Whether a storage holds the top layer as gates; not if a trained readout reads it."""
+    return storage == "packed" and network.readout_rate is None
+
+
 def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
     """Bytes of the activations in a storage, and of conjugates once they are cached."""
     if storage == "recomputed":
@@ -18,7 +23,8 @@ def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
     *lower, top = network.widths[1:]
     item = network.dtype.itemsize
     if storage == "packed":
-        return float(samples) * (sum(lower) * item + -(-top // 8))
+        held = -(-top // 8) if packs_top(network, storage) else top * item
+        return float(samples) * (sum(lower) * item + held)
     return float(samples) * (1 + network.outputs) * (sum(lower) + top) * item
 
 

@@ -25,7 +25,8 @@ from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import parameter_gradient
 from opflow.relu.inputs import copied_width
-from opflow.relu.passes import conjugates, slopes, through
+from opflow.relu.passes import conjugates, gradients, layer_inputs, output_conjugates, through
+from opflow.relu.units import sloped
 
 
 class Transport(Operator):
@@ -48,8 +49,8 @@ class Transport(Operator):
     def __init__(self, fields: Fields, *, rates: bool = True) -> None:
         net = fields.network
         self.fields = fields
-        #: √η of each layer
-        self.scales = [math.sqrt(rate) if rates else 1.0 for rate in net.rates]
+        #: √η of each trained layer
+        self.scales = [math.sqrt(rate) if rates else 1.0 for rate in net.layer_rates()]
         super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
 
     @property
@@ -67,7 +68,7 @@ class Transport(Operator):
         return Cost(n * flops * columns, stored + self._vector_bytes(columns))
 
     def _layers(self) -> list[tuple[slice, slice | None, float]]:
-        """Where W^ℓ and b^ℓ stand among the columns, and √η."""
+        """Where weights and bias of each trained layer stand among the columns, and √η."""
         places = self.fields.network.parameter_slices()
         return [(*place, size) for place, size in zip(places, self.scales, strict=True)]
 
@@ -77,11 +78,18 @@ class Transport(Operator):
         return prefetched(row_slices(samples, width * self.dtype.itemsize), X)
 
     def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:
-        """Row block by row block, the slice, ``[X, a^1, …]`` and ``[φ^1, …]``, each (b, k, n_ℓ)."""
+        """Row block by row block, the slice, and of each trained layer the inputs and φ."""
         net = self.fields.network
         for s in self._blocks(net.outputs, self.dtype, slice(0, self.fields.samples)):
-            rows = self.fields.rows(s)
-            yield s, rows, conjugates(net, rows, self.fields.seed(rows))
+            yield s, *self._factors(self.fields.rows(s))
+
+    def _factors(self, rows: list[Data]) -> tuple[list[Data], list[Array]]:
+        """Of each trained layer the inputs and φ, (b, k, n), from ``[X, ã^1, …]``."""
+        net = self.fields.network
+        phis = conjugates(net, rows, self.fields.seed(rows))
+        if net.readout_rate is not None:
+            phis.append(output_conjugates(net, len(phis[0])))
+        return layer_inputs(net, rows), phis
 
     def _rmatmat(self, X: Array) -> Array:
         net = self.fields.network
@@ -93,7 +101,7 @@ class Transport(Operator):
                 rows = self.fields.rows(s)
                 r = X[s.start * k : s.stop * k].reshape(-1, k, c)
                 r = r[:, :, 0] if c == 1 else r.transpose(0, 2, 1)
-                yield rows[:-1], slopes(net, rows, r)
+                yield layer_inputs(net, rows), gradients(net, rows, r)
 
         sums = parameter_gradient(
             net,
@@ -119,7 +127,7 @@ class Transport(Operator):
         layers = self._layers()
         directions = [
             size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _, size), W in zip(layers, net.weights, strict=True)
+            for (weight, _, size), (W, _) in zip(layers, net.layers(), strict=True)
         ]
         out = namespace(X).empty((self.shape[0], c), dtype=X.dtype)
 
@@ -127,15 +135,22 @@ class Transport(Operator):
             for s in self._blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 tangent: Any = None
-                for i, (_, bias, size) in enumerate(layers):
-                    pushed = (rows[i] @ directions[i]).reshape(-1, c, net.widths[i + 1])
+                own = []  # what each layer's parameters move at its outputs
+                for a, direction, (_, bias, size) in zip(
+                    layer_inputs(net, rows), directions, layers, strict=True
+                ):
+                    moved = (a @ direction).reshape(a.shape[0], c, -1)
                     if bias is not None:
-                        pushed += size * X[bias].T
+                        moved += size * X[bias].T
+                    own.append(moved)
+                for i, W in enumerate(net.weights):
+                    pushed = own[i]
                     if tangent is not None:
-                        pushed += through(tangent, net.weights[i].T)
-                    tangent = pushed
-                    tangent *= (rows[i + 1] > 0)[:, None, :]
+                        pushed += through(tangent, W.T)
+                    tangent = sloped(pushed, rows[i + 1], net.slopes[i], pushed)
                 outputs = through(tangent, net.readout.T)
+                if len(own) > net.depth:
+                    outputs += own[-1]
                 out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
         over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
@@ -154,8 +169,8 @@ def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
     net = J.fields.network
     shape = (J.fields.samples, net.outputs)
     out = namespace(net.readout).zeros(shape, dtype=J.dtype)
-    for s, rows, phis in J._conjugate_blocks():
-        for size, b, below, phi in zip(J.scales, net.biases, rows[:-1], phis, strict=True):
+    for s, inputs, phis in J._conjugate_blocks():
+        for size, (_, b), below, phi in zip(J.scales, net.layers(), inputs, phis, strict=True):
             norms = gram_diagonal(Matrix(below)) + (b is not None)
             out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
     return out.reshape(-1)
@@ -165,8 +180,8 @@ def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
 def _column_squares(J: Transport) -> Array:
     layers = J._layers()
     out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
-    for _, rows, phis in J._conjugate_blocks():
-        for (weight, bias, size), below, phi in zip(layers, rows[:-1], phis, strict=True):
+    for _, inputs, phis in J._conjugate_blocks():
+        for (weight, bias, size), below, phi in zip(layers, inputs, phis, strict=True):
             squares = size**2 * (phi**2).sum(axis=1)
             entries = below.multiply(below) if is_sparse(below) else below**2
             out[weight] += (entries.T @ squares).T.reshape(-1)
@@ -182,7 +197,7 @@ def _gram_block(J: Transport, rows: Index, cols: Index, weights: Any = None) -> 
     left, phis = _fields_of(J, rows)
     right, others = _fields_of(J, cols)
     block: Any = 0
-    for i, b in enumerate(J.fields.network.biases):
+    for i, (_, b) in enumerate(J.fields.network.layers()):
         gram = left[i] @ right[i].T
         if is_sparse(gram):
             gram = gram.toarray()
@@ -193,14 +208,13 @@ def _gram_block(J: Transport, rows: Index, cols: Index, weights: Any = None) -> 
 
 
 def _fields_of(J: Transport, index: Index) -> tuple[list[Data], list[Array]]:
-    """``[X, a^1, …]`` and ``[φ^1, …]`` of some rows of J."""
+    """The inputs and φ of each trained layer, of some rows of J."""
     net = J.fields.network
     xp = namespace(net.readout)
     wanted = xp.arange(J.shape[0])[index]
-    rows = J.fields.rows(wanted // net.outputs)
-    phis = conjugates(net, rows, J.fields.seed(rows))
+    inputs, phis = J._factors(J.fields.rows(wanted // net.outputs))
     place = (xp.arange(len(wanted)), wanted % net.outputs)
-    return rows[:-1], [phi[place] for phi in phis]
+    return inputs, [phi[place] for phi in phis]
 
 
 @gram_work.register

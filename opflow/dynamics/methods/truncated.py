@@ -28,7 +28,8 @@ from opflow.relu.gradient import parameter_gradient
 from opflow.relu.hierarchy.tangent import budgets
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.passes import blocks, forward_blocks, through
+from opflow.relu.passes import blocks, forward_blocks, layer_inputs, through, top_outputs
+from opflow.relu.units import activate, response, sloped, slopes
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,15 @@ class FieldState:
         fields = Fields(network, self.inputs, finite=False)
         self.hidden = fields.hidden()
         n, k = fields.samples, network.outputs
-        top = namespace(network.readout).broadcast_to(network.readout, (n, *network.readout.shape))
         self.psi = [
             through(phi.reshape(n, k, -1), W)
             for phi, W in zip(fields.conjugates[1:], network.weights[1:], strict=True)
-        ] + [top]
+        ] + [self._top()]
+
+    def _top(self) -> Array:
+        """ψ^L, the readout for every sample."""
+        V = self.network.readout
+        return namespace(V).broadcast_to(V, (self.samples, *V.shape))
 
     @property
     def fields(self) -> Fields:
@@ -220,11 +225,12 @@ class FieldState:
         return self.network(X)
 
     def arrays(self) -> dict[str, Array]:
-        """What a checkpoint holds; ψ^L is the readout and stays."""
+        """What a checkpoint holds; ψ^L is the readout."""
         arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
         arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
         arrays |= self.network.arrays() | parameter_arrays(self._exact)
-        del arrays["readout"]
+        if self.network.readout_rate is None:  # it stays
+            del arrays["readout"]
         return arrays
 
     def restore(self, arrays: dict[str, Array]) -> None:
@@ -232,11 +238,13 @@ class FieldState:
         layers = range(self.network.depth)
         self._exact = restored(self._exact, arrays)
         self.hidden = [arrays[f"hidden_{i}"] for i in layers]
-        self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self.psi[-1]]
-        pairs = ((f"weight_{i}", f"bias_{i}") for i in layers)
+        pairs = [(f"weight_{i}", f"bias_{i}") for i in layers]
+        if self.network.readout_rate is not None:
+            pairs.append(("readout", "output_bias"))
         self.network = self.network.with_parameters(
             [arrays[name] for pair in pairs for name in pair if name in arrays]
         )
+        self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self._top()]
 
     def evaluate(self, residual: Array) -> float:
         """Fill `residual` from the fields, keep both velocities, return the summed loss."""
@@ -245,13 +253,16 @@ class FieldState:
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
             for s in blocks(net, samples, 2):
-                below = [self.inputs[s], *(xp.maximum(h[s], 0) for h in self.hidden)]
-                r = xp.subtract(below.pop() @ net.readout.T, self.targets[s], out=residual[s])
-                slopes = [
-                    (r[:, None, :] @ psi[s])[:, 0] * (h[s] > 0)
-                    for h, psi in zip(self.hidden, self.psi, strict=True)
+                signed = [self.inputs[s]]
+                signed += map(activate, (h[s].copy() for h in self.hidden), net.slopes)
+                r = xp.subtract(top_outputs(net, signed[-1]), self.targets[s], out=residual[s])
+                gradients = [
+                    sloped((r[:, None, :] @ psi[s])[:, 0], h[s], slope)
+                    for h, psi, slope in zip(self.hidden, self.psi, net.slopes, strict=True)
                 ]
-                yield below, slopes
+                if net.readout_rate is not None:
+                    gradients.append(r)
+                yield layer_inputs(net, signed), gradients
 
         flops = 6.0 * self.samples * net.parameters
         gradient = parameter_gradient(net, self.samples, visit, flops, residual)
@@ -267,18 +278,20 @@ class FieldState:
         change = net.with_parameters(moves)
         width = max(net.widths[1:]) * (4 + 6 * net.outputs) * (1 + min(self.order, net.depth))
         for s in row_slices(self.samples, width * net.dtype.itemsize):
-            gates = [h[s] > 0 for h in self.hidden]
+            before = [
+                slopes(h[s], a, h.dtype) for h, a in zip(self.hidden, net.slopes, strict=True)
+            ]
             self._advance_hidden(s, change)
-            self._advance_conjugate(s, change, gates)
+            self._advance_conjugate(s, change, before)
         pairs = zip(net.parameter_list(), moves, strict=True)
         self.network = net.with_parameters([p + move for p, move in pairs])
+        self.psi = [*self.psi[:-1], self._top()]
 
     def _advance_hidden(self, s: slice, moves: ReLUNetwork) -> None:
         L = self.network.depth
-        xp = namespace(self.network.readout)
         after = self.inputs[s]  # a' of the layer below
-        handed: dict[int, Array] = {}  # relu(h + Δ_q h) − a of the layer below
-        for layer in range(1, L + 1):
+        handed: dict[int, Array] = {}  # a(h + Δ_q h) − a of the layer below
+        for layer, slope in enumerate(self.network.slopes, start=1):
             W = self.network.weights[layer - 1]
             local = after @ moves.weights[layer - 1].T
             bias = moves.biases[layer - 1]
@@ -287,20 +300,22 @@ class FieldState:
             orders = budgets(layer - 1, self.order, L - layer)
             change = {q: local + handed[q - 1] @ W.T if q else local for q in orders}
             h = self.hidden[layer - 1][s]
-            before = xp.maximum(h, 0)
-            handed = {q: xp.maximum(h + move, 0) - before for q, move in change.items()}
+            a = response(h, slope)
+            handed = {q: response(h + move, slope) - a for q, move in change.items()}
             h += change[max(orders)]
-            after = xp.maximum(h, 0)
+            after = response(h, slope)
 
-    def _advance_conjugate(self, s: slice, moves: ReLUNetwork, gates: list[Array]) -> None:
+    def _advance_conjugate(self, s: slice, moves: ReLUNetwork, before: list[Array]) -> None:
         L = self.network.depth
         after: Any = None  # φ' of the layer above
-        handed: dict[int, Array] = {}  # θ' ∘ (ψ + Δ_q ψ) − φ of the layer above
+        handed: dict[int, Array] = {}  # s' ∘ (ψ + Δ_q ψ) − φ of the layer above
+        readout_move: Any = 0.0 if moves.readout_rate is None else moves.readout
         for layer in range(L, 0, -1):
             psi = self.psi[layer - 1][s]
-            now = (self.hidden[layer - 1][s] > 0)[:, None]
-            phi = psi * gates[layer - 1][:, None]
-            change: dict[int, Any] = {0: 0.0}  # the readout is fixed; only its gates move
+            h = self.hidden[layer - 1][s]
+            now = slopes(h, self.network.slopes[layer - 1], h.dtype)[:, None]
+            phi = psi * before[layer - 1][:, None]
+            change = {0: readout_move}
             if layer < L:
                 W = self.network.weights[layer]
                 local = through(after, moves.weights[layer])
@@ -310,4 +325,6 @@ class FieldState:
             handed = {q: (psi + move) * now - phi for q, move in change.items()}
             if layer < L:
                 psi += change[max(change)]
+            else:  # ψ^L is not stored
+                psi = psi + readout_move
             after = psi * now

@@ -267,7 +267,13 @@ def weight(fields: Fields, layer: int, augmented: bool = False) -> Weight:
 
 def _mask(fields: Fields, layer: int, sample: int, augmented: bool = False) -> Mask:
     """D^ℓ_μ, with a 1 at its end if `augmented`."""
-    gates = fields.activations[layer][sample] > 0
+    gates = fields.rows(slice(sample, sample + 1))[layer][0] > 0
     if augmented:
         gates = namespace(gates).pad(gates, (0, 1), constant_values=True)
-    return Mask(gates, symbol=f"D{superscript(layer)}{subscript(sample)}")
+    slope = fields.network.slopes[layer - 1]
+    return Mask(
+        gates,
+        fields.network.dtype,
+        slope=slope,
+        symbol=f"D{superscript(layer)}{subscript(sample)}",
+    )

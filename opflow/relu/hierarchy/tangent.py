@@ -22,7 +22,7 @@ from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.operators.rules import is_operator
 from opflow.relu.fields import Fields
-from opflow.relu.passes import through
+from opflow.relu.passes import layer_activation, output_conjugates, through
 
 
 def budgets(steps: int, order: int, further: int) -> set[int]:
@@ -80,10 +80,12 @@ class FieldTangent(Operator):
             raise ValueError("the velocities of all fields need inputs that can be read by rows")
         self.fields = fields
         self.order = order
-        self.scales = [math.sqrt(rate) for rate in net.rates]
+        self.scales = [math.sqrt(rate) for rate in net.layer_rates()]
+        #: of the trained layers
+        self.weights = [W for W, _ in net.layers()]
         self.recursions = [
             Recursion(range(1, net.depth + 1), True, 1),
-            Recursion(range(net.depth - 1, 0, -1), False, net.outputs),
+            Recursion(range(len(net.layers()) - 1, 0, -1), False, net.outputs),
         ]
         rows = fields.samples * (1 + net.outputs) * sum(net.widths[1:])
         super().__init__((rows, net.parameters), net.dtype, symbol="∂(h,ψ)/∂W")
@@ -96,7 +98,7 @@ class FieldTangent(Operator):
     def cost(self, columns: int = 1) -> Cost:
         net = self.fields.network
         n = self.fields.samples
-        sizes = [W.size for W in net.weights]
+        sizes = [W.size for W in self.weights]
         flops = 0.0
         for recursion in self.recursions:
             for step, layer in enumerate(recursion.fields):
@@ -127,14 +129,18 @@ class FieldTangent(Operator):
         return prefetched(slices, self.fields.inputs)
 
     def _gate(self, layer: int, samples: slice) -> Array:
-        """θ^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""
-        return (self.fields.activations[layer][samples] > 0)[:, None, :]
+        """s^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""
+        return self.fields.slopes(layer, samples)[:, None, :]
 
     def _drive(self, recursion: Recursion, layer: int, samples: slice) -> Array:
         """What the weights of a field multiply: a^{ℓ-1}, or φ^{ℓ+1} as (b·k, n_{ℓ+1})."""
+        net = self.fields.network
         if recursion.up:
-            return self.fields.activations[layer - 1][samples]
-        phi = self.fields.conjugates[layer][samples]
+            return layer_activation(net, layer - 1, self.fields.rows(samples)[layer - 1])
+        if layer == net.depth:
+            phi = output_conjugates(net, samples.stop - samples.start)
+        else:
+            phi = self.fields.conjugates[layer][samples]
         return phi.reshape(-1, phi.shape[-1])
 
     def _matmat(self, X: Array) -> Array:
@@ -143,13 +149,13 @@ class FieldTangent(Operator):
         c = X.shape[1]
         up, down, biases = [], [], []
         for (weight, bias), scale, W in zip(
-            net.parameter_slices(), self.scales, net.weights, strict=True
+            net.parameter_slices(), self.scales, self.weights, strict=True
         ):
             direction = scale * X[weight].reshape(*W.shape, c)
             up.append(direction.transpose(1, 2, 0).reshape(W.shape[1], -1))
             down.append(direction.transpose(0, 2, 1).reshape(W.shape[0], -1))
             biases.append(None if bias is None else scale * X[bias].T)
-        out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero
+        out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero, the readout being fixed
         hidden, conjugate = self.split(out)
         for s in self._blocks(c, X.dtype):
             self._push(self.recursions[0], s, up, biases, hidden)
@@ -176,7 +182,7 @@ class FieldTangent(Operator):
                 local += bias
             *lower, highest = sorted(recursion.needed(step, self.order))
             orders = {q: local.copy() for q in lower} | {highest: local}
-            W = self.fields.network.weights[i]
+            W = self.weights[i]
             for q, tangent in orders.items():
                 if q:
                     gated = before[q - 1] * self._gate(recursion.fields[step - 1], samples)
@@ -190,7 +196,7 @@ class FieldTangent(Operator):
         net = self.fields.network
         c = X.shape[1]
         hidden, conjugate = self.split(X)
-        gradients = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in net.weights]
+        gradients = [xp.zeros((*W.shape, c), dtype=X.dtype) for W in self.weights]
         out = xp.zeros((self.shape[1], c), dtype=X.dtype)
         slices = net.parameter_slices()
         biases = [None if bias is None else out[bias] for _, bias in slices]
@@ -233,7 +239,7 @@ class FieldTangent(Operator):
             else:
                 part = (total.T @ drive).reshape(c, n, -1).transpose(1, 2, 0)
             gradients[i] += part
-            W = self.fields.network.weights[i]
+            W = self.weights[i]
             orders = {
                 q - 1: through(u, W if recursion.up else W.T)
                 * self._gate(recursion.fields[step - 1], samples)

@@ -15,7 +15,6 @@ from opflow.operators import (
     BlockDiagonal,
     FeatureLift,
     KhatriRao,
-    Mask,
     Operator,
     SampleLift,
     Zero,
@@ -24,7 +23,7 @@ from opflow.operators.describe import superscript
 from opflow.operators.rules import add, compose, scale
 from opflow.relu.checks import check_fields, check_layer, check_order
 from opflow.relu.fields import Fields
-from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor
+from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor, slope_mask
 from opflow.relu.hierarchy.members import weight
 from opflow.relu.hierarchy.tangent import FieldTangent
 from opflow.relu.jacobian import jacobian
@@ -76,7 +75,7 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
         phi = BlockDiagonal(fields.conjugates[m - 1], symbol=f"φ{superscript(m)}")
         own = scale(net.rates[m - 1], compose(A, phi.T))
         if m > lowest:
-            gate = Mask(fields.gates[m - 2], symbol=f"θ{superscript(m - 1)}")
+            gate = slope_mask(fields, m - 1)
             W = SampleLift(weight(fields, m), n)
             own = add(own, compose(W, gate, velocity))
         velocity = own
@@ -93,16 +92,19 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
         ℓ, 1..L.
     order : int, optional
         Keep the members with at most so many Gram factors; all by default (L − ℓ − 1 at most
-        occur).
+        occur, one more with a trained readout).
 
     Returns
     -------
     Operator of shape (N·k·n_ℓ, N·k)
         From residuals to the field ψ^ℓ (N, k, n_ℓ), flattened in C order; zero for ℓ = L, where
-        ψ is the fixed readout.
+        ψ is the readout, unless that is trained.
 
     Notes
     -----
+    A trained readout is a layer L + 1 with :math:`\varphi = 1`, so that
+    :math:`\Psi_L r = \eta_V \sum_\nu r_\nu a^L_\nu` in the place of 0.
+
     .. math::
         (\Psi_\ell r)_{\mu p} = \eta_{\ell+1} \sum_\nu [D^{\ell+1}(r)]_{\mu p,\nu}\, a^\ell_\nu
             + W^{\ell+1,T} \theta^{\ell+1}_\mu (\Psi_{\ell+1} r)_{\mu p}, \qquad \Psi_L = 0.
@@ -124,14 +126,14 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     net = fields.network
     rows = fields.samples * net.outputs
     velocity: Operator = Zero(rows * net.widths[layer], rows, net.dtype)
-    highest = min(net.depth, layer + 1 + check_order(fields, order))  # cut off what is above
+    rates = net.layer_rates()
+    highest = min(len(rates), layer + 1 + check_order(fields, order))  # cut off what is above
     for m in range(highest, layer, -1):
         phi = conjugate_factor(fields, m)
         J = KhatriRao(phi, activation_factor(fields, m - 1))
-        own = scale(net.rates[m - 1], compose(FeatureLift(phi, net.widths[m - 1]), J.T))
+        own = scale(rates[m - 1], compose(FeatureLift(phi, net.widths[m - 1]), J.T))
         if m < highest:
-            gates = fields.gates[m - 1].repeat(net.outputs, axis=0)
-            gate = Mask(gates, symbol=f"θ{superscript(m)}")
+            gate = slope_mask(fields, m, repeat=net.outputs)
             W = SampleLift(weight(fields, m).T, rows)
             own = add(own, compose(W, gate, velocity))
         velocity = own
