@@ -59,6 +59,8 @@ class Raw(NamedTuple):
     notes: tuple[str, ...] = ()
     #: where a row and a column of X, or None for y, are in a table
     place: Callable[[int, int | None], str] | None = None
+    #: which row of the file each sample is; None: they are all there, in order
+    origin: Any = None
     #: the file of X
     data: str = ""
     #: the file of y
@@ -69,7 +71,16 @@ class Raw(NamedTuple):
         y = self.y
         if y is not None:
             y = y[chosen]
-        return self._replace(X=self.X[chosen], y=y)
+        return self._replace(X=self.X[chosen], y=y, origin=self.numbers()[chosen])
+
+    def numbers(self) -> Array:
+        """Which row of the file each sample is, counted from 0."""
+        return np.arange(self.X.shape[0]) if self.origin is None else self.origin
+
+    def where_target(self, sample: int) -> str:
+        """Where the target of a sample is in the file."""
+        row = int(self.numbers()[sample])
+        return f"y[{row}]" if self.place is None else self.place(row, None)
 
 
 def read_data(data: str, targets: str | None, how: Reading, like: Task | None, option: str) -> Raw:

@@ -185,8 +185,7 @@ def _made(
     why = ""
     try:
         if (gone := _gone(y, X.shape[0])).any():
-            row = int(gone.argmax())
-            place = raw.place(row, None) if raw.place else f"y[{row}]"
+            place = raw.where_target(int(gone.argmax()))
             remedy = "; --missing drop leaves the row out" * ask  # predict has no such option
             raise ValueError(f"{place}: the target is missing{remedy}")
         if like is None:
@@ -288,4 +287,5 @@ def _mine(raw: Raw, comm: Any) -> tuple[Raw, RowDistribution]:
         return raw, LOCAL
     mine = rows_of_rank(raw.X.shape[0], comm)
     X = RowRange(raw.X, mine) if is_rows(raw.X) else raw.X[mine]
-    return raw._replace(X=X, y=raw.y[mine]), Sharded(comm, mine.stop - mine.start)
+    raw = raw._replace(X=X, y=raw.y[mine], origin=raw.numbers()[mine])
+    return raw, Sharded(comm, mine.stop - mine.start)

@@ -1,5 +1,7 @@
 """Data files: no sample is lost, none is invented, and what targets are is told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,6 +9,7 @@ import scipy.sparse as sp
 from opflow.cli.commands import main
 from opflow.data.files import Reading
 from opflow.data.load import load
+from opflow.machine.ranks import LOCAL
 
 PLAIN = Reading(standardise=False)
 ROWS = "1,2,0\n3,4,1\n5,6,0\n"
@@ -91,6 +94,33 @@ def test_what_is_missing_or_could_be_read_in_two_ways_is_refused_by_place(tmp_pa
     with pytest.raises(ValueError, match=r"d\.csv") as error:
         read(tmp_path, text)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("row", [0, 7, 14, 29])
+def test_a_row_of_a_file_has_its_number_after_a_split_too(tmp_path, seed, row):
+    how = Reading(test_fraction=0.4, seed=seed)
+    X = np.arange(60.0).reshape(30, 2)
+    y = np.linspace(0.1, 0.9, 30)
+    y[row] = np.nan
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    with pytest.raises(ValueError, match=rf"d\.npz: y\[{row}\]: the target is missing"):
+        load(str(tmp_path / "d.npz"), how=how)
+    lines = ["a,b,y", *(",".join(map(str, line)) for line in np.c_[X, y])]
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    place = rf"d\.csv: row {row + 2}, column 3 \(y\): the target is missing"
+    with pytest.raises(ValueError, match=place):
+        load(str(tmp_path / "d.csv"), how=how)
+
+
+def test_a_row_of_a_file_has_its_number_on_every_rank(tmp_path, monkeypatch):
+    monkeypatch.setattr("opflow.data.load.Sharded", lambda comm, count: LOCAL)
+    y = np.linspace(0.1, 0.9, 10)
+    y[7] = np.nan
+    np.savez(tmp_path / "d.npz", X=np.arange(20.0).reshape(10, 2), y=y)
+    second = SimpleNamespace(rank=1, size=2)
+    with pytest.raises(ValueError, match=r"d\.npz: y\[7\]: the target is missing"):
+        load(str(tmp_path / "d.npz"), comm=second)
 
 
 @pytest.mark.parametrize(
