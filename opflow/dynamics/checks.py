@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,16 +52,20 @@ def checked_targets(y: Data, network: ReLUNetwork, n: int) -> Array:
     return y
 
 
-def warn_of_scales(X: Data, y: Array) -> None:
-    """Warn of features and targets that make a run slow: one pass over what is in memory."""
+def warn_of_scales(X: Data, y: Array, names: Sequence[object] | None = None) -> None:
+    """Warn of features and targets that make a run slow: one pass over what is in memory.
+
+    `names` are those of the columns of X, if it was a table.
+    """
     found = []
     if type(X) is np.ndarray and X.size:
         spread = X.max(axis=0) - X.min(axis=0)
         low = np.where(spread > 0, spread, np.inf).argmin()
         high = spread.argmax()
         if spread[high] >= UNLIKE * spread[low] > 0:
-            widths = f"{spread[high]:.3g} and column {low} only {spread[low]:.3g}"
-            found.append(f"column {high} of X spans {widths}")
+            called: Sequence[object] = range(len(spread)) if names is None else names
+            widths = f"{spread[high]:.3g} and column {called[low]!r} only {spread[low]:.3g}"
+            found.append(f"column {called[high]!r} of X spans {widths}")
     if type(y) is np.ndarray and (size := np.abs(y).max(initial=0.0)) >= LARGE:
         found.append(f"y has values of size {size:.3g}")
     if found:

@@ -165,9 +165,10 @@ def train(
         n = gram.shape[0] if inputs is None else inputs.shape[0]
         return named(observe), inputs, checked_targets(y, network, n)
 
+    names = getattr(X, "columns", None)
     observers, X, y = together(comm, data)
     if comm is None and gram is None:
-        warn_of_scales(X, y)
+        warn_of_scales(X, y, names)
     same(comm, network.digest, "network")
     options = (steps, until, times, every, loss, diverge, *observers)
     what = "steps, until, times, every, loss, diverge and the names in observe"

@@ -434,6 +434,10 @@ def test_data_that_train_badly_are_warned_of_once():
         of.train(net, X * [0.01, 1000, 1], 500 * y, steps=1)
     assert len(caught) == 1 and "y has values of size" in str(caught[0].message)
     assert caught[0].filename == __file__
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X * [0.01, 1000, 1], columns=["price", "area", "age"])
+    with pytest.warns(UserWarning, match="column 'area' of X spans .* and column 'price' only"):
+        of.train(net, table, y, steps=1)
 
 
 def test_a_pandas_table_is_predicted_as_its_file_is(tmp_path, capsys):
