@@ -21,7 +21,6 @@ CONFIG = "config.json"
 LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.npz"
 OLDER = "checkpoint.npz.1"
-SHARDS = "checkpoint.npz.shards"  #: a folder, of a run on many ranks
 RESULTS = (
     "trajectory.npz",
     "summary.json",
@@ -35,7 +34,7 @@ RESULTS = (
     "residuals.png",
     "confusion.png",
 )
-FILES = (CONFIG, LOG, CHECKPOINT, OLDER, SHARDS, *RESULTS)
+FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = (
     "spectrum.npz",
@@ -125,10 +124,7 @@ class ResultFolder:
     def restore(self, kept: Sequence[str] = ()) -> None:
         """Remove what was written but for the files `kept`, and bring back what it replaces."""
         for name in set(self.files) - set(kept):
-            if (self.path / name).is_dir():
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            else:
-                (self.path / name).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
         if (self.path / ASIDE).exists():
             _move(self.path / ASIDE, self.path, self.files)
             (self.path / ASIDE).rmdir()

@@ -18,7 +18,7 @@ import opflow as of
 from opflow.cli import observers, options, run_report
 from opflow.cli.commands import main
 from opflow.cli.estimate import estimate
-from opflow.cli.folder import FILES, SHARDS
+from opflow.cli.folder import FILES
 from opflow.cli.words import WORDS, explained
 from opflow.data.load import load
 from opflow.interface import progress
@@ -54,7 +54,7 @@ def test_digits_run_leaves_everything_in_its_folder(tmp_path, capsys):
     assert code == 0
     made = {p.name for p in (tmp_path / "run").iterdir()}
     answers = {"predicted.png", "residuals.png", "confusion.png"}
-    assert made - answers == set(FILES) - answers - {"held_out.png", SHARDS}
+    assert made - answers == set(FILES) - answers - {"held_out.png"}
     assert "accuracy" in out and "auto: 1/λ_max" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["samples"] == 1797 and summary["steps"] == 2
