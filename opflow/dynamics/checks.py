@@ -60,8 +60,8 @@ def warn_of_scales(X: Data, y: Array, names: Sequence[object] | None = None) -> 
     found = []
     if type(X) is np.ndarray and X.size:
         spread = X.max(axis=0) - X.min(axis=0)
-        low = np.where(spread > 0, spread, np.inf).argmin()
-        high = spread.argmax()
+        low = int(np.where(spread > 0, spread, np.inf).argmin())
+        high = int(spread.argmax())
         if spread[high] >= UNLIKE * spread[low] > 0:
             called: Sequence[object] = range(len(spread)) if names is None else names
             widths = f"{spread[high]:.3g} and column {called[low]!r} only {spread[low]:.3g}"
