@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opflow.machine.arrays import Array, Data, check_gates
+from opflow.machine.arrays import Array, Data, check_gates, namespace
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
@@ -18,12 +18,14 @@ class WeightGram(Gram):
         Gates θ_μ of one sample.
     gates2 : bool array of shape (n_out,), optional
         Gates θ_ν of the other; `gates` by default.
+    slope : float, default 0
+        α of the units: D has it where a gate is closed.
 
     Notes
     -----
     :math:`\sum_i \theta_i^\mu \theta_i^\nu\, w_i w_i^T` over the rows w_i of W: the first
-    nontrivial member of the pullback recursion.  Symmetric and PSD for every pair of samples,
-    because D_μ D_ν is itself a mask.  A product costs 4·n_out·n_in flops.
+    nontrivial member of the pullback recursion.  Symmetric, and PSD for every pair of samples
+    where α >= 0, because D_μ D_ν is a mask then too.  A product costs 4·n_out·n_in flops.
 
     Examples
     --------
@@ -34,13 +36,20 @@ class WeightGram(Gram):
     """
 
     def __init__(
-        self, W: Data, gates: Array, gates2: Array | None = None, *, symbol: str = "WᵀDDW"
+        self,
+        W: Data,
+        gates: Array,
+        gates2: Array | None = None,
+        *,
+        slope: float = 0.0,
+        symbol: str = "WᵀDDW",
     ) -> None:
         W = as_operator(W, symbol="W")
-        both = _unit_gates(gates, "gates", W)
-        if gates2 is not None:
-            both = both & _unit_gates(gates2, "gates2", W)
-        super().__init__(W.T, both.astype(W.dtype), symbol=symbol)
+        first = _unit_gates(gates, "gates", W)
+        second = first if gates2 is None else _unit_gates(gates2, "gates2", W)
+        values = namespace(first).asarray([slope, 1.0], dtype=W.dtype)
+        both = values[first.astype(int)] * values[second.astype(int)]
+        super().__init__(W.T, both, symbol=symbol)
 
 
 def _unit_gates(gates: Array, name: str, W: Operator) -> Array:

@@ -28,14 +28,13 @@ def test_one_step_follows_the_chain_rule_gradient(drawn):
     J = chain_rule_jacobian(net, X, rates=False)
     slope = J.T @ (net(X) - y).ravel()
     start = 0
-    for old, new, b, nb, rate in zip(net.weights, run.network.weights, net.biases,
-                                     run.network.biases, net.rates, strict=True):  # fmt: skip
-        for before, after in ((old, new), (b, nb)):
-            if before is None:
-                continue
-            expected = before.ravel() - 1e-3 * rate * slope[start : start + before.size]
-            np.testing.assert_allclose(after.ravel(), expected, rtol=1e-12, atol=1e-12)
-            start += before.size
+    moved = zip(
+        net.parameter_list(), run.network.parameter_list(), net.parameter_rates(), strict=True
+    )
+    for before, after, rate in moved:
+        expected = before.ravel() - 1e-3 * rate * slope[start : start + before.size]
+        np.testing.assert_allclose(after.ravel(), expected, rtol=1e-12, atol=1e-12)
+        start += before.size
 
 
 def test_residual_velocity_is_minus_K_r():

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.machine import workspace as row_blocks
+from opflow.relu.grams import slope_mask
 from tests import examples
 from tests.operators.battery import OnDisk, small_blocks
-from tests.relu.reference import problems, rich
+from tests.relu.reference import problems, rich, trained
 
 hierarchy = of.hierarchy
 PROBLEMS = problems(max_depth=5, max_outputs=3)
@@ -25,11 +26,16 @@ def near(got, want, scale=None, tolerance=1e-12):
     assert np.abs(got - want).max(initial=0) <= tolerance * size + 1e-300
 
 
+def slopes(network, gates, layer, sample):
+    """s^ℓ of one sample."""
+    return np.where(gates[layer - 1][sample], 1, network.slopes[layer - 1])
+
+
 def chain(network, gates, lower, upper, sample):
     """D^upper W^upper … D^{lower+1} W^{lower+1} of one sample."""
     J = np.eye(network.widths[lower])
     for layer in range(lower + 1, upper + 1):
-        J = gates[layer - 1][sample][:, None] * (network.weights[layer - 1] @ J)
+        J = slopes(network, gates, layer, sample)[:, None] * (network.weights[layer - 1] @ J)
     return J
 
 
@@ -37,13 +43,15 @@ def rise(network, gates, lower, upper, sample):
     """W^upper D^{upper-1} … W^{lower+1} D^lower of one sample."""
     G = np.eye(network.widths[lower])
     for layer in range(lower + 1, upper + 1):
-        G = network.weights[layer - 1] @ (gates[layer - 2][sample][:, None] * G)
+        D = slopes(network, gates, layer - 1, sample)[:, None]
+        G = network.weights[layer - 1] @ (D * G)
     return G
 
 
 def by_output(fields):
+    """φ^1, …, φ^L, and 1 for the readout, each (N, k, n)."""
     n, k = fields.samples, fields.network.outputs
-    return [phi.reshape(n, k, -1) for phi in fields.conjugates]
+    return [phi.reshape(n, k, -1) for phi in fields.conjugates] + [np.tile(np.eye(k), (n, 1, 1))]
 
 
 def paper_hidden(fields, layer, order, r):
@@ -63,12 +71,13 @@ def paper_conjugate(fields, layer, order, r):
     """−dψ^ℓ/dt, sample pair by sample pair, from B in homogeneous coordinates."""
     net, phi, n = fields.network, by_output(fields), fields.samples
     out = np.zeros((n, net.outputs, net.widths[layer]))
-    for m in range(layer + 1, min(net.depth, layer + 1 + order) + 1):
+    rates = net.layer_rates()
+    for m in range(layer + 1, min(len(rates), layer + 1 + order) + 1):
         for mu, nu in itertools.product(range(n), repeat=2):
             B = hierarchy.pullback(fields, layer, m - 1, mu, nu, augmented=True).todense()
             a = np.append(fields.activations[layer][nu], 1.0)
             shared = phi[m - 1][mu] @ phi[m - 1][nu].T @ r[nu]
-            out[mu] += net.rates[m - 1] * np.outer(shared, (B @ a)[:-1])
+            out[mu] += rates[m - 1] * np.outer(shared, (B @ a)[:-1])
     return out
 
 
@@ -100,9 +109,11 @@ def test_members_are_products_of_chains(problem, data):
 @settings(max_examples=examples(40))
 @given(PROBLEMS, st.integers(0, 5), st.integers(0, 59))
 @example(rich(4, 2), 5, 0)
+@example(trained(4, 2), 5, 0)
 @example(rich(4, 3), 1, 0)
 @example(rich(4, 1), 1, 2)
 @example(rich(5, 2), 5, 4)
+@example(trained(5, 2), 5, 4)
 def test_velocities_are_the_sums_over_sample_pairs(problem, order, pick):
     network, X = problem
     fields = network.fields(X)
@@ -121,6 +132,7 @@ def test_velocities_are_the_sums_over_sample_pairs(problem, order, pick):
 @settings(max_examples=examples(60))
 @given(PROBLEMS, st.sampled_from([None, 0, 1, 2, 3, 5]), st.sampled_from([200, 8 << 20]))
 @example(rich(5, 2), None, 200)
+@example(trained(5, 2), None, 200)
 @example(rich(5, 3), 1, 8 << 20)
 @example(rich(5, 1), 2, 200)
 def test_stacked_velocities_equal_the_compositions_both_ways(problem, order, workspace):
@@ -144,7 +156,7 @@ def test_stacked_velocities_equal_the_compositions_both_ways(problem, order, wor
     for layer in layers:
         assert hidden[layer - 1].shape == fields.preactivations[layer - 1].shape
         assert conjugate[layer - 1].shape == fields.conjugates[layer - 1].shape
-    assert not conjugate[-1].any()
+    assert network.readout_rate is not None or not conjugate[-1].any()
 
 
 @given(problems(dtype=np.float32, max_depth=4, max_outputs=3), st.sampled_from([None, 1]))
@@ -168,19 +180,23 @@ def test_velocities_keep_float32_and_pass_the_dot_test(problem, order):
 
 @given(PROBLEMS)
 @example(rich(4, 2))
+@example(trained(4, 2))
 @example(rich(3, 1))
+@example(trained(3, 1))
 def test_kernel_is_read_off_the_top_hidden_velocity(problem):
     network, X = problem
     fields = network.fields(X)
     H = hierarchy.hidden_velocity(fields, network.depth)
-    K = of.SampleLift(network.readout, len(X)) @ of.Mask(fields.gates[-1]) @ H
-    near(K.todense(), of.collective_kernel(fields).todense())
-    near((of.BlockDiagonal(by_output(fields)[-1]) @ H).todense(), K.todense())
+    K = of.SampleLift(network.readout, len(X)) @ slope_mask(fields, network.depth) @ H
+    near(K.todense(), sum(of.layer_kernels(fields)[: network.depth]).todense())
+    near((of.BlockDiagonal(by_output(fields)[network.depth - 1]) @ H).todense(), K.todense())
 
 
 @given(PROBLEMS)
 @example(rich(4, 2))
+@example(trained(4, 2))
 @example(rich(3, 1))
+@example(trained(3, 1))
 def test_truncation_is_exact_from_order_depth_on_and_counts_gram_factors(problem):
     network, X = problem
     fields = network.fields(X)
@@ -193,7 +209,8 @@ def test_truncation_is_exact_from_order_depth_on_and_counts_gram_factors(problem
         full = hierarchy.hidden_velocity(fields, layer).todense()
         near(hierarchy.hidden_velocity(fields, layer, layer - 1).todense(), full)
         full = hierarchy.conjugate_velocity(fields, layer).todense()
-        near(hierarchy.conjugate_velocity(fields, layer, max(L - layer - 1, 0)).todense(), full)
+        most = max(len(network.layers()) - layer - 1, 0)
+        near(hierarchy.conjugate_velocity(fields, layer, most).todense(), full)
 
 
 def test_truncation_below_the_depth_leaves_an_error_that_falls():
@@ -278,7 +295,9 @@ def test_one_step_member_is_the_weight_gram():
 @settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(4, 2))
+@example(trained(4, 2))
 @example(rich(3, 1))
+@example(trained(3, 1))
 def test_kernel_velocity_is_the_product_rule(problem):
     network, X = problem
     fields = network.fields(X)
@@ -286,21 +305,27 @@ def test_kernel_velocity_is_the_product_rule(problem):
     n, k = len(X), network.outputs
     dh, dpsi = hierarchy.split(fields, hierarchy.field_velocities(fields) @ r.ravel())
     layers = of.layer_kernel_velocities(fields, r)
+    rates = network.layer_rates()
     want = np.zeros((n * k, n * k))
     for i, layer in enumerate(layers):
         phi = by_output(fields)[i].reshape(n * k, -1)
-        dphi = -(dpsi[i].reshape(n, k, -1) * fields.gates[i][:, None]).reshape(n * k, -1)
+        dphi = np.zeros_like(phi)
+        if i < network.depth:
+            s = np.where(fields.gates[i], 1, network.slopes[i])[:, None]
+            dphi = -(dpsi[i].reshape(n, k, -1) * s).reshape(n * k, -1)
         a = fields.activations[i]
-        da = -dh[i - 1] * fields.gates[i - 1] if i else np.zeros_like(a)
+        da = np.zeros_like(a)
+        if i:
+            da = -dh[i - 1] * np.where(fields.gates[i - 1], 1, network.slopes[i - 1])
         ones = np.ones((k, k))
-        A = np.kron(a @ a.T + (network.biases[i] is not None), ones)
+        A = np.kron(a @ a.T + (network.layers()[i][1] is not None), ones)
         dA = np.kron(da @ a.T + a @ da.T, ones)
         parts = dA * (phi @ phi.T), A * (dphi @ phi.T + phi @ dphi.T)
         for got, part in zip(layer, parts, strict=True):
             assert got.symmetric
-            near(got.todense(), network.rates[i] * part, np.abs(part).max() + np.abs(A).max()
+            near(got.todense(), rates[i] * part, np.abs(part).max() + np.abs(A).max()
                  * np.abs(phi @ phi.T).max())  # fmt: skip
-            want += network.rates[i] * part
+            want += rates[i] * part
     dK = of.kernel_velocity(fields, r)
     scale = np.abs(want).max() + np.abs(of.collective_kernel(fields).todense()).max()
     assert dK.symmetric
@@ -328,7 +353,9 @@ def test_kernel_velocity_of_sparse_inputs():
 @settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(4, 2))
+@example(trained(4, 2))
 @example(rich(3, 1))
+@example(trained(3, 1))
 def test_balancedness_is_conserved_by_the_closed_equations(problem):
     network, X = problem
     fields = network.fields(X)

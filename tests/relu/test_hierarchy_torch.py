@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.dynamics.observe import balances
 from tests import examples
-from tests.relu.reference import problems, rich
+from tests.relu.reference import problems, rich, trained
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
@@ -26,19 +26,18 @@ def near(got, want, scale=0.0):
     assert np.abs(got - want).max(initial=0) <= TOLERANCE * size + 1e-300
 
 
+def units(h, slope):
+    """The activation; its derivative at 0 is the slope, as that of torch is."""
+    return torch.nn.functional.leaky_relu(h, slope)
+
+
 class Autodiff:
     """The network as a function of its parameters, and the flow's direction among them."""
 
     def __init__(self, network, X, y):
         self.net, self.X, self.y = network, torch.from_numpy(X), torch.from_numpy(y)
-        self.V = torch.from_numpy(network.readout)
-        self.parameters, self.rates = [], []
-        for W, b, rate in zip(network.weights, network.biases, network.rates, strict=True):
-            for p in (W, b):
-                if p is not None:
-                    self.parameters.append(torch.from_numpy(p))
-                    self.rates.append(rate)
-        self.parameters = tuple(self.parameters)
+        self.parameters = tuple(torch.from_numpy(p) for p in network.parameter_list())
+        self.rates = network.parameter_rates()
         loss = torch.func.grad(lambda *p: 0.5 * ((self.outputs(*p) - self.y) ** 2).sum(),
                                argnums=tuple(range(len(self.parameters))))  # fmt: skip
         self.velocity = tuple(
@@ -46,24 +45,31 @@ class Autodiff:
         )
 
     def layers(self, parameters):
+        """Weights and bias of each layer and of the readout, and the slope of its units."""
+        net = self.net
         parameters = iter(parameters)
-        return [(next(parameters), None if b is None else next(parameters))
-                for b in self.net.biases]  # fmt: skip
+        layers = [(next(parameters), None if b is None else next(parameters))
+                  for _, b in net.layers()]  # fmt: skip
+        if net.readout_rate is None:
+            c = net.output_bias
+            c = None if c is None else torch.from_numpy(c)
+            layers.append((torch.from_numpy(net.readout), c))
+        return [(W, b, slope) for (W, b), slope in zip(layers, (*net.slopes, 1.0), strict=True)]
 
     def above(self, a, layers):
         """Outputs from the activations `a` of the layer below `layers`."""
-        for W, b in layers:
-            a = torch.relu(a @ W.T if b is None else a @ W.T + b)
-        return a @ self.V.T
+        for W, b, slope in layers:
+            a = units(a @ W.T if b is None else a @ W.T + b, slope)
+        return a
 
     def outputs(self, *parameters):
         return self.above(self.X, self.layers(parameters))
 
     def hidden(self, *parameters):
         a, out = self.X, []
-        for W, b in self.layers(parameters):
+        for W, b, slope in self.layers(parameters)[:-1]:
             out.append(a @ W.T if b is None else a @ W.T + b)
-            a = torch.relu(out[-1])
+            a = units(out[-1], slope)
         return out
 
     def conjugate(self, *parameters):
@@ -71,7 +77,7 @@ class Autodiff:
         layers, out = self.layers(parameters), []
         for i, h in enumerate(self.hidden(*parameters)):
             one = torch.func.jacrev(lambda a, i=i: self.above(a, layers[i + 1 :]))
-            out.append(torch.func.vmap(one)(torch.relu(h)))
+            out.append(torch.func.vmap(one)(units(h, layers[i][2])))
         return out
 
     def kernel(self, *parameters):
@@ -96,8 +102,10 @@ def drawn(problem):
 @settings(max_examples=examples(80))
 @given(PROBLEMS)
 @example(rich(5, 2))
+@example(trained(5, 2))
 @example(rich(3, 3))
 @example(rich(4, 1))
+@example(trained(3, 1))
 def test_hidden_and_conjugate_velocities(problem):
     network, _, fields, r, autodiff = drawn(problem)
     hidden, conjugate = of.hierarchy.split(
@@ -116,23 +124,21 @@ def test_hidden_and_conjugate_velocities(problem):
 @settings(max_examples=examples(60))
 @given(PROBLEMS, st.data())
 def test_members_are_products_of_layer_jacobians(problem, data):
-    network, X, fields, _, _ = drawn(problem)
+    network, X, fields, _, autodiff = drawn(problem)
     lower = data.draw(st.integers(1, network.depth))
     upper = data.draw(st.integers(lower, network.depth))
     mu, nu = (data.draw(st.integers(0, len(X) - 1)) for _ in range(2))
-    layers = [
-        (torch.from_numpy(W), None if b is None else torch.from_numpy(b))
-        for W, b in zip(network.weights, network.biases, strict=True)
-    ]
+    layers = autodiff.layers(autodiff.parameters)
 
     def to_activation(a):  # a^lower -> a^upper
-        for W, b in layers[lower:upper]:
-            a = torch.relu(W @ a if b is None else W @ a + b)
+        for W, b, slope in layers[lower:upper]:
+            a = units(W @ a if b is None else W @ a + b, slope)
         return a
 
     def to_hidden(h):  # h^lower -> h^upper
-        for W, b in layers[lower:upper]:
-            h = W @ torch.relu(h) if b is None else W @ torch.relu(h) + b
+        for (_, _, slope), (W, b, _) in zip(layers[lower - 1 :], layers[lower:upper], strict=False):
+            a = units(h, slope)
+            h = W @ a if b is None else W @ a + b
         return h
 
     jacobian = torch.func.jacrev
@@ -149,8 +155,10 @@ def test_members_are_products_of_layer_jacobians(problem, data):
 @settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(5, 2))
+@example(trained(5, 2))
 @example(rich(3, 3))
 @example(rich(4, 1))
+@example(trained(3, 1))
 def test_kernel_velocity(problem):
     _, _, fields, r, autodiff = drawn(problem)
     want = autodiff.along_the_flow(autodiff.kernel)
@@ -165,11 +173,15 @@ def test_kernel_velocity(problem):
 @settings(max_examples=examples(60))
 @given(PROBLEMS)
 @example(rich(5, 2))
+@example(trained(5, 2))
 @example(rich(3, 3))
 @example(rich(4, 1))
+@example(trained(3, 1))
 def test_weight_grams_close_in_the_fields(problem):
     network, _, fields, r, autodiff = drawn(problem)
-    grams = autodiff.along_the_flow(lambda *p: [(W.T @ W, W @ W.T) for W, _ in autodiff.layers(p)])
+    grams = autodiff.along_the_flow(
+        lambda *p: [(W.T @ W, W @ W.T) for W, _, _ in autodiff.layers(p)][: network.depth]
+    )
     for layer, (inner, outer) in enumerate(grams, start=1):
         W = network.weights[layer - 1]
         move = autodiff.layers(autodiff.velocity)[layer - 1][0]
@@ -181,27 +193,30 @@ def test_weight_grams_close_in_the_fields(problem):
 @settings(max_examples=examples(40))
 @given(PROBLEMS)
 @example(rich(5, 2))
+@example(trained(5, 2))
 @example(rich(3, 3))
 @example(rich(4, 1))
+@example(trained(3, 1))
 def test_what_the_balancedness_observer_watches_is_conserved(problem):
     network, _, _, _, autodiff = drawn(problem)
     observed = balances(network)[0]
-    assert len(observed) == network.depth - 1
-    for i in range(network.depth - 1):
+    rates = network.layer_rates()
+    assert len(observed) == len(rates) - 1
+    for i in range(len(rates) - 1):
 
         def balance(*p, i=i):
             layers = autodiff.layers(p)
-            W, b = layers[i]
+            W, b, _ = layers[i]
             incoming = (W**2).sum(1) + (0 if b is None else b**2)
             outgoing = (layers[i + 1][0] ** 2).sum(0)
-            return outgoing / network.rates[i + 1] - incoming / network.rates[i]
+            return outgoing / rates[i + 1] - incoming / rates[i]
 
         near(observed[i], balance(*autodiff.parameters))
         layers, moves = autodiff.layers(autodiff.parameters), autodiff.layers(autodiff.velocity)
         size = max(
             float((w.abs().max() * m.abs().max()) * max(w.shape))
-            for (w, _), (m, _) in zip(layers[i : i + 2], moves[i : i + 2], strict=True)
-        ) / min(network.rates)
+            for (w, *_), (m, *_) in zip(layers[i : i + 2], moves[i : i + 2], strict=True)
+        ) / min(rates)
         if layers[i][1] is not None:
             size += 2 * float(layers[i][1].abs().max() * moves[i][1].abs().max())
         assert autodiff.along_the_flow(balance).abs().max() <= TOLERANCE * size + 1e-300

@@ -49,12 +49,8 @@ def test_kernel_equals_jacobian_times_its_transpose(problem, route):
 def test_float32_stays_float32_and_is_exact_to_rounding(problem, route):
     network, X = problem
     fields = network.fields(X)
-    double = of.ReLUNetwork(
-        [W.astype(float) for W in network.weights],
-        network.readout.astype(float),
-        biases=[None if b is None else b.astype(float) for b in network.biases],
-        rates=network.rates,
-    ).fields(X.astype(float))
+    arrays = {name: a.astype(float) for name, a in network.arrays().items()}
+    double = of.ReLUNetwork.from_arrays(arrays, network.settings()).fields(X.astype(float))
     if any((a != b).any() for a, b in zip(fields.gates, double.gates, strict=True)):
         return  # a gate within rounding of zero: two different networks
     K = of.collective_kernel(fields, route=route)
@@ -70,7 +66,8 @@ def test_layer_kernels_sum_to_the_collective_kernel(problem):
     network, X = problem
     fields = network.fields(X)
     layers = of.layer_kernels(fields)
-    assert len(layers) == network.depth and all(K.psd for K in layers)
+    assert len(layers) == network.depth + (network.readout_rate is not None)
+    assert all(K.psd for K in layers)
     assert close(sum(layers).todense(), of.collective_kernel(fields, route="transport").todense())
 
 
@@ -95,6 +92,35 @@ def test_one_hidden_layer_kernel_is_gram_hadamard_coactivation():
     K = of.Hadamard(of.Gram(X), of.CoActivation(fields.gates[0], weights=v**2))
     assert close(K.todense(), of.collective_kernel(fields).todense())
     assert close(K @ np.ones(9), of.collective_kernel(fields) @ np.ones(9))
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.3, 1.0, -1.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("width", [6, 80])  # a few units by BLAS, many through tables of gates
+def test_coactivation_of_leaky_units_is_the_rank_one_correction(slope, dtype, width):
+    rng = np.random.default_rng(0)
+    X, W = rng.standard_normal((90, 7)).astype(dtype), rng.standard_normal((width, 7)).astype(dtype)
+    v = rng.standard_normal(width).astype(dtype)
+    fields = of.ReLUNetwork([W], v, slope=slope).fields(X)
+    theta = fields.gates[0].astype(float)
+    w = v.astype(float) ** 2
+    u = theta @ w
+    C = (
+        slope**2 * w.sum()
+        + slope * (1 - slope) * (u[:, None] + u)
+        + (1 - slope) ** 2 * (theta * w @ theta.T)
+    )
+    Gram = X.astype(float) @ X.T.astype(float)
+    co = of.CoActivation(fields.gates[0], weights=v**2, slope=slope)
+    r = rng.standard_normal((90, 3)).astype(dtype)
+    for storage in ("cached", "packed", "recomputed"):
+        K = of.collective_kernel(of.Fields(fields.network, X, storage=storage))
+        assert close(K @ r, (Gram * C) @ r, dtype) and close(K.todense(), Gram * C, dtype)
+    assert close(co @ r, C @ r, dtype) and close(co.todense(), C, dtype)
+    assert close(of.Hadamard(of.Gram(X), co) @ r, (Gram * C) @ r, dtype)
+    mask = of.Mask(fields.gates[0], dtype, slope=slope)
+    s = np.where(fields.gates[0], 1, slope).ravel()
+    assert close(mask @ np.ones(s.size, dtype), s, dtype) and mask.psd == (slope >= 0)
 
 
 def test_sparse_inputs_give_the_same_kernel():

@@ -15,15 +15,16 @@ def test_fields_satisfy_their_definitions(problem):
     network, X = problem
     fields = network.fields(X)
     a = X
-    for W, b, h, gates, after in zip(
-        network.weights, network.biases, fields.preactivations, fields.gates,
+    for W, b, slope, h, gates, after in zip(
+        network.weights, network.biases, network.slopes, fields.preactivations, fields.gates,
         fields.activations[1:], strict=True,
     ):  # fmt: skip
         np.testing.assert_allclose(h, a @ W.T + (0 if b is None else b), atol=1e-12)
         assert (gates == (h > 0)).all()
-        np.testing.assert_array_equal(after, np.where(gates, h, 0))
+        np.testing.assert_allclose(after, np.where(gates, h, slope * h), rtol=1e-15)
         a = after
-    np.testing.assert_allclose(fields.outputs, a @ network.readout.T, atol=1e-12)
+    c = 0 if network.output_bias is None else network.output_bias
+    np.testing.assert_allclose(fields.outputs, a @ network.readout.T + c, atol=1e-12)
     np.testing.assert_allclose(network(X), fields.outputs, atol=1e-12)
     wanted = (len(X),) if network.outputs == 1 else (len(X), network.outputs)
     assert all(phi.shape[:-1] == wanted for phi in fields.conjugates)
@@ -37,11 +38,13 @@ def test_conjugates_are_derivatives_of_outputs(problem):
     fields = network.fields(X)
 
     def above(h, layer):
-        a = np.where(fields.gates[layer], h, 0)
+        a = np.where(fields.gates[layer], 1, network.slopes[layer]) * h
         for i in range(layer + 1, network.depth):
             b = network.biases[i]
             z = a @ network.weights[i].T + (0 if b is None else b)
-            a = np.where(fields.gates[i], z, 0)  # inside the activation region f is linear in h
+            a = (
+                np.where(fields.gates[i], 1, network.slopes[i]) * z
+            )  # inside the activation region f is linear in h
         return a @ network.readout.T
 
     for layer, h in enumerate(fields.preactivations):

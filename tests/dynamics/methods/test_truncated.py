@@ -12,7 +12,7 @@ from opflow.dynamics.methods.truncated import FieldState
 from opflow.dynamics.state import State
 from tests import examples
 from tests.operators.battery import small_blocks
-from tests.relu.reference import problems, rich
+from tests.relu.reference import problems, rich, trained
 
 
 def targets(network, X):
@@ -31,6 +31,7 @@ def teacher(depth, outputs=1, bias=False, dtype=np.float64, N=60, width=24, spar
 @settings(max_examples=examples(40))
 @given(problems(max_depth=5, max_outputs=3), st.integers(0, 2), st.sampled_from([300, 8 << 20]))
 @example(rich(4, 2), 0, 300)
+@example(trained(4, 2), 0, 300)
 @example(rich(5, 1), 1, 8 << 20)
 def test_full_order_is_gradient_descent_through_gate_flips(problem, more, workspace):
     network, X = problem
@@ -67,7 +68,9 @@ def test_full_order_follows_many_flips(depth, outputs, bias):
 @settings(max_examples=examples(40))
 @given(problems(max_depth=5, max_outputs=3), st.integers(0, 4))
 @example(rich(4, 2), 0)
+@example(trained(4, 2), 0)
 @example(rich(4, 2), 1)
+@example(trained(4, 2), 1)
 @example(rich(5, 3), 2)
 @example(rich(4, 1), 3)
 def test_one_small_step_is_the_truncated_velocity(problem, order):
