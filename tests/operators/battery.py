@@ -280,6 +280,38 @@ def scaled_gates(s: Setting) -> Case:
     return Case(of.ScaledGates(g, v), lambda g, v: g * v, g, v)
 
 
+def slopes(g, slope=0.25):
+    """The slopes of gates, zeros and ones."""
+    return g + slope * (1 - g)
+
+
+@register
+def packed_slopes(s: Setting) -> Case:
+    g = s.gates(s.N, 4 * s.p)
+    return Case(of.PackedGates(g, dtype=s.dtype, slope=0.25), slopes, g)
+
+
+@register
+def scaled_slopes(s: Setting) -> Case:
+    g, v = s.gates(s.N, 4 * s.p), s.normal(4 * s.p)
+    op = of.ScaledGates(of.PackedGates(g, slope=0.25), v)
+    return Case(op, lambda g, v: slopes(g) * v, g, v)
+
+
+@register
+def mask_of_slopes(s: Setting) -> Case:
+    g = s.gates(s.N, s.p)
+    op = of.Mask(g, dtype=s.dtype, slope=0.25)
+    return Case(op, lambda g: np.diag(slopes(g).ravel()), g, psd=True)
+
+
+@register
+def mask_of_absolute_values(s: Setting) -> Case:
+    g = s.gates(s.N, s.p)
+    op = of.Mask(g, dtype=s.dtype, slope=-1)
+    return Case(op, lambda g, slope: np.diag(slopes(g, slope).ravel()), g, -1.0, symmetric=True)
+
+
 @register
 def mask(s: Setting) -> Case:
     g = s.gates(s.N, s.p)
@@ -589,6 +621,24 @@ def coactivation_weighted(s: Setting) -> Case:
 
 
 @register
+def coactivation_of_slopes(s: Setting) -> Case:
+    g, w = s.gates(s.N, 3 * s.p), s.normal(3 * s.p) ** 2
+    op = of.CoActivation(g, w, slope=0.25)
+    return Case(op, lambda g, w: weighted_gram(slopes(g), w), g, w, psd=True)
+
+
+@register
+def weight_gram_of_slopes(s: Setting) -> Case:
+    W, g, h = s.normal(s.N, s.p), s.gates(s.N), s.gates(s.N)
+    op = of.WeightGram(W, g, h, slope=-1)
+
+    def dense(W, g, h, slope):
+        return W.T @ np.diag(slopes(g, slope) * slopes(h, slope)) @ W
+
+    return Case(op, dense, W, g, h, -1.0, symmetric=True)
+
+
+@register
 def weight_gram(s: Setting) -> Case:
     W, g = s.normal(s.N, s.p), s.gates(s.N)
     return Case(of.WeightGram(W, g), lambda W, g: W.T @ np.diag(g) @ W, W, g, psd=True)
@@ -632,6 +682,13 @@ def khatri_rao_sparse_right(s: Setting) -> Case:
 def khatri_rao_gates(s: Setting) -> Case:
     A, g = s.normal(s.N, s.p), s.gates(s.N, s.q)
     return Case(of.KhatriRao(A, of.PackedGates(g)), face_split, A, g)
+
+
+@register
+def khatri_rao_scaled_slopes(s: Setting) -> Case:
+    g, v, B = s.gates(s.N, 4 * s.p), s.normal(4 * s.p), s.normal(s.N, s.q)
+    op = of.KhatriRao(of.ScaledGates(of.PackedGates(g, slope=0.25), v), B)
+    return Case(op, lambda g, v, B: face_split(slopes(g) * v, B), g, v, B)
 
 
 @register
