@@ -40,7 +40,8 @@ def context():
         "N": 8,
         "k": 1,
     }
-    values |= {"l": 2, "p": 1, "mu": 0, "nu": 3, "v": rng.standard_normal(4)}
+    trained = of.ReLUNetwork(net.weights, net.readout, readout_rate=0.5).fields(X)
+    values |= {"trained": trained, "l": 2, "p": 1, "mu": 0, "nu": 3, "v": rng.standard_normal(4)}
     return values | {"r": fields.outputs - values["y"]}
 
 
