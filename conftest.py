@@ -72,3 +72,5 @@ def missing_device() -> str | None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and (reason := missing_device()):
         pytest.skip(f"no GPU to test on: {reason}")
+    if isinstance(item, pytest.DoctestItem) and "import torch" in item.dtest.docstring:
+        pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")

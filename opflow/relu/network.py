@@ -19,8 +19,8 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, namespace, to_device, to_host
 from opflow.machine.files import load_arrays, save_arrays
+from opflow.relu import convert
 from opflow.relu.fields import Fields
-from opflow.relu.from_torch import torch_arrays
 from opflow.relu.inputs import check_inputs
 from opflow.relu.parameters import (
     checked_biases,
@@ -363,19 +363,6 @@ class ReLUNetwork(Pictured):
         arguments = draw(widths, outputs, scaling, bias, slope, readout_rate, generator, dtype)
         return cls(**arguments)
 
-    @classmethod
-    def from_torch(cls, module: object) -> ReLUNetwork:
-        """The network of a ``torch.nn.Sequential`` of ``Linear`` and ``ReLU``.
-
-        Parameters
-        ----------
-        module : torch.nn.Sequential
-            Linear, ReLU, …, Linear, ReLU, Linear; the last Linear is the readout and must have
-            ``bias=False``.
-
-        Notes
-        -----
-        Weights are copied to host memory in their dtype; rates are 1.
-        """
-        weights, readout, biases = torch_arrays(module)
-        return cls(weights, readout, biases=biases)
+    from_torch = classmethod(convert.from_torch)
+    from_sklearn = classmethod(convert.from_sklearn)
+    to_torch = convert.to_torch

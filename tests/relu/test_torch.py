@@ -88,33 +88,3 @@ def test_descent_equals_torch_sgd_over_100_steps(depth, k, bias, rates, others):
     for mine, theirs in zip(run.network.parameter_list(), parameters, strict=True):
         theirs = theirs.detach().numpy()
         assert np.linalg.norm(mine - theirs) <= 1e-10 * np.linalg.norm(theirs)
-
-
-def test_from_torch_gives_the_same_function():
-    nn = torch.nn
-    module = nn.Sequential(
-        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.ReLU(),
-        nn.Linear(5, 3, bias=False),
-    ).double()  # fmt: skip
-    net = of.ReLUNetwork.from_torch(module)
-    X = np.random.default_rng(0).standard_normal((7, 4))
-    np.testing.assert_allclose(net(X), module(torch.from_numpy(X)).detach().numpy(), atol=1e-14)
-    assert net.biases[0] is not None and net.biases[1] is None
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (lambda nn: [nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1, bias=False)], "Tanh"),
-        (lambda nn: [nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)], "bias=False"),
-        (lambda nn: [nn.Linear(2, 1, bias=False)], "1 parts"),
-    ],
-)
-def test_from_torch_refuses_other_modules(parts, message):
-    with pytest.raises(TypeError, match=message):
-        of.ReLUNetwork.from_torch(torch.nn.Sequential(*parts(torch.nn)))
-
-
-def test_from_torch_refuses_what_is_not_sequential():
-    with pytest.raises(TypeError, match="Sequential"):
-        of.ReLUNetwork.from_torch(torch.nn.Linear(2, 2))
