@@ -24,7 +24,8 @@ def close(mine, whole, tol, what):
 
 def products(comm, counts, k, dtype, bias):
     rng = np.random.default_rng(len(counts) + k)
-    net = of.ReLUNetwork.random([5, 9, 8], outputs=k, bias=bias, seed=1, dtype=dtype)
+    others = {"slope": [0.3, -1.0], "readout_rate": 0.5} if bias else {}
+    net = of.ReLUNetwork.random([5, 9, 8], outputs=k, bias=bias, seed=1, dtype=dtype, **others)
     X = rng.standard_normal((14, 5)).astype(dtype)
     X[3] = X[2]
     start = sum(counts[: comm.rank])

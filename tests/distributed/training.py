@@ -30,7 +30,8 @@ METHODS = {
 
 def problem(k=2):
     rng = np.random.default_rng(k)
-    net = of.ReLUNetwork.random([5, 9, 8], outputs=k, bias=True, seed=1)
+    net = of.ReLUNetwork.random([5, 9, 8], outputs=k, bias=True, seed=1, slope=[0.3, 0.0],
+                                readout_rate="auto")  # fmt: skip
     return net, rng.standard_normal((14, 5)), rng.standard_normal((14, k))
 
 

@@ -155,7 +155,7 @@ class FieldTangent(Operator):
             up.append(direction.transpose(1, 2, 0).reshape(W.shape[1], -1))
             down.append(direction.transpose(0, 2, 1).reshape(W.shape[0], -1))
             biases.append(None if bias is None else scale * X[bias].T)
-        out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero, the readout being fixed
+        out = xp.zeros((self.shape[0], c), dtype=X.dtype)  # ψ^L stays zero if the readout is fixed
         hidden, conjugate = self.split(out)
         for s in self._blocks(c, X.dtype):
             self._push(self.recursions[0], s, up, biases, hidden)

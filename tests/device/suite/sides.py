@@ -13,7 +13,10 @@ def put(x):
 
 
 def problem(depth=2, outputs=1, bias=False, sparse=False, dtype=np.float64, samples=11, seed=0):
-    """Network, inputs and targets on the host."""
+    """Network, inputs and targets on the host.
+
+    With biases and several outputs the units are leaky and absolute, and the readout is trained.
+    """
     rng = np.random.default_rng(seed)
     net = of.ReLUNetwork.random([5, *[7, 6, 8][:depth]], outputs=outputs, bias=bias, seed=rng,
                                 dtype=dtype)  # fmt: skip
@@ -21,6 +24,10 @@ def problem(depth=2, outputs=1, bias=False, sparse=False, dtype=np.float64, samp
         net = net.replace(
             net.weights, [rng.standard_normal(b.shape).astype(dtype) for b in net.biases]
         )
+    if bias and outputs > 1:
+        arrays = net.arrays() | {"output_bias": rng.standard_normal(outputs).astype(dtype)}
+        settings = net.settings() | {"slope": (0.3, -1.0, 1.0)[:depth], "readout_rate": 0.5}
+        net = of.ReLUNetwork.from_arrays(arrays, settings)
     X = rng.standard_normal((samples, 5))
     X = (sp.csr_matrix(X * (rng.random(X.shape) < 0.6)) if sparse else X).astype(dtype)
     return net, X, rng.standard_normal((samples, outputs)).astype(dtype)
