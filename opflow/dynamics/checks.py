@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from opflow.dynamics.methods.method import Method
+from opflow.dynamics.objectives import CrossEntropy, RunObjective
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, namespace
 from opflow.operators import Operator
@@ -36,20 +38,21 @@ def checked_X(X: Data, network: ReLUNetwork, gram: Data, empty: bool = False) ->
     return None
 
 
-def checked_targets(y: Data, network: ReLUNetwork, n: int) -> Array:
+def checked_targets(y: Data, network: ReLUNetwork, n: int, objective: RunObjective) -> Array:
     """`y` as (N, k), or an error that says what is wrong with it."""
     y = check_real(y, "y", dtype=network.dtype, finite=True)
     k = network.outputs
-    if y.ndim == 1 and k == 1:
-        y = y[:, None]
+    labels = k == 1 or isinstance(objective, CrossEntropy)
+    if y.ndim == 1 and labels:
+        y = objective.targets(y, k)
     if y.shape != (n, k):
-        wanted = f"({n}, {k})" + f" or ({n},)" * (k == 1)
+        wanted = f"({n}, {k})" + f" or ({n},)" * labels
         raise ValueError(
             f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
             f"{wanted} is expected"
         )
     namespace(y, network.readout)
-    return y
+    return objective.targets(y, k)
 
 
 def warn_of_scales(X: Data, y: Array, names: Sequence[object] | None = None) -> None:
@@ -71,6 +74,35 @@ def warn_of_scales(X: Data, y: Array, names: Sequence[object] | None = None) -> 
     if found:
         advice = "such data train badly; of.Standardiser, or --standardise, makes columns alike"
         warnings.warn(f"{', '.join(found)}: {advice}", UserWarning, stacklevel=3)
+
+
+def checked_route(
+    method: object, eliminate: bool | None, gram: object, comm: object
+) -> bool | None:
+    """`eliminate`, or False where the first layer must move as weights."""
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
+        )
+    chosen = eliminate or gram is not None
+    if comm is not None and chosen:
+        raise ValueError(
+            "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
+        )
+    if comm is not None and not method.sharded:
+        raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
+    if method.by_weights and chosen:
+        raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
+    return False if comm is not None or method.by_weights else eliminate
+
+
+def check_loss(loss: str, diverge: float) -> None:
+    if loss not in ("sum", "mean"):
+        raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
+    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
+        raise TypeError(f"diverge must be a number, not {diverge!r}")
+    if not diverge >= 1:
+        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
 
 
 #: the kernel between new points and the samples

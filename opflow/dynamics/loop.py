@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.methods.method import Integrator
+from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.observe.moment import Moment
 from opflow.dynamics.record import Record, under
 from opflow.dynamics.storage.checkpoint import Saver
@@ -64,13 +65,14 @@ class Loop:
         state = self.integrator.state
         self.space = state.space
         targets = state.targets
-        with np.errstate(over="ignore"):  # reported with the first loss
-            squares = (targets.astype(np.float64) ** 2).sum()
-        #: the loss of the zero function: what a fit from a perfect start is measured against
-        self.floor = 0.5 * self.share * float(self.space.total(squares))
+        xp = namespace(targets)
         #: of the last moment, and a buffer for that of the next one
-        self.residual = namespace(targets).empty(targets.shape, targets.dtype)
-        self.spare = namespace(targets).empty(targets.shape, targets.dtype)
+        self.residual = xp.empty(targets.shape, targets.dtype)
+        self.spare = xp.zeros(targets.shape, targets.dtype)
+        with np.errstate(over="ignore"):  # reported with the first loss
+            zero = state.objective.value(self.spare, targets).astype(np.float64).sum()
+        #: the loss of the zero function: what a fit from a perfect start is measured against
+        self.floor = self.share * abs(float(self.space.total(zero)))
         #: the state of the last moment
         self.reached = state
         self.interrupted = False
@@ -161,7 +163,7 @@ class Loop:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""
         with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
             self.loss = self.share * self.integrator.evaluate(self.spare)
-        first = self.record.losses[0] if self.record.losses else math.inf
+        first = abs(self.record.losses[0]) if self.record.losses else math.inf
         if not math.isfinite(self.loss) or self.loss > self.diverge * max(first, self.floor):
             raise DivergenceError(self._divergence(), self.trajectory())
 
@@ -250,16 +252,18 @@ class Loop:
         self.integrator.products = meta["products"]  # the saved run had paid for this already
 
     def _divergence(self) -> str:
+        objective = self.reached.objective
+        of = "" if isinstance(objective, Quadratic) else " of the quadratic loss"
         if not self.number:
             return (
-                f"the loss of the start is {self.loss:.4g}: the outputs of the network, or the "
-                "squares of f - y, are beyond the range of numbers"
+                f"the loss of the start is {self.loss:.4g}: the outputs of the network, or "
+                f"their {objective.name} loss, are beyond the range of numbers"
             )
         top = self.share * largest_eigenvalue(self.reached.kernel()).value
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
-            f"{self.integrator.step:.4g}; the stability limit 2/λ_max(K) was {limit} at the last "
-            "step before. Standardise X and y, take a smaller step or step='auto', or another "
+            f"{self.integrator.step:.4g}; the stability limit 2/λ_max(K){of} was {limit} at the "
+            "last step before. Standardise X and y, take a smaller step or step='auto', or another "
             "method, such as GradientFlow()"
         )

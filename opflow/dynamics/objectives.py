@@ -6,6 +6,7 @@ All functions are by rows, in the array module and dtype of what they are given.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,12 +29,12 @@ class Objective(Protocol):
 class RunObjective(Objective, Protocol):
     """An objective with all that a run asks of it."""
 
-    #: for messages
-    name: str
-    #: no eigenvalue of ∂²value/∂f² exceeds it; NaN where it is not known
-    curvature: float = 1.0
-    #: whether targets (N,) are the labels of classes
-    classes: bool = False
+    name: str  #: for messages
+
+    @property
+    def curvature(self) -> float:
+        """No eigenvalue of ∂²value/∂f² exceeds it; ``ValueError`` where it is not known."""
+        return 1.0
 
     def hessian(self, f: Array, y: Array, u: Array) -> Array:
         """∂²value/∂f² times u, (rows, k), or `curvature` times u where it is not known."""
@@ -59,25 +60,23 @@ class Quadratic(RunObjective):
 
 @dataclass(frozen=True)
 class CrossEntropy(RunObjective):
-    """log Σ_j exp f_j − y·f for probabilities y of classes: the force is softmax(f) − y.
-
-    One output is the logit of class 1, beside a class 0 of logit 0.
-    """
+    """log Σ exp f_j − y·f, force softmax(f) − y; one output has a class 0 of logit 0 before it."""
 
     outputs: int
 
     name = "cross-entropy"
-    classes = True
 
     @property
-    def curvature(self) -> float:  # type: ignore[override]
+    def curvature(self) -> float:
         return 0.25 if self.outputs == 1 else 0.5
 
     def value(self, f: Array, y: Array) -> Array:
+        xp = namespace(f)
         if self.outputs == 1:
-            y = namespace(y).concatenate([1 - y, y], axis=1)
+            y = xp.concatenate([1 - y, y], axis=1)
         z = self._logits(f)
-        return namespace(z).log(namespace(z).exp(z).sum(axis=1)) - (y * z).sum(axis=1)
+        rest = xp.exp(xp.sort(z, axis=1)[:, :-1]).sum(axis=1)  # beside the largest, exp 0 = 1
+        return xp.log1p(rest) - (y * z).sum(axis=1)
 
     def force(self, f: Array, y: Array) -> Array:
         return self._shares(f) - y
@@ -99,22 +98,19 @@ class CrossEntropy(RunObjective):
     def targets(self, y: Array, k: int) -> Array:
         """One-hot rows of labels (N,), or probabilities (N, k); a single one is that of class 1."""
         top = max(k - 1, 1)
+        total = y.sum(axis=1, keepdims=True) if y.ndim == 2 and k > 1 else 0 * y + 1
+        good = (y >= 0) & (y <= total) & (abs(total - 1) <= 1e-4)
         if y.ndim == 1:
             good = (y >= 0) & (y <= top) & (y == y.round())
-        else:
-            total = y.sum(axis=1, keepdims=True) if k > 1 else 0 * y + 1
-            good = (y >= 0) & (y <= total) & (abs(total - 1) <= 1e-4)
         if not bool(good.all()):
             raise ValueError(
                 f"y must be labels 0..{top}, (N,), or probabilities, (N, {k}), for the "
                 f"cross-entropy of {k} outputs, and its numbers go from {float(y.min()):g} to "
                 f"{float(y.max()):g}: np.unique(labels, return_inverse=True)[1] numbers any labels"
             )
-        if y.ndim == 2:
-            return y / total  # 1 to rounding
         if y.ndim == 1 < k:
-            y = (y[:, None] == namespace(y).arange(k)).astype(y.dtype)
-        return super().targets(y, k)
+            return (y[:, None] == namespace(y).arange(k)).astype(y.dtype)
+        return super().targets(y / total, k)  # rows of sum 1 to rounding
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,16 @@ class Given(RunObjective):
     def __init__(self, given: Any) -> None:
         self.given = given
         self.name = type(given).__qualname__
-        self.curvature = float(getattr(given, "curvature", math.nan))
+
+    @property
+    def curvature(self) -> float:
+        bound = getattr(self.given, "curvature", math.nan)
+        if not 0 < bound < math.inf:
+            raise ValueError(
+                f"λ_max does not give a step for {self.name}: add a positive number `curvature`, "
+                "which no eigenvalue of ∂²value/∂f² exceeds, or take GradientDescent(step=number)"
+            )
+        return float(bound)
 
     def value(self, f: Array, y: Array) -> Array:
         return self._rows(self.given.value(f, y), "value", f.shape[:1])
@@ -156,9 +161,8 @@ class Given(RunObjective):
         return self._rows(self.given.force(f, y), "force", f.shape)
 
     def hessian(self, f: Array, y: Array, u: Array) -> Array:
-        if not hasattr(self.given, "hessian"):
-            return super().hessian(f, y, u)
-        return self._rows(self.given.hessian(f, y, u), "hessian", f.shape)
+        own = getattr(self.given, "hessian", super().hessian)
+        return self._rows(own(f, y, u), "hessian", f.shape)
 
     def _rows(self, found: Array, what: str, shape: tuple[int, ...]) -> Array:
         if np.shape(found) != shape:
@@ -171,22 +175,38 @@ class Given(RunObjective):
 
 def run_objective(objective: str | Objective, outputs: int) -> RunObjective:
     """What ``objective=`` names or is, for a network of so many outputs."""
-    named = (Quadratic(), CrossEntropy(outputs), Huber())
-    for known in named:
-        if isinstance(objective, str) and objective == known.name:
-            return known
-    if isinstance(objective, Quadratic | CrossEntropy | Huber | Given):
+    known = {o.name: o for o in (Quadratic(), CrossEntropy(outputs), Huber())}
+    if isinstance(objective, str) and objective in known:
+        return known[objective]
+    if isinstance(objective, Huber):
         return objective
     parts = (getattr(objective, part, None) for part in ("value", "force"))
     if isinstance(objective, type) or not all(map(callable, parts)):
         raise ValueError(
-            f"objective must be {', '.join(repr(known.name) for known in named)} or an object with "
-            f"value(f, y) and force(f, y), not {objective!r}"
+            f"objective must be {', '.join(map(repr, known))} or an object with value(f, y) and "
+            f"force(f, y), not {objective!r}"
         )
     return Given(objective)
 
 
-def summed(objective: RunObjective, f: Array, y: Array) -> Any:
-    """The loss of all rows in float64; a number on the device."""
-    blocks = row_slices(len(y), 32 * y.shape[1])
-    return sum(objective.value(f[s], y[s]).astype(np.float64).sum() for s in blocks)
+def driven(
+    objective: RunObjective, y: Array, out: Array
+) -> tuple[Callable[[slice, Array], Array], Callable[[], Any]]:
+    """The force of rows, written to `out`, of the outputs there; after all of them, the loss."""
+    quadratic = isinstance(objective, Quadratic)
+    losses = namespace(y).empty(0 if quadratic else len(y), dtype=np.float64)
+
+    def force(s: slice, f: Array) -> Array:
+        if quadratic:
+            return namespace(f).subtract(f, y[s], out=out[s])
+        losses[s] = objective.value(f, y[s])
+        out[s] = objective.force(f, y[s])
+        return out[s]
+
+    def loss() -> Any:
+        if not quadratic:
+            return losses.sum()
+        blocks = row_slices(len(out), 24 * out.shape[1])
+        return 0.5 * sum((out[s].astype(np.float64) ** 2).sum() for s in blocks)
+
+    return force, loss

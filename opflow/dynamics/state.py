@@ -7,15 +7,14 @@ eliminated, C stands in the place of W¹.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
-from opflow.machine.arrays import Array, Data, namespace
+from opflow.dynamics.objectives import Quadratic, RunObjective, driven
+from opflow.machine.arrays import Array, Data
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property
-from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import parameter_gradient, total_over_ranks
@@ -45,6 +44,7 @@ class State:
         Bytes that the fields of :meth:`kernel` may hold.
     space : RowDistribution, optional
         How the samples are held: all here, or those of `first` and `targets` by this rank.
+    objective : RunObjective, optional
     """
 
     #: what a state of fields has besides: the fields themselves, and the exact run next to them
@@ -59,12 +59,14 @@ class State:
         accumulate: DTypeLike | None = None,
         memory: float | None = None,
         space: RowDistribution = LOCAL,
+        objective: RunObjective | None = None,
     ) -> None:
         self._start = network
         self.first = first
         self.targets = targets
         self.memory = memory
         self.space = space
+        self.objective = objective or Quadratic()
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
             parameters = [first.start(network), *network.parameter_list()[1:]]
@@ -102,28 +104,17 @@ class State:
 
     def at(self, parameters: list[Array]) -> State:
         """The same training set at other parameters."""
-        return State(
-            self._start,
-            self.first,
-            self.targets,
-            parameters,
-            self.accumulate,
-            self.memory,
-            self.space,
-        )
+        kept = (self.accumulate, self.memory, self.space, self.objective)
+        return State(self._start, self.first, self.targets, parameters, *kept)
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
-        """Fill `residual` with f − y; ½ Σ |r|² (a number on the device) and the velocity.
+        """Fill `residual` with the force; the loss (a number on the device) and the velocity.
 
         About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
         """
-        xp = namespace(residual)
-
-        def force(s: slice, f: Array) -> Array:
-            return xp.subtract(f, self.targets[s], out=residual[s])
-
+        force, loss = driven(self.objective, self.targets, residual)
         velocity = self._velocity(force)
-        return self.space.total(summed_loss(residual)), velocity
+        return self.space.total(loss()), velocity
 
     def direction(self, u: Array) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
@@ -168,12 +159,3 @@ class State:
     def predict(self, X: Data) -> Array:
         """Outputs at new inputs, in row blocks."""
         return self.first.predict(self.upper, self.parameters[0], X)
-
-
-def summed_loss(residual: Array) -> Any:
-    """½ Σ |r|² of the samples here, in float64; a number on the device."""
-    float64 = namespace(residual).float64
-    return 0.5 * sum(
-        (residual[s].astype(float64) ** 2).sum()
-        for s in row_slices(len(residual), 24 * residual.shape[1])
-    )

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.checks import checked_targets, checked_X, warn_of_scales
+from opflow.dynamics import checks
 from opflow.dynamics.loop import DivergenceError, Loop
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
+from opflow.dynamics.objectives import Objective, Quadratic, run_objective
 from opflow.dynamics.plan import plan
 from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.routes import explain as explained
@@ -43,6 +44,7 @@ def train(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     every: int = 1,
     loss: str = "sum",
+    objective: str | Objective = "quadratic",
     diverge: float = 1e3,
     memory: float | str | None = None,
     eliminate: bool | None = None,
@@ -65,7 +67,8 @@ def train(
         or what has `shape`, `dtype` and row slicing (h5py, zarr), read in row blocks.  Of an
         operator only X· and Xᵀ· are used.  None if `gram` is all that is known.
     y : array (N,) or (N, k)
-        Targets, of the same dtype or converted, finite.
+        Targets, of the same dtype or converted, finite; labels or probabilities of classes for the
+        cross-entropy.
     method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
@@ -82,7 +85,13 @@ def train(
     every : int, default 1
         Record a moment every so many steps (and the last).
     loss : {"sum", "mean"}
-        ½ Σ_μ |r_μ|², or that divided by N.
+        The sum of the samples' losses (½ |r_μ|² if quadratic), or that divided by N.
+    objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
+        The loss of a sample, whose force g = ∂loss/∂f drives the fields in the place of the
+        residual r.  One output of the cross-entropy is the logit of class 1.  An object has
+        ``value(f, y)``, (rows,), and ``force(f, y)``, (rows, k), for blocks of outputs and targets
+        (rows, k); where steps follow λ_max, a number `curvature`, which no eigenvalue of
+        ∂²value/∂f² exceeds; and may have ``hessian(f, y, u)``, (rows, k).
     diverge : float, default 1000
         A loss this many times the first one (or that of the zero function, if it is larger) is
         divergence, and ends the run; below it the loss may rise, as it does above 2/λ_max
@@ -158,33 +167,40 @@ def train(
     (True, (20, 1))
     """
     method = GradientDescent() if method is None else method
-    eliminate = _checked_route(method, eliminate, gram, comm)
+    eliminate = checks.checked_route(method, eliminate, gram, comm)
+    goal = run_objective(objective, network.outputs)
+    if method.quadratic and not isinstance(goal, Quadratic):
+        flows = "GradientFlow(), GradientDescent() or TruncatedFlow(...)"
+        raise ValueError(f"{method!r} needs objective='quadratic'; of {goal.name} take {flows}")
 
     def data() -> tuple[dict[str, Observer], Data, Array]:
-        inputs = checked_X(X, network, gram, comm is not None)
+        inputs = checks.checked_X(X, network, gram, comm is not None)
         n = gram.shape[0] if inputs is None else inputs.shape[0]
-        return named(observe), inputs, checked_targets(y, network, n)
+        return named(observe), inputs, checks.checked_targets(y, network, n, goal)
 
     names = getattr(X, "columns", None)
     observers, X, y = together(comm, data)
     if comm is None and gram is None:
-        warn_of_scales(X, y, names)
+        checks.warn_of_scales(X, y, names)
     same(comm, network.digest, "network")
-    options = (steps, until, times, every, loss, diverge, *observers)
-    what = "steps, until, times, every, loss, diverge and the names in observe"
+    options = (steps, until, times, every, loss, goal, diverge, *observers)
+    what = "steps, until, times, every, loss, objective, diverge and the names in observe"
     same(comm, lambda: repr(options), what)
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     table = Timetable.of(steps, until, times, every)
     if times is not None and method.stepwise:
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
-    _check_loss(loss, diverge)
+    checks.check_loss(loss, diverge)
     share = 1.0 / samples if loss == "mean" else 1.0
     count = table.steps
     if count and method.batch:  # in passes over all rows
         count = max(1, count * method.batch // samples)
 
-    identity = partial(_identity, method, network, X, y, gram, loss, space)
+    how = f"{method!r}, loss={loss!r}"
+    if not isinstance(goal, Quadratic):
+        how += f", objective={goal!r}"
+    identity = partial(_identity, how, network, X, y, gram, space)
     saver, held = _checkpoint(checkpoint, _checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
@@ -205,7 +221,8 @@ def train(
     allowance = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
     with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):
-        state = State(network, found.first, y, None, method.accumulate, allowance.fields, space)
+        kept = (method.accumulate, allowance.fields, space, goal)
+        state = State(network, found.first, y, None, *kept)
         loop = Loop(
             method.name,
             method.start(state, share),
@@ -224,35 +241,6 @@ def train(
         if log is not None:
             loop.log = space.together(lambda: Log(log, last) if space.leads else None)
         return loop.go(progress and space.leads)
-
-
-def _checked_route(
-    method: object, eliminate: bool | None, gram: object, comm: object
-) -> bool | None:
-    """`eliminate`, or False where the first layer must move as weights."""
-    if not isinstance(method, Method):
-        raise TypeError(
-            f"method must be a GradientDescent, TruncatedFlow or another flow, not {method!r}"
-        )
-    chosen = eliminate or gram is not None
-    if comm is not None and chosen:
-        raise ValueError(
-            "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
-        )
-    if comm is not None and not method.sharded:
-        raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
-    if method.by_weights and chosen:
-        raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
-    return False if comm is not None or method.by_weights else eliminate
-
-
-def _check_loss(loss: str, diverge: float) -> None:
-    if loss not in ("sum", "mean"):
-        raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
-    if not isinstance(diverge, int | float) or isinstance(diverge, bool):
-        raise TypeError(f"diverge must be a number, not {diverge!r}")
-    if not diverge >= 1:
-        raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
 
 
 def _checkpoint(
@@ -288,12 +276,11 @@ def _checkpoint(
 
 
 def _identity(
-    method: Method,
+    how: str,
     network: ReLUNetwork,
     X: Data,
     y: Array,
     gram: Any,
-    loss: str,
     space: RowDistribution,
 ) -> dict[str, str]:
     """What a checkpoint and the run that goes on from it must have in common."""
@@ -302,7 +289,7 @@ def _identity(
         "network": network.digest(),
         "inputs": fingerprint(X, matrix, space=space),
         "targets": fingerprint(y, space=space),
-        "method": f"{method!r}, loss={loss!r}",
+        "method": how,
     }
     if callable(gram) and not is_operator(gram):
         identity["gram"] = kernel_mark(gram, X)

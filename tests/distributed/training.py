@@ -46,6 +46,22 @@ def steep(comm):
     np.testing.assert_allclose(run.losses, whole.losses, rtol=1e-6)
 
 
+def classes(comm, net, X):
+    """Labels of this rank's rows, one of them wrong on one rank."""
+    labels = np.arange(14) % 2
+    method, flow = of.GradientDescent(), of.GradientFlow()
+    for chosen, how in ((method, {"steps": 20}), (flow, {"times": [0.1, 0.2]})):
+        how |= {"objective": "cross-entropy", "loss": "mean"}
+        whole = of.train(net, X, labels, method=chosen, eliminate=False, **how)
+        compare(comm, train(comm, net, X, labels, chosen, how), whole, "cross-entropy")
+    try:
+        train(comm, net, X, np.where(np.arange(14), labels, 2), method, how)
+    except (ValueError, RuntimeError) as error:
+        assert "labels 0..1" in str(error)
+    else:
+        raise AssertionError("a wrong label on one rank was let pass")
+
+
 def rows(comm):
     counts = SHARDS[comm.size]
     start = sum(counts[: comm.rank])
@@ -75,6 +91,7 @@ def trajectories(comm):
     for name, (method, how, _) in METHODS.items():
         whole = of.train(net, X, y, method=method, eliminate=False, **how)
         compare(comm, train(comm, net, X, y, method, how), whole, name)
+    classes(comm, net, X)
     steep(comm)
     sparse = sp.csr_array(X * (X > 0))
     whole = of.train(net, sparse, y, steps=5, eliminate=False)

@@ -167,7 +167,7 @@ class Descent(Integrator):
         if callable(method.step):
             self.note = "steps by the schedule given"
         elif method.step == "auto":
-            self._auto = AutoStep(share, method.batch, method.momentum)
+            self._auto = AutoStep(share * state.objective.curvature, method.batch, method.momentum)
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
@@ -297,14 +297,9 @@ class StochasticDescent(Descent):
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
         rows = to_device_of(chosen, state.targets)
         X = state.first.inputs
-        drawn = State(
-            state.network,
-            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
-            state.targets[rows],
-            state.parameters,
-            state.accumulate,
-            space=state.space,
-        )
+        layer = WeightLayer(input_rows(X, chosen if is_rows(X) else rows))
+        kept = (state.accumulate, None, state.space, state.objective)
+        drawn = State(state.network, layer, state.targets[rows], state.parameters, *kept)
         velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
         spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
         self.products += spent

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
 
@@ -37,6 +38,8 @@ class KrylovFlow(Flow):
     """A flow by Krylov spaces of at most `size` vectors."""
 
     size: int = 128
+
+    quadratic = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +135,10 @@ class AdaptiveIntegrator(Integrator):
         if math.isnan(self._rounding):
             y = self.state.targets
             self._rounding = 1e3 * float(np.finfo(y.dtype).eps * space.norm(y))
-        scale = max(math.sqrt(2 * float(self.point.loss)), self._rounding)
+        scale = math.sqrt(2 * abs(float(self.point.loss)))
+        if not isinstance(self.state.objective, Quadratic):
+            scale = float(space.norm(self.point.residual))
+        scale = max(scale, self._rounding)
         # both come to the host together
         loss, error = map(float, to_host(xp.stack([end.loss, space.norm(mismatch)])))
         if error:

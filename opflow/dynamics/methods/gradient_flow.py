@@ -40,8 +40,8 @@ class GradientFlow(Flow):
     Parameters
     ----------
     tol : float, default 1e-4
-        The estimated error e of f in a step has ‖e‖² <= tol·‖r‖², r at its start: in units of
-        the loss, so that 1e-4 allows a hundredth of the residual.
+        The estimated error e of the force (of f, if quadratic) in a step has ‖e‖² <= tol·‖r‖²,
+        r the force at its start: 1e-4 allows a hundredth of the residual.
 
     Notes
     -----
@@ -99,7 +99,8 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
 
     def __init__(self, state: State, share: float, tol: float) -> None:
         super().__init__(state, share, tol, f"steps adapted to an error of √{tol:g}·‖r‖ each")
-        #: λ_max(K) from above, its vector, and the products since it was measured
+        #: λ_max(K) · curvature from above, its vector, and the products since it was measured
+        self._curvature = state.objective.curvature
         self._top = math.nan
         self._vector: Array | None = None
         self._since = 0
@@ -117,7 +118,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
         found = largest_eigenvalue(self.state.kernel(), tol=0.05, start=self._vector)
-        self._top = max(found.value + found.bound, 0.0)
+        self._top = self._curvature * max(found.value + found.bound, 0.0)
         self._vector = found.vector
         self._since = 0
         self.products += found.products + 1

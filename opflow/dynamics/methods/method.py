@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from opflow.dynamics.first_layer import FirstLayer
+from opflow.dynamics.objectives import RunObjective
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data
 from opflow.machine.ranks import RowDistribution
@@ -24,6 +25,7 @@ class RunState(Protocol):
     """What a run is at: :class:`State`, or the fields of a truncated flow."""
 
     targets: Array
+    objective: RunObjective
     #: how the samples are held
     space: RowDistribution
 
@@ -80,6 +82,8 @@ class Method(ABC):
     name: str
     #: whether the step sizes are given, so that no time can be asked for
     stepwise = False
+    #: whether it follows the residual of the quadratic objective alone
+    quadratic = False
     #: whether the samples may be spread over ranks
     sharded = True
     #: copies of the fields of all samples held besides the state
@@ -150,7 +154,7 @@ class Integrator(ABC):
 
     @abstractmethod
     def evaluate(self, residual: Array) -> float:
-        """Fill `residual` at the state; ½ Σ |r|²."""
+        """Fill `residual` with the force at the state; the summed loss."""
 
     @abstractmethod
     def advance(self, remaining: float) -> float:

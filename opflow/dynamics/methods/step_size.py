@@ -37,7 +37,7 @@ class AutoStep:
     Parameters
     ----------
     share : float
-        What multiplies the gradient of the summed loss.
+        What multiplies the gradient of the summed loss, times the curvature of the loss in f.
     batch, momentum : int, optional, and float
         Samples of a step, and β; see the notes of :class:`opflow.GradientDescent`.
     """

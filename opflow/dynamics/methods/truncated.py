@@ -18,7 +18,8 @@ import numpy as np
 
 from opflow.dynamics.methods.method import Integrator, Method, RunState, parameter_arrays, restored
 from opflow.dynamics.methods.step_size import AutoStep, check_step
-from opflow.dynamics.state import State, summed_loss
+from opflow.dynamics.objectives import driven
+from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, check_integer, is_array, is_sparse, namespace
 from opflow.machine.ranks import LOCAL
 from opflow.machine.workspace import row_slices
@@ -102,7 +103,7 @@ class TruncatedIntegrator(Integrator):
         self.share = share
         self._auto: AutoStep | None = None
         if method.step == "auto":
-            self._auto = AutoStep(share)
+            self._auto = AutoStep(share * state.objective.curvature)
             self._follow(self._auto, state)
         else:
             self.step = float(method.step)
@@ -172,6 +173,7 @@ class FieldState:
         self.first = state.first
         self.inputs = state.first.inputs
         self.targets = state.targets
+        self.objective = state.objective
         self.order = order
         #: the network whose weights the fields drive
         self.network = network
@@ -248,6 +250,7 @@ class FieldState:
 
     def evaluate(self, residual: Array) -> float:
         """Fill `residual` from the fields, keep both velocities, return the summed loss."""
+        force, loss = driven(self.objective, self.targets, residual)
         net, xp = self.network, namespace(residual)
         self._exact_velocity = self._exact.loss_and_velocity(xp.empty_like(residual))[1]
 
@@ -255,7 +258,7 @@ class FieldState:
             for s in blocks(net, samples, 2):
                 signed = [self.inputs[s]]
                 signed += map(activate, (h[s].copy() for h in self.hidden), net.slopes)
-                r = xp.subtract(top_outputs(net, signed[-1]), self.targets[s], out=residual[s])
+                r = force(s, top_outputs(net, signed[-1]))
                 gradients = [
                     sloped((r[:, None, :] @ psi[s])[:, 0], h[s], slope)
                     for h, psi, slope in zip(self.hidden, self.psi, net.slopes, strict=True)
@@ -268,7 +271,7 @@ class FieldState:
         gradient = parameter_gradient(net, self.samples, visit, flops, residual)
         rates = net.parameter_rates()
         self._velocity = [-rate * g for rate, g in zip(rates, gradient, strict=True)]
-        return float(summed_loss(residual))
+        return float(loss())
 
     def advance(self, step: float) -> None:
         """Move fields and weights by one step of the truncated hierarchy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from opflow.dynamics.objectives import CrossEntropy
 from opflow.dynamics.observe.moment import Moment
 from opflow.machine.arrays import Data, as_array, as_samples, check_real
 
@@ -18,7 +19,7 @@ class Loss:
 
 
 class ResidualNorm:
-    """‖r‖ over all samples and outputs; costs 2·N·k flops."""
+    """‖r‖ of the residual, or the force, over all samples and outputs; costs 2·N·k flops."""
 
     name = "residual_norm"
 
@@ -27,12 +28,13 @@ class ResidualNorm:
 
 
 class HeldOutLoss:
-    """The loss on data that the run does not train on, ½ |f − y|² averaged over its samples.
+    """The loss on data that the run does not train on, averaged over its samples.
 
     Parameters
     ----------
     X : array (M, d), rows on disk, sparse matrix or operator
     y : array (M,) or (M, k)
+        As in :func:`opflow.train`.
     name : str, default "held_out_loss"
 
     Notes
@@ -56,14 +58,14 @@ class HeldOutLoss:
         self.inputs = as_samples(X, "X")
         y = check_real(y, "y", finite=True)
         _check_samples(self.inputs, len(y), "y")
-        self.targets = y[:, None] if y.ndim == 1 else y
+        self.targets = y
 
     def __call__(self, moment: Moment) -> float:
         f = moment.predict(self.inputs)
-        if f.shape != self.targets.shape:
-            raise ValueError(f"{self.name}: y has shape {self.targets.shape} but outputs {f.shape}")
-        r = f - self.targets
-        return 0.5 * float((r.astype(np.float64) ** 2).sum()) / len(r)
+        y = moment.objective.targets(self.targets, f.shape[1])
+        if f.shape != y.shape:
+            raise ValueError(f"{self.name}: y has shape {y.shape} but outputs {f.shape}")
+        return float(moment.objective.value(f, y).astype(np.float64).sum()) / len(y)
 
 
 class Accuracy:
@@ -80,14 +82,15 @@ class Accuracy:
     ------
     ValueError
         If the labels are no integers from 0, one a row of X; when called, if one of them is
-        beyond the outputs, or the network has a single output.
+        beyond the outputs, or the network has a single output that names no class.
 
     Notes
     -----
     Costs as :class:`HeldOutLoss`.
 
-    A single output does not say which values stand for the classes, so there is no accuracy of
-    it.  Train one output a class, on ``np.eye(k)[labels]``, or observe your own rule:
+    A single output of the cross-entropy is class 1 where it is positive.  Of another objective it
+    does not say which values stand for the classes: there is no accuracy of it.  Train one output
+    a class, on ``np.eye(k)[labels]``, or observe your own rule:
     ``lambda moment: np.mean(np.sign(moment.predict(X)[:, 0]) == y)`` for targets y = ±1.
 
     Examples
@@ -120,6 +123,8 @@ class Accuracy:
         f = moment.predict(self.inputs)
         k = f.shape[1]
         highest = int(self.labels.max())
+        if k == 1 and isinstance(moment.objective, CrossEntropy) and highest < 2:
+            return float(((f[:, 0] > 0) == self.labels).mean())
         if k == 1:
             raise ValueError(
                 f"{self.name}: the network has one output, which names no class: give it one a "

@@ -166,7 +166,8 @@ class Sharpness:
     r"""λ_max of what the run descends: of K, or of K/N where it takes the mean loss.
 
     It is the largest eigenvalue of the Gauss–Newton matrix of the loss, which is that of K, and not
-    of the Hessian: the second derivatives of f, times the residual, are left out.
+    of the Hessian: the second derivatives of f, times the residual, are left out.  For an
+    objective that is not quadratic it is a bound, λ_max(K) times the curvature of the loss.
 
     Parameters
     ----------
@@ -199,7 +200,7 @@ class Sharpness:
 
     def __call__(self, moment: Moment) -> float:
         found = largest_eigenvalue(moment.kernel, tol=self.tol, steps=self.steps)
-        return moment.share * found.value
+        return moment.share * moment.objective.curvature * found.value
 
 
 class KernelDistance:

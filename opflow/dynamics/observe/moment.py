@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opflow.dynamics.methods.method import LinearModel, RunState
+from opflow.dynamics.objectives import RunObjective
 from opflow.machine.arrays import Array, Data
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.threads import cached_property
@@ -25,8 +26,9 @@ class Moment:
     time : float
     loss : float
     residual : array (N, k)
-        A buffer of the run: copy what is to be kept.  Of a run with a communicator, the rows of
-        this rank, as are `targets` and `inputs`; `space` completes sums over them.
+        f − y, or the force ∂loss/∂f of another objective.  A buffer of the run: copy what is to be
+        kept.  Of a run with a communicator, the rows of this rank, as are `targets` and `inputs`;
+        `space` completes sums over them.
     state : State
         Parameters on the training set.
     inputs : array (N, d) or other inputs
@@ -74,6 +76,11 @@ class Moment:
     def targets(self) -> Array:
         """y, (N, k)."""
         return self.state.targets
+
+    @property
+    def objective(self) -> RunObjective:
+        """The loss of every sample, its force and its curvature."""
+        return self.state.objective
 
     @property
     def space(self) -> RowDistribution:

@@ -57,7 +57,7 @@ class TruncationError:
         if fields is None or moment.exact is None:
             raise ValueError("TruncationError needs a run with method=TruncatedFlow(...)")
         exact = Fields(moment.exact, moment.inputs, finite=False)
-        r = (exact.outputs - moment.targets).astype(np.float64)
+        r = moment.objective.force(exact.outputs, moment.targets).astype(np.float64)
         norm = moment.space.norm
         if moment.step == 0:
             self._start = float(norm(r)) or 1.0

@@ -27,8 +27,8 @@ class Trajectory(Pictured):
         At the end of the run; for a method whose state is fields, the weights that these drive; for
         a linearised flow, the parameters of the linear model, which is not this network.
     residual : array (N, k)
-        f − y of the model, or of the fields where they are the state; of a run with a
-        communicator the rows of this rank.
+        f − y of the model, or of the fields where they are the state; the force ∂loss/∂f of an
+        objective that is not quadratic.  Of a run with a communicator the rows of this rank.
     times, losses : arrays (moments,)
         Time and loss of each moment: the start, those recorded on the way, and the end.
     products : int
