@@ -136,6 +136,7 @@ def test_the_python_of_the_readme_runs(capsys):
     [
         ("compose_operators", [], 0),
         ("hierarchy_truncation", ["--steps", "2"], 4),
+        ("infinite_width", ["--quick"], 1),
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
         ("spectral_analysis", ["--quick"], 6),
         ("your_data", ["--steps", "20", "--seeds", "1"], 0),

@@ -12,7 +12,7 @@ import numpy as np
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.objectives import CrossEntropy, RunObjective
 from opflow.evaluation import FunctionGram
-from opflow.machine.arrays import Array, Data, check_real, namespace
+from opflow.machine.arrays import Array, Data, check_real, is_array, namespace
 from opflow.operators import Operator
 from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.inputs import check_inputs, is_whole
@@ -122,7 +122,8 @@ def checked_gram(gram: Any, network: ReLUNetwork, X: Data) -> tuple[Operator | N
         if not is_operator(gram):
             gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
         kernel = as_operator(gram, symbol="G")
-        cross = _no_cross
+        known = isinstance(gram, FunctionGram) and _same(gram.data, X)
+        cross = partial(FunctionGram, gram.function, Y=X) if known else _no_cross
     n = kernel.shape[0] if X is None else int(X.shape[0])
     if kernel.shape != (n, n):
         raise ValueError(f"gram has shape {kernel.shape} but there are {n} samples: ({n}, {n})")
@@ -150,5 +151,11 @@ def _check_positive(kernel: Operator, xp: Any) -> None:
         raise ValueError("gram must be positive semidefinite")
 
 
+def _same(one: Data, other: Data) -> bool:
+    if is_array(one) and is_array(other) and one.shape == other.shape:
+        return bool((one == other).all())
+    return one is other
+
+
 def _no_cross(new: Data) -> Operator:
-    raise ValueError("predictions need the kernel as a function: gram=callable")
+    raise ValueError("predictions need the kernel as a function of X: gram=callable")

@@ -2,6 +2,7 @@
 
 from opflow.relu import features, hierarchy
 from opflow.relu.fields import Fields
+from opflow.relu.infinite_width import infinite_width
 from opflow.relu.invariants import weight_gram_velocity
 from opflow.relu.jacobian import jacobian
 from opflow.relu.kernel_velocity import (
@@ -20,6 +21,7 @@ __all__ = [
     "cross_kernel",
     "features",
     "hierarchy",
+    "infinite_width",
     "jacobian",
     "kernel_velocity",
     "layer_kernel_velocities",

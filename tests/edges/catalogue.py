@@ -638,6 +638,13 @@ def cross_kernel(p):
     return of_operator(p, of.cross_kernel(new, p.fields()), 2, 2, rows=False)
 
 
+@network("relu.infinite_width")
+def infinite_width(p):
+    variances = [2, 2, p.data**2]
+    K = of.infinite_width(p.network(outputs=1), p.inputs(), variances=variances)
+    return of_operator(p, K, 2, 2)
+
+
 @network("relu.kernel_velocity", "relu.layer_kernel_velocities", powers=4)
 def kernel_velocity(p):
     fields = p.fields(depth=3)

@@ -89,6 +89,25 @@ def test_kernels(case, workspace) -> None:
         same_products(of.cross_kernel(device, device), of.cross_kernel(host, host))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kernel", ["ntk", "nngp"])
+def test_kernels_of_infinite_width(kernel, dtype) -> None:
+    net, X, y = problem(bias=True, dtype=dtype)
+    X[1], X[2], X[3] = X[0], -X[0], 0
+    variances = [2.0, 1.0, 0.5]
+    host = of.infinite_width(net, X, kernel=kernel, variances=variances)
+    device = of.infinite_width(net.to("gpu"), put(X), kernel=kernel, variances=variances)
+    for workspace in (100, 8 << 20):
+        with small_blocks(workspace):
+            same_products(device, host)
+    if kernel == "ntk" and dtype == np.float64:
+        run, same = (
+            of.train(net.to(place), rows, targets, steps=3, gram=gram)
+            for place, rows, targets, gram in (("gpu", put(X), put(y), device), ("cpu", X, y, host))
+        )
+        agree(run.predict(put(X[:2])), same.predict(X[:2]), 1e5)
+
+
 @each_case
 @pytest.mark.parametrize("storage", ["packed", "recomputed"])
 def test_kernels_of_fields_held_in_part(case, storage) -> None:
