@@ -48,6 +48,14 @@ def unpack(packed: Array, width: int) -> Array:
     return xp.unpackbits(packed).reshape(len(packed), 8 * packed.shape[1])[:, :width]
 
 
+def slope_values(gates: Array, slope: float, dtype: DTypeLike) -> Array:
+    """1 where a gate is open, and `slope` elsewhere; exactly."""
+    values = (gates == 0).astype(dtype)
+    values *= slope
+    values += gates
+    return values
+
+
 class PackedGates(Operator):
     """The zero-one matrix of gates θ (N × n), stored at one bit a gate.
 
@@ -94,8 +102,7 @@ class PackedGates(Operator):
         gates = unpack(self.data[index], self.shape[1])
         if not self.slope:
             return gates.astype(self.dtype)
-        xp = namespace(gates)
-        return xp.asarray([self.slope, 1.0], dtype=self.dtype)[gates]
+        return slope_values(gates, self.slope, self.dtype)
 
     @classmethod
     def from_bits(

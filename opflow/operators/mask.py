@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from opflow.machine.arrays import Array, check_gates, namespace
 from opflow.machine.workspace import row_slices
 from opflow.operators.diagonal import Diagonal
+from opflow.operators.gates import slope_values
 from opflow.operators.operator import Cost
 
 
@@ -66,7 +67,7 @@ class Mask(Diagonal):
         """What the entries of a field are multiplied by, from the bytes `s`."""
         xp = namespace(self.data)
         bits = xp.unpackbits(self.data[s])[: self.shape[0] - 8 * (s.start or 0)]
-        return xp.asarray([self.slope, 1.0], dtype=dtype)[bits] if self.slope else bits
+        return slope_values(bits, self.slope, dtype) if self.slope else bits
 
     def _matmat(self, X: Array) -> Array:
         xp = namespace(X)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from opflow.machine.arrays import Array, Data, check_gates, namespace
+from opflow.machine.arrays import Array, Data, check_gates
+from opflow.operators.gates import slope_values
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
@@ -47,9 +48,8 @@ class WeightGram(Gram):
         W = as_operator(W, symbol="W")
         first = _unit_gates(gates, "gates", W)
         second = first if gates2 is None else _unit_gates(gates2, "gates2", W)
-        values = namespace(first).asarray([slope, 1.0], dtype=W.dtype)
-        both = values[first.astype(int)] * values[second.astype(int)]
-        super().__init__(W.T, both, symbol=symbol)
+        weights = slope_values(first, slope, W.dtype) * slope_values(second, slope, W.dtype)
+        super().__init__(W.T, weights, symbol=symbol)
 
 
 def _unit_gates(gates: Array, name: str, W: Operator) -> Array:

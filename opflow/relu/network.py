@@ -296,8 +296,11 @@ class ReLUNetwork(Pictured):
         >>> net.to("cpu").weights[0] is net.weights[0]
         True
         """
-        arrays = {name: to_device(a, device) for name, a in self.arrays().items()}
-        return self.from_arrays(arrays, self.settings())
+        other = self.with_parameters([to_device(p, device) for p in self.parameter_list()])
+        other.readout = to_device(other.readout, device)
+        if other.output_bias is not None:
+            other.output_bias = to_device(other.output_bias, device)
+        return other
 
     # -- making one -----------------------------------------------------------------------
 

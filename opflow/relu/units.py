@@ -9,6 +9,7 @@ from __future__ import annotations
 from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, namespace
+from opflow.operators.gates import slope_values
 
 
 def activate(h: Array, slope: float) -> Array:
@@ -37,8 +38,7 @@ def slopes(signed: Array, slope: float, dtype: DTypeLike) -> Array:
     gates = signed > 0
     if slope == 0:
         return gates
-    xp = namespace(gates)
-    return xp.where(gates, xp.asarray(1, dtype=dtype), xp.asarray(slope, dtype=dtype))
+    return slope_values(gates, slope, dtype)
 
 
 def sloped(field: Array, signed: Array, slope: float, out: Array | None = None) -> Array:

@@ -38,7 +38,8 @@ def test_a_run_is_that_of_one_process_and_goes_on_with_any_number_of_ranks(train
 def test_one_process_goes_on_with_a_run_of_three(trained, tmp_path):
     shutil.copytree(trained / "begun", tmp_path / "run")
     rng = np.random.default_rng(2)
-    net = of.ReLUNetwork.random([5, 9, 8], outputs=2, bias=True, seed=1)
+    net = of.ReLUNetwork.random([5, 9, 8], outputs=2, bias=True, seed=1, slope=[0.3, 0.0],
+                                readout_rate="auto")  # fmt: skip
     X, y = rng.standard_normal((14, 5)), rng.standard_normal((14, 2))
     path = tmp_path / "run/descent.npz"
     run = of.train(net, X, y, steps=20, eliminate=False, resume=True, checkpoint=path)
