@@ -40,12 +40,22 @@ RUNS = {
     "linearised, small": {"method": of.LinearisedFlow(size=2)},
     "exponential, small": {"method": of.ExponentialFlow(size=2)},
     "linearised, eliminated": {"method": of.LinearisedFlow(), "eliminate": True},
+    "classes": {"method": of.GradientDescent(), "objective": "cross-entropy"},
+    "classes, flow": {"method": of.GradientFlow(tol=1e-2), "objective": "cross-entropy"},
+    "huber": {"method": of.TruncatedFlow(1), "objective": "huber"},
 }
 #: scalars a step may bring to the host; what a Lanczos or Krylov step brings is counted below
 ONE_NUMBER = ["descent", "momentum", "truncated", "eliminated", "kernel", "mean loss"]
+ONE_NUMBER += ["classes", "huber"]
+
+
+def targets(run, y):
+    """Labels of two classes, where the run is one of classes."""
+    return (y[:, 0] > 0).astype(float) if run.startswith("classes") else y
 
 
 def train(where, run, net, X, y, **options):
+    y = targets(run, y)
     if where == "device":
         net, X, y = net.to("gpu"), put(X), put(y)
     return of.train(net, X, y, **RUNS[run], **options)
@@ -94,7 +104,7 @@ def test_float32_runs_with_sums_in_float64() -> None:
 def spent(run, steps, **options) -> collections.Counter:
     """Transfers of a run, by kind."""
     net, X, y = problem(depth=2, outputs=2, bias=True)
-    there = net.to("gpu"), put(X), put(y)
+    there = net.to("gpu"), put(X), put(targets(run, y))
     with small_blocks(200), transfers() as made:
         of.train(*there, **RUNS[run], steps=steps, **options)
     return collections.Counter(t.kind for t in made)
