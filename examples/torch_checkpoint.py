@@ -7,7 +7,7 @@ At five of its checkpoints the network is imported, and pictures show what its t
 the spectrum, how the layers (the readout among them) share it and align with the targets, and how
 far it has moved.  From each checkpoint on, the linearised network, whose kernel stays as it is
 there, is trained with the same loss: what it reaches is set beside what PyTorch did reach.
-A minute on two cores; --quick is a small version of all of it.
+Two minutes on two cores; --quick is a small version of all of it.
 """
 
 import argparse
@@ -151,7 +151,7 @@ def predictions(networks, X, labels, train, steps, folder):
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     ax.axhline(here[-1], color="0.6", label="right at PyTorch's end")
-    labels = (
+    words = (
         "right at the checkpoint",
         "right, linearised from there",
         "the same as PyTorch's end",
