@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: what would do in the place of a module, by what its name or its file has in it
 _INSTEAD = {
     "BatchNorm": "torch.nn.utils.fusion.fuse_linear_bn_eval joins it with the Linear before it",
-    "Softmax": "leave it out: the outputs are logits",
-    "Sigmoid": "leave it out after the last Linear: the outputs are logits",
+    "Softmax": "leave it out, objective='cross-entropy' takes logits",
+    "Sigmoid": "after the last Linear leave it out, objective='cross-entropy' takes logits",
     "PReLU": "LeakyReLU with its slope would do",
     "activation": "ReLU, LeakyReLU or Identity would do",
     "": "Linear, ReLU, LeakyReLU, Identity, Flatten, Dropout and Sequential of them are taken",

@@ -200,7 +200,10 @@ L = nn.Linear
         (lambda: [L(3, 3), nn.ReLU(), Skip(), L(3, 1)], "module[2] is Skip: Linear, "),
         (lambda: [Backwards(L(3, 3), L(3, 3))], "module[0] is Backwards: Linear, "),
         (lambda: [L(3, 3), nn.ReLU(), L(3, 2), nn.LogSoftmax(1)], "module[3] is LogSoftmax: leave"),
-        (lambda: [L(3, 3), nn.ReLU(), L(3, 2), nn.Sigmoid()], "module[3] is Sigmoid: leave it out"),
+        (
+            lambda: [L(3, 3), nn.ReLU(), L(3, 2), nn.Sigmoid()],
+            "module[3] is Sigmoid: after the last",
+        ),
         (lambda: [L(3, 3), nn.ReLU(), L(3, 2), nn.ReLU()], "module[3] is ReLU, after the last"),
         (lambda: [nn.ReLU(), L(3, 3), L(3, 2)], "module[0] is ReLU, before the first Linear"),
         (lambda: [L(3, 3), nn.Dropout(), L(3, 2)], "module[1] is Dropout in training mode"),
