@@ -7,7 +7,6 @@ training returns a new one.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +16,12 @@ from numpy.typing import DTypeLike
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, Data, namespace, to_device, to_host
+from opflow.machine.arrays import Array, Data, namespace, to_device
 from opflow.machine.files import load_arrays, save_arrays
 from opflow.relu import convert
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import check_inputs
+from opflow.relu.network_arrays import NetworkArrays
 from opflow.relu.parameters import (
     checked_biases,
     checked_output_bias,
@@ -35,7 +35,7 @@ from opflow.relu.passes import outputs
 from opflow.relu.scalings import draw
 
 
-class ReLUNetwork(Pictured):
+class ReLUNetwork(NetworkArrays, Pictured):
     r"""A feed-forward network of ReLU, leaky or linear units with a linear readout.
 
     Parameters
@@ -106,39 +106,6 @@ class ReLUNetwork(Pictured):
         if len(dtypes) > 1:
             raise TypeError(f"weights, readout and biases mix {' and '.join(dtypes)}")
 
-    # -- shape ----------------------------------------------------------------------------
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.weights[0].shape[1], *(W.shape[0] for W in self.weights))
-
-    @property
-    def depth(self) -> int:
-        return len(self.weights)
-
-    @property
-    def outputs(self) -> int:
-        return int(self.readout.shape[0])
-
-    @property
-    def parameters(self) -> int:
-        return sum(int(p.size) for p in self.parameter_list())
-
-    def digest(self) -> str:
-        """SHA-256 of all numbers of the network, by which runs and ranks compare networks."""
-        found = hashlib.sha256(repr((self.widths, self.rates, str(self.dtype))).encode())
-        beyond = (self.slopes, self.readout_rate)
-        if any(self.slopes) or self.readout_rate is not None:  # others have the digest they had
-            found.update(repr(beyond).encode())
-        for array in (*self.weights, *self.biases, self.readout, self.output_bias):
-            if array is not None:
-                found.update(np.ascontiguousarray(to_host(array)).data)
-        return found.hexdigest()
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.readout.dtype)
-
     _picture = "network"
 
     def __repr__(self) -> str:
@@ -160,18 +127,6 @@ class ReLUNetwork(Pictured):
         """Read what :meth:`save` wrote, or the network of a run from its trajectory's file."""
         arrays, meta = load_arrays(path, "network", "readout")
         return cls.from_arrays(arrays, meta)
-
-    def arrays(self) -> dict[str, Array]:
-        """The arrays of the network by the names they have in a file."""
-        arrays = {f"weight_{i}": W for i, W in enumerate(self.weights)}
-        arrays |= {f"bias_{i}": b for i, b in enumerate(self.biases) if b is not None}
-        if self.output_bias is not None:
-            arrays["output_bias"] = self.output_bias
-        return arrays | {"readout": self.readout}
-
-    def settings(self) -> dict[str, Any]:
-        """The numbers of the network that are not in :meth:`arrays`, as a file has them."""
-        return {"rates": self.rates, "slope": self.slopes, "readout_rate": self.readout_rate}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> ReLUNetwork:
@@ -232,49 +187,6 @@ class ReLUNetwork(Pictured):
             output_bias=self.output_bias,
             **self.settings(),
         )
-
-    def layers(self) -> list[tuple[Array, Array | None]]:
-        """Weights and bias of each trained layer, the readout last where it is one of them."""
-        layers: list[tuple[Array, Array | None]] = list(zip(self.weights, self.biases, strict=True))
-        if self.readout_rate is not None:
-            layers.append((self.readout, self.output_bias))
-        return layers
-
-    def layer_rates(self) -> list[float]:
-        """η of each of :meth:`layers`."""
-        return [*self.rates, *([] if self.readout_rate is None else [self.readout_rate])]
-
-    def parameter_list(self) -> list[Array]:
-        """The trained arrays ``[W^1, b^1, W^2, …, V, c]``, those of them that there are."""
-        return [p for layer in self.layers() for p in layer if p is not None]
-
-    def parameter_rates(self) -> list[float]:
-        """η of each array of :meth:`parameter_list`."""
-        pairs = zip(self.layer_rates(), self.layers(), strict=True)
-        return [rate for rate, layer in pairs for p in layer if p is not None]
-
-    def with_parameters(self, parameters: Sequence[Array]) -> ReLUNetwork:
-        """The network with the arrays that :meth:`parameter_list` would give; not checked."""
-        rest = iter(parameters)
-        layers = [(next(rest), None if b is None else next(rest)) for _, b in self.layers()]
-        other = object.__new__(ReLUNetwork)
-        other.__dict__ = dict(self.__dict__)
-        if self.readout_rate is not None:
-            other.readout, other.output_bias = layers.pop()
-        other.weights = tuple(W for W, _ in layers)
-        other.biases = tuple(b for _, b in layers)
-        return other
-
-    def parameter_slices(self) -> list[tuple[slice, slice | None]]:
-        """Where the arrays of each of :meth:`layers` stand among the flattened parameters."""
-        places: list[tuple[slice, slice | None]] = []
-        start = 0
-        for W, b in self.layers():
-            weight = slice(start, start + W.size)
-            bias = None if b is None else slice(weight.stop, weight.stop + b.size)
-            places.append((weight, bias))
-            start = weight.stop if bias is None else bias.stop
-        return places
 
     def to(self, device: str) -> ReLUNetwork:
         """This network with its arrays on another device.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.dynamics.first_layer import WeightLayer
-from opflow.dynamics.methods.truncated import FieldState
+from opflow.dynamics.methods.field_state import FieldState
 from opflow.dynamics.state import State
 from tests import examples
 from tests.operators.battery import small_blocks
