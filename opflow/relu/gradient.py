@@ -56,15 +56,18 @@ def parameter_gradient(
     """
     item = np.dtype(dtype or network.dtype).itemsize
 
+    has_bias = [b is not None for _, b in network.layers()]
+    count = len(has_bias) + sum(has_bias)
+
     def sums(mine: slice) -> list[Any]:
-        totals: list[Any] = [None] * len(network.parameter_list())
+        totals: list[Any] = [None] * count
         for below, gradients in visit(mine):
             i = 0
-            for a, gradient, (_, b) in zip(below, gradients, network.layers(), strict=True):
+            for a, gradient, bias in zip(below, gradients, has_bias, strict=True):
                 if a is not None:
                     totals[i] = _added(totals[i], _summed(gradient, a), dtype)
                 i += 1
-                if b is not None:
+                if bias:
                     totals[i] = _added(totals[i], gradient.sum(axis=0), dtype)
                     i += 1
         return totals

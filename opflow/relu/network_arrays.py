@@ -88,13 +88,17 @@ class NetworkArrays:
     def with_parameters(self, parameters: Sequence[Array]) -> Self:
         """The network with the arrays that :meth:`parameter_list` would give; not checked."""
         rest = iter(parameters)
-        layers = [(next(rest), None if b is None else next(rest)) for _, b in self.layers()]
+        weights = []
+        biases = []
+        for b in self.biases:
+            weights.append(next(rest))
+            biases.append(None if b is None else next(rest))
         other = object.__new__(type(self))
-        other.__dict__ = dict(self.__dict__)
+        other.__dict__ = self.__dict__ | {"weights": tuple(weights), "biases": tuple(biases)}
         if self.readout_rate is not None:
-            other.readout, other.output_bias = layers.pop()
-        other.weights = tuple(W for W, _ in layers)
-        other.biases = tuple(b for _, b in layers)
+            other.readout = next(rest)
+            if self.output_bias is not None:
+                other.output_bias = next(rest)
         return other
 
     def parameter_slices(self) -> list[tuple[slice, slice | None]]:

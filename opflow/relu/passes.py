@@ -36,8 +36,10 @@ def layer_activation(network: ReLUNetwork, layer: int, signed: Data) -> Data:
 
 def layer_inputs(network: ReLUNetwork, signed: Sequence[Data]) -> list[Data]:
     """The inputs of every trained layer, ``[X, a^1, …]``, from ``[X, ã^1, …, ã^L]``."""
-    count = len(network.layers())
-    return [layer_activation(network, i, a) for i, a in enumerate(signed[:count])]
+    inputs = list(signed if network.readout_rate is not None else signed[:-1])
+    for layer, slope in enumerate(network.slopes[: len(inputs) - 1], start=1):
+        inputs[layer] = activation(inputs[layer], slope)
+    return inputs
 
 
 def top_outputs(network: ReLUNetwork, top: Array) -> Array:

@@ -36,9 +36,7 @@ def response(h: Array, slope: float) -> Array:
 def slopes(signed: Array, slope: float, dtype: DTypeLike) -> Array:
     """s from ã or h, in a dtype; of ReLU the gates, which are bool."""
     gates = signed > 0
-    if slope == 0:
-        return gates
-    return slope_values(gates, slope, dtype)
+    return slope_values(gates, slope, dtype) if slope else gates
 
 
 def sloped(field: Array, signed: Array, slope: float, out: Array | None = None) -> Array:
