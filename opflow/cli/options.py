@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "gd": "GradientDescent",
+    "gauss-newton": "GaussNewton",
     "flow": "GradientFlow",
     "exponential": "ExponentialFlow",
     "linearised": "LinearisedFlow",
@@ -211,15 +212,15 @@ def _network(command: Group) -> Group:
 def _method(command: Group) -> Group:
     group = command.add_argument_group("method")
     _add(group, "--steps N", at_least(0), None, "number of updates of the weights")
-    text = "gradient descent, or a flow: adaptive, by the exponential of K, or of the "
-    text += "linearised network"
+    text = "gradient descent, Gauss-Newton steps, or a flow: adaptive, by the exponential of K, or "
+    text += "of the linearised network"
     _add(group, "--method", tuple(METHODS), "gd", text)
     text = "gd: step size (learning rate), or auto, which holds it below the stability "
     text += "limit (default: auto)"
     _add(group, "--step SIZE", step_size, None, text)
     _add(group, "--momentum M", float, None, "gd: share of the last update kept (default: 0)")
     _add(group, "--batch N", at_least(1), None, "gd: samples drawn per step (default: all)")
-    _add(group, "--tol T", positive, None, "flows: relative error per step (default: theirs)")
+    _add(group, "--tol T", positive, None, "not gd: relative error per step (default: theirs)")
     text = "train the first layer through X Xᵀ, which is faster where features outnumber samples"
     _add(group, "--eliminate", ("auto", "yes", "no"), "auto", text)
     return group

@@ -3,6 +3,7 @@
 from opflow.dynamics import observe
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.exponential import ExponentialFlow
+from opflow.dynamics.methods.gauss_newton import GaussNewton
 from opflow.dynamics.methods.gradient_flow import GradientFlow
 from opflow.dynamics.methods.linearised import LinearisedFlow
 from opflow.dynamics.methods.truncated import TruncatedFlow
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "DivergenceError",
     "ExponentialFlow",
+    "GaussNewton",
     "GradientDescent",
     "GradientFlow",
     "LinearisedFlow",

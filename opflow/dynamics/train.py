@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -69,7 +70,7 @@ def train(
     y : array (N,) or (N, k)
         Targets, of the same dtype or converted, finite; labels or probabilities of classes for the
         cross-entropy.
-    method : GradientDescent, GradientFlow, ExponentialFlow, LinearisedFlow or TruncatedFlow
+    method : GradientDescent, GaussNewton, GradientFlow, ExponentialFlow or another flow
         ``GradientDescent(step="auto")`` by default.
     steps : int, optional
         Steps to take.
@@ -189,6 +190,8 @@ def train(
     space = space_of(comm, y.shape[0])
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     table = Timetable.of(steps, until, times, every)
+    if not method.timed and table.end < math.inf:
+        raise ValueError(f"until and times are moments, and {method!r} has none: give steps")
     if times is not None and method.stepwise:
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
     checks.check_loss(loss, diverge)

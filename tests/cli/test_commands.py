@@ -282,6 +282,7 @@ def assert_equal(run, other):
         (["--until", "0.05", "--step", "0.02"], of.GradientDescent(0.02), {"until": 0.05}),
         (["--method", "flow", "--tol", "0.01"], of.GradientFlow(tol=0.01), {"steps": 3}),
         (["--method", "exponential"], of.ExponentialFlow(), {"steps": 3}),
+        (["--method", "gauss-newton", "--tol", "0.1"], of.GaussNewton(tol=0.1), {"steps": 3}),
         (["--method", "linearised", "--until", "0.1"], of.LinearisedFlow(),
          {"steps": 3, "until": 0.1}),
     ],

@@ -24,6 +24,7 @@ METHODS = {
     # steps adapt to differences, which magnify rounding: given moments, and not too many
     "flow": (of.GradientFlow(), {"times": [0.05, 0.1, 0.2]}, 4),
     "exponential": (of.ExponentialFlow(), {"until": 1.0}, 2),
+    "Gauss-Newton": (of.GaussNewton(), {"steps": 6}, 3),
     "linearised": (of.LinearisedFlow(), {"times": [0.1, 0.5, 1.0]}, 2),
 }
 

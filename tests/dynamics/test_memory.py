@@ -23,6 +23,7 @@ METHODS = {
     "exponential": of.ExponentialFlow(),
     "flow": of.GradientFlow(),
     "linearised": of.LinearisedFlow(),
+    "Gauss-Newton": of.GaussNewton(products=4),
 }
 
 
@@ -99,6 +100,8 @@ def test_the_peak_stays_within_the_budget(run, factor):
         (60_000, [4, 4], {"eliminate": False}),  # residuals and the basis of Lanczos
         (20, [3000, 300], {"eliminate": False, "method": of.GradientDescent(1e-4, momentum=0.9)}),
         (20, [3000, 300], {"eliminate": False, "method": of.GradientFlow()}),
+        (20, [3000, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among samples
+        (6000, [300, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among parameters
     ],
 )
 def test_whatever_dominates_is_counted(n, widths, options):

@@ -724,7 +724,7 @@ def trained(p, method, *, depth=2, **options):
     parts |= {
         "residual": Part(run.residual, 1, 1, samples=True),
         "losses": Part(np.array(run.losses), 2, 2),
-        "times": Part(np.array(run.times), -2, -2),
+        "times": Part(np.array(run.times), *((-2, -2) if method.timed else ())),
         "products": Part(f"{run.products} {run.route}"),
         "predictions": Part(run.predict(p.inputs(15, 4)), 1, 1),
     }
@@ -738,12 +738,14 @@ METHODS = {
     "momentum": lambda p: (of.GradientDescent(p.time, momentum=0.5), {"steps": 5}),
     "accumulated": lambda p: (of.GradientDescent(p.time, accumulate="float64"), {"steps": 5}),
     "batches": lambda p: (of.GradientDescent(p.time, batch=7, rng=0), {"steps": 5}),
+    "gauss_newton": lambda p: (of.GaussNewton(), {"steps": 3}),
     "gradient_flow": lambda p: (of.GradientFlow(), {"until": 20 * p.time}),
     "exponential_flow": lambda p: (of.ExponentialFlow(), {"until": 20 * p.time}),
     "linearised_flow": lambda p: (of.LinearisedFlow(), {"times": [5 * p.time, 50 * p.time]}),
     "truncated_flow": lambda p: (of.TruncatedFlow(1), {"steps": 4, "depth": 3}),
 }
 CLASSES = {
+    "gauss_newton": "GaussNewton",
     "gradient_flow": "GradientFlow",
     "exponential_flow": "ExponentialFlow",
     "linearised_flow": "LinearisedFlow",

@@ -82,6 +82,8 @@ class Method(ABC):
     name: str
     #: whether the step sizes are given, so that no time can be asked for
     stepwise = False
+    #: whether a run can end at a time
+    timed = True
     #: whether it follows the residual of the quadratic objective alone
     quadratic = False
     #: whether the samples may be spread over ranks

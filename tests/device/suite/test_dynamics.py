@@ -32,6 +32,8 @@ RUNS = {
     "exponential": {"method": of.ExponentialFlow()},
     "linearised": {"method": of.LinearisedFlow()},
     "truncated": {"method": of.TruncatedFlow(1)},
+    "Gauss-Newton": {"method": of.GaussNewton()},
+    "Gauss-Newton, eliminated": {"method": of.GaussNewton(), "eliminate": True},
     "eliminated": {"method": of.GradientDescent(0.01), "eliminate": True},
     "kernel": {"method": of.GradientDescent(0.01), "gram": rbf},
     "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},

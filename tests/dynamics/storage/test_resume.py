@@ -24,6 +24,8 @@ RUNS = {
     "exponential": {"method": of.ExponentialFlow()},
     "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
     "flow": {"method": of.GradientFlow()},
+    "Gauss-Newton": {"method": of.GaussNewton()},
+    "Gauss-Newton, eliminated": {"method": of.GaussNewton(), "eliminate": True},
     "linearised": {"method": of.LinearisedFlow()},
     "linearised, at times": {"method": of.LinearisedFlow(), "times": [0.1, 0.2, 0.5, 1.0, 2.0]},
 }

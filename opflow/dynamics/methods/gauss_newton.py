@@ -1,0 +1,272 @@
+r"""Gauss–Newton steps: damped least squares of the network linearised where it is.
+
+``(JᵀHJ + λ) p = Jᵀg`` for the step −p, g the force and H the loss's second derivative in f.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from opflow.dynamics.methods.flow import Point
+from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.step_size import check_step
+from opflow.dynamics.state import State
+from opflow.machine.arrays import Array, check_integer, namespace
+from opflow.operators.entries import column_squares
+from opflow.operators.operator import Operator
+from opflow.relu.jacobian import jacobian
+from opflow.relu.kernels import collective_kernel
+from opflow.spectral.checks import check_tol
+
+#: λ of the first step, in parts of the curvature of the model along the gradient
+FIRST = 0.01
+#: the part of the last step from which the search for the next one starts
+KEPT = 0.95
+#: after a good step λ becomes at least this many times as large
+RELIEF = 1 / 3
+#: attempts of a step: what the loss rises by after these is rounding
+TRIES = 10
+#: parameters for every number of the force, above which the search is among samples
+MANY = 16
+
+
+@dataclass(frozen=True)
+class GaussNewton(Method):
+    r"""Gauss–Newton (Levenberg–Marquardt) steps by conjugate gradients.
+
+    Parameters
+    ----------
+    damping : float or "auto", default "auto"
+        λ, in units of the second derivative of the loss by the parameters; with a number every
+        step is taken, "auto" takes none that raises the loss.
+    tol : float, default 0.4
+        The search ends with the iteration that finds a residual of at most `tol` times ‖Jᵀg‖.
+    products : int, default 24
+        Iterations of a search at most, one product each.
+
+    Notes
+    -----
+    With the force g, its derivative H in f and J in the coordinates W/√η, a step is
+
+    .. math:: (J^T H J + \lambda)\,p = J^T g, \qquad W \leftarrow W - \sqrt{\eta}\,p.
+
+    The search is among p (P numbers), preconditioned by diag(JᵀJ) + λ.  Where P > 16·N·k, or the
+    first layer is eliminated, it is among u (N·k numbers): :math:`p = J^T u`,
+    :math:`(HK + \lambda)\,u = g`, symmetric in the inner product :math:`u^T K v` for any H.
+
+    λ starts as a hundredth of the curvature along the gradient.  With ϱ the actual over the
+    predicted decrease, a step that lowers the loss multiplies it by
+    :math:`\max(1/3, 1 - (2\varrho - 1)^3)`; others are taken back, and multiply it by 2, 4, 8, …
+    After ten of these the loss is at its rounding, and the state stays.
+
+    A search starts at 0.95 of the last step: each finds what is steep, and what is flat gathers
+    from step to step.  A step of m iterations costs m + 4 products (fields, preconditioner, start,
+    new loss), or m + 5 by samples.  Steps have no time: one counts as 1.
+
+    References
+    ----------
+    Nielsen, Damping parameter in Marquardt's method, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    >>> net = of.ReLUNetwork.random([3, 64], seed=0)
+    >>> run = of.train(net, X, y, method=of.GaussNewton(), steps=20)
+    >>> bool(run.losses[-1] < 0.2 * run.losses[0]), bool((np.diff(run.losses) <= 0).all())
+    (True, True)
+    """
+
+    damping: float | str = "auto"
+    tol: float = 0.4
+    products: int = 24
+
+    name = "Gauss–Newton"
+    stepwise = True
+    timed = False
+    extra = 8.0
+
+    def __post_init__(self) -> None:
+        check_step(self.damping, "damping")
+        check_tol(self.tol)
+        check_integer(self.products, "products", 1)
+
+    def start(self, state: State, share: float) -> GaussNewtonIntegrator:
+        """The integrator of a run."""
+        return GaussNewtonIntegrator(self, state, share)
+
+
+class Equations:
+    """``(JᵀHJ + λ) p = Jᵀg`` at a state, for vectors x that are p, or u with p = Jᵀu."""
+
+    def __init__(self, point: Point) -> None:
+        self.state = state = point.state
+        self.force = point.residual.reshape(-1)
+        self.fields = state.snapshot()
+        #: spent so far
+        self.products = 1
+        size = sum(p.size for p in state.parameters)
+        few = MANY * state.samples * state.targets.shape[1] < size
+        self.by_samples = few or self.fields.gram is not None
+        if self.by_samples:
+            self.operator: Operator = collective_kernel(self.fields)
+            self.right = self.force
+            self.slope = self.over_samples(self.force, self.image(self.force))  # ‖Jᵀg‖²
+        else:
+            self.operator = jacobian(self.fields)
+            moving = zip(point.velocity, state.upper.parameter_rates(), strict=True)
+            parts = [(-v / (rate**0.5 or 1.0)).reshape(-1) for v, rate in moving]
+            self.right = namespace(*parts).concatenate(parts)
+            self.slope = float(dot(self.right, self.right))
+            self.squares = column_squares(self.operator)
+            self.products += 1
+
+    def solve(self, damping: float, start: Array | None, how: GaussNewton) -> tuple[Array, float]:
+        """x by conjugate gradients from `start`, or zero, and the decrease that it predicts."""
+        xp = namespace(self.force)
+        x = xp.zeros_like(self.right) if start is None else KEPT * start
+        Jx = xp.zeros_like(self.force) if start is None else self.image(x)
+        r = self.right - damping * x - self.pulled(self.curved(Jx))
+        d = xp.zeros_like(x)
+        Jd = xp.zeros_like(Jx)
+        inverse = 1.0 if self.by_samples else 1 / (self.squares + damping)
+        b = self.right
+        goal = how.tol**2 * (self.slope if self.by_samples else float(dot(b, inverse * b)))
+        before = math.inf
+        for _ in range(how.products):
+            z = inverse * r
+            Jz = self.image(z)
+            size = self.inner(r, z, Jz)
+            if not size > 0:  # solved exactly
+                break
+            d = z + size / before * d
+            Jd = Jz + size / before * Jd
+            HJd = self.curved(Jd)
+            along = size / (self.over_samples(Jd, HJd) + damping * self.inner(d, d, Jd))
+            x += along * d
+            Jx += along * Jd
+            r -= along * (self.pulled(HJd) + damping * d)
+            before = size
+            if size <= goal:
+                break
+        return x, self.over_samples(self.force - 0.5 * self.curved(Jx), Jx)
+
+    def moved(self, x: Array) -> State:
+        """The state after a step."""
+        state = self.state
+        if self.by_samples:
+            self.products += 1
+            return state.moved(state.direction(x.reshape(state.targets.shape)), 1.0)
+        ends = np.cumsum([p.size for p in state.parameters])[:-1].tolist()
+        parts = namespace(x).split(x, ends)
+        sets = zip(parts, state.parameters, state.upper.parameter_rates(), strict=True)
+        return state.moved([rate**0.5 * x.reshape(p.shape) for x, p, rate in sets], -1.0)
+
+    def image(self, x: Array) -> Array:
+        """J p."""
+        self.products += 1
+        return self.operator.matvec(x)
+
+    def curved(self, image: Array) -> Array:
+        """H J p."""
+        y = self.state.targets
+        hessian = self.state.objective.hessian
+        return hessian(self.fields.outputs, y, image.reshape(y.shape)).reshape(-1)
+
+    def pulled(self, v: Array) -> Array:
+        """The vector of p = Jᵀv."""
+        return v if self.by_samples else self.operator.rmatvec(v)
+
+    def over_samples(self, a: Array, b: Array) -> float:
+        return float(self.state.space.total(dot(a, b)))
+
+    def inner(self, x: Array, other: Array, image: Array) -> float:
+        """The inner product of two p, the other of which has this image J p."""
+        return self.over_samples(x, image) if self.by_samples else float(dot(x, other))
+
+
+def dot(a: Array, b: Array) -> Array:
+    """An inner product, summed in float64; a number on the device."""
+    return namespace(a).multiply(a, b, dtype=np.float64).sum()
+
+
+class GaussNewtonIntegrator(Integrator):
+    """Gauss–Newton steps."""
+
+    by_sample = ("dual",)
+
+    def __init__(self, method: GaussNewton, state: State, share: float) -> None:
+        self.method = method
+        self.state: State = state
+        self.share = share
+        self.products = 0
+        self.auto = isinstance(method.damping, str)
+        #: of the summed loss; infinite where no step lowers it
+        self.damping = math.nan if self.auto else float(method.damping) / share
+        self.note = f"damping {method.damping}"
+        #: steps that were taken back
+        self.refused = 0
+        #: the last step, where the search for the next one starts: p ("search") or u ("dual")
+        self._search: dict[str, Array] = {}
+        self._point: Point | None = None
+
+    def evaluate(self, residual: Array) -> float:
+        self._point = self._point or self._evaluated(self.state)
+        residual[...] = self._point.residual
+        return float(self._point.loss)
+
+    def _evaluated(self, state: State) -> Point:
+        self.products += 1
+        return Point.of(state, namespace(state.targets).empty_like(state.targets))
+
+    def advance(self, remaining: float) -> float:
+        if self._point is not None and not math.isinf(self.damping):
+            equations = Equations(self._point)
+            if equations.slope > 0:
+                self._step(equations, float(self._point.loss))
+            self.products += equations.products
+        if self.auto:
+            back = f"{self.refused:,} times a step raised the loss and was taken back"
+            self.note = f"damping {self.share * self.damping:.4g} (auto); {back}"
+        return 1.0
+
+    def _step(self, equations: Equations, loss: float) -> None:
+        """Solve and move; if the damping is "auto", until the loss falls."""
+        if math.isnan(self.damping):
+            image = equations.image(equations.right / equations.slope**0.5)
+            bent = equations.over_samples(image, equations.curved(image))
+            self.damping = FIRST * bent or 1.0
+        for tries in range(TRIES):
+            start = next(iter(self._search.values()), None)
+            x, decrease = equations.solve(self.damping, start, self.method)
+            end = self._evaluated(equations.moved(x))
+            gain = loss - float(end.loss)
+            if gain > 0 or not self.auto:
+                break
+            self.refused += 1
+            self.damping *= 2.0 ** (tries + 1)
+            self._search = {}
+        else:
+            self.damping = math.inf
+            return
+        if self.auto:
+            ratio = gain / decrease if decrease > 0 else 0.0
+            self.damping *= max(RELIEF, 1 - (2 * ratio - 1) ** 3)
+        self._search = {"dual" if equations.by_samples else "search": x}
+        self._point = end
+        self.state = end.state
+
+    def arrays(self) -> dict[str, Array]:
+        arrays = parameter_arrays(self.state) | self._search
+        return arrays | {"damping": np.array(self.damping), "refused": np.array(self.refused)}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        self.state = restored(self.state, arrays)
+        self.damping = float(arrays["damping"])
+        self.refused = int(arrays["refused"])
+        self._search = {name: arrays[name] for name in ("search", "dual") if name in arrays}
+        self._point = None
