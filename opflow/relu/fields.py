@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from opflow.machine.arrays import (
     Array,
     Data,
@@ -21,7 +19,7 @@ from opflow.machine.arrays import (
 )
 from opflow.machine.ranks import LOCAL, RowDistribution, same, space_of, together
 from opflow.machine.threads import cached_property, over_rows
-from opflow.machine.workspace import parse_memory, row_slices
+from opflow.machine.workspace import parse_memory
 from opflow.operators import Operator
 from opflow.operators.gates import pack, unpack
 from opflow.operators.rules import is_operator
@@ -37,14 +35,10 @@ from opflow.relu.passes import (
     top_outputs,
 )
 from opflow.relu.storage import STORAGES, packs_top, storage_within
-from opflow.relu.units import activate, sloped, slopes
+from opflow.relu.units import activate, packed_gates, sloped, slopes
 
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
-
-
-#: flops that take the time of packing one gate
-PACKING = 50.0
 
 
 class Fields:
@@ -70,8 +64,8 @@ class Fields:
 
     * `activations` a^ℓ (N, n_ℓ): computed at construction (2·N·P flops) and held, N·Σn_ℓ numbers;
       "packed" holds those below the top layer and the gates of the top at one bit each (with a
-      trained readout, whose inputs they are, the activations of the top too),
-      "recomputed" nothing: a product then pays another forward pass each way.
+      trained readout, which reads them, all activations), "recomputed" nothing: a product then
+      pays another forward pass each way.
     * `preactivations` h^ℓ (N, n_ℓ), `gates` θ^ℓ (N, n_ℓ), bool, ``h > 0``: from the activations.
     * `conjugates` φ^ℓ = ∂f/∂h^ℓ, (N, n_ℓ) for one output, (N, k, n_ℓ) for k: 2·N·k·(P − P_1)
       flops.
@@ -246,15 +240,7 @@ class Fields:
         """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""
         if packs_top(self.network, self.storage):
             return self._kept[-1]
-        top = self._signed()[-1]
-        bits = namespace(top).empty((len(top), -(-top.shape[1] // 8)), dtype=np.uint8)
-
-        def fill(samples: slice) -> None:
-            for s in row_slices(samples, 2 * top.shape[1]):
-                bits[s] = pack(top[s] > 0)
-
-        over_rows(len(top), fill, PACKING * top.size, top)
-        return bits
+        return packed_gates(self._signed()[-1])
 
     @cached_property
     def outputs(self) -> Array:

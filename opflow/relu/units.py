@@ -6,10 +6,16 @@ They are the activations themselves but for α < 0, where ``a = |ã|``.
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, namespace
-from opflow.operators.gates import slope_values
+from opflow.machine.threads import over_rows
+from opflow.machine.workspace import row_slices
+from opflow.operators.gates import pack, slope_values
+
+#: flops that take the time of packing one gate
+PACKING = 50.0
 
 
 def activate(h: Array, slope: float) -> Array:
@@ -37,6 +43,18 @@ def slopes(signed: Array, slope: float, dtype: DTypeLike) -> Array:
     """s from ã or h, in a dtype; of ReLU the gates, which are bool."""
     gates = signed > 0
     return slope_values(gates, slope, dtype) if slope else gates
+
+
+def packed_gates(signed: Array) -> Array:
+    """θ of all samples, eight gates a byte, (N, ⌈n/8⌉)."""
+    bits = namespace(signed).empty((len(signed), -(-signed.shape[1] // 8)), dtype=np.uint8)
+
+    def fill(samples: slice) -> None:
+        for s in row_slices(samples, 2 * signed.shape[1]):
+            bits[s] = pack(signed[s] > 0)
+
+    over_rows(len(signed), fill, PACKING * signed.size, signed)
+    return bits
 
 
 def sloped(field: Array, signed: Array, slope: float, out: Array | None = None) -> Array:
