@@ -6,8 +6,6 @@ rates of no machine in particular, so that a number is exact or estimated alike 
 
 from __future__ import annotations
 
-from functools import singledispatch
-
 import numpy as np
 
 from opflow.evaluation.dense import dense_plan
@@ -90,34 +88,17 @@ def _sharded_columns(op: Operator) -> Array:
     return finite(op.matmat(identity), space=op.space)
 
 
-@singledispatch
 def diagonal_cost(op: Operator) -> Cost:
     """What ``op.diagonal()`` costs: n entries where blocks are cheap, n products elsewhere."""
+    if isinstance(op, Sum | Scaled | TiledHadamard | SampleLift | FeatureLift):
+        return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
+    if isinstance(op, Mask | FunctionGram):
+        return op.cost(1).times(1 / op.shape[0])
+    if isinstance(op, Product) and not diagonal_products(op):
+        # F Fᵀ or Fᵀ F: the factors of every row, and one pass that adds their squares
+        F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
+        return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
     return block_work(op, 1, 1).cost.times(op.shape[0])
-
-
-@diagonal_cost.register(Sum)
-@diagonal_cost.register(Scaled)
-@diagonal_cost.register(TiledHadamard)
-@diagonal_cost.register(SampleLift)
-@diagonal_cost.register(FeatureLift)
-def _of_parts(op: Operator) -> Cost:
-    return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
-
-
-@diagonal_cost.register
-def _of_squares(op: Product) -> Cost:
-    """Of ``F Fᵀ`` and ``Fᵀ F``: the factors of every row, and one pass that adds their squares."""
-    if diagonal_products(op):
-        return block_work(op, 1, 1).cost.times(op.shape[0])
-    F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
-    return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
-
-
-@diagonal_cost.register(Mask)
-@diagonal_cost.register(FunctionGram)
-def _of_entries(op: Operator) -> Cost:
-    return op.cost(1).times(1 / op.shape[0])
 
 
 def entries_cost(op: Operator) -> Cost:
