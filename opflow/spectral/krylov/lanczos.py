@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import bisect
 from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
@@ -207,18 +208,15 @@ def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) 
 def _beyond(ritz: Array, beta: Array, reach: float) -> float:
     """Where Π (x − θ_j) / β_j, beyond the largest θ, reaches ``exp(reach)``."""
     top = float(ritz[-1])
-    low = 0.0
     high = top - float(ritz[0]) + float(beta[-1])
-    if high == 0:
+    if high == 0 or not beta.all():  # a β of zero has its root at θ
         return top
-    with np.errstate(divide="ignore"):  # a β of zero has its root at θ
+    with np.errstate(divide="ignore"):
         target = float(np.log(beta).sum()) + reach
-        while np.log(high + (top - ritz)).sum() < target:
+
+        def excess(x: float) -> float:
+            return float(np.log(x + (top - ritz)).sum()) - target
+
+        while excess(high) < 0:
             high *= 2
-        for _ in range(100):
-            middle = 0.5 * (low + high)
-            if np.log(middle + (top - ritz)).sum() < target:
-                low = middle
-            else:
-                high = middle
-    return top + high
+        return top + float(bisect(excess, 0.0, high, xtol=np.finfo(float).tiny, disp=False))
