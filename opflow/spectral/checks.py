@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,11 @@ DENSE = 1024
 
 class ConvergenceWarning(UserWarning):
     """An iteration ended before it reached its tolerance; its result says how far it came."""
+
+
+def not_converged(message: str, stacklevel: int = 3) -> None:
+    """Warn of it; the caller's own `warnings.warn` would have this `stacklevel`."""
+    warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
 class Estimate(float):

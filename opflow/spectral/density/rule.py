@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.machine.arrays import Array
-from opflow.spectral.checks import ConvergenceWarning, Estimate
+from opflow.spectral.checks import Estimate, not_converged
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,9 @@ class Quadrature:
         half = spread + bias + rounding
         if bias > max(spread + rounding, 1e-3 * size):
             how += ", not converged"
-            warnings.warn(
+            not_converged(
                 f"{how} after {self.nodes.shape[1]} steps: these leave an error of {bias:.2g}, "
                 f"the random vectors one of {spread:.2g}; increase steps",
-                ConvergenceWarning,
                 stacklevel=2,
             )
         return Estimate(mean, mean - half, mean + half, products=self.products, how=how)

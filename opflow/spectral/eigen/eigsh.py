@@ -6,7 +6,6 @@ is in it with probability one; residuals are measured on the result, not inferre
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
     DENSE,
-    ConvergenceWarning,
     Normalised,
     distribution_of,
     finite,
     gaussian,
+    not_converged,
     symmetric_operator,
 )
 from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
@@ -300,10 +299,9 @@ def _measured(
     scale = max(space.unit * space.scale / unit, float(rows.norm(W, axis=0).max()))
     met = tolerance.met(values, residuals, scale)
     if not met.all():
-        warnings.warn(
+        not_converged(
             f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
             f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
-            ConvergenceWarning,
             stacklevel=4,
         )
     return Eigenpairs(

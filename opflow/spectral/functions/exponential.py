@@ -6,12 +6,11 @@ A space that would grow too large is restarted at the latest time it serves.
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, check_tol, symmetric_operator
+from opflow.spectral.checks import check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.flow import Krylov
 
 #: Spaces in a row at most: a time that needs more is out of reach.
@@ -176,12 +175,10 @@ def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | 
             hopeless = spaces >= 30 and reached * 1000 < left
             if hopeless or spaces == SPACES:
                 error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
-                warnings.warn(
+                not_converged(
                     f"after {spaces} spaces of {krylov.size} vectors the solution is known up to "
                     f"t = {start + reached:.3g}, and at {end:.3g} within {error:.1e}·‖r‖, not "
                     f"{tol:.1e}; give a larger size or a shorter time",
-                    ConvergenceWarning,
-                    stacklevel=3,
                 )
                 reached = left
         inside = flat <= start + reached

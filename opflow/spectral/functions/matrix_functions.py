@@ -9,14 +9,13 @@ is :func:`opflow.spectral.solve`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
-from opflow.spectral.checks import ConvergenceWarning, check_psd, check_tol, symmetric_operator
+from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
 #: Points at which funm looks at f, about.
@@ -198,12 +197,10 @@ def _by_lanczos(
         error = np.where(unsolved, bound + rounding, error)
         unsolved = unsolved & ~(error <= np.maximum(tol, 2 * rounding))
     if unsolved.any():
-        warnings.warn(
+        not_converged(
             f"{name}: with {int(space.counts.max())} vectors {int(unsolved.sum())} of "
             f"{len(error)} columns are within {float(error[unsolved].max()):.1e} of the answer "
             f"(relative to max|f|·‖r‖), not {tol:.1e}; give a larger size",
-            ConvergenceWarning,
-            stacklevel=3,
         )
     coefficients = (values * ritz.first)[:, None, :] @ ritz.vectors.transpose(0, 2, 1)  # f(T) e₁
     return space.combine(coefficients[:, 0]).reshape(r.shape)

@@ -7,7 +7,6 @@ factorised.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
 from opflow.spectral.checks import (
-    ConvergenceWarning,
     check_finite,
     check_shift,
     distribution_of,
+    not_converged,
     peaks,
     symmetric_operator,
     unit_of,
@@ -156,12 +155,10 @@ def solve(
             x, residuals = system.factorise(block / sizes, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
-        warnings.warn(
+        not_converged(
             f"solve: after {system.iterations} iterations the relative residual is "
             f"{residuals.max():.1e}, not {tol:.1e}; give a preconditioner, a larger shift or "
             "maxiter",
-            ConvergenceWarning,
-            stacklevel=3,
         )
     return Solution(
         (x * (sizes / system.unit)).reshape(b.shape),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 
@@ -11,12 +10,12 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
-    ConvergenceWarning,
     Estimate,
     Normalised,
     check_shift,
     distribution_of,
     gaussian,
+    not_converged,
     symmetric_operator,
 )
 from opflow.spectral.density.quadrature import quadrature_cost
@@ -277,10 +276,9 @@ def lanczos_estimate(
         size = high
     if not high - low <= INTERVAL_WIDTH * size < math.inf:
         how += ", not converged"
-        warnings.warn(
+        not_converged(
             f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "
             "increase products",
-            ConvergenceWarning,
             stacklevel=4,
         )
     return Estimate(value, low, high, products=products, how=how)
