@@ -46,7 +46,7 @@ class FunctionGram(Operator):
         self.function = function
         self._X = _samples(X, "X")
         self._Y = self._X if Y is None else _samples(Y, "Y")
-        one = self._values(slice(0, 1), slice(0, 1))
+        one = self._block(slice(0, 1), slice(0, 1))
         shape = (int(self._X.shape[0]), int(self._Y.shape[0]))
         super().__init__(shape, one.dtype, psd=Y is None, symbol=symbol)
 
@@ -55,7 +55,7 @@ class FunctionGram(Operator):
         """The samples: the operator is where they are."""
         return self._X
 
-    def _values(self, rows: Index, cols: Index) -> Array:
+    def _block(self, rows: Index, cols: Index) -> Array:
         left, right = _rows(self._X, rows), _rows(self._Y, cols)
         block = self.function(left, right)
         wanted = (left.shape[0], right.shape[0])
@@ -71,9 +71,6 @@ class FunctionGram(Operator):
         evaluated = m * n * (0.5 if self.symmetric else 1.0)
         flops = 2.0 * (evaluated * self._X.shape[1] + m * n * columns)
         return Cost(flops, self._vector_bytes(columns))
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        return self._values(rows, cols)
 
     def rows(self, index: Index) -> Array:
         return self._block(index, slice(0, self.shape[1]))

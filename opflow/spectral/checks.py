@@ -87,9 +87,6 @@ class Estimate(float):
         high = function(self.high)
         return Estimate(function(float(self)), low, high, products=self.products, how=self.how)
 
-    def __getnewargs_ex__(self) -> tuple[Any, dict[str, Any]]:
-        return (float(self), self.low, self.high), {"products": self.products, "how": self.how}
-
     def __repr__(self) -> str:
         text = f"{float(self):.6g}"
         if not self.exact:
