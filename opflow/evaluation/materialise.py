@@ -62,16 +62,12 @@ def candidates(
     products, columns, memory, profile
         As in :func:`materialise`.
 
-    Returns
-    -------
-    list of Candidate
-
     Notes
     -----
     Time is ``flops / rate + bytes / bandwidth`` of the set-up and of the products, and that of
     writing what is kept to fresh memory; flops on sparse data and of gates have rates of their
-    own.  The time Python takes to start a product is
-    not counted, so the order says nothing about operators of a few rows.
+    own.  The time Python takes to start a product is not counted, so the order says nothing about
+    operators of a few rows.
 
     Examples
     --------

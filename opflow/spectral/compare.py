@@ -57,17 +57,12 @@ def alignment(
     products : int, default 60
         To spend on an estimate of the norm, from 30.
 
-    Returns
-    -------
-    Estimate
-        NaN for a kernel that is zero, or constant and centred.
-
     Notes
     -----
     :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
-    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column.  Costs one product a column (one more
-    an output if centred) and :func:`frobenius_norm`.  For layers, call it for each of
-    ``layer_kernels(fields)``.
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column; NaN for a kernel that is zero, or constant
+    and centred.  Costs one product a column (one more an output if centred) and
+    :func:`frobenius_norm`.  For layers, call it for each of ``layer_kernels(fields)``.
 
     Examples
     --------
@@ -114,16 +109,12 @@ def kernel_alignment(
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
 
-    Returns
-    -------
-    Estimate
-        NaN if either kernel is zero.
-
     Notes
     -----
-    :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`: exact under the condition of
-    :func:`frobenius_norm`, else from :math:`E\,(K_0 v)^T (K_1 v) = \langle K_0, K_1\rangle_F` for
-    Gaussian v, with a jackknife interval of artanh of the cosine, as wide as skew samples need.
+    :math:`\langle K_0, K_1\rangle_F / (\|K_0\|_F \|K_1\|_F)`, NaN if either is zero:
+    exact under the condition of :func:`frobenius_norm`, else from
+    :math:`E\,(K_0 v)^T (K_1 v) = \langle K_0, K_1\rangle_F` for Gaussian v, with a jackknife
+    interval of artanh of the cosine, as wide as skew samples need.
 
     Examples
     --------
@@ -145,16 +136,11 @@ def kernel_distance(
     K0, K1, products, rng, seed
         As for :func:`kernel_alignment`.
 
-    Returns
-    -------
-    Estimate
-        ∞ if `K0` is zero and `K1` is not, NaN if both are.
-
     Notes
     -----
-    :math:`\|K_1 - K_0\|_F / \|K_0\|_F`, exact or estimated as there, with a jackknife interval of
-    the logarithm.  The difference is taken of entries or of products, so a small distance keeps
-    its digits.
+    :math:`\|K_1 - K_0\|_F / \|K_0\|_F`, ∞ if only K₀ is zero and NaN if both
+    are; exact or estimated as there, with a jackknife interval of the logarithm.  The difference
+    is taken of entries or of products, so a small distance keeps its digits.
 
     Examples
     --------

@@ -184,8 +184,7 @@ def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> A
     U : array (n, p), V : array (n, q)
         Linearly independent columns: eigenvectors at two times, say.
     space : RowDistribution, optional
-        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
-        then the rows of this rank.
+        As in :func:`projections`.
 
     Returns
     -------
@@ -265,10 +264,6 @@ def sharpness(
     step : float
     products, rng, seed
         As for :func:`norm`.
-
-    Returns
-    -------
-    Sharpness
 
     Warns
     -----

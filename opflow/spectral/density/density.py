@@ -54,13 +54,6 @@ class Density(Pictured):
     (1 (exact, 0 products), array([0.   , 0.333, 0.667, 1.   ]))
     """
 
-    order: int
-    null: Estimate
-    log: bool
-    width: float
-    support: tuple[float, float]
-    products: int
-    how: str
     _picture = "density"
 
     def __init__(
@@ -260,10 +253,6 @@ def density(
     how : {None, "exact", "estimate"}
         The exact eigenvalues, or an estimate; exact if the order, or the width of the factor of
         a Gram, is at most ``checks.DENSE`` (1024), by default.
-
-    Returns
-    -------
-    Density
 
     Notes
     -----

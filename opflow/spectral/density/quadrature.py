@@ -47,10 +47,6 @@ def quadrature(
         sums over the rule are right, but nothing can be pinned: intervals of functions that live
         on a few eigenvalues are wide and skewed.
 
-    Returns
-    -------
-    Quadrature
-
     Notes
     -----
     A rule of m steps is exact for polynomials of degree 2m − 1 on its own vector, which is

@@ -89,10 +89,6 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
         Those of :func:`opflow.spectral.solve`: `preconditioner`, `tol`, `maxiter`, `rank`, `rng`,
         `how`.
 
-    Returns
-    -------
-    KernelRegression
-
     Warns
     -----
     ConvergenceWarning

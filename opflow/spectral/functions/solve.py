@@ -96,11 +96,6 @@ def solve(
     rank : int, default 100
         Of the Nyström preconditioner.
 
-    Returns
-    -------
-    Solution
-        ``(x, residuals, converged, iterations, products)``.
-
     Warns
     -----
     ConvergenceWarning

@@ -41,11 +41,6 @@ def frobenius_norm(
     products : int, default 60
         To spend on an estimate, from 30.
 
-    Returns
-    -------
-    Estimate
-        With a 95 % confidence interval.
-
     Notes
     -----
     Exact for n <= 1024; for sparse matrices; for Grams of a dense factor F of width p < n, as
@@ -226,15 +221,10 @@ def participation_ratio(
     products : int, default 60
         To spend on an estimate of either factor, from 30.
 
-    Returns
-    -------
-    Estimate
-        0 for the zero operator.
-
     Notes
     -----
-    :math:`(\mathrm{tr}\, A)^2 / \|A\|_F^2`, from :func:`trace` and :func:`frobenius_norm`; the
-    interval combines the ends of both.
+    :math:`(\mathrm{tr}\, A)^2 / \|A\|_F^2`, 0 for the zero operator, from :func:`trace` and
+    :func:`frobenius_norm`; the interval combines the ends of both.
 
     Examples
     --------

@@ -49,11 +49,6 @@ def trace(
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
 
-    Returns
-    -------
-    Estimate
-        With a 95 % confidence interval.
-
     Notes
     -----
     The diagonal is structural, O(n · width), for matrices, Grams of stored or Khatri–Rao factors,

@@ -115,14 +115,9 @@ def effective_dimension(
     how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
-    Returns
-    -------
-    Estimate
-        From 0 to n.
-
     Notes
     -----
-    :math:`\sum_i \lambda_i/(\lambda_i + \lambda)`.  Costs what :func:`logdet` does.
+    :math:`\sum_i \lambda_i/(\lambda_i + \lambda)`, from 0 to n.  Costs what :func:`logdet` does.
 
     Examples
     --------
@@ -159,18 +154,13 @@ def effective_rank(
     how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
-    Returns
-    -------
-    Estimate
-        From 1 to n.
-
     Notes
     -----
     :math:`\exp\bigl(-\sum_i p_i \log p_i\bigr)` with :math:`p_i = \lambda_i/\mathrm{tr}\,op`
-    (Roy and Vetterli, 2007).  With the trace from :func:`opflow.spectral.trace`, what is estimated
-    is :math:`-\sum_i p_i \log(p_i/\bar p)` with p̄ the mean of p weighted by itself: the same up
-    to a constant, and less noisy.  The interval combines the ends of both.  Costs what
-    :func:`logdet` does, and the trace.
+    (Roy and Vetterli, 2007), from 1 to n.  With the trace from :func:`opflow.spectral.trace`,
+    what is estimated is :math:`-\sum_i p_i \log(p_i/\bar p)` with p̄ the mean of p weighted by
+    itself: the same up to a constant, and less noisy.  The interval combines the ends of both.
+    Costs what :func:`logdet` does, and the trace.
 
     Examples
     --------
