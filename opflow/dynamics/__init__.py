@@ -7,6 +7,7 @@ from opflow.dynamics.methods.gauss_newton import GaussNewton
 from opflow.dynamics.methods.gradient_flow import GradientFlow
 from opflow.dynamics.methods.linearised import LinearisedFlow
 from opflow.dynamics.methods.truncated import TruncatedFlow
+from opflow.dynamics.objectives import Huber
 from opflow.dynamics.storage.checkpoint import Checkpoint
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.train import DivergenceError, train
@@ -18,6 +19,7 @@ __all__ = [
     "GaussNewton",
     "GradientDescent",
     "GradientFlow",
+    "Huber",
     "LinearisedFlow",
     "Trajectory",
     "TruncatedFlow",

@@ -105,10 +105,11 @@ class CrossEntropy(RunObjective):
         if not bool(good.all()):
             raise ValueError(
                 f"y must be labels 0..{top}, (N,), or probabilities, (N, {k}), for the "
-                f"cross-entropy of {k} outputs, and its numbers go from {float(y.min()):g} to "
-                f"{float(y.max()):g}: np.unique(labels, return_inverse=True)[1] numbers any labels"
+                f"cross-entropy of {k} outputs (rows of sum 1), and its numbers go from "
+                f"{float(y.min()):g} to {float(y.max()):g}: "
+                "np.unique(labels, return_inverse=True)[1] numbers any labels"
             )
-        if y.ndim == 1 < k:
+        if y.ndim == 1 and k > 1:
             return (y[:, None] == namespace(y).arange(k)).astype(y.dtype)
         return super().targets(y / total, k)  # rows of sum 1 to rounding
 
@@ -149,8 +150,9 @@ class Given(RunObjective):
         bound = getattr(self.given, "curvature", math.nan)
         if not 0 < bound < math.inf:
             raise ValueError(
-                f"λ_max does not give a step for {self.name}: add a positive number `curvature`, "
-                "which no eigenvalue of ∂²value/∂f² exceeds, or take GradientDescent(step=number)"
+                f"{self.name} needs a positive number `curvature`, which no eigenvalue of "
+                "∂²value/∂f² exceeds: step='auto', the flows, GaussNewton and Sharpness use it, "
+                "GradientDescent(step=number) does not"
             )
         return float(bound)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Data
-from opflow.operators.gates import PackedGates
+from opflow.operators.gates import PackedGates, checked_slope
 from opflow.operators.gram import Gram
 
 
@@ -19,8 +19,8 @@ class CoActivation(Gram):
         Weight of each unit: ``v**2`` for a readout v.
     dtype : dtype, optional
         Of products; that of `weights` if given, else float64.
-    slope : float, default 0
-        α, what a closed gate counts as: 0 for ReLU units, else that of leaky ones.
+    slope : float, optional
+        α, what a closed gate counts as: that of `gates` if they are packed, else 0, for ReLU units.
 
     Notes
     -----
@@ -42,11 +42,13 @@ class CoActivation(Gram):
         weights: Array | None = None,
         *,
         dtype: DTypeLike | None = None,
-        slope: float = 0.0,
+        slope: float | None = None,
         symbol: str | None = None,
     ) -> None:
         if not isinstance(gates, PackedGates):
-            gates = PackedGates(gates, slope=slope)
+            gates = PackedGates(gates, slope=slope or 0.0)
+        elif slope is not None:
+            gates = gates._changed(slope=checked_slope(slope))
         if dtype is not None:
             gates = gates.astype(dtype)
         super().__init__(gates, weights, symbol=symbol)

@@ -7,7 +7,9 @@ do those of ``ScaledGates(…) ⊙ X``; else gates are unpacked in row blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -46,6 +48,13 @@ def unpack(packed: Array, width: int) -> Array:
     """The inverse of :func:`pack`, as zeros and ones of dtype uint8."""
     xp = namespace(packed)
     return xp.unpackbits(packed).reshape(len(packed), 8 * packed.shape[1])[:, :width]
+
+
+def checked_slope(slope: float) -> float:
+    """A finite number."""
+    if isinstance(slope, bool) or not isinstance(slope, Real) or not math.isfinite(slope):
+        raise ValueError(f"slope must be a finite number, not {slope!r}")
+    return float(slope)
 
 
 def slope_values(gates: Array, slope: float, dtype: DTypeLike) -> Array:
@@ -89,7 +98,7 @@ class PackedGates(Operator):
         if gates.ndim != 2 or 0 in gates.shape:
             raise ValueError(f"gates must be a non-empty (N, n) array, not of shape {gates.shape}")
         self.data = pack(gates)
-        self.slope = float(slope)
+        self.slope = checked_slope(slope)
         super().__init__(gates.shape, dtype, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:

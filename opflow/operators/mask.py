@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 from opflow.machine.arrays import Array, check_gates, namespace
 from opflow.machine.workspace import row_slices
 from opflow.operators.diagonal import Diagonal
-from opflow.operators.gates import slope_values
+from opflow.operators.gates import checked_slope, slope_values
 from opflow.operators.operator import Cost
 
 
@@ -49,7 +49,7 @@ class Mask(Diagonal):
         if gates.size == 0:
             raise ValueError("gates must not be empty")
         self.data = namespace(gates).packbits(gates.reshape(-1))
-        self.slope = float(slope)
+        self.slope = checked_slope(slope)
         super().__init__(
             (gates.size, gates.size),
             dtype,

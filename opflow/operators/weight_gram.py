@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opflow.machine.arrays import Array, Data, check_gates
-from opflow.operators.gates import slope_values
+from opflow.operators.gates import checked_slope, slope_values
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
@@ -48,6 +48,7 @@ class WeightGram(Gram):
         W = as_operator(W, symbol="W")
         first = _unit_gates(gates, "gates", W)
         second = first if gates2 is None else _unit_gates(gates2, "gates2", W)
+        slope = checked_slope(slope)
         weights = slope_values(first, slope, W.dtype) * slope_values(second, slope, W.dtype)
         super().__init__(W.T, weights, symbol=symbol)
 

@@ -21,6 +21,7 @@ _INSTEAD = {
     "Softmax": "leave it out, objective='cross-entropy' takes logits",
     "Sigmoid": "after the last Linear leave it out, objective='cross-entropy' takes logits",
     "PReLU": "LeakyReLU with its slope would do",
+    "MultiheadAttention": "it is no layer of a chain",
     "activation": "ReLU, LeakyReLU or Identity would do",
     "": "Linear, ReLU, LeakyReLU, Identity, Flatten, Dropout and Sequential of them are taken",
 }
@@ -72,7 +73,7 @@ def from_torch(
         weights,
         readout,
         biases=biases,
-        rates=list(map(_trained, names[:-1], layers[:-1])),
+        rates=[float(_trained(*layer)) for layer in zip(names[:-1], layers[:-1], strict=True)],
         slope=slopes[:-1],
         readout_rate=readout_rate,
         output_bias=output_bias,
@@ -206,6 +207,10 @@ def _layers(module: nn.Module) -> list[tuple[str, Any, float]]:
         elif kind is not nn.Identity and kind.forward is not nn.Sequential.forward:
             known = f"{kind.__name__} {kind.__module__}"
             raise TypeError(f"{what}: {next(_INSTEAD[k] for k in _INSTEAD if k in known)}")
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise TypeError(
+                f"{what} with forward hooks, which change what it computes: remove them"
+            )
     if len(layers) < 2:
         what = "no hidden layer: a Sequential with two Linear or more is expected"
         raise TypeError(f"module has {len(layers)} Linear and {what}")

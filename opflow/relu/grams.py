@@ -8,7 +8,7 @@ from opflow.operators.describe import superscript
 from opflow.operators.rules import add
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import input_operator
-from opflow.relu.passes import output_conjugates
+from opflow.relu.readout_jacobian import ReadoutJacobian
 
 
 def activation_factor(fields: Fields, layer: int) -> Operator:
@@ -17,12 +17,11 @@ def activation_factor(fields: Fields, layer: int) -> Operator:
     return input_operator(fields.activations[layer], symbol)
 
 
-def conjugate_factor(fields: Fields, layer: int) -> Matrix:
-    """φ^ℓ with the outputs among the rows, (N·k, n_ℓ); ∂f/∂f = 1, (N·k, k), for ℓ = L + 1."""
+def conjugate_factor(fields: Fields, layer: int) -> Operator:
+    """φ^ℓ with the outputs among the rows, (N·k, n_ℓ); of the readout, L + 1, 1 ⊗ I_k."""
     if layer > fields.network.depth:
-        phi = output_conjugates(fields.network, fields.samples)
-    else:
-        phi = fields.conjugates[layer - 1]
+        return ReadoutJacobian(_ones(fields), fields.network.outputs)
+    phi = fields.conjugates[layer - 1]
     return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
 
 
@@ -44,6 +43,10 @@ def activation_gram(fields: Fields, layer: int) -> Operator:
         gram = Gram(activation_factor(fields, layer), symbol=f"A{superscript(layer)}")
     if fields.network.layers()[layer][1] is None:
         return gram
+    return add(gram, Gram(_ones(fields)))
+
+
+def _ones(fields: Fields) -> Matrix:
+    """A 1 for every sample, the activation that a bias multiplies."""
     xp = namespace(fields.network.readout)
-    ones = xp.ones((fields.samples, 1), dtype=fields.network.dtype)
-    return add(gram, Gram(Matrix(ones, symbol="1")))
+    return Matrix(xp.ones((fields.samples, 1), dtype=fields.network.dtype), symbol="1")

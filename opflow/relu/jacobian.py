@@ -7,7 +7,7 @@ import math
 from opflow.machine.arrays import Data, is_sparse, module_name
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
-from opflow.operators import HStack, KhatriRao, Matrix, Operator, PackedGates, ScaledGates, Zero
+from opflow.operators import HStack, Matrix, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
 from opflow.operators.gates import tables_pay
 from opflow.operators.operator import Cost, placed
@@ -16,6 +16,7 @@ from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields
 from opflow.relu.grams import conjugate_factor
 from opflow.relu.inputs import input_operator
+from opflow.relu.readout_jacobian import layer_jacobian
 from opflow.relu.storage import packs_top
 from opflow.relu.transport import Transport
 
@@ -85,7 +86,7 @@ def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
         a = below[layer - 1]
         symbol = "X" if layer == 1 else f"a{superscript(layer - 1)}"
         conjugate = _conjugate(fields, layer, a)
-        parts: list[Operator] = [KhatriRao(conjugate, input_operator(a, symbol))]
+        parts = [layer_jacobian(conjugate, input_operator(a, symbol))]
         if layers[layer - 1][1] is not None:
             parts.append(conjugate)
         out.append(parts)

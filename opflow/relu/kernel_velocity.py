@@ -15,6 +15,7 @@ from opflow.operators.rules import add, scale
 from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_factor, conjugate_factor
 from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split
+from opflow.relu.readout_jacobian import layer_jacobian
 
 __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
@@ -47,7 +48,7 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
     Returns
     -------
     Operator of shape (N·k, N·k), symmetric
-        Zero for one hidden layer, where K moves only when gates flip.
+        Zero for one hidden layer and a fixed readout, where K moves only when gates flip.
 
     Notes
     -----
@@ -57,8 +58,9 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
         \dot J_\ell = \dot\varphi^\ell \odot a^{\ell-1} + \varphi^\ell \odot \dot a^{\ell-1},
 
     with :math:`\dot a^\ell = -\theta^\ell \circ H_\ell r` and :math:`\dot\varphi^\ell =
-    -\theta^\ell \circ \Psi_\ell r`, computed once here and kept, N·(1 + k)·Σn_ℓ numbers.  A
-    product costs about 12·N·P flops a column and forms no N × N array.
+    -\theta^\ell \circ \Psi_\ell r` (θ the slopes of other units), computed once here
+    and kept, N·(1 + k)·Σn_ℓ numbers.  A product costs about 12·N·P flops a column and forms no
+    N × N array.
 
     Examples
     --------
@@ -119,14 +121,14 @@ class _Layer(NamedTuple):
 
     def velocities(self) -> list[Operator]:
         """What adds up to the velocity of the layer's kernel."""
-        moved = []
+        moved: list[Operator] = []
         if self.dphi is not None:
             moved.append(KhatriRao(self.dphi, self.a))
         if self.da is not None:
-            moved.append(KhatriRao(self.phi, self.da))
+            moved.append(layer_jacobian(self.phi, self.da))
         grams = []
         if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
-            grams.append(GramVelocity(KhatriRao(self.phi, self.a), add(*moved)))
+            grams.append(GramVelocity(layer_jacobian(self.phi, self.a), add(*moved)))
         if self.bias and self.dphi is not None:  # the 1 that a bias adds to A
             grams.append(GramVelocity(self.phi, self.dphi))
         return [scale(self.rate, gram) for gram in grams]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from opflow.machine.arrays import Array, check_real, is_sparse
+from opflow.operators.gates import checked_slope
 
 
 def checked_weights(weights: Sequence[Array]) -> tuple[Array, ...]:
@@ -79,6 +80,8 @@ def checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...
     """A number for each layer, 0 for one that is frozen."""
     if rates is None:
         return (1.0,) * depth
+    if np.ndim(rates) != 1:
+        raise TypeError(f"rates must be a sequence of {depth} numbers, not {rates!r}")
     if len(rates) != depth:
         raise ValueError(f"rates has {len(rates)} entries for {depth} layers")
     return tuple(checked_rate(rate, f"rates[{i}]") for i, rate in enumerate(rates))
@@ -86,6 +89,8 @@ def checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...
 
 def checked_rate(rate: float, name: str = "readout_rate") -> float:
     """A finite number, not negative."""
+    if isinstance(rate, bool | str):
+        raise TypeError(f"{name} must be a number, not {rate!r}")
     rate = float(rate)
     if not 0 <= rate < math.inf:
         raise ValueError(f"{name} must be finite and not negative, not {rate}")
@@ -94,9 +99,9 @@ def checked_rate(rate: float, name: str = "readout_rate") -> float:
 
 def checked_slopes(slope: float | Sequence[float], depth: int) -> tuple[float, ...]:
     """A finite number for each layer."""
-    given = np.asarray(slope, dtype=float)
-    if given.shape not in ((), (depth,)):
-        raise ValueError(f"slope has shape {given.shape} but there are {depth} layers")
-    if not np.isfinite(given).all():
-        raise ValueError(f"slope must be finite, not {slope}")
-    return tuple(np.broadcast_to(given, depth).tolist())
+    given = np.broadcast_to(slope, depth) if np.ndim(slope) == 0 else np.asarray(slope)
+    if given.shape != (depth,):
+        raise ValueError(
+            f"slope has shape {given.shape} for {depth} hidden layers, one number each"
+        )
+    return tuple(map(checked_slope, given.tolist()))

@@ -51,7 +51,7 @@ def top_outputs(network: ReLUNetwork, top: Array) -> Array:
 
 
 def output_conjugates(network: ReLUNetwork, samples: int) -> Array:
-    """∂f/∂f, (b, k, k): what the conjugates of a layer are for the readout; nothing is stored."""
+    """∂f/∂f, (b, k, k): what the conjugates of a layer are for the readout, of a row block."""
     xp = namespace(network.readout)
     k = network.outputs
     return xp.broadcast_to(xp.eye(k, dtype=network.dtype), (samples, k, k))

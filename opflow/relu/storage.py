@@ -31,7 +31,9 @@ def storage_bytes(network: ReLUNetwork, samples: int, storage: str) -> float:
 def storage_within(network: ReLUNetwork, samples: int, budget: float) -> str:
     """The storage with the fastest products that fits `budget` bytes.
 
-    With one hidden layer there is no chain of GEMMs to save: packed is as fast as cached.
+    With one hidden layer of gates that are packed there is no chain of GEMMs to save: packed is as
+    fast as cached.
     """
-    ranked = STORAGES if network.depth > 1 else STORAGES[1:]
+    gates = packs_top(network, "packed") and network.slopes[-1] != 1
+    ranked = STORAGES[1:] if network.depth == 1 and gates else STORAGES
     return next(s for s in ranked if storage_bytes(network, samples, s) <= max(budget, 0.0))

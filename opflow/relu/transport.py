@@ -74,7 +74,8 @@ class Transport(Operator):
 
     def _blocks(self, columns: int, dtype: DTypeLike, samples: slice) -> Iterable[slice]:
         X = self.fields.inputs
-        width = sum(self.fields.network.widths[1:]) * (2 + 3 * columns) + copied_width(X)
+        net = self.fields.network
+        width = (sum(net.widths[1:]) + net.outputs) * (2 + 3 * columns) + copied_width(X)
         return prefetched(row_slices(samples, width * self.dtype.itemsize), X)
 
     def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:

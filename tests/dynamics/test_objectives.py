@@ -307,7 +307,7 @@ def test_a_step_by_lambda_max_needs_a_curvature(method, curvature):
     own = Bare()
     if curvature is not None:
         own.curvature = curvature
-    with pytest.raises(ValueError, match=r"Bare: add a positive number `curvature`.*step=number"):
+    with pytest.raises(ValueError, match=r"Bare needs a positive number `curvature`.*step=number"):
         of.train(net, X, y, method=method, steps=10, objective=own)
 
 

@@ -133,6 +133,13 @@ def test_halves_become_float32_exactly(dtype):
         assert (mine == module.state_dict()[name].double().numpy()).all()
 
 
+def test_hooks_are_refused():
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    module[0].register_forward_hook(lambda part, given, out: 2 * out)
+    with pytest.raises(TypeError, match=r"module\[0\] is Linear with forward hooks"):
+        of.ReLUNetwork.from_torch(module)
+
+
 def test_strides_do_not_matter():
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     module[0].weight = nn.Parameter(torch.randn(3, 4).T)

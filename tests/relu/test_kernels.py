@@ -117,6 +117,8 @@ def test_coactivation_of_leaky_units_is_the_rank_one_correction(slope, dtype, wi
         K = of.collective_kernel(of.Fields(fields.network, X, storage=storage))
         assert close(K @ r, (Gram * C) @ r, dtype) and close(K.todense(), Gram * C, dtype)
     assert close(co @ r, C @ r, dtype) and close(co.todense(), C, dtype)
+    packed = of.CoActivation(of.PackedGates(fields.gates[0], dtype), weights=v**2, slope=slope)
+    assert close(packed @ r, C @ r, dtype)
     assert close(of.Hadamard(of.Gram(X), co) @ r, (Gram * C) @ r, dtype)
     mask = of.Mask(fields.gates[0], dtype, slope=slope)
     s = np.where(fields.gates[0], 1, slope).ravel()

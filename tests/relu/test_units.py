@@ -1,6 +1,7 @@
 """Leaky and linear units, trained readouts, frozen layers: what is known of them in closed form."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,11 +116,40 @@ def test_the_readout_of_an_eliminated_run_moves_too():
     np.testing.assert_allclose(*(run.network(X) for run in runs), atol=1e-11)
 
 
+def test_a_trained_readout_of_many_outputs_holds_no_array_of_outputs_squared():
+    """A ⊗ I and ∂f/∂V of 300 outputs, in the memory of a few fields."""
+    net = of.ReLUNetwork.random([5, 8], outputs=300, seed=0, readout_rate=1.0)
+    X = np.random.default_rng(0).standard_normal((200, 5))
+    fields = net.fields(X)
+    fields.conjugates  # noqa: B018
+    tracemalloc.start()
+    kernel = of.layer_kernels(fields)[-1]
+    J = of.jacobian(fields, route="cached").parts[-1]
+    product = kernel @ np.ones(kernel.shape[1])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 200 * 300 * 300 * 8 / 10
+    A = fields.activations[-1] @ fields.activations[-1].T
+    np.testing.assert_allclose(product.reshape(200, 300)[:, 0], A.sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(kernel.diagonal(), np.diag(A).repeat(300), rtol=1e-12)
+    some = [0, 1, 300, 59_999]
+    want = np.kron(A[[0, 1, 199]][:, [0, 1, 199]], np.eye(300))
+    places = [0, 1, 300, 899]
+    np.testing.assert_allclose(kernel.block(some, some), want[np.ix_(places, places)], rtol=1e-12)
+    rows = J.rows(some).reshape(4, 300, 8)
+    np.testing.assert_array_equal(rows[[0, 1, 2, 3], [0, 1, 0, 299]],
+                                  fields.activations[-1][[0, 0, 1, 199]])  # fmt: skip
+    assert np.count_nonzero(rows.any(axis=2)) <= 4
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"slope": [0.1]}, ValueError, r"slope has shape \(1,\) but there are 2 layers"),
-        ({"slope": np.nan}, ValueError, "slope must be finite"),
+        ({"slope": [0.1]}, ValueError, r"slope has shape \(1,\) for 2 hidden layers"),
+        ({"slope": np.nan}, ValueError, "slope must be a finite number"),
+        ({"slope": "x"}, ValueError, "slope must be a finite number, not 'x'"),
+        ({"readout_rate": "auto"}, TypeError, "readout_rate must be a number, not 'auto'"),
+        ({"rates": 1.0}, TypeError, "rates must be a sequence of 2 numbers, not 1.0"),
         ({"readout_rate": -1}, ValueError, "readout_rate must be finite and not negative"),
         ({"rates": [1, np.inf]}, ValueError, r"rates\[1\] must be finite and not negative"),
         ({"output_bias": np.zeros(3)}, ValueError, r"output_bias has shape \(3,\)"),

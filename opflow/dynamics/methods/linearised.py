@@ -138,6 +138,11 @@ class LinearisedIntegrator(Integrator):
 
     def predict(self, X: Data) -> Array:
         """The linear model at new points, f_0 + J (θ − θ_0), (M, k)."""
+        if not self.origin.first.has_weights:
+            raise ValueError(
+                "LinearisedFlow does not predict where gram= is a kernel: GradientFlow and "
+                "GradientDescent do"
+            )
         start = self.origin.network
         pairs = zip(self.state.network.parameter_list(), start.parameter_list(), strict=True)
         moved = [(p - q).reshape(-1) for p, q in pairs]

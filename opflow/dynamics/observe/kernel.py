@@ -118,7 +118,7 @@ class Alignment:
 
     Notes
     -----
-    An array (1 + L,) a moment, named ``alignment``:
+    An array (1 + L,), with a trained readout (2 + L,), a moment, named ``alignment``:
     :math:`y^T K y / (\|K\|_F \|y\|^2)` of K, K_1, …, K_L.  NaN for a kernel that is zero, and
     where there is nothing to align with (a residual of zero, constant targets if centred).
     Costs the fields and L + 1 Frobenius norms: exact ones form every entry tile by tile.

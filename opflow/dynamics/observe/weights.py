@@ -19,10 +19,11 @@ class Balancedness:
     Notes
     -----
     :math:`\|W^{\ell+1}_{:,j}\|^2/\eta_{\ell+1} - (\|W^\ell_{j,:}\|^2 + b_j^2)/\eta_\ell` is
-    constant along the gradient flow for every hidden unit j below the top layer, so its drift
-    is the discretisation error of a run.  A linearised flow does not conserve it: there it is the
-    drift of the parameters :math:`\theta_0 - \eta J^T u`, of second order in their motion.  0 for
-    one hidden layer (there is no invariant).  Costs 4·P flops.
+    constant along the gradient flow for every hidden unit j below the top layer, and of the top
+    layer if the readout is trained, so its drift is the discretisation error of a run.  A
+    linearised flow does not conserve it: there it is the drift of the parameters
+    :math:`\theta_0 - \eta J^T u`, of second order in their motion.  0 for
+    one hidden layer and a fixed readout (there is no invariant).  Costs 4·P flops.
 
     Examples
     --------

@@ -14,7 +14,6 @@ from opflow.machine.arrays import Array, Data, check_real, is_sparse, namespace
 from opflow.operators import (
     BlockDiagonal,
     FeatureLift,
-    KhatriRao,
     Operator,
     SampleLift,
     Zero,
@@ -27,6 +26,7 @@ from opflow.relu.grams import activation_factor, activation_gram, conjugate_fact
 from opflow.relu.hierarchy.members import weight
 from opflow.relu.hierarchy.tangent import FieldTangent
 from opflow.relu.jacobian import jacobian
+from opflow.relu.readout_jacobian import layer_jacobian
 
 
 def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:
@@ -51,8 +51,9 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
         H_\ell = \eta_\ell (A^{\ell-1} \otimes I)\, \varphi^{\ell T}
             + (I \otimes W^\ell)\, \theta^{\ell-1} H_{\ell-1}, \qquad H_0 = 0;
 
-    a bias adds 1 to A.  The kernel follows by reading the outputs off the top field: K is
-    :math:`(I \otimes V)\, \theta^L H_L`.  A product costs 4·N·P_m flops for each layer m <= ℓ and
+    a bias adds 1 to A, and other units have their slopes s in the place of θ.  The kernel follows
+    by reading the outputs off the top field: :math:`(I \otimes V)\, \theta^L H_L` is K without
+    the share of a trained readout.  A product costs 4·N·P_m flops for each layer m <= ℓ and
     2·N·P_m for each propagation step, O(N·n) memory, and no pair of samples is visited.
 
     Examples
@@ -102,8 +103,8 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
 
     Notes
     -----
-    A trained readout is a layer L + 1 with :math:`\varphi = 1`, so that
-    :math:`\Psi_L r = \eta_V \sum_\nu r_\nu a^L_\nu` in the place of 0.
+    Other units have their slopes s in the place of θ.  A trained readout is a layer L + 1 with
+    :math:`\varphi = 1`, so that :math:`\Psi_L r = \eta_V \sum_\nu r_\nu a^L_\nu` in the place of 0.
 
     .. math::
         (\Psi_\ell r)_{\mu p} = \eta_{\ell+1} \sum_\nu [D^{\ell+1}(r)]_{\mu p,\nu}\, a^\ell_\nu
@@ -130,7 +131,7 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     highest = min(len(rates), layer + 1 + check_order(fields, order))  # cut off what is above
     for m in range(highest, layer, -1):
         phi = conjugate_factor(fields, m)
-        J = KhatriRao(phi, activation_factor(fields, m - 1))
+        J = layer_jacobian(phi, activation_factor(fields, m - 1))
         own = scale(rates[m - 1], compose(FeatureLift(phi, net.widths[m - 1]), J.T))
         if m < highest:
             gate = slope_mask(fields, m, repeat=net.outputs)
