@@ -69,9 +69,6 @@ class Drift(of.observe.Balancedness):
             return math.nan
         return super().__call__(moment)
 
-    def state(self) -> dict[str, Any]:
-        return {} if self._start is None else super().state()
-
 
 def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Callable[..., Any]]:
     """What the command line records of a run; held-out data cost forward passes.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
 from opflow.machine.ranks import RowDistribution
 from opflow.spectral.eigen.eigsh import eigsh
@@ -14,7 +14,7 @@ from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.modes import principal_angles
 
 
-class TopEigenpairs:
+class TopEigenpairs(Remembering):
     r"""The largest eigenvalues of K along the run, each search beginning at the last vectors.
 
     Parameters
@@ -46,10 +46,8 @@ class TopEigenpairs:
     --------
     >>> import numpy as np, opflow as of
     >>> top = of.observe.TopEigenpairs(2)
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[top, top.angles, top.modes],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[top, top.angles, top.modes])
     >>> run.observations["eigenvalues"].shape, run.observations["modes"].shape
     ((6, 2), (6, 2))
     >>> bool(run.observations["eigenvector_angles"][0].max() < 1e-7)
@@ -57,16 +55,15 @@ class TopEigenpairs:
     """
 
     name = "eigenvalues"
-    by_sample = ("first", "last")
+    by_sample = remembered = ("first", "last")
 
     def __init__(self, k: int = 6, *, tol: float = 1e-6, memory: float | str | None = None) -> None:
         self.k = check_integer(k, "k", 1)
         self.tol = tol
         self.memory = memory
         self.pairs: Eigenpairs | None = None
-        #: the eigenvectors of the start, and where the next search begins
-        self.first: Any = None
-        self._last: Any = None
+        self.first: Any = None  #: the eigenvectors of the start
+        self.last: Any = None  #: where the next search begins
         self.angles = Angles(self)
         self.modes = Modes(self)
 
@@ -77,27 +74,18 @@ class TopEigenpairs:
         """The pairs of a moment, computed once."""
         if self not in moment.shared:
             start = None
-            if moment.step and self._last is not None:  # a checkpoint may have moved it
-                start = to_device_of(self._last, moment.residual)
+            if moment.step and self.last is not None:  # a checkpoint may have moved it
+                start = to_device_of(self.last, moment.residual)
             pairs = eigsh(
                 moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory, start=start
             )
             if self.first is None or moment.step == 0:
                 self.first = pairs.eigenvectors
             self.first = to_device_of(self.first, pairs.eigenvectors)
-            self._last = pairs.start
+            self.last = pairs.start
             self.pairs = pairs
             moment.shared[self] = pairs
         return moment.shared[self]
-
-    def state(self) -> dict[str, Array]:
-        """The eigenvectors of the start, and where the next search begins."""
-        return {"first": self.first, "last": self._last}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self.first = arrays["first"]
-        self._last = arrays["last"]
 
 
 class _OfPairs:

@@ -45,10 +45,9 @@ class HeldOutLoss:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.HeldOutLoss(-np.eye(3), np.ones(3))],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> held_out = of.observe.HeldOutLoss(-np.eye(3), np.ones(3))
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[held_out])
     >>> run.observations["held_out_loss"].shape
     (6,)
     """
@@ -96,10 +95,9 @@ class Accuracy:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 64], outputs=3, seed=0), np.eye(3), np.eye(3), steps=50,
-    ...     observe=[of.observe.Accuracy(np.eye(3), np.arange(3))],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 64], outputs=3, seed=0)
+    >>> accuracy = of.observe.Accuracy(np.eye(3), np.arange(3))
+    >>> run = of.train(net, np.eye(3), np.eye(3), steps=50, observe=[accuracy])
     >>> float(run.observations["accuracy"][-1])
     1.0
     """

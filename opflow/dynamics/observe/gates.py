@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, namespace, to_device_of, to_host
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import pack
 
 
-class GateFlips:
+class GateFlips(Remembering):
     """Gates that changed since the last observation, one count a layer.
 
     None do in a linearised flow: the model's gates are those of the start.  Costs a forward pass
@@ -21,33 +21,25 @@ class GateFlips:
     """
 
     name = "gate_flips"
-    by_sample = ("last",)
+    by_sample = remembered = ("last",)
 
     def __init__(self) -> None:
         #: the gates of the last observation, packed layer beside layer
-        self._last: Any = None
+        self.last: Any = None
 
     def __call__(self, moment: Moment) -> Array:
         now, layers = _packed(moment)
         xp = namespace(now)
         before = now
-        if self._last is not None and moment.step:
-            before = to_device_of(self._last, now)
-        self._last = now
+        if self.last is not None and moment.step:
+            before = to_device_of(self.last, now)
+        self.last = now
         flips = xp.zeros(len(layers), dtype=xp.int64)
         for s in row_slices(len(now), 9 * now.shape[1]):
             flips += xp.stack(
                 [xp.unpackbits(now[s, c] ^ before[s, c]).sum(dtype=xp.int64) for c in layers]
             )
         return to_host(moment.space.total(flips))
-
-    def state(self) -> dict[str, Array]:
-        """The gates of the last observation, packed layer beside layer."""
-        return {} if self._last is None else {"last": self._last}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self._last = arrays["last"]
 
 
 def _packed(moment: Moment) -> tuple[Array, list[slice]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, as_array, check_integer, to_device_of
 from opflow.spectral.checks import gaussian
@@ -16,7 +16,7 @@ from opflow.spectral.density.density import density
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
-class Spectrum:
+class Spectrum(Remembering):
     r"""The density of the eigenvalues of K, on one grid all along the run.
 
     Parameters
@@ -46,15 +46,14 @@ class Spectrum:
     --------
     >>> import numpy as np, opflow as of
     >>> spectrum = of.observe.Spectrum(points=50)
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[spectrum],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[spectrum])
     >>> run.observations["spectrum"].shape, spectrum.grid.shape
     ((6, 50), (50,))
     """
 
     name = "spectrum"
+    remembered = ("grid", "width")
 
     @keywords
     def __init__(
@@ -94,15 +93,6 @@ class Spectrum:
                 self.grid = np.linspace(low - reach, high + reach, self.points)
         return rho(self.grid)
 
-    def state(self) -> dict[str, Array]:
-        """The grid and the width."""
-        return {"grid": self.grid, "width": np.array(self.width)}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self.grid = arrays["grid"]
-        self.width = float(arrays["width"])
-
 
 class Alignment:
     r"""Kernel-target alignment: of K, then of the share of each layer.
@@ -126,10 +116,8 @@ class Alignment:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.Alignment()],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.Alignment()])
     >>> run.observations["alignment"].shape
     (6, 3)
     """
@@ -184,10 +172,8 @@ class Sharpness:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.Sharpness()],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.Sharpness()])
     >>> bool(run.observations["sharpness"][-1] < 2 / run.step)
     True
     """
@@ -203,7 +189,7 @@ class Sharpness:
         return moment.share * moment.objective.curvature * found.value
 
 
-class KernelDistance:
+class KernelDistance(Remembering):
     r"""How far the kernel has moved, ‖K(t) − K(0)‖_F / ‖K(0)‖_F.
 
     Parameters
@@ -224,49 +210,37 @@ class KernelDistance:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.KernelDistance()],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.KernelDistance()])
     >>> float(run.observations["kernel_distance"][0])
     0.0
     """
 
     name = "kernel_distance"
-    by_sample = ("vectors", "start")
+    by_sample = remembered = ("vectors", "start")
 
     @keywords
     def __init__(self, probes: int = 32, *, rng: Seed = 0, seed: Seed = 0) -> None:
         self.probes = check_integer(probes, "probes", 1)
         self._rng = rng
-        self._vectors: Any = None
-        #: the first kernel times the vectors
-        self._start: Any = None
+        self.vectors: Any = None
+        self.start: Any = None  #: the first kernel times the vectors
 
     def __call__(self, moment: Moment) -> float:
         K = moment.kernel
-        if self._vectors is None or moment.step == 0:
-            self._vectors = gaussian(K, self.probes, self._rng)
-            self._start = K.matmat(self._vectors)
+        if self.vectors is None or moment.step == 0:
+            self.vectors = gaussian(K, self.probes, self._rng)
+            self.start = K.matmat(self.vectors)
             return 0.0
         # a checkpoint may have brought them from the other side
-        self._vectors = to_device_of(self._vectors, moment.residual)
-        self._start = to_device_of(self._start, moment.residual)
-        moved = K.matmat(self._vectors) - self._start
+        self.vectors = to_device_of(self.vectors, moment.residual)
+        self.start = to_device_of(self.start, moment.residual)
+        moved = K.matmat(self.vectors) - self.start
         # a power of two near the entries, so that no square of them is lost
-        largest = float(moment.space.largest(np.float64(_largest(self._start))))
+        largest = float(moment.space.largest(np.float64(_largest(self.start))))
         unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-        start = float(moment.space.norm(self._start / unit))
+        start = float(moment.space.norm(self.start / unit))
         far = float(moment.space.norm(moved / unit))
         if not start:
             return math.inf if far else 0.0
         return far / start
-
-    def state(self) -> dict[str, Array]:
-        """The vectors, and what the first kernel made of them."""
-        return {"vectors": self._vectors, "start": self._start}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self._vectors = arrays["vectors"]
-        self._start = arrays["start"]

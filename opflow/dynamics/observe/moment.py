@@ -7,13 +7,31 @@ from typing import Any
 
 from opflow.dynamics.methods.method import LinearModel, RunState
 from opflow.dynamics.objectives import RunObjective
-from opflow.machine.arrays import Array, Data
+from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.threads import cached_property
 from opflow.operators.operator import Operator
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel, layer_kernels
 from opflow.relu.network import ReLUNetwork
+
+
+class Remembering:
+    """An observer that remembers: a checkpoint holds its attributes `remembered`.
+
+    Those that are None, before the first moment, are left out; numbers come back as they were.
+    """
+
+    remembered: tuple[str, ...] = ()
+
+    def state(self) -> dict[str, Array]:
+        """What is remembered, by name."""
+        found = {name: vars(self)[name] for name in self.remembered}
+        return {name: namespace(a).asarray(a) for name, a in found.items() if a is not None}
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """Take up what :meth:`state` gave."""
+        vars(self).update({name: a if a.ndim else float(a) for name, a in arrays.items()})
 
 
 @dataclass(frozen=True)

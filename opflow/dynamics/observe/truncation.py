@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array
 from opflow.relu.fields import Fields
 from opflow.relu.hierarchy import field_errors
@@ -12,7 +14,7 @@ from opflow.relu.kernels import collective_kernel
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
-class TruncationError:
+class TruncationError(Remembering):
     """How far truncated fields are from the exact run: residual, hidden, conjugates, kernel.
 
     Parameters
@@ -34,18 +36,19 @@ class TruncationError:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     method=of.TruncatedFlow(order=1), observe=[of.observe.TruncationError(kernel=False)],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8, 8, 8], seed=0)
+    >>> how = {"method": of.TruncatedFlow(order=1), "observe": [of.observe.TruncationError()]}
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, **how)
     >>> run.observations["truncation_error"].shape
-    (6, 3)
+    (6, 4)
     """
 
     name = "truncation_error"
+    remembered = ("start",)
 
     def __init__(self, *, kernel: bool = True) -> None:
         self.kernel = kernel
+        self.start: Any = None  #: the norm of the first residual
 
     def __call__(self, moment: Moment) -> Array:
         if moment.space.sharded:
@@ -60,8 +63,8 @@ class TruncationError:
         r = moment.objective.force(exact.outputs, moment.targets).astype(np.float64)
         norm = moment.space.norm
         if moment.step == 0:
-            self._start = float(norm(r)) or 1.0
-        errors = [float(norm(moment.residual - r)) / self._start]
+            self.start = float(norm(r)) or 1.0
+        errors = [float(norm(moment.residual - r)) / self.start]
         errors += field_errors(fields, exact)
         if self.kernel:
             K = collective_kernel(exact)
@@ -70,11 +73,3 @@ class TruncationError:
             far = max(largest_eigenvalue(side).value for side in (gap, -gap))
             errors.append(max(far, 0.0) / size)
         return np.array(errors)
-
-    def state(self) -> dict[str, Array]:
-        """The first residual's norm."""
-        return {"start": np.array(self._start)}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self._start = float(arrays["start"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of
 from opflow.machine.ranks import LOCAL
 from opflow.relu.fields import Fields
@@ -28,10 +28,8 @@ class Balancedness:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.Balancedness()],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.Balancedness()])
     >>> bool(run.observations["balancedness_drift"].max() < 0.1)
     True
     """
@@ -48,7 +46,8 @@ class Balancedness:
 
     def state(self) -> dict[str, Array]:
         """The invariants at the start."""
-        assert self._start is not None
+        if self._start is None:
+            return {}
         start, size = self._start
         return {"size": np.array(size)} | {f"start_{i}": v for i, v in enumerate(start)}
 
@@ -58,7 +57,7 @@ class Balancedness:
         self._start = (start, float(arrays["size"]))
 
 
-class GramClosure:
+class GramClosure(Remembering):
     r"""How far a weight Gram is from its closed equation, integrated along the run.
 
     Parameters
@@ -80,35 +79,36 @@ class GramClosure:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> run = of.train(
-    ...     of.ReLUNetwork.random([3, 8, 8], seed=0), np.eye(3), np.ones(3), steps=5,
-    ...     observe=[of.observe.GramClosure(2)],
-    ... )
+    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.GramClosure(2)])
     >>> bool(run.observations["gram_closure_input_2"].max() < 0.1)
     True
     """
 
+    remembered = ("sum", "velocity", "time")
+
     def __init__(self, layer: int, side: str = "input") -> None:
-        self.layer, self.side = layer, side
+        self.layer = layer
+        self.side = side
         self.name = f"gram_closure_{side}_{layer}"
         #: the Euler sum, and the velocity and the time that it goes on with
-        self._sum: Any = None
-        self._velocity: Any = None
-        self._time = 0.0
+        self.sum: Any = None
+        self.velocity: Any = None
+        self.time = 0.0
 
     def __call__(self, moment: Moment) -> float:
         check_integer(self.layer, "layer", 1, moment.network.depth)
         gram = weight_gram(moment.network, self.layer, self.side)
         velocity = moment.share * moment.space.total(self._by_samples(moment, gram))
         if moment.step == 0:
-            self._sum = gram
+            self.sum = gram
         else:
-            before = to_device_of(self._velocity, gram)
-            self._sum = to_device_of(self._sum, gram) + (moment.time - self._time) * before
-        self._velocity = velocity
-        self._time = moment.time
+            before = to_device_of(self.velocity, gram)
+            self.sum = to_device_of(self.sum, gram) + (moment.time - self.time) * before
+        self.velocity = velocity
+        self.time = moment.time
         # the weights are on every rank
-        return float(LOCAL.norm(gram - self._sum)) / (float(LOCAL.norm(gram)) or 1.0)
+        return float(LOCAL.norm(gram - self.sum)) / (float(LOCAL.norm(gram)) or 1.0)
 
     def _by_samples(self, moment: Moment, gram: Array) -> Array:
         """d(gram)/dt by the samples held here, which other ranks may have all of."""
@@ -116,13 +116,3 @@ class GramClosure:
             return namespace(gram).zeros_like(gram)
         fields = Fields(moment.network, moment.inputs, finite=False)
         return weight_gram_velocity(fields, self.layer, moment.residual, self.side).todense()
-
-    def state(self) -> dict[str, Array]:
-        """The Euler sum, and the velocity it goes on with."""
-        return {"sum": self._sum, "velocity": self._velocity, "time": np.array(self._time)}
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
-        self._sum = arrays["sum"]
-        self._velocity = arrays["velocity"]
-        self._time = float(arrays["time"])
