@@ -34,13 +34,9 @@ def placed(
     """Network and data where they are to be computed with.
 
     X is copied to the device if it takes at most half of what is free there and is
-    :class:`~opflow.Streamed` if it takes more; network, targets and labels are copied.  Ranks that
-    compute on one device share what is free, and the X of all is streamed if that of one is.
-
-    Raises
-    ------
-    MemoryError
-        For a sparse X that takes more.
+    :class:`~opflow.Streamed` if it takes more (``MemoryError`` if it is sparse); network, targets
+    and labels are copied.  Ranks that compute on one device share what is free, and the X of all
+    is streamed if that of one is.
     """
     if device == "cpu":
         return network, data

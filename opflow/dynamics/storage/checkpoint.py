@@ -84,18 +84,10 @@ class Checkpoint:
 
 
 class Saver:
-    """Saves the states of one run.
+    """Saves the states of one run, which starts or is resumed at `step`.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    identity : dict of str to str
-        Fingerprints of network, inputs and targets, and the method as text; a load with another
-        identity is refused.
-    step : int
-        Where the run starts or is resumed.
-    space : RowDistribution, optional
-        Of a run on many ranks, all of which call :meth:`save`; the first one writes.
+    `identity` holds fingerprints of network, inputs and targets, and the method as text; a load
+    with another identity is refused.  All ranks of `space` call :meth:`save`; the first one writes.
     """
 
     def __init__(
@@ -115,10 +107,7 @@ class Saver:
     def prepare(self) -> None:
         """Find out, before any work, whether states can be written; clear what a kill left.
 
-        Raises
-        ------
-        OSError
-            Naming the folder and the reason.
+        The ``OSError`` where they cannot names the folder and the reason.
         """
         if self.path.is_dir():
             raise IsADirectoryError(f"the checkpoint {self.path} is a folder")
@@ -148,29 +137,13 @@ class Saver:
         meta: Mapping[str, Any],
         by_sample: Collection[str] = (),
     ) -> OSError | None:
-        """Save one state.
+        """Save one state, or return why nothing could be saved (a full disk, say).
 
-        Parameters
-        ----------
-        step : int
-        arrays : dict of str to array
-            On the host or a device; numbers, booleans or text.  Loaded on the host, with the same
-            dtype, shape and memory order.
-        meta : dict
-            What JSON can hold.
-        by_sample : collection of str
-            Which arrays have a row for every sample or output, of which each rank has its own.
-
-        Returns
-        -------
-        OSError or None
-            Why nothing could be saved (a full disk, say); the states before are then as they
-            were, and the next try is due when the next save would be.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an array or a name is of a kind that cannot be saved.
+        The states before are then as they were, and the next try is due when the next save would
+        be.  `arrays`, on the host or a device, are numbers, booleans or text, and are loaded on the
+        host with the same dtype, shape and memory order; those `by_sample` have a row for every
+        sample or output, of which each rank has its own.  `meta` is what JSON can hold.  An array
+        or a name of another kind is a ``TypeError`` or a ``ValueError``.
         """
         held: dict[str, Any] = {name: to_host(array) for name, array in arrays.items()}
         for name, array in held.items():
@@ -219,15 +192,9 @@ def load(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata that :meth:`Saver.save` was given, ``"step"`` among the latter.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not a checkpoint, is truncated or corrupt, has another schema, or is of another
-        run; names the file, the reason, and the newest state that is good, if one is.
-    OSError
-        If it cannot be opened.
+    A file that is no checkpoint, is truncated or corrupt, has another schema, or is of another run
+    is a ``ValueError``, which names the reason and the newest state that is good, if one is; one
+    that does not exist or cannot be opened is an ``OSError``.
     """
     path = _file(checkpoint)
     try:

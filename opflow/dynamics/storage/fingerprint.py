@@ -27,17 +27,11 @@ PIECES = 64
 
 
 def fingerprint(*values: Data, space: RowDistribution = LOCAL) -> str:
-    """SHA-256 of arrays and of what stands for one.
+    """SHA-256 of arrays, sparse matrices, linear operators, sequences of numbers and None.
 
-    Parameters
-    ----------
-    *values : array, sparse matrix, linear operator, sequence of numbers, or None
-        An array is anything with ``shape``, ``dtype`` and row slicing, on disk or a device too.
-    space : RowDistribution, optional
-        Where every rank has some rows of the arrays: the fingerprint is that of all rows.
+    An array is anything with ``shape``, ``dtype`` and row slicing, on disk or a device too.  Where
+    every rank of `space` has some of the rows, the fingerprint is that of all rows.
 
-    Notes
-    -----
     Of an array over 64 MiB, 16 MiB are read in at most 64 runs of neighbouring rows, the first and
     the last row among them: two arrays that differ in other rows alone have one fingerprint.  Rows
     of a sparse matrix are those of its CSR form.  A linear operator X is multiplied once with a
@@ -52,12 +46,12 @@ def fingerprint(*values: Data, space: RowDistribution = LOCAL) -> str:
     """
     digest = hashlib.sha256()
     for value in values:
+        where = space
         if value is None or isinstance(value, list | tuple):
-            for part in _parts(np.asarray(value or []), LOCAL):
-                digest.update(part)
-        else:
-            for part in _parts(value, space):
-                digest.update(part)
+            value = np.asarray(value or [])
+            where = LOCAL
+        for part in _parts(value, where):
+            digest.update(part)
     return space.agreed(digest.hexdigest())
 
 

@@ -19,14 +19,8 @@ class Log:
 
     An observation called "loss" replaces the run's own, and may be in other units.  NaN and
     infinity become null, arrays of more than 64 entries ``{"shape": […]}``, and other objects the
-    name of their type.
-
-    Parameters
-    ----------
-    path : str or path
-    resumed : int, optional
-        The step that a run is resumed from: keep the lines of the file up to it, and drop the
-        others.  By default a run begins, and all are dropped.
+    name of their type.  Of a run that is `resumed` from a step, the lines of the file up to it
+    stay; the others are dropped.
     """
 
     def __init__(self, path: str | os.PathLike[str], resumed: int | None = None) -> None:

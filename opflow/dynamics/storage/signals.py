@@ -11,26 +11,14 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """While open, the first SIGINT or SIGTERM only sets `stop`, for the loop to see.
+    """While open, the first SIGINT or SIGTERM only sets `stop` to its name, for the loop to see.
 
     A second one of the same kind does what it did before: an immediate ``KeyboardInterrupt``, or
-    the end.  Does nothing outside the main thread, where Python has no signals, nor with a
-    signal that is ignored.
-
-    Parameters
-    ----------
-    at_once : bool, default False
-        Make every signal a ``KeyboardInterrupt``, the first one too.
-
-    Attributes
-    ----------
-    stop : str
-        The name of the signal that came, or empty.
-    last : str
-        The name of the signal that came last to any of those open, or empty.
+    the end.  With `at_once` the first one is a ``KeyboardInterrupt`` too.  Does nothing outside
+    the main thread, where Python has no signals, nor with a signal that is ignored.
     """
 
-    last: ClassVar[str] = ""
+    last: ClassVar[str] = ""  #: the signal that came last to any of those open
 
     def __init__(self, at_once: bool = False) -> None:
         self.stop = ""

@@ -85,11 +85,8 @@ def _link(path: Path, target: Path) -> None:
 def read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a state, and what its metadata say.
 
-    Raises
-    ------
-    ValueError
-        If it is not a checkpoint, is damaged, or is in a form that is not read any more; zipfile,
-        json, NumPy and ast raise other errors of damage.
+    What is no checkpoint, is damaged, or is in a form that is not read any more is a
+    ``ValueError``; zipfile, json, NumPy and ast raise other errors of damage.
     """
     magic = file.read(4)
     if magic != b"PK\x03\x04":
