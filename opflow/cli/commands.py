@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = No
                 parse_memory(args.memory)
             shown = sys.stderr if args.json else sys.stdout
             with contextlib.redirect_stdout(shown), _warnings(args.quiet):
-                code = COMMANDS[args.command](args, world)
+                code = _run(args, world)
             if args.json:
                 print(json.dumps(args.found, indent=2))
             return code
@@ -70,6 +70,15 @@ def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = No
         except KeyboardInterrupt:
             name = Signals.last or "SIGINT"
             return _fail(f"stopped by {name}", 128 + signal.Signals[name], world)
+
+
+def _run(args: argparse.Namespace, world: World) -> int:
+    if args.command == "train":
+        return train(args, world)
+    if world.comm is not None:
+        raise ValueError("only opflow train runs on several ranks: start this one without mpiexec")
+    COMMANDS[args.command](args)
+    return 0
 
 
 def _fail(error: object, code: int, world: World) -> int:
@@ -91,13 +100,7 @@ def _warnings(quiet: bool) -> Iterator[None]:
         yield
 
 
-def _alone(world: World) -> None:
-    if world.comm is not None:
-        raise ValueError("only opflow train runs on several ranks: start this one without mpiexec")
-
-
-def _estimate(args: argparse.Namespace, world: World) -> int:
-    _alone(world)
+def _estimate(args: argparse.Namespace) -> None:
     samples = args.samples
     features = args.features
     outputs = args.outputs or 1
@@ -122,11 +125,9 @@ def _estimate(args: argparse.Namespace, world: World) -> int:
             f"N = {samples:,}, d = {features:,}, widths {args.widths}, k = {outputs}, "
             f"{args.dtype}{target}\n{estimated(found)}"
         )
-    return 0
 
 
-def _spectrum(args: argparse.Namespace, world: World) -> int:
-    _alone(world)
+def _spectrum(args: argparse.Namespace) -> None:
     check_device(args.device)
     what = spectrum.subject(args.run, args.data, args.targets, args.device)
     if args.out is None and not args.run.is_dir():
@@ -149,11 +150,9 @@ def _spectrum(args: argparse.Namespace, world: World) -> int:
     args.found = summary
     if not (args.quiet or args.json):
         print(f"{table}\n\n{pictures}; everything is in {out}\n{HINT}")
-    return 0
 
 
-def _predict(args: argparse.Namespace, world: World) -> int:
-    _alone(world)
+def _predict(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.exists() and not args.overwrite:
         raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
     file = args.run
@@ -170,11 +169,9 @@ def _predict(args: argparse.Namespace, world: World) -> int:
         print(text.getvalue(), end="")
     if not args.quiet:
         print(f"opflow: {about}", file=sys.stderr)
-    return 0
 
 
-def _plot(args: argparse.Namespace, world: World) -> int:
-    _alone(world)
+def _plot(args: argparse.Namespace) -> None:
     drawn: list[Path] = []
     failed: dict[str, str] = {}
     places = {args.run: run_report.saved(args.run) | spectrum_report.saved(args.run)}
@@ -187,16 +184,10 @@ def _plot(args: argparse.Namespace, world: World) -> int:
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
     if not args.quiet:
         print(run_report.said(drawn, failed))
-    return 0
 
 
-COMMANDS = {
-    "train": train,
-    "predict": _predict,
-    "estimate": _estimate,
-    "spectrum": _spectrum,
-    "plot": _plot,
-}
+#: what runs in one process alone
+COMMANDS = {"predict": _predict, "estimate": _estimate, "spectrum": _spectrum, "plot": _plot}
 
 if __name__ == "__main__":
     sys.exit(main())
