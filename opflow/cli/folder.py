@@ -6,12 +6,11 @@ configuration, its log and its checkpoints; the results come when it ends or is 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,31 +21,15 @@ LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.npz"
 OLDER = "checkpoint.npz.1"
 RESULTS = (
-    "trajectory.npz",
-    "summary.json",
-    "summary.txt",
-    "loss.png",
-    "eigenvalues.png",
-    "layer_shares.png",
-    "held_out.png",
-    "accuracy.png",
-    "predicted.png",
-    "residuals.png",
+    *("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png"),
+    *("layer_shares.png", "held_out.png", "accuracy.png", "predicted.png", "residuals.png"),
     "confusion.png",
 )
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = (
-    "spectrum.npz",
-    "spectrum.json",
-    "spectrum.txt",
-    "eigenvalues.png",
-    "density.png",
-    "cumulative.png",
-    "layer_shares.png",
-    "mode_shares.png",
-    "projections.png",
-    "heat_map.png",
+    *("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png"),
+    *("cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png", "heat_map.png"),
 )
 #: where the files of an earlier run wait for the one that replaces it to succeed
 ASIDE = ".replaced"
@@ -59,26 +42,6 @@ def write_text(path: Path, text: str) -> None:
             file.write(text.encode())
     except OSError as error:
         raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
-
-
-def write_pictures(folder: Path, pictures: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
-    """Write pictures, each atomically; why others could not be, whose older ones are removed.
-
-    Results must not depend on pictures: only a missing matplotlib is an error.
-    """
-    failed = {}
-    for name, draw in pictures.items():
-        try:
-            figure = draw().figure
-            with atomic(folder / name) as file:
-                figure.savefig(file, format="png")
-        except ImportError:
-            raise
-        except Exception as error:
-            failed[name] = " ".join(str(error).split()) or type(error).__name__
-            with contextlib.suppress(OSError):
-                (folder / name).unlink(missing_ok=True)
-    return failed
 
 
 class ResultFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -14,7 +15,6 @@ import numpy as np
 
 import opflow as of
 from opflow import plot
-from opflow.cli.folder import write_pictures
 from opflow.cli.kernel import Kernel
 from opflow.cli.observers import LABELS
 from opflow.cli.predict import outputs_of
@@ -24,6 +24,7 @@ from opflow.dynamics.routes import run_shapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import Array, Data, module_name, to_host
+from opflow.machine.files import atomic
 from opflow.machine.ranks import space_of
 from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, workspace_limit
 from opflow.operators.describe import duration, human
@@ -90,11 +91,7 @@ def analyse(
             return {"skipped": f"its eigenvalues took over {duration(allowed)}"}
         except (ValueError, ArithmeticError) as error:  # no reason to lose a finished run
             return {"skipped": f"its eigenvalues were not found: {error}"}
-    return {
-        "eigenvalues": values.tolist(),
-        "trace": kernel.trace,
-        "shares": kernel.shares.tolist(),
-    }
+    return {"eigenvalues": values.tolist(), "trace": kernel.trace, "shares": kernel.shares.tolist()}
 
 
 def _largest(kernel: Kernel, spare: float) -> Array:
@@ -200,8 +197,23 @@ def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
 
 
 def write(folder: Path, drawings: Pictures) -> tuple[list[str], dict[str, str]]:
-    """Write pictures; the names of those written, and why the others could not be."""
-    failed = write_pictures(folder, drawings)
+    """Write pictures, each atomically; the names of those written, and why others could not be.
+
+    The older ones of these are removed.  Results must not depend on pictures: only a missing
+    matplotlib is an error.
+    """
+    failed = {}
+    for name, draw in drawings.items():
+        try:
+            figure = draw().figure
+            with atomic(folder / name) as file:
+                figure.savefig(file, format="png")
+        except ImportError:
+            raise
+        except Exception as error:
+            failed[name] = " ".join(str(error).split()) or type(error).__name__
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
     return [name for name in drawings if name not in failed], failed
 
 
@@ -220,7 +232,7 @@ def pictures(
 ) -> Pictures:
     """What draws the pictures of a run, by file name; those of its answers need its data."""
     moments = {"start": before, "end": after}
-    known = {when: moment for when, moment in moments.items() if "eigenvalues" in moment}
+    known = {when: m for when, m in moments.items() if m.get("eigenvalues") and m.get("shares")}
     found: Pictures = {"loss.png": partial(plot.loss, run)}
     if known:
         values = {when: moment["eigenvalues"] for when, moment in known.items()}
@@ -275,13 +287,9 @@ def saved(folder: Path) -> Pictures:
         except ValueError as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
     none = [None, None]
-    moments: list[dict[str, Any]] = [{}, {}]
-    for i, moment in enumerate(moments):
-        values = numbers.get("eigenvalues", none)[i]
-        shares = numbers.get("layer_shares", none)[i]
-        if values and shares:
-            moment |= {"eigenvalues": values, "shares": shares}
-    return pictures(run, moments[0], moments[1])
+    found = zip(numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True)
+    before, after = ({"eigenvalues": values, "shares": shares} for values, shares in found)
+    return pictures(run, before, after)
 
 
 def peak_memory() -> int:
