@@ -7,15 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import opflow as of
-from opflow.cli.parsing import (
-    Parser,
-    at_least,
-    fraction,
-    interval,
-    positive,
-    step_size,
-    widths,
-)
+from opflow.cli.parsing import Parser, at_least, fraction, interval, positive, step_size, widths
 from opflow.cli.words import explained
 from opflow.data.paths import located
 
@@ -32,18 +24,9 @@ METHODS = {
 #: options of gradient descent; the other methods have a tolerance
 DESCENT = ("step", "momentum", "batch")
 #: options that a run which goes on must have in common with its beginning
-FIXED: tuple[str, ...] = (
-    "widths",
-    "scaling",
-    "seed",
-    "dtype",
-    "method",
-    *DESCENT,
-    "tol",
-    "eliminate",
-    "target",
-)
-FIXED += ("task", "missing", "encode", "standardise", "test_fraction", "test_data")
+FIXED: tuple[str, ...] = ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol")
+FIXED += ("eliminate", "target", "task", "missing", "encode", "standardise", "test_fraction")
+FIXED += ("test_data",)
 #: what options and groups of options are added to
 Group = argparse._ActionsContainer
 REQUIRED: object = object()
@@ -263,9 +246,5 @@ def method(args: argparse.Namespace) -> Method:
 def chosen(args: argparse.Namespace) -> dict[str, Any]:
     """The options that :func:`opflow.train` and an estimate share, as they are in Python."""
     eliminate = {"auto": None, "yes": True, "no": False}[args.eliminate]
-    return {
-        "method": method(args),
-        "steps": args.steps,
-        "memory": args.memory,
-        "eliminate": eliminate,
-    }
+    known = {"steps": args.steps, "memory": args.memory, "eliminate": eliminate}
+    return {"method": method(args), **known}

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from opflow.interface.words import near
@@ -24,7 +25,8 @@ class Parser(argparse.ArgumentParser):
     """One line for every error, whole names of options, and a hint where a name is nearly one."""
 
     def __init__(self, **how: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **how)
+        shown = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=100)
+        super().__init__(allow_abbrev=False, formatter_class=shown, **how)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # argparse would first miss the option that was meant.
@@ -46,11 +48,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:  # one line, no usage before it
         self.exit(2, f"opflow: error: {message} (see {self.prog} --help)\n")
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=100)
 
 
 def widths(text: str) -> list[int]:

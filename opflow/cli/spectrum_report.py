@@ -178,20 +178,16 @@ class Saved(Density):
         self.width = (*width, 0.05)[0]  # the least, for files of an older version
 
     def grid(self, points: int = 0) -> Array:
-        """Its grid."""
         return self._kept["grid"]
 
     def __call__(self, grid: object) -> Array:
         return self._kept["density"]
 
     def band(self, grid: object) -> tuple[Array, Array]:
-        """The 95 % band of the density."""
         return self._kept["density_low"], self._kept["density_high"]
 
     def cdf(self, grid: object) -> Array:
-        """The share of eigenvalues up to the grid."""
         return self._kept["cdf"]
 
     def cdf_band(self, grid: object) -> tuple[Array, Array]:
-        """Its 95 % band."""
         return self._kept["cdf_low"], self._kept["cdf_high"]
