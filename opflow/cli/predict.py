@@ -8,7 +8,8 @@ from typing import Any
 import opflow as of
 from opflow.data.files import Reading
 from opflow.data.fit import fit
-from opflow.data.load import counted, load
+from opflow.data.load import load
+from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data
 
 

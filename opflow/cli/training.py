@@ -22,8 +22,9 @@ from opflow.cli.estimate import estimate
 from opflow.cli.folder import RunFolder, write_text
 from opflow.cli.ranks import World
 from opflow.cli.words import HINT
-from opflow.data.load import DataSet, counted, load, reading
+from opflow.data.load import DataSet, load, reading
 from opflow.dynamics.storage.signals import Signals
+from opflow.interface.words import counted
 from opflow.machine.ranks import space_of
 
 
@@ -105,11 +106,7 @@ def _data(args: argparse.Namespace, world: World) -> tuple[DataSet, DataSet | No
 
 
 def _run(
-    args: argparse.Namespace,
-    data: DataSet,
-    test: DataSet | None,
-    folder: RunFolder,
-    world: World,
+    args: argparse.Namespace, data: DataSet, test: DataSet | None, folder: RunFolder, world: World
 ) -> tuple[of.Trajectory | None, dict[str, Any], list[Any]]:
     """The run (on the rank that leads), its summary, and what its pictures need besides."""
     config = {name: value for name, value in vars(args).items() if name not in ("command", "argv")}

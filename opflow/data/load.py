@@ -13,6 +13,7 @@ from opflow.data.files import Raw, Reading, read_data, read_targets
 from opflow.data.numbers import RowRange, in_memory, real
 from opflow.data.standardise import Standardiser
 from opflow.data.task import Task
+from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data, is_rows
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded, rows_of_rank
 from opflow.machine.workspace import free_memory
@@ -243,11 +244,6 @@ def _fitted(
         raise MemoryError(f"y in {raw.where} has {len(classes):,} classes: {size} as 0 and 1")
     counts = (y[:, None] == classes).sum(axis=0, dtype=np.float64)
     return Standardiser(space.total(counts) / space.total(len(y)), np.ones(len(classes)), dtype)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{number:,} {what}{'s' * bool(number != 1)}"
 
 
 def _classes(raw: Raw, space: RowDistribution, task: str) -> tuple[Array | None, str, str]:

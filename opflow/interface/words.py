@@ -1,4 +1,4 @@
-"""Suggestions for a misspelled word: ``did you mean …?``."""
+"""Words of messages: ``did you mean …?`` after a misspelled one, numbers of things."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def near(word: object, words: Iterable[object]) -> str:
     """
     found = difflib.get_close_matches(str(word), map(str, words), 1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'s' * bool(number != 1)}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from opflow.data.task import Task
 from opflow.interface.pictured import Pictured
+from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data
 from opflow.machine.files import load_arrays, save_arrays
 from opflow.machine.ranks import RowDistribution
@@ -115,14 +116,11 @@ class Trajectory(Pictured):
         return self.task.answers(outputs)
 
     def __repr__(self) -> str:
-        count = len(self.times)
-        unit = "moment"
+        length = counted(len(self.times), "moment")
         if self.steps is not None:
-            count = int(self.steps[-1])
-            unit = "step"
-        unit += "s" * (count != 1)
+            length = counted(int(self.steps[-1]), "step")
         return (
-            f"<Trajectory of {count:,} {unit} to t = {self.times[-1]:.4g}, "
+            f"<Trajectory of {length} to t = {self.times[-1]:.4g}, "
             f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
         )
 
