@@ -114,12 +114,8 @@ class Task:
     def arrays(self) -> dict[str, Any]:
         """What a file keeps of the task; :meth:`from_arrays` reads it."""
         arrays = {"target_mean": self.targets.mean, "target_scale": self.targets.scale}
-        about = {
-            "columns": self.columns,
-            "recipe": self.recipe,
-            "name": self.name,
-            "targets": str(self.targets.dtype),
-        }
+        about: dict[str, Any] = {name: vars(self)[name] for name in ("columns", "recipe", "name")}
+        about["targets"] = str(self.targets.dtype)
         if self.inputs is not None:
             arrays |= {"input_mean": self.inputs.mean, "input_scale": self.inputs.scale}
             about["inputs"] = str(self.inputs.dtype)
@@ -138,11 +134,6 @@ class Task:
         inputs = None
         if "inputs" in about:
             inputs = Standardiser(arrays["input_mean"], arrays["input_scale"], about["inputs"])
-        return cls(
-            Standardiser(arrays["target_mean"], arrays["target_scale"], about["targets"]),
-            arrays.get("classes"),
-            inputs,
-            None if about["columns"] is None else tuple(about["columns"]),
-            about["recipe"],
-            about["name"],
-        )
+        targets = Standardiser(arrays["target_mean"], arrays["target_scale"], about["targets"])
+        columns = about["columns"] and tuple(about["columns"])
+        return cls(targets, arrays.get("classes"), inputs, columns, about["recipe"], about["name"])
