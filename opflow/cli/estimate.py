@@ -99,6 +99,9 @@ def estimate(
     budget = parse_memory(memory, module_name(X))
     fitting = [r for r in routes if r.held <= budget]
     chosen = best(fitting or routes, count, network.dtype)
+    ways = ["cached"]
+    if not shapes.whole:  # these read X by rows
+        ways += ["packed", "recomputed"]
     stored = shapes.entries * (shapes.item + 4.0 * shapes.whole)
     return Estimate(
         chosen_first(routes, chosen),
@@ -106,18 +109,11 @@ def estimate(
         budget,
         count,
         network.dtype,
-        _products(shapes),
+        {storage: shapes.kernel_product(storage) for storage in ways},
         _checkpoint_bytes(shapes, chosen),
         stored + shapes.residuals,
         (float(samples) * outputs) ** 2 * shapes.item,
     )
-
-
-def _products(shapes: RunShapes) -> dict[str, tuple[Cost, float]]:
-    ways = ["cached"]
-    if not shapes.whole:  # these read X by rows
-        ways += ["packed", "recomputed"]
-    return {storage: shapes.kernel_product(storage) for storage in ways}
 
 
 def _checkpoint_bytes(shapes: RunShapes, route: Route) -> float:

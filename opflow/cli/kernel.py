@@ -249,14 +249,8 @@ class Analysis(Kernel):
         op = self.op
         if self.parameters < op.shape[0]:
             op = self.factored
-        rho = of.spectral.density(
-            op,
-            log=True,
-            probes=probes,
-            steps=self.ask.steps,
-            rng=self.ask.seed,
-            how=self._spectrum_how(),
-        )
+        options: Any = {"how": self._spectrum_how(), "probes": probes, "steps": self.ask.steps}
+        rho = of.spectral.density(op, log=True, rng=self.ask.seed, **options)
         grid = rho.grid()
         low, high = rho.band(grid)
         below, above = rho.cdf_band(grid)

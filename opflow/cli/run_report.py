@@ -15,7 +15,7 @@ import numpy as np
 
 import opflow as of
 from opflow import plot
-from opflow.cli.kernel import Kernel
+from opflow.cli.kernel import Kernel, finite
 from opflow.cli.observers import LABELS
 from opflow.cli.predict import outputs_of
 from opflow.data.load import DataSet
@@ -120,9 +120,6 @@ def summary(
     both = (before, after)
     top = [moment.get("eigenvalues", [None])[0] for moment in both]
     drift = ends("balancedness_drift")
-    step = None
-    if np.isfinite(run.step):
-        step = run.step
     return {
         "samples": int(run.residual.shape[0]),
         "widths": list(run.network.widths),
@@ -132,7 +129,7 @@ def summary(
         "steps": int(run.observations["step"][-1]),
         "stopped": stopped or None,
         "route": run.route,
-        "step": step,
+        "step": finite(run.step),
         "note": run.note,
         "products": run.products,
         "time": float(run.times[-1]),

@@ -123,11 +123,8 @@ def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
 
     def every(name: str) -> dict[str, Any]:
         """The arrays of that name by moment."""
-        return {
-            key.removesuffix(f"_{name}"): value
-            for key, value in arrays.items()
-            if key.endswith(f"_{name}")
-        }
+        end = f"_{name}"
+        return {key.removesuffix(end): a for key, a in arrays.items() if key.endswith(end)}
 
     found: Pictures = {"layer_shares.png": partial(plot.layer_shares, every("layer_shares"))}
     if values := every("eigenvalues"):

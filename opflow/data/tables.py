@@ -197,8 +197,7 @@ def read_parquet(path: Path) -> Table:
     except ImportError as error:
         raise ImportError(f"{path} needs pandas and pyarrow: {install('tables')}") from error
     with open(path, "rb") as file:
-        frame = pandas.read_parquet(file)
-    return of_frame(frame)
+        return of_frame(pandas.read_parquet(file))
 
 
 def of_frame(frame: Any) -> Table:

@@ -55,9 +55,8 @@ class HeldOutLoss:
     def __init__(self, X: Data, y: Data, *, name: str = "held_out_loss") -> None:
         self.name = name
         self.inputs = as_samples(X, "X")
-        y = check_real(y, "y", finite=True)
-        _check_samples(self.inputs, len(y), "y")
-        self.targets = y
+        self.targets = check_real(y, "y", finite=True)
+        _check_samples(self.inputs, len(self.targets), "y")
 
     def __call__(self, moment: Moment) -> float:
         f = moment.predict(self.inputs)
