@@ -353,8 +353,8 @@ def test_the_memory_allowed_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     net = of.ReLUNetwork.random([8, 16], seed=0)
     X, y = rng.standard_normal((1200, 8)), rng.standard_normal((1200, 1))
-    what = spectrum.Subject({"start": net, "end": net.moved(
-        [1.01 * W for W in net.weights], net.biases)}, DataSet(X, y))  # fmt: skip
+    what = spectrum.Subject({"start": net, "end": net.replace(
+        [1.01 * W for W in net.weights])}, DataSet(X, y))  # fmt: skip
     ask = kernel.Ask(top=4, steps=20, probes=4, memory="15MB")
     tracemalloc.start()
     summary, _ = spectrum.analyse(what, ask)
