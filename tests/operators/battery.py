@@ -32,6 +32,7 @@ import opflow as of
 from opflow.machine import threads
 from opflow.machine import workspace as row_blocks
 from opflow.machine.arrays import is_sparse, to_host
+from opflow.relu.readout_jacobian import ReadoutJacobian
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom
 
 #: the array module of the cases
@@ -682,6 +683,24 @@ def khatri_rao_sparse_right(s: Setting) -> Case:
 def khatri_rao_gates(s: Setting) -> Case:
     A, g = s.normal(s.N, s.p), s.gates(s.N, s.q)
     return Case(of.KhatriRao(A, of.PackedGates(g)), face_split, A, g)
+
+
+def by_output(a):
+    """``a ⊗ I`` of three outputs, its columns in the order of V."""
+    return np.einsum("nj,pq->npqj", a, np.eye(3)).reshape(3 * len(a), -1)
+
+
+@register
+def readout_jacobian(s: Setting) -> Case:
+    a = s.normal(s.N, s.p)
+    return Case(ReadoutJacobian(of.Matrix(a), 3), by_output, a)
+
+
+@register
+def gram_of_readout_jacobian(s: Setting) -> Case:
+    a = s.normal(s.N, s.p)
+    op = of.Gram(ReadoutJacobian(of.Matrix(a), 3))
+    return Case(op, lambda a: gram(by_output(a)), a, psd=True)
 
 
 @register

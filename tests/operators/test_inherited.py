@@ -88,7 +88,7 @@ def test_what_is_better_elsewhere_says_where(name):
     assert hasattr(of.spectral, INSTEAD[name]) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", sorted(ALONE))
 def test_descriptions_and_counters_are_there(name):
     found = getattr(OPERATORS["square"], name)
     assert found() is None if name == "reset_count" else not callable(found)
