@@ -57,10 +57,7 @@ def dense_plan(op: Operator, budget: float = math.inf) -> TilePlan:
 def dense(op: Operator, memory: float | str | None = None) -> Array:
     """The dense matrix, in blocks; of a symmetric operator half is computed and mirrored.
 
-    Raises
-    ------
-    MemoryError
-        If the matrix and what forming it takes do not fit in `memory`; nothing was allocated.
+    What does not fit in `memory` is a MemoryError, and nothing was allocated.
     """
     budget = parse_memory(memory, operator_module(op))
     dense_allowed(op.shape, op.dtype, budget)

@@ -252,13 +252,7 @@ def replaced(op: Operator, forms: Mapping[int, Operator]) -> Operator:
 
 
 def gram_sided(op: Operator, sides: Sequence[Side], budget: float) -> Operator:
-    """`op` with the Grams of `sides` formed.
-
-    Raises
-    ------
-    MemoryError
-        Before anything is formed, if the Grams and what forming them takes exceed the budget.
-    """
+    """`op` with the Grams of `sides` formed; a MemoryError before that if they do not fit."""
     need = kept_bytes(sides, budget)
     if need > budget:
         raise MemoryError(

@@ -304,12 +304,7 @@ def _measured(
             f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
             stacklevel=4,
         )
-    return Eigenpairs(
-        unit * values,
-        vectors,
-        unit * residuals,
-        bool(met.all()),
-        space.products + k,
-        how,
-        following,
-    )
+    spent = space.products + k
+    values = unit * values
+    residuals = unit * residuals
+    return Eigenpairs(values, vectors, residuals, bool(met.all()), spent, how, following)

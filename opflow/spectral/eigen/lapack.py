@@ -67,15 +67,9 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
     values, vectors = xp.linalg.eigh(A)
     values = values[::-1]
     vectors = vectors[:, ::-1]
-    residuals = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0))
-    return Eigenpairs(
-        unit * to_host(values).astype(np.float64),
-        vectors,
-        unit * residuals.astype(np.float64),
-        True,
-        forming_products(op),
-        "lapack, dense",
-    )
+    gaps = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0)).astype(np.float64)
+    values = unit * to_host(values).astype(np.float64)
+    return Eigenpairs(values, vectors, unit * gaps, True, forming_products(op), "lapack, dense")
 
 
 def few_by_lapack(

@@ -38,17 +38,12 @@ def svds(
     tol : float, default 0
         Residual relative to the largest singular value; 0 asks for what the dtype can give.
     memory, rng, seed, **options
-        As in :func:`eigsh`.
+        As in :func:`eigsh`, and so is the warning if a triplet did not converge.
 
     Returns
     -------
     SingularTriplets
         Unpacks as ``u, s, vt``; `kernel` and `gauss_newton` give the eigenpairs of both Grams.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If a triplet did not converge.
 
     Notes
     -----
@@ -105,12 +100,8 @@ def svds(
             ConvergenceWarning,
             stacklevel=3,
         )
-    return SingularTriplets(
-        sized.unit * sigma,
-        near if wide else far,
-        far if wide else near,
-        sized.unit * residuals,
-        bool(met.all()),
-        2 * pairs.products + 3 * k + 1,
-        pairs.how,
-    )
+    left, right = (near, far) if wide else (far, near)
+    spent = 2 * pairs.products + 3 * k + 1
+    values = sized.unit * sigma
+    error = sized.unit * residuals
+    return SingularTriplets(values, left, right, error, bool(met.all()), spent, pairs.how)

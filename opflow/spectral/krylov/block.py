@@ -31,17 +31,6 @@ class BlockKrylov:
     The `start` (n, b) need not be of full rank: random directions replace what is missing.
     The basis has `size` columns at most; b more are held.
 
-    Attributes
-    ----------
-    products : int
-        Columns multiplied so far.
-    filled : int
-        Columns of the basis in use.
-    scale : float
-        ‖op‖ as far as it has been seen, from below.
-
-    Notes
-    -----
     A step costs one product with b columns and, for two passes of block Gram–Schmidt, 8·n·m·b
     flops.  Where the new block loses rank (an invariant subspace, the zero operator, a small n),
     the coupling R is zero there and random directions, orthogonal to the basis, go on: so every
@@ -55,8 +44,11 @@ class BlockKrylov:
         self.size = min(size, n)
         #: T = Qᵀ op Q, on the host, in units of `unit`
         self.matrix = np.zeros((self.size, self.size))
+        #: columns multiplied so far
         self.products = 0
+        #: columns of the basis in use
         self.filled = 0
+        #: ‖op‖ as far as it has been seen, from below
         self.scale = 0.0
         #: Q, and room for the next block
         columns = min(self.size + start.shape[1], n)

@@ -228,8 +228,6 @@ def integrated(theta: Array, t: Array | float) -> Array:
 def phi_values(order: int, x: Array) -> Array:
     r"""``φ_k(−x)`` for ``x >= 0``, to full relative accuracy.
 
-    Notes
-    -----
     :math:`\varphi_0(z) = e^z` and :math:`\varphi_{k+1}(z) = (\varphi_k(z) - 1/k!)/z`, which
     cancels for :math:`|z|` below the order.  There Kummer's transformation has positive terms,
 

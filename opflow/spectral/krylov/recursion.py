@@ -50,18 +50,6 @@ class Recursion:
     Starts r (n, c) are of the operator's dtype; zero columns have empty spaces.  `keep` holds the
     bases, size·n·c numbers, and reorthogonalises against them.  Without them there are three
     vectors a column, and eigenvalues that have converged come again, as ghosts.
-
-    Attributes
-    ----------
-    norms, counts : array (c,)
-        Norms of the starts, and vectors in the space of each column so far.
-    open : array (c,) of bool
-        Whether a space can grow: it is not invariant yet, nor of full size.
-    products : int
-        Products spent so far, each with one vector.
-
-    Notes
-    -----
     A vector costs one product and, for the reorthogonalisation (done twice), 8·n·m flops.
     """
 
@@ -80,12 +68,16 @@ class Recursion:
         self.op = op
         self.size = min(size, n)
         self.keep = keep
+        #: spent so far, each with one vector
         self.products = 0
+        #: of the starts, (c,)
         self.norms = to_host(norms).astype(np.float64) * units
         if not np.isfinite(self.norms).all():
             raise ValueError("r contains NaN or infinity")
         columns = r.shape[1]
+        #: vectors in the space of each column so far, (c,)
         self.counts = np.zeros(columns, dtype=int)
+        #: whether a space can grow, (c,): it is not invariant yet, nor of full size
         self.open = self.norms > 0
         self._product = Normalised(op.matmat, op.space)
         #: ``w`` is invariant where its rest is less than that times its norm
