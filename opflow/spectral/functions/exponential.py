@@ -96,13 +96,10 @@ def phi(
     Parameters
     ----------
     op, r, t, tol, size
-        As in :func:`expm`; the error is at most ``tol·‖r‖/k!``, plus rounding.
+        As in :func:`expm`, and so is the result; its error is at most ``tol·‖r‖/k!``, plus
+        rounding.
     order : int, default 1
         k, from 0; φ₀ is the exponential.
-
-    Returns
-    -------
-    array of shape ``t.shape + r.shape``
 
     Notes
     -----

@@ -36,26 +36,18 @@ Judge = Callable[[Ritz, float], Judgement]
 
 
 def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
-    r"""The action of the square root, op^½ r.
+    r"""The action of the square root, op^½ r, of the shape of r.
 
     Parameters
     ----------
     op, r
         As in :func:`expm`.
     size : int, default 128
-        Vectors of a basis held at most: size·n·c numbers.
+        Vectors of a basis held at most: size·n·c numbers.  If they do not suffice there is a
+        `ConvergenceWarning`, and the result is what they give.
     tol : float, default 1e-8
         The error is at most ``tol·‖op‖^½·‖r‖``, plus rounding: some ε·‖op‖/√λ_min, and √(ε‖op‖)
         if `op` is singular, for that is what an error of ε‖op‖ in a null eigenvalue does.
-
-    Returns
-    -------
-    array of the shape of r
-
-    Warns
-    -----
-    ConvergenceWarning
-        If `size` vectors do not suffice; the result is what they give.
 
     Notes
     -----
@@ -90,7 +82,7 @@ def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
 def funm(
     op: Data, f: Callable[[Array], Array], r: Data, *, tol: float = 1e-8, size: int = 128
 ) -> Array:
-    r"""The action of any function, f(op) r.
+    r"""The action of any function, f(op) r, of the shape of r.
 
     Parameters
     ----------
@@ -103,15 +95,6 @@ def funm(
     tol : float, default 1e-8
         The error is at most ``tol·max|f|·‖r‖``, the maximum over the interval of the Ritz values,
         plus rounding; as far as f shows what it does at 1024 points of the interval.
-
-    Returns
-    -------
-    array of the shape of r
-
-    Warns
-    -----
-    ConvergenceWarning
-        If `size` vectors do not suffice; the result is what they give.
 
     Notes
     -----

@@ -89,14 +89,9 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
         Those of :func:`opflow.spectral.solve`: `preconditioner`, `tol`, `maxiter`, `rank`, `rng`,
         `how`.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If the solver did not reach its tolerance; `solution` says how far it came.
-
     Notes
     -----
-    Costs what :func:`opflow.spectral.solve` costs, and one product for the fit.
+    Costs what :func:`opflow.spectral.solve` costs, and one product for the fit; warns as that does.
 
     A network linearised at its start, trained to the end by gradient flow, predicts
     :math:`f_0(x) + K(x, X) K^{-1} (y - f_0(X))`: regress ``y - net(X)`` on the collective kernel

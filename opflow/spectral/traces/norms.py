@@ -141,7 +141,7 @@ def condition_number(
         Known to be PSD if the number is estimated.
     shift : float, default 0
     products, rng, seed
-        As for :func:`norm`.
+        As for :func:`norm`, which says when it warns.
 
     Returns
     -------
@@ -150,11 +150,6 @@ def condition_number(
         a probability of 95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The
         value is `low`, but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε``
         times the largest.  That is exact only where structure proves it zero.
-
-    Warns
-    -----
-    ConvergenceWarning
-        As for :func:`norm`.
 
     Notes
     -----
