@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -125,9 +126,16 @@ def colours(labels: Iterable[str]) -> list[Any]:
     return [found[label] for label in labels]
 
 
-def coloured(sets: Mapping[str, T]) -> Iterator[tuple[str, T, Any]]:
-    """Label, value and colour of each set."""
-    yield from zip(sets, sets.values(), colours(sets), strict=True)
+def coloured(sets: Mapping[str, T], role: str = "") -> Iterator[tuple[str, T, Any]]:
+    """Label, value and colour of each set; `role` colours one without a label."""
+    tints = colours(label or role for label in sets)
+    yield from zip(sets, sets.values(), tints, strict=True)
+
+
+def marked(sets: Mapping[str, T]) -> Iterator[tuple[str, T, dict[str, Any]]]:
+    """Label, value, and the colour and marker of each set."""
+    for (label, value, colour), marker in zip(coloured(sets), cycle(MARKERS), strict=False):
+        yield label, value, {"color": colour, "marker": marker}
 
 
 def shades(count: int, name: str = SEQUENTIAL, lightest: float = 0.85) -> list[Any]:

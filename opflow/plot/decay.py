@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -129,14 +128,12 @@ def projections(values: Data, ax: Axes = None, **style: Any) -> Axes:
     measured = np.concatenate([v for k, v in sets.items() if k != PREDICTED] or [*sets.values()])
     least = _least(measured, look.NOTHING * float(measured.max()))
     ax = axes(ax)
-    markers = cycle(look.MARKERS)
-    for label, values, colour in look.coloured(sets):
+    for label, values, own in look.marked(sets):
         sizes = _above(values, least)
         left_out = int(np.isnan(sizes).sum())
         if label == PREDICTED and left_out:
             label += f"\n({left_out} of {len(sizes)} below {number(least)})"
-        marker = next(markers)
-        ours = styled(style, label, color=colour, marker=marker, linestyle="", markersize=5)
+        ours = styled(style, label, **own, linestyle="", markersize=5)
         ax.plot(np.arange(1, len(sizes) + 1), sizes, **ours)
     if least > 0:
         ax.set(yscale="log", ylim=(least, None))

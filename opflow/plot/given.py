@@ -12,7 +12,7 @@ from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import Array, Data, as_array, to_host
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.plot.axes import Axes, axes, colours, finish, logarithmic, number, styled
+from opflow.plot.axes import Axes, axes, coloured, finish, logarithmic, number, styled
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel
 
@@ -101,13 +101,14 @@ def over_time(
     legend: Mapping[str, Any] | None = None,
 ) -> Any:
     """Lines over moments: (run, times or None, and values) by label; `role` colours one without."""
-    clocks = [moments(run, len(values)) for run, values in lines.values()]
-    tints = colours(label or role for label in lines)
+    clocks = {label: moments(run, len(values)) for label, (run, values) in lines.items()}
     ax = axes(ax)
-    for (label, (_, values)), at, colour in zip(lines.items(), clocks, tints, strict=True):
+    for label, (_, values), colour in coloured(lines, role):
         dash = "--" if label in ("held out", "2/step") else "-"
         own = {} if label == "2/step" else style
-        ax.plot(at, values, **styled(own, label, color=colour, linewidth=1.8, linestyle=dash))
+        ax.plot(
+            clocks[label], values, **styled(own, label, color=colour, linewidth=1.8, linestyle=dash)
+        )
     first, *others = (run for run, _ in lines.values())
     alike = all(run is first for run in others)
     name_moments(ax, first if alike else ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -143,11 +142,9 @@ def hierarchy_norms(values: Data, ax: Axes = None, **style: Any) -> Axes:
     members = kinds.pop()
     ax = axes(ax)
     ticks = set[int]()
-    markers = cycle(look.MARKERS)
-    for label, (_, norms), colour in look.coloured(sets):
+    for label, (_, norms), own in look.marked(sets):
         seen = {x: v[v > 0] for x, v in norms.items() if (v > 0).any()}
-        marker = next(markers)
-        ours = styled(style, label, color=colour, marker=marker, markersize=5, linewidth=1.6)
+        ours = styled(style, label, **own, markersize=5, linewidth=1.6)
         (line,) = ax.plot(list(seen), list(map(np.median, seen.values())), **ours)
         if any(v.size > 1 for v in seen.values()):
             low = [v.min() for v in seen.values()]

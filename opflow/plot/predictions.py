@@ -9,7 +9,7 @@ import numpy as np
 
 from opflow.data.fit import fit
 from opflow.machine.arrays import Array, Data, as_array, to_host
-from opflow.plot.axes import BESIDE, SEQUENTIAL, Axes, axes, colours, finish, number, styled
+from opflow.plot.axes import BESIDE, SEQUENTIAL, Axes, axes, coloured, finish, number, styled
 from opflow.plot.given import by_label, numbers
 
 #: options of the legend: right of the axes, with larger points
@@ -36,7 +36,7 @@ def predicted(true: Data, predicted: Data = None, ax: Axes = None, **style: Any)
     sets = _regressions(true, predicted)
     ax = axes(ax, (6.0, 4.2))
     ends = [np.inf, -np.inf]
-    for label, y, f, colour in sets:
+    for label, (y, f), colour in coloured(sets, "training set"):
         name = f"{label}\n{_goodness(y, f)}".strip()
         ax.plot(y.ravel(), f.ravel(), **_points(style, name, y.size, colour))
         ends = [min(ends[0], y.min(), f.min()), max(ends[1], y.max(), f.max())]
@@ -61,7 +61,7 @@ def residuals(true: Data, predicted: Data = None, ax: Axes = None, **style: Any)
     """
     sets = _regressions(true, predicted)
     ax = axes(ax)
-    for label, y, f, colour in sets:
+    for label, (y, f), colour in coloured(sets, "training set"):
         ax.plot(f.ravel(), (f - y).ravel(), **_points(style, label, y.size, colour))
     ax.axhline(0.0, color="0.3", linewidth=1)
     return finish(ax, "Residuals", "predicted value", "predicted − true", LEGEND)
@@ -132,8 +132,8 @@ def _pair(true: Data, predicted: Data) -> tuple[Any, Any]:
     return y, true.predict(X)
 
 
-def _regressions(true: Data, predicted: Data) -> list[tuple[str, Any, Any, Any]]:
-    """Label, true and predicted values (N, k), and colour of each set."""
+def _regressions(true: Data, predicted: Data) -> dict[str, tuple[Array, Array]]:
+    """True and predicted values (N, k) of each set."""
 
     def take(pair: tuple[Data, Data]) -> tuple[Array, Array]:
         what = "numbers (N,) or (N, k)"
@@ -146,9 +146,7 @@ def _regressions(true: Data, predicted: Data) -> list[tuple[str, Any, Any, Any]]
         return y, f
 
     sets = true if isinstance(true, Mapping) else _pair(true, predicted)
-    found = by_label(sets, "true", take)
-    tints = colours(label or "training set" for label in found)
-    return [(label, *found[label], tint) for label, tint in zip(found, tints, strict=True)]
+    return by_label(sets, "true", take)
 
 
 def _labels(values: Data, name: str) -> Any:

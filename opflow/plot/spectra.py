@@ -11,7 +11,7 @@ import numpy as np
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
-from opflow.plot.axes import MARKERS, NOTHING, Axes, axes, coloured, finish, logarithmic, styled
+from opflow.plot.axes import NOTHING, Axes, axes, coloured, finish, logarithmic, marked, styled
 from opflow.plot.given import by_label, kernel_of, numbers, observed
 from opflow.relu.fields import Fields
 from opflow.spectral.density.density import Density
@@ -117,17 +117,13 @@ def eigenvalues(
         if ranks is not None:
             laws[label] = (ranks, power_law(found, ranks))
     ax = axes(ax)
-    markers = cycle(MARKERS)
-    dashes = cycle(("--", "-.", ":"))
-    for label, found, colour in coloured(sets):
+    for (label, found, own), dash in zip(marked(sets), cycle(("--", "-.", ":")), strict=False):
         seen = found[found > NOTHING * max(found[0], 0.0)]
         name = label
         if not seen.size:
             name = _labelled(label, "none is positive")
-        ours = styled(style, name, color=colour, linewidth=1, alpha=0.8, markersize=4)
-        ours.setdefault("marker", next(markers))
+        ours = styled(style, name, **own, linewidth=1, alpha=0.8, markersize=4)
         (line,) = ax.plot(np.arange(1, len(seen) + 1), seen, **ours)
-        dash = next(dashes)
         if label in laws:
             _draw_law(ax, *laws[label], label, line.get_color(), dash)
     if any(line.get_xdata().size for line in ax.lines):
