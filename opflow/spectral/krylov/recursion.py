@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Index, check_integer, namespace, to_host
+from opflow.machine.arrays import Array, Index, namespace, to_host
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Normalised, peaks, unit_of
 
@@ -57,9 +57,6 @@ class Recursion:
         n = op.shape[0]
         if op.shape != (n, n) or r.shape[0] != op.domain.here(n):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
-        if r.dtype != op.dtype:
-            raise TypeError(f"op is {op.dtype} but r is {r.dtype}")
-        check_integer(size, "size", 1)
         xp = namespace(r)
         units = unit_of(peaks(r, op.space), r.dtype)
         if (units != 1).any():

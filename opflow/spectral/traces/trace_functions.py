@@ -53,16 +53,12 @@ def logdet(
         Where all eigenvalues are known but their rounding, √n·ε·λ_max, is not small beside
         `shift`, ``how`` is ``"all eigenvalues"`` and the interval is what rounding leaves open.
 
-    Warns
-    -----
-    ConvergenceWarning
-        As in :meth:`Quadrature.trace`: some √(λ_max/shift) steps are needed.
-
     Notes
     -----
     :math:`\log\det(K + \lambda I) = \mathrm{tr}\,\log(K + \lambda I) = n \log\lambda +
     \mathrm{tr}\,\log(1 + K/\lambda)`, whose second part is estimated.  Costs `probes`·`steps`
-    products, or min(n, p)³ flops.
+    products, or min(n, p)³ flops.  Some √(λ_max/shift) steps are needed, and
+    :meth:`Quadrature.trace` warns where there are too few.
 
     Examples
     --------
