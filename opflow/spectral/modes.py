@@ -265,15 +265,11 @@ def sharpness(
     products, rng, seed
         As for :func:`norm`.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If the interval of the largest eigenvalue is wider than a tenth of the norm.
-
     Notes
     -----
     A step of gradient descent takes a mode from c to :math:`(1 - h\lambda)\,c`, which grows for
-    :math:`\lambda > 2/h`.  Bounds are those of :func:`norm`, here of the largest eigenvalue.
+    :math:`\lambda > 2/h`.  Bounds are those of :func:`norm`, here of the largest
+    eigenvalue, and so is the warning if their interval is wider than a tenth of the norm.
 
     Examples
     --------

@@ -79,15 +79,11 @@ def few_by_lapack(
     pairs = eigh(op, memory=memory)
     values = pairs.eigenvalues
     chosen = choose(values, k, which)
-    return Eigenpairs(
-        values[chosen],
-        pairs.eigenvectors[:, op_namespace(op).asarray(chosen)],
-        pairs.residuals[chosen],
-        bool(tolerance.met(0, pairs.residuals, abs(values).max()).all()),
-        pairs.products,
-        pairs.how,
-        next_to(values, k, which, pairs.eigenvectors),
-    )
+    vectors = pairs.eigenvectors[:, op_namespace(op).asarray(chosen)]
+    residuals = pairs.residuals[chosen]
+    met = bool(tolerance.met(0, pairs.residuals, abs(values).max()).all())
+    following = next_to(values, k, which, pairs.eigenvectors)
+    return Eigenpairs(values[chosen], vectors, residuals, met, pairs.products, pairs.how, following)
 
 
 def lapack_bytes(op: Operator) -> float:
