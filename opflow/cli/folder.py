@@ -21,15 +21,31 @@ LOG = "log.jsonl"
 CHECKPOINT = "checkpoint.npz"
 OLDER = "checkpoint.npz.1"
 RESULTS = (
-    *("trajectory.npz", "summary.json", "summary.txt", "loss.png", "eigenvalues.png"),
-    *("layer_shares.png", "held_out.png", "accuracy.png", "predicted.png", "residuals.png"),
+    "trajectory.npz",
+    "summary.json",
+    "summary.txt",
+    "loss.png",
+    "eigenvalues.png",
+    "layer_shares.png",
+    "held_out.png",
+    "accuracy.png",
+    "predicted.png",
+    "residuals.png",
     "confusion.png",
 )
 FILES = (CONFIG, LOG, CHECKPOINT, OLDER, *RESULTS)
 #: what an analysis of the spectrum leaves
 SPECTRUM = (
-    *("spectrum.npz", "spectrum.json", "spectrum.txt", "eigenvalues.png", "density.png"),
-    *("cumulative.png", "layer_shares.png", "mode_shares.png", "projections.png", "heat_map.png"),
+    "spectrum.npz",
+    "spectrum.json",
+    "spectrum.txt",
+    "eigenvalues.png",
+    "density.png",
+    "cumulative.png",
+    "layer_shares.png",
+    "mode_shares.png",
+    "projections.png",
+    "heat_map.png",
 )
 #: where the files of an earlier run wait for the one that replaces it to succeed
 ASIDE = ".replaced"

@@ -732,7 +732,8 @@ def test_a_run_on_the_command_line_draws_its_answers_in_their_own_units(tmp_path
             continue
         np.testing.assert_allclose(ax.lines[0].get_xdata(), value[:15])
         np.testing.assert_allclose(ax.lines[1].get_data(), [value[15:], run.predict(X[15:])])
-    assert not run_report.write_pictures(tmp_path, found)
+    names, failed = run_report.write(tmp_path, found)
+    assert names == list(found) and not failed
 
 
 def test_the_loss_of_a_regression_is_in_its_own_units():

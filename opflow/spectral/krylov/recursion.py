@@ -1,4 +1,4 @@
-r"""The Lanczos recurrence: Krylov spaces of many columns, eigenpairs of T.
+r"""The Lanczos recurrence: its step, Krylov spaces of many columns, eigenpairs of T.
 
 ``op V = V T + β_m v_{m+1} e_mᵀ`` holds for every column of its own.  Columns share only the block
 products and the reorthogonalisations.
@@ -6,11 +6,13 @@ products and the reorthogonalisations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace, to_host
+from opflow.machine.ranks import RowDistribution
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Normalised, peaks, unit_of
 
@@ -24,6 +26,21 @@ def tridiagonal_eigh(alpha: Array, beta: Array) -> tuple[Array, Array]:
     T[..., index[1:], index[:-1]] = beta  # LAPACK reads the lower triangle
     values, vectors = np.linalg.eigh(T)
     return values, vectors
+
+
+def lanczos_step(
+    v: Array, w: Array, remove: Callable[[Array, Array], Array], space: RowDistribution
+) -> tuple[Array, Array, Array]:
+    """α, β and the next vectors, from rows v (k, n) and ``w = op v``.
+
+    ``α = v·w`` and ``β v_next = remove(w, α)``, w without its part in the span of all vectors yet.
+    """
+    alpha = space.total((v * w).sum(axis=1))
+    rest = remove(w, alpha)
+    beta = space.norm(rest, axis=1)
+    # what comes after an invariant space is not used
+    after = rest / namespace(w).maximum(beta, np.finfo(w.dtype).tiny)[:, None]
+    return alpha, beta, after
 
 
 class Ritz(NamedTuple):
@@ -109,19 +126,19 @@ class Recursion:
         v = self._next[where]
         w = self._product(v.T).T
         self.products += grown.size
-        alpha = space.total((v * w).sum(axis=1))
         if self.keep:
             level = (at == at[0]).all()
             place = (where, int(at[0])) if level else (xp.asarray(grown), xp.asarray(at))
             self._basis[place] = v
-            rest = self._orthogonal(w, grown, where)
-        else:
+
+        def remove(w: Array, alpha: Array) -> Array:
+            if self.keep:
+                return self._orthogonal(w, grown, where)
             before = self._before[where][:, None] * self._basis[where, 0]
             self._basis[where, 0] = v
-            rest = w - alpha[:, None] * v - before
-        beta = space.norm(rest, axis=1)
-        # what comes after an invariant space is not used
-        self._next[where] = rest / xp.maximum(beta, np.finfo(w.dtype).tiny)[:, None]
+            return w - alpha[:, None] * v - before
+
+        alpha, beta, self._next[where] = lanczos_step(v, w, remove, space)
         self._before[where] = beta
         numbers = to_host(xp.stack([alpha, beta, space.norm(w, axis=1)])).astype(np.float64)
         if not np.isfinite(numbers[2]).all():
