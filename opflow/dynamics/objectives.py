@@ -116,7 +116,20 @@ class CrossEntropy(RunObjective):
 
 @dataclass(frozen=True)
 class Huber(RunObjective):
-    """½ r² of r = f − y up to `delta`, delta (|r| − delta/2) beyond: the force is clipped there."""
+    """½ r² of r = f − y up to `delta`, delta (|r| − delta/2) beyond: the force is clipped there.
+
+    Parameters
+    ----------
+    delta : float, default 1
+        In units of the targets; ``objective="huber"`` is ``Huber()``.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Huber(0.5).force(np.array([[0.25], [3.0]]), np.zeros((2, 1)))
+    array([[0.25],
+           [0.5 ]])
+    """
 
     delta: float = 1.0
 

@@ -164,7 +164,7 @@ RESULTS = {
         "Solution",
     },
     "observe": {"Moment"},
-    "dynamics": {"Checkpoint", "DivergenceError", "Trajectory", "observe"},
+    "dynamics": {"Checkpoint", "DivergenceError", "Huber", "Trajectory", "observe"},
     "relu": {"Fields", "KernelVelocity", "features", "hierarchy"},
     "hierarchy": {"Members"},
     "features": set(),
