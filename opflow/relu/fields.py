@@ -230,11 +230,6 @@ class Fields:
         """``[θ^1, …, θ^L]``, each (N, n_ℓ) bool."""
         return [locked(a > 0) for a in self._signed()]
 
-    def slopes(self, layer: int, samples: slice) -> Array:
-        """s^ℓ of some samples, (b, n_ℓ); bool for ReLU."""
-        signed = self.rows(samples, inputs=False)[layer]
-        return slopes(signed, self.network.slopes[layer - 1], self.network.dtype)
-
     @property
     def top_bits(self) -> Array:
         """θ^L packed, eight gates a byte, (N, ⌈n_L/8⌉); not kept."""

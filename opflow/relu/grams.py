@@ -25,10 +25,10 @@ def conjugate_factor(fields: Fields, layer: int) -> Operator:
     return Matrix(phi.reshape(-1, phi.shape[-1]), symbol=f"φ{superscript(layer)}")
 
 
-def slope_mask(fields: Fields, layer: int, samples: slice = slice(None), repeat: int = 1) -> Mask:
-    """``D^ℓ = diag s^ℓ`` of some samples, each row of which is repeated."""
+def slope_mask(fields: Fields, layer: int, repeat: int = 1) -> Mask:
+    """``D^ℓ = diag s^ℓ`` of all samples, each row of which is repeated."""
     return Mask(
-        fields.gates[layer - 1][samples].repeat(repeat, axis=0),
+        fields.gates[layer - 1].repeat(repeat, axis=0),
         fields.network.dtype,
         slope=fields.network.slopes[layer - 1],
         symbol=f"θ{superscript(layer)}",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from opflow.machine.arrays import Array, Data
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.describe import superscript
+from opflow.operators.gates import slope_values
 from opflow.operators.rules import add, scale
 from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_factor, conjugate_factor
@@ -157,7 +158,7 @@ def _layers(fields: Fields, residual: Data) -> list[_Layer]:
 
 def _sloped(fields: Fields, layer: int, velocity: Array) -> Array:
     """``−s ∘ velocity``, in place."""
-    s = -fields.slopes(layer, slice(None)).astype(velocity.dtype)
+    s = -slope_values(fields.gates[layer - 1], fields.network.slopes[layer - 1], velocity.dtype)
     velocity *= s[:, None, :] if velocity.ndim == 3 else s  # a row of a sample for each output
     return velocity
 

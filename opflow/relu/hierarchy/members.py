@@ -267,13 +267,12 @@ def weight(fields: Fields, layer: int, augmented: bool = False) -> Weight:
 
 def _mask(fields: Fields, layer: int, sample: int, augmented: bool = False) -> Mask:
     """D^ℓ_μ, with a 1 at its end if `augmented`."""
-    gates = fields.rows(slice(sample, sample + 1))[layer][0] > 0
+    gates = fields.rows(slice(sample, sample + 1), inputs=False)[layer][0] > 0
     if augmented:
         gates = namespace(gates).pad(gates, (0, 1), constant_values=True)
-    slope = fields.network.slopes[layer - 1]
     return Mask(
         gates,
         fields.network.dtype,
-        slope=slope,
+        slope=fields.network.slopes[layer - 1],
         symbol=f"D{superscript(layer)}{subscript(sample)}",
     )

@@ -23,6 +23,7 @@ from opflow.operators.operator import Cost
 from opflow.operators.rules import is_operator
 from opflow.relu.fields import Fields
 from opflow.relu.passes import layer_activation, output_conjugates, through
+from opflow.relu.units import slopes
 
 
 def budgets(steps: int, order: int, further: int) -> set[int]:
@@ -128,15 +129,16 @@ class FieldTangent(Operator):
         slices = row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
         return prefetched(slices, self.fields.inputs)
 
-    def _gate(self, layer: int, samples: slice) -> Array:
-        """s^ℓ of some samples, shaped to multiply (b, ·, n_ℓ)."""
-        return self.fields.slopes(layer, samples)[:, None, :]
+    def _gate(self, layer: int, rows: list[Data]) -> Array:
+        """s^ℓ of the samples of ``[X, ã^1, …]``, shaped to multiply (b, ·, n_ℓ)."""
+        net = self.fields.network
+        return slopes(rows[layer], net.slopes[layer - 1], net.dtype)[:, None, :]
 
-    def _drive(self, recursion: Recursion, layer: int, samples: slice) -> Array:
+    def _drive(self, recursion: Recursion, layer: int, samples: slice, rows: list[Data]) -> Array:
         """What the weights of a field multiply: a^{ℓ-1}, or φ^{ℓ+1} as (b·k, n_{ℓ+1})."""
         net = self.fields.network
         if recursion.up:
-            return layer_activation(net, layer - 1, self.fields.rows(samples)[layer - 1])
+            return layer_activation(net, layer - 1, rows[layer - 1])
         if layer == net.depth:
             phi = output_conjugates(net, samples.stop - samples.start)
         else:
@@ -171,12 +173,13 @@ class FieldTangent(Operator):
         out: list[Array],
     ) -> None:
         """Write the tangents of all fields of a recursion, for some samples."""
+        rows = self.fields.rows(samples, inputs=recursion.up)
         before: dict[int, Array] = {}  # the field before, at each order of truncation
         for step, layer in enumerate(recursion.fields):
             i = recursion.weight(layer)
             place = out[layer - 1][samples]
             b, outputs, n, c = place.shape
-            drive = self._drive(recursion, layer, samples)
+            drive = self._drive(recursion, layer, samples, rows)
             local = _times(drive, directions[i], place).reshape(b, outputs * c, n)
             if (bias := biases[i]) is not None:
                 local += bias
@@ -185,7 +188,7 @@ class FieldTangent(Operator):
             W = self.weights[i]
             for q, tangent in orders.items():
                 if q:
-                    gated = before[q - 1] * self._gate(recursion.fields[step - 1], samples)
+                    gated = before[q - 1] * self._gate(recursion.fields[step - 1], rows)
                     tangent += through(gated, W.T if recursion.up else W)
             before = orders
             if c > 1:
@@ -218,6 +221,7 @@ class FieldTangent(Operator):
         biases: list[Array | None],
     ) -> None:
         """Add what the fields of some samples give to gradients (n_ℓ, n_{ℓ-1}, c) and biases."""
+        rows = self.fields.rows(samples, inputs=recursion.up)
         orders: dict[int, Array] = {}
         for step in reversed(range(len(recursion.fields))):
             layer = recursion.fields[step]
@@ -230,7 +234,7 @@ class FieldTangent(Operator):
             total = reduce(add, orders.values())
             if (bias := biases[i]) is not None:
                 bias += total.sum(axis=0).T
-            drive = self._drive(recursion, layer, samples)
+            drive = self._drive(recursion, layer, samples, rows)
             total = total.reshape(b * outputs, c * n)
             if not recursion.up:
                 part = (drive.T @ total).reshape(-1, c, n).transpose(0, 2, 1)
@@ -242,7 +246,7 @@ class FieldTangent(Operator):
             W = self.weights[i]
             orders = {
                 q - 1: through(u, W if recursion.up else W.T)
-                * self._gate(recursion.fields[step - 1], samples)
+                * self._gate(recursion.fields[step - 1], rows)
                 for q, u in orders.items()
                 if q
             }
