@@ -97,6 +97,7 @@ def checked_route(
 
 
 def check_loss(loss: str, diverge: float) -> None:
+    """Raise unless these are a way to sum losses, and a factor of at least 1."""
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss must be 'sum' or 'mean', not {loss!r}")
     if not isinstance(diverge, int | float) or isinstance(diverge, bool):

@@ -104,8 +104,16 @@ class State:
 
     def at(self, parameters: list[Array]) -> State:
         """The same training set at other parameters."""
-        kept = (self.accumulate, self.memory, self.space, self.objective)
-        return State(self._start, self.first, self.targets, parameters, *kept)
+        return State(
+            self._start,
+            self.first,
+            self.targets,
+            parameters,
+            self.accumulate,
+            self.memory,
+            self.space,
+            self.objective,
+        )
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.

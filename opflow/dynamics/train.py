@@ -224,8 +224,15 @@ def train(
     allowance = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
     with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):
-        kept = (method.accumulate, allowance.fields, space, goal)
-        state = State(network, found.first, y, None, *kept)
+        state = State(
+            network,
+            found.first,
+            y,
+            accumulate=method.accumulate,
+            memory=allowance.fields,
+            space=space,
+            objective=goal,
+        )
         loop = Loop(
             method.name,
             method.start(state, share),

@@ -64,8 +64,7 @@ class GradientDescent(Method):
     checked: there λ_max gives way to the limit of the mean square,
     :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
     \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
-
-    A step costs one product: 2·N·(3P − P_1) flops.
+    A step costs one product, 2·N·(3P − P_1) flops.
 
     References
     ----------
@@ -297,9 +296,15 @@ class StochasticDescent(Descent):
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
         rows = to_device_of(chosen, state.targets)
         X = state.first.inputs
-        layer = WeightLayer(input_rows(X, chosen if is_rows(X) else rows))
-        kept = (state.accumulate, None, state.space, state.objective)
-        drawn = State(state.network, layer, state.targets[rows], state.parameters, *kept)
+        drawn = State(
+            state.network,
+            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
+            state.targets[rows],
+            state.parameters,
+            state.accumulate,
+            space=state.space,
+            objective=state.objective,
+        )
         velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
         spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
         self.products += spent
