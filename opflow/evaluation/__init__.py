@@ -2,7 +2,7 @@
 
 from opflow.evaluation.dense import Tiled
 from opflow.evaluation.function_gram import FunctionGram
+from opflow.evaluation.gram_side import GramSide
 from opflow.evaluation.materialise import Candidate, candidates, materialise
-from opflow.evaluation.sides import GramSide
 
 __all__ = ["Candidate", "FunctionGram", "GramSide", "Tiled", "candidates", "materialise"]

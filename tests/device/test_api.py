@@ -34,7 +34,7 @@ MISTAKES = [
      "cupy has no tiled"),
     ("operators/row_products.py", 'out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)',
      'xp.einsum("bn,bcn->bc", factor, pushed, out=out[rows])', "'out'"),
-    ("evaluation/sides.py", "times = xp.multiply if", "times = xp.multiplied if",
+    ("evaluation/gram_side.py", "times = xp.multiply if", "times = xp.multiplied if",
      "cupy has no multiplied"),
     ("operators/operator.py", "block.flags.owndata", "block.flags.writeable", "no .writeable"),
     ("operators/matrix.py", "counts.astype(float)", "counts.astype(float, device='gpu')",
