@@ -15,6 +15,9 @@ from opflow.machine.gate_tables import gate_engine
 from tests import examples
 from tests.relu.reference import problems
 
+# columns of two or three drawn samples may span anything
+pytestmark = pytest.mark.filterwarnings("ignore:.*such data train badly:UserWarning")
+
 
 class Rows:
     """What h5py and zarr look like from outside: increasing indices only, arrays copied out."""

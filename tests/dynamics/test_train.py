@@ -19,6 +19,7 @@ def problem(n=20, outputs=1, seed=0, **kw):
     return net, rng.standard_normal((n, 4)), rng.standard_normal((n, outputs))
 
 
+@pytest.mark.filterwarnings("ignore:.*such data train badly:UserWarning")  # drawn columns
 @settings(max_examples=examples(40))
 @given(problems())
 def test_one_step_follows_the_chain_rule_gradient(drawn):

@@ -186,15 +186,26 @@ class Krylov:
         `function` maps the Ritz values (c, m) to as many values, or to (…, c, m) for several
         results, each of the shape of r.
         """
-        start = self._start
         if not self._space.counts.any():  # it is asked for at t = 0 only, or r = 0
-            values = function(np.zeros((1, 1)))
-            factors = values.reshape(values.shape[:-2] + (1,) * start.ndim)
-            return namespace(start).asarray(factors, dtype=start.dtype) * start
+            return self._multiples(function(np.zeros((1, 1))))
         ritz = self._space.ritz()
         along = (function(self._rates()) * ritz.first)[..., None, :]
         out = self._space.combine((along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :])
-        return out[..., 0] if start.ndim == 1 else out
+        return out[..., 0] if self._start.ndim == 1 else out
+
+    def _multiples(self, factors: Array) -> Array:
+        """r times each of the factors (…, 1, 1)."""
+        start = self._start
+        factors = factors.reshape(factors.shape[:-2] + (1,) * start.ndim)
+        return namespace(start).asarray(factors, dtype=start.dtype) * start
+
+    def _decreasing(self, function: Callable[[Array], Array]) -> Array:
+        """``function(op) r``, as r times its least value and what the slower modes have more.
+
+        So the basis rounds only what it has to tell apart.
+        """
+        least = function(np.full((1, 1), self.top))
+        return self._multiples(least) + self.apply(lambda theta: function(theta) - least)
 
     def at(self, t: Array | float) -> Array:
         """r(t) = exp(−t·op) r, (n,), or (times, n) for an array of times; see :meth:`reach`."""
@@ -205,11 +216,11 @@ class Krylov:
         """φ_k(−t·op) r for the order k, of the same shape."""
         if order == 0:
             return self.at(t)
-        return self.apply(lambda theta: phi_values(order, _outer(t, theta)))
+        return self._decreasing(lambda theta: phi_values(order, _outer(t, theta)))
 
     def integral(self, t: Array | float) -> Array:
         """∫_0^t r = t φ₁(−t·op) r, of the same shape."""
-        return self.apply(lambda theta: integrated(theta, t))
+        return self._decreasing(lambda theta: integrated(theta, t))
 
 
 def _outer(t: Array | float, theta: Array) -> Array:

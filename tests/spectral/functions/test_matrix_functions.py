@@ -276,6 +276,18 @@ def test_the_bounds_of_a_block_hold_for_every_column(drawn, reach, products):
         assert (np.linalg.norm(integral - exact_integral, axis=0) <= t * bound).all()
 
 
+def test_a_short_integral_is_exact_to_its_rounding_at_any_size():
+    errors = []
+    for seed in range(100):
+        op, _, _, r = problem(40, 1e-3, seed)
+        flow, t = Krylov(op, r), 1e-6
+        while not flow.exhausted:
+            flow.grow()
+        errors.append(np.linalg.norm(flow.integral(t) - t * (r - t / 2 * (op @ r))))
+        assert errors[-1] <= t * flow.bound(t)
+    assert max(errors) <= 8 * np.finfo(float).eps * t * np.linalg.norm(r)
+
+
 class Counting(of.Matrix):
     """A matrix that notes the widths of its products."""
 
