@@ -80,8 +80,8 @@ class Hessian(Operator):
     def cost(self, columns: int = 1) -> Cost:
         net = self.jacobian.fields.network
         upper = 0 if self.force is None else net.parameters - net.weights[0].size
-        both = self.jacobian.cost(columns).times(2)
-        return both + (4.0 * self.jacobian.fields.samples * upper * columns, 0.0)
+        second = Cost(4.0 * self.jacobian.fields.samples * upper * columns, 0.0)
+        return self.jacobian.cost(columns).times(2) + second
 
     def _matmat(self, X: Array) -> Array:
         J, fields = self.jacobian, self.jacobian.fields

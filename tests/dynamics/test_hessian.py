@@ -61,7 +61,9 @@ def by_torch(net, X, y, objective, rates=True, gauss_newton=False):
     flat = torch.from_numpy(np.concatenate([p.ravel() for p in parts]))
 
     def f(p):
-        shaped = (piece.reshape(part.shape) for piece, part in zip(p.split(sizes), parts))
+        shaped = (
+            piece.reshape(part.shape) for piece, part in zip(p.split(sizes), parts, strict=True)
+        )
         return outputs(net, X, shaped)
 
     if gauss_newton:
