@@ -5,24 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from opflow.dynamics.checks import checked_targets
-from opflow.dynamics.objectives import (
-    CrossEntropy,
-    Given,
-    Huber,
-    Objective,
-    Quadratic,
-    RunObjective,
-    run_objective,
-)
+from opflow.dynamics.objectives import Given, Objective, Quadratic, RunObjective, run_objective
 from opflow.machine.arrays import Array, Data
 from opflow.operators import Operator
 from opflow.relu.checks import check_fields
 from opflow.relu.fields import Fields
 from opflow.relu.hessian import Hessian
 from opflow.relu.jacobian import jacobian
-
-#: what to compute of the Hessian
-PARTS = ("full", "gauss-newton")
 
 
 def hessian(
@@ -38,31 +27,30 @@ def hessian(
     Parameters
     ----------
     fields : Fields
-        Of a network on inputs whose rows can be read.
+        Of inputs that can be read by rows.
     y : array (N,) or (N, k)
         Targets, or classes, as in :func:`opflow.train`.
     objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
-        As in :func:`opflow.train`; an object needs ``hessian(f, y, u)``.
+        As there; an object needs ``hessian(f, y, u)``.
     part : {"full", "gauss-newton"}
-        The Hessian, or its part JᵀSJ without second derivatives of f, which is PSD where the loss
-        is convex.
+        The latter is JᵀSJ, without second derivatives of f: PSD for the losses that have a name.
     rates : bool, default True
-        In the coordinates W/√η, as :func:`opflow.jacobian`; ``False`` for W itself.
+        In the coordinates W/√η of :func:`opflow.jacobian`; ``False`` for W itself.
 
     Returns
     -------
-    Operator of shape (P, P), symmetric
-        Of the sum of the samples' losses; a run with ``loss="mean"`` descends 1/N of it.
+    Operator (P, P), symmetric
+        Of the sum of the samples' losses, ½ |r_μ|² if quadratic; ``loss="mean"`` descends 1/N of
+        it.
 
     Notes
     -----
     .. math:: H = J^T S J + \sum_{\mu p} g_{\mu p}\, \partial^2 f_{\mu p}, \qquad
               g = \partial\text{loss}/\partial f, \quad S = \partial^2\text{loss}/\partial f^2.
 
-    A product is a tangent of the fields and one more backward pass: 12·N·P − 8·N·P_1 + 4·N·k·n_L
-    flops a column, the Gauss–Newton part 8·N·P − 4·N·P_1 + 4·N·k·n_L, in row blocks.  For one
-    hidden layer and a fixed readout the two are equal.  The Gauss–Newton matrix of the quadratic
-    loss is ``J.T @ J``, whose diagonal costs half a product.
+    A product is a tangent of the fields and one more backward pass, in row blocks: 12·N·P − 8·N·P_1
+    + 4·N·k·n_L flops a column; of the Gauss–Newton part, all of it for one hidden layer and a fixed
+    readout, 8·N·P − 4·N·P_1 + 4·N·k·n_L.  That of the quadratic loss is ``J.T @ J``.
 
     References
     ----------
@@ -73,38 +61,28 @@ def hessian(
     >>> import numpy as np, opflow as of
     >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
     >>> H = of.hessian(fields, np.ones(3))
-    >>> H.shape, H.symmetric, of.hessian(fields, np.ones(3), part="gauss-newton").psd
-    ((35, 35), True, True)
-    >>> top, bottom = of.spectral.eigsh(H, 2, which="BE").eigenvalues
+    >>> H.shape, H.psd, of.hessian(fields, np.ones(3), part="gauss-newton").psd
+    ((35, 35), False, True)
     """
-    if part not in PARTS:
+    if part not in ("full", "gauss-newton"):
         raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
     net = check_fields(fields).network
     chosen = run_objective(objective, net.outputs)
-    if isinstance(chosen, Given) and not callable(getattr(objective, "hessian", None)):
+    given = isinstance(chosen, Given)
+    if given and not callable(getattr(chosen.given, "hessian", None)):
         raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
-    targets = checked_targets(y, net, fields.samples, chosen)
-    return hessian_at(fields, targets, chosen, part, rates)
-
-
-def hessian_at(
-    fields: Fields, y: Array, objective: RunObjective, part: str = "full", rates: bool = True
-) -> Operator:
-    """:func:`hessian` of what has been checked."""
-    full = part == "full"
-    if not full and isinstance(objective, Quadratic):
+    y = checked_targets(y, net, fields.samples, chosen)
+    if part == "gauss-newton" and isinstance(chosen, Quadratic):
         J = jacobian(fields, rates=rates)
         return J.T @ J
     f = fields.outputs
-    force = objective.force(f, y) if full else None
-    convex = isinstance(objective, Quadratic | CrossEntropy | Huber)
+    force = chosen.force(f, y) if part == "full" else None
     return Hessian(
-        fields, force, partial(curved, objective, f, y), rates=rates, psd=convex and not full
+        fields, force, partial(_curved, chosen, f, y), rates, force is None and not given
     )
 
 
-def curved(objective: RunObjective, f: Array, y: Array, s: slice, u: Array) -> Array:
+def _curved(objective: RunObjective, f: Array, y: Array, s: slice, u: Array) -> Array:
     """∂²loss/∂f² of some samples times u (b, c, k)."""
-    columns, k = u.shape[1:]
-    rows = (a[s].repeat(columns, axis=0) for a in (f, y))
-    return objective.hessian(*rows, u.reshape(-1, k)).reshape(u.shape)
+    rows = (a[s].repeat(u.shape[1], axis=0) for a in (f, y))
+    return objective.hessian(*rows, u.reshape(-1, u.shape[2])).reshape(u.shape)

@@ -10,6 +10,7 @@ from opflow.machine.ranks import Sharded
 from opflow.operators import HStack, Matrix, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
 from opflow.operators.gates import tables_pay
+from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
@@ -157,3 +158,8 @@ def on_all_ranks(fields: Fields, rows: Operator) -> Operator:
     if not isinstance(fields.space, Sharded):
         return rows
     return ShardedRows(rows, fields.space, fields.network.outputs)
+
+
+@kfac_blocks.register
+def _kfac_blocks(J: Transport) -> list[Factors]:
+    return kfac_blocks(jacobian(J.fields, route="cached", rates=J.rates))
