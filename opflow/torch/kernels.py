@@ -14,11 +14,8 @@ from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.stack import VStack
 from opflow.torch.bridge import to_array
 from opflow.torch.held import held_jacobians, make_plan
-from opflow.torch.model import Model, Outputs
+from opflow.torch.model import BLOCK, Model, Outputs, block_of
 from opflow.torch.recomputed import RecomputedJacobian
-
-#: bytes that a block of samples holds at most
-BLOCK = 256e6
 
 
 def jacobian(
@@ -202,9 +199,9 @@ class _Network:
         budget = parse_memory(memory, where)
         size = self.samples.size
         #: samples of a row block
-        self.block = int(max(1, min(BLOCK, budget / 4) // each))
+        self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
         #: of how many samples the factors are held
-        self.count = size if size * each <= budget else int(max(budget - BLOCK, 0) // each)
+        self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
         blocks = self.samples.blocks(0, self.count, self.block)
         self.held: dict[str, Operator] = {}
         if self.count:

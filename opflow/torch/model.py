@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from opflow.machine.arrays import check_integer
 from opflow.torch.data import Batch, Samples, mapped
 
+#: bytes that the passes of a block of samples save at most
+BLOCK = 256e6
 #: how the outputs of a sample are taken: as they are, as their sum, or one of them
 Outputs = str | int
 #: normalisations that average over the batch while they are in training mode
@@ -123,6 +125,22 @@ class Model:
     def leaves(self) -> dict[str, torch.Tensor]:
         """The trained parameters, as what derivatives are taken by."""
         return {name: t.detach().requires_grad_() for name, t in self.trained.items()}
+
+
+def block_of(model: Model, samples: Samples) -> tuple[int, int]:
+    """Samples of a row block, by what autograd saves for one of them, and k."""
+    saved = [0]
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved[0] += tensor.nbytes
+        return tensor
+
+    _, batch = next(samples.blocks(0, samples.size, 1))
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with differentiable(), hooks:
+        outputs = model(model.leaves(), batch)
+    held = sum(tensor.nbytes for tensor in model.trained.values())
+    return max(1, int(BLOCK // max(saved[0] - held, 1))), outputs.shape[1]
 
 
 @contextmanager

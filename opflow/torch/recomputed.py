@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,35 @@ from opflow.operators import Operator
 from opflow.operators.entries import column_squares, gram_diagonal
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Batch, Samples, mapped
+from opflow.torch.data import Batch, Samples, length, mapped, rows_of
 from opflow.torch.held import Plan, stacked
 from opflow.torch.model import Model, differentiable
+
+
+def cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    """A batch in another precision."""
+    return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+
+
+def directions(model: Model, X: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Vectors (P, c) as directions (c, …) of the parameters."""
+    sizes = [p.numel() for p in model.trained.values()]
+    parts = zip(model.trained.items(), X.T.split(sizes, dim=1), strict=True)
+    return {name: part.reshape(-1, *p.shape) for (name, p), part in parts}
+
+
+def over_columns(function: Callable[..., Any], *columns: Any) -> Any:
+    """`function` of every column of its arguments, all at once."""
+    with differentiable(), torch.no_grad():
+        if length(columns) > 1:
+            return torch.vmap(function)(*columns)
+        single = function(*(rows_of(part, 0) for part in columns))
+        return mapped(lambda tensor: tensor[None], single)
+
+
+def pushed(model: Model, batch: Batch, tangent: dict[str, torch.Tensor]) -> torch.Tensor:
+    """J v (b, k)."""
+    return torch.func.jvp(lambda p: model(p, batch), (model.trained,), (tangent,))[1]
 
 
 class RecomputedJacobian(Operator):
@@ -50,7 +78,7 @@ class RecomputedJacobian(Operator):
         rows = max(1, self.block // columns)
         for s, batch in self.samples.blocks(self.start, self.samples.size, rows):
             place = slice((s.start - self.start) * k, (s.stop - self.start) * k)
-            yield place, mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+            yield place, cast(batch, dtype)
 
     def _rmatmat(self, X: Array) -> Array:
         force = to_tensor(X)
@@ -74,23 +102,12 @@ class RecomputedJacobian(Operator):
         return to_array(torch.cat([sums.reshape(columns, -1) for sums in total], dim=1).T)
 
     def _matmat(self, X: Array) -> Array:
-        directions = to_tensor(X).T
-        model = self.model.astype(directions.dtype)
-        sizes = [p.numel() for p in model.trained.values()]
-        parts = zip(model.trained.items(), directions.split(sizes, dim=1), strict=True)
-        tangents = {name: part.reshape(-1, *p.shape) for (name, p), part in parts}
-        out = directions.new_empty(self.shape[0], len(directions))
-        for place, batch in self._blocks(len(directions), directions.dtype):
-
-            def pushed(tangent: dict[str, torch.Tensor], batch: Batch = batch) -> torch.Tensor:
-                function = lambda trained: model(trained, batch)  # noqa: E731
-                return torch.func.jvp(function, (model.trained,), (tangent,))[1]
-
-            with differentiable(), torch.no_grad():
-                if len(directions) == 1:
-                    moved = pushed({name: part[0] for name, part in tangents.items()})[None]
-                else:
-                    moved = torch.vmap(pushed)(tangents)
+        vectors = to_tensor(X)
+        model = self.model.astype(vectors.dtype)
+        tangents = directions(model, vectors)
+        out = vectors.new_empty(self.shape[0], X.shape[1])
+        for place, batch in self._blocks(X.shape[1], vectors.dtype):
+            moved = over_columns(partial(pushed, model, batch), tangents)
             out[place] = moved.flatten(1).T
         return to_array(out)
 
