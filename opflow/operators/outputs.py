@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import reduce, singledispatch
+from operator import add
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class OutputTrace(Operator):
 
     def rows(self, index: Index) -> Array:
         samples = op_namespace(self).arange(self.shape[0])[index]
-        return self.J.rows(self._rows_of(samples)).reshape(len(samples), -1)
+        return self.J.rows(self._rows_of(samples)).reshape(len(samples), self.shape[1])
 
     def _rows_of(self, samples: Array) -> Array:
         """The rows of J of these samples."""
@@ -103,14 +104,12 @@ def _gram_diagonal(F: OutputTrace, weights: Array | None = None) -> Array:
 
 
 @gram_block.register
-def _gram_block(
-    F: OutputTrace, rows: Index, cols: Index, weights: Array | None = None
-) -> Array:
+def _gram_block(F: OutputTrace, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
         return gram_block.dispatch(Operator)(F, rows, cols, weights)
     xp, k = op_namespace(F), F.outputs
     i, j = (xp.arange(F.shape[0])[index] * k for index in (rows, cols))
-    return sum(gram_block(F.J, i + p, j + p) for p in range(k))
+    return reduce(add, (gram_block(F.J, i + p, j + p) for p in range(k)))
 
 
 @singledispatch
@@ -122,8 +121,8 @@ def of_outputs(J: Operator, k: int, outputs: str | int) -> Operator:
         return J
     if outputs == "trace":
         return OutputTrace(J, k)
-    chosen = np.ones((1, k)) if outputs == "sum" else np.eye(k)[[outputs]]
-    row = op_namespace(J).asarray(chosen, dtype=J.dtype)
+    chosen = np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k)
+    row = op_namespace(J).asarray(chosen[None], dtype=J.dtype)
     return SampleLift(row, J.shape[0] // k) @ J
 
 
@@ -157,4 +156,4 @@ def _of_khatri_rao(J: KhatriRao, k: int, outputs: str | int) -> Operator:
 def _taken(rows: Array, k: int, outputs: str | int) -> Array:
     """Of rows (N·k, p) those of one output, or the sums of those of a sample."""
     by_sample = rows.reshape(-1, k, rows.shape[1])
-    return by_sample.sum(axis=1) if outputs == "sum" else by_sample[:, outputs]
+    return by_sample[:, outputs] if isinstance(outputs, int) else by_sample.sum(axis=1)

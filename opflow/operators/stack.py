@@ -127,9 +127,7 @@ class VStack(Composite):
 
     def _rmatmat(self, X: Array) -> Array:
         edges = map(slice, self.edges[:-1], self.edges[1:])
-        return reduce(
-            add, (op._rmatmat(X[s]) for op, s in zip(self.parts, edges, strict=True))
-        )
+        return reduce(add, (op._rmatmat(X[s]) for op, s in zip(self.parts, edges, strict=True)))
 
     def rows(self, index: Index) -> Array:
         xp = op_namespace(self)

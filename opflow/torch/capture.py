@@ -61,7 +61,9 @@ def _layout(layer: nn.Module, tensor: torch.Tensor, samples: int) -> int | None:
 
 
 @contextmanager
-def recorded(model: Model, trained: Mapping[str, torch.Tensor], samples: int) -> Iterator[list[Call]]:
+def recorded(
+    model: Model, trained: Mapping[str, torch.Tensor], samples: int
+) -> Iterator[list[Call]]:
     """The calls of layers of known rules, while the model is evaluated with these parameters."""
     calls: list[Call] = []
     names = {id(tensor): name for name, tensor in trained.items()}
@@ -91,7 +93,8 @@ def recorded(model: Model, trained: Mapping[str, torch.Tensor], samples: int) ->
                 first = tensor.storage_offset() // max(tensor.stride(0), 1)
                 rows = None if base is tensor else (first, first + len(tensor))
                 layout = 3 if x.ndim == 2 else 1
-                calls.append(Call(names[id(base)], rows, _LINEAR, local, (x.detach(),), output, layout))
+                name = names[id(base)]
+                calls.append(Call(name, rows, _LINEAR, local, (x.detach(),), output, layout))
         return output
 
     plain = F.linear
@@ -110,7 +113,9 @@ def recorded(model: Model, trained: Mapping[str, torch.Tensor], samples: int) ->
 _LINEAR = nn.Linear(1, 1, device="meta")
 
 
-def _attend(forward: Callable[..., Any], multiply: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+def _attend(
+    forward: Callable[..., Any], multiply: Callable[..., Any], *args: Any, **kw: Any
+) -> Any:
     with patch.object(F, "linear", multiply):
         return forward(*args, **kw)
 

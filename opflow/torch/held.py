@@ -1,4 +1,4 @@
-"""The Jacobian of some samples, held as the shares of all calls, and what of it is worth holding."""
+"""The Jacobian of some samples, held as the shares of all calls; what of them is worth it."""
 
 from __future__ import annotations
 
@@ -175,9 +175,7 @@ def held_jacobians(
     return {name: _joined(parts) for name, parts in terms.items()}
 
 
-def stacked(
-    model: Model, plan: Plan, blocks: Iterable[tuple[slice, Batch]], size: int
-) -> Operator:
+def stacked(model: Model, plan: Plan, blocks: Iterable[tuple[slice, Batch]], size: int) -> Operator:
     """The Jacobian of `size` samples, the columns in the order of the parameters."""
     found = held_jacobians(model, plan, blocks, size)
     return HStack([found[name] for name in model.trained], symbol="J")

@@ -90,7 +90,7 @@ class ModuleHessian(Operator):
         self.model = model
         self.samples = samples
         #: samples of a row block
-        self.block = rows
+        self.at_once = rows
         self.data = y
         self.objective = objective
         self.part = part
@@ -108,7 +108,7 @@ class ModuleHessian(Operator):
         model = self.model.astype(vectors.dtype)
         tangents = directions(model, vectors)
         total = {name: torch.zeros_like(tangent) for name, tangent in tangents.items()}
-        rows = max(1, self.block // (2 * X.shape[1]))
+        rows = max(1, self.at_once // (2 * X.shape[1]))
         for s, batch in self.samples.blocks(0, self.samples.size, rows):
             batch = cast(batch, vectors.dtype)
             with torch.no_grad():

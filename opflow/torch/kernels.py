@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -16,6 +16,15 @@ from opflow.torch.bridge import to_array
 from opflow.torch.held import held_jacobians, make_plan
 from opflow.torch.model import BLOCK, Model, Outputs, block_of
 from opflow.torch.recomputed import RecomputedJacobian
+
+
+class Options(TypedDict, total=False):
+    """What :func:`jacobian` takes besides the module and X."""
+
+    parameters: Iterable[str] | None
+    outputs: Outputs | None
+    memory: float | str | None
+    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None
 
 
 def jacobian(
@@ -86,10 +95,13 @@ def jacobian(
     >>> J.shape
     (10, 50)
     """
-    return _Network(module, X, parameters, outputs, memory, forward).jacobian()
+    network = Network(
+        module, X, parameters=parameters, outputs=outputs, memory=memory, forward=forward
+    )
+    return network.jacobian()
 
 
-def kernel(module: torch.nn.Module, X: Any, **options: Any) -> Operator:
+def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
     r"""The empirical neural tangent kernel of a module.
 
     Parameters
@@ -113,10 +125,12 @@ def kernel(module: torch.nn.Module, X: Any, **options: Any) -> Operator:
     >>> of.torch.kernel(net, torch.randn(5, 1, 8, 8), outputs="trace").shape
     (5, 5)
     """
-    return Gram(jacobian(module, X, **options), symbol="K")
+    return Gram(Network(module, X, **options).jacobian(), symbol="K")
 
 
-def layer_kernels(module: torch.nn.Module, X: Any, **options: Any) -> dict[str, Operator]:
+def layer_kernels(
+    module: torch.nn.Module, X: Any, **options: Unpack[Options]
+) -> dict[str, Operator]:
     r"""The share of each layer in the kernel, which is their sum.
 
     Parameters
@@ -137,7 +151,7 @@ def layer_kernels(module: torch.nn.Module, X: Any, **options: Any) -> dict[str, 
     >>> list(of.torch.layer_kernels(net, torch.randn(5, 3)))
     ['0', '2']
     """
-    network = _Network(module, X, **_defaults(options))
+    network = Network(module, X, **options)
     layers: dict[str, list[str]] = {}
     for name in network.model.trained:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
@@ -147,7 +161,9 @@ def layer_kernels(module: torch.nn.Module, X: Any, **options: Any) -> dict[str, 
     }
 
 
-def cross_kernel(module: torch.nn.Module, X_new: Any, X: Any, **options: Any) -> Operator:
+def cross_kernel(
+    module: torch.nn.Module, X_new: Any, X: Any, **options: Unpack[Options]
+) -> Operator:
     r"""The kernel between new points and others, ``J(X_new) J(X)ᵀ``.
 
     Parameters
@@ -166,29 +182,22 @@ def cross_kernel(module: torch.nn.Module, X_new: Any, X: Any, **options: Any) ->
     >>> of.torch.cross_kernel(net, torch.randn(2, 3), torch.randn(5, 3)).shape
     (2, 5)
     """
-    new, old = (jacobian(module, data, **options) for data in (X_new, X))
+    new, old = (Network(module, data, **options).jacobian() for data in (X_new, X))
     return CrossGram(new, old, symbol="K(X*, X)")
 
 
-def _defaults(options: dict[str, Any]) -> dict[str, Any]:
-    known = {"parameters": None, "outputs": None, "memory": None, "forward": None}
-    unknown = set(options) - set(known)
-    if unknown:
-        raise TypeError(f"layer_kernels has no argument {unknown.pop()!r}")
-    return known | options
-
-
-class _Network:
+class Network:
     """A module on its samples: what is held of the first of them, what is recomputed of others."""
 
     def __init__(
         self,
         module: torch.nn.Module,
         X: Any,
-        parameters: Iterable[str] | None,
-        outputs: Outputs | None,
-        memory: float | str | None,
-        forward: Callable[..., Any] | None,
+        *,
+        parameters: Iterable[str] | None = None,
+        outputs: Outputs | None = None,
+        memory: float | str | None = None,
+        forward: Callable[..., Any] | None = None,
     ) -> None:
         self.outputs = check_outputs("all" if outputs is None else outputs)
         self.model = Model(module, parameters, self.outputs, forward)

@@ -97,9 +97,7 @@ def _bag(
     return bag
 
 
-def _looked_up(
-    weight: torch.Tensor, ids: torch.Tensor, padding: int | None
-) -> torch.Tensor:
+def _looked_up(weight: torch.Tensor, ids: torch.Tensor, padding: int | None) -> torch.Tensor:
     """Rows of an embedding; none of the padding, which is not trained."""
     rows = F.embedding(ids, weight)
     return rows if padding is None else rows * (ids != padding)[..., None]

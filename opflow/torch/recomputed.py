@@ -1,9 +1,10 @@
-"""The Jacobian of samples of which nothing is held: Jᵀu by a backward pass, J v by a forward one."""
+"""The Jacobian of samples of which nothing is held: Jᵀu by a backward, J v by a tangent pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class RecomputedJacobian(Operator):
         self.plan = plan
         self.start = start
         #: samples of a row block
-        self.block = rows
+        self.at_once = rows
         self.data = to_array(next(iter(model.trained.values())))
         count = samples.size - start
         shape = (count * plan.outputs, model.parameters)
@@ -75,7 +76,7 @@ class RecomputedJacobian(Operator):
     def _blocks(self, columns: int, dtype: torch.dtype) -> Any:
         """Row blocks: where they stand among the rows, and their samples."""
         k = self.plan.outputs
-        rows = max(1, self.block // columns)
+        rows = max(1, self.at_once // columns)
         for s, batch in self.samples.blocks(self.start, self.samples.size, rows):
             place = slice((s.start - self.start) * k, (s.stop - self.start) * k)
             yield place, cast(batch, dtype)
@@ -119,7 +120,7 @@ class RecomputedJacobian(Operator):
 
     def held(self) -> Any:
         """Row block by row block, the Jacobian with its factors, for a while."""
-        for s, batch in self.samples.blocks(self.start, self.samples.size, self.block):
+        for s, batch in self.samples.blocks(self.start, self.samples.size, self.at_once):
             yield self._held(batch, s.stop - s.start)
 
     def _held(self, batch: Batch, size: int) -> Operator:
@@ -134,4 +135,4 @@ def _gram_diagonal(J: RecomputedJacobian, weights: Array | None = None) -> Array
 
 @column_squares.register
 def _column_squares(J: RecomputedJacobian) -> Array:
-    return sum(column_squares(block) for block in J.held())
+    return reduce(add, (column_squares(block) for block in J.held()))

@@ -1,8 +1,9 @@
-"""The Jacobian by one parameter at one call: as factors a and φ, or as rows where these are less."""
+"""The Jacobian by one parameter at one call: from factors, the inputs a and φ."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,14 @@ from opflow.operators import KhatriRao, Matrix, Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call
-from opflow.torch.layers import linear_in
+from opflow.torch.layers import Rule, linear_in
+
+
+def rule_of(call: Call, inputs: Iterable[torch.Tensor]) -> Rule:
+    """The rule of a call, which has one, for other inputs."""
+    rule = linear_in(call.layer, call.local, *inputs)
+    assert rule is not None
+    return rule
 
 
 def per_sample(call: Call, shape: torch.Size, inputs: Any, phi: torch.Tensor) -> torch.Tensor:
@@ -21,7 +29,7 @@ def per_sample(call: Call, shape: torch.Size, inputs: Any, phi: torch.Tensor) ->
     zero = phi.new_zeros(shape)
 
     def one(inputs: Any, phi: torch.Tensor) -> torch.Tensor:
-        rule = linear_in(call.layer, call.local, *(part[None] for part in inputs))
+        rule = rule_of(call, [part[None] for part in inputs])
         _, pull = torch.func.vjp(lambda weight: rule(weight)[0], zero)
         return torch.vmap(pull)(phi)[0]
 
@@ -73,10 +81,10 @@ class LayerJacobian(Operator):
         numbers += self.phi[0].numel() * (1 + 2 * columns)
         return row_slices(len(self.phi), numbers * self.dtype.itemsize)
 
-    def _rule(self, s: slice, dtype: torch.dtype) -> Any:
+    def _rule(self, s: slice, dtype: torch.dtype) -> Rule:
         inputs = [part[s] for part in self.inputs]
         inputs = [part.to(dtype) if part.is_floating_point() else part for part in inputs]
-        return linear_in(self.call.layer, self.call.local, *inputs)
+        return rule_of(self.call, inputs)
 
     def _matmat(self, X: Array) -> Array:
         columns = X.shape[1]
@@ -115,6 +123,8 @@ def share(
     """The Jacobian from factors; ``φ ⊙ a`` itself where there is one position a sample."""
     linear = isinstance(call.layer, torch.nn.Linear) and call.local == "weight"
     if linear and phi.ndim == 3:
-        return KhatriRao(Matrix(to_array(phi).reshape(-1, phi.shape[2]), symbol="φ"),
-                         Matrix(to_array(inputs[0]), symbol="a"))
+        return KhatriRao(
+            Matrix(to_array(phi).reshape(-1, phi.shape[2]), symbol="φ"),
+            Matrix(to_array(inputs[0]), symbol="a"),
+        )
     return LayerJacobian(call, shape, inputs, phi)
