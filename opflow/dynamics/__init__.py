@@ -1,6 +1,7 @@
 """Time: training as residual dynamics."""
 
 from opflow.dynamics import observe
+from opflow.dynamics.hessian import hessian
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.exponential import ExponentialFlow
 from opflow.dynamics.methods.gauss_newton import GaussNewton
@@ -23,6 +24,7 @@ __all__ = [
     "LinearisedFlow",
     "Trajectory",
     "TruncatedFlow",
+    "hessian",
     "observe",
     "train",
 ]

@@ -65,7 +65,7 @@ def parameter_gradient(
             i = 0
             for a, gradient, bias in zip(below, gradients, has_bias, strict=True):
                 if a is not None:
-                    totals[i] = _added(totals[i], _summed(gradient, a), dtype)
+                    totals[i] = _added(totals[i], summed(gradient, a), dtype)
                 i += 1
                 if bias:
                     totals[i] = _added(totals[i], gradient.sum(axis=0), dtype)
@@ -80,7 +80,7 @@ def parameter_gradient(
     return first
 
 
-def _summed(gradient: Array, below: Data) -> Array:
+def summed(gradient: Array, below: Data) -> Array:
     """``gradientᵀ below``, over the samples of a block."""
     return (below.T @ gradient).T if is_sparse(below) else gradient.T @ below
 

@@ -67,12 +67,12 @@ class Transport(Operator):
         stored = array_bytes(self, n, net.widths[0]) + self.fields.nbytes
         return Cost(n * flops * columns, stored + self._vector_bytes(columns))
 
-    def _layers(self) -> list[tuple[slice, slice | None, float]]:
+    def layers(self) -> list[tuple[slice, slice | None, float]]:
         """Where weights and bias of each trained layer stand among the columns, and √η."""
         places = self.fields.network.parameter_slices()
         return [(*place, size) for place, size in zip(places, self.scales, strict=True)]
 
-    def _blocks(self, columns: int, dtype: DTypeLike, samples: slice) -> Iterable[slice]:
+    def blocks(self, columns: int, dtype: DTypeLike, samples: slice) -> Iterable[slice]:
         X = self.fields.inputs
         net = self.fields.network
         width = (sum(net.widths[1:]) + net.outputs) * (2 + 3 * columns) + copied_width(X)
@@ -81,7 +81,7 @@ class Transport(Operator):
     def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:
         """Row block by row block, the slice, and of each trained layer the inputs and φ."""
         net = self.fields.network
-        for s in self._blocks(net.outputs, self.dtype, slice(0, self.fields.samples)):
+        for s in self.blocks(net.outputs, self.dtype, slice(0, self.fields.samples)):
             yield s, *self._factors(self.fields.rows(s))
 
     def _factors(self, rows: list[Data]) -> tuple[list[Data], list[Array]]:
@@ -98,7 +98,7 @@ class Transport(Operator):
         c = X.shape[1]
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
-            for s in self._blocks(c, X.dtype, samples):
+            for s in self.blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
                 r = X[s.start * k : s.stop * k].reshape(-1, k, c)
                 r = r[:, :, 0] if c == 1 else r.transpose(0, 2, 1)
@@ -114,7 +114,7 @@ class Transport(Operator):
         )
         out = namespace(X).empty((self.shape[1], c), dtype=X.dtype)
         totals = iter(sums)
-        for weight, bias, size in self._layers():
+        for weight, bias, size in self.layers():
             out[weight] = next(totals).reshape(c, -1).T
             out[weight] *= size
             if bias is not None:
@@ -125,37 +125,47 @@ class Transport(Operator):
         net = self.fields.network
         k = net.outputs
         c = X.shape[1]
-        layers = self._layers()
-        directions = [
-            size * X[weight].reshape(*W.shape, c).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _, size), (W, _) in zip(layers, net.layers(), strict=True)
-        ]
+        directions = self.directions(X)
         out = namespace(X).empty((self.shape[0], c), dtype=X.dtype)
 
         def push(samples: slice) -> None:
-            for s in self._blocks(c, X.dtype, samples):
+            for s in self.blocks(c, X.dtype, samples):
                 rows = self.fields.rows(s)
-                tangent: Any = None
-                own = []  # what each layer's parameters move at its outputs
-                for a, direction, (_, bias, size) in zip(
-                    layer_inputs(net, rows), directions, layers, strict=True
-                ):
-                    moved = (a @ direction).reshape(a.shape[0], c, -1)
-                    if bias is not None:
-                        moved += size * X[bias].T
-                    own.append(moved)
-                for i, W in enumerate(net.weights):
-                    pushed = own[i]
-                    if tangent is not None:
-                        pushed += through(tangent, W.T)
-                    tangent = sloped(pushed, rows[i + 1], net.slopes[i], pushed)
-                outputs = through(tangent, net.readout.T)
-                if len(own) > net.depth:
-                    outputs += own[-1]
+                outputs = self.tangents(rows, layer_inputs(net, rows), X, directions)[-1]
                 out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
         over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
         return out
+
+    def directions(self, X: Array) -> list[Array]:
+        """What multiplies the inputs of each trained layer, (n_{ℓ-1}, c·n_ℓ), for c vectors."""
+        layers = zip(self.layers(), self.fields.network.layers(), strict=True)
+        return [
+            size * X[weight].reshape(*W.shape, -1).transpose(1, 2, 0).reshape(W.shape[1], -1)
+            for (weight, _, size), (W, _) in layers
+        ]
+
+    def tangents(
+        self, rows: list[Data], below: list[Data], X: Array, directions: list[Array]
+    ) -> list[Array]:
+        """``[ȧ^1, …, ȧ^L, ḟ]``, each (b, c, n), of ``[X, ã^1, …]`` and the layers' inputs."""
+        net = self.fields.network
+        own = []  # what each layer's parameters move at its outputs
+        for a, direction, (_, bias, size) in zip(below, directions, self.layers(), strict=True):
+            moved = (a @ direction).reshape(a.shape[0], X.shape[1], -1)
+            if bias is not None:
+                moved += size * X[bias].T
+            own.append(moved)
+        found: list[Array] = []
+        for i, W in enumerate(net.weights):
+            pushed = own[i]
+            if found:
+                pushed += through(found[-1], W.T)
+            found.append(sloped(pushed, rows[i + 1], net.slopes[i], pushed))
+        outputs = through(found[-1], net.readout.T)
+        if len(own) > net.depth:
+            outputs += own[-1]
+        return [*found, outputs]
 
 
 # -- entries and prices ---------------------------------------------------------------------------
@@ -179,7 +189,7 @@ def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
 
 @column_squares.register
 def _column_squares(J: Transport) -> Array:
-    layers = J._layers()
+    layers = J.layers()
     out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
     for _, inputs, phis in J._conjugate_blocks():
         for (weight, bias, size), below, phi in zip(layers, inputs, phis, strict=True):

@@ -147,13 +147,13 @@ def alone_after(k):
 
 def refused(k):
     net, X, y, *_ = problem(k)
-    observe = [of.observe.TruncationError()]
-    try:
-        of.train(net, *mine(X, y), steps=1, observe=observe, comm=comm)
-    except ValueError as error:
-        assert "for one machine" in str(error)
-    else:
-        raise AssertionError("TruncationError said something of sharded fields")
+    for observer in (of.observe.TruncationError(), of.observe.HessianEigenvalues()):
+        try:
+            of.train(net, *mine(X, y), steps=1, observe=[observer], comm=comm)
+        except ValueError as error:
+            assert "for one machine" in str(error)
+        else:
+            raise AssertionError(f"{observer.name} said something of sharded fields")
 
 
 def analysed(k):

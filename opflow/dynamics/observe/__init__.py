@@ -10,7 +10,7 @@ observer sums over the samples of the moment it completes by ``moment.space``, a
 arrays of its memory that have rows by sample stand in its attribute ``by_sample``.
 """
 
-from opflow.dynamics.observe.eigenpairs import TopEigenpairs
+from opflow.dynamics.observe.eigenpairs import HessianEigenvalues, TopEigenpairs
 from opflow.dynamics.observe.fit import Accuracy, HeldOutLoss, Loss, ResidualNorm
 from opflow.dynamics.observe.gates import GateFlips
 from opflow.dynamics.observe.kernel import Alignment, KernelDistance, Sharpness, Spectrum
@@ -26,6 +26,7 @@ __all__ = [
     "GateFlips",
     "GramClosure",
     "HeldOutLoss",
+    "HessianEigenvalues",
     "KernelDistance",
     "Loss",
     "Moment",

@@ -1,4 +1,4 @@
-"""Observers of the leading eigenpairs: eigenvalues, angles to those of the start, modes."""
+"""Observers of eigenpairs: of the kernel, their angles and modes, and of the Hessian."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from opflow.dynamics.hessian import hessian_at
 from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
 from opflow.machine.ranks import RowDistribution
+from opflow.relu.fields import Fields
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.modes import principal_angles
@@ -130,3 +132,68 @@ class Modes(_OfPairs):
         self.top.at(moment)
         modes = moment.space.gram(self.top.first, moment.residual.reshape(-1))
         return to_host(modes).astype(np.float64)
+
+
+class HessianEigenvalues(Remembering):
+    r"""The largest and the smallest eigenvalues of the Hessian of the loss along the run.
+
+    Parameters
+    ----------
+    k : int, default 1
+        From each end.
+    tol : float, default 1e-4
+        Of the residuals, relative to ‖H‖, as in :func:`opflow.spectral.eigsh` for both ends.
+
+    Raises
+    ------
+    ValueError
+        When called in a run over ranks, of a linearised model, or whose inputs cannot be read by
+        rows.
+
+    Notes
+    -----
+    An array (2k,) a moment, descending, named ``hessian_eigenvalues``: of
+    :func:`opflow.hessian`, or of 1/N of it where the run takes the mean loss.  Where the loss is
+    smooth, gradient descent of step s is stable while the first is below 2/s, and hovers about it
+    at the edge of stability.  Costs the fields and some 20 to 150 Hessian products, each of
+    about three kernel products; starts from the last eigenvectors, P·(2k + 1) numbers.
+
+    References
+    ----------
+    Cohen, Kaur, Li, Kolter and Talwalkar, Gradient descent on neural networks typically occurs at
+    the edge of stability, 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    >>> ends = of.observe.HessianEigenvalues()
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[ends])
+    >>> run.observations["hessian_eigenvalues"].shape
+    (6, 2)
+    """
+
+    name = "hessian_eigenvalues"
+    remembered = ("last",)
+
+    def __init__(self, k: int = 1, *, tol: float = 1e-4) -> None:
+        self.k = check_integer(k, "k", 1)
+        self.tol = tol
+        self.last: Any = None  #: where the next search begins
+
+    def __call__(self, moment: Moment) -> Array:
+        if moment.space.sharded or moment.linearised:
+            raise ValueError(
+                "HessianEigenvalues is for one machine, without comm=, and for a network that "
+                "moves: of a linearised model Sharpness is the largest eigenvalue"
+            )
+        fields = moment.snapshot
+        if fields.gram is not None and moment.inputs is not None:  # the first layer was eliminated
+            fields = Fields(moment.network, moment.inputs, finite=False)
+        H = hessian_at(fields, moment.targets, moment.objective)
+        start = None
+        if moment.step and self.last is not None:  # a checkpoint may have moved it
+            start = to_device_of(self.last, moment.residual)
+        pairs = eigsh(H, 2 * self.k, which="BE", tol=self.tol, start=start)
+        self.last = pairs.start
+        return moment.share * pairs.eigenvalues

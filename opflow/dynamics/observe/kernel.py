@@ -154,8 +154,9 @@ class Sharpness:
     r"""λ_max of what the run descends: of K, or of K/N where it takes the mean loss.
 
     It is the largest eigenvalue of the Gauss–Newton matrix of the loss, which is that of K, and not
-    of the Hessian: the second derivatives of f, times the residual, are left out.  For an
-    objective that is not quadratic it is a bound, λ_max(K) times the curvature of the loss.
+    of the Hessian, which the literature calls the sharpness: the second derivatives of f, times the
+    residual, are left out.  :class:`HessianEigenvalues` has them.  For an objective that is not
+    quadratic it is a bound, λ_max(K) times the curvature of the loss.
 
     Parameters
     ----------

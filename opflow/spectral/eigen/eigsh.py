@@ -82,8 +82,9 @@ def eigsh(
     which : {"LM", "LA", "SA", "BE"}
         Largest in magnitude, largest or smallest algebraically, or half from each end.
     tol : float, default 0
-        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|.  Residuals at the rounding of the
-        products, 10·√n·ε·‖op‖, pass as well, so that 0 asks for what the dtype can give.
+        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|; to ‖op‖ for both ends ("BE"), one of
+        which may be near 0.  Residuals at the rounding of the products, 10·√n·ε·‖op‖, pass as
+        well, so that 0 asks for what the dtype can give.
     method : {"lanczos", "lapack"}, optional
         Block Lanczos, or the whole spectrum by LAPACK.  By default LAPACK up to order 256, where
         the block would span a third of the space, and where it takes no longer by the cost model;
@@ -150,6 +151,8 @@ def eigsh(
     if method not in (None, *METHODS):
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     tolerance = Tolerance.of(op, tol)
+    if which == "BE":
+        tolerance = Tolerance(0.0, max(tolerance))
     rng = distribution_of(op).generator(rng)
     width = max(k, WIDTH_LEAST)
     expected = STEPS_EXPECTED

@@ -107,6 +107,40 @@ def test_sharpness_and_distance_on_either_route(eliminate):
     np.testing.assert_allclose(run.observations["kernel_distance"], distance, rtol=0.1)
 
 
+@pytest.mark.parametrize("options", [{}, {"eliminate": True}, {"loss": "mean"}], ids=str)
+@pytest.mark.parametrize("objective", ["quadratic", "cross-entropy"])
+def test_hessian_eigenvalues_are_those_of_the_dense_matrix(objective, options):
+    X, y = data(d=50, k=2)
+    if objective == "cross-entropy":
+        y = y.argmax(axis=1)
+    seen = []
+
+    def dense(moment):
+        H = of.hessian(moment.network.fields(X), y, objective).todense()
+        seen.append(np.linalg.eigvalsh(H)[[-1, -2, 1, 0]])
+        return 0.0
+
+    run = of.train(of.ReLUNetwork.random([50, 9, 8], outputs=2, seed=0), X, y, steps=4,
+                   objective=objective, **options,
+                   observe=[of.observe.HessianEigenvalues(2, tol=1e-9), dense])  # fmt: skip
+    share = 1 / 30 if "loss" in options else 1.0
+    seen = share * np.array(seen)
+    assert (seen[:, -1] < -1e-3 * seen[:, 0]).all()
+    np.testing.assert_allclose(run.observations["hessian_eigenvalues"], seen, rtol=1e-6)
+
+
+def test_hessian_eigenvalues_of_what_has_no_hessian_are_refused():
+    X, y = data()
+    net, ends = of.ReLUNetwork.random([4, 9, 8], seed=0), [of.observe.HessianEigenvalues()]
+    with pytest.raises(ValueError, match="of a linearised model Sharpness"):
+        of.train(net, X, y, times=[0.1], method=of.LinearisedFlow(), observe=ends)
+    with pytest.raises(ValueError, match="it has no weights on X"):
+        of.train(net, X, y, steps=1, gram=lambda A, B: A @ B.T, observe=ends)
+    with pytest.raises(ValueError, match="know X as a Gram"):
+        of.train(of.ReLUNetwork.random([30, 9, 8], seed=0), None, y, steps=1, gram=X @ X.T,
+                 observe=ends)  # fmt: skip
+
+
 def test_a_run_of_the_mean_loss_measures_what_it_descends():
     X, y = data()
     net = of.ReLUNetwork.random([4, 9], seed=0)
@@ -164,13 +198,14 @@ def test_a_resumed_run_observes_as_if_it_had_not_stopped(tmp_path):
     def observers():
         top = of.observe.TopEigenpairs(3)
         return [top, top.angles, top.modes, of.observe.KernelDistance(), of.observe.Sharpness(),
-                of.observe.Spectrum(), of.observe.Alignment()]  # fmt: skip
+                of.observe.Spectrum(), of.observe.Alignment(),
+                of.observe.HessianEigenvalues()]  # fmt: skip
 
     whole = of.train(net, X, y, steps=6, observe=observers())
     path = of.Checkpoint(tmp_path / "run.npz", steps=3)
     of.train(net, X, y, steps=3, observe=observers(), checkpoint=path)
     resumed = of.train(net, X, y, steps=6, observe=observers(), checkpoint=path, resume=True)
-    assert set(whole.observations) == set(resumed.observations) and len(whole.observations) == 7
+    assert set(whole.observations) == set(resumed.observations) and len(whole.observations) == 8
     for name, values in whole.observations.items():
         np.testing.assert_array_equal(resumed.observations[name], values, err_msg=name)
 

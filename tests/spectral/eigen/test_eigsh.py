@@ -234,6 +234,14 @@ def test_tol_is_what_it_says():
     assert (loose.residuals <= 1e-3 * loose.eigenvalues).all()
 
 
+def test_of_both_ends_tol_is_relative_to_the_norm():
+    values = np.concatenate([np.linspace(-1e-3, 1, 400), [5.0]])
+    pairs = of.spectral.eigsh(rotated(values, 0, np.float64), 2, which="BE", tol=1e-2,
+                              method="lanczos", how="factored")  # fmt: skip
+    assert pairs.converged and pairs.products < 200
+    assert (pairs.residuals[1] > 1e-2 * 1e-3) and (pairs.residuals <= 1e-2 * 5).all()
+
+
 def test_largest_and_smallest_are_what_scipy_means_by_them():
     A = rotated(np.linspace(-1, 2, 50))
     for which in ("LM", "LA", "SA", "BE"):
