@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opflow import plot as plot
     from opflow import sklearn as sklearn
     from opflow import spectral as spectral
+    from opflow import torch as torch
     from opflow.data.standardise import Standardiser as Standardiser
     from opflow.dynamics import *  # noqa: F403
     from opflow.evaluation import *  # noqa: F403
@@ -64,4 +65,4 @@ _SINGLE = {
     "show_config": "machine.config",
 }
 #: modules that are imported when they are asked for; what they need says how it is installed
-_EXTRAS = ("distributed", "plot", "sklearn")
+_EXTRAS = ("distributed", "plot", "sklearn", "torch")

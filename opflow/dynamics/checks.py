@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.objectives import CrossEntropy, RunObjective
@@ -40,8 +41,14 @@ def checked_X(X: Data, network: ReLUNetwork, gram: Data, empty: bool = False) ->
 
 def checked_targets(y: Data, network: ReLUNetwork, n: int, objective: RunObjective) -> Array:
     """`y` as (N, k), or an error that says what is wrong with it."""
-    y = check_real(y, "y", dtype=network.dtype, finite=True)
-    k = network.outputs
+    y = targets_of(y, network.dtype, n, network.outputs, objective)
+    namespace(y, network.readout)
+    return y
+
+
+def targets_of(y: Data, dtype: DTypeLike, n: int, k: int, objective: RunObjective) -> Array:
+    """The targets (n, k) of any network."""
+    y = check_real(y, "y", dtype=dtype, finite=True)
     labels = k == 1 or isinstance(objective, CrossEntropy)
     if y.ndim == 1 and labels:
         y = objective.targets(y, k)
@@ -51,7 +58,6 @@ def checked_targets(y: Data, network: ReLUNetwork, n: int, objective: RunObjecti
             f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
             f"{wanted} is expected"
         )
-    namespace(y, network.readout)
     return objective.targets(y, k)
 
 

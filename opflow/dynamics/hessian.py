@@ -5,13 +5,26 @@ from __future__ import annotations
 from functools import partial
 
 from opflow.dynamics.checks import checked_targets
-from opflow.dynamics.objectives import Given, Objective, Quadratic, RunObjective, run_objective
+from opflow.dynamics.objectives import (
+    CrossEntropy,
+    Given,
+    Huber,
+    Objective,
+    Quadratic,
+    RunObjective,
+    run_objective,
+)
 from opflow.machine.arrays import Array, Data
 from opflow.operators import Operator
 from opflow.relu.checks import check_fields
 from opflow.relu.fields import Fields
 from opflow.relu.hessian import Hessian
 from opflow.relu.jacobian import jacobian
+
+#: what to compute of a Hessian
+PARTS = ("full", "gauss-newton")
+#: losses whose second derivative in f is PSD
+CONVEX = (Quadratic, CrossEntropy, Huber)
 
 
 def hessian(
@@ -64,12 +77,11 @@ def hessian(
     >>> H.shape, H.psd, of.hessian(fields, np.ones(3), part="gauss-newton").psd
     ((35, 35), False, True)
     """
-    if part not in ("full", "gauss-newton"):
+    if part not in PARTS:
         raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
     net = check_fields(fields).network
     chosen = run_objective(objective, net.outputs)
-    given = isinstance(chosen, Given)
-    if given and not callable(getattr(chosen.given, "hessian", None)):
+    if isinstance(chosen, Given) and not callable(getattr(chosen.given, "hessian", None)):
         raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
     y = checked_targets(y, net, fields.samples, chosen)
     if part == "gauss-newton" and isinstance(chosen, Quadratic):
@@ -77,9 +89,8 @@ def hessian(
         return J.T @ J
     f = fields.outputs
     force = chosen.force(f, y) if part == "full" else None
-    return Hessian(
-        fields, force, partial(_curved, chosen, f, y), rates, force is None and not given
-    )
+    psd = force is None and isinstance(chosen, CONVEX)
+    return Hessian(fields, force, partial(_curved, chosen, f, y), rates, psd)
 
 
 def _curved(objective: RunObjective, f: Array, y: Array, s: slice, u: Array) -> Array:

@@ -38,7 +38,7 @@ from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pullback, pushforward
 from opflow.operators.rules import as_operator
-from opflow.operators.stack import BlockDiagonal, HStack
+from opflow.operators.stack import BlockDiagonal, HStack, VStack
 from opflow.operators.weight_gram import WeightGram
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "ScaledGates",
     "Sum",
     "TiledHadamard",
+    "VStack",
     "Weight",
     "WeightGram",
     "Zero",

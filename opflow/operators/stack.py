@@ -9,6 +9,7 @@ from operator import add
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index, check_real, is_sparse, namespace
+from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Composite, unify
 from opflow.operators.diagonal import entry_indices
 from opflow.operators.entries import (
@@ -97,6 +98,60 @@ def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Arra
         return cross_block.dispatch(Operator)(F, G, rows, cols)
     pairs = zip(F.parts, G.parts, strict=True)
     return reduce(add, (cross_block(f, g, rows, cols) for f, g in pairs))
+
+
+class VStack(Composite):
+    """Operators one upon another: the Jacobian of several sets of samples.
+
+    Parameters
+    ----------
+    operators : sequence of Operator
+        With one number of columns.
+    """
+
+    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
+        widths = {op.shape[1] for op in operators}
+        if len(widths) != 1:
+            raise ValueError(f"operators one upon another need one width, not {sorted(widths)}")
+        operators = unify(operators)
+        self.edges = np.cumsum([0, *(op.shape[0] for op in operators)]).tolist()
+        shape = (self.edges[-1], widths.pop())
+        super().__init__(operators, shape, operators[0].dtype, symbol=symbol)
+
+    @property
+    def symbol(self) -> str:
+        return self._symbol or f"[{'; '.join(op.symbol for op in self.parts)}]"
+
+    def _matmat(self, X: Array) -> Array:
+        return namespace(X).concatenate([op._matmat(X) for op in self.parts])
+
+    def _rmatmat(self, X: Array) -> Array:
+        edges = map(slice, self.edges[:-1], self.edges[1:])
+        return reduce(add, (op._rmatmat(X[s]) for op, s in zip(self.parts, edges, strict=True)))
+
+    def rows(self, index: Index) -> Array:
+        xp = op_namespace(self)
+        wanted = xp.arange(self.shape[0])[index]
+        out = xp.empty((len(wanted), self.shape[1]), dtype=self.dtype)
+        for op, low, high in zip(self.parts, self.edges, self.edges[1:], strict=False):
+            here = xp.flatnonzero((wanted >= low) & (wanted < high))
+            if here.size:
+                out[here] = op.rows(wanted[here] - low)
+        return out
+
+
+entries_are_cheap.register(VStack, cheap_in_operands)
+
+
+@gram_diagonal.register
+def _upright_gram_diagonal(F: VStack, weights: Array | None = None) -> Array:
+    parts = [gram_diagonal(op, weights) for op in F.parts]
+    return namespace(*parts).concatenate(parts)
+
+
+@column_squares.register
+def _upright_column_squares(F: VStack) -> Array:
+    return reduce(add, (column_squares(op) for op in F.parts))
 
 
 class BlockDiagonal(Operator):

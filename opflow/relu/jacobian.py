@@ -12,6 +12,7 @@ from opflow.operators.describe import superscript
 from opflow.operators.gates import tables_pay
 from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
+from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields
@@ -25,7 +26,13 @@ from opflow.relu.transport import Transport
 ROUTES = ("cached", "transport")
 
 
-def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) -> Operator:
+def jacobian(
+    fields: Fields,
+    *,
+    route: str | None = None,
+    rates: bool = True,
+    outputs: str | int = "all",
+) -> Operator:
     r"""The Jacobian of the outputs with respect to the trained parameters.
 
     Parameters
@@ -37,10 +44,13 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
     rates : bool, default True
         Scale the columns of layer ℓ by √η_ℓ, so that ``K = J Jᵀ`` for any rates; ``False``
         gives ∂f/∂W itself.  No difference for rates of 1.
+    outputs : {"all", "sum", "trace"} or int, default "all"
+        Of the k outputs of a sample: all, their sum, the one of this number, or all with columns of
+        their own: (N, k·P), whose Gram is the sum of the kernels of all outputs.
 
     Returns
     -------
-    Operator of shape (N·k, P)
+    Operator of shape (N·k, P), or with N rows for other outputs than all
         Rows: outputs flattened sample-major.  Columns: ``[vec W¹, b¹, vec W², …]``, vec in C
         order, biases where there are any; then those of a trained readout, ``[vec V, c]``.
 
@@ -62,14 +72,16 @@ def jacobian(fields: Fields, *, route: str | None = None, rates: bool = True) ->
     """
     if fields.gram is not None:
         raise ValueError("these fields know their inputs by a Gram alone: there is no Jacobian")
+    check_outputs(outputs)
     if jacobian_route(fields, route) == "transport":
-        return on_all_ranks(fields, Transport(fields, rates=rates))
+        return chosen_outputs(fields, Transport(fields, rates=rates), outputs)
     layers = [
         scale(math.sqrt(rate) if rates else 1.0, part)
         for rate, parts in zip(fields.network.layer_rates(), layer_jacobians(fields), strict=True)
         for part in parts
     ]
-    return on_all_ranks(fields, layers[0] if len(layers) == 1 else HStack(layers, symbol="J"))
+    J = layers[0] if len(layers) == 1 else HStack(layers, symbol="J")
+    return chosen_outputs(fields, J, outputs)
 
 
 def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
@@ -153,11 +165,17 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
     return "transport" if faster else "cached"
 
 
-def on_all_ranks(fields: Fields, rows: Operator) -> Operator:
-    """An operator on the samples of this rank, as one on the samples of all."""
+def chosen_outputs(fields: Fields, rows: Operator, outputs: str | int) -> Operator:
+    """Of a Jacobian of the samples of this rank what `outputs` names, on the samples of all."""
+    k = fields.network.outputs
+    if fields.samples or outputs == "all":
+        chosen = of_outputs(rows, k, outputs)
+    else:  # other ranks have some
+        width = rows.shape[1] * (k if outputs == "trace" else 1)
+        chosen = placed(Zero(0, width, rows.dtype), module_name(fields.network.readout))
     if not isinstance(fields.space, Sharded):
-        return rows
-    return ShardedRows(rows, fields.space, fields.network.outputs)
+        return chosen
+    return ShardedRows(chosen, fields.space, k if outputs == "all" else 1)
 
 
 @kfac_blocks.register

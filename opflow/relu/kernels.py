@@ -12,30 +12,32 @@ from opflow.evaluation import GramSide
 from opflow.machine.arrays import is_sparse
 from opflow.operators import CrossGram, Gram, Matrix, Operator
 from opflow.operators.describe import superscript
+from opflow.operators.outputs import check_outputs
 from opflow.operators.rules import add, scale
 from opflow.relu.checks import check_fields
 from opflow.relu.fields import Fields
 from opflow.relu.jacobian import (
+    chosen_outputs,
     jacobian,
     jacobian_route,
     layer_jacobians,
-    on_all_ranks,
     reads_rows,
 )
 from opflow.relu.network import ReLUNetwork
-from opflow.relu.transport import Transport
 
 
-def layer_kernels(fields: Fields) -> list[Operator]:
+def layer_kernels(fields: Fields, *, outputs: str | int = "all") -> list[Operator]:
     r"""The share of each trained layer in the collective kernel, first layer first.
 
     Parameters
     ----------
     fields : Fields
+    outputs : {"all", "sum", "trace"} or int, default "all"
+        As in :func:`collective_kernel`.
 
     Returns
     -------
-    list of Operator, each (N·k, N·k), symmetric and PSD
+    list of Operator, each (N·k, N·k), or (N, N) for other outputs; symmetric and PSD
 
     Notes
     -----
@@ -52,14 +54,17 @@ def layer_kernels(fields: Fields) -> list[Operator]:
     """
     rates = fields.network.layer_rates()
     kernels = []
+    check_outputs(outputs)
     if fields.gram is not None:
+        if outputs != "all":
+            raise ValueError("fields that know their inputs by a Gram alone take outputs='all'")
         kernels.append(scale(rates[0], _first_kernel_by_gram(fields, fields.gram)))
     first = 1 + len(kernels)
     for layer, parts in enumerate(layer_jacobians(fields, first), start=first):
         D = f"D{superscript(layer)}"
         symbols = [f"A{superscript(layer - 1)}∘{D}", D]  # the second with a bias only
         grams = [
-            Gram(on_all_ranks(fields, part), symbol=symbol)
+            Gram(chosen_outputs(fields, part, outputs), symbol=symbol)
             for part, symbol in zip(parts, symbols, strict=False)
         ]
         kernels.append(scale(rates[layer - 1], add(*grams)))
@@ -73,7 +78,9 @@ def _first_kernel_by_gram(fields: Fields, gram: Operator) -> Operator:
     return kernel if fields.network.biases[0] is None else add(kernel, Gram(phi))
 
 
-def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
+def collective_kernel(
+    fields: Fields, *, route: str | None = None, outputs: str | int = "all"
+) -> Operator:
     r"""The kernel K of the residual dynamics ``dr/dt = −K r``.
 
     Parameters
@@ -81,10 +88,14 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     fields : Fields
     route : {"cached", "transport"}, optional
         As in :func:`jacobian`.
+    outputs : {"all", "sum", "trace"} or int, default "all"
+        Of the k outputs of a sample: all, or N × N kernels: of their sum, of the output of this
+        number, or "trace", the sum of the kernels of all outputs, by which alignment and CKA
+        compare samples.
 
     Returns
     -------
-    Operator of shape (N·k, N·k), symmetric and PSD
+    Operator of shape (N·k, N·k), or (N, N) for other outputs than all; symmetric and PSD
         Acts on residuals flattened sample-major.
 
     Notes
@@ -103,19 +114,18 @@ def collective_kernel(fields: Fields, *, route: str | None = None) -> Operator:
     >>> K.shape, K.psd
     ((3, 3), True)
     """
-    if fields.space.sharded:  # one allreduce for all layers
-        return Gram(jacobian(fields, route=route), symbol="K")
-    if jacobian_route(fields, route) == "transport":
-        return Gram(Transport(fields), symbol="K")
-    kernel = add(*layer_kernels(fields))
+    # on ranks one allreduce for all layers
+    if fields.space.sharded or jacobian_route(fields, route) == "transport":
+        return Gram(jacobian(fields, route=route, outputs=outputs), symbol="K")
+    kernel = add(*layer_kernels(fields, outputs=outputs))
     if fields.derived and reads_rows(fields) and not is_sparse(fields.inputs):
         return kernel.with_alternatives(
-            transport=partial(collective_kernel, fields, route="transport")
+            transport=partial(collective_kernel, fields, route="transport", outputs=outputs)
         )
     return kernel
 
 
-def cross_kernel(fields: Fields, other: Fields) -> Operator:
+def cross_kernel(fields: Fields, other: Fields, *, outputs: str | int = "all") -> Operator:
     r"""The kernel between new points and the training set, K(X*, X).
 
     Parameters
@@ -124,10 +134,12 @@ def cross_kernel(fields: Fields, other: Fields) -> Operator:
         On the new points.
     other : Fields
         On the training set, of the same network.
+    outputs : {"all", "sum", "trace"} or int, default "all"
+        As in :func:`collective_kernel`.
 
     Returns
     -------
-    Operator of shape (M·k, N·k)
+    Operator of shape (M·k, N·k), or (M, N) for other outputs than all
         Its adjoint is K(X, X*).
 
     Notes
@@ -148,7 +160,8 @@ def cross_kernel(fields: Fields, other: Fields) -> Operator:
     theirs = check_fields(other, "other").network
     if not _equal(ours, theirs):
         raise ValueError("fields and other are of different networks: a cross kernel needs one")
-    return CrossGram(jacobian(fields), jacobian(other), symbol="K(X*, X)")
+    new, old = (jacobian(part, outputs=outputs) for part in (fields, other))
+    return CrossGram(new, old, symbol="K(X*, X)")
 
 
 def _equal(one: ReLUNetwork, other: ReLUNetwork) -> bool:

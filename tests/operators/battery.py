@@ -32,6 +32,7 @@ import opflow as of
 from opflow.machine import threads
 from opflow.machine import workspace as row_blocks
 from opflow.machine.arrays import is_sparse, to_host
+from opflow.operators.outputs import of_outputs
 from opflow.relu.readout_jacobian import ReadoutJacobian
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom
 
@@ -435,6 +436,34 @@ def side_by_side(s: Setting) -> Case:
     return Case(op, lambda A, B, C: np.hstack([A, B, C]), A, B, C)
 
 
+@register
+def upright(s: Setting) -> Case:
+    A, B, C = s.normal(s.N, s.p), s.normal(s.q, s.p), s.sparse(s.k, s.p)
+    op = of.VStack([of.Matrix(A), of.Matrix(B), of.Matrix(C)])
+    return Case(op, lambda A, B, C: np.vstack([A, B, C]), A, B, C)
+
+
+@register
+def output_trace(s: Setting) -> Case:
+    A, B, C = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q), s.normal(s.N * s.k, s.q)
+    op = of_outputs(of.HStack([of.KhatriRao(A, B), of.Matrix(C)]), s.k, "trace")
+    return Case(op, lambda *parts: traced(s.k, *parts), A, B, C)
+
+
+def traced(k: int, A: np.ndarray, B: np.ndarray, C: np.ndarray) -> np.ndarray:
+    J = np.hstack([face_split(A, B), C])
+    return J.reshape(len(B), -1) if k == 1 else J.reshape(len(B), k * J.shape[1])
+
+
+@register
+def one_output(s: Setting) -> Case:
+    A, B, C = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q), s.normal(s.N * s.k, s.q)
+    op = of_outputs(of.VStack([of.HStack([2.0 * of.KhatriRao(A, B), of.Matrix(C)])]), s.k, s.k - 1)
+    return Case(
+        op, lambda A, B, C: np.hstack([2 * face_split(A, B), C])[s.k - 1 :: s.k], A, B, C
+    )  # fmt: skip
+
+
 # -- Grams ------------------------------------------------------------------------------------
 
 
@@ -486,6 +515,31 @@ def gram_of_jacobian_weighted(s: Setting) -> Case:
     F, G, w = s.normal(s.N, s.p), s.sparse(s.N, s.q), s.normal(s.p + s.q)
     op = of.Gram(of.HStack([of.Matrix(F), of.Matrix(G)]), w)
     return Case(op, lambda F, G, w: weighted_gram(np.hstack([F, G]), w), F, G, w, symmetric=True)
+
+
+@register
+def gram_of_upright(s: Setting) -> Case:
+    F, G = s.normal(s.N, s.p), s.normal(s.q, s.p)
+    op = of.Gram(of.VStack([of.Matrix(F), of.Matrix(G)]))
+    return Case(op, lambda F, G: gram(np.vstack([F, G])), F, G, psd=True)
+
+
+@register
+def gram_of_output_trace(s: Setting) -> Case:
+    A, B, C = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q), s.normal(s.N * s.k, s.q)
+    op = of.Gram(of_outputs(of.HStack([of.KhatriRao(A, B), of.Matrix(C)]), s.k, "trace"))
+    return Case(op, lambda *parts: gram(traced(s.k, *parts)), A, B, C, psd=True)
+
+
+@register
+def gram_of_summed_outputs(s: Setting) -> Case:
+    A, B = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q)
+    op = of.Gram(of_outputs(of.KhatriRao(A, B), s.k, "sum"))
+
+    def summed(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        return gram(face_split(A, B).reshape(len(B), s.k, -1).sum(axis=1))
+
+    return Case(op, summed, A, B, psd=True)
 
 
 def gram_moving(F: np.ndarray, dF: np.ndarray) -> np.ndarray:

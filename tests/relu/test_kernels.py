@@ -71,6 +71,42 @@ def test_layer_kernels_sum_to_the_collective_kernel(problem):
     assert close(sum(layers).todense(), of.collective_kernel(fields, route="transport").todense())
 
 
+@settings(max_examples=examples(40))
+@given(problems(max_depth=3), ROUTES, st.sampled_from(["sum", "trace", 0]))
+def test_kernels_of_outputs_are_contractions_of_all(problem, route, outputs):
+    network, X = problem
+    J = chain_rule_jacobian(network, X).reshape(len(X), network.outputs, -1)
+    rows = {"sum": J.sum(1), "trace": J.reshape(len(X), -1), 0: J[:, 0]}[outputs]
+    fields = network.fields(X)
+    K = of.collective_kernel(fields, route=route, outputs=outputs)
+    assert K.shape == (len(X), len(X)) and K.psd
+    assert close(K.todense(), rows @ rows.T)
+    assert close(K @ np.eye(len(X)), rows @ rows.T)
+    assert close(K.diagonal(), (rows**2).sum(1))
+    assert close(sum(of.layer_kernels(fields, outputs=outputs)).todense(), rows @ rows.T)
+    cross = of.cross_kernel(network.fields(X[:1]), fields, outputs=outputs)
+    assert close(cross.todense(), rows[:1] @ rows.T)
+
+
+def test_alignment_of_samples_is_that_of_the_traced_kernel():
+    rng = np.random.default_rng(0)
+    network = of.ReLUNetwork.random([4, 30, 20], outputs=3, seed=0)
+    fields = network.fields(rng.standard_normal((40, 4)))
+    Y = np.eye(3)[rng.integers(0, 3, 40)]
+    K = of.collective_kernel(fields, outputs="trace")
+    C = np.eye(40) - 1 / 40
+    centred, labels = C @ K.todense() @ C, C @ Y @ Y.T @ C
+    usual = (centred * labels).sum() / np.linalg.norm(centred) / np.linalg.norm(labels)
+    assert abs(float(of.spectral.alignment(K, Y, centred=True)) - usual) <= 1e-12
+
+
+@pytest.mark.parametrize("outputs", ["every", 2, -1, 0.5])
+def test_unknown_outputs_are_named(outputs):
+    fields = of.ReLUNetwork.random([3, 5], outputs=2, seed=0).fields(np.eye(3))
+    with pytest.raises((ValueError, TypeError), match="outputs"):
+        of.jacobian(fields, outputs=outputs)
+
+
 @settings(max_examples=examples(30))
 @given(problems())
 def test_gauss_newton_has_the_spectrum_of_the_kernel(problem):

@@ -1,0 +1,159 @@
+"""Of a Jacobian of k outputs a sample: one of them, their sum, or all in columns of their own."""
+
+from __future__ import annotations
+
+from functools import reduce, singledispatch
+from operator import add
+
+import numpy as np
+
+from opflow.machine.arrays import Array, Index, check_integer, namespace
+from opflow.machine.workspace import op_namespace
+from opflow.operators.algebra import Scaled
+from opflow.operators.entries import (
+    cheap_in_operands,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
+from opflow.operators.khatri_rao import KhatriRao
+from opflow.operators.kronecker import SampleLift
+from opflow.operators.matrix import Matrix
+from opflow.operators.operator import Cost, Operator
+from opflow.operators.rules import scale
+from opflow.operators.stack import HStack, VStack
+
+#: words for outputs; a number stands for one of them
+WORDS = ("all", "sum", "trace")
+
+
+def check_outputs(outputs: str | int) -> str | int:
+    """`outputs`, if it is one of the words or a number."""
+    if isinstance(outputs, str) and outputs not in WORDS:
+        raise ValueError(f"outputs must be 'all', 'sum', 'trace' or a number, not {outputs!r}")
+    if not isinstance(outputs, str):
+        check_integer(outputs, "outputs", 0)
+    return outputs
+
+
+class OutputTrace(Operator):
+    r"""All outputs of a sample in columns of their own, ``[J_1 … J_k]`` with N rows.
+
+    Parameters
+    ----------
+    J : Operator (N·k, P)
+        Rows sample-major.
+    outputs : int
+        k.
+
+    Notes
+    -----
+    Its Gram is :math:`\sum_p J_p J_p^T`, the sum of the kernels of all outputs.  A product costs
+    that of J with k columns for each.
+    """
+
+    def __init__(self, J: Operator, outputs: int) -> None:
+        self.J = J
+        self.outputs = outputs
+        shape = (J.shape[0] // outputs, J.shape[1] * outputs)
+        super().__init__(shape, J.dtype, symbol=f"tr {J.symbol}")
+
+    @property
+    def row_access(self) -> bool:  # type: ignore[override]
+        return self.J.row_access
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.J,)
+
+    def cost(self, columns: int = 1) -> Cost:
+        return self.J.cost(columns * self.outputs)
+
+    def rows(self, index: Index) -> Array:
+        samples = op_namespace(self).arange(self.shape[0])[index]
+        return self.J.rows(self._rows_of(samples)).reshape(len(samples), self.shape[1])
+
+    def _rows_of(self, samples: Array) -> Array:
+        """The rows of J of these samples."""
+        own = namespace(samples).arange(self.outputs)
+        return (samples[:, None] * self.outputs + own).reshape(-1)
+
+    def _matmat(self, X: Array) -> Array:
+        k, c = self.outputs, X.shape[1]
+        by_output = X.reshape(k, -1, c).transpose(1, 0, 2).reshape(-1, k * c)
+        moved = self.J._matmat(by_output).reshape(-1, k, k, c)
+        return moved.diagonal(axis1=1, axis2=2).sum(axis=-1)
+
+    def _rmatmat(self, X: Array) -> Array:
+        k, c = self.outputs, X.shape[1]
+        spread = namespace(X).zeros((len(X), k, k, c), dtype=X.dtype)
+        for p in range(k):
+            spread[:, p, p] = X
+        pulled = self.J._rmatmat(spread.reshape(-1, k * c))
+        return pulled.reshape(-1, k, c).transpose(1, 0, 2).reshape(-1, c)
+
+
+entries_are_cheap.register(OutputTrace, cheap_in_operands)
+
+
+@gram_diagonal.register
+def _gram_diagonal(F: OutputTrace, weights: Array | None = None) -> Array:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(F, weights)
+    return gram_diagonal(F.J).reshape(-1, F.outputs).sum(axis=1)
+
+
+@gram_block.register
+def _gram_block(F: OutputTrace, rows: Index, cols: Index, weights: Array | None = None) -> Array:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+    xp, k = op_namespace(F), F.outputs
+    i, j = (xp.arange(F.shape[0])[index] * k for index in (rows, cols))
+    return reduce(add, (gram_block(F.J, i + p, j + p) for p in range(k)))
+
+
+@singledispatch
+def of_outputs(J: Operator, k: int, outputs: str | int) -> Operator:
+    """The Jacobian of what `outputs` names; see :func:`opflow.jacobian`."""
+    if not isinstance(outputs, str):
+        check_integer(outputs, "outputs", 0, k - 1)
+    if outputs == "all" or k == 1:
+        return J
+    if outputs == "trace":
+        return OutputTrace(J, k)
+    chosen = np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k)
+    row = op_namespace(J).asarray(chosen[None], dtype=J.dtype)
+    return SampleLift(row, J.shape[0] // k) @ J
+
+
+@of_outputs.register
+def _of_scaled(J: Scaled, k: int, outputs: str | int) -> Operator:
+    return scale(J.scalar, of_outputs(J.parts[0], k, outputs))
+
+
+@of_outputs.register(HStack)
+@of_outputs.register(VStack)
+def _of_stack(J: HStack | VStack, k: int, outputs: str | int) -> Operator:
+    if outputs == "trace":  # the columns of an output stand together
+        return OutputTrace(J, k)
+    return type(J)([of_outputs(op, k, outputs) for op in J.parts], symbol=J._symbol)
+
+
+@of_outputs.register
+def _of_matrix(J: Matrix, k: int, outputs: str | int) -> Operator:
+    if J.sparse or type(J) is not Matrix or outputs in ("all", "trace"):
+        return of_outputs.dispatch(Operator)(J, k, outputs)
+    return Matrix(_taken(J.data, k, outputs), symbol=J._symbol)
+
+
+@of_outputs.register
+def _of_khatri_rao(J: KhatriRao, k: int, outputs: str | int) -> Operator:
+    if type(J.A) is not Matrix or J.A.sparse or outputs in ("all", "trace"):
+        return of_outputs.dispatch(Operator)(J, k, outputs)
+    return KhatriRao(Matrix(_taken(J.A.data, k, outputs), symbol=J.A._symbol), J.B)
+
+
+def _taken(rows: Array, k: int, outputs: str | int) -> Array:
+    """Of rows (N·k, p) those of one output, or the sums of those of a sample."""
+    by_sample = rows.reshape(-1, k, rows.shape[1])
+    return by_sample[:, outputs] if isinstance(outputs, int) else by_sample.sum(axis=1)

@@ -1,0 +1,118 @@
+"""Inputs in blocks of samples: slices of tensors, or the batches of an iterable of fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from opflow.torch.bridge import to_tensor
+
+#: a tensor whose first axis is the samples, or a dict or a tuple of them
+Batch = Any
+
+
+def mapped(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+    """`function` of every tensor of a batch."""
+    if isinstance(batch, Mapping):
+        return {name: mapped(function, part) for name, part in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(mapped(function, part) for part in batch)
+    return function(batch)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    """Every tensor of a batch."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(note, batch)
+    return found
+
+
+def rows_of(batch: Batch, index: Any) -> Batch:
+    """Some samples of a batch."""
+    return mapped(lambda tensor: tensor[index], batch)
+
+
+def length(batch: Batch) -> int:
+    """How many samples a batch has."""
+    return len(tensors(batch)[0])
+
+
+class Samples:
+    """The inputs of a module, block by block; `X` as in :func:`opflow.torch.jacobian`."""
+
+    def __init__(self, X: Any, device: torch.device, dtype: torch.dtype, whole: bool) -> None:
+        self.device = device
+        self.dtype = dtype
+        #: whether a batch of an iterable is handed on whole, not its first part alone
+        self.whole = whole
+        held = isinstance(X, torch.Tensor | np.ndarray | Mapping | tuple)
+        if not held and not isinstance(X, Iterable):
+            raise TypeError(
+                f"X must be a tensor, an array, a dict or tuple of them, or an iterable of batches,"
+                f" not {type(X).__name__}"
+            )
+        self.batches: Iterable[Batch] = [X] if held else X
+        if not held:
+            self.size = sum(length(batch) for batch in self._read())
+        else:
+            self.batches = list(self._read())
+            self.size = length(self.batches[0])
+        if not self.size:
+            raise ValueError("X has no samples")
+
+    def _read(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            if isinstance(batch, list) and not self.whole:
+                batch = batch[0]  # what a DataLoader of inputs and targets gives
+            yield mapped(self._checked, batch)
+
+    def _checked(self, part: Any) -> torch.Tensor:
+        tensor = to_tensor(part) if isinstance(part, np.ndarray) else part
+        if not isinstance(tensor, torch.Tensor) or not tensor.ndim:
+            raise TypeError(f"X must hold tensors of samples, not {type(part).__name__}")
+        if tensor.device != self.device:
+            raise ValueError(f"X is on {tensor.device} but the module is on {self.device}")
+        if tensor.is_floating_point() and tensor.dtype != self.dtype:
+            raise TypeError(f"X has dtype {tensor.dtype} but the parameters have {self.dtype}")
+        return tensor.detach()
+
+    def blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, Batch]]:
+        """The samples from `start` to `stop`, at most `rows` at a time, and where they stand."""
+        place = 0
+        for batch in self._read():
+            end = place + length(batch)
+            for first in range(max(start, place), min(stop, end), rows):
+                s = slice(first, min(first + rows, stop, end))
+                yield s, rows_of(batch, slice(s.start - place, s.stop - place))
+            place = end
+
+    def take(self, index: np.ndarray) -> Batch:
+        """The samples of these numbers, in their order."""
+        parts, found, place = [], [], 0
+        for batch in self._read():
+            here = np.flatnonzero((index >= place) & (index < place + length(batch)))
+            if here.size:
+                where = torch.as_tensor(index[here] - place, device=self.device)
+                parts.append(rows_of(batch, where))
+                found.append(here)
+            place += length(batch)
+        order = torch.as_tensor(np.argsort(np.concatenate(found)), device=self.device)
+        return joined(parts, order)
+
+
+def joined(parts: list[Batch], order: torch.Tensor) -> Batch:
+    """The batches as one, in another order."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: joined([part[name] for part in parts], order) for name in first}
+    if isinstance(first, tuple):
+        return tuple(joined([part[i] for part in parts], order) for i in range(len(first)))
+    return torch.cat(parts)[order]

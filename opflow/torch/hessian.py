@@ -1,0 +1,148 @@
+"""The Hessian of a loss of a module, by a tangent of a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+
+from opflow.dynamics.checks import targets_of
+from opflow.dynamics.hessian import CONVEX, PARTS
+from opflow.dynamics.objectives import Objective, RunObjective, run_objective
+from opflow.machine.arrays import Array
+from opflow.operators import Operator
+from opflow.operators.operator import Cost
+from opflow.torch.bridge import to_array, to_tensor
+from opflow.torch.data import Samples
+from opflow.torch.model import Model, block_of
+from opflow.torch.recomputed import cast, directions, over_columns, pushed
+
+
+def hessian(
+    module: torch.nn.Module,
+    X: Any,
+    y: Any,
+    objective: str | Objective = "quadratic",
+    *,
+    part: str = "full",
+    parameters: Iterable[str] | None = None,
+    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+) -> Operator:
+    r"""The Hessian of a loss in the trained parameters of a module.
+
+    Parameters
+    ----------
+    module, X, parameters, forward
+        As of :func:`jacobian`.
+    y : tensor or array (N,) or (N, k)
+        Targets or labels, on the module's device.
+    objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
+        As in :func:`opflow.train`.
+    part : {"full", "gauss-newton"}
+        The Hessian, or JᵀSJ, S the second derivatives of the loss in the outputs.
+
+    Returns
+    -------
+    Operator of shape (P, P), symmetric
+        Of the sum of the samples' losses; columns as those of :func:`jacobian`.
+
+    Notes
+    -----
+    .. math:: H = J^T S J + \sum_{\mu p} g_{\mu p}\, \partial^2 f_{\mu p}, \qquad
+              g = \partial\text{loss}/\partial f, \quad S = \partial^2\text{loss}/\partial f^2.
+
+    A product is a tangent pass and the tangent of a backward pass, in row blocks; nothing is held.
+    ``of.spectral.eigsh(H, 2, which="BE")`` gives both ends of its spectrum.
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> of.torch.hessian(net, torch.randn(5, 3), torch.randn(5)).shape
+    (41, 41)
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
+    model = Model(module, parameters, "all", forward)
+    samples = model.samples(X)
+    rows, outputs = block_of(model, samples)
+    goal = run_objective(objective, outputs)
+    y = to_array(y) if isinstance(y, torch.Tensor) else y
+    dtype = to_array(next(iter(model.trained.values()))).dtype
+    targets = targets_of(y, dtype, samples.size, outputs, goal)
+    return ModuleHessian(model, samples, rows, targets, goal, part)
+
+
+class ModuleHessian(Operator):
+    """Products with the Hessian; see :func:`hessian`."""
+
+    def __init__(
+        self,
+        model: Model,
+        samples: Samples,
+        rows: int,
+        y: Array,
+        objective: RunObjective,
+        part: str,
+    ) -> None:
+        self.model = model
+        self.samples = samples
+        #: samples of a row block
+        self.at_once = rows
+        self.data = y
+        self.objective = objective
+        self.part = part
+        psd = part != "full" and isinstance(objective, CONVEX)
+        shape = (model.parameters, model.parameters)
+        super().__init__(shape, y.dtype, symmetric=True, psd=psd, symbol="H")
+
+    def cost(self, columns: int = 1) -> Cost:
+        # as if every layer had one position: of others the flops are not known
+        flops = 12.0 * self.samples.size * self.shape[0] * columns
+        return Cost(flops, self._vector_bytes(columns))
+
+    def _matmat(self, X: Array) -> Array:
+        vectors = to_tensor(X)
+        model = self.model.astype(vectors.dtype)
+        tangents = directions(model, vectors)
+        total = {name: torch.zeros_like(tangent) for name, tangent in tangents.items()}
+        rows = max(1, self.at_once // (2 * X.shape[1]))
+        for s, batch in self.samples.blocks(0, self.samples.size, rows):
+            batch = cast(batch, vectors.dtype)
+            with torch.no_grad():
+                f = to_array(model(model.trained, batch))
+            y = self.data[s].astype(f.dtype)
+            force = to_tensor(self.objective.force(f, y))
+            moved = over_columns(partial(pushed, model, batch), tangents)
+            bent = [self.objective.hessian(f, y, to_array(u)) for u in moved]
+            S = torch.stack([to_tensor(u) for u in bent])
+            if self.part == "full":
+                parts = over_columns(partial(_bent, model, batch, force), tangents, S)
+            else:
+                parts = over_columns(partial(_pulled, model, batch, model.trained), S)
+            for name, part in parts.items():
+                total[name] += part
+        return to_array(torch.cat([part.flatten(1) for part in total.values()], dim=1).T)
+
+    _rmatmat = _matmat
+
+
+def _pulled(
+    model: Model, batch: Any, trained: dict[str, torch.Tensor], force: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Jᵀ g, as parameters."""
+    return torch.func.vjp(lambda p: model(p, batch), trained)[1](force)[0]
+
+
+def _bent(
+    model: Model,
+    batch: Any,
+    force: torch.Tensor,
+    tangent: dict[str, torch.Tensor],
+    moved: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """How Jᵀ g moves with the parameters, and the force by S J v."""
+    pulled = partial(_pulled, model, batch)
+    return torch.func.jvp(pulled, (model.trained, force), (tangent, moved))[1]

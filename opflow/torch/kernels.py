@@ -1,0 +1,230 @@
+"""Jacobians and tangent kernels of a module, in memory that is stated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, Unpack
+
+import torch
+
+from opflow.machine.arrays import module_name
+from opflow.machine.workspace import parse_memory
+from opflow.operators import CrossGram, Gram, HStack, Operator
+from opflow.operators.outputs import check_outputs, of_outputs
+from opflow.operators.stack import VStack
+from opflow.torch.bridge import to_array
+from opflow.torch.held import held_jacobians, make_plan
+from opflow.torch.model import BLOCK, Model, Outputs, block_of
+from opflow.torch.recomputed import RecomputedJacobian
+
+
+class Options(TypedDict, total=False):
+    """What :func:`jacobian` takes besides the module and X."""
+
+    parameters: Iterable[str] | None
+    outputs: Outputs | None
+    memory: float | str | None
+    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None
+
+
+def jacobian(
+    module: torch.nn.Module,
+    X: Any,
+    *,
+    parameters: Iterable[str] | None = None,
+    outputs: Outputs | None = None,
+    memory: float | str | None = None,
+    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+) -> Operator:
+    r"""The Jacobian of a module's outputs by its trained parameters.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In evaluation mode, of float32 or float64; on the host or a CUDA device, where the operator
+        is then.  It is copied: what is trained later does not change the operator.
+    X : tensor or array (N, …), dict or tuple of them, or iterable
+        On the module's device.  A dict is given to the module as keywords, a tuple as arguments.
+        An iterable, such as a ``DataLoader`` without shuffling, gives batches in a fixed order and
+        is read again by every product that recomputes; of a list ``[inputs, targets]`` the first
+        part is taken, unless `forward` is given.
+    parameters : iterable of str, optional
+        Names of parameters or of modules; those that require gradients by default.
+    outputs : {"all", "sum", "trace"} or int, optional
+        Of the k outputs of a sample, whatever their shape: all (the default), their sum, the one of
+        this number, or all with columns of their own, N rows whose Gram is the sum of the kernels
+        of all outputs.
+    memory : float or str, optional
+        Bytes that may be held, such as ``"4GiB"``: half of what is free by default.  Samples that
+        do not fit are recomputed by every product.
+    forward : function, optional
+        ``forward(module, batch)`` gives the outputs; for other ways to call the module.
+
+    Returns
+    -------
+    Operator of shape (N·k, P)
+        Rows: outputs flattened sample-major.  Columns: the parameters in the order of
+        ``module.named_parameters()``, each in C order.
+
+    Warns
+    -----
+    UserWarning
+        Naming the parameters that no rule covers: a random product of the rules is compared with
+        automatic differentiation first, on four samples.  For those the rows of J are held.
+
+    Notes
+    -----
+    For a layer of weight W with outputs :math:`h_t = W a_t` at positions t,
+
+    .. math:: \frac{\partial f_{\mu p}}{\partial W} = \sum_t \varphi_{\mu p t}\, a_{\mu t}^T,
+              \qquad \varphi_{\mu p t} = \frac{\partial f_{\mu p}}{\partial h_{\mu t}},
+
+    from hooks and one backward pass an output.  Of every layer the factors φ and a are held, or
+    these rows where they are fewer numbers (biases, scales, small filters).  A product with J then
+    costs what the layers cost, one with held rows 2·N·k·P_layer flops.
+
+    A rule is known for ``Linear``, ``Conv1d`` to ``Conv3d``, ``Embedding``, ``EmbeddingBag``,
+    ``LayerNorm``, ``GroupNorm``, ``BatchNorm`` in evaluation mode and ``MultiheadAttention``; more
+    are registered with :func:`linear_in`.
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+    >>> J = of.torch.jacobian(net, torch.randn(5, 3))
+    >>> J.shape
+    (10, 50)
+    """
+    network = Network(
+        module, X, parameters=parameters, outputs=outputs, memory=memory, forward=forward
+    )
+    return network.jacobian()
+
+
+def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
+    r"""The empirical neural tangent kernel of a module.
+
+    Parameters
+    ----------
+    module, X, **options
+        As of :func:`jacobian`.
+
+    Returns
+    -------
+    Operator of shape (N·k, N·k), or (N, N) for other `outputs` than "all"; symmetric and PSD
+
+    Notes
+    -----
+    :math:`K = J J^T`, no N × N array: a product is one with :math:`J^T` and one with J.
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...                           torch.nn.Linear(144, 10))
+    >>> of.torch.kernel(net, torch.randn(5, 1, 8, 8), outputs="trace").shape
+    (5, 5)
+    """
+    return Gram(Network(module, X, **options).jacobian(), symbol="K")
+
+
+def layer_kernels(
+    module: torch.nn.Module, X: Any, **options: Unpack[Options]
+) -> dict[str, Operator]:
+    r"""The share of each layer in the kernel, which is their sum.
+
+    Parameters
+    ----------
+    module, X, **options
+        As of :func:`jacobian`.
+
+    Returns
+    -------
+    dict of str to Operator
+        By the names of ``module.named_modules()``, in the order of the parameters.  A parameter
+        that several layers share counts for the first.
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> list(of.torch.layer_kernels(net, torch.randn(5, 3)))
+    ['0', '2']
+    """
+    network = Network(module, X, **options)
+    layers: dict[str, list[str]] = {}
+    for name in network.model.trained:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return {
+        layer: Gram(network.jacobian(names), symbol=f"K[{layer}]")
+        for layer, names in layers.items()
+    }
+
+
+def cross_kernel(
+    module: torch.nn.Module, X_new: Any, X: Any, **options: Unpack[Options]
+) -> Operator:
+    r"""The kernel between new points and others, ``J(X_new) J(X)ᵀ``.
+
+    Parameters
+    ----------
+    module, X_new, X, **options
+        As of :func:`jacobian`; `memory` is for each of the two sets.
+
+    Returns
+    -------
+    Operator of shape (M·k, N·k)
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> of.torch.cross_kernel(net, torch.randn(2, 3), torch.randn(5, 3)).shape
+    (2, 5)
+    """
+    new, old = (Network(module, data, **options).jacobian() for data in (X_new, X))
+    return CrossGram(new, old, symbol="K(X*, X)")
+
+
+class Network:
+    """A module on its samples: what is held of the first of them, what is recomputed of others."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        X: Any,
+        *,
+        parameters: Iterable[str] | None = None,
+        outputs: Outputs | None = None,
+        memory: float | str | None = None,
+        forward: Callable[..., Any] | None = None,
+    ) -> None:
+        self.outputs = check_outputs("all" if outputs is None else outputs)
+        self.model = Model(module, parameters, self.outputs, forward)
+        self.samples = self.model.samples(X)
+        self.plan = make_plan(self.model, self.samples)
+        where = module_name(to_array(next(iter(self.model.trained.values()))))
+        each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
+        budget = parse_memory(memory, where)
+        size = self.samples.size
+        #: samples of a row block
+        self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
+        #: of how many samples the factors are held
+        self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
+        blocks = self.samples.blocks(0, self.count, self.block)
+        self.held: dict[str, Operator] = {}
+        if self.count:
+            self.held = held_jacobians(self.model, self.plan, blocks, self.count)
+
+    def jacobian(self, names: Iterable[str] | None = None) -> Operator:
+        """J by these parameters, or all."""
+        model = self.model if names is None else self.model.only(names)
+        parts: list[Operator] = []
+        if self.count:
+            parts.append(HStack([self.held[name] for name in model.trained], symbol="J"))
+        if self.count < self.samples.size:
+            plan = self.plan.only(model.trained)
+            rest = RecomputedJacobian(model, self.samples, plan, self.count, self.block)
+            parts.append(rest)
+        J = parts[0] if len(parts) == 1 else VStack(parts, symbol="J")
+        return of_outputs(J, self.plan.outputs, "trace") if self.outputs == "trace" else J

@@ -1,0 +1,134 @@
+"""How the outputs of a layer depend on one of its parameters, where that is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+#: the outputs (b, …) of a layer, given one of its parameters
+Rule = Callable[[torch.Tensor], torch.Tensor]
+
+
+@singledispatch
+def linear_in(module: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | None:
+    """How the outputs of a layer depend on its parameter `name`, without what does not.
+
+    A rule for a layer of one's own is registered by its class.  Every parameter of a layer without
+    a rule takes the way of any function: the rows of its Jacobian, sample by sample.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The layer.
+    name : str
+        The parameter, as the layer calls it.
+    *inputs : tensor (b, …)
+        What the layer was called with, the samples first.
+
+    Returns
+    -------
+    function or None
+        Linear: from a tensor like the parameter to one like the outputs.  None: no rule is known.
+
+    Examples
+    --------
+    >>> import torch, opflow as of
+    >>> class Scaled(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight = torch.nn.Parameter(torch.randn(4, 3))
+    ...     def forward(self, x):
+    ...         return x @ self.weight.T / 3**0.5
+    >>> @of.torch.linear_in.register
+    ... def scaled(module: Scaled, name, x):
+    ...     return lambda weight: x @ weight.T / 3**0.5
+    >>> of.torch.kernel(Scaled(), torch.randn(5, 3)).shape
+    (20, 20)
+    """
+    return None
+
+
+@linear_in.register
+def _linear(module: nn.Linear, name: str, x: torch.Tensor) -> Rule:
+    if name == "bias":
+        return lambda bias: bias.expand(*x.shape[:-1], len(bias))
+    return lambda weight: F.linear(x, weight)
+
+
+@linear_in.register(nn.Conv1d)
+@linear_in.register(nn.Conv2d)
+@linear_in.register(nn.Conv3d)
+def _convolution(module: nn.Conv2d, name: str, x: torch.Tensor) -> Rule:
+    if name == "weight":
+        return lambda weight: module._conv_forward(x, weight, None)
+    sizes = (torch.empty(t.shape, device="meta") for t in (x, module.weight))
+    shape = module._conv_forward(*sizes, None).shape
+    return lambda bias: bias.view(-1, *[1] * (len(shape) - 2)).expand(shape)
+
+
+@linear_in.register
+def _embedding(module: nn.Embedding, name: str, ids: torch.Tensor) -> Rule | None:
+    if module.max_norm is not None:  # the rows that are read change
+        return None
+    return lambda weight: _looked_up(weight, ids, module.padding_idx)
+
+
+@linear_in.register
+def _bag(
+    module: nn.EmbeddingBag,
+    name: str,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+) -> Rule | None:
+    if offsets is not None or ids.ndim != 2 or module.mode == "max" or module.max_norm is not None:
+        return None
+    size = torch.ones_like(ids) if module.padding_idx is None else ids != module.padding_idx
+    each = size.sum(1, keepdim=True).clamp(min=1) if module.mode == "mean" else 1
+
+    def bag(weight: torch.Tensor) -> torch.Tensor:
+        rows = _looked_up(weight, ids, module.padding_idx)
+        return (rows if weights is None else rows * weights[..., None]).sum(1) / each
+
+    return bag
+
+
+def _looked_up(weight: torch.Tensor, ids: torch.Tensor, padding: int | None) -> torch.Tensor:
+    """Rows of an embedding; none of the padding, which is not trained."""
+    rows = F.embedding(ids, weight)
+    return rows if padding is None else rows * (ids != padding)[..., None]
+
+
+@linear_in.register
+def _layer_norm(module: nn.LayerNorm, name: str, x: torch.Tensor) -> Rule:
+    if name == "bias":
+        return lambda bias: bias.expand(x.shape)
+    normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
+    return lambda weight: normalised * weight
+
+
+@linear_in.register
+def _group_norm(module: nn.GroupNorm, name: str, x: torch.Tensor) -> Rule:
+    normalised = F.group_norm(x, module.num_groups, eps=module.eps)
+    return _by_channel(name, normalised)
+
+
+@linear_in.register(nn.BatchNorm1d)
+@linear_in.register(nn.BatchNorm2d)
+@linear_in.register(nn.BatchNorm3d)
+def _batch_norm(module: nn.BatchNorm2d, name: str, x: torch.Tensor) -> Rule:
+    return _by_channel(
+        name, F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
+    )
+
+
+def _by_channel(name: str, normalised: torch.Tensor) -> Rule:
+    """Scale and shift of the channels, the second axis."""
+    ends = [1] * (normalised.ndim - 2)
+    if name == "bias":
+        return lambda bias: bias.view(-1, *ends).expand(normalised.shape)
+    return lambda weight: normalised * weight.view(-1, *ends)

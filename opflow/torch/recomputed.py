@@ -1,0 +1,138 @@
+"""The Jacobian of samples of which nothing is held: Jᵀu by a backward, J v by a tangent pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+
+from opflow.machine.arrays import Array, Index, to_host
+from opflow.machine.workspace import op_namespace
+from opflow.operators import Operator
+from opflow.operators.entries import column_squares, gram_diagonal
+from opflow.operators.operator import Cost
+from opflow.torch.bridge import to_array, to_tensor
+from opflow.torch.data import Batch, Samples, length, mapped, rows_of
+from opflow.torch.held import Plan, stacked
+from opflow.torch.model import Model, differentiable
+
+
+def cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    """A batch in another precision."""
+    return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
+
+
+def directions(model: Model, X: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Vectors (P, c) as directions (c, …) of the parameters."""
+    sizes = [p.numel() for p in model.trained.values()]
+    parts = zip(model.trained.items(), X.T.split(sizes, dim=1), strict=True)
+    return {name: part.reshape(-1, *p.shape) for (name, p), part in parts}
+
+
+def over_columns(function: Callable[..., Any], *columns: Any) -> Any:
+    """`function` of every column of its arguments, all at once."""
+    with differentiable(), torch.no_grad():
+        if length(columns) > 1:
+            return torch.vmap(function)(*columns)
+        single = function(*(rows_of(part, 0) for part in columns))
+        return mapped(lambda tensor: tensor[None], single)
+
+
+def pushed(model: Model, batch: Batch, tangent: dict[str, torch.Tensor]) -> torch.Tensor:
+    """J v (b, k)."""
+    return torch.func.jvp(lambda p: model(p, batch), (model.trained,), (tangent,))[1]
+
+
+class RecomputedJacobian(Operator):
+    """J of the samples from `start`, in row blocks of `rows` samples.
+
+    Notes
+    -----
+    A product costs a forward pass and a backward or a tangent pass, for any number of outputs; the
+    diagonal of its Gram and sub-blocks k backward passes of the samples they need.
+    """
+
+    def __init__(self, model: Model, samples: Samples, plan: Plan, start: int, rows: int) -> None:
+        self.model = model
+        self.samples = samples
+        self.plan = plan
+        self.start = start
+        #: samples of a row block
+        self.at_once = rows
+        self.data = to_array(next(iter(model.trained.values())))
+        count = samples.size - start
+        shape = (count * plan.outputs, model.parameters)
+        super().__init__(shape, self.data.dtype, symbol="J")
+
+    def cost(self, columns: int = 1) -> Cost:
+        # of a module's passes the flops are not known: these are of layers with one position
+        count = self.shape[0] // self.plan.outputs
+        return Cost(4.0 * count * self.shape[1] * columns, self._vector_bytes(columns))
+
+    def _blocks(self, columns: int, dtype: torch.dtype) -> Any:
+        """Row blocks: where they stand among the rows, and their samples."""
+        k = self.plan.outputs
+        rows = max(1, self.at_once // columns)
+        for s, batch in self.samples.blocks(self.start, self.samples.size, rows):
+            place = slice((s.start - self.start) * k, (s.stop - self.start) * k)
+            yield place, cast(batch, dtype)
+
+    def _rmatmat(self, X: Array) -> Array:
+        force = to_tensor(X)
+        model = self.model.astype(force.dtype)
+        columns = X.shape[1]
+        total = [p.new_zeros(columns, *p.shape) for p in model.trained.values()]
+        for place, batch in self._blocks(columns, force.dtype):
+            with differentiable():
+                trained = model.leaves()
+                outputs = model(trained, batch)
+                u = force[place].T.reshape(columns, *outputs.shape)
+                parts = torch.autograd.grad(
+                    outputs,
+                    list(trained.values()),
+                    u if columns > 1 else u[0],
+                    is_grads_batched=columns > 1,
+                    materialize_grads=True,
+                )
+            for sums, part in zip(total, parts, strict=True):
+                sums += part
+        return to_array(torch.cat([sums.reshape(columns, -1) for sums in total], dim=1).T)
+
+    def _matmat(self, X: Array) -> Array:
+        vectors = to_tensor(X)
+        model = self.model.astype(vectors.dtype)
+        tangents = directions(model, vectors)
+        out = vectors.new_empty(self.shape[0], X.shape[1])
+        for place, batch in self._blocks(X.shape[1], vectors.dtype):
+            moved = over_columns(partial(pushed, model, batch), tangents)
+            out[place] = moved.flatten(1).T
+        return to_array(out)
+
+    def rows(self, index: Index) -> Array:
+        k = self.plan.outputs
+        which = to_host(op_namespace(self).arange(self.shape[0])[index])
+        batch = self.samples.take(self.start + which // k)
+        return self._held(batch, len(which)).rows(np.arange(len(which)) * k + which % k)
+
+    def held(self) -> Any:
+        """Row block by row block, the Jacobian with its factors, for a while."""
+        for s, batch in self.samples.blocks(self.start, self.samples.size, self.at_once):
+            yield self._held(batch, s.stop - s.start)
+
+    def _held(self, batch: Batch, size: int) -> Operator:
+        return stacked(self.model, self.plan, [(slice(0, size), batch)], size)
+
+
+@gram_diagonal.register
+def _gram_diagonal(J: RecomputedJacobian, weights: Array | None = None) -> Array:
+    parts = [to_tensor(gram_diagonal(block, weights)) for block in J.held()]
+    return to_array(torch.cat(parts))
+
+
+@column_squares.register
+def _column_squares(J: RecomputedJacobian) -> Array:
+    return reduce(add, (column_squares(block) for block in J.held()))
