@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import singledispatch
 
 from opflow.machine.arrays import Data, namespace
+from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Scaled
 from opflow.operators.gates import ScaledGates
 from opflow.operators.gram import Gram
@@ -38,14 +39,12 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     Notes
     -----
     The block of :math:`\varphi \odot a` is :math:`\Phi \otimes A`, :math:`\Phi = \sum_{\mu p}
-    \varphi_{\mu p}^T \varphi_{\mu p}` and :math:`A = \frac1N \sum_\mu a_\mu^T a_\mu`; exact for
-    biases and a trained readout.  (Where positions share weights both go over them: *expand*.)
+    \varphi_{\mu p}^T \varphi_{\mu p}` and :math:`A = \frac1N \sum_\mu a_\mu^T a_\mu` [1]_; exact
+    for biases and a trained readout.  (Where positions share weights both go over them: *expand*.)
     2·N·(k·n_ℓ² + n_{ℓ-1}²) flops a layer, 9·n³ a factor for the eigenpairs that give the inverse
     exactly; then 2·P·(n_ℓ + n_{ℓ-1}) a product, twice that with the inverse.
 
-    References
-    ----------
-    Martens and Grosse, Optimizing neural networks with Kronecker-factored curvature, 2015.
+    .. [1] Martens and Grosse, Optimizing neural networks with Kronecker-factored curvature, 2015.
 
     Examples
     --------
@@ -58,17 +57,17 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     if damping is not None and not damping > 0:
         raise ValueError(f"damping must be positive, or None for no inverse, not {damping!r}")
     blocks = kfac_blocks(as_operator(J))
-    pairs = [[M if is_operator(M) else Matrix(M, psd=True) for M in block] for block in blocks]
-    op = Kronecker(*pairs, symbol="K-FAC")
+    factors = [M if is_operator(M) else Matrix(M, psd=True) for block in blocks for M in block]
+    op = Kronecker(*zip(factors[::2], factors[1::2], strict=True), symbol="K-FAC")
     return op if damping is None else damped_inverse(op)(damping)
 
 
-def damped_inverse(op: Kronecker) -> Callable[[float], Operator]:
-    """λ ↦ (op + λ)⁻¹ of PSD factors, from the eigenpairs of each, computed once."""
-    xp = namespace(*(part.data for part in op.parts if part.data is not None))
-    pairs = [[xp.linalg.eigh(M.todense()) for M in pair] for pair in op.pairs]
-    clipped = ((a.clip(0)[:, None] * b.clip(0)).reshape(-1) for (a, _), (b, _) in pairs)
-    values = xp.concatenate(list(clipped))
+def damped_inverse(op: Operator) -> Callable[[float], Operator]:
+    """λ ↦ (op + λ)⁻¹ of a Kronecker product of PSD factors, by the eigenpairs of each, once."""
+    xp = op_namespace(op)
+    found = [xp.linalg.eigh(M.todense()) for M in op.operands]
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    values = xp.concatenate([xp.outer(a.clip(0), b.clip(0)).ravel() for (a, _), (b, _) in pairs])
     turn = Kronecker(*((U, V) for (_, U), (_, V) in pairs), symbol="U")
     return lambda damping: Gram(turn, 1 / (values + damping), symbol=f"({op.symbol} + λ)⁻¹")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from opflow.machine.arrays import Array, namespace
 from opflow.machine.threads import over_rows
@@ -97,7 +98,9 @@ class Hessian(Operator):
             return total
 
         held = float(self.shape[0] * c * X.dtype.itemsize)
-        total = sum(over_rows(fields.samples, sums, self.cost(c).flops, fields.inputs, sums=held))
+        total: Any = sum(
+            over_rows(fields.samples, sums, self.cost(c).flops, fields.inputs, sums=held)
+        )
         for weight, bias, size in layers:
             total[:, weight] *= size
             if bias is not None:

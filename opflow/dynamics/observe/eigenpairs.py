@@ -81,8 +81,10 @@ class TopEigenpairs(Remembering):
             start = None
             if moment.step and self.last is not None:  # a checkpoint may have moved it
                 start = to_device_of(self.last, moment.residual)
-            options = {"tol": self.tol, "memory": self.memory, "start": start}
-            pairs = eigsh(self._operator(moment), self.k, which=self.which, **options)
+            op = self._operator(moment)
+            pairs = eigsh(
+                op, self.k, which=self.which, tol=self.tol, memory=self.memory, start=start
+            )
             if self.first is None or moment.step == 0:
                 self.first = pairs.eigenvectors
             self.first = to_device_of(self.first, pairs.eigenvectors)
@@ -154,15 +156,13 @@ class HessianEigenvalues(TopEigenpairs):
     Notes
     -----
     An array (2k,) a moment, descending, named ``hessian_eigenvalues``: of :func:`opflow.hessian`,
-    or of 1/N of it where the run takes the mean loss.  Gradient descent of step s is stable while
-    the largest is below 2/s, and hovers about it at the edge of stability.  Some 20 to 150 Hessian
-    products, each three kernel products; the search starts at the last vectors, P·(2k + 1) numbers.
-    For one machine, inputs that can be read by rows, and networks that are not linearised.
+    times 1/N for the mean loss.  Gradient descent of step s is stable while the largest is below
+    2/s, and hovers about it at the edge of stability [1]_.  Some 20 to 150 Hessian products, each
+    three kernel products; keeps P·(4k + 1) numbers.  For one machine, inputs that can be read by
+    rows, and networks that are not linearised.
 
-    References
-    ----------
-    Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability,
-    2021.
+    .. [1] Cohen et al., Gradient descent on neural networks typically occurs at the edge of
+       stability, 2021.
 
     Examples
     --------
