@@ -77,14 +77,25 @@ def hessian(
     ((35, 35), True, True)
     >>> top, bottom = of.spectral.eigsh(H, 2, which="BE").eigenvalues
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
     net = check_fields(fields).network
-    chosen = run_objective(objective, net.outputs)
-    if isinstance(chosen, Given) and not callable(getattr(objective, "hessian", None)):
-        raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
+    chosen = check_bent(objective, net.outputs, part)
     targets = checked_targets(y, net, fields.samples, chosen)
     return hessian_at(fields, targets, chosen, part, rates)
+
+
+def check_bent(objective: str | Objective, outputs: int, part: str) -> RunObjective:
+    """The objective, if its second derivatives are known, and `part` is one of the parts."""
+    if part not in PARTS:
+        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
+    chosen = run_objective(objective, outputs)
+    if isinstance(chosen, Given) and not callable(getattr(objective, "hessian", None)):
+        raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
+    return chosen
+
+
+def is_convex(objective: RunObjective) -> bool:
+    """Whether the loss is known to be convex in the outputs."""
+    return isinstance(objective, Quadratic | CrossEntropy | Huber)
 
 
 def hessian_at(
@@ -97,7 +108,7 @@ def hessian_at(
         return J.T @ J
     f = fields.outputs
     force = objective.force(f, y) if full else None
-    convex = isinstance(objective, Quadratic | CrossEntropy | Huber)
+    convex = is_convex(objective)
     return Hessian(
         fields, force, partial(curved, objective, f, y), rates=rates, psd=convex and not full
     )
@@ -106,5 +117,5 @@ def hessian_at(
 def curved(objective: RunObjective, f: Array, y: Array, s: slice, u: Array) -> Array:
     """∂²loss/∂f² of some samples times u (b, c, k)."""
     columns, k = u.shape[1:]
-    rows = (a[s].repeat(columns, axis=0) for a in (f, y))
-    return objective.hessian(*rows, u.reshape(-1, k)).reshape(u.shape)
+    f, y = (a[s].repeat(columns, axis=0) for a in (f, y))
+    return objective.hessian(f, y, u.reshape(-1, k)).reshape(u.shape)
