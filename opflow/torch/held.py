@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,8 +32,6 @@ class Plan(NamedTuple):
     by_rows: list[bool]
     #: parameters whose rows come from the whole module: there is no rule, or more than the rule
     generic: list[str]
-    #: whether torch cannot take their derivatives of all samples at once
-    one_by_one: bool
     #: k, and what is held for a sample
     outputs: int
     numbers: int
@@ -74,7 +72,6 @@ def make_plan(model: Model, samples: Samples) -> Plan:
         [f.call.layout for f in found],
         [_rows_are_fewer(model, f) for f in found],
         [],
-        False,
         outputs.shape[1],
         0,
     )
@@ -92,7 +89,7 @@ def make_plan(model: Model, samples: Samples) -> Plan:
             generic.append(name)
     plan = plan._replace(generic=generic)
     if generic:
-        plan = plan._replace(one_by_one=not _at_once(model, plan, batch, force, exact))
+        _check_generic(model, plan, batch, force, dict(zip(model.trained, exact, strict=True)))
     numbers = sum(
         _numbers(f, by_rows, model)
         for f, by_rows in zip(found, plan.by_rows, strict=True)
@@ -222,31 +219,31 @@ def _generic_rows(model: Model, plan: Plan, batch: Batch) -> dict[str, torch.Ten
         return model(model.trained | some, rows_of(sample, None))[0]
 
     with differentiable():
-        if not plan.one_by_one:
-            return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in some.items()}
-        rows = [
-            torch.autograd.grad(f, list(leaves.values()), retain_graph=True, materialize_grads=True)
-            for f in model(model.trained | leaves, batch).reshape(-1)
-        ]
-    shape = (length(batch), plan.outputs)
-    parts = (torch.stack(part).unflatten(0, shape) for part in zip(*rows, strict=True))
-    return dict(zip(leaves, parts, strict=True))
+        return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
 
 
-def _at_once(
-    model: Model, plan: Plan, batch: Batch, force: torch.Tensor, exact: Sequence[torch.Tensor]
-) -> bool:
-    """Whether torch takes the derivatives of all samples at once, and rightly."""
-    gradients = dict(zip(model.trained, exact, strict=True))
+def _check_generic(
+    model: Model,
+    plan: Plan,
+    batch: Batch,
+    force: torch.Tensor,
+    exact: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise where torch cannot take derivatives sample by sample, or takes wrong ones."""
+    error: Exception | None = None
+    wrong = list(plan.generic)
     try:
-        rows = _generic_rows(model, plan, batch)
-    except (RuntimeError, NotImplementedError):
-        return False
-    return all(
-        _agree(torch.einsum("bk,bk...->...", force, part), gradients[name])
-        for name, part in rows.items()
-    )
+        for name, rows in _generic_rows(model, plan, batch).items():
+            if _agree(torch.einsum("bk,bk...->...", force, rows), exact[name]):
+                wrong.remove(name)
+    except RuntimeError as raised:
+        error = raised
+    if wrong:
+        raise NotImplementedError(
+            f"no rule is known for {', '.join(map(repr, wrong))} in {model.title}, and torch.func "
+            "does not give their derivatives sample by sample: parameters= can leave them out, "
+            "opflow.torch.linear_in takes a rule"
+        ) from error
 
 
 def _agree(ours: torch.Tensor, exact: torch.Tensor) -> bool:

@@ -175,6 +175,9 @@ MODULES = {
     "leaky": (lambda: mlp(nn.LeakyReLU(0.2)), lambda: normal(4)),
     "elu": (lambda: mlp(nn.ELU()), lambda: normal(4)),
     "sigmoid": (lambda: mlp(nn.Sigmoid()), lambda: normal(4)),
+    "prelu": (
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3), nn.PReLU()),
+        lambda: normal(4)),
     "residual": (Residual, lambda: normal(4)),
     "lenet": (lenet, lambda: normal(1, 8, 8)),
     "resnet, group norm": (lambda: ResNetBlock(lambda n: nn.GroupNorm(2, n)), image),
