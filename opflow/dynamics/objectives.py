@@ -193,7 +193,7 @@ def run_objective(objective: str | Objective, outputs: int) -> RunObjective:
     known = {o.name: o for o in (Quadratic(), CrossEntropy(outputs), Huber())}
     if isinstance(objective, str) and objective in known:
         return known[objective]
-    if isinstance(objective, Huber):
+    if isinstance(objective, Quadratic | CrossEntropy | Huber | Given):
         return objective
     parts = (getattr(objective, part, None) for part in ("value", "force"))
     if isinstance(objective, type) or not all(map(callable, parts)):

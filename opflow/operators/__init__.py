@@ -30,8 +30,9 @@ from opflow.operators.diagonal import Identity, Zero
 from opflow.operators.gates import PackedGates, ScaledGates
 from opflow.operators.gram import CrossGram, Gram, GramVelocity
 from opflow.operators.hadamard import Hadamard, TiledHadamard
+from opflow.operators.kfac import kfac
 from opflow.operators.khatri_rao import KhatriRao
-from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.kronecker import FeatureLift, Kronecker, SampleLift
 from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix, RowMatrix, Weight
 from opflow.operators.operator import Operator
@@ -55,6 +56,7 @@ __all__ = [
     "Hadamard",
     "Identity",
     "KhatriRao",
+    "Kronecker",
     "Mask",
     "Matrix",
     "Operator",
@@ -72,6 +74,7 @@ __all__ = [
     "Zero",
     "as_operator",
     "describe",
+    "kfac",
     "pullback",
     "pushforward",
 ]

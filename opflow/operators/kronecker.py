@@ -1,4 +1,4 @@
-"""Operators on units or on samples, lifted to act on whole (N, n) fields.
+"""Kronecker products of operators, and the two that act on whole (N, n) fields.
 
 A field is flattened sample-major.  ``I_N ⊗ W`` applies W to every sample, ``A ⊗ I_n`` mixes the
 samples of every unit by A.
@@ -6,44 +6,113 @@ samples of every unit by A.
 
 from __future__ import annotations
 
-from opflow.machine.arrays import Array, Data, Index, namespace
+from typing import Any
+
+from opflow.machine.arrays import Array, Data, Index, check_integer, namespace
 from opflow.machine.cost import Cost
-from opflow.operators.diagonal import entry_indices
+from opflow.operators.algebra import Composite, unify
+from opflow.operators.diagonal import Identity, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
 
 
-class KroneckerIdentity(Operator):
-    """What the two lifts share: an operator, its tags, and a number of copies of it."""
+class Kronecker(Composite):
+    r"""``A ⊗ B``; of several pairs a block-diagonal operator, ``diag(A_1 ⊗ B_1, A_2 ⊗ B_2, …)``.
 
-    def __init__(self, op: Data, copies: int, name: str, samples_first: bool) -> None:
-        if not copies >= 1:
-            raise ValueError(f"{name} must be at least 1, not {copies}")
-        self.op = as_operator(op)
-        self.copies = int(copies)
-        m, n = self.op.shape
+    Parameters
+    ----------
+    *pairs : tuples (A, B) of arrays, sparse matrices or operators
+    symbol : str, optional
+
+    Notes
+    -----
+    :math:`(A \otimes B)\,\mathrm{vec}(M) = \mathrm{vec}(A M B^T)`, vec in C order: a product of B
+    with as many columns as A has, and one of A with as many as B has rows.  PSD, or symmetric, if
+    all factors are.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Kronecker((np.array([[1.0, 2.0]]), np.eye(2))).todense()
+    array([[1., 0., 2., 0.],
+           [0., 1., 0., 2.]])
+    """
+
+    row_access = False
+
+    def __init__(self, *pairs: tuple[Data, Data], symbol: str | None = None, **dims: Any) -> None:
+        parts = unify([as_operator(factor) for pair in pairs for factor in pair])
+        sizes = ((A.shape, B.shape) for A, B in zip(parts[::2], parts[1::2], strict=True))
+        heights, widths = zip(*((m * p, n * q) for (m, n), (p, q) in sizes), strict=True)
         super().__init__(
-            (m * self.copies, n * self.copies),
-            self.op.dtype,
-            symmetric=self.op.symmetric,
-            psd=self.op.psd,
-            dims=(self.copies, n) if samples_first else (n, self.copies),
-            dimsd=(self.copies, m) if samples_first else (m, self.copies),
+            parts,
+            (sum(heights), sum(widths)),
+            parts[0].dtype,
+            symmetric=all(part.symmetric for part in parts),
+            psd=all(part.psd for part in parts),
+            symbol=symbol,
+            **dims,
         )
 
     @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.op,)
+    def pairs(self) -> list[tuple[Operator, Operator]]:
+        """The factors of each block."""
+        return list(zip(self.parts[::2], self.parts[1::2], strict=True))
+
+    @property
+    def symbol(self) -> str:
+        products = (f"({A._factor_symbol} ⊗ {B._factor_symbol})" for A, B in self.pairs)
+        return self._symbol or " ⊕ ".join(products)
 
     def cost(self, columns: int = 1) -> Cost:
-        return self.op.cost(columns * self.copies)
+        costs = (B.cost(columns * A.shape[1]) + A.cost(columns * B.shape[0]) for A, B in self.pairs)
+        return sum(costs, Cost(0.0, 0.0))
+
+    def _matmat(self, X: Array) -> Array:
+        return self._product(X, 1)
+
+    def _rmatmat(self, X: Array) -> Array:
+        return self._product(X, 0)
+
+    def _product(self, X: Array, side: int) -> Array:
+        """The operator times X, or its adjoint for the side 0."""
+        start, c, out = 0, X.shape[1], []
+        for A, B in self.pairs:
+            n, m = A.shape[side], B.shape[side]
+            Y = X[start : start + n * m]
+            start += n * m
+            if not isinstance(B, Identity):
+                Y = Y.reshape(n, m, c).transpose(1, 0, 2).reshape(m, -1)
+                Y = B._matmat(Y) if side else B._rmatmat(Y)
+                Y = Y.reshape(-1, n, c).transpose(1, 0, 2)
+            if not isinstance(A, Identity):
+                Y = Y.reshape(n, -1)
+                Y = A._matmat(Y) if side else A._rmatmat(Y)
+            out.append(Y.reshape(-1, c))
+        return namespace(X).concatenate(out) if len(out) > 1 else out[0]
+
+    def _diagonal(self) -> Array:
+        if any(part.shape[0] != part.shape[1] for part in self.parts):
+            return super()._diagonal()
+        found = [(A.diagonal()[:, None] * B.diagonal()).reshape(-1) for A, B in self.pairs]
+        return namespace(*found).concatenate(found)
+
+    def _block(self, rows: Index, cols: Index) -> Array:
+        if len(self.parts) > 2:
+            return super()._block(rows, cols)
+        A, B = self.parts
+        i, j = entry_indices(self, rows, cols)
+        (p, q), i = B.shape, i[:, 0]
+        return A._block(i // p, j // q) * B._block(i % p, j % q)
 
 
-entries_are_cheap.register(KroneckerIdentity, cheap_in_operands)
+@entries_are_cheap.register
+def _entries_are_cheap(op: Kronecker) -> bool:
+    return len(op.parts) == 2 and cheap_in_operands(op)
 
 
-class SampleLift(KroneckerIdentity):
+class SampleLift(Kronecker):
     """``I_N ⊗ W``: apply `W` to every sample of a field.
 
     Parameters
@@ -65,37 +134,11 @@ class SampleLift(KroneckerIdentity):
     """
 
     def __init__(self, W: Data, samples: int) -> None:
-        super().__init__(W, samples, "samples", samples_first=True)
-
-    @property
-    def symbol(self) -> str:
-        return f"(I ⊗ {self.op._factor_symbol})"
-
-    def _by_unit(self, X: Array) -> Array:
-        """A field (N, n) as a block of N vectors of n numbers, for each column."""
-        by_unit = X.reshape(self.copies, -1, X.shape[1]).transpose(1, 0, 2)
-        return by_unit.reshape(by_unit.shape[0], -1)
-
-    def _by_sample(self, X: Array, columns: int) -> Array:
-        return X.reshape(-1, self.copies, columns).transpose(1, 0, 2).reshape(-1, columns)
-
-    def _matmat(self, X: Array) -> Array:
-        return self._by_sample(self.op._matmat(self._by_unit(X)), X.shape[1])
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self._by_sample(self.op._rmatmat(self._by_unit(X)), X.shape[1])
-
-    def _diagonal(self) -> Array:
-        d = self.op.diagonal()
-        return namespace(d).tile(d, self.copies)
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        m, n = self.op.shape
-        i, j = entry_indices(self, rows, cols)
-        return self.op._block(i[:, 0] % m, j % n) * (i // m == j // n)
+        W, copies = as_operator(W), Identity(check_integer(samples, "samples", 1))
+        super().__init__((copies, W), dims=(samples, W.shape[1]), dimsd=(samples, W.shape[0]))
 
 
-class FeatureLift(KroneckerIdentity):
+class FeatureLift(Kronecker):
     """``A ⊗ I_n``: mix the samples of a field by `A`, the same for every unit.
 
     Parameters
@@ -116,22 +159,5 @@ class FeatureLift(KroneckerIdentity):
     """
 
     def __init__(self, A: Data, features: int) -> None:
-        super().__init__(A, features, "features", samples_first=False)
-
-    @property
-    def symbol(self) -> str:
-        return f"({self.op._factor_symbol} ⊗ I)"
-
-    def _matmat(self, X: Array) -> Array:
-        return self.op._matmat(X.reshape(self.op.shape[1], -1)).reshape(-1, X.shape[1])
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self.op._rmatmat(X.reshape(self.op.shape[0], -1)).reshape(-1, X.shape[1])
-
-    def _diagonal(self) -> Array:
-        return self.op.diagonal().repeat(self.copies)
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        i, j = entry_indices(self, rows, cols)
-        n = self.copies
-        return self.op._block(i[:, 0] // n, j // n) * (i % n == j % n)
+        A, copies = as_operator(A), Identity(check_integer(features, "features", 1))
+        super().__init__((A, copies), dims=(A.shape[1], features), dimsd=(A.shape[0], features))

@@ -15,7 +15,8 @@ from opflow.machine.threads import over_rows
 if TYPE_CHECKING:
     from opflow.relu.network import ReLUNetwork
 
-#: what visits a range of samples: for each row block the inputs of all layers, and ``∂/∂h``
+#: what visits a range of samples: for each row block the inputs of all layers (None where they
+#: cannot be read by rows), and ``∂/∂h``; a block is summed before the next is asked for
 Visit = Callable[[slice], Iterable[tuple[list[Data], list[Array]]]]
 
 
@@ -31,28 +32,10 @@ def parameter_gradient(
 ) -> list[Any]:
     """``Σ_μ (∂/∂h^ℓ)ᵀ a^{ℓ-1}`` and ``Σ_μ ∂/∂h^ℓ``, ordered as ``network.parameter_list()``.
 
-    Parameters
-    ----------
-    network : ReLUNetwork
-    samples : int
-    visit : callable
-        For a range of samples gives, row block by row block, the inputs of each trained layer
-        (None where they cannot be read by rows) and the gradients ∂/∂h^ℓ of shape (b, n_ℓ), or
-        (b, c·n_ℓ) for c vectors at a time, of ``network.layers()``.  A block is summed before the
-        next is asked for.
-    flops : float
-        Of the whole, by which the samples are divided among threads.
-    data : array
-        What is read by rows; several threads read an array in host memory only.
-    columns : int, default 1
-        c.
-    dtype : dtype, optional
-        Of the sums; that of the gradients by default.
-
-    Returns
-    -------
-    list of arrays
-        (c·n_ℓ, n_{ℓ-1}) for weights and (c·n_ℓ,) for biases; None for W¹ without rows of inputs.
+    The gradients that `visit` gives are (b, n_ℓ), or (b, c·n_ℓ) for c `columns` at a time; sums are
+    (c·n_ℓ, n_{ℓ-1}) and (c·n_ℓ,), in `dtype` or that of the gradients, and None for W¹ where there
+    are no rows of inputs.  Samples are divided among threads by `flops`, those of the whole, if
+    `data`, of which rows are read, is an array in host memory.
     """
     item = np.dtype(dtype or network.dtype).itemsize
 

@@ -10,6 +10,7 @@ from opflow.machine.ranks import Sharded
 from opflow.operators import HStack, Matrix, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
 from opflow.operators.gates import tables_pay
+from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
 from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.rules import is_operator, scale
@@ -175,3 +176,8 @@ def chosen_outputs(fields: Fields, rows: Operator, outputs: str | int) -> Operat
     if not isinstance(fields.space, Sharded):
         return chosen
     return ShardedRows(chosen, fields.space, k if outputs == "all" else 1)
+
+
+@kfac_blocks.register
+def _kfac_blocks(J: Transport) -> list[Factors]:
+    return kfac_blocks(jacobian(J.fields, route="cached", rates=J.rates))

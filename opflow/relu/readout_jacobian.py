@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opflow.machine.arrays import Array, Index, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators import KhatriRao, Operator
+from opflow.operators import Identity, KhatriRao, Operator
 from opflow.operators.diagonal import entry_indices
 from opflow.operators.entries import (
     cheap_in_operands,
@@ -14,6 +14,7 @@ from opflow.operators.entries import (
     gram_block,
     gram_diagonal,
 )
+from opflow.operators.kfac import Factors, kfac_factors, squared
 from opflow.operators.operator import Cost
 
 
@@ -110,3 +111,9 @@ def _cross_block(J: ReadoutJacobian, other: Operator, rows: Index, cols: Index) 
 def _column_squares(J: ReadoutJacobian) -> Array:
     squares = column_squares(J.a)
     return namespace(squares).tile(squares, J.outputs)
+
+
+@kfac_factors.register
+def _kfac_factors(J: ReadoutJacobian) -> Factors:
+    samples = J.a.shape[0]
+    return samples * Identity(J.outputs), squared(J.a) / samples

@@ -49,6 +49,7 @@ class Transport(Operator):
     def __init__(self, fields: Fields, *, rates: bool = True) -> None:
         net = fields.network
         self.fields = fields
+        self.rates = rates
         #: √η of each trained layer
         self.scales = [math.sqrt(rate) if rates else 1.0 for rate in net.layer_rates()]
         super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")

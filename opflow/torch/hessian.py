@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from opflow.dynamics.checks import targets_of
-from opflow.dynamics.hessian import check_bent, is_convex
+from opflow.dynamics.hessian import CONVEX, check_bent
 from opflow.dynamics.objectives import Objective, RunObjective
 from opflow.machine.arrays import Array
 from opflow.operators import Operator
@@ -93,7 +93,7 @@ class ModuleHessian(Operator):
         self.data = y
         self.objective = objective
         self.part = part
-        psd = part != "full" and is_convex(objective)
+        psd = part != "full" and isinstance(objective, CONVEX)
         shape = (model.parameters, model.parameters)
         super().__init__(shape, y.dtype, symmetric=True, psd=psd, symbol="H")
 

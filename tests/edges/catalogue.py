@@ -625,6 +625,15 @@ def jacobian(p):
     return of_operator(p, of.jacobian(p.fields()), 1, 1, columns=False)
 
 
+@network("dynamics.hessian")
+def hessian(p):
+    fields = p.fields()
+    v = p.array(fields.network.parameters, seed=14)
+    full = of.hessian(fields, p.targets()) @ v
+    G = of.hessian(fields, p.targets(), part="gauss-newton")
+    return {"full": Part(full, 2, 2), "part": Part(G @ v, 2, 2), "diag": Part(G.diagonal(), 2, 2)}
+
+
 @network("relu.layer_kernels")
 def layer_kernels(p):
     kernels = of.layer_kernels(p.fields())
@@ -808,6 +817,15 @@ def watching_eigenpairs(p):
     parts["modes"] = Part(abs(parts["modes"].value), 1, 1)
     parts["eigenvector_angles"] = Part(parts["eigenvector_angles"].value, size=1.0)
     return parts
+
+
+@network("observe.HessianEigenvalues", random=True)
+def watching_the_hessian(p):
+    small = of.ReLUNetwork.random([5, 6, 5], outputs=2, seed=3, dtype=p.dtype)
+    net = of.ReLUNetwork(small.weights, p.times(small.readout, p.data))
+    ends = observe.HessianEigenvalues(2)
+    run = of.train(net, p.inputs(), p.targets(), steps=3, observe=[ends])
+    return {"ends": Part(run.observations["hessian_eigenvalues"], 2, 2)}
 
 
 @network("observe.Spectrum", random=True)

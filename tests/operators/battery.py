@@ -937,6 +937,72 @@ def feature_lift(s: Setting) -> Case:
 
 
 @register
+def kronecker(s: Setting) -> Case:
+    A, B = s.normal(s.N, s.q), s.normal(s.p, s.k)
+    return Case(of.Kronecker((A, B)), np.kron, A, B)
+
+
+@register
+def kronecker_blocks(s: Setting) -> Case:
+    A, B, C = s.normal(s.N, s.q), s.sparse(s.p, s.k), s.normal(s.k, s.k)
+    op = of.Kronecker((A, of.Matrix(B)), (of.Identity(s.p), C))
+
+    def dense(A, B, C):
+        return scipy.linalg.block_diag(np.kron(A, B), np.kron(np.eye(s.p), C))
+
+    return Case(op, dense, A, B, C)
+
+
+@register
+def kronecker_blocks_of_grams(s: Setting) -> Case:
+    F, G = s.normal(s.p, s.q), s.normal(s.k, s.N)
+    op = of.Kronecker((of.Gram(F), of.Gram(G)), (of.Gram(G), of.Identity(s.q)))
+
+    def dense(F, G):
+        return scipy.linalg.block_diag(np.kron(gram(F), gram(G)), np.kron(gram(G), np.eye(s.q)))
+
+    return Case(op, dense, F, G, psd=True)
+
+
+@register
+def kronecker_factored_curvature(s: Setting) -> Case:
+    phi, a, scale = s.normal(s.N * s.k, s.p), s.normal(s.N, s.q), s.scalar()
+    op = of.kfac(
+        of.HStack(
+            [scale * of.KhatriRao(phi, a), of.Matrix(phi), ReadoutJacobian(of.Matrix(a), s.k)]
+        )
+    )
+
+    def dense(phi, a, scale, mean):
+        Phi, A = scale**2 * gram(phi.T), gram(a.T)
+        own = np.kron(np.eye(s.k), A)
+        return scipy.linalg.block_diag(mean * np.kron(Phi, A), gram(phi.T), own)
+
+    return Case(op, dense, phi, a, scale, 1 / s.N, psd=True)
+
+
+@register
+def hessian_of_two_layers(s: Setting) -> Case:
+    X, W, V, y = s.normal(s.N, s.p), s.normal(s.q, s.p), s.normal(s.k, s.q), s.normal(s.N, s.k)
+    fields = of.ReLUNetwork([W], V, readout_rate=1.0).fields(X)
+
+    def dense(X, W, V, y, gates, sign):
+        a = gates * (X @ W.T)
+        r = a @ V.T + sign * y
+        phi = gates[:, None, :] * V
+        inner = np.einsum("mki,mj->mkij", phi, X).reshape(s.N * s.k, -1)
+        outer = np.kron(a[:, None, :], np.eye(s.k)[:, :, None]).reshape(s.N * s.k, -1)
+        J = np.concatenate([inner, outer], axis=1)
+        mixed = np.einsum("mk,mi,mj,il->ijkl", r, gates, X, np.eye(s.q))
+        mixed = mixed.reshape(W.size, V.size)
+        own, top = np.zeros((W.size, W.size)), np.zeros((V.size, V.size))
+        return J.T @ J + np.block([[own, mixed], [mixed.T, top]])
+
+    leaves = (X, W, V, y, fields.gates[0], -1.0)
+    return Case(of.hessian(fields, y), dense, *leaves, symmetric=True)
+
+
+@register
 def feature_lift_of_gram(s: Setting) -> Case:
     F = s.normal(s.N, s.p)
     op = of.FeatureLift(of.Gram(F), s.k)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.relu.readout_jacobian import ReadoutJacobian
 from tests import examples
 from tests.relu.reference import chain_rule_jacobian, problems
 
@@ -195,3 +196,29 @@ def test_fields_that_are_kept_are_read_only(storage):
     residual = fields.outputs - 1.0
     residual -= 1.0
     assert all(W.flags.writeable for W in net.weights)
+
+
+@pytest.mark.parametrize("storage", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "transport"])
+@given(problem=problems())
+def test_diagonals_of_both_grams_take_no_products(route, storage, problem):
+    network, X = problem
+    J = of.jacobian(network.fields(X, storage=storage), route=route)
+    dense = chain_rule_jacobian(network, X)
+    expected, norms = (dense**2).sum(axis=0), (dense**2).sum(axis=1)
+    K = of.collective_kernel(network.fields(X), route=route)
+
+    def refused(*_):
+        raise AssertionError("a product")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (type(J), of.HStack, of.Scaled, of.KhatriRao, of.Matrix, ReadoutJacobian):
+            patch.setattr(kind, "_matmat", refused)
+            patch.setattr(kind, "_rmatmat", refused)
+        close = {"rtol": 1e-12, "atol": 1e-12 * norms.max(initial=0.0)}
+        for gram in (J.T @ J, of.Gram(J.T)):
+            np.testing.assert_allclose(gram.diagonal(), expected, **close)
+            np.testing.assert_allclose(gram.trace(), norms.sum(), **close)
+        # squared norms of the gradients of every output of every sample
+        np.testing.assert_allclose(K.diagonal(), norms, **close)
+        np.testing.assert_allclose(K.trace(), norms.sum(), **close)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.hessian import hessian_at
+from opflow.dynamics.hessian import hessian
 from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of, to_host
 from opflow.machine.ranks import RowDistribution
+from opflow.operators import Operator
 from opflow.relu.fields import Fields
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import Eigenpairs
@@ -57,7 +58,9 @@ class TopEigenpairs(Remembering):
     """
 
     name = "eigenvalues"
-    by_sample = remembered = ("first", "last")
+    by_sample: tuple[str, ...] = ("first", "last")
+    remembered = ("first", "last")
+    which = "LA"
 
     def __init__(self, k: int = 6, *, tol: float = 1e-6, memory: float | str | None = None) -> None:
         self.k = check_integer(k, "k", 1)
@@ -78,8 +81,9 @@ class TopEigenpairs(Remembering):
             start = None
             if moment.step and self.last is not None:  # a checkpoint may have moved it
                 start = to_device_of(self.last, moment.residual)
+            op = self._operator(moment)
             pairs = eigsh(
-                moment.kernel, self.k, which="LA", tol=self.tol, memory=self.memory, start=start
+                op, self.k, which=self.which, tol=self.tol, memory=self.memory, start=start
             )
             if self.first is None or moment.step == 0:
                 self.first = pairs.eigenvectors
@@ -88,6 +92,9 @@ class TopEigenpairs(Remembering):
             self.pairs = pairs
             moment.shared[self] = pairs
         return moment.shared[self]
+
+    def _operator(self, moment: Moment) -> Operator:
+        return moment.kernel
 
 
 class _OfPairs:
@@ -134,7 +141,7 @@ class Modes(_OfPairs):
         return to_host(modes).astype(np.float64)
 
 
-class HessianEigenvalues(Remembering):
+class HessianEigenvalues(TopEigenpairs):
     r"""The largest and the smallest eigenvalues of the Hessian of the loss along the run.
 
     Parameters
@@ -142,46 +149,41 @@ class HessianEigenvalues(Remembering):
     k : int, default 1
         From each end.
     tol : float, default 1e-4
-        Of the residuals, relative to ‖H‖, as in :func:`opflow.spectral.eigsh` for both ends.
-
-    Raises
-    ------
-    ValueError
-        When called in a run over ranks, of a linearised model, or whose inputs cannot be read by
-        rows.
+        Of residuals relative to ‖H‖, as in :func:`opflow.spectral.eigsh` for both ends.
+    memory : float or str, optional
+        As there.
 
     Notes
     -----
-    An array (2k,) a moment, descending, named ``hessian_eigenvalues``: of
-    :func:`opflow.hessian`, or of 1/N of it where the run takes the mean loss.  Where the loss is
-    smooth, gradient descent of step s is stable while the first is below 2/s, and hovers about it
-    at the edge of stability.  Costs the fields and some 20 to 150 Hessian products, each of
-    about three kernel products; starts from the last eigenvectors, P·(2k + 1) numbers.
+    An array (2k,) a moment, descending, named ``hessian_eigenvalues``: of :func:`opflow.hessian`,
+    times 1/N for the mean loss.  Gradient descent of step s is stable while the largest is below
+    2/s, and hovers about it at the edge of stability [1]_.  Some 20 to 150 Hessian products, each
+    three kernel products; keeps P·(4k + 1) numbers.  For one machine, inputs that can be read by
+    rows, and networks that are not linearised.
 
-    References
-    ----------
-    Cohen, Kaur, Li, Kolter and Talwalkar, Gradient descent on neural networks typically occurs at
-    the edge of stability, 2021.
+    .. [1] Cohen et al., Gradient descent on neural networks typically occurs at the edge of
+       stability, 2021.
 
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
-    >>> ends = of.observe.HessianEigenvalues()
+    >>> net, ends = of.ReLUNetwork.random([3, 8, 8], seed=0), of.observe.HessianEigenvalues()
     >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[ends])
     >>> run.observations["hessian_eigenvalues"].shape
     (6, 2)
     """
 
     name = "hessian_eigenvalues"
-    remembered = ("last",)
+    by_sample = ()
+    which = "BE"
 
-    def __init__(self, k: int = 1, *, tol: float = 1e-4) -> None:
-        self.k = check_integer(k, "k", 1)
-        self.tol = tol
-        self.last: Any = None  #: where the next search begins
+    def __init__(self, k: int = 1, *, tol: float = 1e-4, memory: float | str | None = None) -> None:
+        super().__init__(2 * check_integer(k, "k", 1), tol=tol, memory=memory)
 
     def __call__(self, moment: Moment) -> Array:
+        return moment.share * self.at(moment).eigenvalues
+
+    def _operator(self, moment: Moment) -> Operator:
         if moment.space.sharded or moment.linearised:
             raise ValueError(
                 "HessianEigenvalues is for one machine, without comm=, and for a network that "
@@ -190,10 +192,4 @@ class HessianEigenvalues(Remembering):
         fields = moment.snapshot
         if fields.gram is not None and moment.inputs is not None:  # the first layer was eliminated
             fields = Fields(moment.network, moment.inputs, finite=False)
-        H = hessian_at(fields, moment.targets, moment.objective)
-        start = None
-        if moment.step and self.last is not None:  # a checkpoint may have moved it
-            start = to_device_of(self.last, moment.residual)
-        pairs = eigsh(H, 2 * self.k, which="BE", tol=self.tol, start=start)
-        self.last = pairs.start
-        return moment.share * pairs.eigenvalues
+        return hessian(fields, moment.targets, moment.objective)

@@ -18,7 +18,7 @@ from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
 from opflow.operators.entries import entries_are_cheap
 from opflow.operators.gram import Gram
 from opflow.operators.hadamard import TiledHadamard
-from opflow.operators.kronecker import FeatureLift, SampleLift
+from opflow.operators.kronecker import Kronecker
 from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -90,7 +90,7 @@ def _sharded_columns(op: Operator) -> Array:
 
 def diagonal_cost(op: Operator) -> Cost:
     """What ``op.diagonal()`` costs: n entries where blocks are cheap, n products elsewhere."""
-    if isinstance(op, Sum | Scaled | TiledHadamard | SampleLift | FeatureLift):
+    if isinstance(op, Sum | Scaled | TiledHadamard | Kronecker):
         return sum((diagonal_cost(part) for part in op.operands), Cost(0.0, 0.0))
     if isinstance(op, Mask | FunctionGram):
         return op.cost(1).times(1 / op.shape[0])

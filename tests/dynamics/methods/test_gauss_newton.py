@@ -60,11 +60,14 @@ def dense_step(net, X, y, objective, damping, share=1.0):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("objective", ["quadratic", "cross-entropy", "huber"])
-@pytest.mark.parametrize("loss", ["sum", "mean"])
-def test_a_step_is_the_dense_solution(space, outputs, objective, loss):
+@pytest.mark.parametrize(
+    ("loss", "preconditioner"), [("sum", "diagonal"), ("mean", "diagonal"), ("mean", "kfac")]
+)
+def test_a_step_is_the_dense_solution(space, outputs, objective, loss, preconditioner):
     net, X, y = problem(outputs, objective, readout_rate=0.7)
     share = 1.0 if loss == "sum" else 1 / len(X)
-    run = train(net, X, y, 1, objective, loss, damping=0.3 * share, **EXACT)
+    how = {"damping": 0.3 * share, "preconditioner": preconditioner, **EXACT}
+    run = train(net, X, y, 1, objective, loss, **how)
     expected = dense_step(net, X, y, objective, 0.3 * share, share)
     for p, q in zip(run.network.parameter_list(), expected, strict=True):
         np.testing.assert_allclose(p, q, rtol=0, atol=1e-10 * max(1.0, abs(q).max()))
@@ -161,7 +164,21 @@ def test_a_run_at_its_rounding_spends_nothing_more(space):
     assert runs[0].products == runs[1].products
 
 
-@pytest.mark.parametrize("options", [{}, {"eliminate": True}, {"objective": "huber"}])
+def test_kfac_takes_fewer_products_to_a_lower_loss():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 10)) @ rng.standard_normal((10, 10))
+    y = np.sin(X[:, :3])
+    net = of.ReLUNetwork.random([10, 20, 20], outputs=3, seed=0, readout_rate=1.0)
+    diagonal = train(net, X, y, 20)
+    kfac = train(net, X, y, 20, preconditioner="kfac")
+    assert kfac.products < 0.8 * diagonal.products
+    assert kfac.losses[-1] < diagonal.losses[-1]
+
+
+KFAC = {"method": of.GaussNewton(preconditioner="kfac")}
+
+
+@pytest.mark.parametrize("options", [{}, {"eliminate": True}, {"objective": "huber"}, KFAC])
 def test_resumes_bit_for_bit(space, tmp_path, options):
     net, X, y = problem(2)
     options = {"method": of.GaussNewton(), **options}
@@ -208,6 +225,7 @@ def test_the_dtype_is_kept(space, dtype):
         ({"tol": "auto"}, TypeError, "tol must be a positive number"),
         ({"products": 0}, ValueError, "products"),
         ({"products": 2.5}, TypeError, "products"),
+        ({"preconditioner": "jacobi"}, ValueError, "must be 'diagonal' or 'kfac', not 'jacobi'"),
     ],
 )
 def test_options_are_checked(options, error, match):
