@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.first_layer import WeightLayer
-from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
@@ -139,23 +139,18 @@ class GradientDescent(Method):
         return StochasticDescent(self, state, share)
 
 
-class Descent(Integrator):
+class Descent(ParameterIntegrator):
     """Full-batch descent."""
 
-    state: State
     step: float = math.nan
     by_sample = ("auto_vector",)
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        super().__init__(state, share)
         self.method = method
-        self.state = state
-        self.share = share
-        self.products = 0
         #: steps so far
         self.number = 0
         self._auto: AutoStep | None = None
-        #: at the state, from :meth:`evaluate` to the step that takes it
-        self._velocity: list[Array] = []
         #: momentum: what the last step moved by
         self._motion: list[Array] | None = None
         #: of the state, where a step may be taken back
@@ -208,7 +203,7 @@ class Descent(Integrator):
 
     def advance(self, remaining: float) -> float:
         start = self.state
-        size = self._move(self._velocity, 1.0)
+        size = self._move(self.velocity, 1.0)
         if self._auto is None:
             return size
         return size / 2 ** self._taken_back(self._auto, start)
@@ -237,10 +232,8 @@ class Descent(Integrator):
         return tries
 
     def _evaluated(self, residual: Array) -> float:
-        self.products += 1
-        self._velocity = []  # two sets of numbers at a time are enough
-        loss, self._velocity = self.state.loss_and_velocity(residual)
-        return float(loss)
+        self.velocity = []  # two sets of numbers at a time are enough
+        return super().evaluate(residual)
 
     def _move(self, velocity: list[Array], weight: float) -> float:
         size = self.size()
@@ -257,7 +250,7 @@ class Descent(Integrator):
         return size
 
     def arrays(self) -> dict[str, Array]:
-        arrays = parameter_arrays(self.state)
+        arrays = super().arrays()
         arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
         arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
         if self._auto is not None:
@@ -265,7 +258,7 @@ class Descent(Integrator):
         return arrays
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
+        super().restore(arrays)
         self.number = int(arrays["number"])
         self.step = float(arrays["step"])
         if "motion_0" in arrays:
@@ -288,7 +281,7 @@ class StochasticDescent(Descent):
 
     def advance(self, remaining: float) -> float:
         assert self.method.batch is not None
-        self._velocity = []  # that of all samples is not needed
+        self.velocity = []  # that of all samples is not needed
         state = self.state
         n = state.samples
         chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
@@ -68,17 +68,13 @@ class Trial(NamedTuple):
     error: float
 
 
-class AdaptiveIntegrator(Integrator):
+class AdaptiveIntegrator(ParameterIntegrator):
     """Steps whose size follows an estimate of their error; time is in units of 1/share."""
 
-    state: State
-
     def __init__(self, state: State, share: float, tol: float, note: str) -> None:
-        self.state = state
-        self.share = share
+        super().__init__(state, share)
         self.tol = tol
         self.note = note
-        self.products = 0
         #: of the next step, in units of time
         self.size = math.nan
         #: the error of a step, in parts of ‖r‖: tol is in units of the loss
@@ -159,10 +155,10 @@ class AdaptiveIntegrator(Integrator):
         """The state has moved."""
 
     def arrays(self) -> dict[str, Array]:
-        return parameter_arrays(self.state) | {"size": np.array(self.size)}
+        return super().arrays() | {"size": np.array(self.size)}
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
+        super().restore(arrays)
         self.size = float(arrays["size"])
         self._point = None
         self.accepted()
