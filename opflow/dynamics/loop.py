@@ -259,7 +259,8 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or "
                 f"their {objective.name} loss, are beyond the range of numbers"
             )
-        top = self.share * largest_eigenvalue(self.reached.kernel()).value
+        top = largest_eigenvalue(self.reached.kernel()).value + self.reached.stiffness
+        top *= self.share
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "

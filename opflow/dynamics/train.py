@@ -232,6 +232,7 @@ def train(
             memory=allowance.fields,
             space=space,
             objective=goal,
+            decay=method.weight_decay / share,
         )
         loop = Loop(
             method.name,

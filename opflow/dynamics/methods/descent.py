@@ -12,7 +12,7 @@ import numpy as np
 
 from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.method import Method, ParameterIntegrator
-from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
+from opflow.dynamics.methods.step_size import RISE, AutoStep, check_decay, check_step
 from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
@@ -40,17 +40,22 @@ class GradientDescent(Method):
         Of the batches.
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
+    weight_decay : float, default 0
+        λ of the decay of all trained parameters, biases too; the first layer moves as weights.
 
     Notes
     -----
     .. math::
-        M \leftarrow \beta M - \eta\,\eta_\ell\, \partial loss/\partial W^\ell, \qquad
-        W^\ell \leftarrow W^\ell + M.
+        M \leftarrow \beta M - \eta\,\eta_\ell\, (\partial loss/\partial W^\ell + \lambda W^\ell),
+        \qquad W^\ell \leftarrow W^\ell + M.
 
     Every parameter enters linearly where it enters, so with the first layer eliminated the same
     recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
     itself: momentum is an exact recursion in field space.  With β the limit of stability is
-    2(1 + β)/λ_max.
+    2(1 + β)/λ_max; weight decay adds :math:`\lambda\max\eta_\ell` to λ_max.  Losses are told
+    without its penalty :math:`\frac\lambda2|\theta|^2`, and λ stands beside the loss of `loss=`,
+    the sum or the mean: with the mean, :math:`\eta_\ell = 1` and a fixed step it is that of
+    ``torch.optim.SGD``.
 
     With a batch of b rows, drawn without replacement, the gradient of the sum is N/b times that
     of the batch: unbiased, with covariance :math:`\frac{N(N-b)}{b}\,\Sigma`, Σ the covariance of
@@ -59,7 +64,7 @@ class GradientDescent(Method):
 
     "auto" stays while it is between 0.8 and 1.1 times 1/λ_max, which is measured after 1, 2, 4, …
     steps, later every 128 (three products or so), and sooner where it moves.  A step that raises
-    the loss by more than a hundredth, or above that of the start, is taken back and halved, at one
+    the loss, penalty included, by more than a hundredth, or above that of the start, is taken back and halved, at one
     product each; of a run with momentum, one that leads above the start.  Batches are not
     checked: there λ_max gives way to the limit of the mean square,
     :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
@@ -84,6 +89,7 @@ class GradientDescent(Method):
     batch: int | None = None
     rng: int | np.random.Generator | None = None
     accumulate: str | None = None
+    weight_decay: float = 0.0
     seed: InitVar[int | np.random.Generator | None] = None
 
     name = "gradient descent"
@@ -92,7 +98,7 @@ class GradientDescent(Method):
     @property
     def by_weights(self) -> bool:
         """Whether the first layer cannot be eliminated."""
-        return self.batch is not None
+        return self.batch is not None or super().by_weights
 
     @property
     def frozen(self) -> bool:
@@ -118,6 +124,7 @@ class GradientDescent(Method):
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.batch is not None:
             check_integer(self.batch, "batch", 1)
+        check_decay(self.weight_decay)
         if self.accumulate not in (None, "float64"):
             raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
 
@@ -125,8 +132,8 @@ class GradientDescent(Method):
         step = repr(self.step)
         if callable(self.step):
             step = getattr(self.step, "__qualname__", type(self.step).__name__)
-        others = {"momentum": self.momentum, "batch": self.batch, "accumulate": self.accumulate}
-        shown = [f", {name}={value!r}" for name, value in others.items() if value]
+        others = ("momentum", "batch", "accumulate", "weight_decay")
+        shown = [f", {name}={vars(self)[name]!r}" for name in others if vars(self)[name]]
         return f"GradientDescent(step={step}{''.join(shown)})"
 
     def start(self, state: State, share: float) -> Descent:
@@ -161,7 +168,9 @@ class Descent(ParameterIntegrator):
         if callable(method.step):
             self.note = "steps by the schedule given"
         elif method.step == "auto":
-            self._auto = AutoStep(share * state.objective.curvature, method.batch, method.momentum)
+            bend = state.objective.curvature
+            decay = state.stiffness / bend
+            self._auto = AutoStep(share * bend, method.batch, method.momentum, decay)
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
@@ -194,7 +203,7 @@ class Descent(ParameterIntegrator):
             self._residual = namespace(residual).empty_like(residual)
             self._loss = self._evaluated(self._residual)
             if math.isinf(auto.level):
-                auto.level = self._loss
+                auto.level = self._loss + self.state.penalty
             y = self.state.targets
             scale = max(auto.level, 0.5 * float(self.state.space.norm(y)) ** 2)
             self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
@@ -210,14 +219,14 @@ class Descent(ParameterIntegrator):
 
     def _taken_back(self, auto: AutoStep, start: State) -> int:
         """Halve the step from `start` until the loss does not rise; how often that was."""
-        before = self._loss
+        before = self._loss + start.penalty
         bar = auto.level
         if not self.method.momentum:  # a heavy ball may rise on its way
             bar = min(RISE * before, bar)
         bar = max(before, bar, self._rounding)
         tries = 0
         self._loss = self._evaluated(self._residual)
-        while not self._loss <= bar and tries < HALVINGS:
+        while not self._loss + self.state.penalty <= bar and tries < HALVINGS:
             tries += 1
             auto.halve()
             # half way back; the slope that led here is not held any more
@@ -297,6 +306,7 @@ class StochasticDescent(Descent):
             state.accumulate,
             space=state.space,
             objective=state.objective,
+            decay=state.decay * self.method.batch / n,  # that of n samples, once they are weighted
         )
         velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
         spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product

@@ -30,6 +30,10 @@ class RunState(Protocol):
     space: RowDistribution
 
     @property
+    def stiffness(self) -> float:
+        """What weight decay adds to λ_max(K) at most, of the summed loss."""
+
+    @property
     def first(self) -> FirstLayer:
         """The first layer as a function of its parameter, and the inputs."""
 
