@@ -14,7 +14,7 @@ import numpy as np
 from opflow.dynamics.methods.method import Integrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.record import Record, under
+from opflow.dynamics.record import Observer, Record, name_of, under
 from opflow.dynamics.storage.checkpoint import Saver
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.signals import Signals
@@ -56,6 +56,8 @@ class Loop:
     saver: Saver | None
     #: kept in every checkpoint
     meta: Mapping[str, Any]
+    #: asked at every moment whether the run ends there
+    stop: Observer | None = None
 
     def __post_init__(self) -> None:
         self.log: Log | None = None
@@ -76,6 +78,8 @@ class Loop:
         #: the state of the last moment
         self.reached = state
         self.interrupted = False
+        #: the name of the condition that holds here
+        self.stopped = ""
         #: whether this moment is recorded, and would be if the run went on from here
         self._recorded = False
         self._warned = False
@@ -120,6 +124,7 @@ class Loop:
         if self.table.records(self.number, self.time):
             self._moment()
             self._recorded = True
+            ends = ends or bool(self.stopped)
             if ends or late or self.number == 0:
                 self._save()
         elif ends:
@@ -135,29 +140,42 @@ class Loop:
         return ends
 
     def _moment(self) -> None:
-        """Evaluate, ask the observers, and record."""
+        """Evaluate, ask the observers, record, and ask whether to stop."""
         if self._recorded:  # taken up from a checkpoint
+            self._ask(self._now(self.residual))
             return
         self._evaluate()
-        values = {}
-        if self.record.observers:
-            moment = Moment(
-                self.number,
-                self.time,
-                self.loss,
-                self.spare,
-                self.integrator.state,
-                self.integrator.state.first.inputs,
-                self.share,
-                self.integrator.predictor,
-            )
-            values = self.record.ask(moment)
+        moment = self._now(self.spare)
+        values = self.record.ask(moment)
         # An interrupt from here on leaves nothing half done: a moment counts once it has its loss.
         self._take()
         if self.record.failure is None:
             self.record.append(self.number, self.time, self.loss, values)
             if self.log is not None:
                 self.log.write(self.number, self.time, self.loss, values)
+        self._ask(moment)
+
+    def _now(self, residual: Array) -> Moment:
+        state = self.integrator.state
+        return Moment(
+            self.number,
+            self.time,
+            self.loss,
+            residual,
+            state,
+            state.first.inputs,
+            self.share,
+            self.integrator.predictor,
+            observations=self.record.seen,
+        )
+
+    def _ask(self, moment: Moment) -> None:
+        """Find out whether the condition holds at a moment that is recorded, on any rank."""
+        if (stop := self.stop) is None:
+            return
+        self.record.agree()
+        met = self.space.together(lambda: bool(stop(moment)))
+        self.stopped = name_of(stop) if self.space.either(met)[0] else ""
 
     def _evaluate(self) -> None:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""
@@ -203,6 +221,7 @@ class Loop:
             step=self.integrator.step,
             note=self.integrator.note,
             interrupted=self.interrupted,
+            stopped=self.stopped,
             _predictor=self.integrator.predictor or self.reached,
             **self.record.complete(),
         )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from opflow.dynamics.observe.moment import Moment
+from opflow.dynamics.observe.networks import Snapshots
 from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, module_name, to_host
 from opflow.machine.ranks import RowDistribution
@@ -92,11 +93,15 @@ class Record:
     def complete(self) -> dict[str, Any]:
         """The moments that are recorded whole, as a trajectory keeps them."""
         done = len(self.losses)
-        observations = {
+        observations: dict[str, Any] = {
             name: np.array(values[:done])
             for name, values in self.seen.items()
             if values or not done  # an observer that returns None has recorded nothing
         }
+        for name, observer in self.observers.items():
+            if isinstance(observer, Snapshots):
+                kept = observer.networks.items()
+                observations[name] = {step: n for step, n in kept if step in self.steps[:done]}
         return self._moments(done) | {"observations": observations}
 
     def _moments(self, done: int | None = None) -> dict[str, Array]:
@@ -171,10 +176,15 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"shape {np.shape(value)}"
 
 
+def name_of(asked: Observer) -> str:
+    """The attribute `name` of an observer, or that of the function or the class."""
+    return str(getattr(asked, "name", getattr(asked, "__name__", type(asked).__name__)))
+
+
 def named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Observer]:
-    """The observers by name: their attribute `name`, or that of the function or the class."""
+    """The observers by name."""
     if not isinstance(observe, Mapping):
-        names = [getattr(o, "name", getattr(o, "__name__", type(o).__name__)) for o in observe]
+        names = [name_of(o) for o in observe]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
             raise ValueError(f"observe has two called {twice[0]!r}: name one, or give a mapping")
         observe = dict(zip(names, observe, strict=True))

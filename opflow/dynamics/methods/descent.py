@@ -52,10 +52,8 @@ class GradientDescent(Method):
     Every parameter enters linearly where it enters, so with the first layer eliminated the same
     recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
     itself: momentum is an exact recursion in field space.  With β the limit of stability is
-    2(1 + β)/λ_max; weight decay adds :math:`\lambda\max\eta_\ell` to λ_max.  Losses are told
-    without its penalty :math:`\frac\lambda2|\theta|^2`, and λ stands beside the loss of `loss=`,
-    the sum or the mean: with the mean, :math:`\eta_\ell = 1` and a fixed step it is that of
-    ``torch.optim.SGD``.
+    2(1 + β)/λ_max.  Weight decay adds λ·max η_ℓ to λ_max; losses are reported without its penalty
+    ½λ|θ|².  With rates of 1 ``torch.optim.SGD`` takes the same steps on the same loss, sum or mean.
 
     With a batch of b rows, drawn without replacement, the gradient of the sum is N/b times that
     of the batch: unbiased, with covariance :math:`\frac{N(N-b)}{b}\,\Sigma`, Σ the covariance of
@@ -64,9 +62,9 @@ class GradientDescent(Method):
 
     "auto" stays while it is between 0.8 and 1.1 times 1/λ_max, which is measured after 1, 2, 4, …
     steps, later every 128 (three products or so), and sooner where it moves.  A step that raises
-    the loss, penalty included, by more than a hundredth, or above that of the start, is taken back and halved, at one
-    product each; of a run with momentum, one that leads above the start.  Batches are not
-    checked: there λ_max gives way to the limit of the mean square,
+    the loss (with the penalty) by more than a hundredth, or above that of the start, is taken back
+    and halved, at one product each; of a run with momentum, one that leads above the start.
+    Batches are not checked: there λ_max gives way to the limit of the mean square,
     :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
     \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
     A step costs one product, 2·N·(3P − P_1) flops.
@@ -169,8 +167,9 @@ class Descent(ParameterIntegrator):
             self.note = "steps by the schedule given"
         elif method.step == "auto":
             bend = state.objective.curvature
-            decay = state.stiffness / bend
-            self._auto = AutoStep(share * bend, method.batch, method.momentum, decay)
+            self._auto = AutoStep(
+                share * bend, method.batch, method.momentum, state.stiffness / bend
+            )
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
