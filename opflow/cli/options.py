@@ -235,8 +235,7 @@ def method(args: argparse.Namespace) -> Method:
         if vars(args)[name] is not None and descent != (name in DESCENT):
             raise ValueError(f"--{name.replace('_', '-')} is not for --method {args.method}")
     if (args.batch or args.weight_decay) and args.eliminate == "yes":
-        name = "--batch" if args.batch else "--weight-decay"
-        raise ValueError(f"{name} and --eliminate yes exclude each other")
+        raise ValueError("--eliminate yes excludes --batch and --weight-decay")
     kind = getattr(of, METHODS[args.method])
     if descent:
         known = {"batch": args.batch, "rng": args.seed, "weight_decay": args.weight_decay or 0.0}

@@ -109,9 +109,7 @@ def check_loss(loss: str, diverge: float) -> None:
 
 def checked_resume(resume: object) -> bool | str | os.PathLike[str]:
     """True, False, or the path of a state."""
-    if resume is None:
-        return False
-    if isinstance(resume, bool | np.bool_):
+    if resume is None or isinstance(resume, bool | np.bool_):
         return bool(resume)
     if not isinstance(resume, str | os.PathLike):
         raise TypeError(f"resume must be True, False or the path of a state, not {resume!r}")

@@ -14,7 +14,7 @@ import numpy as np
 from opflow.dynamics.methods.method import Integrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.record import Observer, Record, name_of, under
+from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.storage.checkpoint import Saver
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.signals import Signals
@@ -22,6 +22,7 @@ from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
 from opflow.interface.progress import Bar
 from opflow.machine.arrays import Array, namespace
+from opflow.machine.files import under
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
@@ -141,41 +142,33 @@ class Loop:
 
     def _moment(self) -> None:
         """Evaluate, ask the observers, record, and ask whether to stop."""
-        if self._recorded:  # taken up from a checkpoint
-            self._ask(self._now(self.residual))
-            return
-        self._evaluate()
-        moment = self._now(self.spare)
-        values = self.record.ask(moment)
-        # An interrupt from here on leaves nothing half done: a moment counts once it has its loss.
-        self._take()
-        if self.record.failure is None:
-            self.record.append(self.number, self.time, self.loss, values)
-            if self.log is not None:
-                self.log.write(self.number, self.time, self.loss, values)
-        self._ask(moment)
-
-    def _now(self, residual: Array) -> Moment:
-        state = self.integrator.state
-        return Moment(
+        known = self._recorded  # taken up from a checkpoint
+        if not known:
+            self._evaluate()
+        moment = Moment(
             self.number,
             self.time,
             self.loss,
-            residual,
-            state,
-            state.first.inputs,
+            self.residual if known else self.spare,
+            self.integrator.state,
+            self.integrator.state.first.inputs,
             self.share,
             self.integrator.predictor,
             observations=self.record.seen,
         )
-
-    def _ask(self, moment: Moment) -> None:
-        """Find out whether the condition holds at a moment that is recorded, on any rank."""
-        if (stop := self.stop) is None:
-            return
-        self.record.agree()
-        met = self.space.together(lambda: bool(stop(moment)))
-        self.stopped = name_of(stop) if self.space.either(met)[0] else ""
+        if not known:
+            values = self.record.ask(moment)
+            # From here on an interrupt leaves nothing half done: a moment counts with its loss.
+            self._take()
+            if self.record.failure is None:
+                self.record.append(self.number, self.time, self.loss, values)
+                if self.log is not None:
+                    self.log.write(self.number, self.time, self.loss, values)
+        if (stop := self.stop) is not None:
+            self.record.agree()
+            met = self.space.together(lambda: bool(stop(moment)))
+            (name,) = named([stop])
+            self.stopped = name if self.space.either(met)[0] else ""
 
     def _evaluate(self) -> None:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""

@@ -7,10 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from opflow.dynamics.observe.chosen import Snapshots
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.observe.networks import Snapshots
 from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, module_name, to_host
+from opflow.machine.files import under
 from opflow.machine.ranks import RowDistribution
 
 Observer = Callable[[Moment], Any]
@@ -157,11 +158,6 @@ class Record:
                 observer.restore(memory)  # type: ignore[attr-defined]
 
 
-def under(mark: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays whose names begin with `mark`, by the rest of their names."""
-    return {name.removeprefix(mark): a for name, a in arrays.items() if name.startswith(mark)}
-
-
 def _steps_of(count: int, step: int, recorded: bool, table: Timetable) -> list[int]:
     """The steps of the moments in a checkpoint that does not keep them; −1 where not known."""
     if table.stops is None and count == step // table.every + 1:
@@ -176,15 +172,10 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"shape {np.shape(value)}"
 
 
-def name_of(asked: Observer) -> str:
-    """The attribute `name` of an observer, or that of the function or the class."""
-    return str(getattr(asked, "name", getattr(asked, "__name__", type(asked).__name__)))
-
-
 def named(observe: Sequence[Observer] | Mapping[str, Observer]) -> dict[str, Observer]:
-    """The observers by name."""
+    """The observers by name: their attribute `name`, or that of the function or the class."""
     if not isinstance(observe, Mapping):
-        names = [name_of(o) for o in observe]
+        names = [getattr(o, "name", getattr(o, "__name__", type(o).__name__)) for o in observe]
         if twice := [name for i, name in enumerate(names) if name in names[:i]]:
             raise ValueError(f"observe has two called {twice[0]!r}: name one, or give a mapping")
         observe = dict(zip(names, observe, strict=True))

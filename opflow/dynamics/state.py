@@ -81,6 +81,8 @@ class State:
             parameters = [p.astype(network.dtype, copy=False) for p in parameters]
         #: the network above the first layer, and its bias
         self.upper = first.upper(network, parameters)
+        #: what weight decay adds to λ_max(K) at most
+        self.stiffness = decay * max(network.parameter_rates())
 
     @property
     def samples(self) -> int:
@@ -134,16 +136,10 @@ class State:
         return self.space.total(loss()), velocity
 
     @property
-    def stiffness(self) -> float:
-        """λ max η, on the scale of the summed loss."""
-        return self.decay * max(self.upper.parameter_rates())
-
-    @property
     def penalty(self) -> float:
         """½ λ |θ|², on the scale of the summed loss, which velocities descend with the loss."""
-        if not self.decay:
-            return 0.0
-        return 0.5 * self.decay * sum(float(LOCAL.norm(p)) ** 2 for p in self.parameters)
+        squares = (float(LOCAL.norm(p)) ** 2 for p in self.parameters)
+        return 0.5 * self.decay * sum(squares) if self.decay else 0.0
 
     def direction(self, u: Array) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""

@@ -79,8 +79,7 @@ def feature_ansatz(
     centred : bool, default False
         Subtract the mean gradient over the samples first.
     start : ReLUNetwork, optional
-        The network whose weights are subtracted from W in the weight Gram: that of the start of
-        training, in the code of the authors.
+        W(0) are its weights, which the authors' code subtracts from W in the weight Gram.
 
     Returns
     -------
@@ -113,10 +112,8 @@ def feature_ansatz(
     xp = namespace(phi)
     W = M = fields.network.weights[layer - 1].astype(xp.float64)
     if start is not None:
-        if not isinstance(start, ReLUNetwork) or start.widths != fields.network.widths:
-            raise ValueError(
-                f"start must be a network of widths {fields.network.widths}, not {start!r}"
-            )
+        if start.widths != fields.network.widths:
+            raise ValueError(f"start has widths {start.widths}, not {fields.network.widths}")
         M = W - start.weights[layer - 1]
     if centred:
         phi = phi - phi.mean(axis=0)

@@ -12,12 +12,13 @@ import numpy as np
 
 from opflow.dynamics.first_layer import WeightLayer
 from opflow.dynamics.methods.method import Method, ParameterIntegrator
-from opflow.dynamics.methods.step_size import RISE, AutoStep, check_decay, check_step
+from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
 from opflow.operators.rules import is_operator
 from opflow.relu.inputs import input_rows
+from opflow.spectral.checks import check_shift
 
 #: of a step that is taken back, before what is left of it is rounding
 HALVINGS = 50
@@ -116,13 +117,12 @@ class GradientDescent(Method):
             object.__setattr__(self, "rng", seed)
         if not callable(self.step):
             check_step(self.step)
-        if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):
-            raise TypeError(f"momentum must be a number, not {self.momentum!r}")
-        if not 0 <= self.momentum < 1:
+        check_shift(self.weight_decay, "weight_decay")
+        check_shift(self.momentum, "momentum")
+        if not self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.batch is not None:
             check_integer(self.batch, "batch", 1)
-        check_decay(self.weight_decay)
         if self.accumulate not in (None, "float64"):
             raise ValueError(f"accumulate must be 'float64' or None, not {self.accumulate!r}")
 
@@ -166,10 +166,7 @@ class Descent(ParameterIntegrator):
         if callable(method.step):
             self.note = "steps by the schedule given"
         elif method.step == "auto":
-            bend = state.objective.curvature
-            self._auto = AutoStep(
-                share * bend, method.batch, method.momentum, state.stiffness / bend
-            )
+            self._auto = AutoStep(share * state.objective.curvature, method.batch, method.momentum)
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
@@ -258,8 +255,7 @@ class Descent(ParameterIntegrator):
         return size
 
     def arrays(self) -> dict[str, Array]:
-        arrays = super().arrays()
-        arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
+        arrays = super().arrays() | {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
         arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
         if self._auto is not None:
             arrays |= self._auto.arrays()

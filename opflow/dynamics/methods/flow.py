@@ -13,6 +13,7 @@ from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
+from opflow.spectral.checks import check_shift, check_tol
 
 #: of the size that the error estimate predicts for the next step, the part that is taken
 SAFETY = 0.9
@@ -27,10 +28,8 @@ class Flow(Method):
     tol: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.tol, int | float) or isinstance(self.tol, bool):
-            raise TypeError(f"tol must be a positive number, not {self.tol!r}")
-        if not 0 < self.tol < math.inf:
-            raise ValueError(f"tol must be positive and finite, not {self.tol}")
+        check_tol(self.tol)
+        check_shift(self.weight_decay, "weight_decay")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.dynamics.methods.flow import GROW, AdaptiveIntegrator, Flow, Point, Trial
-from opflow.dynamics.methods.step_size import check_decay
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, namespace
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
@@ -44,8 +43,7 @@ class GradientFlow(Flow):
         The estimated error e of the force (of f, if quadratic) in a step has ‖e‖² <= tol·‖r‖²,
         r the force at its start: 1e-4 allows a hundredth of the residual.
     weight_decay : float, default 0
-        λ of :math:`\dot\theta = -\eta_\ell(\partial loss/\partial\theta + \lambda\theta)`, as in
-        :class:`GradientDescent`.
+        λ of dθ/dt = −η_ℓ (∂loss/∂θ + λθ), as in :class:`GradientDescent`.
 
     Notes
     -----
@@ -91,10 +89,6 @@ class GradientFlow(Flow):
 
     name = "the gradient flow"
     extra = 6.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_decay(self.weight_decay)
 
     def __repr__(self) -> str:  # goes into checkpoints, older ones too
         decay = f", weight_decay={self.weight_decay!r}" * (self.weight_decay > 0)

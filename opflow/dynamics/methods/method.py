@@ -28,10 +28,8 @@ class RunState(Protocol):
     objective: RunObjective
     #: how the samples are held
     space: RowDistribution
-
-    @property
-    def stiffness(self) -> float:
-        """What weight decay adds to λ_max(K) at most, of the summed loss."""
+    #: what weight decay adds to λ_max(K) at most
+    stiffness: float
 
     @property
     def first(self) -> FirstLayer:
@@ -94,6 +92,8 @@ class Method(ABC):
     sharded = True
     #: copies of the fields of all samples held besides the state
     kept = 0.0
+    #: λ of the decay of all parameters
+    weight_decay = 0.0
 
     @property
     def by_weights(self) -> bool:
@@ -123,11 +123,6 @@ class Method(ABC):
     @property
     def momentum(self) -> float:
         """β of the heavy ball."""
-        return 0.0
-
-    @property
-    def weight_decay(self) -> float:
-        """λ of the decay of the parameters."""
         return 0.0
 
     @property

@@ -40,17 +40,14 @@ class AutoStep:
         What multiplies the gradient of the summed loss, times the curvature of the loss in f.
     batch, momentum : int, optional, and float
         Samples of a step, and β; see the notes of :class:`opflow.GradientDescent`.
-    decay : float
-        What weight decay adds to λ_max.
     """
 
-    def __init__(
-        self, share: float, batch: int | None = None, momentum: float = 0.0, decay: float = 0.0
-    ) -> None:
+    def __init__(self, share: float, batch: int | None = None, momentum: float = 0.0) -> None:
         self.share = share
         self.batch = batch
         self.momentum = momentum
-        self.decay = decay
+        #: what weight decay adds to λ_max
+        self.decay = 0.0
         self.size = math.nan
         #: λ_max of the summed loss, and of the decay, at the start
         self.first = math.nan
@@ -106,6 +103,7 @@ class AutoStep:
             largest = float(state.space.largest(own.max() if len(own) else np.zeros(())))
             noise = (n - self.batch) / (self.batch * max(n - 1, 1)) * (n * largest - top)
             top += max(noise, 0.0) / (1 - self.momentum)
+        self.decay = state.stiffness / state.objective.curvature
         self.top = top + self.decay
         return found.products, float(found.bound)
 
@@ -157,11 +155,3 @@ def check_step(step: object, name: str = "step") -> None:
         raise TypeError(f"{name} must be a positive number or 'auto', not {step!r}")
     elif not 0 < step < math.inf:
         raise ValueError(f"{name} must be positive and finite, not {step}")
-
-
-def check_decay(decay: object) -> None:
-    """Raise unless `decay` is a finite number, not negative."""
-    if not isinstance(decay, int | float) or isinstance(decay, bool):
-        raise TypeError(f"weight_decay must be a number, not {decay!r}")
-    if not 0 <= decay < math.inf:
-        raise ValueError(f"weight_decay must not be negative, and finite, not {decay}")

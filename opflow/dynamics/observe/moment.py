@@ -59,8 +59,7 @@ class Moment:
     shared : dict
         What an observer computed that others of the moment may use.
     observations : mapping of str to list
-        What the observers gave so far, by name; to the condition `stop` of a run at this moment
-        too.
+        What the observers gave before, by name; for the condition `stop` of a run, now too.
     """
 
     step: int

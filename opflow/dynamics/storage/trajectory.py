@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opflow.data.task import Task
-from opflow.dynamics.observe.networks import arrays_of, networks_of
-from opflow.dynamics.record import under
+from opflow.dynamics.observe.chosen import arrays_of, networks_of
 from opflow.interface.pictured import Pictured
 from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data
-from opflow.machine.files import load_arrays, save_arrays
+from opflow.machine.files import load_arrays, save_arrays, under
 from opflow.machine.ranks import RowDistribution
 from opflow.relu.network import ReLUNetwork
 
@@ -156,22 +155,19 @@ class Trajectory(Pictured):
             arrays["steps"] = self.steps
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
-        meta = {name: getattr(self, name) for name in KEPT}
-        kept = [name for name, value in self.observations.items() if isinstance(value, dict)]
-        for name, value in self.observations.items():
-            if name not in kept:
-                arrays[f"observation_{name}"] = value
+        seen = self.observations
+        kept = [name for name, value in seen.items() if isinstance(value, dict)]
+        arrays |= {f"observation_{name}": seen[name] for name in seen if name not in kept}
         for i, name in enumerate(kept):  # by number, for a name may begin with another
-            networks = arrays_of(self.observations[name])
-            arrays |= {f"snapshots_{i}_{key}": array for key, array in networks.items()}
-        meta["snapshots"] = kept
+            arrays |= {f"snapshots_{i}_{key}": a for key, a in arrays_of(seen[name]).items()}
+        meta = {name: getattr(self, name) for name in KEPT} | {"snapshots": kept}
         save_arrays(path, arrays, meta | self.network.settings())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read what :meth:`save` wrote; errors are those of :meth:`opflow.ReLUNetwork.load`."""
         arrays, meta = load_arrays(path, "trajectory", "residual")
-        seen: dict[str, Any] = under("observation_", arrays)
+        seen = under("observation_", arrays)
         for i, name in enumerate(meta.get("snapshots", ())):
             seen[name] = networks_of(under(f"snapshots_{i}_", arrays))
         return cls(
