@@ -88,8 +88,8 @@ class GradientDescent(Method):
     batch: int | None = None
     rng: int | np.random.Generator | None = None
     accumulate: str | None = None
-    weight_decay: float = 0.0
     seed: InitVar[int | np.random.Generator | None] = None
+    weight_decay: float = 0.0
 
     name = "gradient descent"
     stepwise = True

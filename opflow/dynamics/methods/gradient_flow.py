@@ -91,7 +91,7 @@ class GradientFlow(Flow):
     extra = 6.0
 
     def __repr__(self) -> str:  # goes into checkpoints, older ones too
-        decay = f", weight_decay={self.weight_decay!r}" * (self.weight_decay > 0)
+        decay = f", weight_decay={self.weight_decay!r}" * bool(self.weight_decay)
         return f"GradientFlow(tol={self.tol!r}{decay})"
 
     def start(self, state: State, share: float) -> ChebyshevIntegrator:
