@@ -28,7 +28,8 @@ class Function:
 
     Notes
     -----
-    Costs the function, and the fields (2·N·P flops) once for all observers of a moment.
+    Costs the function, and the fields (2·N·P flops), which observers of a moment share; with an
+    eliminated first layer each makes its own, with W¹.
 
     Examples
     --------
@@ -45,7 +46,10 @@ class Function:
         self.function = function
 
     def __call__(self, moment: Moment) -> Any:
-        return self.function(moment.snapshot)
+        fields = moment.snapshot
+        if fields.gram is not None:  # the first layer is eliminated: its weights are not there
+            fields = moment.tangent.network.fields(moment.inputs)
+        return self.function(fields)
 
 
 class Snapshots:
