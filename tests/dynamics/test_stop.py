@@ -111,6 +111,21 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_does(every, tmp_path):
     same(train(steps=200, checkpoint=state, resume=True), whole)
 
 
+def test_what_is_asked_of_a_resumed_run_is_its_moment(tmp_path):
+    net, X, y = problem()
+    how = {"steps": 20, "checkpoint": tmp_path / "run.npz", "resume": True}
+    seen = []
+
+    def stop(moment):
+        seen.append([moment.step, moment.loss, *(moment.residual**2).sum(axis=0)])
+        return moment.step == 6
+
+    for _ in range(2):
+        run = of.train(net, X, y, stop=stop, **how)
+        assert run.stopped == "stop" and run.steps[-1] == 6
+    assert seen[-1] == seen[-2] and seen[-1][1:] != seen[-3][1:]
+
+
 def test_what_is_no_condition_or_fails_is_told():
     net, X, y = problem()
     for wrong in (0.1, "loss", True):

@@ -80,9 +80,22 @@ def test_moments_are_chosen_by_steps_or_by_what_is_seen(tmp_path):
     # an observer that is used again begins anew, and leaves earlier trajectories alone
     other = of.train(net, X, y, steps=1, observe=watch)
     assert list(other.observations["odd"]) == [1] and len(seen["odd"]) == 10
+    high = of.train(net, X, 9 * y, steps=60, every=3, observe=[low])
+    assert high.observations["snapshots"] == {} != seen["low"]
     for wrong in (3, iter([1])):
         with pytest.raises(TypeError, match="at must hold steps"):
             of.observe.Snapshots(wrong)
+
+
+def test_a_moment_that_is_not_recorded_leaves_no_network():
+    net, X, y = problem()
+
+    def interrupt(moment):
+        if moment.step == 3:
+            raise KeyboardInterrupt
+
+    run = of.train(net, X, y, steps=9, observe=[of.observe.Snapshots(), interrupt])
+    assert run.interrupted and list(run.observations["snapshots"]) == run.steps.tolist() == [0, 1, 2]
 
 
 def test_names_that_begin_alike_do_not_mix(tmp_path):
