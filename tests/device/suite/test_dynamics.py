@@ -31,6 +31,8 @@ RUNS = {
     "flow": {"method": of.GradientFlow(tol=1e-2)},
     "exponential": {"method": of.ExponentialFlow()},
     "linearised": {"method": of.LinearisedFlow()},
+    "weight decay": {"method": of.GradientDescent(momentum=0.5, weight_decay=0.2)},
+    "flow, weight decay": {"method": of.GradientFlow(tol=1e-2, weight_decay=0.2)},
     "truncated": {"method": of.TruncatedFlow(1)},
     "Gauss-Newton": {"method": of.GaussNewton()},
     "Gauss-Newton, eliminated": {"method": of.GaussNewton(), "eliminate": True},

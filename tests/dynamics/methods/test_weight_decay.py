@@ -81,9 +81,8 @@ def test_the_flow_is_that_of_the_differential_equation(loss):
     decay, end = 2.0 * share, 1 / share
     sizes = np.cumsum([p.size for p in net.parameter_list()])[:-1]
     shapes = [p.shape for p in net.parameter_list()]
-    rates = np.concatenate(
-        [np.full(p.size, r) for p, r in zip(net.parameter_list(), net.parameter_rates(), strict=True)]
-    )  # fmt: skip
+    pairs = zip(net.parameter_list(), net.parameter_rates(), strict=True)
+    rates = np.concatenate([np.full(p.size, rate) for p, rate in pairs])
 
     def network(theta):
         parts = [p.reshape(s) for p, s in zip(np.split(theta, sizes), shapes, strict=True)]
