@@ -76,6 +76,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
 @pytest.mark.parametrize(
     "page",
     [
+        "extending.md",
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
         "scale.md",
         pytest.param("spectral.md", marks=pytest.mark.thorough),
