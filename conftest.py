@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OPFLOW_PROFILE", "default")  # what the cost model chooses is then fixed
 
 import functools
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 
 from tests import EXAMPLES
+
+#: opflow.torch cannot be imported without what it is for
+collect_ignore = [] if importlib.util.find_spec("torch") else ["opflow/torch", "tests/torch"]
 
 for name, examples in (
     ("thorough", int(os.environ.get("OPFLOW_EXAMPLES", EXAMPLES))),

@@ -76,6 +76,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
 @pytest.mark.parametrize(
     "page",
     [
+        "extending.md",
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
         "scale.md",
         pytest.param("spectral.md", marks=pytest.mark.thorough),
@@ -122,8 +123,11 @@ def test_the_commands_for_ones_own_data_run(tmp_path, monkeypatch, capsys):
     assert predicted[0] == "target" and predicted[1:] == list(table["target"][:20])
 
 
-def test_the_python_of_the_readme_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["../README.md", "pytorch.md"])
+def test_the_python_of_a_page_runs(page, capsys):
+    if page == "pytorch.md":
+        pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     assert len(blocks) >= 2
     names = {}
     for block in blocks:

@@ -20,6 +20,7 @@ FLOORS = [
     "spectral",  # neither of relu and spectral imports the other
     "data",
     "dynamics",
+    "torch",  # of any module, for the most part without networks of opflow
     "plot",
     "sklearn",
     "",  # opflow itself: the public names

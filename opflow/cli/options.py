@@ -22,7 +22,7 @@ METHODS = {
     "linearised": "LinearisedFlow",
 }
 #: options of gradient descent; the other methods have a tolerance
-DESCENT = ("step", "momentum", "batch")
+DESCENT = ("step", "momentum", "batch", "weight_decay")
 #: options that a run which goes on must have in common with its beginning
 FIXED: tuple[str, ...] = ("widths", "scaling", "seed", "dtype", "method", *DESCENT, "tol")
 FIXED += ("eliminate", "target", "task", "missing", "encode", "standardise", "test_fraction")
@@ -203,6 +203,7 @@ def _method(command: Group) -> Group:
     _add(group, "--step SIZE", step_size, None, text)
     _add(group, "--momentum M", float, None, "gd: share of the last update kept (default: 0)")
     _add(group, "--batch N", at_least(1), None, "gd: samples drawn per step (default: all)")
+    _add(group, "--weight-decay L", float, None, "gd: λ of λ|W|²/2 beside the loss (default: 0)")
     _add(group, "--tol T", positive, None, "not gd: relative error per step (default: theirs)")
     text = "train the first layer through X Xᵀ, which is faster where features outnumber samples"
     _add(group, "--eliminate", ("auto", "yes", "no"), "auto", text)
@@ -232,12 +233,13 @@ def method(args: argparse.Namespace) -> Method:
     descent = args.method == "gd"
     for name in (*DESCENT, "tol"):
         if vars(args)[name] is not None and descent != (name in DESCENT):
-            raise ValueError(f"--{name} is not for --method {args.method}")
-    if args.batch is not None and args.eliminate == "yes":
-        raise ValueError("--batch and --eliminate yes exclude each other")
+            raise ValueError(f"--{name.replace('_', '-')} is not for --method {args.method}")
+    if (args.batch or args.weight_decay) and args.eliminate == "yes":
+        raise ValueError("--eliminate yes excludes --batch and --weight-decay")
     kind = getattr(of, METHODS[args.method])
     if descent:
-        return kind(args.step or "auto", args.momentum or 0.0, args.batch, args.seed)
+        known = {"batch": args.batch, "rng": args.seed, "weight_decay": args.weight_decay or 0.0}
+        return kind(args.step or "auto", args.momentum or 0.0, **known)
     if args.tol is None:
         return kind()
     return kind(tol=args.tol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -110,6 +111,17 @@ def check_loss(loss: str, diverge: float) -> None:
         raise TypeError(f"diverge must be a number, not {diverge!r}")
     if not diverge >= 1:
         raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
+
+
+def checked_resume(resume: object) -> bool | str | os.PathLike[str]:
+    """True, False, or the path of a state."""
+    if resume is None or isinstance(resume, bool | np.bool_):
+        return bool(resume)
+    if not isinstance(resume, str | os.PathLike):
+        raise TypeError(f"resume must be True, False or the path of a state, not {resume!r}")
+    if not os.fspath(resume):
+        raise ValueError("resume must be True, False or the path of a state, not an empty text")
+    return resume
 
 
 #: the kernel between new points and the samples

@@ -73,12 +73,8 @@ def hessian(
     >>> of.hessian(fields, np.ones(3)).psd, of.hessian(fields, np.ones(3), part="gauss-newton").psd
     (False, True)
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
     net = check_fields(fields).network
-    chosen = run_objective(objective, net.outputs)
-    if isinstance(chosen, Given) and not callable(getattr(chosen.given, "hessian", None)):
-        raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
+    chosen = check_bent(objective, net.outputs, part)
     y = checked_targets(y, net, fields.samples, chosen)
     if part == "gauss-newton" and isinstance(chosen, Quadratic):
         J = jacobian(fields, rates=rates)
@@ -87,6 +83,16 @@ def hessian(
     force = chosen.force(f, y) if part == "full" else None
     psd = force is None and isinstance(chosen, CONVEX)
     return Hessian(fields, force, partial(_curved, chosen, f, y), rates, psd)
+
+
+def check_bent(objective: str | Objective, outputs: int, part: str) -> RunObjective:
+    """The objective, if its second derivatives are known, and `part` is one of the parts."""
+    if part not in PARTS:
+        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
+    chosen = run_objective(objective, outputs)
+    if isinstance(chosen, Given) and not callable(getattr(chosen.given, "hessian", None)):
+        raise ValueError(f"{chosen.name} needs hessian(f, y, u), ∂²value/∂f² times u (rows, k)")
+    return chosen
 
 
 def _curved(objective: RunObjective, f: Array, y: Array, s: slice, u: Array) -> Array:

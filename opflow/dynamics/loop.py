@@ -14,7 +14,7 @@ import numpy as np
 from opflow.dynamics.methods.method import Integrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.record import Record, under
+from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.storage.checkpoint import Saver
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.signals import Signals
@@ -22,6 +22,7 @@ from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
 from opflow.interface.progress import Bar
 from opflow.machine.arrays import Array, namespace
+from opflow.machine.files import under
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
@@ -56,6 +57,8 @@ class Loop:
     saver: Saver | None
     #: kept in every checkpoint
     meta: Mapping[str, Any]
+    #: asked at every moment whether the run ends there
+    stop: Observer | None = None
 
     def __post_init__(self) -> None:
         self.log: Log | None = None
@@ -76,6 +79,8 @@ class Loop:
         #: the state of the last moment
         self.reached = state
         self.interrupted = False
+        #: the name of the condition that holds here
+        self.stopped = ""
         #: whether this moment is recorded, and would be if the run went on from here
         self._recorded = False
         self._warned = False
@@ -120,6 +125,7 @@ class Loop:
         if self.table.records(self.number, self.time):
             self._moment()
             self._recorded = True
+            ends = ends or bool(self.stopped)
             if ends or late or self.number == 0:
                 self._save()
         elif ends:
@@ -135,29 +141,34 @@ class Loop:
         return ends
 
     def _moment(self) -> None:
-        """Evaluate, ask the observers, and record."""
-        if self._recorded:  # taken up from a checkpoint
-            return
-        self._evaluate()
-        values = {}
-        if self.record.observers:
-            moment = Moment(
-                self.number,
-                self.time,
-                self.loss,
-                self.spare,
-                self.integrator.state,
-                self.integrator.state.first.inputs,
-                self.share,
-                self.integrator.predictor,
-            )
+        """Evaluate, ask the observers, record, and ask whether to stop."""
+        known = self._recorded  # taken up from a checkpoint
+        if not known:
+            self._evaluate()
+        moment = Moment(
+            self.number,
+            self.time,
+            self.loss,
+            self.residual if known else self.spare,
+            self.integrator.state,
+            self.integrator.state.first.inputs,
+            self.share,
+            self.integrator.predictor,
+            observations=self.record.seen,
+        )
+        if not known:
             values = self.record.ask(moment)
-        # An interrupt from here on leaves nothing half done: a moment counts once it has its loss.
-        self._take()
-        if self.record.failure is None:
-            self.record.append(self.number, self.time, self.loss, values)
-            if self.log is not None:
-                self.log.write(self.number, self.time, self.loss, values)
+            # From here on an interrupt leaves nothing half done: a moment counts with its loss.
+            self._take()
+            if self.record.failure is None:
+                self.record.append(self.number, self.time, self.loss, values)
+                if self.log is not None:
+                    self.log.write(self.number, self.time, self.loss, values)
+        if (stop := self.stop) is not None:
+            self.record.agree()
+            met = self.space.together(lambda: bool(stop(moment)))
+            (name,) = named([stop])
+            self.stopped = name if self.space.either(met)[0] else ""
 
     def _evaluate(self) -> None:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""
@@ -203,6 +214,7 @@ class Loop:
             step=self.integrator.step,
             note=self.integrator.note,
             interrupted=self.interrupted,
+            stopped=self.stopped,
             _predictor=self.integrator.predictor or self.reached,
             **self.record.complete(),
         )
@@ -259,7 +271,8 @@ class Loop:
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or "
                 f"their {objective.name} loss, are beyond the range of numbers"
             )
-        top = self.share * largest_eigenvalue(self.reached.kernel()).value
+        top = largest_eigenvalue(self.reached.kernel()).value + self.reached.stiffness
+        top *= self.share
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "

@@ -7,9 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from opflow.dynamics.observe.chosen import Snapshots
 from opflow.dynamics.observe.moment import Moment
 from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, module_name, to_host
+from opflow.machine.files import under
 from opflow.machine.ranks import RowDistribution
 
 Observer = Callable[[Moment], Any]
@@ -92,11 +94,15 @@ class Record:
     def complete(self) -> dict[str, Any]:
         """The moments that are recorded whole, as a trajectory keeps them."""
         done = len(self.losses)
-        observations = {
+        observations: dict[str, Any] = {
             name: np.array(values[:done])
             for name, values in self.seen.items()
             if values or not done  # an observer that returns None has recorded nothing
         }
+        for name, observer in self.observers.items():
+            if isinstance(observer, Snapshots):
+                kept = observer.networks.items()
+                observations[name] = {step: n for step, n in kept if step in self.steps[:done]}
         return self._moments(done) | {"observations": observations}
 
     def _moments(self, done: int | None = None) -> dict[str, Array]:
@@ -150,11 +156,6 @@ class Record:
             memory = under(mark, arrays)
             if memory:
                 observer.restore(memory)  # type: ignore[attr-defined]
-
-
-def under(mark: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays whose names begin with `mark`, by the rest of their names."""
-    return {name.removeprefix(mark): a for name, a in arrays.items() if name.startswith(mark)}
 
 
 def _steps_of(count: int, step: int, recorded: bool, table: Timetable) -> list[int]:

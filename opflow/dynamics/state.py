@@ -45,6 +45,8 @@ class State:
     space : RowDistribution, optional
         How the samples are held: all here, or those of `first` and `targets` by this rank.
     objective : RunObjective, optional
+    decay : float, default 0
+        λ of weight decay over what multiplies the summed loss.
     """
 
     #: what a state of fields has besides: the fields themselves, and the exact run next to them
@@ -60,6 +62,7 @@ class State:
         memory: float | None = None,
         space: RowDistribution = LOCAL,
         objective: RunObjective | None = None,
+        decay: float = 0.0,
     ) -> None:
         self._start = network
         self.first = first
@@ -67,6 +70,7 @@ class State:
         self.memory = memory
         self.space = space
         self.objective = objective or Quadratic()
+        self.decay = decay
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
             parameters = [first.start(network), *network.parameter_list()[1:]]
@@ -77,6 +81,8 @@ class State:
             parameters = [p.astype(network.dtype, copy=False) for p in parameters]
         #: the network above the first layer, and its bias
         self.upper = first.upper(network, parameters)
+        #: what weight decay adds to λ_max(K) at most
+        self.stiffness = decay * max(network.parameter_rates())
 
     @property
     def samples(self) -> int:
@@ -113,6 +119,7 @@ class State:
             self.memory,
             self.space,
             self.objective,
+            self.decay,
         )
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
@@ -122,7 +129,17 @@ class State:
         """
         force, loss = driven(self.objective, self.targets, residual)
         velocity = self._velocity(force)
+        if self.decay:
+            sets = zip(velocity, self.parameters, self.upper.parameter_rates(), strict=True)
+            for v, p, rate in sets:
+                v -= (rate * self.decay) * p
         return self.space.total(loss()), velocity
+
+    @property
+    def penalty(self) -> float:
+        """½ λ |θ|², on the scale of the summed loss, which velocities descend with the loss."""
+        squares = (float(LOCAL.norm(p)) ** 2 for p in self.parameters)
+        return 0.5 * self.decay * sum(squares) if self.decay else 0.0
 
     def direction(self, u: Array) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""

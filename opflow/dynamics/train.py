@@ -44,6 +44,7 @@ def train(
     times: Sequence[float] | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     every: int = 1,
+    stop: Observer | None = None,
     loss: str = "sum",
     objective: str | Objective = "quadratic",
     diverge: float = 1e3,
@@ -85,6 +86,11 @@ def train(
         that returns None (it prints, say) records nothing.
     every : int, default 1
         Record a moment every so many steps (and the last).
+    stop : callable, optional
+        Asked at every moment after the observers, and given what they are given: the run ends with
+        the first at which it is true, on any rank (``lambda moment: moment.loss < 1e-3``).  `steps`
+        or `until` remains the bound.  What it knows of earlier moments is what observers gave,
+        ``moment.observations[name]``; so a resumed run stops where the uninterrupted one does.
     loss : {"sum", "mean"}
         The sum of the samples' losses (½ |r_μ|² if quadratic), or that divided by N.
     objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
@@ -195,6 +201,8 @@ def train(
     if times is not None and method.stepwise:
         raise ValueError(f"times are for methods that choose their steps, not for {method!r}")
     checks.check_loss(loss, diverge)
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop must be a callable of a moment, true where a run ends, not {stop!r}")
     share = 1.0 / samples if loss == "mean" else 1.0
     count = table.steps
     if count and method.batch:  # in passes over all rows
@@ -204,7 +212,7 @@ def train(
     if not isinstance(goal, Quadratic):
         how += f", objective={goal!r}"
     identity = partial(_identity, how, network, X, y, gram, space)
-    saver, held = _checkpoint(checkpoint, _checked_resume(resume), identity, space)
+    saver, held = _checkpoint(checkpoint, checks.checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
         comm,
@@ -232,6 +240,7 @@ def train(
             memory=allowance.fields,
             space=space,
             objective=goal,
+            decay=method.weight_decay / share,
         )
         loop = Loop(
             method.name,
@@ -242,6 +251,7 @@ def train(
             float(diverge),
             saver,
             found.record(),
+            stop,
         )
         last = None
         if held is not None:
@@ -304,15 +314,3 @@ def _identity(
     if callable(gram) and not is_operator(gram):
         identity["gram"] = kernel_mark(gram, X)
     return identity
-
-
-def _checked_resume(resume: object) -> bool | str | os.PathLike[str]:
-    if resume is None:
-        return False
-    if isinstance(resume, bool | np.bool_):
-        return bool(resume)
-    if not isinstance(resume, str | os.PathLike):
-        raise TypeError(f"resume must be True, False or the path of a state, not {resume!r}")
-    if not os.fspath(resume):
-        raise ValueError("resume must be True, False or the path of a state, not an empty text")
-    return resume

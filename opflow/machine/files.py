@@ -64,6 +64,11 @@ def load_arrays(
     return arrays, meta
 
 
+def under(mark: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays whose names begin with `mark`, by the rest of their names."""
+    return {name.removeprefix(mark): a for name, a in arrays.items() if name.startswith(mark)}
+
+
 def checksum(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ from opflow.operators import Gram, Matrix, Operator, Weight, pullback
 from opflow.operators.rules import scale
 from opflow.relu.checks import check_fields, check_layer
 from opflow.relu.fields import Fields
+from opflow.relu.network import ReLUNetwork
 
 __all__ = ["agop", "feature_ansatz", "target_linearity"]
 
@@ -59,7 +60,12 @@ def agop(fields: Fields, layer: int) -> Operator:
 
 
 def feature_ansatz(
-    fields: Fields, layer: int, *, power: float = 1.0, centred: bool = False
+    fields: Fields,
+    layer: int,
+    *,
+    power: float = 1.0,
+    centred: bool = False,
+    start: ReLUNetwork | None = None,
 ) -> float:
     r"""The neural feature ansatz correlation of a layer: weight Gram against AGOP.
 
@@ -72,6 +78,8 @@ def feature_ansatz(
         Matrix power of the AGOP; 1/2 is a variant in use.
     centred : bool, default False
         Subtract the mean gradient over the samples first.
+    start : ReLUNetwork, optional
+        W(0) are its weights, which the authors' code subtracts from W in the weight Gram.
 
     Returns
     -------
@@ -83,12 +91,12 @@ def feature_ansatz(
     The cosine of the two matrices, as in the code that accompanies arXiv:2212.13881,
 
     .. math::
-        \frac{\langle W^T W, G^\alpha \rangle_F}{\|W^T W\|_F\, \|G^\alpha\|_F},
+        \frac{\langle M^T M, G^\alpha \rangle_F}{\|M^T M\|_F\, \|G^\alpha\|_F},
 
-    here with the weights as they are; that code subtracts the initial weights from W first.
-    With :math:`G = W^T S W`, S the covariance of the conjugates, everything is computed from the
-    n_ℓ × n_ℓ matrices S and WWᵀ, in float64: 2·N·k·n_ℓ² + 2·n_ℓ²·n_{ℓ-1} + O(n_ℓ³) flops, and the
-    input width never enters as a square.
+    M being W, or :math:`W - W(0)` with a `start`.  With :math:`G = W^T S W`, S the covariance of
+    the conjugates, everything is computed from the n_ℓ × n_ℓ matrices S, WWᵀ, MWᵀ and MMᵀ, in
+    float64: 2·N·k·n_ℓ² + 6·n_ℓ²·n_{ℓ-1} + O(n_ℓ³) flops, and the input width never enters as a
+    square.
 
     Examples
     --------
@@ -102,24 +110,27 @@ def feature_ansatz(
         raise ValueError(f"power must be positive, not {power!r}")
     phi = fields.conjugates[layer - 1]
     xp = namespace(phi)
-    W = fields.network.weights[layer - 1].astype(xp.float64)
+    W = M = fields.network.weights[layer - 1].astype(xp.float64)
+    if start is not None:
+        if start.widths != fields.network.widths:
+            raise ValueError(f"start has widths {start.widths}, not {fields.network.widths}")
+        M = W - start.weights[layer - 1]
     if centred:
         phi = phi - phi.mean(axis=0)
     phi = phi.reshape(-1, phi.shape[-1])
     S = (phi.T @ phi).astype(xp.float64) / fields.samples
-    weight_gram = W @ W.T
     # G = Wᵀ S W shares its nonzero spectrum λ with R = S^½ W Wᵀ S^½ = U λ Uᵀ, and its
     # eigenvectors are Wᵀ S^½ U λ^{-½}.
     values, vectors = xp.linalg.eigh(S)
     root = (vectors * xp.sqrt(xp.maximum(values, 0))) @ vectors.T
-    spectrum, U = xp.linalg.eigh(root @ weight_gram @ root)
+    spectrum, U = xp.linalg.eigh(root @ (W @ W.T) @ root)
     nonzero = spectrum > len(S) * xp.finfo(xp.float64).eps * xp.abs(spectrum).max()
     spectrum = spectrum[nonzero]
     U = U[:, nonzero]
-    size = float(xp.linalg.norm(weight_gram)) * float(xp.linalg.norm(spectrum**power))
+    size = float(xp.linalg.norm(M @ M.T)) * float(xp.linalg.norm(spectrum**power))
     if size == 0:
         return 0.0
-    overlaps = ((weight_gram @ (root @ U)) ** 2).sum(axis=0)
+    overlaps = ((M @ W.T @ (root @ U)) ** 2).sum(axis=0)
     return float((spectrum ** (power - 1) * overlaps).sum()) / size
 
 

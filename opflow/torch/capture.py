@@ -135,6 +135,8 @@ def factors(model: Model, batch: Batch, layouts: list[int] | None = None) -> lis
         trained = model.leaves()
         with recorded(model, trained, samples) as calls:
             outputs = model(trained, batch)
+        if layouts is not None and len(calls) != len(layouts):
+            raise ValueError("the module calls its layers otherwise from batch to batch")
         used = [call.output for call in calls]
         if not used:
             return []

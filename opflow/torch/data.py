@@ -72,7 +72,10 @@ class Samples:
         for batch in self.batches:
             if isinstance(batch, list) and not self.whole:
                 batch = batch[0]  # what a DataLoader of inputs and targets gives
-            yield mapped(self._checked, batch)
+            checked = mapped(self._checked, batch)
+            if len({len(tensor) for tensor in tensors(checked)}) != 1:
+                raise ValueError("the tensors of X must have the same samples as their first axis")
+            yield checked
 
     def _checked(self, part: Any) -> torch.Tensor:
         tensor = to_tensor(part) if isinstance(part, np.ndarray) else part

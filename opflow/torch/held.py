@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -76,17 +76,20 @@ def make_plan(model: Model, samples: Samples) -> Plan:
         0,
     )
     sums = held_jacobians(model, plan, [(slice(0, size), batch)], size)
-    tolerance = 1e3 * torch.finfo(model.dtype).eps
     generic = []
-    for (name, parameter), gradient in zip(model.trained.items(), exact, strict=True):
-        scale = float(gradient.abs().max())
-        if not scale < float("inf"):
+    for name, gradient in zip(model.trained, exact, strict=True):
+        if not bool(gradient.isfinite().all()):
             raise ValueError(f"the derivative by parameter {name!r} is not finite")
-        if name in sums and sums[name].shape[1] == parameter.numel():
-            ours = to_tensor(sums[name].rmatvec(to_array(force.reshape(-1))))
-            if float((ours - gradient.reshape(-1)).abs().max()) <= tolerance * (scale or 1.0):
-                continue
-        generic.append(name)
+        op = sums.get(name)
+        if (
+            op is None
+            or op.shape[1] != gradient.numel()
+            or not _agree(to_tensor(op.rmatvec(to_array(force.reshape(-1)))), gradient)
+        ):
+            generic.append(name)
+    plan = plan._replace(generic=generic)
+    if generic:
+        _check_generic(model, plan, batch, force, dict(zip(model.trained, exact, strict=True)))
     numbers = sum(
         _numbers(f, by_rows, model)
         for f, by_rows in zip(found, plan.by_rows, strict=True)
@@ -103,7 +106,7 @@ def make_plan(model: Model, samples: Samples) -> Plan:
             UserWarning,
             stacklevel=4,
         )
-    return plan._replace(generic=generic, numbers=numbers)
+    return plan._replace(numbers=numbers)
 
 
 def _check_rows(
@@ -156,7 +159,7 @@ def held_jacobians(
         for group, targets in zip(pieces, stored, strict=True):
             for part, target in zip(group, targets, strict=True):
                 target[s] = part
-        for name, part in _generic_rows(model, plan.generic, batch).items():
+        for name, part in _generic_rows(model, plan, batch).items():
             rows[name][s] = part
         del found, pieces
     terms: dict[str, dict[tuple[int, int] | None, list[Operator]]] = defaultdict(
@@ -206,14 +209,44 @@ def _like(part: torch.Tensor, size: int) -> torch.Tensor:
     return part.new_empty((size, *part.shape[1:]))
 
 
-def _generic_rows(model: Model, names: list[str], batch: Batch) -> dict[str, torch.Tensor]:
+def _generic_rows(model: Model, plan: Plan, batch: Batch) -> dict[str, torch.Tensor]:
     """The Jacobian (b, k, …) of the outputs of every sample by some parameters."""
-    if not names:
+    if not plan.generic:
         return {}
-    some = {name: model.trained[name] for name in names}
+    some = {name: model.trained[name] for name in plan.generic}
 
     def outputs(some: dict[str, torch.Tensor], sample: Batch) -> torch.Tensor:
         return model(model.trained | some, rows_of(sample, None))[0]
 
     with differentiable():
         return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
+
+
+def _check_generic(
+    model: Model,
+    plan: Plan,
+    batch: Batch,
+    force: torch.Tensor,
+    exact: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise where torch cannot take derivatives sample by sample, or takes wrong ones."""
+    error: Exception | None = None
+    wrong = list(plan.generic)
+    try:
+        for name, rows in _generic_rows(model, plan, batch).items():
+            if _agree(torch.einsum("bk,bk...->...", force, rows), exact[name]):
+                wrong.remove(name)
+    except RuntimeError as raised:
+        error = raised
+    if wrong:
+        raise NotImplementedError(
+            f"no rule is known for {', '.join(map(repr, wrong))} in {model.title}, and torch.func "
+            "does not give their derivatives sample by sample: parameters= can leave them out, "
+            "opflow.torch.linear_in takes a rule"
+        ) from error
+
+
+def _agree(ours: torch.Tensor, exact: torch.Tensor) -> bool:
+    scale = float(exact.abs().max()) or 1.0
+    error = float((ours.reshape(-1) - exact.reshape(-1)).abs().max())
+    return error <= 1e3 * torch.finfo(exact.dtype).eps * scale

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 
 from opflow.dynamics.checks import targets_of
-from opflow.dynamics.hessian import CONVEX, PARTS
-from opflow.dynamics.objectives import Objective, RunObjective, run_objective
+from opflow.dynamics.hessian import CONVEX, check_bent
+from opflow.dynamics.objectives import Objective, RunObjective
 from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.data import Samples
 from opflow.torch.model import Model, block_of
-from opflow.torch.recomputed import cast, directions, over_columns, pushed
+from opflow.torch.recomputed import cast, directions, over_columns, pulled, pushed
 
 
 def hessian(
@@ -63,12 +64,10 @@ def hessian(
     >>> of.torch.hessian(net, torch.randn(5, 3), torch.randn(5)).shape
     (41, 41)
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be 'full' or 'gauss-newton', not {part!r}")
     model = Model(module, parameters, "all", forward)
     samples = model.samples(X)
     rows, outputs = block_of(model, samples)
-    goal = run_objective(objective, outputs)
+    goal = check_bent(objective, outputs, part)
     y = to_array(y) if isinstance(y, torch.Tensor) else y
     dtype = to_array(next(iter(model.trained.values()))).dtype
     targets = targets_of(y, dtype, samples.size, outputs, goal)
@@ -121,19 +120,12 @@ class ModuleHessian(Operator):
             if self.part == "full":
                 parts = over_columns(partial(_bent, model, batch, force), tangents, S)
             else:
-                parts = over_columns(partial(_pulled, model, batch, model.trained), S)
+                parts = over_columns(partial(pulled, model, batch, model.trained), S)
             for name, part in parts.items():
                 total[name] += part
         return to_array(torch.cat([part.flatten(1) for part in total.values()], dim=1).T)
 
     _rmatmat = _matmat
-
-
-def _pulled(
-    model: Model, batch: Any, trained: dict[str, torch.Tensor], force: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Jᵀ g, as parameters."""
-    return torch.func.vjp(lambda p: model(p, batch), trained)[1](force)[0]
 
 
 def _bent(
@@ -143,6 +135,11 @@ def _bent(
     tangent: dict[str, torch.Tensor],
     moved: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """How Jᵀ g moves with the parameters, and the force by S J v."""
-    pulled = partial(_pulled, model, batch)
-    return torch.func.jvp(pulled, (model.trained, force), (tangent, moved))[1]
+    """How Jᵀ g moves with the parameters, and with the force by S J v."""
+    with suppress(NotImplementedError):
+        back = partial(pulled, model, batch)
+        return torch.func.jvp(back, (model.trained, force), (tangent, moved))[1]
+    # torch has no such tangent: how Jᵀ g moves with the parameters is symmetric
+    across = torch.func.vjp(lambda p: pulled(model, batch, p, force), model.trained)[1](tangent)[0]
+    along = pulled(model, batch, model.trained, moved)
+    return {name: across[name] + along[name] for name in across}

@@ -71,6 +71,11 @@ def _convolution(module: nn.Conv2d, name: str, x: torch.Tensor) -> Rule:
 
 
 @linear_in.register
+def _prelu(module: nn.PReLU, name: str, x: torch.Tensor) -> Rule:
+    return _by_channel("weight", x.clamp(max=0))
+
+
+@linear_in.register
 def _embedding(module: nn.Embedding, name: str, ids: torch.Tensor) -> Rule | None:
     if module.max_norm is not None:  # the rows that are read change
         return None
@@ -126,9 +131,9 @@ def _batch_norm(module: nn.BatchNorm2d, name: str, x: torch.Tensor) -> Rule:
     )
 
 
-def _by_channel(name: str, normalised: torch.Tensor) -> Rule:
+def _by_channel(name: str, x: torch.Tensor) -> Rule:
     """Scale and shift of the channels, the second axis."""
-    ends = [1] * (normalised.ndim - 2)
+    ends = [1] * (x.ndim - 2)
     if name == "bias":
-        return lambda bias: bias.view(-1, *ends).expand(normalised.shape)
-    return lambda weight: normalised * weight.view(-1, *ends)
+        return lambda bias: bias.view(-1, *ends).expand(x.shape)
+    return lambda weight: x * weight.view(-1, *ends)

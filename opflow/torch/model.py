@@ -66,6 +66,12 @@ class Model:
         rest = dict(module.named_buffers()) | {n: p for n, p in named.items() if n not in names}
         self._rest = {name: tensor.detach().clone() for name, tensor in rest.items()}
         self._whole_output = outputs
+        #: whether Jᵀu is no transpose of torch's J v: padding of embeddings has no gradient
+        self.padded = any(
+            isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)
+            and part.padding_idx is not None
+            for part in module.modules()
+        )
 
     def _check_parameters(self) -> None:
         for name, tensor in self.trained.items():

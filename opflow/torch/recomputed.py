@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -42,9 +43,30 @@ def over_columns(function: Callable[..., Any], *columns: Any) -> Any:
         return mapped(lambda tensor: tensor[None], single)
 
 
+def pulled(
+    model: Model, batch: Batch, trained: dict[str, torch.Tensor], force: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Jᵀ g, as parameters."""
+    return torch.func.vjp(lambda p: model(p, batch), trained)[1](force)[0]
+
+
 def pushed(model: Model, batch: Batch, tangent: dict[str, torch.Tensor]) -> torch.Tensor:
-    """J v (b, k)."""
-    return torch.func.jvp(lambda p: model(p, batch), (model.trained,), (tangent,))[1]
+    """J v (b, k), by a tangent pass; where torch has none, by the transpose of a backward pass."""
+
+    def outputs(trained: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model(trained, batch)
+
+    if not model.padded:
+        with suppress(NotImplementedError):
+            return torch.func.jvp(outputs, (model.trained,), (tangent,))[1]
+    f, pull = torch.func.vjp(outputs, model.trained)
+    try:
+        return torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(f))[1](tangent)[0]
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"torch knows no tangents of {model.title} ({error}): give more memory=, so that all "
+            "factors are held"
+        ) from error
 
 
 class RecomputedJacobian(Operator):

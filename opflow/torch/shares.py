@@ -121,8 +121,8 @@ def share(
     call: Call, shape: torch.Size, inputs: tuple[torch.Tensor, ...], phi: torch.Tensor
 ) -> Operator:
     """The Jacobian from factors; ``φ ⊙ a`` itself where there is one position a sample."""
-    linear = isinstance(call.layer, torch.nn.Linear) and call.local == "weight"
-    if linear and phi.ndim == 3:
+    rule = linear_in.dispatch(type(call.layer))
+    if rule is linear_in.dispatch(torch.nn.Linear) and call.local == "weight" and phi.ndim == 3:
         return KhatriRao(
             Matrix(to_array(phi).reshape(-1, phi.shape[2]), symbol="φ"),
             Matrix(to_array(inputs[0]), symbol="a"),

@@ -18,11 +18,13 @@ SHARDS = {1: (14,), 2: (9, 5), 3: (0, 8, 6), 4: (6, 0, 7, 1)}
 METHODS = {
     "descent": (of.GradientDescent(), {"steps": 20}, 7),
     "momentum": (of.GradientDescent(0.02, momentum=0.5), {"steps": 20, "loss": "mean"}, 7),
+    "decay": (of.GradientDescent(momentum=0.5, weight_decay=0.3), {"steps": 20}, 7),
     "batch": (of.GradientDescent(0.01, batch=3, rng=0), {"steps": 20, "every": 5}, 10),
     "batch, auto": (of.GradientDescent(batch=3, rng=0), {"steps": 20, "every": 5}, 10),
     "ball, auto": (of.GradientDescent(momentum=0.5), {"steps": 20}, 7),
     # steps adapt to differences, which magnify rounding: given moments, and not too many
     "flow": (of.GradientFlow(), {"times": [0.05, 0.1, 0.2]}, 4),
+    "flow, decay": (of.GradientFlow(weight_decay=0.3), {"times": [0.05, 0.1, 0.2]}, 4),
     "exponential": (of.ExponentialFlow(), {"until": 1.0}, 2),
     "Gauss-Newton": (of.GaussNewton(), {"steps": 6}, 3),
     "linearised": (of.LinearisedFlow(), {"times": [0.1, 0.5, 1.0]}, 2),
@@ -174,6 +176,22 @@ def refused(comm, message, told, work):
         raise AssertionError(f"accepted: {message}")
 
 
+def stopping(comm):
+    """A condition that holds on one rank alone ends the run of all, one that fails there too."""
+    net, X, y = problem()
+    last = comm.size - 1
+    method = of.GradientDescent(0.01)
+    alone = {"stop": lambda moment: comm.rank == last and moment.step == 3}
+    run = train(comm, net, X, y, method, {"steps": 9}, observe=[of.observe.Snapshots()], **alone)
+    whole = of.train(net, X, y, method=method, steps=3)
+    compare(comm, run, whole, "stop")
+    assert run.stopped == "<lambda>" and list(run.observations["snapshots"]) == [0, 1, 2, 3]
+    assert run.observations["snapshots"][3].digest() == run.network.digest()
+    fails = {"stop": lambda moment: comm.rank == last and moment.step >= 2 and 1 / 0}
+    refused(comm, "division by zero", comm.rank != last, lambda: train(
+        comm, net, X, y, method, {"steps": 9}, **fails))  # fmt: skip
+
+
 def messages(comm):
     """A step sums the gradient, the loss, and whether to stop: with observers as without."""
     net, X, y = problem()
@@ -196,6 +214,7 @@ for comm in groups():
     trajectories(comm)
     fewer_samples_than_ranks(comm)
     messages(comm)
+    stopping(comm)
     failing(comm, folder)
 for first, then in CHANGES:
     place = folder / f"from-{first}"

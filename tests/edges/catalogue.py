@@ -715,7 +715,9 @@ def members(p):
 def features(p):
     fields = p.fields()
     ansatz = of.features.feature_ansatz(fields, 2)
+    moved = of.features.feature_ansatz(fields, 2, start=of.ReLUNetwork.random([5, 16, 12], seed=9))
     return {
+        "moved": Part(np.array(moved, dtype=float)),
         "agop": Part(of.features.agop(fields, 1).todense(), 0, 2),
         "ansatz": Part(np.array(ansatz, dtype=float)),
         "linearity": Part(of.features.target_linearity(fields, p.targets(), 1)),
@@ -745,10 +747,15 @@ METHODS = {
     "descent_eliminated": lambda p: (of.GradientDescent(), {"steps": 5, "eliminate": True}),
     "descent_of_the_mean": lambda p: (of.GradientDescent(), {"steps": 5, "loss": "mean"}),
     "momentum": lambda p: (of.GradientDescent(p.time, momentum=0.5), {"steps": 5}),
+    "weight_decay": lambda p: (of.GradientDescent(p.time, weight_decay=0.1 / p.time), {"steps": 5}),
     "accumulated": lambda p: (of.GradientDescent(p.time, accumulate="float64"), {"steps": 5}),
     "batches": lambda p: (of.GradientDescent(p.time, batch=7, rng=0), {"steps": 5}),
     "gauss_newton": lambda p: (of.GaussNewton(), {"steps": 3}),
     "gradient_flow": lambda p: (of.GradientFlow(), {"until": 20 * p.time}),
+    "decaying_flow": lambda p: (
+        of.GradientFlow(weight_decay=0.02 / p.time),
+        {"until": 20 * p.time},
+    ),
     "exponential_flow": lambda p: (of.ExponentialFlow(), {"until": 20 * p.time}),
     "linearised_flow": lambda p: (of.LinearisedFlow(), {"times": [5 * p.time, 50 * p.time]}),
     "truncated_flow": lambda p: (of.TruncatedFlow(1), {"steps": 4, "depth": 3}),
@@ -756,6 +763,7 @@ METHODS = {
 CLASSES = {
     "gauss_newton": "GaussNewton",
     "gradient_flow": "GradientFlow",
+    "decaying_flow": "GradientFlow",
     "exponential_flow": "ExponentialFlow",
     "linearised_flow": "LinearisedFlow",
     "truncated_flow": "TruncatedFlow",
@@ -772,7 +780,7 @@ def training(name):
 
 for label in METHODS:
     covers = ("dynamics.train", f"dynamics.{CLASSES.get(label, 'GradientDescent')}")
-    exact = label in ("momentum", "accumulated")
+    exact = label in ("momentum", "accumulated", "weight_decay")
     network(*covers, name=f"train_{label}", random=not exact)(training(label))
 
 
@@ -848,3 +856,11 @@ def watching_the_residual(p):
 @network("observe.TruncationError", random=True)
 def watching_the_truncation(p):
     return watched(p, observe.TruncationError(), method=of.TruncatedFlow(1), depth=3)
+
+
+@network("observe.Function", "observe.Snapshots", random=True)
+def watching_what_is_chosen(p):
+    ansatz = observe.Function(lambda f: of.features.feature_ansatz(f, 2), "ansatz")
+    how = {"steps": 3, "observe": [ansatz, observe.Snapshots([2])]}
+    seen = of.train(p.network(), p.inputs(), p.targets(), **how).observations
+    return {"ansatz": Part(seen["ansatz"]), "weights": Part(seen["snapshots"][2].weights[0])}

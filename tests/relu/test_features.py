@@ -35,19 +35,25 @@ def test_agop_is_the_mean_of_gradient_outer_products(problem, data):
     np.testing.assert_allclose(G.todense(), want, atol=1e-12 * max(want.max(), 1e-300))
 
 
-@given(problems(max_outputs=3), st.sampled_from([1.0, 0.5]), st.booleans(), st.data())
-def test_feature_ansatz_is_the_cosine_of_the_two_matrices(problem, power, centred, data):
+@given(
+    problems(max_outputs=3), st.sampled_from([1.0, 0.5]), st.booleans(), st.booleans(), st.data()
+)
+def test_feature_ansatz_is_the_cosine_of_the_two_matrices(problem, power, centred, moved, data):
     network, X = problem
+    rng = np.random.default_rng(1)
+    start = network.replace([rng.standard_normal(W.shape).astype(W.dtype) for W in network.weights])
     fields = network.fields(X)
     layer = data.draw(st.integers(1, network.depth))
     psi, W = gradients(fields, layer), network.weights[layer - 1]
     if centred:
         psi = psi - psi.mean(axis=0)
     G = matrix_power(sum(p.T @ p for p in psi) / len(X), power)
-    M = W.T @ W
+    M = W - start.weights[layer - 1] if moved else W
+    M = M.T @ M
     size = np.linalg.norm(M) * np.linalg.norm(G)
     want = (M * G).sum() / size if size > 1e-12 else 0.0
-    got = features.feature_ansatz(fields, layer, power=power, centred=centred)
+    how = {"start": start} if moved else {}
+    got = features.feature_ansatz(fields, layer, power=power, centred=centred, **how)
     # the square root of a rounding error is what a power of 1/2 cannot tell from zero
     assert abs(got - want) <= (1e-10 if power == 1 else 1e-6) or size <= 1e-12
 
@@ -58,6 +64,10 @@ def test_feature_ansatz_holds_where_it_must():
     fields = of.ReLUNetwork([W, np.ones((1, 3))], np.ones(1)).fields(np.ones((4, 3)))
     assert features.feature_ansatz(fields, 2) == pytest.approx(1, abs=1e-14)
     assert features.feature_ansatz(fields, 1) == pytest.approx(1 / 3**0.5, abs=1e-14)
+
+
+def test_the_ansatz_of_what_has_not_moved_is_zero():
+    assert features.feature_ansatz(FIELDS, 1, start=FIELDS.network) == 0
 
 
 @given(problems(max_outputs=3), st.data())
@@ -86,6 +96,11 @@ FIELDS = of.ReLUNetwork.random([2, 3], seed=0).fields(np.ones((4, 2)))
         (lambda f: features.agop(f, 2), ValueError, "layer"),
         (lambda f: features.agop(f.network, 1), TypeError, "fields must be"),
         (lambda f: features.feature_ansatz(f, 1, power=0), ValueError, "power"),
+        (
+            lambda f: features.feature_ansatz(f, 1, start=of.ReLUNetwork.random([2, 4], seed=0)),
+            ValueError,
+            r"start has widths \(2, 4\), not \(2, 3\)",
+        ),
         (lambda f: features.target_linearity(f, np.ones(3), 1), ValueError, "targets has shape"),
         (lambda f: features.target_linearity(f, np.ones(4), 1), ValueError, "constant"),
         (

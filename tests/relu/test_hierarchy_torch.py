@@ -12,9 +12,6 @@ from tests.relu.reference import problems, rich, trained
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
-# torch.func.jvp imports a module of torch that uses a deprecated part of torch
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-
 PROBLEMS = problems(max_depth=5, max_outputs=3)
 TOLERANCE = 1e-10
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.first_layer import WeightLayer
-from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
 from opflow.interface.keywords import TWICE
 from opflow.machine.arrays import Array, check_integer, is_rows, namespace, to_device_of
 from opflow.operators.rules import is_operator
 from opflow.relu.inputs import input_rows
+from opflow.spectral.checks import check_shift
 
 #: of a step that is taken back, before what is left of it is rounding
 HALVINGS = 50
@@ -40,17 +41,20 @@ class GradientDescent(Method):
         Of the batches.
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
+    weight_decay : float, default 0
+        λ of the decay of all trained parameters, biases too; the first layer moves as weights.
 
     Notes
     -----
     .. math::
-        M \leftarrow \beta M - \eta\,\eta_\ell\, \partial loss/\partial W^\ell, \qquad
-        W^\ell \leftarrow W^\ell + M.
+        M \leftarrow \beta M - \eta\,\eta_\ell\, (\partial loss/\partial W^\ell + \lambda W^\ell),
+        \qquad W^\ell \leftarrow W^\ell + M.
 
     Every parameter enters linearly where it enters, so with the first layer eliminated the same
     recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
     itself: momentum is an exact recursion in field space.  With β the limit of stability is
-    2(1 + β)/λ_max.
+    2(1 + β)/λ_max.  Weight decay adds λ·max η_ℓ to λ_max; losses are reported without its penalty
+    ½λ|θ|².  With rates of 1 ``torch.optim.SGD`` takes the same steps on the same loss, sum or mean.
 
     With a batch of b rows, drawn without replacement, the gradient of the sum is N/b times that
     of the batch: unbiased, with covariance :math:`\frac{N(N-b)}{b}\,\Sigma`, Σ the covariance of
@@ -59,9 +63,9 @@ class GradientDescent(Method):
 
     "auto" stays while it is between 0.8 and 1.1 times 1/λ_max, which is measured after 1, 2, 4, …
     steps, later every 128 (three products or so), and sooner where it moves.  A step that raises
-    the loss by more than a hundredth, or above that of the start, is taken back and halved, at one
-    product each; of a run with momentum, one that leads above the start.  Batches are not
-    checked: there λ_max gives way to the limit of the mean square,
+    the loss (with the penalty) by more than a hundredth, or above that of the start, is taken back
+    and halved, at one product each; of a run with momentum, one that leads above the start.
+    Batches are not checked: there λ_max gives way to the limit of the mean square,
     :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
     \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
     A step costs one product, 2·N·(3P − P_1) flops.
@@ -85,6 +89,7 @@ class GradientDescent(Method):
     rng: int | np.random.Generator | None = None
     accumulate: str | None = None
     seed: InitVar[int | np.random.Generator | None] = None
+    weight_decay: float = 0.0
 
     name = "gradient descent"
     stepwise = True
@@ -92,7 +97,7 @@ class GradientDescent(Method):
     @property
     def by_weights(self) -> bool:
         """Whether the first layer cannot be eliminated."""
-        return self.batch is not None
+        return self.batch is not None or super().by_weights
 
     @property
     def frozen(self) -> bool:
@@ -112,9 +117,9 @@ class GradientDescent(Method):
             object.__setattr__(self, "rng", seed)
         if not callable(self.step):
             check_step(self.step)
-        if not isinstance(self.momentum, int | float) or isinstance(self.momentum, bool):
-            raise TypeError(f"momentum must be a number, not {self.momentum!r}")
-        if not 0 <= self.momentum < 1:
+        check_shift(self.weight_decay, "weight_decay")
+        check_shift(self.momentum, "momentum")
+        if not self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
         if self.batch is not None:
             check_integer(self.batch, "batch", 1)
@@ -125,8 +130,8 @@ class GradientDescent(Method):
         step = repr(self.step)
         if callable(self.step):
             step = getattr(self.step, "__qualname__", type(self.step).__name__)
-        others = {"momentum": self.momentum, "batch": self.batch, "accumulate": self.accumulate}
-        shown = [f", {name}={value!r}" for name, value in others.items() if value]
+        others = ("momentum", "batch", "accumulate", "weight_decay")
+        shown = [f", {name}={vars(self)[name]!r}" for name in others if vars(self)[name]]
         return f"GradientDescent(step={step}{''.join(shown)})"
 
     def start(self, state: State, share: float) -> Descent:
@@ -139,23 +144,18 @@ class GradientDescent(Method):
         return StochasticDescent(self, state, share)
 
 
-class Descent(Integrator):
+class Descent(ParameterIntegrator):
     """Full-batch descent."""
 
-    state: State
     step: float = math.nan
     by_sample = ("auto_vector",)
 
     def __init__(self, method: GradientDescent, state: State, share: float) -> None:
+        super().__init__(state, share)
         self.method = method
-        self.state = state
-        self.share = share
-        self.products = 0
         #: steps so far
         self.number = 0
         self._auto: AutoStep | None = None
-        #: at the state, from :meth:`evaluate` to the step that takes it
-        self._velocity: list[Array] = []
         #: momentum: what the last step moved by
         self._motion: list[Array] | None = None
         #: of the state, where a step may be taken back
@@ -199,7 +199,7 @@ class Descent(Integrator):
             self._residual = namespace(residual).empty_like(residual)
             self._loss = self._evaluated(self._residual)
             if math.isinf(auto.level):
-                auto.level = self._loss
+                auto.level = self._loss + self.state.penalty
             y = self.state.targets
             scale = max(auto.level, 0.5 * float(self.state.space.norm(y)) ** 2)
             self._rounding = scale * (1e3 * float(np.finfo(y.dtype).eps)) ** 2
@@ -208,21 +208,21 @@ class Descent(Integrator):
 
     def advance(self, remaining: float) -> float:
         start = self.state
-        size = self._move(self._velocity, 1.0)
+        size = self._move(self.velocity, 1.0)
         if self._auto is None:
             return size
         return size / 2 ** self._taken_back(self._auto, start)
 
     def _taken_back(self, auto: AutoStep, start: State) -> int:
         """Halve the step from `start` until the loss does not rise; how often that was."""
-        before = self._loss
+        before = self._loss + start.penalty
         bar = auto.level
         if not self.method.momentum:  # a heavy ball may rise on its way
             bar = min(RISE * before, bar)
         bar = max(before, bar, self._rounding)
         tries = 0
         self._loss = self._evaluated(self._residual)
-        while not self._loss <= bar and tries < HALVINGS:
+        while not self._loss + self.state.penalty <= bar and tries < HALVINGS:
             tries += 1
             auto.halve()
             # half way back; the slope that led here is not held any more
@@ -237,10 +237,8 @@ class Descent(Integrator):
         return tries
 
     def _evaluated(self, residual: Array) -> float:
-        self.products += 1
-        self._velocity = []  # two sets of numbers at a time are enough
-        loss, self._velocity = self.state.loss_and_velocity(residual)
-        return float(loss)
+        self.velocity = []  # two sets of numbers at a time are enough
+        return super().evaluate(residual)
 
     def _move(self, velocity: list[Array], weight: float) -> float:
         size = self.size()
@@ -257,15 +255,14 @@ class Descent(Integrator):
         return size
 
     def arrays(self) -> dict[str, Array]:
-        arrays = parameter_arrays(self.state)
-        arrays |= {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
+        arrays = super().arrays() | {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
         arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
         if self._auto is not None:
             arrays |= self._auto.arrays()
         return arrays
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
+        super().restore(arrays)
         self.number = int(arrays["number"])
         self.step = float(arrays["step"])
         if "motion_0" in arrays:
@@ -288,7 +285,7 @@ class StochasticDescent(Descent):
 
     def advance(self, remaining: float) -> float:
         assert self.method.batch is not None
-        self._velocity = []  # that of all samples is not needed
+        self.velocity = []  # that of all samples is not needed
         state = self.state
         n = state.samples
         chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
@@ -304,6 +301,7 @@ class StochasticDescent(Descent):
             state.accumulate,
             space=state.space,
             objective=state.objective,
+            decay=state.decay * self.method.batch / n,  # that of n samples, once they are weighted
         )
         velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
         spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product

@@ -48,6 +48,7 @@ class FieldState:
     """
 
     space = LOCAL
+    stiffness = 0.0
 
     def __init__(self, state: State, order: int) -> None:
         network = state.network

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.objectives import Quadratic
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
+from opflow.spectral.checks import check_shift, check_tol
 
 #: of the size that the error estimate predicts for the next step, the part that is taken
 SAFETY = 0.9
@@ -27,10 +28,8 @@ class Flow(Method):
     tol: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.tol, int | float) or isinstance(self.tol, bool):
-            raise TypeError(f"tol must be a positive number, not {self.tol!r}")
-        if not 0 < self.tol < math.inf:
-            raise ValueError(f"tol must be positive and finite, not {self.tol}")
+        check_tol(self.tol)
+        check_shift(self.weight_decay, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,13 @@ class Trial(NamedTuple):
     error: float
 
 
-class AdaptiveIntegrator(Integrator):
+class AdaptiveIntegrator(ParameterIntegrator):
     """Steps whose size follows an estimate of their error; time is in units of 1/share."""
 
-    state: State
-
     def __init__(self, state: State, share: float, tol: float, note: str) -> None:
-        self.state = state
-        self.share = share
+        super().__init__(state, share)
         self.tol = tol
         self.note = note
-        self.products = 0
         #: of the next step, in units of time
         self.size = math.nan
         #: the error of a step, in parts of ‖r‖: tol is in units of the loss
@@ -159,10 +154,10 @@ class AdaptiveIntegrator(Integrator):
         """The state has moved."""
 
     def arrays(self) -> dict[str, Array]:
-        return parameter_arrays(self.state) | {"size": np.array(self.size)}
+        return super().arrays() | {"size": np.array(self.size)}
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
+        super().restore(arrays)
         self.size = float(arrays["size"])
         self._point = None
         self.accepted()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opflow.dynamics.methods.flow import Point
-from opflow.dynamics.methods.method import Integrator, Method, parameter_arrays, restored
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import check_step
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace
@@ -208,16 +208,14 @@ def dot(a: Array, b: Array) -> Array:
     return namespace(a).multiply(a, b, dtype=np.float64).sum()
 
 
-class GaussNewtonIntegrator(Integrator):
+class GaussNewtonIntegrator(ParameterIntegrator):
     """Gauss–Newton steps."""
 
     by_sample = ("dual",)
 
     def __init__(self, method: GaussNewton, state: State, share: float) -> None:
+        super().__init__(state, share)
         self.method = method
-        self.state: State = state
-        self.share = share
-        self.products = 0
         self.auto = isinstance(method.damping, str)
         #: of the summed loss; infinite where no step lowers it
         self.damping = math.nan if self.auto else float(method.damping) / share
@@ -275,11 +273,11 @@ class GaussNewtonIntegrator(Integrator):
         self.state = end.state
 
     def arrays(self) -> dict[str, Array]:
-        arrays = parameter_arrays(self.state) | self._search
+        arrays = super().arrays() | self._search
         return arrays | {"damping": np.array(self.damping), "refused": np.array(self.refused)}
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
+        super().restore(arrays)
         self.damping = float(arrays["damping"])
         self.refused = int(arrays["refused"])
         self._search = {name: arrays[name] for name in ("search", "dual") if name in arrays}

@@ -42,6 +42,8 @@ class GradientFlow(Flow):
     tol : float, default 1e-4
         The estimated error e of the force (of f, if quadratic) in a step has ‖e‖² <= tol·‖r‖²,
         r the force at its start: 1e-4 allows a hundredth of the residual.
+    weight_decay : float, default 0
+        λ of dθ/dt = −η_ℓ (∂loss/∂θ + λθ), as in :class:`GradientDescent`.
 
     Notes
     -----
@@ -83,9 +85,14 @@ class GradientFlow(Flow):
     """
 
     tol: float = 1e-4
+    weight_decay: float = 0.0
 
     name = "the gradient flow"
     extra = 6.0
+
+    def __repr__(self) -> str:  # goes into checkpoints, older ones too
+        decay = f", weight_decay={self.weight_decay!r}" * bool(self.weight_decay)
+        return f"GradientFlow(tol={self.tol!r}{decay})"
 
     def start(self, state: State, share: float) -> ChebyshevIntegrator:
         """The integrator of a run."""
@@ -118,7 +125,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
     def measure(self) -> None:
         """λ_max(K) at the state, from above, starting where it last was."""
         found = largest_eigenvalue(self.state.kernel(), tol=0.05, start=self._vector)
-        self._top = self._curvature * max(found.value + found.bound, 0.0)
+        self._top = self._curvature * max(found.value + found.bound, 0.0) + self.state.stiffness
         self._vector = found.vector
         self._since = 0
         self.products += found.products + 1

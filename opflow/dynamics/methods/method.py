@@ -28,6 +28,8 @@ class RunState(Protocol):
     objective: RunObjective
     #: how the samples are held
     space: RowDistribution
+    #: what weight decay adds to λ_max(K) at most
+    stiffness: float
 
     @property
     def first(self) -> FirstLayer:
@@ -90,11 +92,13 @@ class Method(ABC):
     sharded = True
     #: copies of the fields of all samples held besides the state
     kept = 0.0
+    #: λ of the decay of all parameters
+    weight_decay = 0.0
 
     @property
     def by_weights(self) -> bool:
-        """Whether the first layer must be stepped as weights."""
-        return False
+        """Whether the first layer must be stepped as weights: X Xᵀ does not make W¹(0) decay."""
+        return self.weight_decay > 0
 
     @property
     def frozen(self) -> bool:
@@ -169,6 +173,31 @@ class Integrator(ABC):
     @abstractmethod
     def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`arrays` gave."""
+
+
+class ParameterIntegrator(Integrator):
+    """An integrator whose state is parameters: what is left to say is how they :meth:`advance`."""
+
+    state: State
+    note = ""
+    #: −η_ℓ ∂(summed loss)/∂θ_ℓ at the state, once it is evaluated
+    velocity: list[Array]
+
+    def __init__(self, state: State, share: float) -> None:
+        self.state = state
+        self.share = share
+        self.products = 0
+
+    def evaluate(self, residual: Array) -> float:
+        self.products += 1
+        loss, self.velocity = self.state.loss_and_velocity(residual)
+        return float(loss)
+
+    def arrays(self) -> dict[str, Array]:
+        return parameter_arrays(self.state)
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        self.state = restored(self.state, arrays)
 
 
 def parameter_arrays(state: State) -> dict[str, Array]:

@@ -46,8 +46,10 @@ class AutoStep:
         self.share = share
         self.batch = batch
         self.momentum = momentum
+        #: what weight decay adds to λ_max
+        self.decay = 0.0
         self.size = math.nan
-        #: λ_max of the summed loss at the start
+        #: λ_max of the summed loss, and of the decay, at the start
         self.first = math.nan
         #: and when last measured
         self.top = math.nan
@@ -101,7 +103,8 @@ class AutoStep:
             largest = float(state.space.largest(own.max() if len(own) else np.zeros(())))
             noise = (n - self.batch) / (self.batch * max(n - 1, 1)) * (n * largest - top)
             top += max(noise, 0.0) / (1 - self.momentum)
-        self.top = top
+        self.decay = state.stiffness / state.objective.curvature
+        self.top = top + self.decay
         return found.products, float(found.bound)
 
     def halve(self) -> None:
@@ -118,6 +121,7 @@ class AutoStep:
         of = "1/λ_max, half the stability limit, with λ_max(K) ="
         if self.batch is not None:
             of = f"1/λ, half the stability limit of batches of {self.batch:,}, with λ ="
+        of = of.replace(" =", " + weight decay =") if self.decay else of
         text = f"step {self.size:.4g} (auto: {of} {self.first:.4g} at the start"
         text += f" and {self.top:.4g} when last measured)"
         if self.halved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,8 @@ class Moment:
         The model, where it is not the state's network: the linearisation at the state `origin`.
     shared : dict
         What an observer computed that others of the moment may use.
+    observations : mapping of str to list
+        What the observers gave before, by name; for the condition `stop` of a run, now too.
     """
 
     step: int
@@ -68,6 +71,7 @@ class Moment:
     share: float = 1.0
     predictor: LinearModel | None = None
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    observations: Mapping[str, list[Any]] = field(default_factory=dict, repr=False)
 
     @property
     def network(self) -> ReLUNetwork:

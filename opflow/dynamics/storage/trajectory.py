@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opflow.data.task import Task
+from opflow.dynamics.observe.chosen import arrays_of, networks_of
 from opflow.interface.pictured import Pictured
 from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data
-from opflow.machine.files import load_arrays, save_arrays
+from opflow.machine.files import load_arrays, save_arrays, under
 from opflow.machine.ranks import RowDistribution
 from opflow.relu.network import ReLUNetwork
 
 #: attributes that are no arrays, in the metadata of a file
-KEPT = ("products", "step", "note", "interrupted", "route", "model")
+KEPT = ("products", "step", "note", "interrupted", "stopped", "route", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +37,16 @@ class Trajectory(Pictured):
         Kernel products spent: one a step (a gradient and the recomputed residual), and those
         that found the step size, followed it, or were taken back.
     observations : dict of str to array
-        Values of the observers, first axis in the order of `times`, without those that return None.
+        Values of the observers, first axis in the order of `times`, without those that return None;
+        of :class:`opflow.observe.Snapshots` a dict from steps to networks.
     step : float
         The step size at the end.
     note : str
         Which step that is and why.
     interrupted : bool
         Whether Ctrl-C or a signal ended the run early.
+    stopped : str
+        The name of the condition `stop` that held at the end; empty if none did.
     route : str
         "weights", or "eliminated": whether the first layer moved as weights or through the Gram
         of its inputs.
@@ -62,10 +66,11 @@ class Trajectory(Pictured):
     times: Array
     losses: Array
     products: int
-    observations: dict[str, Array] = field(default_factory=dict)
+    observations: dict[str, Any] = field(default_factory=dict)
     step: float = float("nan")
     note: str = ""
     interrupted: bool = False
+    stopped: str = ""
     route: str = "weights"
     coefficients: Array | None = None
     model: bool = True
@@ -121,7 +126,8 @@ class Trajectory(Pictured):
             length = counted(int(self.steps[-1]), "step")
         return (
             f"<Trajectory of {length} to t = {self.times[-1]:.4g}, "
-            f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}>"
+            f"loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}"
+            f"{self.stopped and f', ended by stop={self.stopped}'}>"
         )
 
     def gathered(self, space: RowDistribution) -> Trajectory | None:
@@ -149,16 +155,21 @@ class Trajectory(Pictured):
             arrays["steps"] = self.steps
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
-        arrays |= {f"observation_{name}": value for name, value in self.observations.items()}
-        meta = {name: getattr(self, name) for name in KEPT}
+        seen = self.observations
+        kept = [name for name, value in seen.items() if isinstance(value, dict)]
+        arrays |= {f"observation_{name}": seen[name] for name in seen if name not in kept}
+        for i, name in enumerate(kept):  # by number, for a name may begin with another
+            arrays |= {f"snapshots_{i}_{key}": a for key, a in arrays_of(seen[name]).items()}
+        meta = {name: getattr(self, name) for name in KEPT} | {"snapshots": kept}
         save_arrays(path, arrays, meta | self.network.settings())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read what :meth:`save` wrote; errors are those of :meth:`opflow.ReLUNetwork.load`."""
         arrays, meta = load_arrays(path, "trajectory", "residual")
-        prefix = "observation_"
-        seen = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+        seen = under("observation_", arrays)
+        for i, name in enumerate(meta.get("snapshots", ())):
+            seen[name] = networks_of(under(f"snapshots_{i}_", arrays))
         return cls(
             network=ReLUNetwork.from_arrays(arrays, meta),
             residual=arrays["residual"],

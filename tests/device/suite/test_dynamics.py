@@ -1,6 +1,7 @@
 """Runs on device arrays follow those on the host, and a step moves one number."""
 
 import collections
+import functools
 import itertools
 
 import cupy
@@ -31,6 +32,8 @@ RUNS = {
     "flow": {"method": of.GradientFlow(tol=1e-2)},
     "exponential": {"method": of.ExponentialFlow()},
     "linearised": {"method": of.LinearisedFlow()},
+    "weight decay": {"method": of.GradientDescent(momentum=0.5, weight_decay=0.2)},
+    "flow, weight decay": {"method": of.GradientFlow(tol=1e-2, weight_decay=0.2)},
     "truncated": {"method": of.TruncatedFlow(1)},
     "Gauss-Newton": {"method": of.GaussNewton()},
     "Gauss-Newton, eliminated": {"method": of.GaussNewton(), "eliminate": True},
@@ -192,6 +195,37 @@ def test_observers_give_what_they_give_on_the_host() -> None:
     device = of.train(net.to("gpu"), put(X), put(y), observe=watched(put), **options)
     for name, values in host.observations.items():
         np.testing.assert_allclose(device.observations[name], values, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("onto", ["device", "host"])
+def test_networks_are_kept_on_the_host_and_go_on_on_either_side(onto, tmp_path) -> None:
+    net, X, y = problem(depth=2, outputs=2, bias=True)
+
+    def watched(where):
+        start = net.to("gpu") if where == "device" else net
+        ansatz = functools.partial(of.features.feature_ansatz, layer=2, start=start)
+        return [of.observe.Snapshots([0, 1, 3]), of.observe.Function(ansatz, "ansatz")]
+
+    how = {
+        "stop": lambda moment: (moment.residual**2).sum() < level,
+        "checkpoint": tmp_path / "run",
+    }
+    level = 0.0
+    host = train("host", "descent", net, X, y, steps=9, observe=watched("host"))
+    level = 2 * host.losses[3:5].mean()
+    how = {"checkpoint": tmp_path / "run", "stop": lambda m: (m.residual**2).sum() < level}
+    train("device", "descent", net, X, y, steps=2, observe=watched("device"), **how)
+    run = train(onto, "descent", net, X, y, steps=9, observe=watched(onto), resume=True, **how)
+    assert run.stopped == "<lambda>" and run.steps[-1] == 4
+    seen = run.observations
+    np.testing.assert_allclose(
+        seen["ansatz"], host.observations["ansatz"][:5], rtol=1e-6, atol=1e-9
+    )
+    assert list(seen["snapshots"]) == [0, 1, 3]
+    for step, kept in seen["snapshots"].items():
+        for p, q in zip(kept.weights, host.observations["snapshots"][step].weights, strict=True):
+            assert isinstance(p, np.ndarray)
+            np.testing.assert_allclose(p, q, rtol=1e-6, atol=1e-9)
 
 
 def of_the_kernel() -> list:

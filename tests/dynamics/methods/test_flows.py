@@ -328,3 +328,30 @@ def test_tolerances_are_checked(method):
     if method is not of.GradientFlow:
         with pytest.raises(ValueError, match="size"):
             method(0.1, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"eliminate": True}, {"loss": "mean"}])
+def test_a_linearised_flow_goes_on_from_a_trained_network(options, tmp_path):
+    """Train, freeze the kernel there, go on: from a trajectory, its file, or any checkpoint."""
+    rng = np.random.default_rng(0)
+    X, y, new = (rng.standard_normal(shape) for shape in ((20, 4), (20, 2), (7, 4)))
+    net = of.ReLUNetwork.random([4, 16, 12], outputs=2, bias=True, seed=0)
+    path = tmp_path / "run.ckpt.npz"
+    run = of.train(net, X, y, steps=30, checkpoint=of.Checkpoint(path, steps=10), **options)
+    run.save(tmp_path / "run.npz")
+    at_20 = of.train(net, X, y, steps=0, resume=tmp_path / "run.ckpt.npz.1", **options)
+    assert at_20.steps[-1] == 20 and at_20.losses[-1] == run.losses[20]
+    for network in (run.network, of.ReLUNetwork.load(tmp_path / "run.npz"), at_20.network):
+        fields, share = network.fields(X), 1 / 20 if "loss" in options else 1.0
+        K = of.collective_kernel(fields).todense()
+        values, U = np.linalg.eigh(K)
+        values = values.clip(0)
+        r, t = U.T @ (network(X) - y).ravel(), 5 / (share * values[-1])
+        with np.errstate(invalid="ignore"):
+            dual = np.where(values > 1e-9 * values[-1], -np.expm1(-t * share * values) / values, 0)
+        cross = of.cross_kernel(network.fields(new), fields).todense()
+        then = of.train(network, X, y, method=of.LinearisedFlow(), times=[t], **options)
+        wanted = network(new) - (cross @ (U @ (dual * r))).reshape(-1, 2)
+        np.testing.assert_allclose(then.predict(new), wanted, rtol=0, atol=1e-7)
+        residual = (U @ (np.exp(-t * share * values) * r)).reshape(-1, 2)
+        np.testing.assert_allclose(then.residual, residual, rtol=0, atol=1e-7)

@@ -15,6 +15,7 @@ import opflow as of
 RUNS = {
     "descent": {},
     "momentum": {"method": of.GradientDescent(momentum=0.5)},
+    "weight decay": {"method": of.GradientDescent(momentum=0.5, weight_decay=0.2)},
     "schedule": {"method": of.GradientDescent(step=lambda n: 1e-3 / (1 + n))},
     "eliminated": {"eliminate": True},
     "batches": {"method": of.GradientDescent(step=1e-3, batch=7, rng=3)},
@@ -24,6 +25,7 @@ RUNS = {
     "exponential": {"method": of.ExponentialFlow()},
     "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
     "flow": {"method": of.GradientFlow()},
+    "flow, weight decay": {"method": of.GradientFlow(weight_decay=0.2)},
     "Gauss-Newton": {"method": of.GaussNewton()},
     "Gauss-Newton, eliminated": {"method": of.GaussNewton(), "eliminate": True},
     "linearised": {"method": of.LinearisedFlow()},

@@ -1,0 +1,355 @@
+"""Jacobians and kernels of modules against automatic differentiation."""
+
+import itertools
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import opflow as of
+from opflow.torch.recomputed import RecomputedJacobian
+from tests import examples
+from tests.torch.modules import MODULES, SAMPLES, Attention, built, dense_jacobian, some
+
+#: everything held, a part of it, nothing
+MEMORY = [None, "half", 1]
+
+
+def jacobian(module, X, memory=None, **options):
+    """With so much memory that half of the samples are held, if it is "half"."""
+    if memory == "half":
+        network = of.torch.kernels.Network(module, X, **options)
+        network.count = SAMPLES // 2
+        network.held = of.torch.kernels.held_jacobians(
+            network.model, network.plan, network.samples.blocks(0, network.count, 1), network.count
+        )
+        return network.jacobian()
+    return of.torch.jacobian(module, X, memory=memory, **options)
+
+
+def close(got, want, dtype=np.float64):
+    scale = np.abs(want).max() or 1.0
+    return got.shape == want.shape and np.abs(got - want).max() <= 3e3 * np.finfo(dtype).eps * scale
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", MODULES)
+def test_products_and_entries_are_those_of_the_dense_jacobian(name, memory):
+    if name == "bag" and memory is not None:
+        pytest.skip("torch has no tangents of EmbeddingBag")
+    module, X = built(name)
+    D = dense_jacobian(module, X)
+    D = D.reshape(-1, D.shape[-1])
+    J = jacobian(module, X, memory)
+    rng = np.random.default_rng(0)
+    v, u = rng.standard_normal((D.shape[1], 3)), rng.standard_normal((len(D), 3))
+    assert J.shape == D.shape
+    for columns in (slice(0, 3), 0):
+        assert close(J @ v[:, columns], D @ v[:, columns])
+        assert close(J.T @ u[:, columns], D.T @ u[:, columns])
+    K = of.Gram(J)
+    assert close(K.diagonal(), (D**2).sum(1))
+    assert close((J.T @ J).diagonal(), (D**2).sum(0))
+    which = np.array([len(D) - 1, 0, 1])
+    assert close(J.rows(which), D[which])
+    assert close(K.block(which, slice(0, 4)), (D @ D.T)[which][:, :4])
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", ["residual", "lenet", "attention", "tied"])
+def test_float32_stays_float32_and_wider_vectors_are_multiplied_in_float64(name, memory):
+    module, X = built(name, torch.float32)
+    D = dense_jacobian(*built(name))
+    J = jacobian(module, X, memory)
+    D = D.reshape(J.shape)
+    u = np.random.default_rng(0).standard_normal(len(D))
+    assert J.dtype == (J.T @ u.astype(np.float32)).dtype == np.float32
+    assert close(J.T @ u.astype(np.float32), D.T @ u, np.float32)
+    assert (J.T @ u).dtype == (J @ D[0]).dtype == np.float64
+    if memory == 1:  # the factors of the others are held in float32
+        double = dense_jacobian(module.double(), X.double() if X.is_floating_point() else X)
+        assert close(J.T @ u, double.reshape(D.shape).T @ u)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", ["gelu", "resnet, group norm", "attention", "repeated"])
+@pytest.mark.parametrize("outputs", ["sum", "trace", 1])
+def test_kernels_of_outputs(name, memory, outputs):
+    module, X = built(name)
+    D = dense_jacobian(module, X)
+    rows = {"sum": D.sum(1), "trace": D.reshape(len(D), -1), 1: D[:, 1]}[outputs]
+    K = of.Gram(jacobian(module, X, memory, outputs=outputs))
+    assert close(K.todense(), rows @ rows.T)
+    assert close(K @ np.eye(len(D)), rows @ rows.T)
+    assert close(K.diagonal(), (rows**2).sum(1))
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_layer_kernels_and_cross_kernels(memory):
+    module, X = built("attention")
+    D = dense_jacobian(module, X)
+    layers = of.torch.layer_kernels(module, X, memory=memory)
+    names = ["embed", "norm", "attend", "attend.out_proj", "up", "down", "last"]
+    assert list(layers) == names
+    flat = D.reshape(-1, D.shape[-1])
+    start = 0
+    for name, K in layers.items():
+        part = dict(module.named_modules())[name]
+        width = sum(p.numel() for p in part.parameters(recurse=False))
+        J = flat[:, start : start + width]
+        assert close(K.todense(), J @ J.T)
+        start += width
+    assert start == flat.shape[1]
+    assert close(of.torch.kernel(module, X, memory=memory).todense(), flat @ flat.T)
+    new = flat[:4]
+    cross = of.torch.cross_kernel(module, some(X, slice(0, 2)), X, memory=memory)
+    assert close(cross.todense(), new @ flat.T)
+    cross = of.torch.cross_kernel(module, some(X, slice(0, 2)), X, memory=memory, outputs="trace")
+    assert close(cross.todense(), np.einsum("mkp,nkp->mn", D[:2], D))
+
+
+@settings(max_examples=examples(20))
+@given(
+    inputs=st.integers(1, 3),
+    groups=st.integers(1, 2),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    bias=st.booleans(),
+    width=st.integers(5, 7),
+    memory=st.sampled_from([None, 1]),
+    seed=st.integers(0, 99),
+)
+def test_convolutions_of_any_shape(
+    inputs, groups, kernel, stride, padding, dilation, bias, width, memory, seed
+):
+    torch.manual_seed(seed)
+    module = nn.Sequential(
+        nn.Conv2d(inputs * groups, 2 * groups, kernel, stride, padding, dilation, groups, bias),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+    ).double()
+    X = torch.randn(3, inputs * groups, width, 6, dtype=torch.float64)
+    D = dense_jacobian(module, X)
+    K = of.torch.kernel(module, X, memory=memory)
+    flat = D.reshape(-1, D.shape[-1])
+    assert close(K @ np.eye(len(flat)), flat @ flat.T)
+
+
+@settings(max_examples=examples(20))
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    widths=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    bias=st.booleans(),
+    samples=st.integers(1, 6),
+    memory=st.sampled_from([None, 1]),
+)
+def test_linear_layers_at_any_number_of_positions(shape, widths, bias, samples, memory):
+    torch.manual_seed(0)
+    sizes = [shape[-1], *widths]
+    layers = [nn.Linear(a, b, bias) for a, b in itertools.pairwise(sizes)]
+    module = nn.Sequential(*[part for layer in layers for part in (layer, nn.Tanh())]).double()
+    X = torch.randn(samples, *shape, dtype=torch.float64)
+    D = dense_jacobian(module, X)
+    flat = D.reshape(-1, D.shape[-1])
+    J = of.torch.jacobian(module, X, memory=memory)
+    assert close(J.todense(), flat)
+    assert close(J.T @ np.eye(len(flat)), flat.T)
+
+
+# -- what has no rule, and data of other kinds ------------------------------------------------
+
+
+class Positions(nn.Module):
+    """A parameter of its own, added to the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(3, 4))
+        self.rest = Attention()
+
+    def forward(self, x):
+        return self.rest(x + self.shift)
+
+
+class Functional(nn.Module):
+    """A layer's parameter that is used outside of the layer as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) + torch.tanh(x @ self.layer.weight)
+
+
+GENERIC = {
+    "positions": (Positions, lambda: torch.randn(SAMPLES, 3, 4), ["shift"]),
+    "functional": (Functional, lambda: torch.randn(SAMPLES, 4), ["layer.weight"]),
+    "upsampling": (
+        lambda: nn.Sequential(nn.ConvTranspose1d(2, 3, 3), nn.Tanh()),
+        lambda: torch.randn(SAMPLES, 2, 4), ["0.weight", "0.bias"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", GENERIC)
+def test_parameters_without_a_rule_are_named_and_right(name, memory):
+    module, X = built(name, modules={n: case[:2] for n, case in GENERIC.items()})
+    D = dense_jacobian(module, X)
+    with pytest.warns(UserWarning, match=", ".join(map(repr, GENERIC[name][2]))) as said:
+        J = jacobian(module, X, memory)
+    assert said[0].filename == __file__
+    D = D.reshape(J.shape)
+    assert close(J.todense(), D)
+    assert close(J.T @ D, D.T @ D)
+
+
+def test_a_rule_of_ones_own_is_used():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 3 * super().forward(x)
+
+    module = Scaled(4, 2).double()
+    X = torch.randn(SAMPLES, 4, dtype=torch.float64)
+    D = dense_jacobian(module, X)
+    with pytest.warns(UserWarning, match="'weight', 'bias' in Scaled"):  # Linear's rule is not its
+        of.torch.jacobian(module, X)
+
+    @of.torch.linear_in.register
+    def scaled(layer: Scaled, name, x):
+        if name == "bias":
+            return lambda bias: 3 * bias.expand(len(x), len(bias))
+        return lambda weight: 3 * x @ weight.T
+
+    J = of.torch.jacobian(module, X)
+    assert close(J.todense(), D.reshape(J.shape))
+
+
+def test_parameters_are_chosen_by_names_of_parameters_or_modules():
+    module, X = built("residual")
+    D = dense_jacobian(module, X).reshape(2 * SAMPLES, -1)
+    J = of.torch.jacobian(module, X, parameters=["last", "first.bias"])
+    assert close(J.todense(), np.hstack([D[:, 24:30], D[:, -14:]]))
+    with pytest.raises(ValueError, match="parameters names 'middle'"):
+        of.torch.kernel(module, X, parameters=["middle"])
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_batches_in_a_fixed_order_are_the_samples(memory):
+    module, X = built("lenet")
+    D = dense_jacobian(module, X).reshape(3 * SAMPLES, -1)
+    data = torch.utils.data.TensorDataset(X, torch.arange(SAMPLES))
+    loader = torch.utils.data.DataLoader(data, batch_size=2)  # does not divide the samples
+    K = of.torch.kernel(module, loader, memory=memory)
+    assert close(K @ D, D @ D.T @ D)
+    assert close(K.block([14, 3, 0], slice(None)), (D @ D.T)[[14, 3, 0]])
+    whole = of.torch.kernel(module, loader, memory=memory, forward=lambda m, batch: m(batch[0]))
+    assert close(whole @ D, D @ D.T @ D)
+
+
+def test_arrays_dicts_and_other_calls():
+    module, X = built("keywords")
+    D = dense_jacobian(module, X).reshape(2 * SAMPLES, -1)
+    assert close(of.torch.jacobian(module, X).todense(), D)
+    J = of.torch.jacobian(module, X, forward=lambda m, batch: m(batch["left"], batch["right"]))
+    assert close(J.todense(), D)
+    module, X = built("relu")
+    want = of.torch.jacobian(module, X).todense()
+    assert close(of.torch.jacobian(module, X.numpy()[::-1]).todense(), want.reshape(5, 3, -1)[::-1]
+                 .reshape(want.shape))  # fmt: skip
+
+
+def test_the_operator_keeps_the_parameters_it_was_made_with():
+    module, X = built("gelu")
+    D = dense_jacobian(module, X).reshape(3 * SAMPLES, -1)
+    operators = [of.torch.jacobian(module, X, memory=memory) for memory in (None, 1)]
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    for J in operators:
+        assert close(J @ D.T, D @ D.T)
+        assert close(pickle.loads(pickle.dumps(J)) @ D.T, D @ D.T)
+
+
+def test_gradients_and_modes_of_the_module_are_left_alone():
+    module, X = built("frozen")
+    before = [(p.requires_grad, p.grad) for p in module.parameters()]
+    with torch.no_grad(), warnings.catch_warnings():
+        of.torch.kernel(module, X, memory=1) @ np.ones(2 * SAMPLES)
+    assert [(p.requires_grad, p.grad) for p in module.parameters()] == before
+    assert not any(part._forward_hooks for part in module.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_what_is_held_stays_within_the_memory():
+    module, X = built("gelu")
+    X = X.repeat(400, 1)
+    network = of.torch.kernels.Network(module, X)
+    each = network.plan.numbers * 8
+    half = of.torch.kernels.Network(module, X, memory=2 * 2 * 256e6)  # all of it fits
+    assert half.count == len(X)
+    J = of.torch.jacobian(module, X, memory=each * (len(X) - 1))
+    assert isinstance(J, RecomputedJacobian)  # two blocks of passes would not fit beside it
+    r = np.random.default_rng(0).standard_normal(J.shape[0])
+    assert close(J.T @ r, of.torch.jacobian(module, X).T @ r)
+
+
+# -- refusals -------------------------------------------------------------------------------------
+
+
+def dropout():
+    return nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+
+
+def together():
+    class Centred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) - super().forward(x).mean(0)
+
+    return Centred(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "X", "error", "message"),
+    [
+        (dropout(), torch.randn(3, 4), ValueError, r"'1' \(Dropout\) is in training mode.*eval"),
+        (nn.BatchNorm1d(4), torch.randn(3, 4), ValueError, "BatchNorm1d.*eval"),
+        (nn.BatchNorm1d(4, track_running_stats=False).eval(), torch.randn(3, 4), ValueError,
+         "averages over the batch"),
+        (nn.Linear(4, 2).half(), torch.randn(3, 4).half(), TypeError, r"float16.*\.float\(\)"),
+        (nn.Linear(4, 2), torch.randn(3, 4).double(), TypeError, "X has dtype torch.float64"),
+        (nn.Linear(4, 2), 3, TypeError, "X must be a tensor.*not int"),
+        (nn.Linear(4, 2), torch.randn(0, 4), ValueError, "no samples"),
+        (nn.ReLU(), torch.randn(3, 4), ValueError, "no parameter that requires gradients"),
+        (nn.Linear(4, 2).to("meta"), torch.randn(3, 4), ValueError, "X is on cpu.*meta"),
+        (torch.relu, torch.randn(3, 4), TypeError, "module must be a torch.nn.Module"),
+        (together(), torch.randn(3, 4), ValueError, "depend on the others"),
+        (nn.Sequential(nn.Linear(4, 2), nn.Flatten(0)), torch.randn(3, 4), ValueError,
+         "gives 6 rows of outputs for 3 samples"),
+        (nn.Bilinear(4, 2, 1), (torch.randn(3, 4), torch.randn(2, 2)), ValueError,
+         "the same samples"),
+        (nn.LSTM(4, 2), torch.randn(3, 4), TypeError, "forward=lambda"),
+    ],
+)  # fmt: skip
+def test_what_has_no_jacobian_by_samples_is_refused_by_name(module, X, error, message):
+    with pytest.raises(error, match=message):
+        of.torch.kernel(module, X)
+
+
+def test_a_module_without_tangents_says_so_where_it_is_recomputed():
+    J = of.torch.jacobian(*built("bag"), memory=1)
+    with pytest.raises(NotImplementedError, match=r"Sequential.*memory="):
+        J @ np.ones(J.shape[1])
+
+
+def test_outputs_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="outputs must be"):
+        of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), outputs=2)
+    with pytest.raises(ValueError, match="outputs must be"):
+        of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), outputs="each")
