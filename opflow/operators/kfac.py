@@ -41,8 +41,9 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     The block of :math:`\varphi \odot a` is :math:`\Phi \otimes A`, :math:`\Phi = \sum_{\mu p}
     \varphi_{\mu p}^T \varphi_{\mu p}` and :math:`A = \frac1N \sum_\mu a_\mu^T a_\mu` [1]_; exact
     for biases and a trained readout.  (Where positions share weights both go over them: *expand*.)
-    2·N·(k·n_ℓ² + n_{ℓ-1}²) flops a layer, 9·n³ a factor for the eigenpairs that give the inverse
-    exactly; then 2·P·(n_ℓ + n_{ℓ-1}) a product, twice that with the inverse.
+    2·N·(k·n_ℓ² + n_{ℓ-1}²) flops a layer, from conjugates that are kept, 9·n³ a factor for the
+    eigenpairs that give the inverse exactly; then 2·P·(n_ℓ + n_{ℓ-1}) a product, twice that with
+    the inverse.
 
     .. [1] Martens and Grosse, Optimizing neural networks with Kronecker-factored curvature, 2015.
 

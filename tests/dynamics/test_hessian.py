@@ -1,6 +1,7 @@
 """The Hessian against second derivatives by torch, for all networks, losses and coordinates."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -157,6 +158,23 @@ def test_sparse_inputs_and_inputs_read_by_rows():
     y = targets("quadratic", len(X), 2)
     expected = of.hessian(net.fields(X), y).todense()
     same(of.hessian(net.fields(sparse.csr_matrix(X)), y), expected)
+
+
+def test_memory_does_not_grow_with_the_samples():
+    rng = np.random.default_rng(0)
+    net = of.ReLUNetwork.random([8, 32, 32], outputs=3, seed=0)
+    peaks = []
+    for n in (4_000, 32_000):
+        H = of.hessian(net.fields(rng.standard_normal((n, 8))), rng.integers(0, 3, n),
+                       "cross-entropy")  # fmt: skip
+        V = rng.standard_normal((H.shape[1], 4))
+        with small_blocks(1 << 18):
+            H @ V
+            tracemalloc.start()
+            H @ V
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_the_cost_counts_the_products_with_the_weights():
