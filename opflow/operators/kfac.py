@@ -60,7 +60,7 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     blocks = kfac_blocks(as_operator(J))
     factors = [M if is_operator(M) else Matrix(M, psd=True) for block in blocks for M in block]
     op = Kronecker(*zip(factors[::2], factors[1::2], strict=True), symbol="K-FAC")
-    return op if damping is None else damped_inverse(op)(damping)
+    return op if damping is None else damped_inverse(op)(float(damping))
 
 
 def damped_inverse(op: Operator) -> Callable[[float], Operator]:

@@ -71,8 +71,8 @@ def test_the_inverse_preconditions_and_keeps_the_dtype(dtype):
     J = of.jacobian(net.fields(X))
     b = J.T @ rng.standard_normal(1800).astype(dtype)
     damping = 1e-3 * float((J.T @ J).diagonal().max())
-    P = of.kfac(J, damping)
-    assert (P @ b).dtype == dtype
+    P = of.kfac(J, np.float64(damping))
+    assert P.dtype == (P @ b).dtype == dtype
     options = dict(shift=damping, how="iterative", tol=1e-4)
     ours = of.spectral.solve(J.T @ J, b, preconditioner=P, **options)
     diagonal = of.spectral.solve(J.T @ J, b, preconditioner="jacobi", **options)
