@@ -82,8 +82,7 @@ def kfac_blocks(J: Operator) -> list[Factors]:
 def kfac_factors(J: Operator) -> Factors:
     """Φ and A of a block of columns: a class of Jacobians registers how they are made."""
     raise TypeError(
-        f"kfac knows no factors of {type(J).__name__}: J must be Khatri–Rao products side by side, "
-        "such as of.jacobian(fields) of fields without comm="
+        f"kfac has no rule for {type(J).__name__}; for of.jacobian without comm= it has"
     )
 
 

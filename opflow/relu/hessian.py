@@ -23,14 +23,9 @@ Curvature = Callable[[slice, Array], Array]
 class Hessian(Operator):
     r"""``JᵀSJ + Σ g ∂²f`` of a force g (N, k) and an output Hessian S; JᵀSJ alone without force.
 
-    With :math:`\delta^\ell = \partial\text{loss}/\partial h^\ell`, and :math:`\dot a, \dot f` the
-    tangents along :math:`\dot W`,
-
-    .. math::
-        (H \dot W)_\ell = \dot\delta^{\ell T} a^{\ell-1} + \delta^{\ell T} \dot a^{\ell-1}, \qquad
-        \dot\delta^{\ell-1} = s^{\ell-1} \circ (\dot\delta^\ell W^\ell + \delta^\ell \dot W^\ell),
-
-    from :math:`\dot\delta = S \dot f` at the outputs.
+    With δ = ∂loss/∂h, from :math:`\dot\delta = S \dot f` at the outputs,
+    :math:`(H \dot W)_\ell = \dot\delta^{\ell T} a^{\ell-1} + \delta^{\ell T} \dot a^{\ell-1}` and
+    :math:`\dot\delta^{\ell-1} = s \circ (\dot\delta^\ell W^\ell + \delta^\ell \dot W^\ell)`.
     """
 
     def __init__(
@@ -44,8 +39,8 @@ class Hessian(Operator):
         self.jacobian = Transport(fields, rates=rates)
         self.force = force
         self.curvature = curvature
-        shape = (fields.network.parameters,) * 2
-        super().__init__(shape, fields.network.dtype, symmetric=True, psd=psd, symbol="H")
+        shape = (self.jacobian.shape[1],) * 2
+        super().__init__(shape, self.jacobian.dtype, symmetric=True, psd=psd, symbol="H")
 
     @property
     def operands(self) -> tuple[Operator, ...]:
@@ -83,11 +78,10 @@ class Hessian(Operator):
                     if i < len(layers):
                         weight, bias, _ = layers[i]
                         place = total[:, weight].reshape(c, *matrices[i].shape)
-                        place += summed(moving.reshape(len(moving), -1), below[i]).reshape(
-                            place.shape
-                        )
+                        flat = moving.reshape(len(moving), -1)
+                        place += summed(flat, below[i]).reshape(place.shape)
                         if both:
-                            pulled = fixed[i].T @ tangents[i - 1].reshape(len(moving), -1)
+                            pulled = fixed[i].T @ tangents[i - 1].reshape(len(flat), -1)
                             place += pulled.reshape(len(pulled), c, -1).transpose(1, 0, 2)
                         if bias is not None:
                             total[:, bias] += moving.sum(axis=0)
@@ -98,9 +92,8 @@ class Hessian(Operator):
             return total
 
         held = float(self.shape[0] * c * X.dtype.itemsize)
-        total: Any = sum(
-            over_rows(fields.samples, sums, self.cost(c).flops, fields.inputs, sums=held)
-        )
+        parts = over_rows(fields.samples, sums, self.cost(c).flops, fields.inputs, sums=held)
+        total: Any = sum(parts)
         for weight, bias, size in layers:
             total[:, weight] *= size
             if bias is not None:

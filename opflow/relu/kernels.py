@@ -102,9 +102,10 @@ def collective_kernel(
     -----
     :math:`K = \sum_\ell \eta_\ell\, A^{\ell-1} \circ D^\ell = J J^T`, the empirical neural
     tangent kernel.  A product through cached conjugates costs 4·N·P + 4·N·k·Σn_ℓ flops a column,
-    through transport about 8·N·P; the workspace does not grow with N.  Of fields with a
-    communicator, N counts the samples of all ranks, vectors are the rows of this one, and a
-    product has one allreduce of P numbers a column.
+    through transport about 8·N·P; the workspace does not grow with N.  ``diagonal()``, without a
+    product, is the squared norms of the gradients of all outputs.  Of fields with a communicator,
+    N counts the samples of all ranks, vectors are the rows of this one, and a product has one
+    allreduce of P numbers a column.
 
     Examples
     --------

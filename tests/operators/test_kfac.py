@@ -108,7 +108,7 @@ def test_a_class_of_jacobians_registers_its_factors():
 
 def test_what_has_no_factors_is_refused():
     J = of.Gram(np.eye(3))
-    with pytest.raises(TypeError, match=r"no factors of Gram.*without comm="):
+    with pytest.raises(TypeError, match=r"no rule for Gram.*without comm="):
         of.kfac(J)
     for damping in (0, -1.0, np.nan):
         with pytest.raises(ValueError, match="damping must be positive"):
