@@ -20,16 +20,12 @@ from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
 from opflow.spectral import checks
 from opflow.spectral.checks import DENSE, Estimate, distribution_of
-from opflow.spectral.density.quadrature import choose_rule
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
 from opflow.spectral.functions.solve import break_even, solve
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal
 from opflow.spectral.traces.trace import PRODUCTS, Diagonal
-from opflow.spectral.traces.trace_functions import rule_trace
-
-#: blocks like its right-hand sides that a solve holds
-BLOCKS = 12
+from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
 
 
 class Inverse(Operator):
@@ -65,11 +61,11 @@ class Posterior:
     prior_diagonal : array (M,) or (M, k), optional
         The diagonal of K(X*, X*), for the variance.
     how : {None, "direct", "iterative"}
-        Cholesky and exact numbers, or conjugate gradients and estimates; by default Cholesky up
-        to an order of 1024, and where the cost model has it faster than a block of solves.
+        Cholesky and exact numbers, or conjugate gradients and estimates; by default the first up
+        to an order of 1024, and where by the cost model that beats a block of solves.
     tol, rank, probes, steps, products, memory, rng
-        Of :func:`solve` and its Nyström preconditioner, and of :func:`logdet`; solves for the
-        leverages; bytes for a block of new points, by default half of what is free.
+        Of :func:`solve` with "nystrom", and of :func:`logdet`; solves for the leverages; bytes for
+        a block of new points.
 
     Attributes
     ----------
@@ -90,8 +86,8 @@ class Posterior:
     Notes
     -----
     Nothing is computed before it is asked for.  Direct: 7/3·n³ flops, 4·n² a new point, and all
-    eigenvalues for the likelihood.  Else :func:`solve` for every new point; K A⁻¹ is its part on
-    the preconditioner's basis, and what random signs show of the rest.
+    eigenvalues for the likelihood.  Else :func:`solve` for every new point; of K A⁻¹ the part on
+    the preconditioner's basis is known, and random signs show the rest.
 
     Examples
     --------
@@ -119,22 +115,20 @@ class Posterior:
             self._tol = 0.0
         elif not noise:
             raise ValueError("noise must be positive unless how='direct'")
-        #: how far conjugate gradients may leave the coefficients
-        self._slack = self._tol * float(np.linalg.norm(self._y)) / (noise or 1.0)
+        self._size = float(np.linalg.norm(self.y.astype(np.float64)))
+        self._slack = self._tol * self._size / (noise or 1.0)  # of the coefficients
         self._budget = parse_memory(memory, operator_module(op))
-        self._rank, self._quadrature = rank, (probes, steps)
-        self._seeds = np.random.default_rng(rng).integers(2**62, size=3).tolist()
+        seeds = np.random.default_rng(rng).integers(2**62, size=3).tolist()
+        self._rank, self._seeds, self._quadrature = rank, seeds[:2], (probes, steps, seeds[2])
         self._cross = op if cross is None else as_operator(cross)
         rows, columns = self._cross.shape
         if columns != op.shape[0] or rows % math.prod(self._outputs):
-            raise ValueError(
-                f"cross must be (rows of new points, {op.shape[0]}), not {cross.shape}"
-            )
-        self._prior = None
-        if prior_diagonal is not None:
-            self._prior = check_real(prior_diagonal, "prior_diagonal", dtype=op.dtype).reshape(-1)
-            if self._prior.size != rows:
-                raise ValueError(f"prior_diagonal has size {self._prior.size}, not {rows}")
+            raise ValueError(f"cross must have shape (M, {op.shape[0]}), not {rows, columns}")
+        self._prior = prior = prior_diagonal
+        if prior is not None:
+            self._prior = prior = check_real(prior, "prior_diagonal", dtype=op.dtype).reshape(-1)
+            if prior.size != rows:
+                raise ValueError(f"prior_diagonal has size {prior.size}, not {rows}")
 
     def _by_sample(self, x: Array) -> Array:
         return x.reshape(-1, *self._outputs) if self._outputs else x
@@ -155,12 +149,6 @@ class Posterior:
                 return Gram(xp.linalg.inv(L).T.astype(self.y.dtype), symbol="(K + σ²)⁻¹")
         raise ValueError(f"op + {self._noise:.3g} is singular to rounding: give a larger noise")
 
-    def _forms(self, C: Array, X: Array) -> Array:
-        """cᵀ A⁻¹ c of the columns of solutions X, to second order in their residuals."""
-        if self._tol:
-            C = 2 * C - self._op.matmat(X) - self._noise * X
-        return (C * X).sum(axis=0, dtype=np.float64)
-
     @cached_property
     def coefficients(self) -> Array:
         return self._by_sample(self.inverse @ self._y)
@@ -178,16 +166,20 @@ class Posterior:
         if self._prior is None and self._cross is not self._op:
             raise ValueError("variance needs prior_diagonal, the diagonal of K(X*, X*)")
         left = (exact_diagonal(self._op) if self._prior is None else self._prior).copy()
-        for rows in row_slices(len(left), BLOCKS * self._op.shape[0] * left.itemsize, self._budget):
+        # A solve holds some 12 blocks like its right-hand sides.
+        for rows in row_slices(len(left), 12 * self._op.shape[0] * left.itemsize, self._budget):
             C = self._cross.block(rows, slice(None)).T
-            left[rows] -= self._forms(C, self.inverse.matmat(C))
+            X = self.inverse.matmat(C)
+            if self._tol:  # so that a residual enters squared
+                C = 2 * C - self._op.matmat(X) - self._noise * X
+            left[rows] -= (C * X).sum(axis=0)
         return self._by_sample(left.clip(min=0))
 
     @cached_property
     def log_marginal_likelihood(self) -> Estimate:
-        pair = (x.reshape(len(self._y), -1) for x in (self.y, self.coefficients))
-        fit = float(self._forms(*(x.astype(np.float64) for x in pair)).sum())
-        return self._evidence(fit, 0.0, lambda x: np.log(2 * math.pi * (x + self._noise)))
+        form = float((self.y * self.coefficients).sum(dtype=np.float64))
+        log = lambda x: np.log(2 * math.pi * (x + self._noise))  # noqa: E731
+        return self._evidence(form, self._slack * self._size, log)
 
     @cached_property
     def noise_gradient(self) -> Estimate:
@@ -197,15 +189,14 @@ class Posterior:
     def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> Estimate:
         """−½ (form + tr f(K) for every column of y)."""
         part = rule_trace(self._rule, lambda x: f(np.maximum(x, 0.0)))
-        columns = self._y.size // len(self._y)
         pairs = ((part, form), (part.high, form + doubt), (part.low, form - doubt))
-        ends = (-0.5 * (form + columns * trace) for trace, form in pairs)
+        ends = (-0.5 * (form + self._y.size / len(self._y) * trace) for trace, form in pairs)
         return Estimate(*ends, products=part.products, how=part.how)
 
     @cached_property
     def _rule(self) -> Any:
-        how = "estimate" if self._tol else "exact"
-        return choose_rule(self._op, how, *self._quadrature, self._seeds[1])
+        probes, steps, seed = self._quadrature
+        return psd_rule(self._op, "estimate" if self._tol else "exact", probes, steps, seed)
 
     @cached_property
     def _bounds(self) -> list[Array]:
@@ -214,13 +205,12 @@ class Posterior:
         if not isinstance(inverse, Inverse):
             return [inverse.diagonal()] * 3
         U = inverse.options["preconditioner"].data
-        values = (U * self._op.matmat(U)).sum(axis=0)
-        shares = values / (values + noise)
-        signs = inverse.space.signs(np.random.default_rng(self._seeds[2]), len(U), k)
+        shares = 1 - noise / ((U * self._op.matmat(U)).sum(axis=0) + noise)
+        signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
         G = op_namespace(self._op).asarray(signs, dtype=U.dtype)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
-        error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1)) / k**0.5
-        error = error + self._tol * len(U) ** 0.5
+        quantile = float(student.ppf(0.975, k - 1)) / k**0.5
+        error = quantile * rest.std(axis=1, ddof=1) + self._tol * len(U) ** 0.5
         middle = 1 - U**2 @ shares - rest.mean(axis=1)
         # No entry of an inverse is below the inverse of the entry, where that costs nothing.
         least = 0 if diagonal_products(self._op) else noise / (exact_diagonal(self._op) + noise)

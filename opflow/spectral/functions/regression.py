@@ -166,17 +166,13 @@ def learning_curve(
     eigenvalues, coefficients : array (m,)
         η of the kernel, and a of the target in the orthonormal eigenfunctions (√η times the
         paper's): of N equally likely inputs the eigenvalues of the kernel over N, and uᵀy/√N.
-    samples : number or array
-        P.
-    noise, ridge : float
-        The variance σ² of the targets' noise, and the shift λ of the regression.
+    samples, noise, ridge : numbers, or an array of samples
+        P, the variance σ² of the targets' noise, and the shift λ of the regression.
 
     Notes
     -----
-    The mean squared error for large P and m [1]_, of the κ with Σ η/(κ + Pη) = 1 − λ/κ:
-
-    .. math:: \frac{\sum_i a_i^2 s_i^2 + \gamma\sigma^2}{1-\gamma}, \quad
-        s_i = \frac\kappa{\kappa + P\eta_i}, \quad \gamma = \frac1P \sum_i (1 - s_i)^2 .
+    For large P and m the mean squared error is (Σ a²κ²/(κ + Pη)² + γσ²) / (1 − γ), with
+    κ = λ + Σ κη/(κ + Pη) and γ = P Σ η²/(κ + Pη)² [1]_.
 
     .. [1] A. Canatar, B. Bordelon, C. Pehlevan, Nature Communications 12 (2021), arXiv:2006.13198.
 
@@ -188,19 +184,14 @@ def learning_curve(
     """
     eta, a, sizes = (np.asarray(x, dtype=float) for x in (eigenvalues, coefficients, samples))
     if eta.ndim != 1 or eta.shape != a.shape or not ((eta >= 0).all() and (sizes >= 0).all()):
-        raise ValueError(
-            f"eigenvalues {eta.shape} and coefficients {a.shape} must be vectors of one length, "
-            "eigenvalues and samples not negative"
-        )
+        raise ValueError("eigenvalues >= 0 and coefficients must be of one length, samples >= 0")
     noise, ridge = check_shift(noise, "noise"), check_shift(ridge, "ridge")
     top = math.log(ridge + eta.sum() + np.finfo(float).tiny) + 0.01
 
     def error(P: float) -> float:
-        def excess(x: float) -> float:
-            return ridge * math.exp(-x) + float((eta / (math.exp(x) + P * eta)).sum()) - 1
-
+        f = lambda x: ridge * math.exp(-x) + (eta / (math.exp(x) + P * eta)).sum() - 1  # noqa: E731
         low = top - 100  # where κ counts as 0
-        kappa = math.exp(brentq(excess, low, top) if excess(low) > 0 else low)
+        kappa = math.exp(brentq(f, low, top) if f(low) > 0 else low)
         shares = eta / (kappa + P * eta)
         gamma = P * float((shares**2).sum())
         total = float(((a - P * shares * a) ** 2).sum()) + gamma * noise

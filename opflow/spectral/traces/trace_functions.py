@@ -83,7 +83,7 @@ def logdet(
                 f"shift must be positive: op has an eigenvalue of {least:.3g}, zero to rounding"
             )
         return rule_trace(rule, np.log)
-    rule = _rule(op, how, probes, steps, rng)
+    rule = psd_rule(op, how, probes, steps, rng)
     part = rule_trace(rule, lambda x: np.log1p(np.maximum(x, 0.0) / shift))
     return part.mapped(lambda x: op.shape[0] * math.log(shift) + x)
 
@@ -125,7 +125,7 @@ def effective_dimension(
     shift = check_shift(shift)
     if shift == 0:
         raise ValueError("shift must be positive: at 0 it would be the rank, n - density(op).null")
-    rule = _rule(op, how, probes, steps, rng)
+    rule = psd_rule(op, how, probes, steps, rng)
     value = rule_trace(rule, lambda x: np.maximum(x, 0.0) / (np.maximum(x, 0.0) + shift))
     return value.mapped(lambda x: min(max(x, 0.0), float(op.shape[0])))
 
@@ -165,7 +165,7 @@ def effective_rank(
     2 (exact, 0 products)
     """
     op = symmetric_operator(op)
-    rule = _rule(op, how, probes, steps, rng)
+    rule = psd_rule(op, how, probes, steps, rng)
     total = rule_trace(rule, lambda x: x) if rule.exact else trace(op, rng=rng)
     if not total > 0:
         raise ValueError(f"op must be PSD and not zero, but its trace is {total:.4g}")
@@ -189,7 +189,7 @@ def effective_rank(
     return Estimate(rank(part, total), min(ends), max(ends), products=spent, how=part.how)
 
 
-def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
+def psd_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
     rule = choose_rule(op, how, probes, steps, rng)
     check_psd(op, rule.nodes)
     return rule
