@@ -19,7 +19,6 @@ from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
 from opflow.spectral import checks
-from opflow.spectral.checks import DENSE, Estimate, distribution_of
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
 from opflow.spectral.functions.solve import break_even, solve
@@ -48,18 +47,15 @@ class Inverse(Operator):
 class Posterior:
     r"""The Gaussian process y = f(X) + ε, f ~ GP(0, K), ε ~ N(0, σ²), given its data.
 
-    On a tangent kernel, with ``y - net(X)``, it is the linearised Laplace approximation.
-
     Parameters
     ----------
     op, y
         K and the targets, as in :func:`kernel_regression`: c columns on one kernel, or k outputs.
     noise : float
         The variance σ², not negative; 0 only if K is not singular, and ``how="direct"``.
-    cross : operator or array (M, N) or (M·k, N·k), optional
-        K(X*, X), such as ``of.cross_kernel(new_fields, fields)``; K itself by default.
-    prior_diagonal : array (M,) or (M, k), optional
-        The diagonal of K(X*, X*), for the variance.
+    cross, prior_diagonal : operator or array (M, N) or (M·k, N·k); array (M,) or (M, k); optional
+        K(X*, X), such as ``of.cross_kernel(new_fields, fields)``, by default K itself; and, for
+        the variance, the diagonal of K(X*, X*).
     how : {None, "direct", "iterative"}
         Cholesky and exact numbers, or conjugate gradients and estimates; by default the first up
         to an order of 1024, and where by the cost model that beats a block of solves.
@@ -85,9 +81,9 @@ class Posterior:
 
     Notes
     -----
-    Nothing is computed before it is asked for.  Direct: 7/3·n³ flops, 4·n² a new point, and all
-    eigenvalues for the likelihood.  Else :func:`solve` for every new point; of K A⁻¹ the part on
-    the preconditioner's basis is known, and random signs show the rest.
+    Of a tangent kernel and ``y - net(X)``, the linearised Laplace approximation.  Computed when
+    asked for; direct: 7/3·n³ flops, 4·n² a new point, and all eigenvalues for the likelihood.  Else
+    :func:`solve`; of K A⁻¹ its preconditioner's basis gives a part, random signs the rest.
 
     Examples
     --------
@@ -103,7 +99,7 @@ class Posterior:
         steps: int = 60, products: int = PRODUCTS, memory: float | str | None = None, rng: Seed = 0,
     ) -> None:  # fmt: skip
         self._op = op = checks.symmetric_operator(op)
-        if distribution_of(op).sharded:
+        if checks.distribution_of(op).sharded:
             raise ValueError("posterior takes no sharded op: all of its rows have to be here")
         self._noise = noise = checks.check_shift(noise, "noise")
         self.y, flattened = check_targets(op, y)
@@ -111,7 +107,8 @@ class Posterior:
         self._outputs = self.y.shape[1:] if flattened else ()
         self._products = check_integer(products, "products", 2)
         self._tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
-        if (how is None and op.shape[0] <= DENSE) or break_even(op, how, products, None) <= 50:
+        worth = break_even(op, how, products, None) <= 50  # iterations
+        if worth or (how is None and op.shape[0] <= checks.DENSE):
             self._tol = 0.0
         elif not noise:
             raise ValueError("noise must be positive unless how='direct'")
@@ -124,11 +121,15 @@ class Posterior:
         rows, columns = self._cross.shape
         if columns != op.shape[0] or rows % math.prod(self._outputs):
             raise ValueError(f"cross must have shape (M, {op.shape[0]}), not {rows, columns}")
-        self._prior = prior = prior_diagonal
-        if prior is not None:
-            self._prior = prior = check_real(prior, "prior_diagonal", dtype=op.dtype).reshape(-1)
-            if prior.size != rows:
-                raise ValueError(f"prior_diagonal has size {prior.size}, not {rows}")
+        self._prior = prior_diagonal
+        if prior_diagonal is not None:
+            self._prior = check_real(prior_diagonal, "prior_diagonal", dtype=op.dtype).reshape(-1)
+            if self._prior.size != rows:
+                raise ValueError(f"prior_diagonal has size {self._prior.size}, not {rows}")
+
+    def __repr__(self) -> str:
+        how = "iterative" if self._tol else "direct"
+        return f"<Posterior of {self.y.shape} targets, noise {self._noise:.3g}, {how}>"
 
     def _by_sample(self, x: Array) -> Array:
         return x.reshape(-1, *self._outputs) if self._outputs else x
@@ -166,8 +167,8 @@ class Posterior:
         if self._prior is None and self._cross is not self._op:
             raise ValueError("variance needs prior_diagonal, the diagonal of K(X*, X*)")
         left = (exact_diagonal(self._op) if self._prior is None else self._prior).copy()
-        # A solve holds some 12 blocks like its right-hand sides.
-        for rows in row_slices(len(left), 12 * self._op.shape[0] * left.itemsize, self._budget):
+        held = 12 * self._op.shape[0] * left.itemsize  # by a solve, a column
+        for rows in row_slices(len(left), held, self._budget):
             C = self._cross.block(rows, slice(None)).T
             X = self.inverse.matmat(C)
             if self._tol:  # so that a residual enters squared
@@ -176,22 +177,22 @@ class Posterior:
         return self._by_sample(left.clip(min=0))
 
     @cached_property
-    def log_marginal_likelihood(self) -> Estimate:
+    def log_marginal_likelihood(self) -> checks.Estimate:
         form = float((self.y * self.coefficients).sum(dtype=np.float64))
         log = lambda x: np.log(2 * math.pi * (x + self._noise))  # noqa: E731
         return self._evidence(form, self._slack * self._size, log)
 
     @cached_property
-    def noise_gradient(self) -> Estimate:
+    def noise_gradient(self) -> checks.Estimate:
         size = float(np.linalg.norm(self.coefficients.astype(np.float64)))
         return self._evidence(-(size**2), 2 * size * self._slack, lambda x: 1 / (x + self._noise))
 
-    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> Estimate:
+    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> checks.Estimate:
         """−½ (form + tr f(K) for every column of y)."""
         part = rule_trace(self._rule, lambda x: f(np.maximum(x, 0.0)))
         pairs = ((part, form), (part.high, form + doubt), (part.low, form - doubt))
         ends = (-0.5 * (form + self._y.size / len(self._y) * trace) for trace, form in pairs)
-        return Estimate(*ends, products=part.products, how=part.how)
+        return checks.Estimate(*ends, products=part.products, how=part.how)
 
     @cached_property
     def _rule(self) -> Any:

@@ -190,8 +190,7 @@ def learning_curve(
 
     def error(P: float) -> float:
         f = lambda x: ridge * math.exp(-x) + (eta / (math.exp(x) + P * eta)).sum() - 1  # noqa: E731
-        low = top - 100  # where κ counts as 0
-        kappa = math.exp(brentq(f, low, top) if f(low) > 0 else low)
+        kappa = math.exp(brentq(f, top - 100, top) if f(top - 100) > 0 else top - 100)
         shares = eta / (kappa + P * eta)
         gamma = P * float((shares**2).sum())
         total = float(((a - P * shares * a) ** 2).sum()) + gamma * noise
