@@ -147,7 +147,8 @@ class Posterior:
         with contextlib.suppress(np.linalg.LinAlgError):
             L = xp.linalg.cholesky(A)
             if L.diagonal().min() ** 2 > least:
-                return Gram(xp.linalg.inv(L).T.astype(self.y.dtype), symbol="(K + σ²)⁻¹")
+                root = xp.tril(xp.linalg.inv(L)).astype(self.y.dtype)
+                return Gram(root.T, symbol="(K + σ²)⁻¹")
         raise ValueError(f"op + {self._noise:.3g} is singular to rounding: give a larger noise")
 
     @cached_property
