@@ -186,11 +186,12 @@ def learning_curve(
     if eta.ndim != 1 or eta.shape != a.shape or not ((eta >= 0).all() and (sizes >= 0).all()):
         raise ValueError("eigenvalues >= 0 and coefficients must be of one length, samples >= 0")
     noise, ridge = check_shift(noise, "noise"), check_shift(ridge, "ridge")
-    top = math.log(ridge + eta.sum() + np.finfo(float).tiny) + 0.01
+    unit = (ridge + eta.sum()) or 1.0  # of κ, η and λ, whose ratios count
+    eta, ridge = eta / unit, ridge / unit
 
     def error(P: float) -> float:
         f = lambda x: ridge * math.exp(-x) + (eta / (math.exp(x) + P * eta)).sum() - 1  # noqa: E731
-        kappa = math.exp(brentq(f, top - 100, top) if f(top - 100) > 0 else top - 100)
+        kappa = math.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
         shares = eta / (kappa + P * eta)
         gamma = P * float((shares**2).sum())
         total = float(((a - P * shares * a) ** 2).sum()) + gamma * noise
