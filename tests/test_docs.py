@@ -140,6 +140,7 @@ def test_the_python_of_the_readme_runs(capsys):
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
         ("spectral_analysis", ["--quick"], 6),
         ("torch_checkpoint", ["--quick"], 5),
+        ("uncertainty", ["--held-out", "300"], 1),
         ("your_data", ["--steps", "20", "--seeds", "1"], 0),
     ],
 )

@@ -84,13 +84,6 @@ class Posterior:
     Of a tangent kernel and ``y - net(X)``, the linearised Laplace approximation.  Computed when
     asked for; direct: 7/3·n³ flops, 4·n² a new point, and all eigenvalues for the likelihood.  Else
     :func:`solve`; of K A⁻¹ its preconditioner's basis gives a part, random signs the rest.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> found = of.spectral.posterior(np.diag([1.0, 3.0]), np.ones(2), 1.0)
-    >>> found.mean, found.variance, found.leverages.values
-    (array([0.5 , 0.75]), array([0.5 , 0.75]), array([0.5 , 0.75]))
     """
 
     def __init__(
@@ -238,5 +231,13 @@ class Posterior:
 
 @keywords
 def posterior(op: Data, y: Data, noise: float, *new: Data, **options: Any) -> Posterior:
-    """Gaussian-process regression: the :class:`Posterior`, whose arguments these are."""
+    """Gaussian-process regression: the :class:`Posterior`, whose arguments these are.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.posterior(np.diag([1.0, 3.0]), np.ones(2), 1.0)
+    >>> found.mean, found.variance, found.leverages.values
+    (array([0.5 , 0.75]), array([0.5 , 0.75]), array([0.5 , 0.75]))
+    """
     return Posterior(op, y, noise, *new, **options)
