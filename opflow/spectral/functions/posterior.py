@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from scipy.stats import t as student
 
 from opflow.evaluation.dense import dense
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, check_integer, check_real
+from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
 from opflow.machine.threads import cached_property
 from opflow.machine.workspace import op_namespace, operator_module, parse_memory, row_slices
 from opflow.operators.gram import Gram
@@ -60,8 +59,7 @@ class Posterior:
         Cholesky and exact numbers, or conjugate gradients and estimates; by default the first up
         to an order of 1024, and where by the cost model that beats a block of solves.
     tol, rank, probes, steps, products, memory, rng
-        Of :func:`solve` with "nystrom", and of :func:`logdet`; solves for the leverages; bytes for
-        a block of new points.
+        Of :func:`solve` and :func:`logdet`; solves for leverages; bytes for a block of new points.
 
     Attributes
     ----------
@@ -76,8 +74,8 @@ class Posterior:
         That of K A⁻¹; and αᵢ / (A⁻¹)ᵢᵢ, of the shape of y: the target less its prediction from
         all other entries (of k outputs, also those of its sample).  With 95 % error bars.
     influence, inverse : operator
-        S = K(X*, X) A⁻¹, lazy: S[i, j] = ∂ mean_i / ∂ y_j.  Without y_j, mean_i would be less by
-        S[i, j] times the leave-one-out residual j.  And A⁻¹.
+        S = K(X*, X) A⁻¹, lazy, S[i, j] = ∂ mean_i / ∂ y_j; and A⁻¹.  Without y_j, mean_i would be
+        less by S[i, j] times the leave-one-out residual j.
 
     Notes
     -----
@@ -99,20 +97,19 @@ class Posterior:
         self._y = self.y.reshape(-1) if flattened else self.y
         self._outputs = self.y.shape[1:] if flattened else ()
         self._products = check_integer(products, "products", 2)
-        self._tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
-        worth = break_even(op, how, products, None) <= 50  # iterations
-        if worth or (how is None and op.shape[0] <= checks.DENSE):
-            self._tol = 0.0
-        elif not noise:
+        tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
+        small = how is None and op.shape[0] <= checks.DENSE
+        self._tol = 0.0 if small or break_even(op, how, products, None) <= 50 else tol
+        if self._tol and not noise:
             raise ValueError("noise must be positive unless how='direct'")
-        self._size = float(np.linalg.norm(self.y.astype(np.float64)))
+        self._size = float(op.space.norm(self.y.astype(np.float64)))
         self._slack = self._tol * self._size / (noise or 1.0)  # of the coefficients
         self._budget = parse_memory(memory, operator_module(op))
         seeds = np.random.default_rng(rng).integers(2**62, size=3).tolist()
         self._rank, self._seeds, self._quadrature = rank, seeds[:2], (probes, steps, seeds[2])
         self._cross = op if cross is None else as_operator(cross)
         rows, columns = self._cross.shape
-        if columns != op.shape[0] or rows % math.prod(self._outputs):
+        if columns != op.shape[0] or rows % np.prod(self._outputs):
             raise ValueError(f"cross must have shape (M, {op.shape[0]}), not {rows, columns}")
         self._prior = prior_diagonal
         if prior_diagonal is not None:
@@ -173,12 +170,12 @@ class Posterior:
     @cached_property
     def log_marginal_likelihood(self) -> checks.Estimate:
         form = float((self.y * self.coefficients).sum(dtype=np.float64))
-        log = lambda x: np.log(2 * math.pi * (x + self._noise))  # noqa: E731
+        log = lambda x: np.log(2 * np.pi * (x + self._noise))  # noqa: E731
         return self._evidence(form, self._slack * self._size, log)
 
     @cached_property
     def noise_gradient(self) -> checks.Estimate:
-        size = float(np.linalg.norm(self.coefficients.astype(np.float64)))
+        size = float(self._op.space.norm(self.coefficients.astype(np.float64)))
         return self._evidence(-(size**2), 2 * size * self._slack, lambda x: 1 / (x + self._noise))
 
     def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> checks.Estimate:
@@ -190,12 +187,11 @@ class Posterior:
 
     @cached_property
     def _rule(self) -> Any:
-        probes, steps, seed = self._quadrature
-        return psd_rule(self._op, "estimate" if self._tol else "exact", probes, steps, seed)
+        return psd_rule(self._op, "estimate" if self._tol else "exact", *self._quadrature)
 
     @cached_property
     def _bounds(self) -> list[Array]:
-        """The diagonal of A⁻¹, and the ends of its 95 % intervals."""
+        """The diagonal of A⁻¹ and the ends of its 95 % intervals, from 1/Aᵢᵢ where A knows it."""
         inverse, noise, k = self.inverse, self._noise, self._products
         if not isinstance(inverse, Inverse):
             return [inverse.diagonal()] * 3
@@ -204,29 +200,28 @@ class Posterior:
         signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
         G = op_namespace(self._op).asarray(signs, dtype=U.dtype)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
-        quantile = float(student.ppf(0.975, k - 1)) / k**0.5
-        error = quantile * rest.std(axis=1, ddof=1) + self._tol * len(U) ** 0.5
+        error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1) / k**0.5)
+        error += self._tol * len(U) ** 0.5
         middle = 1 - U**2 @ shares - rest.mean(axis=1)
-        # No entry of an inverse is below the inverse of the entry, where that costs nothing.
         least = 0 if diagonal_products(self._op) else noise / (exact_diagonal(self._op) + noise)
         return [x.clip(least, 1) / noise for x in (middle, middle - error, middle + error)]
 
     @cached_property
     def leverages(self) -> Diagonal:
-        middle, low, high = (1 - self._noise * x for x in self._bounds)
-        return self._bars(middle, np.maximum(middle - high, low - middle))
+        return self._bars(*(1 - self._noise * x for x in self._bounds))
 
     @cached_property
     def leave_one_out(self) -> Diagonal:
         alpha = self.coefficients.reshape(self._y.shape)
         with np.errstate(divide="ignore"):
-            middle, most, least = (1 / x.reshape(-1, *[1] * (alpha.ndim - 1)) for x in self._bounds)
-        error = abs(alpha) * np.maximum(most - middle, middle - least) + self._slack * most
-        return self._bars(alpha * middle, error)
+            x, most, least = (1 / x.reshape(-1, *[1] * (alpha.ndim - 1)) for x in self._bounds)
+        return self._bars(x, most, least, alpha, self._slack)
 
-    def _bars(self, values: Array, errors: Array) -> Diagonal:
+    def _bars(self, x: Array, most: Array, least: Array, a: Any = 1, slack: Any = 0) -> Diagonal:
+        """a·x, of an x between `least` and `most` and an a that is known to `slack`."""
+        error = abs(a) * namespace(x).maximum(most - x, x - least) + slack * most
         how, products = ("random signs", self._products) if self._tol else ("exact", 0)
-        return Diagonal(self._by_sample(values), self._by_sample(errors), products, how)
+        return Diagonal(self._by_sample(a * x), self._by_sample(error), products, how)
 
 
 @keywords

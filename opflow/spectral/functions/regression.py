@@ -2,7 +2,6 @@ r"""Kernel ridge regression on a lazy kernel: ``α = (K + μ)⁻¹ y``, predicti
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,11 +189,10 @@ def learning_curve(
     eta, ridge = eta / unit, ridge / unit
 
     def error(P: float) -> float:
-        f = lambda x: ridge * math.exp(-x) + (eta / (math.exp(x) + P * eta)).sum() - 1  # noqa: E731
-        kappa = math.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
+        f = lambda x: ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1  # noqa: E731
+        kappa = np.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
         shares = eta / (kappa + P * eta)
-        gamma = P * float((shares**2).sum())
-        total = float(((a - P * shares * a) ** 2).sum()) + gamma * noise
-        return total / max(1 - gamma, np.finfo(float).tiny)
+        left, gamma = a - P * shares * a, P * (shares @ shares)
+        return float((left @ left + gamma * noise) / max(1 - gamma, np.finfo(float).tiny))
 
     return np.array([error(P) for P in sizes.ravel()]).reshape(sizes.shape)
