@@ -22,7 +22,7 @@ from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
 from opflow.spectral.functions.solve import break_even, solve
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal
-from opflow.spectral.traces.trace import PRODUCTS, Diagonal
+from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, Diagonal
 from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
 
 
@@ -96,7 +96,7 @@ class Posterior:
         self.y, flattened = check_targets(op, y)
         self._y = self.y.reshape(-1) if flattened else self.y
         self._outputs = self.y.shape[1:] if flattened else ()
-        self._products = check_integer(products, "products", 2)
+        self._products = check_integer(products, "products", MIN_PRODUCTS)
         tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
         small = how is None and op.shape[0] <= checks.DENSE
         self._tol = 0.0 if small or break_even(op, how, products, None) <= 50 else tol
@@ -132,13 +132,12 @@ class Posterior:
             return Inverse(self._op, shift=self._noise, **options)
         xp = op_namespace(self._op)
         A = checks.finite(dense(self._op)).astype(np.float64)
-        least = 0.0 if self._noise else len(A) * np.finfo(self.y.dtype).eps * A.diagonal().max()
+        least = 0.0 if self._noise else 10 * float(np.finfo(self.y.dtype).eps * A.trace())
         A[xp.arange(len(A)), xp.arange(len(A))] += self._noise
         with contextlib.suppress(np.linalg.LinAlgError):
-            L = xp.linalg.cholesky(A)
-            if L.diagonal().min() ** 2 > least:
-                root = xp.tril(xp.linalg.inv(L)).astype(self.y.dtype)
-                return Gram(root.T, symbol="(K + σ²)⁻¹")
+            root = xp.tril(xp.linalg.inv(xp.linalg.cholesky(A)))
+            if float((root**2).sum()) * least < 1:  # tr A⁻¹, at least 1 over an eigenvalue
+                return Gram(root.T.astype(self.y.dtype), symbol="(K + σ²)⁻¹")
         raise ValueError(f"op + {self._noise:.3g} is singular to rounding: give a larger noise")
 
     @cached_property

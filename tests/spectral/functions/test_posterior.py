@@ -238,6 +238,24 @@ def test_leverages_are_what_a_fit_has_of_its_targets():
         assert value.how == "random signs" and value.products == 60
 
 
+def test_little_noise_leaves_finite_bars():
+    """No (K + σ²)⁻¹ᵢᵢ is below 1 / (Kᵢᵢ + σ²), however little a few signs show."""
+    K = of.Gram(np.linalg.cholesky(rotated(np.linspace(0.5, 3, 60))))
+    found = posterior(K, np.ones(60), 1e-2, how="iterative", rank=2, products=15)
+    wanted = dense(K.todense(), np.ones(60), 1e-2)["leave_one_out"]
+    value = found.leave_one_out
+    assert np.isfinite(value.errors).all() and (found.leverages.values < 1).all()
+    assert np.mean(np.abs(value.values - wanted) <= value.errors) > 0.9
+
+
+def test_bars_hold_what_the_solves_leave():
+    F = np.random.default_rng(0).standard_normal((200, 8))
+    found = posterior(of.Gram(F), np.ones(200), 0.5, how="iterative", rank=20, tol=1e-3)
+    inverse = np.diag(np.linalg.inv(F @ F.T + 0.5 * np.eye(200)))
+    least = 1e-3 * 200**0.5 / 0.5 / inverse
+    assert (found.leave_one_out.errors > 0.9 * least).all()
+
+
 def test_black_boxes_know_their_ends_too():
     K = rotated(np.linspace(0.1, 5, 80))
     found = posterior(Products(K, psd=True), np.ones(80), 0.5, how="iterative", rank=10)
@@ -320,6 +338,15 @@ def test_what_did_not_converge_says_so_and_results_are_picklable():
     assert repr(found) == "<Posterior of (30,) targets, noise 0.001, iterative>"
 
 
+def test_a_singular_kernel_needs_noise():
+    """Rounding makes the last pivot of some of them positive."""
+    for seed in range(30):
+        for n in (2, 20, 200):
+            F = np.random.default_rng(seed).standard_normal((n, n - 1))
+            with pytest.raises(ValueError, match="singular to rounding"):
+                _ = posterior(F @ F.T, np.ones(n), 0.0).coefficients
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -333,7 +360,7 @@ def test_what_did_not_converge_says_so_and_results_are_picklable():
         (lambda K, y, C: posterior(K, y, 1.0, C).variance, "needs prior_diagonal"),
         (lambda K, y, C: posterior(K, y, 1.0, C, np.ones(3)), "prior_diagonal has size 3, not 4"),
         (lambda K, y, C: posterior(K, y, 1.0, how="dense"), "how must be"),
-        (lambda K, y, C: posterior(K, y, 1.0, products=1), "products"),
+        (lambda K, y, C: posterior(K, y, 1.0, products=14), "products"),
         (lambda K, y, C: posterior(K, y, 1.0, tol=-1.0), "tol must be positive"),
     ],
 )
