@@ -29,9 +29,9 @@ def test_every_call_exists_with_a_compatible_signature() -> None:
 MISTAKES = [
     ("machine/workspace.py", "xp.zeros((size, len(wanted)), dtype=op.dtype)",
      "xp.zeros((size, len(wanted)), dtpye=op.dtype)", "'dtpye'"),
-    ("operators/kronecker.py", "namespace(d).tile(d, self.copies)",
-     "namespace(d).tiled(d, self.copies)",
-     "cupy has no tiled"),
+    ("operators/kronecker.py", "namespace(X).concatenate(out)",
+     "namespace(X).concatenated(out)",
+     "cupy has no concatenated"),
     ("operators/row_products.py", 'out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)',
      'xp.einsum("bn,bcn->bc", factor, pushed, out=out[rows])', "'out'"),
     ("evaluation/gram_side.py", "times = xp.multiply if", "times = xp.multiplied if",

@@ -188,7 +188,7 @@ def test_observers_give_what_they_give_on_the_host() -> None:
         return [of.observe.Loss(), of.observe.ResidualNorm(), of.observe.GateFlips(),
                 of.observe.Balancedness(), of.observe.GramClosure(1, "output"),
                 of.observe.HeldOutLoss(put(X), put(y)), of.observe.Accuracy(put(X), put(labels)),
-                of.observe.TruncationError()]  # fmt: skip
+                of.observe.TruncationError(), of.observe.HessianEigenvalues()]  # fmt: skip
 
     options = {"method": of.TruncatedFlow(1), "steps": 3}
     host = of.train(net, X, y, observe=watched(lambda x: x), **options)

@@ -83,7 +83,12 @@ def test_kernels(case, workspace) -> None:
         for route in ROUTES:
             same_products(of.collective_kernel(device, route=route),
                           of.collective_kernel(host, route=route))  # fmt: skip
-            same_products(of.jacobian(device, route=route), of.jacobian(host, route=route))
+            jacobians = [of.jacobian(fields, route=route) for fields in (device, host)]
+            same_products(*jacobians)
+            same_products(*(of.kfac(J) for J in jacobians))
+            same_products(*(of.kfac(J, 0.5) for J in jacobians))
+        y = np.ones((host.samples, host.network.outputs), dtype=host.network.dtype)
+        same_products(of.hessian(device, put(y), "huber"), of.hessian(host, y, "huber"))
         for got, want in zip(of.layer_kernels(device), of.layer_kernels(host), strict=True):
             same_products(got, want)
         same_products(of.cross_kernel(device, device), of.cross_kernel(host, host))
