@@ -85,10 +85,22 @@ class Posterior:
     """
 
     def __init__(
-        self, op: Data, y: Data, noise: float, cross: Data = None, prior_diagonal: Data = None,
-        *, how: str | None = None, tol: float | None = None, rank: int = 100, probes: int = 10,
-        steps: int = 60, products: int = PRODUCTS, memory: float | str | None = None, rng: Seed = 0,
-    ) -> None:  # fmt: skip
+        self,
+        op: Data,
+        y: Data,
+        noise: float,
+        cross: Data = None,
+        prior_diagonal: Data = None,
+        *,
+        how: str | None = None,
+        tol: float | None = None,
+        rank: int = 100,
+        probes: int = 10,
+        steps: int = 60,
+        products: int = PRODUCTS,
+        memory: float | str | None = None,
+        rng: Seed = 0,
+    ) -> None:
         self._op = op = checks.symmetric_operator(op)
         if checks.distribution_of(op).sharded:
             raise ValueError("posterior takes no sharded op: all of its rows have to be here")
@@ -106,7 +118,9 @@ class Posterior:
         self._slack = self._tol * self._size / (noise or 1.0)  # of the coefficients
         self._budget = parse_memory(memory, operator_module(op))
         seeds = np.random.default_rng(rng).integers(2**62, size=3).tolist()
-        self._rank, self._seeds, self._quadrature = rank, seeds[:2], (probes, steps, seeds[2])
+        self._rank = rank
+        self._seeds = seeds[:2]
+        self._quadrature = (probes, steps, seeds[2])
         self._cross = op if cross is None else as_operator(cross)
         rows, columns = self._cross.shape
         if columns != op.shape[0] or rows % np.prod(self._outputs):
@@ -191,7 +205,9 @@ class Posterior:
     @cached_property
     def _bounds(self) -> list[Array]:
         """The diagonal of A⁻¹ and the ends of its 95 % intervals, from 1/Aᵢᵢ where A knows it."""
-        inverse, noise, k = self.inverse, self._noise, self._products
+        inverse = self.inverse
+        noise = self._noise
+        k = self._products
         if not isinstance(inverse, Inverse):
             return [inverse.diagonal()] * 3
         U = inverse.options["preconditioner"].data
@@ -224,7 +240,14 @@ class Posterior:
 
 
 @keywords
-def posterior(op: Data, y: Data, noise: float, *new: Data, **options: Any) -> Posterior:
+def posterior(
+    op: Data,
+    y: Data,
+    noise: float,
+    cross: Data = None,
+    prior_diagonal: Data = None,
+    **options: Any,
+) -> Posterior:
     """Gaussian-process regression: the :class:`Posterior`, whose arguments these are.
 
     Examples
@@ -234,4 +257,4 @@ def posterior(op: Data, y: Data, noise: float, *new: Data, **options: Any) -> Po
     >>> found.mean, found.variance, found.leverages.values
     (array([0.5 , 0.75]), array([0.5 , 0.75]), array([0.5 , 0.75]))
     """
-    return Posterior(op, y, noise, *new, **options)
+    return Posterior(op, y, noise, cross, prior_diagonal, **options)
