@@ -86,6 +86,7 @@ VECTORS = {
     "projections": lambda y: of.spectral.projections(np.eye(N), y),
     "lanczos": lambda y: of.spectral.lanczos(K, 3, y)[0],
     "kernel_regression": lambda y: of.spectral.kernel_regression(K, y, 1.0).coefficients,
+    "posterior": lambda y: of.spectral.posterior(K, y, 1.0).coefficients,
     "sqrtm": lambda y: of.spectral.sqrtm(K, y),
     "eigsh(start=)": lambda y: (
         of.spectral.eigsh(

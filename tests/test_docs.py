@@ -145,6 +145,7 @@ def test_the_python_of_a_page_runs(page, capsys):
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
         ("spectral_analysis", ["--quick"], 6),
         ("torch_checkpoint", ["--quick"], 5),
+        ("uncertainty", ["--held-out", "300"], 1),
         ("your_data", ["--steps", "20", "--seeds", "1"], 0),
     ],
 )

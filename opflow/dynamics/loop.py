@@ -167,8 +167,7 @@ class Loop:
         if (stop := self.stop) is not None:
             self.record.agree()
             met = self.space.together(lambda: bool(stop(moment)))
-            (name,) = named([stop])
-            self.stopped = name if self.space.either(met)[0] else ""
+            self.stopped = next(iter(named([stop]))) if self.space.either(met)[0] else ""
 
     def _evaluate(self) -> None:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""
@@ -264,15 +263,14 @@ class Loop:
         self.integrator.products = meta["products"]  # the saved run had paid for this already
 
     def _divergence(self) -> str:
-        objective = self.reached.objective
+        here, objective = self.reached, self.reached.objective
         of = "" if isinstance(objective, Quadratic) else " of the quadratic loss"
         if not self.number:
             return (
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or "
                 f"their {objective.name} loss, are beyond the range of numbers"
             )
-        top = largest_eigenvalue(self.reached.kernel()).value + self.reached.stiffness
-        top *= self.share
+        top = self.share * (largest_eigenvalue(here.kernel()).value + here.stiffness)
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "

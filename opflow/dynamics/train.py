@@ -87,10 +87,9 @@ def train(
     every : int, default 1
         Record a moment every so many steps (and the last).
     stop : callable, optional
-        Asked at every moment after the observers, and given what they are given: the run ends with
-        the first at which it is true, on any rank (``lambda moment: moment.loss < 1e-3``).  `steps`
-        or `until` remains the bound.  What it knows of earlier moments is what observers gave,
-        ``moment.observations[name]``; so a resumed run stops where the uninterrupted one does.
+        Called at every moment after the observers; the run ends with the first at which it is
+        true, on any rank, or at `steps` or `until` (``lambda moment: moment.loss < 1e-3``).  What
+        observers gave before is in ``moment.observations``, which checkpoints keep.
     loss : {"sum", "mean"}
         The sum of the samples' losses (½ |r_μ|² if quadratic), or that divided by N.
     objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object

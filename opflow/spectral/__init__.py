@@ -19,8 +19,9 @@ from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
 from opflow.spectral.eigen.svds import svds
 from opflow.spectral.functions.exponential import expm, phi, phi1
 from opflow.spectral.functions.matrix_functions import funm, sqrtm
+from opflow.spectral.functions.posterior import Posterior, posterior
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom
-from opflow.spectral.functions.regression import KernelRegression, kernel_regression
+from opflow.spectral.functions.regression import KernelRegression, kernel_regression, learning_curve
 from opflow.spectral.functions.solve import Solution, solve
 from opflow.spectral.krylov.block import block_lanczos
 from opflow.spectral.krylov.flow import Krylov
@@ -49,6 +50,7 @@ __all__ = [
     "Krylov",
     "Largest",
     "Nystrom",
+    "Posterior",
     "Quadrature",
     "Sharpness",
     "SingularTriplets",
@@ -73,12 +75,14 @@ __all__ = [
     "lanczos",
     "largest_eigenvalue",
     "layer_shares",
+    "learning_curve",
     "logdet",
     "norm",
     "nystrom",
     "participation_ratio",
     "phi",
     "phi1",
+    "posterior",
     "principal_angles",
     "projections",
     "quadrature",

@@ -14,7 +14,7 @@ from opflow.torch.bridge import to_tensor
 Batch = Any
 
 
-def mapped(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+def mapped(function: Callable[[torch.Tensor], Any], batch: Batch) -> Batch:
     """`function` of every tensor of a batch."""
     if isinstance(batch, Mapping):
         return {name: mapped(function, part) for name, part in batch.items()}
@@ -26,12 +26,7 @@ def mapped(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Ba
 def tensors(batch: Batch) -> list[torch.Tensor]:
     """Every tensor of a batch."""
     found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(note, batch)
+    mapped(found.append, batch)
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from opflow.machine.arrays import Array, Index
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators import KhatriRao, Matrix, Operator
+from opflow.operators.kfac import Factors, kfac_factors
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call
@@ -128,3 +129,18 @@ def share(
             Matrix(to_array(inputs[0]), symbol="a"),
         )
     return LayerJacobian(call, shape, inputs, phi)
+
+
+@kfac_factors.register
+def _layer_factors(J: LayerJacobian) -> Factors:
+    """Φ summed over samples, outputs and positions, A averaged over samples and positions."""
+    layer, a = J.call.layer, J.inputs[0]
+    channels = J.phi.ndim - 1
+    if isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+        unfolded = torch.nn.Unfold(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        a, channels = unfolded(a).transpose(1, 2), 2
+    elif not isinstance(layer, torch.nn.Linear):
+        raise TypeError(f"kfac knows no factors of {type(layer).__name__}")
+    phi = J.phi.movedim(channels, -1).flatten(0, -2)
+    a = a.flatten(0, -2)
+    return to_array(phi.T @ phi), to_array(a.T @ a / len(a))

@@ -215,6 +215,7 @@ def refusals(comm) -> None:
         "K1 must be sharded": lambda: S.kernel_distance(p.K, of.Gram(np.ones((70, 1)))),
         "preconditioner must be sharded": lambda: S.solve(p.K, p.b, preconditioner=np.eye(70)),
         "b contains NaN": lambda: S.solve(p.K, spoiled, 1.0),
+        "posterior takes no sharded op": lambda: S.posterior(p.K, p.b, 1.0),
         "y contains NaN": lambda: S.alignment(p.K, spoiled),
         "must be PSD": lambda: S.solve(p.K, p.b, 1.0, preconditioner=-1.0 * P),
         "entries of a sharded preconditioner are not available": lambda: P.block([0], [0]),

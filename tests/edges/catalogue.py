@@ -160,8 +160,8 @@ ENTRIES: dict[str, Entry] = {}
 RESULTS = {
     "spectral": {
         "ConvergenceWarning", "Density", "Diagonal", "Eigenpairs", "Estimate", "Jacobi",
-        "KernelRegression", "Largest", "Nystrom", "Quadrature", "Sharpness", "SingularTriplets",
-        "Solution",
+        "KernelRegression", "Largest", "Nystrom", "Posterior", "Quadrature", "Sharpness",
+        "SingularTriplets", "Solution",
     },
     "observe": {"Moment"},
     "dynamics": {"Checkpoint", "DivergenceError", "Huber", "Trajectory", "observe"},
@@ -508,6 +508,42 @@ def kernel_regression(p):
         "prediction": Part(found.predict(cross), 0, 1),
         "converged": Part(f"{found.solution.converged} {found.solution.iterations}"),
     }
+
+
+def given_data(p, op, prior, **options):
+    """What scales: the likelihood and its gradient are sums of numbers that scale otherwise."""
+    y = p.vectors()
+    size = float(abs(y).max())
+    cross = p.times(p.by_sample(p.array(p.base, 3, seed=9)).T, p.op * p.weight)
+    found = spectral.posterior(op, y, p.shift, cross, prior, **options)
+    return {
+        "coefficients": Part(found.coefficients, -1, 1, samples=True),
+        "mean": Part(found.mean, 0, 1),
+        "variance": Part(found.variance, 1),
+        "leverages": Part(found.leverages.values, size=1.0, samples=True),
+        "leave_one_out": Part(found.leave_one_out.values, 0, 1, size=size, samples=True),
+        "influence": Part(found.influence @ y, 0, 1),
+    }
+
+
+@entry("spectral.posterior", kinds=SMALL)
+def posterior(p):
+    return given_data(p, p.operator(), p.times(np.full(3, 1e4), p.op), how="direct")
+
+
+@entry("spectral.posterior", random=True)
+def posterior_by_conjugate_gradients(p):
+    options = {"how": "iterative", "rank": 5, "products": 15}
+    return given_data(p, p.operator(), p.times(np.full(3, 1e4), p.op), **options)
+
+
+@entry("spectral.learning_curve", kinds=SMALL)
+def learning_curve(p):
+    found = spectral.eigh(p.operator())
+    overlaps = found.eigenvectors.T @ p.vectors() / p.n**0.5
+    values = np.maximum(found.eigenvalues / p.n, 0)
+    curve = spectral.learning_curve(values, overlaps, [1, 4, 9], ridge=p.shift / p.n)
+    return {"error": Part(curve, 0, 2)}
 
 
 # -- spectral: modes --------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from opflow.machine import workspace as row_blocks
 from opflow.machine.arrays import is_sparse, to_host
 from opflow.operators.outputs import of_outputs
 from opflow.relu.readout_jacobian import ReadoutJacobian
+from opflow.spectral.functions.posterior import Inverse
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom
 
 #: the array module of the cases
@@ -1044,6 +1045,13 @@ def nystrom(s: Setting) -> Case:
 def jacobi(s: Setting) -> Case:
     d = abs(s.normal(s.N))
     return Case(Jacobi(d), lambda d: np.diag(d), d, psd=True)
+
+
+@register
+def inverse(s: Setting) -> Case:
+    d = abs(s.normal(s.N))
+    op = Inverse(of.Gram(xp.diag(d)), shift=1.0, preconditioner="jacobi", how="iterative")
+    return Case(op, lambda v: np.diag(v), 1 / (1 + d.astype(np.float64) ** 2), psd=True)
 
 
 # -- checks -----------------------------------------------------------------------------------

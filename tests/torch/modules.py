@@ -83,7 +83,7 @@ class Dotted(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.q, self.k, self.v = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))  # K by k.bias is 0
 
     def forward(self, x):
         return F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)).mean(1)

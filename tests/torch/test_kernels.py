@@ -232,6 +232,36 @@ def test_a_rule_of_ones_own_is_used():
     assert close(J.todense(), D.reshape(J.shape))
 
 
+def test_kfac_of_layers_with_positions():
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 30, bias=False)
+    module = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.Linear(60, 2)).double()
+    X = torch.randn(SAMPLES, 2, 6, dtype=torch.float64)
+    J = of.torch.jacobian(module, X)
+    h = layer(X).detach().requires_grad_()
+    outputs = module[1:](h).sum(0)
+    rows = [torch.autograd.grad(f, h, retain_graph=True)[0] for f in outputs]
+    phi, a = torch.stack(rows).reshape(-1, 30).numpy(), X.reshape(-1, 6).numpy()
+    assert close(of.kfac(J).todense()[:180, :180], np.kron(phi.T @ phi, a.T @ a / len(a)))
+
+
+def test_kfac_of_convolutions_has_an_inverse():
+    conv = nn.Conv2d(2, 12, 3, stride=2, padding=1, bias=False)
+    module = nn.Sequential(conv, nn.Tanh(), nn.Conv2d(12, 1, 2), nn.Flatten(), nn.Linear(4, 2))
+    X = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    J = of.torch.jacobian(module.double(), X)
+    assert {type(part).__name__ for part in J.parts} == {"LayerJacobian", "Matrix", "KhatriRao"}
+    approximation = of.kfac(J)
+    rows = J.T.todense()
+    assert close(of.kfac(J, 0.1) @ (approximation @ rows + 0.1 * rows), rows)
+    patches = nn.functional.unfold(X, 3, padding=1, stride=2).transpose(1, 2).reshape(-1, 18)
+    A = (patches.T @ patches / len(patches)).numpy()
+    first = approximation.todense()[:216, :216].reshape(12, 18, 12, 18)
+    Phi = np.einsum("iajb,ab->ij", first, A) / (A**2).sum()
+    assert close(first, np.einsum("ij,ab->iajb", Phi, A))
+    np.testing.assert_allclose(np.trace(first.reshape(216, 216)), np.trace(Phi) * np.trace(A))
+
+
 def test_parameters_are_chosen_by_names_of_parameters_or_modules():
     module, X = built("residual")
     D = dense_jacobian(module, X).reshape(2 * SAMPLES, -1)

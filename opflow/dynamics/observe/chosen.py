@@ -35,9 +35,9 @@ class Function:
     --------
     >>> import numpy as np, opflow as of
     >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
-    >>> ansatz = lambda fields: of.features.feature_ansatz(fields, 2, start=net)
-    >>> watch = [of.observe.Function(ansatz, "ansatz")]
-    >>> of.train(net, np.eye(3), np.ones(3), steps=5, observe=watch).observations["ansatz"].shape
+    >>> moved = lambda fields: of.features.feature_ansatz(fields, 2, start=net)
+    >>> seen = [of.observe.Function(moved, "ansatz")]
+    >>> of.train(net, np.eye(3), np.ones(3), steps=5, observe=seen).observations["ansatz"].shape
     (6,)
     """
 
@@ -70,8 +70,7 @@ class Snapshots:
     --------
     >>> import numpy as np, opflow as of
     >>> net = of.ReLUNetwork.random([3, 8], seed=0)
-    >>> keep = of.observe.Snapshots(at=[0, 4])
-    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[keep])
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.Snapshots([0, 4])])
     >>> run.observations["snapshots"]
     {0: <ReLUNetwork 3-8-1 float64, 24 parameters>, 4: <ReLUNetwork 3-8-1 float64, 24 parameters>}
     """
@@ -87,8 +86,7 @@ class Snapshots:
     def __call__(self, moment: Moment) -> None:
         if moment.step == 0:
             self.networks = {}
-        at = self.at
-        if at is None or (at(moment) if callable(at) else moment.step in at):
+        if self.at is None or (self.at(moment) if callable(self.at) else moment.step in self.at):
             self.networks[moment.step] = moment.network.to("cpu")
 
     def state(self) -> dict[str, Array]:

@@ -126,7 +126,7 @@ class Moment:
 
     @cached_property
     def snapshot(self) -> Fields:
-        """The fields at :attr:`tangent`, computed once for all observers of a moment."""
+        """The fields at :attr:`tangent`, computed once; W¹ is not in them, if it was eliminated."""
         return self.tangent.snapshot()
 
     @cached_property

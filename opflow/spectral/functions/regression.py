@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, check_real, is_sparse
+from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.checks import check_finite, symmetric_operator
+from opflow.spectral.checks import check_finite, check_shift, symmetric_operator
 from opflow.spectral.functions.solve import Solution, solve
 
 
@@ -72,6 +73,20 @@ class KernelRegression(Pictured):
         return cross.matvec(self.coefficients.reshape(-1)).reshape(-1, outputs)
 
 
+def check_targets(op: Operator, y: Data) -> tuple[Array, bool]:
+    """The targets, and whether the outputs of a sample are rows of the kernel."""
+    y = check_real(y, "y", dtype=op.dtype)
+    rows = size = 0
+    if not is_sparse(y) and y.ndim in (1, 2):
+        rows, size = op.space.total(np.array([len(y), y.size]))
+    if op.shape[0] not in (rows, size) or not size:
+        raise ValueError(
+            f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
+            "as its entries flattened sample-major, are expected"
+        )
+    return check_finite(y, "y", op.space), y.ndim == 2 and op.shape[0] == size
+
+
 def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> KernelRegression:
     r"""Kernel ridge regression, α = (K + μ)⁻¹ y.
 
@@ -113,17 +128,7 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
     (True, (2, 1))
     """
     op = symmetric_operator(op)
-    y = check_real(y, "y", dtype=op.dtype)
-    rows = size = 0
-    if not is_sparse(y) and y.ndim in (1, 2):
-        rows, size = op.space.total(np.array([len(y), y.size]))
-    if op.shape[0] not in (rows, size) or not size:
-        raise ValueError(
-            f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
-            "as its entries flattened sample-major, are expected"
-        )
-    flattened = y.ndim == 2 and op.shape[0] == size
-    y = check_finite(y, "y", op.space)
+    y, flattened = check_targets(op, y)
     targets = y.reshape(-1) if flattened else y
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)
@@ -148,3 +153,46 @@ def leave_one_out(K: Array, y: Array) -> tuple[float, float]:
     width = powers[1] - powers[0]
     found = minimize_scalar(error, bounds=(best - width, best + width), method="bounded")
     return float(top * np.exp(found.x)), float(found.fun)
+
+
+def learning_curve(
+    eigenvalues: Data, coefficients: Data, samples: Data, noise: float = 0.0, ridge: float = 0.0
+) -> np.ndarray:
+    r"""The expected error of kernel regression on P samples, against the target without noise.
+
+    Parameters
+    ----------
+    eigenvalues, coefficients : array (m,)
+        η of the kernel, and a of the target in the orthonormal eigenfunctions (√η times the
+        paper's): of N equally likely inputs the eigenvalues of the kernel over N, and uᵀy/√N.
+    samples, noise, ridge : numbers, or an array of samples
+        P, the variance σ² of the targets' noise, and the shift λ of the regression.
+
+    Notes
+    -----
+    For large P and m the mean squared error is (Σ a²κ²/(κ + Pη)² + γσ²) / (1 − γ), with
+    κ = λ + Σ κη/(κ + Pη) and γ = P Σ η²/(κ + Pη)² [1]_.
+
+    .. [1] A. Canatar, B. Bordelon, C. Pehlevan, Nature Communications 12 (2021), arXiv:2006.13198.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> of.spectral.learning_curve([0.5, 0.25, 0.25], [1.0, 1.0, 0.0], [0, 2, 4]).round(4)
+    array([2.   , 0.618, 0.   ])
+    """
+    eta, a, sizes = (np.asarray(x, dtype=float) for x in (eigenvalues, coefficients, samples))
+    if eta.ndim != 1 or eta.shape != a.shape or not ((eta >= 0).all() and (sizes >= 0).all()):
+        raise ValueError("eigenvalues >= 0 and coefficients must be of one length, samples >= 0")
+    noise, ridge = check_shift(noise, "noise"), check_shift(ridge, "ridge")
+    unit = (ridge + eta.sum()) or 1.0  # of κ, η and λ, whose ratios count
+    eta, ridge = eta / unit, ridge / unit
+
+    def error(P: float) -> float:
+        f = lambda x: ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1  # noqa: E731
+        kappa = np.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
+        shares = eta / (kappa + P * eta)
+        left, gamma = a - P * shares * a, P * (shares @ shares)
+        return float((left @ left + gamma * noise) / max(1 - gamma, np.finfo(float).tiny))
+
+    return np.array([error(P) for P in sizes.ravel()]).reshape(sizes.shape)

@@ -142,11 +142,11 @@ def solve(
     norms = op.space.norm(block / units, axis=0)
     sizes = xp.where(norms > 0, norms, xp.ones_like(norms)) * units
     system = System(op, shift, inverse)
-    break_even = _break_even(op, how, block.shape[1], preconditioner)
+    iterations = break_even(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
-        x, residuals = system.iterate(block / sizes, tol, int(min(most, break_even)))
+        x, residuals = system.iterate(block / sizes, tol, int(min(most, iterations)))
         unsolved = np.max(residuals, initial=0.0) > tol
-        if unsolved and system.iterations < most and break_even < most:
+        if unsolved and system.iterations < most and iterations < most:
             x, residuals = system.factorise(block / sizes, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
@@ -186,7 +186,7 @@ def _preconditioner(
     return inverse, 0
 
 
-def _break_even(op: Operator, how: str | None, columns: int, preconditioner: Data) -> float:
+def break_even(op: Operator, how: str | None, columns: int, preconditioner: Data) -> float:
     """Iterations that take as long as the direct solution; ∞ where there is no such solution."""
     if how not in (None, "iterative", "direct"):
         raise ValueError(f"how must be 'iterative', 'direct' or None, not {how!r}")

@@ -82,9 +82,9 @@ def logdet(
             raise ValueError(
                 f"shift must be positive: op has an eigenvalue of {least:.3g}, zero to rounding"
             )
-        return _trace(rule, np.log)
-    rule = _rule(op, how, probes, steps, rng)
-    part = _trace(rule, lambda x: np.log1p(np.maximum(x, 0.0) / shift))
+        return rule_trace(rule, np.log)
+    rule = psd_rule(op, how, probes, steps, rng)
+    part = rule_trace(rule, lambda x: np.log1p(np.maximum(x, 0.0) / shift))
     return part.mapped(lambda x: op.shape[0] * math.log(shift) + x)
 
 
@@ -125,8 +125,8 @@ def effective_dimension(
     shift = check_shift(shift)
     if shift == 0:
         raise ValueError("shift must be positive: at 0 it would be the rank, n - density(op).null")
-    rule = _rule(op, how, probes, steps, rng)
-    value = _trace(rule, lambda x: np.maximum(x, 0.0) / (np.maximum(x, 0.0) + shift))
+    rule = psd_rule(op, how, probes, steps, rng)
+    value = rule_trace(rule, lambda x: np.maximum(x, 0.0) / (np.maximum(x, 0.0) + shift))
     return value.mapped(lambda x: min(max(x, 0.0), float(op.shape[0])))
 
 
@@ -165,8 +165,8 @@ def effective_rank(
     2 (exact, 0 products)
     """
     op = symmetric_operator(op)
-    rule = _rule(op, how, probes, steps, rng)
-    total = _trace(rule, lambda x: x) if rule.exact else trace(op, rng=rng)
+    rule = psd_rule(op, how, probes, steps, rng)
+    total = rule_trace(rule, lambda x: x) if rule.exact else trace(op, rng=rng)
     if not total > 0:
         raise ValueError(f"op must be PSD and not zero, but its trace is {total:.4g}")
     p = np.maximum(rule.nodes, 0.0) / total
@@ -180,7 +180,7 @@ def effective_rank(
         q = total / size  # of the trace that p was made with
         return min(max(math.exp(min(q * h, 700.0)) / (q * centre), 1.0), float(op.shape[0]))
 
-    part = _trace(rule, entropy, least=1.0)
+    part = rule_trace(rule, entropy, least=1.0)
     if rule.exact:
         return part.mapped(lambda h: rank(h, total))
     sizes = (max(total.low, float(rule.nodes.max())), total.high)  # no eigenvalue exceeds a trace
@@ -189,13 +189,13 @@ def effective_rank(
     return Estimate(rank(part, total), min(ends), max(ends), products=spent, how=part.how)
 
 
-def _rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
+def psd_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
     rule = choose_rule(op, how, probes, steps, rng)
     check_psd(op, rule.nodes)
     return rule
 
 
-def _trace(rule: Quadrature, f: Callable[[Array], Array], least: float = 0.0) -> Estimate:
+def rule_trace(rule: Quadrature, f: Callable[[Array], Array], least: float = 0.0) -> Estimate:
     """tr f, exact where the nodes are all eigenvalues and f does not tell them from rounding.
 
     `least` is a value beside which what rounding does counts as small.

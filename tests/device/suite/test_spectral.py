@@ -139,9 +139,22 @@ FUNCTIONS = {
     "kernel_regression, outputs": lambda K, at: S.kernel_regression(
         K, at(Y.reshape(20, 4)[:, :2]), 0.1
     ).predict(K),
+    **{
+        f"posterior, {how}": lambda K, at, how=how: given(K, at, how)
+        for how in ("direct", "iterative")
+    },
     "logdet, nonsingular": lambda K, at: S.logdet(K + of.Identity(40), 0.0),
     "condition_number, small": lambda K, at: S.condition_number(K),
 }
+
+
+def given(K, at, how):
+    """All of a posterior but its operators."""
+    cross, prior = K.block(np.arange(6), slice(None)), at(np.full(6, 50.0))
+    found = S.posterior(K, at(Y), 0.5, cross, prior, how=how, tol=1e-12, rank=6)
+    names = ("mean", "variance", "leverages", "leave_one_out", "log_marginal_likelihood")
+    values = [getattr(found, name) for name in names]
+    return [*values, found.noise_gradient, found.influence @ at(Y)]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

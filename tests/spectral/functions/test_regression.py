@@ -3,7 +3,7 @@ import pytest
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning
-from opflow.spectral.functions.regression import kernel_regression
+from opflow.spectral.functions.regression import kernel_regression, learning_curve
 
 
 def problem(outputs=1, n=40, new=7):
@@ -95,3 +95,66 @@ def test_what_does_not_fit_is_named(call, message):
     *_, K, cross = problem()
     with pytest.raises(ValueError, match=message):
         call(K, cross)
+
+
+@pytest.mark.parametrize(
+    ("ridge", "noise"), [(0.02, 0.0), (0.02, 0.25), (0.5, 0.1), (0.0, 0.1)], ids=str
+)
+def test_learning_curves_are_the_mean_of_simulated_regressions(ridge, noise):
+    """On a finite input space whose kernel has known eigenfunctions, within 3 standard errors."""
+    N, m, seeds = 8000, 100, 40
+    rng = np.random.default_rng(0)
+    phi = np.linalg.qr(rng.standard_normal((N, m + 1)))[0] * N**0.5
+    eta = np.append(np.arange(1.0, m + 1) ** -1.5, 0.0)
+    a = np.append(rng.standard_normal(m) * np.arange(1, m + 1) ** -0.8, 0.1)  # 0.1 is out of reach
+    target = phi @ a
+    sizes = np.array([15, 50, 250])
+    for P, predicted in zip(sizes, learning_curve(eta, a, sizes, noise, ridge), strict=True):
+        errors = []
+        for seed in range(seeds):
+            draw = np.random.default_rng(seed)
+            seen = draw.integers(N, size=P)
+            y = target[seen] + noise**0.5 * draw.standard_normal(P)
+            F = np.vstack([phi[seen] * eta**0.5, ridge**0.5 * np.eye(m + 1)])
+            w = np.linalg.lstsq(F, np.append(y, np.zeros(m + 1)))[0]
+            errors.append(np.sum((w * eta**0.5 - a) ** 2))  # phi is orthonormal
+        spread = np.std(errors, ddof=1) / seeds**0.5
+        assert abs(np.mean(errors) - predicted) < 3 * spread, (
+            P,
+            np.mean(errors),
+            predicted,
+            spread,
+        )
+
+
+def test_learning_curves_solve_their_equations():
+    eta, a = np.geomspace(1e-14, 1, 40), np.linspace(-1, 2, 40)
+    for P, ridge in ((1, 0.0), (7.5, 1e-3), (200, 1e-9), (30, 0.0)):
+        found = learning_curve(eta, a, P, 0.3, ridge)
+        assert found.shape == ()
+        # κ by bisection on the sum, in logarithms
+        low, high = -60.0, 2.0
+        for _ in range(200):
+            x = (low + high) / 2
+            k = np.exp(x)
+            too_small = ridge / k + (eta / (k + P * eta)).sum() > 1
+            low, high = (x, high) if too_small else (low, x)
+        gamma = P * (eta**2 / (k + P * eta) ** 2).sum()
+        wanted = ((a * k / (k + P * eta)) ** 2).sum() / (1 - gamma) + 0.3 * gamma / (1 - gamma)
+        assert np.isclose(found, wanted, rtol=1e-9), (P, ridge)
+
+
+def test_learning_curves_at_their_ends():
+    eta, a = np.array([1.0, 0.5, 0.0]), np.array([1.0, 2.0, 0.5])
+    assert np.isclose(learning_curve(eta, a, 0), 5.25)  # nothing is known
+    assert np.isclose(learning_curve(eta, a, 10), 0.25 / 0.8)  # all that can be expressed is
+    assert learning_curve(eta, a, 2) > 1e12  # as many samples as modes: the error diverges
+    assert np.isclose(learning_curve(np.zeros(3), a, 5), 5.25)
+    assert np.isclose(learning_curve(eta, a, 10**9, ridge=0.1, noise=1.0), 0.25, rtol=1e-6)
+    many = learning_curve(eta, a, np.array([[1, 2], [3, 4]]), ridge=0.1)
+    assert many.shape == (2, 2) and (np.diff(many.ravel()) < 0).all()
+    for bad in (([1.0], a, 3), (-eta, a, 3), (eta, a, -1), (np.ones((3, 1)), np.ones((3, 1)), 1)):
+        with pytest.raises(ValueError, match="must be of one length"):
+            learning_curve(*bad)
+    with pytest.raises(ValueError, match="ridge must be finite"):
+        learning_curve(eta, a, 3, ridge=-1.0)
