@@ -276,8 +276,8 @@ def check(package: Path, api: dict) -> tuple[list[str], list[str]]:
     return seen, sorted(set(problems))
 
 
-#: parts that see no device array: pictures, of objects with methods of the same names, and prices
-HOST_ONLY = ("plot/", "cli/estimate.py")
+#: parts that see no device array: pictures and tensors have methods of the same names; and prices
+HOST_ONLY = ("plot/", "torch/", "cli/estimate.py")
 
 
 def sources(package: Path) -> Iterator[Path]:
