@@ -214,6 +214,29 @@ def test_parameters_without_a_rule_are_named_and_right(name, memory):
     assert close(J.T @ D, D.T @ D)
 
 
+class Keys(nn.Module):
+    """Attention does not depend on the bias of its keys, nor GroupNorm of a channel on a shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.conv, self.norm = nn.Conv1d(6, 4, 3), nn.GroupNorm(4, 4)
+
+    def forward(self, x):
+        x = nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.norm(self.conv(x)).relu().mean(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_parameter_without_effect_keeps_its_rule(dtype):
+    module, X = built("keys", dtype, {"keys": (Keys, lambda: torch.randn(SAMPLES, 6, 8))})
+    D = dense_jacobian(module, X)
+    with warnings.catch_warnings(action="error"):
+        J = of.torch.jacobian(module, X)
+    eps = 1e-3 if dtype == torch.float32 else 1e-12
+    assert np.abs(J.todense() - D.reshape(J.shape)).max() < eps * np.abs(D).max()
+
+
 def test_a_rule_of_ones_own_is_used():
     class Scaled(nn.Linear):
         def forward(self, x):
