@@ -359,6 +359,9 @@ def together():
         (nn.Sequential(nn.Linear(4, 2), nn.Flatten(0)), torch.randn(3, 4), ValueError,
          "gives 6 rows of outputs for 3 samples"),
         (nn.LSTM(4, 2), torch.randn(3, 4), TypeError, "forward=lambda"),
+        (nn.Linear(4, 2), iter([torch.randn(3, 4)]), TypeError, "read once only.*list"),
+        (nn.Linear(4, 2), torch.utils.data.DataLoader(torch.randn(3, 4), shuffle=True), ValueError,
+         "shuffle=False"),
     ],
 )  # fmt: skip
 def test_what_has_no_jacobian_by_samples_is_refused_by_name(module, X, error, message):
