@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from benchmarks.suite import measures, report, run, store, targets
+from benchmarks.suite import measures, modules, report, run, store, targets
 from benchmarks.suite.contenders import CONTENDERS, contender
 from benchmarks.suite.pool import Cell, Options, Skipped
 from benchmarks.suite.problems import MARGIN, QUICK, Problem, Shape, clear_of_kinks, write
@@ -20,7 +20,7 @@ from benchmarks.suite.problems import MARGIN, QUICK, Problem, Shape, clear_of_ki
 ROOT = Path(__file__).parents[1]
 SHAPE = Shape(23, 7, (9, 8))
 NEEDS = {"torch": "torch", "JAX": "jax", "neural-tangents": "neural_tangents"}
-NEEDS |= {"curvlinops": "curvlinops"}
+NEEDS |= {"curvlinops": "curvlinops", "NNGeometry": "nngeometry"}
 
 
 def needed(name):
@@ -69,6 +69,26 @@ def test_every_contender_takes_the_same_steps(name, tmp_path):
     )
     np.testing.assert_allclose(outputs, descent.residual[:, 0] + found.y, rtol=1e-11)
     assert len(seconds) == 3 and min(seconds) > 0
+
+
+#: a module of each task that all its contenders know
+MODULES = {"module products": "small ResNet", "module GGN": "CNN", "module kernels": "CNN"}
+MODULES |= {"module spectra": "LeNet"}
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch, in its own tracing
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [(task, name) for task in MODULES for name in CONTENDERS[task] if name != "opflow"],
+)
+def test_contenders_agree_on_modules(task, name, tmp_path):
+    pytest.importorskip("torch", reason="modules need torch")
+    pytest.importorskip("sklearn", reason="the inputs are digits of scikit-learn")
+    needed(name)
+    modules.write(tmp_path, modules.shape(5, MODULES[task], block=2), "float64")
+    found = modules.ModuleProblem(tmp_path, threads=1)
+    ours, theirs = (contender(task, n)(found)()() for n in ("opflow", name))
+    assert run.relative_error(theirs, ours) < 1e-10
 
 
 def test_the_bare_gemms_are_two_a_layer_and_column(tmp_path, monkeypatch):
@@ -267,6 +287,22 @@ def test_a_run_goes_on_where_it_was_cut_short(quick, tmp_path):
     after = json.loads(path.read_text())
     del after["cells"][key], kept["cells"][key]
     assert after == kept
+
+
+@pytest.mark.thorough
+def test_a_quick_run_of_the_modules(tmp_path):
+    pytest.importorskip("torch", reason="modules need torch")
+    path = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.torch_kernels", "--quick", "--results", path,
+               "--only", "products, ResNet-18", "--contenders", "torch jvp∘vjp"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    results = store.load(path)
+    (cell,) = results["modules"]["cells"].values()
+    assert not cell["skipped"] and set(cell["median"]) == {"opflow", "torch jvp∘vjp"}
+    cell["set_up"]["opflow"] = cell["median"]["opflow"] = 1.0
+    cell["median"]["torch jvp∘vjp"] = 1.4
+    text = report.page(results | {"machine": RESULTS["machine"], "cells": RESULTS["cells"]})
+    assert "small ResNet, N = 12, k = 1, P = 1,373" in text and "**not** met" in text
 
 
 # -- results ----------------------------------------------------------------------------------

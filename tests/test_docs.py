@@ -143,6 +143,7 @@ def test_the_python_of_a_page_runs(page, capsys):
         ("hierarchy_truncation", ["--steps", "2"], 4),
         ("infinite_width", ["--quick"], 1),
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
+        ("kernel_of_a_resnet", ["--quick"], 1),
         ("spectral_analysis", ["--quick"], 6),
         ("torch_checkpoint", ["--quick"], 5),
         ("uncertainty", ["--held-out", "300"], 1),
@@ -152,7 +153,7 @@ def test_the_python_of_a_page_runs(page, capsys):
 def test_the_examples_run(example, options, figures, tmp_path):
     pytest.importorskip("sklearn", reason="the examples use scikit-learn's digits")
     pytest.importorskip("matplotlib", reason="the examples draw figures")
-    if example.startswith("torch"):
+    if example in ("kernel_of_a_resnet", "torch_checkpoint"):
         pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
     root = DOCS.parent
     options = [*options, "--out", str(tmp_path)] if options else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.suite import ours, with_jax, with_torch
+from benchmarks.suite import modules, ours, twins, with_jax, with_torch
 from benchmarks.suite.problems import SetUp
 
 #: what each task compares: "opflow" is the reference, "bare GEMMs" the yardstick
@@ -46,6 +46,19 @@ CONTENDERS: dict[str, dict[str, Callable[..., SetUp]]] = {
         "torch linearize": with_torch.linearize,
         "JAX linearize": with_jax.linearize,
     },
+    "module products": {
+        "opflow": modules.product,
+        "torch jvp∘vjp": modules.jvp_vjp,
+        "curvlinops": modules.curvlinops_product,
+    },
+    "module GGN": {"opflow": modules.gauss_newton, "curvlinops": modules.curvlinops_gauss_newton},
+    "module kernels": {
+        "opflow": modules.dense,
+        "torch.func": modules.func_dense,
+        "NNGeometry": modules.nngeometry,
+        "neural-tangents": twins.neural_tangents,
+    },
+    "module spectra": {"opflow": modules.spectrum, "torch.func": modules.func_spectrum},
 }
 
 

@@ -45,6 +45,10 @@ def page(results: dict[str, Any]) -> str:
     parts = [head, "\n".join(_about(results)), "\n".join(_reached(cells))]
     sections = (_products, _steps, _dense, _scaling, _start, _not_timed)
     parts += ["\n".join(lines) for section in sections if (lines := list(section(cells)))]
+    if "modules" in results:
+        from benchmarks.suite.report_modules import section
+
+        parts.append("\n".join(section(results["modules"])))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -57,17 +61,21 @@ def publish(results: dict[str, Any], path: Path) -> None:
         draw(results["cells"], path.parent / "figures")
 
 
-def _about(results: dict[str, Any]) -> Iterator[str]:
+def measured(results: dict[str, Any]) -> str:
     machine, dates = results["machine"], sorted({c["date"] for c in results["cells"].values()})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    yield (f"Measured {when} on {machine['processor']}, {machine['cores']} cores, "
-           f"{machine['memory']} GiB, {machine['system']}; gate products by "
-           f"{machine['gate products']}.  {versions}.")  # fmt: skip
+    return (f"Measured {when} on {machine['processor']}, {machine['cores']} cores, "
+            f"{machine['memory']} GiB, {machine['system']}; gate products by "
+            f"{machine['gate products']}.  {versions}.")  # fmt: skip
+
+
+def _about(results: dict[str, Any]) -> Iterator[str]:
+    yield measured(results)
     yield ""
     shapes = {c["workload"]: c["shape"] for c in results["cells"].values()
               if c["task"] in ("products", "steps")}  # fmt: skip
-    yield from _table(("workload", ""), sorted(shapes.items()))
+    yield from table(("workload", ""), sorted(shapes.items()))
 
 
 def _reached(cells: m.Cells) -> Iterator[str]:
@@ -79,10 +87,10 @@ def _reached(cells: m.Cells) -> Iterator[str]:
     yield f"{met} of {len(found)} targets are met; those that are not come first."
     yield ""
     rows = [
-        (target.what, target.asked, _short(target.measured), "yes" if target.reached else "**no**")
+        (target.what, target.asked, short(target.measured), "yes" if target.reached else "**no**")
         for target in (*missed, *(target for target in found if target.reached))
     ]
-    yield from _table(("", "target", "measured", "met"), rows)
+    yield from table(("", "target", "measured", "met"), rows)
 
 
 def _products(cells: m.Cells) -> Iterator[str]:
@@ -96,14 +104,14 @@ def _products(cells: m.Cells) -> Iterator[str]:
         block = list(group)
         yield f"\n### {_vectors(columns)}, {dtype}, {_threads(threads)}\n"
         yield "After set-up; the call is `K @ r`.\n"
-        yield from _table(
+        yield from table(
             ("", "bare GEMMs, ms", "opflow, ms", "GEMMs / opflow", "best peer", "ms",
              "best peer / opflow"), map(_product_row, block)
         )  # fmt: skip
         yield "\nAll contenders, in multiples of opflow's time:\n"
         yield from _multiples(block)
         yield "\nSet-up and 1, 20 and 200 products, by the way that the cost model chose:\n"
-        yield from _table(
+        yield from table(
             ("", "products", "way chosen", "opflow, ms", "chosen / fastest way", "best peer", "ms",
              "best peer / opflow"), (row for cell in block for row in _total_rows(cell))
         )  # fmt: skip
@@ -112,27 +120,27 @@ def _products(cells: m.Cells) -> Iterator[str]:
 def _product_row(cell: Any) -> tuple[str, ...]:
     times, best = cell["median"], m.best_peer(cell)
     gemms = times.get("bare GEMMs")
-    return (cell["workload"], _ms(gemms), _ms(times["opflow"]), _short(m.against_gemms(cell)),
-            best[0] if best else "–", _ms(best and best[1]), _verdict(m.lead(cell)))  # fmt: skip
+    return (cell["workload"], ms(gemms), ms(times["opflow"]), short(m.against_gemms(cell)),
+            best[0] if best else "–", ms(best and best[1]), verdict(m.lead(cell)))  # fmt: skip
 
 
 def _total_rows(cell: Any) -> Iterator[tuple[str, ...]]:
     for count in m.COUNTS:
         name, best = m.chosen(cell, count), m.best_peer_total(cell, count)
         ours = m.total(cell, name, count) if name in cell["median"] else None
-        yield (cell["workload"], str(count), cell["choice"][str(count)], _ms(ours),
-               _short(m.choice_against_best(cell, count)), best[0] if best else "–",
-               _ms(best and best[1]), _verdict(m.lead_in_all(cell, count)))  # fmt: skip
+        yield (cell["workload"], str(count), cell["choice"][str(count)], ms(ours),
+               short(m.choice_against_best(cell, count)), best[0] if best else "–",
+               ms(best and best[1]), verdict(m.lead_in_all(cell, count)))  # fmt: skip
 
 
 def _multiples(block: list[Any]) -> Iterator[str]:
     names = list(dict.fromkeys(name for cell in block for name in cell["median"]))
     rows = (
-        (name, *(_short(c["median"][name] / c["median"]["opflow"]) if name in c["median"] else "–"
+        (name, *(short(c["median"][name] / c["median"]["opflow"]) if name in c["median"] else "–"
                  for c in block))
         for name in names
     )  # fmt: skip
-    yield from _table(("", *(cell["workload"] for cell in block)), rows)
+    yield from table(("", *(cell["workload"] for cell in block)), rows)
 
 
 def _steps(cells: m.Cells) -> Iterator[str]:
@@ -146,10 +154,10 @@ def _steps(cells: m.Cells) -> Iterator[str]:
         block = list(group)
         peers = list(dict.fromkeys(n for c in block for n in c["median"] if m.is_peer(n)))
         rows = [
-            (c["workload"], *(_ms(c["median"].get(name)) for name in ("opflow", *peers)),
-             _verdict(m.lead(c))) for c in block
+            (c["workload"], *(ms(c["median"].get(name)) for name in ("opflow", *peers)),
+             verdict(m.lead(c))) for c in block
         ]  # fmt: skip
-        yield from _table(
+        yield from table(
             ("", *(f"{name}, ms" for name in ("opflow", *peers)), "best peer / opflow"), rows
         )
 
@@ -161,11 +169,11 @@ def _dense(cells: m.Cells) -> Iterator[str]:
     yield WORDS["dense"]
     yield "\nFrom the network and the data to the N × N matrix.\n"
     rows = [
-        (cell["shape"], name, _ms(seconds), _short(seconds / cell["median"]["opflow"]),
+        (cell["shape"], name, ms(seconds), short(seconds / cell["median"]["opflow"]),
          f"{m.memory(cell, name) / 2**20:,.0f}", str(len(cell["times"][name])))
         for cell in found for name, seconds in cell["median"].items()
     ]  # fmt: skip
-    yield from _table(("", "", "ms", "× opflow", "peak beyond libraries and data, MiB", "rounds"),
+    yield from table(("", "", "ms", "× opflow", "peak beyond libraries and data, MiB", "rounds"),
                       rows)  # fmt: skip
 
 
@@ -186,9 +194,9 @@ def _scaling(cells: m.Cells) -> Iterator[str]:
         row = [f"{cell['N']:,}"]
         for name in names:
             held = f"{m.memory(cell, name) / 2**20:,.0f}" if name in cell["median"] else "–"
-            row += [_ms(cell["median"].get(name)), held]
+            row += [ms(cell["median"].get(name)), held]
         rows.append(tuple(row))
-    yield from _table(("N", *head), rows)
+    yield from table(("N", *head), rows)
     fits = {name: m.exponent(*m.series(cells, name)) for name in names}
     told = [f"{name} {fit:.3f}" for name, fit in fits.items() if fit is not None]
     yield f"\nFitted exponents from N = {m.FROM:,} on: {', '.join(told) or 'too few points'}."
@@ -200,8 +208,8 @@ def _start(cells: m.Cells) -> Iterator[str]:
         yield (f"\nFresh processes; {cell['shape']}.  The first product counts set-up and "
                "compilation.  PyLops, which opflow is built on, imports torch and JAX where they "
                "are installed.\n")  # fmt: skip
-        rows = [(name, _ms(seconds)) for name, seconds in cell["median"].items()]
-        yield from _table(("", "ms"), rows)
+        rows = [(name, ms(seconds)) for name, seconds in cell["median"].items()]
+        yield from table(("", "ms"), rows)
 
 
 def _not_timed(cells: m.Cells) -> Iterator[str]:
@@ -229,25 +237,25 @@ def _order(cell: Any) -> tuple[Any, ...]:
     return (*_kind(cell), cell["workload"])
 
 
-def _table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
+def table(head: tuple[str, ...], rows: Any) -> Iterator[str]:
     yield "| " + " | ".join(head) + " |"
     yield "|" + "---|" * len(head)
     for row in rows:
         yield "| " + " | ".join(row) + " |"
 
 
-def _ms(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{_short(1e3 * seconds)}"
+def ms(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{short(1e3 * seconds)}"
 
 
-def _short(number: float | None) -> str:
+def short(number: float | None) -> str:
     if number is None:
         return "–"
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _verdict(ratio: float | None) -> str:
-    return f"**{_short(ratio)}, slower**" if ratio is not None and ratio < 1 else _short(ratio)
+def verdict(ratio: float | None) -> str:
+    return f"**{short(ratio)}, slower**" if ratio is not None and ratio < 1 else short(ratio)
 
 
 def _threads(count: int) -> str:

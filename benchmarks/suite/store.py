@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("opflow", "numpy", "scipy", "torch", "jax", "curvlinops-for-pytorch")
+PACKAGES = ("opflow", "numpy", "scipy", "torch", "jax", "curvlinops-for-pytorch", "nngeometry")
 OLD = ("neural-tangents", "jax")
 
 

@@ -57,9 +57,10 @@ def main() -> None:
 def load(task: str, name: str, folder: str, threads: int) -> tuple[Any, dict[str, Any]]:
     """Import what the contender needs and convert its data."""
     from benchmarks.suite.contenders import contender
+    from benchmarks.suite.modules import ModuleProblem
     from benchmarks.suite.problems import Problem
 
-    problem = Problem(folder, threads)
+    problem: Any = (ModuleProblem if task.startswith("module") else Problem)(folder, threads)
     work = Timed(contender(task, name)(problem), problem, task == "steps", Path(folder))
     return work, {"resident": status("VmRSS")}
 

@@ -54,6 +54,11 @@ class Samples:
                 f"X must be a tensor, an array, a dict or tuple of them, or an iterable of batches,"
                 f" not {type(X).__name__}"
             )
+        if isinstance(X, Iterator):
+            raise TypeError("X is an iterator, which is read once only: give a list of its batches")
+        loader = isinstance(X, torch.utils.data.DataLoader)
+        if loader and isinstance(X.sampler, torch.utils.data.RandomSampler):
+            raise ValueError("X shuffles its samples on every reading: give shuffle=False")
         self.batches: Iterable[Batch] = [X] if held else X
         if not held:
             self.size = sum(length(batch) for batch in self._read())

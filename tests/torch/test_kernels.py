@@ -211,6 +211,29 @@ def test_parameters_without_a_rule_are_named_and_right(name, memory):
     assert close(J.T @ D, D.T @ D)
 
 
+class Keys(nn.Module):
+    """Attention does not depend on the bias of its keys, nor GroupNorm of a channel on a shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.conv, self.norm = nn.Conv1d(6, 4, 3), nn.GroupNorm(4, 4)
+
+    def forward(self, x):
+        x = nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.norm(self.conv(x)).relu().mean(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_parameter_without_effect_keeps_its_rule(dtype):
+    module, X = built("keys", dtype, {"keys": (Keys, lambda: torch.randn(SAMPLES, 6, 8))})
+    D = dense_jacobian(module, X)
+    with warnings.catch_warnings(action="error"):
+        J = of.torch.jacobian(module, X)
+    eps = 1e-3 if dtype == torch.float32 else 1e-12
+    assert np.abs(J.todense() - D.reshape(J.shape)).max() < eps * np.abs(D).max()
+
+
 def test_a_rule_of_ones_own_is_used():
     class Scaled(nn.Linear):
         def forward(self, x):
@@ -365,6 +388,9 @@ def together():
         (nn.Bilinear(4, 2, 1), (torch.randn(3, 4), torch.randn(2, 2)), ValueError,
          "the same samples"),
         (nn.LSTM(4, 2), torch.randn(3, 4), TypeError, "forward=lambda"),
+        (nn.Linear(4, 2), iter([torch.randn(3, 4)]), TypeError, "read once only.*list"),
+        (nn.Linear(4, 2), torch.utils.data.DataLoader(torch.randn(3, 4), shuffle=True), ValueError,
+         "shuffle=False"),
     ],
 )  # fmt: skip
 def test_what_has_no_jacobian_by_samples_is_refused_by_name(module, X, error, message):
