@@ -33,9 +33,9 @@ FULL = {
     "products, CNN": ("module products", ("CNN", 1_000), "float64"),
     "GGN, MLP": ("module GGN", ("MLP", 1_000), "float64"),
     "GGN, CNN": ("module GGN", ("CNN", 1_000), "float64"),
-    "kernels, MLP": ("module kernels", ("MLP", 200), "float64"),
-    "kernels, CNN": ("module kernels", ("CNN", 200), "float64"),
-    "spectra, LeNet": ("module spectra", ("LeNet", 300), "float64"),
+    "kernels, MLP": ("module kernels", ("MLP", 100), "float64"),
+    "kernels, CNN": ("module kernels", ("CNN", 100), "float64"),
+    "spectra, LeNet": ("module spectra", ("LeNet", 100), "float64"),
 }
 QUICK = {
     "products, ResNet-18": ("module products", ("small ResNet", 12, 5, None), "float32"),
