@@ -77,7 +77,9 @@ def recorded(
         before = len(calls)
         for local, tensor in layer.named_parameters(recurse=False):
             name = names.get(id(tensor))
-            if name is None or layout is None or linear_in(layer, local, *inputs) is None:
+            if name is None or layout is None:
+                continue
+            if not _has_rule(layer, local, tensor, inputs, output):
                 continue
             calls.append(Call(name, None, layer, local, inputs, output, layout))
         return None if len(calls) == before else output.clone()  # for what changes it in place
@@ -107,6 +109,17 @@ def recorded(
                 handle = layer.register_forward_hook(note)
                 stack.callback(handle.remove)
         yield calls
+
+
+def _has_rule(layer: nn.Module, local: str, value: torch.Tensor, inputs: Any, output: Any) -> bool:
+    """Whether a rule takes these inputs: a subclass may be called with others than its base."""
+    if type(layer) in linear_in.registry:
+        return linear_in(layer, local, *inputs) is not None
+    try:
+        rule = linear_in(layer, local, *inputs)
+        return rule is not None and rule(value.detach()).shape == output.shape
+    except (RuntimeError, TypeError):
+        return False
 
 
 #: what stands for the multiplications of attention layers

@@ -189,7 +189,17 @@ class Functional(nn.Module):
         return self.layer(x) + torch.tanh(x @ self.layer.weight)
 
 
+class ChannelsFirst(nn.LayerNorm):
+    """As in ConvNeXt: the rule of its base cannot take its inputs."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
 GENERIC = {
+    "channels first": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 3), ChannelsFirst(3), nn.Tanh()),
+        lambda: torch.randn(SAMPLES, 2, 6), ["1.weight", "1.bias"]),
     "positions": (Positions, lambda: torch.randn(SAMPLES, 3, 4), ["shift"]),
     "functional": (Functional, lambda: torch.randn(SAMPLES, 4), ["layer.weight"]),
     "upsampling": (
