@@ -29,10 +29,10 @@ WORDS = ("all", "sum", "trace")
 
 def check_outputs(outputs: str | int) -> str | int:
     """`outputs`, if it is one of the words or a number."""
-    if isinstance(outputs, str) and outputs not in WORDS:
-        raise ValueError(f"outputs must be 'all', 'sum', 'trace' or a number, not {outputs!r}")
     if not isinstance(outputs, str):
-        check_integer(outputs, "outputs", 0)
+        return check_integer(outputs, "outputs", 0)
+    if outputs not in WORDS:
+        raise ValueError(f"outputs must be 'all', 'sum', 'trace' or a number, not {outputs!r}")
     return outputs
 
 
@@ -112,48 +112,48 @@ def _gram_block(F: OutputTrace, rows: Index, cols: Index, weights: Array | None 
     return reduce(add, (gram_block(F.J, i + p, j + p) for p in range(k)))
 
 
-@singledispatch
 def of_outputs(J: Operator, k: int, outputs: str | int) -> Operator:
     """The Jacobian of what `outputs` names; see :func:`opflow.jacobian`."""
+    outputs = check_outputs(outputs)
     if not isinstance(outputs, str):
         check_integer(outputs, "outputs", 0, k - 1)
     if outputs == "all" or k == 1:
         return J
     if outputs == "trace":
         return OutputTrace(J, k)
-    chosen = np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k)
+    return contracted(J, np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k, bool))
+
+
+@singledispatch
+def contracted(J: Operator, chosen: Array) -> Operator:
+    """The sum of the rows of the outputs that are `chosen` (k,)."""
     row = op_namespace(J).asarray(chosen[None], dtype=J.dtype)
-    return SampleLift(row, J.shape[0] // k) @ J
+    return SampleLift(row, J.shape[0] // len(chosen)) @ J
 
 
-@of_outputs.register
-def _of_scaled(J: Scaled, k: int, outputs: str | int) -> Operator:
-    return scale(J.scalar, of_outputs(J.parts[0], k, outputs))
+@contracted.register
+def _contracted_multiple(J: Scaled, chosen: Array) -> Operator:
+    return scale(J.scalar, contracted(J.parts[0], chosen))
 
 
-@of_outputs.register(HStack)
-@of_outputs.register(VStack)
-def _of_stack(J: HStack | VStack, k: int, outputs: str | int) -> Operator:
-    if outputs == "trace":  # the columns of an output stand together
-        return OutputTrace(J, k)
-    return type(J)([of_outputs(op, k, outputs) for op in J.parts], symbol=J._symbol)
+@contracted.register(HStack)
+@contracted.register(VStack)
+def _contracted_stack(J: HStack | VStack, chosen: Array) -> Operator:
+    return type(J)([contracted(op, chosen) for op in J.parts], symbol=J._symbol)
 
 
-@of_outputs.register
-def _of_matrix(J: Matrix, k: int, outputs: str | int) -> Operator:
-    if J.sparse or type(J) is not Matrix or outputs in ("all", "trace"):
-        return of_outputs.dispatch(Operator)(J, k, outputs)
-    return Matrix(_taken(J.data, k, outputs), symbol=J._symbol)
+@contracted.register
+def _contracted_matrix(J: Matrix, chosen: Array) -> Operator:
+    if J.sparse or type(J) is not Matrix:
+        return contracted.dispatch(Operator)(J, chosen)
+    rows = J.data.reshape(-1, len(chosen), J.shape[1])
+    if chosen.sum() == 1:  # a view
+        return Matrix(rows[:, int(chosen.argmax())], symbol=J._symbol)
+    return Matrix(rows.sum(axis=1), symbol=J._symbol)
 
 
-@of_outputs.register
-def _of_khatri_rao(J: KhatriRao, k: int, outputs: str | int) -> Operator:
-    if type(J.A) is not Matrix or J.A.sparse or outputs in ("all", "trace"):
-        return of_outputs.dispatch(Operator)(J, k, outputs)
-    return KhatriRao(Matrix(_taken(J.A.data, k, outputs), symbol=J.A._symbol), J.B)
-
-
-def _taken(rows: Array, k: int, outputs: str | int) -> Array:
-    """Of rows (N·k, p) those of one output, or the sums of those of a sample."""
-    by_sample = rows.reshape(-1, k, rows.shape[1])
-    return by_sample[:, outputs] if isinstance(outputs, int) else by_sample.sum(axis=1)
+@contracted.register
+def _contracted_khatri_rao(J: KhatriRao, chosen: Array) -> Operator:
+    if type(J.A) is not Matrix or J.A.sparse:
+        return contracted.dispatch(Operator)(J, chosen)
+    return KhatriRao(contracted(J.A, chosen), J.B)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from opflow.torch.data import Batch, length
-from opflow.torch.layers import linear_in
+from opflow.torch.layers import known_rule
 from opflow.torch.model import Model, differentiable
 
 #: layers that treat every axis but the last, or all of them, as positions
@@ -32,8 +32,8 @@ class Call(NamedTuple):
     local: str
     inputs: tuple[torch.Tensor, ...]
     output: torch.Tensor
-    #: how the samples stand in these tensors, see :func:`samples_first`
-    layout: int
+    #: how the samples stand in these tensors, see :func:`samples_first`; None if it is not used
+    layout: int | None
 
 
 def samples_first(tensor: torch.Tensor, layout: int, samples: int) -> torch.Tensor:
@@ -69,19 +69,16 @@ def recorded(
     names = {id(tensor): name for name, tensor in trained.items()}
 
     def note(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> torch.Tensor | None:
-        parts = [part for part in arguments if part is not None]
-        if not parts or not all(isinstance(part, torch.Tensor) for part in [output, *parts]):
+        inputs = tuple(part for part in arguments if part is not None)
+        if not inputs or not all(isinstance(part, torch.Tensor) for part in (output, *inputs)):
             return None
-        inputs = tuple(part.detach() for part in parts)
+        inputs = tuple(part.detach() for part in inputs)
         layout = _layout(layer, output, samples)
         before = len(calls)
         for local, tensor in layer.named_parameters(recurse=False):
             name = names.get(id(tensor))
-            if name is None or layout is None:
-                continue
-            if not _has_rule(layer, local, tensor, inputs, output):
-                continue
-            calls.append(Call(name, None, layer, local, inputs, output, layout))
+            if name is not None and known_rule(layer, local, *inputs) is not None:
+                calls.append(Call(name, None, layer, local, inputs, output, layout))
         return None if len(calls) == before else output.clone()  # for what changes it in place
 
     def multiply(
@@ -111,17 +108,6 @@ def recorded(
         yield calls
 
 
-def _has_rule(layer: nn.Module, local: str, value: torch.Tensor, inputs: Any, output: Any) -> bool:
-    """Whether a rule takes these inputs: a subclass may be called with others than its base."""
-    if type(layer) in linear_in.registry:
-        return linear_in(layer, local, *inputs) is not None
-    try:
-        rule = linear_in(layer, local, *inputs)
-        return rule is not None and rule(value.detach()).shape == output.shape
-    except (RuntimeError, TypeError):
-        return False
-
-
 #: what stands for the multiplications of attention layers
 _LINEAR = nn.Linear(1, 1, device="meta")
 
@@ -141,28 +127,42 @@ class Factors(NamedTuple):
     phi: torch.Tensor
 
 
-def factors(model: Model, batch: Batch, layouts: list[int] | None = None) -> list[Factors]:
-    """Those of every call of a batch, by k backward passes; `layouts` as an earlier batch had."""
+def factors(
+    model: Model, batch: Batch, calls_before: list[tuple[str, int | None]] | None = None
+) -> list[Factors]:
+    """Those of every call of a batch, by k backward passes; none of calls that are not used.
+
+    `calls_before` are the parameters and layouts of all calls, as an earlier batch had them.
+    """
     samples = length(batch)
     with differentiable():
         trained = model.leaves()
         with recorded(model, trained, samples) as calls:
             outputs = model(trained, batch)
-        if layouts is not None and len(calls) != len(layouts):
-            raise ValueError("the module calls its layers otherwise from batch to batch")
-        used = [call.output for call in calls]
-        if not used:
-            return []
-        found = [
+        if calls_before is not None:
+            if [call.name for call in calls] != [name for name, _ in calls_before]:
+                raise ValueError("the module calls its layers otherwise from batch to batch")
+            pairs = zip(calls, calls_before, strict=True)
+            calls = [call._replace(layout=layout) for call, (_, layout) in pairs]
+        used = [call.output for call in calls if call.layout is not None]
+        passes = [
             torch.autograd.grad(
                 outputs[:, p].sum(), used, retain_graph=True, materialize_grads=True
             )
-            for p in range(outputs.shape[1])
+            for p in range(outputs.shape[1] if used else 0)
         ]
-    out = []
-    for i, call in enumerate(calls):
-        layout = call.layout if layouts is None else layouts[i]
-        gradients = [samples_first(gradient[i], layout, samples) for gradient in found]
-        inputs = tuple(samples_first(part, layout, samples) for part in call.inputs)
-        out.append(Factors(call, inputs, torch.stack(gradients, dim=1)))
-    return out
+    gradients = zip(*passes, strict=True)
+    empty = outputs.new_empty(0)
+    return [
+        Factors(call, (), empty)
+        if call.layout is None
+        else _factors(call, next(gradients), samples)
+        for call in calls
+    ]
+
+
+def _factors(call: Call, gradients: tuple[torch.Tensor, ...], samples: int) -> Factors:
+    layout = call.layout or 0
+    phi = [samples_first(gradient, layout, samples) for gradient in gradients]
+    inputs = tuple(samples_first(part, layout, samples) for part in call.inputs)
+    return Factors(call, inputs, torch.stack(phi, dim=1))

@@ -85,7 +85,7 @@ class Samples:
             raise ValueError(f"X is on {tensor.device} but the module is on {self.device}")
         if tensor.is_floating_point() and tensor.dtype != self.dtype:
             raise TypeError(f"X has dtype {tensor.dtype} but the parameters have {self.dtype}")
-        return tensor.detach()
+        return tensor.clone() if tensor.is_inference() else tensor.detach()
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, Batch]]:
         """The samples from `start` to `stop`, at most `rows` at a time, and where they stand."""

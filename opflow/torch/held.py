@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from opflow.operators import HStack, Matrix, Operator
+from opflow.machine.arrays import module_name
+from opflow.operators import HStack, Matrix, Operator, Zero
+from opflow.operators.operator import placed
 from opflow.operators.rules import add
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call, Factors, factors
@@ -17,31 +19,31 @@ from opflow.torch.data import Batch, Samples, length, rows_of
 from opflow.torch.model import Model, differentiable
 from opflow.torch.shares import per_sample, share
 
-#: samples by which the rules are checked against automatic differentiation
-PROBED = 4
+#: samples by which the rules are checked against automatic differentiation: a prime, for shapes
+#: tell where the samples stand
+PROBED = 5
 
 
 class Plan(NamedTuple):
     """How the shares of a module are held, decided from a few samples."""
 
-    #: of every call, the parameter
-    names: list[str]
-    #: and how the samples stand in its tensors
-    layouts: list[int]
+    #: of every call, the parameter, and how the samples stand in its tensors; None: not used
+    calls: list[tuple[str, int | None]]
     #: and whether its rows are held, which are fewer numbers than the factors
     by_rows: list[bool]
     #: parameters whose rows come from the whole module: there is no rule, or more than the rule
     generic: list[str]
+    #: whether torch cannot take their derivatives of all samples at once
+    one_by_one: bool
     #: k, and what is held for a sample
     outputs: int
     numbers: int
 
     def only(self, names: Iterable[str]) -> Plan:
         """The same for fewer parameters."""
-        kept = [i for i, name in enumerate(self.names) if name in names]
+        kept = [i for i, (name, _) in enumerate(self.calls) if name in names]
         return self._replace(
-            names=[self.names[i] for i in kept],
-            layouts=[self.layouts[i] for i in kept],
+            calls=[self.calls[i] for i in kept],
             by_rows=[self.by_rows[i] for i in kept],
             generic=[name for name in self.generic if name in names],
         )
@@ -66,36 +68,45 @@ def make_plan(model: Model, samples: Samples) -> Plan:
         # a force without symmetries: it tells one layout from another
         force = torch.sin(torch.arange(1.0, outputs.numel() + 1, device=model.device)).to(outputs)
         force = force.reshape(outputs.shape)
-        exact = torch.autograd.grad(outputs, list(trained.values()), force, materialize_grads=True)
+        exact = torch.autograd.grad(outputs, list(trained.values()), force, allow_unused=True)
     gradients = dict(zip(model.trained, exact, strict=True))
-    largest = max(float(gradient.abs().max()) for gradient in exact)
+    largest = max((float(g.abs().max()) for g in exact if g is not None), default=0.0)
     sizes = [_sizes(model, f) for f in found]
+    calls = [(f.call.name, f.call.layout) for f in found]
     plan = Plan(
-        [f.call.name for f in found],
-        [f.call.layout for f in found],
+        calls,
         [rows <= factors for rows, factors in sizes],
         [],
+        False,
         outputs.shape[1],
         0,
     )
     sums = held_jacobians(model, plan, [(slice(0, size), batch)], size)
+    used = {name for name, layout in calls if layout is not None}
     generic = []
     for name, gradient in gradients.items():
+        if gradient is None:
+            continue  # nothing uses it
         if not bool(gradient.isfinite().all()):
             raise ValueError(f"the derivative by parameter {name!r} is not finite")
-        op = sums.get(name)
-        if op is not None and op.shape[1] == gradient.numel():
+        op = sums[name]
+        if name in used and op.shape[1] == gradient.numel():
             pulled = to_tensor(op.rmatvec(to_array(force.reshape(-1))))
             if _agree(pulled, gradient, largest):
                 continue
         generic.append(name)
     numbers = sum(
-        min(size) for f, size in zip(found, sizes, strict=True) if f.call.name not in generic
+        min(size) for (name, _), size in zip(calls, sizes, strict=True) if name not in generic
     )
     numbers += outputs.shape[1] * sum(model.trained[name].numel() for name in generic)
-    plan = plan._replace(generic=generic, numbers=numbers)
+    plan = plan._replace(
+        calls=[(name, None if name in generic else layout) for name, layout in calls],
+        generic=generic,
+        numbers=numbers,
+    )
     if generic:
-        _check_generic(model, plan, batch, force, gradients)
+        known = {name: g for name, g in gradients.items() if g is not None}
+        plan = plan._replace(one_by_one=not _at_once(model, plan, batch, force, known))
         total = numbers * samples.size * model.dtype.itemsize
         warnings.warn(
             f"no rule is known for all uses of {', '.join(map(repr, generic))} in {model.title}: "
@@ -126,6 +137,8 @@ def _check_rows(
 
 def _sizes(model: Model, f: Factors) -> tuple[int, int]:
     """The numbers a sample of the rows of a call, and of its factors."""
+    if f.call.layout is None:
+        return 0, 0
     rows = f.phi.shape[1] * part_shape(model, f.call).numel()
     return rows, sum(part[0].numel() for part in (f.phi, *f.inputs))
 
@@ -135,39 +148,41 @@ def held_jacobians(
 ) -> dict[str, Operator]:
     """The Jacobian of `size` samples by each parameter that has calls or is generic."""
     calls: list[Call] = []
-    stored: list[tuple[torch.Tensor, ...]] = []
-    rows = {
-        name: _empty(model, size, (plan.outputs, *model.trained[name].shape))
-        for name in plan.generic
-    }
+    stored: list[list[torch.Tensor]] = []
+    rows: dict[str, torch.Tensor] = {}
     for s, batch in blocks:
-        found = factors(model, batch, plan.layouts)
-        pieces = [
-            _pieces(model, f, by) if f.call.name not in plan.generic else ()
-            for f, by in zip(found, plan.by_rows, strict=True)
-        ]
-        if not calls:
-            calls = [f.call._replace(inputs=(), output=None) for f in found]
-            stored = [tuple(_like(part, size) for part in group) for group in pieces]
+        found = factors(model, batch, plan.calls)
+        pieces = [_pieces(model, f, by) for f, by in zip(found, plan.by_rows, strict=True)]
+        generic = _generic_rows(model, plan, batch)
+        if not (calls or rows):
+            calls = [f.call._replace(inputs=(), output=torch.empty(0)) for f in found]
+            stored = [[_like(part, size) for part in group] for group in pieces]
+            rows = {name: _like(part, size) for name, part in generic.items()}
         for group, targets in zip(pieces, stored, strict=True):
             for part, target in zip(group, targets, strict=True):
+                if part.shape[1:] != target.shape[1:]:
+                    raise ValueError(
+                        f"a layer has {tuple(part.shape[1:])} numbers a sample in one batch and "
+                        f"{tuple(target.shape[1:])} in another: batches need one shape"
+                    )
                 target[s] = part
-        for name, part in _generic_rows(model, plan, batch).items():
+        for name, part in generic.items():
             rows[name][s] = part
-        del found, pieces
-    terms: dict[str, dict[tuple[int, int] | None, list[Operator]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+        del found, pieces, generic
+    terms: dict[str, dict[Any, list[Operator]]] = defaultdict(lambda: defaultdict(list))
     for name, part in rows.items():
         terms[name][None].append(_row_matrix(part.flatten(2)))
-    for call, by_rows, group in zip(calls, plan.by_rows, stored, strict=True):
-        if not group:
+    for call, by_rows, held in zip(calls, plan.by_rows, stored, strict=True):
+        if call.layout is None:
             continue
-        if by_rows:
-            op: Operator = _row_matrix(group[0])
-        else:
-            op = share(call, part_shape(model, call), group[1:], group[0])
+        shape = part_shape(model, call)
+        op = _row_matrix(held[0]) if by_rows else share(call, shape, tuple(held[1:]), held[0])
         terms[call.name][call.rows].append(op)
+    where = module_name(to_array(next(iter(model.trained.values()))))
+    for name, parameter in model.trained.items():
+        if name not in terms:  # nothing uses it
+            nothing = Zero(size * plan.outputs, parameter.numel(), to_array(parameter).dtype)
+            terms[name][None].append(placed(nothing, where))
     return {name: _joined(parts) for name, parts in terms.items()}
 
 
@@ -185,6 +200,8 @@ def _joined(parts: dict[tuple[int, int] | None, list[Operator]]) -> Operator:
 
 def _pieces(model: Model, f: Factors, by_rows: bool) -> tuple[torch.Tensor, ...]:
     """What is held of a call: its rows, or φ and its inputs."""
+    if f.call.layout is None:
+        return ()
     if by_rows:
         return (per_sample(f.call, part_shape(model, f.call), f.inputs, f.phi),)
     return (f.phi, *f.inputs)
@@ -192,10 +209,6 @@ def _pieces(model: Model, f: Factors, by_rows: bool) -> tuple[torch.Tensor, ...]
 
 def _row_matrix(rows: torch.Tensor) -> Operator:
     return Matrix(to_array(rows.flatten(0, 1)), symbol="∂f")
-
-
-def _empty(model: Model, size: int, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty((size, *shape), dtype=model.dtype, device=model.device)
 
 
 def _like(part: torch.Tensor, size: int) -> torch.Tensor:
@@ -212,32 +225,35 @@ def _generic_rows(model: Model, plan: Plan, batch: Batch) -> dict[str, torch.Ten
         return model(model.trained | some, rows_of(sample, None))[0]
 
     with differentiable():
-        return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
+        if not plan.one_by_one:
+            return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in some.items()}
+        rows = [
+            torch.autograd.grad(f, list(leaves.values()), retain_graph=True, materialize_grads=True)
+            for f in model(model.trained | leaves, batch).reshape(-1)
+        ]
+    shape = (length(batch), plan.outputs)
+    parts = (torch.stack(part).unflatten(0, shape) for part in zip(*rows, strict=True))
+    return dict(zip(leaves, parts, strict=True))
 
 
-def _check_generic(
+def _at_once(
     model: Model,
     plan: Plan,
     batch: Batch,
     force: torch.Tensor,
     exact: Mapping[str, torch.Tensor],
-) -> None:
-    """Raise where torch cannot take derivatives sample by sample, or takes wrong ones."""
-    error: Exception | None = None
-    wrong = list(plan.generic)
+) -> bool:
+    """Whether torch takes the derivatives of all samples at once, and rightly."""
     largest = max(float(gradient.abs().max()) for gradient in exact.values())
     try:
-        for name, rows in _generic_rows(model, plan, batch).items():
-            if _agree(torch.einsum("bk,bk...->...", force, rows), exact[name], largest):
-                wrong.remove(name)
-    except RuntimeError as raised:
-        error = raised
-    if wrong:
-        raise NotImplementedError(
-            f"no rule is known for {', '.join(map(repr, wrong))} in {model.title}, and torch.func "
-            "does not give their derivatives sample by sample: parameters= can leave them out, "
-            "opflow.torch.linear_in takes a rule"
-        ) from error
+        rows = _generic_rows(model, plan, batch)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return all(
+        _agree(torch.einsum("bk,bk...->...", force, part), exact[name], largest)
+        for name, part in rows.items()
+    )
 
 
 def _agree(ours: torch.Tensor, exact: torch.Tensor, largest: float) -> bool:

@@ -17,10 +17,11 @@ from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.data import Samples
-from opflow.torch.model import Model, block_of
+from opflow.torch.model import Model, block_of, differentiable
 from opflow.torch.recomputed import cast, directions, over_columns, pulled, pushed
 
 
+@torch.inference_mode(False)
 def hessian(
     module: torch.nn.Module,
     X: Any,
@@ -65,6 +66,11 @@ def hessian(
     (41, 41)
     """
     model = Model(module, parameters, "all", forward)
+    if model.padded:
+        raise ValueError(
+            "an embedding with padding_idx has a gradient that is none of its loss: the Hessian is "
+            "of other parameters, which parameters= names, with that embedding frozen"
+        )
     samples = model.samples(X)
     rows, outputs = block_of(model, samples)
     goal = check_bent(objective, outputs, part)
@@ -110,7 +116,7 @@ class ModuleHessian(Operator):
         rows = max(1, self.at_once // (2 * X.shape[1]))
         for s, batch in self.samples.blocks(0, self.samples.size, rows):
             batch = cast(batch, vectors.dtype)
-            with torch.no_grad():
+            with differentiable(), torch.no_grad():
                 f = to_array(model(model.trained, batch))
             y = self.data[s].astype(f.dtype)
             force = to_tensor(self.objective.force(f, y))

@@ -70,7 +70,7 @@ def jacobian(
     -----
     UserWarning
         Naming the parameters that no rule covers: a random product of the rules is compared with
-        automatic differentiation first, on four samples.  For those the rows of J are held.
+        automatic differentiation first, on five samples.  For those the rows of J are held.
 
     Notes
     -----
@@ -189,6 +189,7 @@ def cross_kernel(
 class Network:
     """A module on its samples: what is held of the first of them, what is recomputed of others."""
 
+    @torch.inference_mode(False)  # of which copies have no derivatives
     def __init__(
         self,
         module: torch.nn.Module,

@@ -52,11 +52,16 @@ class Model:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
         _check_evaluation(module)
+        if forward is not None and not callable(forward):
+            raise TypeError(
+                f"forward must be a function of the module and a batch, not {forward!r}"
+            )
+        module = copy.deepcopy(module)
         self.whole = Whole(module, forward)
         named = dict(module.named_parameters())
         names = _chosen(named, parameters)
-        #: the trained parameters, copied, by their names
-        self.trained = {name: named[name].detach().clone() for name in names}
+        #: the trained parameters by their names
+        self.trained = {name: named[name].detach().contiguous() for name in names}
         #: for error messages and symbols: the type of the module
         self.title = type(module).__name__
         first = next(iter(self.trained.values()))
@@ -64,13 +69,13 @@ class Model:
         self.dtype = first.dtype
         self._check_parameters()
         rest = dict(module.named_buffers()) | {n: p for n, p in named.items() if n not in names}
-        self._rest = {name: tensor.detach().clone() for name, tensor in rest.items()}
+        self._rest = {name: tensor.detach().contiguous() for name, tensor in rest.items()}
         self._whole_output = outputs
         #: whether Jᵀu is no transpose of torch's J v: padding of embeddings has no gradient
         self.padded = any(
-            isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)
-            and part.padding_idx is not None
+            part.weight.requires_grad and part.padding_idx is not None
             for part in module.modules()
+            if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)
         )
 
     def _check_parameters(self) -> None:
@@ -155,7 +160,7 @@ def differentiable() -> Iterator[None]:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -169,6 +174,8 @@ def _chosen(named: Mapping[str, torch.Tensor], wanted: Iterable[str] | None) -> 
             raise ValueError("module has no parameter that requires gradients; give parameters=")
         return names
     wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not wanted:
+        raise ValueError("parameters names nothing: leave it out for all that require gradients")
     names = []
     for part in wanted:
         found = [name for name in named if name == part or name.startswith(f"{part}.")]

@@ -15,12 +15,12 @@ from opflow.operators.kfac import Factors, kfac_factors
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call
-from opflow.torch.layers import Rule, linear_in
+from opflow.torch.layers import Rule, known_rule, linear_in
 
 
 def rule_of(call: Call, inputs: Iterable[torch.Tensor]) -> Rule:
     """The rule of a call, which has one, for other inputs."""
-    rule = linear_in(call.layer, call.local, *inputs)
+    rule = known_rule(call.layer, call.local, *inputs)
     assert rule is not None
     return rule
 
@@ -136,11 +136,12 @@ def _layer_factors(J: LayerJacobian) -> Factors:
     """Φ summed over samples, outputs and positions, A averaged over samples and positions."""
     layer, a = J.call.layer, J.inputs[0]
     channels = J.phi.ndim - 1
-    if isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+    plain = isinstance(layer, torch.nn.Conv2d) and not isinstance(layer.padding, str)
+    if plain and layer.groups == 1 and layer.padding_mode == "zeros":
         unfolded = torch.nn.Unfold(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         a, channels = unfolded(a).transpose(1, 2), 2
     elif not isinstance(layer, torch.nn.Linear):
-        raise TypeError(f"kfac knows no factors of {type(layer).__name__}")
+        raise TypeError(f"kfac knows no factors of {layer}")
     phi = J.phi.movedim(channels, -1).flatten(0, -2)
     a = a.flatten(0, -2)
     return to_array(phi.T @ phi), to_array(a.T @ a / len(a))

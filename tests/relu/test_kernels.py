@@ -73,7 +73,7 @@ def test_layer_kernels_sum_to_the_collective_kernel(problem):
 
 
 @settings(max_examples=examples(40))
-@given(problems(max_depth=3), ROUTES, st.sampled_from(["sum", "trace", 0]))
+@given(problems(max_depth=3), ROUTES, st.sampled_from(["sum", "trace", np.int64(0)]))
 def test_kernels_of_outputs_are_contractions_of_all(problem, route, outputs):
     network, X = problem
     J = chain_rule_jacobian(network, X).reshape(len(X), network.outputs, -1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import opflow as of
 from tests.torch.modules import SAMPLES, built, called, dense_jacobian
@@ -66,6 +67,35 @@ def test_float32_and_blocks_of_samples():
     assert whole.dtype == np.float32
     want.at_once = 1
     np.testing.assert_allclose(want @ v, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_takes_the_same_way_for_forces_and_derivatives():
+    layer = nn.TransformerEncoderLayer(6, 2, 7, dropout=0.0, batch_first=True)
+    module = nn.TransformerEncoder(layer, 1, enable_nested_tensor=True).double().eval()
+    X = torch.randn(3, 4, 6, dtype=torch.float64)
+    mask = torch.tensor([[False] * 4, [False, False, True, True], [False, False, False, True]])
+    y = torch.zeros(3, 24, dtype=torch.float64)
+
+    def forward(module, batch):
+        return module(batch[0], src_key_padding_mask=batch[1])
+
+    H = of.torch.hessian(module, (X, mask), y, forward=forward)
+    v = np.random.default_rng(0).standard_normal(H.shape[0])
+    parameters = list(module.parameters())
+    with sdpa_kernel(SDPBackend.MATH):  # has second derivatives
+        loss = 0.5 * (module.train()(X, src_key_padding_mask=mask) ** 2).sum()
+    first = torch.autograd.grad(loss, parameters, create_graph=True)
+    ends = np.cumsum([p.numel() for p in parameters])[:-1]
+    parts = [torch.as_tensor(part) for part in np.split(v, ends)]
+    along = sum((g.reshape(-1) * part).sum() for g, part in zip(first, parts, strict=True))
+    want = torch.cat([g.reshape(-1) for g in torch.autograd.grad(along, parameters)]).numpy()
+    assert np.abs(H @ v - want).max() <= 1e-11 * np.abs(want).max()
+
+
+def test_padding_has_no_hessian():
+    module, X = built("embedding")
+    with pytest.raises(ValueError, match="padding_idx"):
+        of.torch.hessian(module, X, TARGETS)
 
 
 def test_what_does_not_fit_is_named():

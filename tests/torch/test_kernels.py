@@ -419,3 +419,118 @@ def test_outputs_that_are_not_there_are_refused():
         of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), outputs=2)
     with pytest.raises(ValueError, match="outputs must be"):
         of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), outputs="each")
+
+
+# -- what shapes and samples do not tell ----------------------------------------------------------
+
+
+class Gated(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * (x[:, :1] > 0)
+
+
+class Adapted(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+        self.low = nn.Parameter(torch.randn(3, 1))
+
+    def forward(self, x):
+        return super().forward(x) + x[:, :1] @ self.low.T
+
+
+def test_a_layer_that_computes_in_its_own_way_has_no_rule_of_its_base():
+    X = torch.randn(12, 4, dtype=torch.float64)
+    X[:, 0] = torch.linspace(1, -1, 12)  # what the rules are checked on does not tell
+    for module in (Gated(4, 3).double(), Adapted().double()):
+        with pytest.warns(UserWarning, match="'weight'"):
+            J = of.torch.jacobian(module, X)
+        assert close(J.todense(), dense_jacobian(module, X).reshape(J.shape))
+
+
+class Swapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x)) if x.sum() > 0 else self.a(self.b(x))
+
+
+def test_batches_that_go_other_ways_or_have_other_shapes_are_refused():
+    X = torch.ones(4, 3)
+    X[2:] = -1
+    batches = list(X.split(2))
+    with pytest.raises(ValueError, match="otherwise from batch to batch"):
+        of.torch.jacobian(Swapping(), batches)
+
+    class Mean(nn.Sequential):
+        def forward(self, ids):
+            return self[1](self[0](ids).mean(1))
+
+    mean = Mean(nn.Embedding(50, 5), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match="batches need one shape"):
+        of.torch.jacobian(mean, [torch.ones(4, 6, dtype=int), torch.ones(4, 1, dtype=int)])
+
+
+class Learned(nn.Module):
+    """Positions have embeddings of their own, the same for all samples."""
+
+    def __init__(self, positions):
+        super().__init__()
+        self.token = nn.Embedding(7, 3)
+        self.position = nn.Embedding(positions, 3)
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, ids):
+        x = self.token(ids) + self.position(torch.arange(ids.shape[1]))
+        return self.last(torch.tanh(x)).mean(1)
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("positions", [1, 3, 5, 7, 10])
+def test_layers_that_see_no_samples(positions, memory):
+    module = Learned(positions).double()
+    ids = torch.randint(0, 7, (7, positions))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        J = of.torch.jacobian(module, ids, memory=memory)
+    assert close(J.todense(), dense_jacobian(module, ids).reshape(J.shape))
+    assert close(of.Gram(J).diagonal(), (J.todense() ** 2).sum(1))
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_go_one_by_one(make):
+    module = make(3, 2, batch_first=True).double()
+    X = torch.randn(4, 3, 3, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="no rule is known"):
+        J = of.torch.jacobian(module, X, forward=lambda m, x: m(x)[0])
+    parameters = list(module.parameters())
+    rows = [
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad(f, parameters, retain_graph=True)])
+        for f in module(X)[0].reshape(-1)
+    ]
+    assert close(J.todense(), torch.stack(rows).numpy())
+
+
+def test_unused_parameters_hold_nothing():
+    X = torch.randn(3, 4, dtype=torch.float64)
+    wrapped = nn.ModuleDict({"used": nn.Linear(4, 2), "unused": nn.Linear(400, 1000)}).double()
+    J = of.torch.jacobian(wrapped, X, forward=lambda m, x: m["used"](x))
+    assert J.shape == (6, 10 + 401_000)
+    assert not (J.T @ np.ones(6))[10:].any()
+
+
+def test_modes_that_are_set_around_or_later_change_nothing():
+    module = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Tanh()).double().eval()
+    X = torch.randn(6, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        J = of.torch.jacobian(module, X.clone(), memory=1)
+    D = dense_jacobian(module, X).reshape(J.shape)
+    module.train()
+    assert close(J @ D.T, D @ D.T)
+
+
+def test_numbers_of_outputs_may_be_of_numpy():
+    module, X = built("gelu")
+    D = dense_jacobian(module, X)[:, 1]
+    assert close(of.torch.kernel(module, X, outputs=np.int64(1)).todense(), D @ D.T)
