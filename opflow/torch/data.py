@@ -84,7 +84,9 @@ class Samples:
         if tensor.device != self.device:
             raise ValueError(f"X is on {tensor.device} but the module is on {self.device}")
         if tensor.is_floating_point() and tensor.dtype != self.dtype:
-            raise TypeError(f"X has dtype {tensor.dtype} but the parameters have {self.dtype}")
+            raise TypeError(
+                f"X has dtype {tensor.dtype} but the parameters have {self.dtype}: convert one"
+            )
         return tensor.clone() if tensor.is_inference() else tensor.detach()
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, Batch]]:

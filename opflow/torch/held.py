@@ -126,12 +126,14 @@ def _check_rows(
         raise ValueError(
             f"the module gives {len(outputs)} rows of outputs for {length(batch)} samples"
         )
+    if not bool(outputs.isfinite().all()):
+        raise ValueError("the outputs of the first samples are not finite")
     alone = model(trained, rows_of(batch, slice(0, 1)))[0]
     bound = 1e4 * torch.finfo(model.dtype).eps * float(outputs.abs().max())
     if not float((alone - outputs[0]).abs().max()) <= bound:
         raise ValueError(
-            "the outputs of a sample depend on the others of its batch, or are not finite, or the "
-            "module is random: there is no Jacobian sample by sample"
+            "the outputs of a sample depend on the others of its batch, or the module is random: "
+            "samples must be the first axis (batch_first=True), and draw nothing"
         )
 
 

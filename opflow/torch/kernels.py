@@ -189,7 +189,6 @@ def cross_kernel(
 class Network:
     """A module on its samples: what is held of the first of them, what is recomputed of others."""
 
-    @torch.inference_mode(False)  # of which copies have no derivatives
     def __init__(
         self,
         module: torch.nn.Module,
@@ -200,22 +199,23 @@ class Network:
         memory: float | str | None = None,
         forward: Callable[..., Any] | None = None,
     ) -> None:
-        self.outputs = check_outputs("all" if outputs is None else outputs)
-        self.model = Model(module, parameters, self.outputs, forward)
-        self.samples = self.model.samples(X)
-        self.plan = make_plan(self.model, self.samples)
-        where = module_name(to_array(next(iter(self.model.trained.values()))))
-        each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
-        budget = parse_memory(memory, where)
-        size = self.samples.size
-        #: samples of a row block
-        self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
-        #: of how many samples the factors are held
-        self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
-        blocks = self.samples.blocks(0, self.count, self.block)
-        self.held: dict[str, Operator] = {}
-        if self.count:
-            self.held = held_jacobians(self.model, self.plan, blocks, self.count)
+        with torch.inference_mode(False):  # of which copies have no derivatives
+            self.outputs = check_outputs("all" if outputs is None else outputs)
+            self.model = Model(module, parameters, self.outputs, forward)
+            self.samples = self.model.samples(X)
+            self.plan = make_plan(self.model, self.samples)
+            where = module_name(to_array(next(iter(self.model.trained.values()))))
+            each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
+            budget = parse_memory(memory, where)
+            size = self.samples.size
+            #: samples of a row block
+            self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
+            #: of how many samples the factors are held
+            self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
+            blocks = self.samples.blocks(0, self.count, self.block)
+            self.held: dict[str, Operator] = {}
+            if self.count:
+                self.held = held_jacobians(self.model, self.plan, blocks, self.count)
 
     def jacobian(self, names: Iterable[str] | None = None) -> Operator:
         """J by these parameters, or all."""

@@ -188,9 +188,10 @@ def _chosen(named: Mapping[str, torch.Tensor], wanted: Iterable[str] | None) -> 
 def _check_evaluation(module: torch.nn.Module) -> None:
     for name, part in module.named_modules():
         kind = f"{name!r} ({type(part).__name__})"
-        unstated = isinstance(part, _OVER_BATCH) and part.running_mean is None
-        if unstated:
+        over_batch = isinstance(part, _OVER_BATCH)
+        if over_batch and part.running_mean is None:
             raise ValueError(f"{kind} averages over the batch: a sample has no output of its own")
-        random = isinstance(part, _RANDOM) or getattr(part, "dropout", 0) not in (0, None)
-        if part.training and (isinstance(part, _OVER_BATCH) or random):
+        share = part.p if isinstance(part, _RANDOM) else getattr(part, "dropout", 0)
+        random = isinstance(share, int | float) and share > 0
+        if part.training and (over_batch or random):
             raise ValueError(f"{kind} is in training mode: call module.eval() first")

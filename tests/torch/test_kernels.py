@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import opflow as of
 from opflow.torch.recomputed import RecomputedJacobian
@@ -392,6 +393,8 @@ def together():
         (nn.ReLU(), torch.randn(3, 4), ValueError, "no parameter that requires gradients"),
         (nn.Linear(4, 2).to("meta"), torch.randn(3, 4), ValueError, "X is on cpu.*meta"),
         (torch.relu, torch.randn(3, 4), TypeError, "module must be a torch.nn.Module"),
+        (nn.Linear(4, 2), torch.full((3, 4), torch.nan), ValueError, "not finite"),
+        (nn.Linear(4, 2), iter([torch.randn(3, 4)]), TypeError, "an iterator"),
         (together(), torch.randn(3, 4), ValueError, "depend on the others"),
         (nn.Sequential(nn.Linear(4, 2), nn.Flatten(0)), torch.randn(3, 4), ValueError,
          "gives 6 rows of outputs for 3 samples"),
@@ -412,6 +415,21 @@ def test_a_module_without_tangents_says_so_where_it_is_recomputed():
     J = of.torch.jacobian(*built("bag"), memory=1)
     with pytest.raises(NotImplementedError, match=r"Sequential.*memory="):
         J @ np.ones(J.shape[1])
+
+
+def test_no_parameters_and_no_function_are_refused_by_name():
+    with pytest.raises(ValueError, match="parameters names nothing"):
+        of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), parameters=[])
+    with pytest.raises(TypeError, match="forward must be"):
+        of.torch.kernel(nn.Linear(4, 2), torch.randn(3, 4), forward=3)
+
+
+def test_layers_without_randomness_need_no_mode():
+    layer = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True).double()
+    X = torch.randn(3, 2, 4, dtype=torch.float64)
+    J = of.torch.jacobian(layer, X)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert close(J.todense(), dense_jacobian(layer, X).reshape(J.shape))
 
 
 def test_outputs_that_are_not_there_are_refused():
