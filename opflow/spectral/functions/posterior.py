@@ -58,7 +58,7 @@ class Posterior:
     how : {None, "direct", "iterative"}
         Cholesky and exact numbers, or conjugate gradients and estimates; by default the first up
         to an order of 1024, and where by the cost model that beats a block of solves.
-    tol, rank, probes, steps, products, memory, rng
+    tol, rank, probes, steps, products, memory, rng, seed
         Of :func:`solve` and :func:`logdet`; solves for leverages; bytes for a block of new points.
 
     Attributes
@@ -84,6 +84,7 @@ class Posterior:
     :func:`solve`; of K A⁻¹ its preconditioner's basis gives a part, random signs the rest.
     """
 
+    @keywords
     def __init__(
         self,
         op: Data,
@@ -100,6 +101,7 @@ class Posterior:
         products: int = PRODUCTS,
         memory: float | str | None = None,
         rng: Seed = 0,
+        seed: Seed = 0,
     ) -> None:
         self._op = op = checks.symmetric_operator(op)
         if checks.distribution_of(op).sharded:
@@ -239,7 +241,6 @@ class Posterior:
         return Diagonal(self._by_sample(a * x), self._by_sample(error), products, how)
 
 
-@keywords
 def posterior(
     op: Data,
     y: Data,
