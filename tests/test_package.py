@@ -35,7 +35,7 @@ def test_star_import_brings_the_public_names():
 def test_dir_shows_public_names_alone():
     names = set(dir(of))
     assert {*of.__all__, "plot", "__version__"} <= names
-    extras = {"plot", "distributed", "sklearn", "__version__"}
+    extras = {"plot", "distributed", "sklearn", "torch", "__version__"}
     assert names <= {*of.__all__, *extras} and len(names) == len(dir(of))
 
 

@@ -16,6 +16,8 @@ HOST_CHECKS = {"converts_to_scipy", "composes_with_scipy"}
 #: what may move an index that was given on the host, or read a number
 ASKED = {"gives_sub_blocks", "refuses_other_shapes", "keeps_the_dtype", "survives_pickle",
          "multiplies_integer_vectors"}  # fmt: skip
+#: products by iterations, which bring three numbers a column to the host to decide whether to go on
+SOLVED = {"inverse"}
 
 
 @pytest.mark.parametrize("check", sorted(set(CHECKS) - HOST_CHECKS))
@@ -26,4 +28,4 @@ def test_operator(factory: str, check: str, setting: Setting) -> None:
         case = FACTORIES[factory](setting)
         with transfers() as made:
             CHECKS[check](case, setting.rng)
-        assert check in ASKED or not made
+        assert check in ASKED or factory in SOLVED or not made
