@@ -86,7 +86,7 @@ def same(H, expected, tolerance=1e-10):
     assert np.abs(H @ x - expected @ x).max() <= tolerance * size * np.abs(x).sum()
 
 
-@pytest.mark.parametrize("objective", [*OBJECTIVES, Cubic()], ids=str)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, Cubic()], ids=[*map(str, OBJECTIVES), "cubic"])
 @given(
     problem=problems(),
     rates=st.booleans(),
