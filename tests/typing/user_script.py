@@ -46,7 +46,7 @@ assert_type(run.losses, Array)
 assert_type(run.times, Array)
 assert_type(run.residual, Array)
 assert_type(run.network, of.ReLUNetwork)
-assert_type(run.observations, dict[str, Array])
+assert_type(run.observations, dict[str, Any])  # arrays, and what observers keep of their own
 assert_type(run.predict(X), Array)
 
 pairs = of.spectral.eigsh(K, 2, seed=0, progress=False)
