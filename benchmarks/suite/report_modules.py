@@ -20,7 +20,7 @@ a spectrum, the 20 largest eigenvalues, start from the module and its inputs.  t
 backward and a tangent pass of torch.func in row blocks; torch.func forms the Jacobians of all
 samples and multiplies them.  neural-tangents takes structured derivatives of a twin in JAX, and its
 compilation is in its set-up.  Peaks are those of the process beyond libraries and data.  Other work
-ran on the machine, most of all during the ResNet's only round: trust ratios, not times.
+ran on the machine, but for the ResNet's only round: trust ratios, not times.
 """
 
 
