@@ -35,6 +35,11 @@ def rows_of(batch: Batch, index: Any) -> Batch:
     return mapped(lambda tensor: tensor[index], batch)
 
 
+def cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    """A batch in another precision; whole numbers stay."""
+    return mapped(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, batch)
+
+
 def length(batch: Batch) -> int:
     """How many samples a batch has."""
     return len(tensors(batch)[0])

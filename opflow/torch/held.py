@@ -229,7 +229,7 @@ def _generic_rows(model: Model, plan: Plan, batch: Batch) -> dict[str, torch.Ten
     with differentiable():
         if not plan.one_by_one:
             return torch.vmap(torch.func.jacrev(outputs), in_dims=(None, 0))(some, batch)
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in some.items()}
+        leaves = model.only(plan.generic).leaves()
         rows = [
             torch.autograd.grad(f, list(leaves.values()), retain_graph=True, materialize_grads=True)
             for f in model(model.trained | leaves, batch).reshape(-1)

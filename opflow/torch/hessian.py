@@ -16,9 +16,9 @@ from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Samples
+from opflow.torch.data import Samples, cast
 from opflow.torch.model import Model, block_of, differentiable
-from opflow.torch.recomputed import cast, directions, over_columns, pulled, pushed
+from opflow.torch.recomputed import directions, over_columns, pulled, pushed
 
 
 @torch.inference_mode(False)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opflow.machine.arrays import check_integer
-from opflow.torch.data import Batch, Samples, mapped
+from opflow.torch.data import Batch, Samples, cast
 
 #: bytes that the passes of a block of samples save at most
 BLOCK = 256e6
@@ -129,8 +129,8 @@ class Model:
             return self
         other = copy.copy(self)
         other.dtype = dtype
-        other.trained = {name: t.to(dtype) for name, t in self.trained.items()}
-        other._rest = mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, self._rest)
+        other.trained = cast(self.trained, dtype)
+        other._rest = cast(self._rest, dtype)
         return other
 
     def leaves(self) -> dict[str, torch.Tensor]:

@@ -17,14 +17,9 @@ from opflow.operators import Operator
 from opflow.operators.entries import column_squares, gram_diagonal
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Batch, Samples, length, mapped, rows_of
+from opflow.torch.data import Batch, Samples, cast, length, mapped, rows_of
 from opflow.torch.held import Plan, stacked
 from opflow.torch.model import Model, differentiable
-
-
-def cast(batch: Batch, dtype: torch.dtype) -> Batch:
-    """A batch in another precision."""
-    return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, batch)
 
 
 def directions(model: Model, X: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from opflow.operators.kfac import Factors, kfac_factors
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call
+from opflow.torch.data import cast, rows_of
 from opflow.torch.layers import Rule, known_rule, linear_in
 
 
@@ -83,9 +84,7 @@ class LayerJacobian(Operator):
         return row_slices(len(self.phi), numbers * self.dtype.itemsize)
 
     def _rule(self, s: slice, dtype: torch.dtype) -> Rule:
-        inputs = [part[s] for part in self.inputs]
-        inputs = [part.to(dtype) if part.is_floating_point() else part for part in inputs]
-        return rule_of(self.call, inputs)
+        return rule_of(self.call, cast(rows_of(self.inputs, s), dtype))
 
     def _matmat(self, X: Array) -> Array:
         columns = X.shape[1]
