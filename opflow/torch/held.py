@@ -180,10 +180,10 @@ def held_jacobians(
         shape = part_shape(model, call)
         op = _row_matrix(held[0]) if by_rows else share(call, shape, tuple(held[1:]), held[0])
         terms[call.name][call.rows].append(op)
-    where = module_name(to_array(next(iter(model.trained.values()))))
+    where = module_name(model.like)
     for name, parameter in model.trained.items():
         if name not in terms:  # nothing uses it
-            nothing = Zero(size * plan.outputs, parameter.numel(), to_array(parameter).dtype)
+            nothing = Zero(size * plan.outputs, parameter.numel(), model.like.dtype)
             terms[name][None].append(placed(nothing, where))
     return {name: _joined(parts) for name, parts in terms.items()}
 

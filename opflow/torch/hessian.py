@@ -75,8 +75,7 @@ def hessian(
     rows, outputs = block_of(model, samples)
     goal = check_bent(objective, outputs, part)
     y = to_array(y) if isinstance(y, torch.Tensor) else y
-    dtype = to_array(next(iter(model.trained.values()))).dtype
-    targets = targets_of(y, dtype, samples.size, outputs, goal)
+    targets = targets_of(y, model.like.dtype, samples.size, outputs, goal)
     return ModuleHessian(model, samples, rows, targets, goal, part)
 
 

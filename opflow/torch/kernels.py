@@ -12,7 +12,6 @@ from opflow.machine.workspace import parse_memory
 from opflow.operators import CrossGram, Gram, HStack, Operator
 from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.stack import VStack
-from opflow.torch.bridge import to_array
 from opflow.torch.held import held_jacobians, make_plan
 from opflow.torch.model import BLOCK, Model, Outputs, block_of
 from opflow.torch.recomputed import RecomputedJacobian
@@ -204,7 +203,7 @@ class Network:
             self.model = Model(module, parameters, self.outputs, forward)
             self.samples = self.model.samples(X)
             self.plan = make_plan(self.model, self.samples)
-            where = module_name(to_array(next(iter(self.model.trained.values()))))
+            where = module_name(self.model.like)
             each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
             budget = parse_memory(memory, where)
             size = self.samples.size

@@ -11,7 +11,8 @@ import torch
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Array, check_integer
+from opflow.torch.bridge import to_array
 from opflow.torch.data import Batch, Samples, cast
 
 #: bytes that the passes of a block of samples save at most
@@ -98,6 +99,11 @@ class Model:
     def parameters(self) -> int:
         """P, the number of trained parameters."""
         return sum(tensor.numel() for tensor in self.trained.values())
+
+    @property
+    def like(self) -> Array:
+        """An array where the operators are, in their dtype."""
+        return to_array(next(iter(self.trained.values())))
 
     def __call__(self, trained: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
         """The outputs (b, k) that were asked for, with these trained parameters."""

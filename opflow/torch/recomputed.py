@@ -80,7 +80,7 @@ class RecomputedJacobian(Operator):
         self.start = start
         #: samples of a row block
         self.at_once = rows
-        self.data = to_array(next(iter(model.trained.values())))
+        self.data = model.like
         count = samples.size - start
         shape = (count * plan.outputs, model.parameters)
         super().__init__(shape, self.data.dtype, symbol="J")
