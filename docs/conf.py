@@ -30,9 +30,19 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autosummary_generate = True
+# Names that differ in case alone get files that differ in more, for systems that do not see case.
+CLASSES = ["KernelVelocity", "spectral.Density", "spectral.Diagonal", "spectral.Jacobi"]
+CLASSES += ["spectral.KernelRegression", "spectral.Nystrom", "spectral.Posterior"]
+CLASSES += ["spectral.Quadrature", "spectral.Sharpness", "hierarchy.Members"]
+autosummary_filename_map = {f"opflow.{name}": f"opflow.{name}-class" for name in CLASSES}
+templates_path = ["_templates"]
 autodoc_typehints = "none"  # numpydoc sections give the types
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+# What estimators inherit of scikit-learn is documented there.
+autodoc_default_options = {
+    "exclude-members": "set_fit_request, set_score_request, set_partial_fit_request"
+}
 
 # Inventories are fetched only where OPFLOW_DOCS_ONLINE=1, so that the build needs no network.
 intersphinx_mapping = (
@@ -61,7 +71,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": False,
     "show_signature": False,
     "parallel": 2,
-    "min_reported_time": 1,
+    "write_computation_times": False,
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -69,6 +79,7 @@ html_title = f"opflow {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_theme_options = {
     "github_url": PROJECT["urls"]["Repository"],
     "navbar_align": "left",
