@@ -91,3 +91,12 @@ html_theme_options = {
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app):
+    """Leave out what named tuples say of each field: "Alias for field number 0"."""
+
+    def skip(app, what, name, member, skip, options):
+        return skip or (getattr(member, "__doc__", None) or "").startswith("Alias for field")
+
+    app.connect("autodoc-skip-member", skip)
