@@ -48,6 +48,12 @@ class Streamed:
     ImportError
         If CuPy is not installed, or finds no CUDA device.
 
+    See Also
+    --------
+    opflow.RowMatrix : Rows on disk as an operator.
+    opflow.ReLUNetwork.to : Moves a network to the device.
+    opflow.train : Trains on streamed rows.
+
     Notes
     -----
     Goes wherever rows on disk go: ``network.fields(Streamed(X))``, ``of.train(network,

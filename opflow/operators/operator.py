@@ -49,6 +49,13 @@ class Operator(Arithmetic):
     dims, dimsd : tuple of int, optional
         Shapes of input and output fields, as in PyLops.
 
+    See Also
+    --------
+    opflow.as_operator : An operator from an array, or of PyLops or SciPy.
+    opflow.describe : The expression tree.
+    opflow.materialise : The same operator in its fastest form.
+    opflow.spectral.eigsh : Eigenvalues from products.
+
     Notes
     -----
     Operators are immutable after construction and can be shared between threads (the product

@@ -70,6 +70,13 @@ class ReLUNetwork(NetworkArrays, Pictured):
         L, k, and the number P of trained parameters.
     dtype : dtype
 
+    See Also
+    --------
+    opflow.Fields : The network on a training set.
+    opflow.train : Trains it.
+    opflow.collective_kernel : Its neural tangent kernel.
+    opflow.torch.kernel : Kernels of other architectures, in PyTorch.
+
     Notes
     -----
     Weights are referenced, not copied.  Rates express the NTK and mean-field parametrisations.
@@ -167,12 +174,20 @@ class ReLUNetwork(NetworkArrays, Pictured):
         memory: float | str | None = None,
         comm: object = None,
     ) -> Fields:
-        """The fields on a training set: activations kept, the rest on demand.
+        """Return the fields on a training set: activations kept, the rest on demand.
 
         Parameters
         ----------
         X, storage, memory, comm
             As in :class:`Fields`.
+
+        Returns
+        -------
+        Fields
+
+        See Also
+        --------
+        opflow.Fields : All that is known of them.
         """
         return Fields(self, X, storage=storage, memory=memory, comm=comm)
 
@@ -231,7 +246,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
         rng: Seed = None,
         dtype: DTypeLike = np.float64,
     ) -> ReLUNetwork:
-        r"""A random network.
+        r"""Draw a random network.
 
         Parameters
         ----------
@@ -251,9 +266,14 @@ class ReLUNetwork(NetworkArrays, Pictured):
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
+        See Also
+        --------
+        opflow.infinite_width : The limit of infinite width.
+        opflow.ReLUNetwork.from_torch : A network drawn by PyTorch.
+
         Notes
         -----
-        All draw :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
+        All draw [1]_ :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
         :math:`g_\ell = 2/(1 + \alpha_\ell^2)`, which is 2 for ReLU.
 
         ============  ===========================  ================================  ===========
@@ -266,7 +286,15 @@ class ReLUNetwork(NetworkArrays, Pictured):
 
         "ntk" equals the parametrisation :math:`h = \sqrt{g/n_{in}}\,\tilde W a` with
         :math:`\tilde W \sim N(0, 1)`: same function, and gradient descent on :math:`\tilde W`
-        moves W at that rate.
+        moves W at that rate [2]_.  "mean-field" is that of [3]_.
+
+        References
+        ----------
+        .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", 2015,
+           arXiv:1502.01852.
+        .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel", 2018, arXiv:1806.07572.
+        .. [3] S. Mei, A. Montanari, P.-M. Nguyen, "A mean field view of the landscape of two-layer
+           neural networks", 2018, arXiv:1804.06561.
 
         Examples
         --------
