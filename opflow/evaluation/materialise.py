@@ -61,18 +61,12 @@ class Candidate(NamedTuple):
     ('dense', 1000000000.0, True)
     """
 
-    #: "factored", "gram", "tiled", "dense", or the name of an alternative of the operator
     how: str
-    #: flops before the first product
     setup: float
-    #: flops and bytes moved of one product
     product: float
     moved: float
-    #: bytes held at the peak beyond the operator itself, results of products included
     held: float
-    #: of the set-up and all products
     seconds: float
-    #: whether `held` is within the memory budget
     fits: bool
 
 

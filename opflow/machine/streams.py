@@ -37,7 +37,7 @@ class Streamed:
     shape, dtype
         Those of X.
     source
-        X.
+        X itself.
 
     Raises
     ------

@@ -123,7 +123,7 @@ class PackedGates(Operator):
     def from_bits(
         cls, bits: Array, width: int, dtype: DTypeLike, slope: float = 0.0, *, symbol: str = "θ"
     ) -> PackedGates:
-        """Gates that are packed already, as :func:`pack` does; referenced, not checked."""
+        """Gates packed already as by ``numpy.packbits(gates, axis=1)``; not copied or checked."""
         self = object.__new__(cls)
         self.data = bits
         self.slope = slope

@@ -128,7 +128,7 @@ class SampleLift(Kronecker):
     ----------
     W : array (n_out, n_in) or operator
     samples : int
-        N.
+        N, the number of samples.
 
     See Also
     --------

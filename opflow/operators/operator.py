@@ -179,7 +179,7 @@ class Operator(Arithmetic):
         """Dense rows, shape (b, columns); `index` is a slice or an integer array.
 
         Costs b products with the adjoint unless `row_access` is true.  Rows of stored data are
-        views of it, which cannot be written through on the host; :meth:`block` gives copies.
+        views of it, which cannot be written through on the host: :meth:`Operator.block` copies.
         """
         return self.rmatmat(selector(self, index, self.shape[0])).T.conj()
 

@@ -44,7 +44,7 @@ class OutputTrace(Operator):
     J : Operator (N·k, P)
         Rows sample-major.
     outputs : int
-        k.
+        k, the number of outputs.
 
     Notes
     -----

@@ -43,7 +43,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
     weights : sequence of arrays, W^ℓ of shape (n_ℓ, n_{ℓ-1})
         float32 or float64, one dtype, finite; n_0 = d is the number of input features.
     readout : array of shape (k, n_L) or (n_L,)
-        V.
+        V, the weights of the outputs.
     biases : sequence of arrays of shape (n_ℓ,), or None for a layer without, optional
         Trained like the weights, at the layer's rate.
     rates : sequence of L numbers >= 0, optional
@@ -54,7 +54,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
     readout_rate : float, optional
         η_V, at which the readout and `output_bias` are trained; None for a fixed readout.
     output_bias : array of shape (k,), optional
-        c.
+        c, added to the outputs.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> ReLUNetwork:
-        """The network whose :meth:`arrays` and :meth:`settings` are among others."""
+        """The network whose ``arrays()`` and ``settings()`` are among others."""
         depth = sum(name.startswith("weight_") for name in arrays)
         return cls(
             [arrays[f"weight_{i}"] for i in range(depth)],
@@ -253,7 +253,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
         widths : sequence of int
             [d, n_1, …, n_L].
         outputs : int, default 1
-            k.
+            k, the number of outputs.
         scaling : {"ntk", "standard", "mean-field"}
             See Notes.
         bias : bool
@@ -276,13 +276,13 @@ class ReLUNetwork(NetworkArrays, Pictured):
         All draw [1]_ :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
         :math:`g_\ell = 2/(1 + \alpha_\ell^2)`, which is 2 for ReLU.
 
-        ============  ===========================  ================================  ===========
-        scaling       readout                      rates                             "auto"
-        ============  ===========================  ================================  ===========
-        standard      :math:`V \sim N(0, 1/n_L)`   :math:`1`                         :math:`1`
-        ntk           :math:`V \sim N(0, 1/n_L)`   :math:`g_\ell/n_{\ell-1}`         :math:`1/n_L`
-        mean-field    :math:`V \sim N(0, 1/n_L^2)` :math:`n_L`                       :math:`1/n_L`
-        ============  ===========================  ================================  ===========
+        ==========  ============================  =========================  =============
+        scaling     readout                       rates                      "auto"
+        ==========  ============================  =========================  =============
+        standard    :math:`V \sim N(0, 1/n_L)`    :math:`1`                  :math:`1`
+        ntk         :math:`V \sim N(0, 1/n_L)`    :math:`g_\ell/n_{\ell-1}`  :math:`1/n_L`
+        mean-field  :math:`V \sim N(0, 1/n_L^2)`  :math:`n_L`                :math:`1/n_L`
+        ==========  ============================  =========================  =============
 
         "ntk" equals the parametrisation :math:`h = \sqrt{g/n_{in}}\,\tilde W a` with
         :math:`\tilde W \sim N(0, 1)`: same function, and gradient descent on :math:`\tilde W`

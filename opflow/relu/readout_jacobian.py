@@ -25,7 +25,7 @@ class ReadoutJacobian(Operator):
     ----------
     a : Operator (N, n)
     outputs : int
-        k.
+        k, the number of outputs.
 
     Notes
     -----
