@@ -44,7 +44,7 @@ class Standardiser:
     --------
     opflow.Standardiser.fit : Finds mean and scale.
     opflow.sklearn.ReLURegressor : An estimator that standardises.
-    opflow.Streamed : Rows it standardises when they are read.
+    opflow.Streamed : Rows for a device, standardised when they are read.
 
     Examples
     --------

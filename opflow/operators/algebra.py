@@ -59,6 +59,7 @@ class Composite(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return all(part.row_access for part in self.parts)
 
     def cost(self, columns: int = 1) -> Cost:
@@ -248,6 +249,7 @@ class Scaled(Composite):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:
@@ -297,6 +299,7 @@ class Adjoint(Composite):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:

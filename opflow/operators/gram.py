@@ -97,6 +97,7 @@ class Gram(Operator):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.weights is None and self.factor.dtype_free
 
     def cost(self, columns: int = 1) -> Cost:

@@ -51,7 +51,8 @@ def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
 
     References
     ----------
-    .. [1] R. A. Horn, C. R. Johnson, "Topics in Matrix Analysis", Cambridge University Press, 1991.
+    .. [1] R. A. Horn, C. R. Johnson, "Topics in Matrix Analysis", Cambridge University Press,
+       1991.
 
     Examples
     --------
@@ -120,6 +121,7 @@ class TiledHadamard(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return all(op.row_access for op in self.operands)
 
     def cost(self, columns: int = 1) -> Cost:

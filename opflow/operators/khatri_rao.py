@@ -89,6 +89,7 @@ class KhatriRao(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return self.A.row_access and self.B.row_access
 
     @property

@@ -17,7 +17,7 @@ __all__ = ["agop", "feature_ansatz", "target_linearity"]
 
 
 def agop(fields: Fields, layer: int) -> Operator:
-    r"""The average gradient outer product at the input of a layer.
+    r"""Return the average gradient outer product at the input of a layer.
 
     Parameters
     ----------

@@ -75,7 +75,8 @@ def infinite_width(
 
     References
     ----------
-    .. [1] Y. Cho, L. K. Saul, "Kernel methods for deep learning", NIPS 2009.
+    .. [1] Y. Cho, L. K. Saul, "Kernel methods for deep learning", Advances in Neural Information
+       Processing Systems 22, 2009.
     .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and generalization
        in neural networks", 2018, arXiv:1806.07572.
     .. [3] J. Lee, Y. Bahri, R. Novak, S. S. Schoenholz, J. Pennington, J. Sohl-Dickstein, "Deep

@@ -273,7 +273,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
 
         Notes
         -----
-        All draw [1]_ :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
+        All draw, after [1]_, :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
         :math:`g_\ell = 2/(1 + \alpha_\ell^2)`, which is 2 for ReLU.
 
         ==========  ============================  =========================  =============
@@ -292,7 +292,8 @@ class ReLUNetwork(NetworkArrays, Pictured):
         ----------
         .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", 2015,
            arXiv:1502.01852.
-        .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel", 2018, arXiv:1806.07572.
+        .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and
+           generalization in neural networks", 2018, arXiv:1806.07572.
         .. [3] S. Mei, A. Montanari, P.-M. Nguyen, "A mean field view of the landscape of two-layer
            neural networks", 2018, arXiv:1804.06561.
 

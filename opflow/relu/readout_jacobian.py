@@ -40,6 +40,7 @@ class ReadoutJacobian(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return self.a.row_access
 
     @property

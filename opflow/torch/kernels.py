@@ -95,7 +95,8 @@ def jacobian(
 
     References
     ----------
-    .. [1] I. Goodfellow, "Efficient per-example gradient computations", 2015, arXiv:1510.01799.
+    .. [1] I. Goodfellow, "Efficient per-example gradient computations", 2015,
+       arXiv:1510.01799.
 
     Examples
     --------
