@@ -1,7 +1,5 @@
 """Docstrings of public names: all parameters, relatives, an example, sections in numpydoc order."""
 
-from operator import attrgetter
-
 import pytest
 
 import opflow
@@ -41,7 +39,7 @@ def public():
     found = {}
     for module in ["", *PARTS]:
         try:
-            place = attrgetter(module)(opflow) if module else opflow
+            place = getattr(opflow, module) if module else opflow
         except ImportError:
             continue
         start = f"opflow.{module}".rstrip(".")
