@@ -31,7 +31,7 @@ from opflow.operators.rules import is_operator
 
 @dataclass(frozen=True, eq=False)
 class Standardiser:
-    """Shifts and scales columns, ``(X - mean) / scale``.
+    """Columns shifted and scaled to mean 0 and deviation 1, ``(X - mean) / scale``, and back.
 
     Parameters
     ----------
@@ -39,6 +39,12 @@ class Standardiser:
         Finite; the scale positive.
     dtype : dtype, default float64
         float32 or float64, of what :meth:`transform` returns; moments are float64.
+
+    See Also
+    --------
+    opflow.Standardiser.fit : Finds mean and scale.
+    opflow.sklearn.ReLURegressor : An estimator that standardises.
+    opflow.Streamed : Rows for a device, standardised when they are read.
 
     Examples
     --------

@@ -90,18 +90,30 @@ def dense(op: Operator, memory: float | str | None = None) -> Array:
 
 
 class Tiled(Operator):
-    """An operator evaluated from its exact sub-blocks, one tile a thread at a time.
+    """An operator evaluated from its exact sub-blocks, one tile per thread at a time.
 
     Parameters
     ----------
     op : Operator
         Whose :meth:`Operator.block` is cheap (a Gram, a Hadamard product, sums of them).
 
+    See Also
+    --------
+    opflow.materialise : Makes these with ``how="tiled"``.
+    opflow.TiledHadamard : Entry-wise products in tiles.
+
     Notes
     -----
     A product forms every tile (only the symmetric half where that is known) and applies it to
     all columns: N²·(flops an entry)/2 + 2·N² a column, no N × N array.  Wins over the factored
     form for many columns at once.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> K = of.materialise(of.Gram(np.eye(3)), how="tiled")
+    >>> type(K).__name__, K @ np.ones(3)
+    ('Tiled', array([1., 1., 1.]))
     """
 
     def __init__(self, op: Operator) -> None:

@@ -23,6 +23,13 @@ class FunctionGram(Operator):
         `X` by default, and the kernel is then taken to be symmetric and positive semidefinite.
     symbol : str, default "κ"
 
+    See Also
+    --------
+    opflow.infinite_width : Kernels of infinitely wide networks, of this class.
+    opflow.Gram : The Gram of explicit features.
+    opflow.materialise : Keeps the matrix where it fits.
+    opflow.spectral.kernel_regression : Regression with any kernel.
+
     Notes
     -----
     A product evaluates the function on tiles (the symmetric half only) and keeps none: N²/2

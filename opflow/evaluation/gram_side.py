@@ -35,6 +35,12 @@ class GramSide(Operator):
         Usually ``Matrix(G, psd=True)``; each entry goes with k × k entries of A Aᵀ.
     symbol : str, optional
 
+    See Also
+    --------
+    opflow.materialise : Makes these with ``how="gram"``.
+    opflow.KhatriRao : The factor when G is kept as a factor too.
+    opflow.Hadamard : Any entry-wise product.
+
     Notes
     -----
     With samples μ, ν and outputs a, b,

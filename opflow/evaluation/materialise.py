@@ -30,20 +30,43 @@ NOTHING = Cost(0.0, 0.0)
 
 
 class Candidate(NamedTuple):
-    """One way to evaluate an operator, and what the cost model predicts for it."""
+    """One way to evaluate an operator, with the costs that the cost model predicts for it.
 
-    #: "factored", "gram", "tiled", "dense", or the name of an alternative of the operator
+    Attributes
+    ----------
+    how : str
+        "factored", "gram", "tiled", "dense", or the name of an alternative of the operator.
+    setup : float
+        Flops before the first product.
+    product, moved : float
+        Flops of one product, and bytes it moves.
+    held : float
+        Bytes held at the peak beyond the operator itself, results of products included.
+    seconds : float
+        Of the set-up and all products.
+    fits : bool
+        Whether `held` is within the memory budget.
+
+    See Also
+    --------
+    opflow.candidates : The candidates of an operator.
+    opflow.materialise : Chooses one of them.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> K = of.Gram(np.ones((500, 4000)))
+    >>> best, *others = of.candidates(K, products=100, profile=of.MachineProfile())
+    >>> best.how, best.setup, best.fits
+    ('dense', 1000000000.0, True)
+    """
+
     how: str
-    #: flops before the first product
     setup: float
-    #: flops and bytes moved of one product
     product: float
     moved: float
-    #: bytes held at the peak beyond the operator itself, results of products included
     held: float
-    #: of the set-up and all products
     seconds: float
-    #: whether `held` is within the memory budget
     fits: bool
 
 
@@ -54,13 +77,24 @@ def candidates(
     memory: float | str | None = None,
     profile: MachineProfile | None = None,
 ) -> list[Candidate]:
-    """The ways to evaluate an operator, fastest first.
+    """Compare the ways to evaluate an operator, fastest first.
 
     Parameters
     ----------
     op : Operator
     products, columns, memory, profile
         As in :func:`materialise`.
+
+    Returns
+    -------
+    list of Candidate
+        Sorted by `seconds`, those over the memory budget included.
+
+    See Also
+    --------
+    opflow.materialise : Chooses among them.
+    opflow.MachineProfile : The rates behind the times.
+    opflow.Candidate : One of them.
 
     Notes
     -----
@@ -115,7 +149,7 @@ def materialise(
     explain: bool = False,
     profile: MachineProfile | None = None,
 ) -> Operator:
-    """The same operator, evaluated the cheapest way for the work ahead.
+    """Return the same operator, evaluated the cheapest way for the work ahead.
 
     Parameters
     ----------
@@ -150,6 +184,13 @@ def materialise(
         and `op` holds no Gram of a Khatri–Rao product.
     MemoryError
         If ``how="dense"`` or ``how="gram"`` does not fit in `memory`; nothing was allocated.
+
+    See Also
+    --------
+    opflow.candidates : The ways and their predicted times.
+    opflow.machine_profile : The rates they are compared by.
+    opflow.Tiled : Exact sub-blocks, one at a time.
+    opflow.GramSide : One Gram of a kernel kept dense.
 
     Notes
     -----

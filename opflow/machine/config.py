@@ -14,7 +14,13 @@ from opflow.machine import gate_tables, threads
 
 
 def show_config() -> None:
-    """Print what computes here, for a report of speed or of an error.
+    """Print versions, BLAS, gate engine and threads, for a report of speed or of an error.
+
+    See Also
+    --------
+    opflow.gate_options : Chooses the engine and the threads.
+    opflow.gate_engines : Engines of gate products.
+    opflow.machine_profile : The rates that choices are made by.
 
     Notes
     -----

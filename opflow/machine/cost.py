@@ -20,10 +20,27 @@ from numpy.typing import DTypeLike
 
 
 class Cost(NamedTuple):
-    """What one product costs: floating-point operations, and bytes read and written.
+    """The cost of one product: floating-point operations, and bytes read and written.
 
-    `sparse` of the flops are done on sparse data, which is far slower than a matrix product;
-    `gates` of them go through the tables of gate products, which is faster.
+    Parameters
+    ----------
+    flops, bytes : float
+    sparse : float, default 0
+        Flops on sparse data, which is far slower than a matrix product.
+    gates : float, default 0
+        Flops that go through the tables of gate products, which is faster.
+
+    See Also
+    --------
+    opflow.Operator.cost : The cost of a product with an operator.
+    opflow.MachineProfile : Turns costs into seconds.
+    opflow.describe : Costs of all parts of an operator.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Gram(np.ones((4, 3))).cost(columns=2)
+    Cost(flops=96.0, bytes=416.0, sparse=0.0, gates=0.0)
     """
 
     flops: float
@@ -41,7 +58,7 @@ class Cost(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MachineProfile:
-    """Rates of a machine; the defaults are near those of two cores with AVX2.
+    """The rates of a machine; the defaults are near those of two cores with AVX2.
 
     Parameters
     ----------
@@ -58,18 +75,24 @@ class MachineProfile:
         Bytes per second written to memory that is new, as that of a dense matrix is: the system
         hands it out page by page.
 
-    Examples
+    See Also
     --------
-    >>> import opflow as of
-    >>> profile = of.MachineProfile(float64=1e9, bandwidth=1e9)
-    >>> profile.seconds(of.Cost(flops=2e9, bytes=1e9), "float64")
-    3.0
+    opflow.machine_profile : The profile in force.
+    opflow.candidates : Times that follow from it.
+    opflow.Cost : The numbers it is applied to.
 
     Notes
     -----
     Times of computing and moving are added.  A matrix product hides the time of moving, which is
     short beside that of its flops; element-wise passes and products of a dense matrix with few
     vectors hide nothing.
+
+    Examples
+    --------
+    >>> import opflow as of
+    >>> profile = of.MachineProfile(float64=1e9, bandwidth=1e9)
+    >>> profile.seconds(of.Cost(flops=2e9, bytes=1e9), "float64")
+    3.0
     """
 
     float32: float = 100e9
@@ -94,16 +117,23 @@ class MachineProfile:
 
 
 def machine_profile() -> MachineProfile:
-    """The rates that choices are made by: those of ``OPFLOW_PROFILE``, else the nominal ones.
+    """Return the rates that choices are made by: those of ``OPFLOW_PROFILE``, or the nominal ones.
 
     Returns
     -------
     MachineProfile
+        Frozen.
 
     Raises
     ------
     ValueError
         If ``OPFLOW_PROFILE`` names a file that holds no profile.
+
+    See Also
+    --------
+    opflow.MachineProfile : The rates, one by one.
+    opflow.materialise : Chooses by them.
+    opflow.show_config : Versions and threads in use.
 
     Notes
     -----

@@ -35,11 +35,22 @@ _STRIP = 128
 
 
 def gate_engines() -> list[str]:
-    """Names of the engines for gate products here, the default first, ``"blas"`` last.
+    """List the engines for gate products here, the default first and ``"blas"`` last.
+
+    Returns
+    -------
+    list of str
+        ``"blas"`` alone where the extension was not built.
+
+    See Also
+    --------
+    opflow.gate_options : Chooses one.
+    opflow.show_config : Prints the one in force.
 
     Examples
     --------
-    >>> gate_engines()[-1]
+    >>> import opflow as of
+    >>> of.gate_engines()[-1]
     'blas'
     """
     if _gates is None:
@@ -58,7 +69,7 @@ def gate_engine() -> str:
 
 @contextmanager
 def gate_options(engine: str | None = None, *, threads: int | None = None) -> Iterator[None]:
-    """Choose the engine of gate products and the threads of all, in this Python thread alone.
+    """Choose the engine of gate products and the number of threads, in this Python thread alone.
 
     Parameters
     ----------
@@ -68,11 +79,22 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
         Number of threads.  Gate products do not depend on it; products and steps that split their
         rows over threads do by rounding.
 
+    Yields
+    ------
+    None
+        A context manager, in whose block the choice holds.
+
+    See Also
+    --------
+    opflow.gate_engines : The engines here.
+    opflow.show_config : Prints engine and threads.
+
     Examples
     --------
-    >>> with gate_options("blas", threads=1):
-    ...     gate_engine(), pool.count()
-    ('blas', 1)
+    >>> import numpy as np, opflow as of
+    >>> with of.gate_options("blas", threads=1):
+    ...     of.CoActivation(np.eye(2, dtype=bool)) @ np.ones(2)
+    array([1., 1.])
     """
     with ExitStack() as options:
         if threads is not None:

@@ -37,7 +37,7 @@ class Streamed:
     shape, dtype
         Those of X.
     source
-        X.
+        X itself.
 
     Raises
     ------
@@ -47,6 +47,12 @@ class Streamed:
         If X is not two-dimensional.
     ImportError
         If CuPy is not installed, or finds no CUDA device.
+
+    See Also
+    --------
+    opflow.RowMatrix : Rows on disk as an operator.
+    opflow.ReLUNetwork.to : Moves a network to the device.
+    opflow.train : Trains on streamed rows.
 
     Notes
     -----

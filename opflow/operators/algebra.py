@@ -59,6 +59,7 @@ class Composite(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return all(part.row_access for part in self.parts)
 
     def cost(self, columns: int = 1) -> Cost:
@@ -66,7 +67,24 @@ class Composite(Operator):
 
 
 class Sum(Composite):
-    """``A₁ + A₂ + …``; PSD or symmetric if every term is.  Built by :func:`add`."""
+    """The lazy sum ``A₁ + A₂ + …``, made by ``+``; PSD or symmetric if every term is.
+
+    Parameters
+    ----------
+    terms : sequence of Operator
+        Of one shape.
+
+    See Also
+    --------
+    opflow.Product : Lazy product.
+    opflow.Scaled : Lazy multiple.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Gram(np.eye(2)) + of.Identity(2)
+    <2x2 Sum M Mᵀ + I float64 psd>
+    """
 
     def __init__(self, terms: Sequence[Operator]) -> None:
         shapes = {t.shape for t in terms}
@@ -124,7 +142,24 @@ def _agreed(dims: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
 
 
 class Product(Composite):
-    """``A₁ A₂ …``, applied right to left.  Built by :func:`compose`."""
+    """The lazy product ``A₁ A₂ …``, made by ``@``; applied right to left.
+
+    Parameters
+    ----------
+    factors : sequence of Operator
+
+    See Also
+    --------
+    opflow.Sum : Lazy sum.
+    opflow.pullback : ``Jᵀ B J``, a product that keeps the tags of B.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> W = of.Weight(np.ones((2, 3)))
+    >>> W.T @ W
+    <3x3 Product Wᵀ W float64 psd>
+    """
 
     def __init__(self, factors: Sequence[Operator]) -> None:
         super().__init__(
@@ -175,7 +210,23 @@ class Product(Composite):
 
 
 class Scaled(Composite):
-    """``c A``; PSD if A is and c >= 0.  Built by :func:`scale`."""
+    """The lazy multiple ``c A``, made by ``*``; PSD if A is and c >= 0.
+
+    Parameters
+    ----------
+    scalar : float
+    op : Operator
+
+    See Also
+    --------
+    opflow.Sum : Lazy sum.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> 2 * of.Gram(np.eye(2))
+    <2x2 Scaled 2 M Mᵀ float64 psd>
+    """
 
     def __init__(self, scalar: float, op: Operator) -> None:
         if not math.isfinite(scalar):
@@ -198,6 +249,7 @@ class Scaled(Composite):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:
@@ -217,7 +269,22 @@ class Scaled(Composite):
 
 
 class Adjoint(Composite):
-    """The adjoint of an operator that has no rule of its own.  Built by :func:`adjoint`."""
+    """The lazy adjoint of an operator that has no rule of its own, made by ``.T`` or ``.H``.
+
+    Parameters
+    ----------
+    op : Operator
+
+    See Also
+    --------
+    opflow.Product : Lazy product.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Weight(np.ones((2, 3))).T
+    <3x2 Adjoint Wᵀ float64>
+    """
 
     row_access = False
 
@@ -232,6 +299,7 @@ class Adjoint(Composite):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:
@@ -252,7 +320,23 @@ class Adjoint(Composite):
 
 
 class Cast(Composite):
-    """An operator computed in a wider dtype, because that was asked for."""
+    """An operator computed in a wider dtype, made by :meth:`Operator.astype`.
+
+    Parameters
+    ----------
+    op : Operator
+    dtype : dtype
+
+    See Also
+    --------
+    opflow.as_operator : Operators from arrays, of the dtype these have.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.Matrix(np.eye(2, dtype="float32")).astype("float64")
+    <2x2 Cast M float64>
+    """
 
     def __init__(self, op: Operator, dtype: DTypeLike) -> None:
         if not np.can_cast(op.dtype, dtype, "safe"):

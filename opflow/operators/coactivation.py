@@ -21,12 +21,27 @@ class CoActivation(Gram):
         Of products; that of `weights` if given, else float64.
     slope : float, optional
         α, what a closed gate counts as: that of `gates` if they are packed, else 0, for ReLU units.
+    symbol : str, optional
+
+    See Also
+    --------
+    opflow.PackedGates : The gates, the factor of this Gram.
+    opflow.Gram : The Gram of any factor.
+    opflow.Hadamard : Makes a kernel of this and the Gram of the inputs.
+    opflow.collective_kernel : The kernel of a network of any depth.
 
     Notes
     -----
+    The kernel of one hidden layer is ``Hadamard(Gram(X), CoActivation(gates, v**2))`` [1]_.
+
     :math:`C_{\mu\nu} = \sum_i w_i\, s_i^\mu s_i^\nu` with :math:`s = \alpha + (1 - \alpha)
     \theta`, the gates themselves for α = 0; gates are unpacked in row blocks
     inside a product, which costs 4·N·n flops a column and reads N·n/8 bytes twice.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------

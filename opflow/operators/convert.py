@@ -40,11 +40,30 @@ def _stored(x: Data, symbol: str | None) -> Operator:
 
 
 class External(Operator):
-    """An operator of PyLops or SciPy inside our algebra.
+    """A PyLops or SciPy operator, wrapped so that it composes with opflow operators.
 
-    Its block products are as fast as that library makes them; its dtype is the one it declares
-    (complex ones can be composed with, but are not symmetric or PSD to us).  With `self_adjoint`,
-    its adjoint is itself, whether it has one of its own or not.
+    Its block products are as fast as that library makes them.
+
+    Parameters
+    ----------
+    op : pylops.LinearOperator or scipy.sparse.linalg.LinearOperator
+        Its dtype is the one it declares (complex ones can be composed with, but are not symmetric
+        or PSD to us).
+    symbol : str, optional
+        How :func:`describe` writes it.
+    self_adjoint : bool, default False
+        Its adjoint is itself, whether it has one of its own or not.
+
+    See Also
+    --------
+    opflow.as_operator : Makes one, or takes arrays and sparse matrices.
+    opflow.Operator : The base class.
+
+    Examples
+    --------
+    >>> import numpy as np, pylops, opflow as of
+    >>> of.External(pylops.Diagonal(np.array([1.0, 2.0]))) @ np.ones(2)
+    array([1., 2.])
     """
 
     def __init__(self, op: Any, *, symbol: str | None = None, self_adjoint: bool = False) -> None:

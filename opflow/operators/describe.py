@@ -99,7 +99,7 @@ def tags(op: Node) -> str:
 
 
 def describe(op: object) -> Description:
-    """The expression tree of `op`, with the cost of one product at every node.
+    """Show the expression tree of `op`, with the cost of one product at every node.
 
     Parameters
     ----------
@@ -110,6 +110,11 @@ def describe(op: object) -> Description:
     Description
         A string (one operator a line: class, formula, shape, dtype, tags, flops, bytes) that
         notebooks show as a table.
+
+    See Also
+    --------
+    opflow.Operator.cost : Flops and bytes of one product.
+    opflow.candidates : Ways to evaluate an operator and their times.
 
     Examples
     --------

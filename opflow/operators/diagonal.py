@@ -49,12 +49,17 @@ def _diagonal_squared(F: Diagonal, weights: Array | None = None) -> Array:
 
 
 class Identity(Diagonal):
-    """The identity of order `n`; takes the dtype of what it is added to.
+    """The identity operator of order `n`, which adopts the dtype of the operator it is added to.
 
     Parameters
     ----------
     n : int
     dtype : dtype, default float64
+
+    See Also
+    --------
+    opflow.Zero : The zero operator.
+    opflow.Mask : A diagonal of zeros and ones.
 
     Examples
     --------
@@ -90,7 +95,7 @@ def _identity(like: Operator) -> Operator:
 
 
 class Zero(Operator):
-    """The zero operator: it vanishes from sums, and a product with it is zero.
+    """The zero operator, which vanishes from sums and makes products zero.
 
     Parameters
     ----------
@@ -98,6 +103,10 @@ class Zero(Operator):
     columns : int, optional
         `rows` by default.
     dtype : dtype, default float64
+
+    See Also
+    --------
+    opflow.Identity : The identity operator.
 
     Examples
     --------

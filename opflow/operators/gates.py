@@ -75,11 +75,17 @@ class PackedGates(Operator):
         Of products; a choice, since gates are exact in any.
     slope : float, default 0
         α: the matrix has it where a gate is closed, and so is ``α + (1 − α) θ``.
+    symbol : str, default "θ"
+
+    See Also
+    --------
+    opflow.CoActivation : The Gram of these gates.
+    opflow.ScaledGates : Gates times a diagonal matrix.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> PackedGates(np.array([[True, False, True]])).rows(slice(0, 1))
+    >>> import numpy as np, opflow as of
+    >>> of.PackedGates(np.array([[True, False, True]])).rows(slice(0, 1))
     array([[1., 0., 1.]])
     """
 
@@ -117,7 +123,7 @@ class PackedGates(Operator):
     def from_bits(
         cls, bits: Array, width: int, dtype: DTypeLike, slope: float = 0.0, *, symbol: str = "θ"
     ) -> PackedGates:
-        """Gates that are packed already, as :func:`pack` does; referenced, not checked."""
+        """Gates packed already as by ``numpy.packbits(gates, axis=1)``; not copied or checked."""
         self = object.__new__(cls)
         self.data = bits
         self.slope = slope
@@ -155,6 +161,11 @@ class ScaledGates(Operator):
     scale : array of shape (n,)
         v; its dtype is the operator's.
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.PackedGates : The gates alone.
+    opflow.KhatriRao : Makes a Jacobian of these and the inputs.
 
     Notes
     -----

@@ -26,7 +26,7 @@ from opflow.operators.rules import as_operator
 
 
 class Gram(Operator):
-    r"""The Gram operator of the rows of `F`.
+    r"""The Gram operator ``F diag(w) Fᵀ`` of the rows of `F`, never formed.
 
     Parameters
     ----------
@@ -35,6 +35,13 @@ class Gram(Operator):
     weights : array of shape (m,), optional
         Weights of the columns of F; PSD if none is negative, else symmetric only.
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.CrossGram : Between the rows of two factors.
+    opflow.Hadamard : Products of Grams, entry by entry.
+    opflow.FunctionGram : The matrix of a kernel function.
+    opflow.materialise : Forms it where that is faster.
 
     Notes
     -----
@@ -90,6 +97,7 @@ class Gram(Operator):
 
     @property
     def dtype_free(self) -> bool:  # type: ignore[override]
+        """Whether the dtype is a choice, not a property of stored data."""
         return self.weights is None and self.factor.dtype_free
 
     def cost(self, columns: int = 1) -> Cost:
@@ -128,13 +136,18 @@ class Gram(Operator):
 
 
 class CrossGram(Operator):
-    r"""The Gram between the rows of two factors: ``F Gᵀ``.
+    r"""The Gram operator ``F Gᵀ`` between the rows of two factors.
 
     Parameters
     ----------
     F : array (M, m), sparse matrix, or operator
     G : array (N, m), sparse matrix, or operator
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.Gram : Of the rows of one factor, symmetric.
+    opflow.cross_kernel : The kernel between two sets of samples.
 
     Notes
     -----
@@ -188,7 +201,7 @@ class CrossGram(Operator):
 
 
 class GramVelocity(Operator):
-    r"""The velocity of a Gram whose factor moves: ``Ḟ Fᵀ + F Ḟᵀ``.
+    r"""The time derivative ``Ḟ Fᵀ + F Ḟᵀ`` of a Gram whose factor moves.
 
     Parameters
     ----------
@@ -196,6 +209,12 @@ class GramVelocity(Operator):
     dF : the same, of the same shape
         The velocity of `F`.
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.Gram : The Gram itself.
+    opflow.kernel_velocity : The time derivative of a network's kernel.
+    opflow.weight_gram_velocity : The time derivative of WᵀW.
 
     Notes
     -----

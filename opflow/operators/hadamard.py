@@ -23,7 +23,7 @@ from opflow.operators.tiles import tiled_cost, tiled_product, tiled_product_byte
 
 
 def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
-    r"""The entry-wise product ``A ∘ B ∘ …`` of operators.
+    r"""The lazy entry-wise product ``A ∘ B ∘ …`` of operators.
 
     Parameters
     ----------
@@ -39,9 +39,20 @@ def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
         other operand, a :class:`TiledHadamard`.  More than two Grams are merged only while the
         merged factor is no wider than N, where tiles become cheaper; the rest is tiled.
 
+    See Also
+    --------
+    opflow.Gram : Operands that keep the product factored.
+    opflow.KhatriRao : The factor of a product of Grams.
+    opflow.TiledHadamard : The product of any other operands.
+
     Notes
     -----
-    Schur's theorem: PSD ∘ PSD is PSD.
+    Schur's theorem: PSD ∘ PSD is PSD [1]_.
+
+    References
+    ----------
+    .. [1] R. A. Horn, C. R. Johnson, "Topics in Matrix Analysis", Cambridge University Press,
+       1991.
 
     Examples
     --------
@@ -64,13 +75,18 @@ def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
 
 
 class TiledHadamard(Operator):
-    """An entry-wise product evaluated in exact tiles.  Built by :func:`Hadamard`.
+    """The entry-wise product of any operators, evaluated in exact tiles; made by :func:`Hadamard`.
 
     Parameters
     ----------
     operands : sequence of Operator
         Of one shape and dtype.
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.Hadamard : Makes it, or a factored Gram where it can.
+    opflow.Tiled : Any operator with cheap sub-blocks, in tiles.
 
     Notes
     -----
@@ -105,6 +121,7 @@ class TiledHadamard(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return all(op.row_access for op in self.operands)
 
     def cost(self, columns: int = 1) -> Cost:

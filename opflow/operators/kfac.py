@@ -36,16 +36,28 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     Operator (P, P), PSD
         A :class:`Kronecker` with a block for every weight matrix and every bias, or the inverse.
 
+    See Also
+    --------
+    opflow.jacobian : The Jacobian.
+    opflow.spectral.solve : Takes the inverse as a preconditioner.
+    opflow.GaussNewton : Training that may use it.
+    opflow.hessian : The Hessian, and its Gauss–Newton part.
+
     Notes
     -----
     The block of :math:`\varphi \odot a` is :math:`\Phi \otimes A`, :math:`\Phi = \sum_{\mu p}
     \varphi_{\mu p}^T \varphi_{\mu p}` and :math:`A = \frac1N \sum_\mu a_\mu^T a_\mu` [1]_; exact
-    for biases and a trained readout.  (Where positions share weights both go over them: *expand*.)
-    2·N·(k·n_ℓ² + n_{ℓ-1}²) flops a layer, from conjugates that are kept, 9·n³ a factor for the
-    eigenpairs that give the inverse exactly; then 2·P·(n_ℓ + n_{ℓ-1}) a product, twice that with
-    the inverse.
+    for biases and a trained readout.  (Where positions share weights both go over them: *expand*
+    [2]_.)  2·N·(k·n_ℓ² + n_{ℓ-1}²) flops a layer, from conjugates that are kept, 9·n³ a factor for
+    the eigenpairs that give the inverse exactly; then 2·P·(n_ℓ + n_{ℓ-1}) a product, twice that
+    with the inverse.
 
-    .. [1] Martens and Grosse, Optimizing neural networks with Kronecker-factored curvature, 2015.
+    References
+    ----------
+    .. [1] J. Martens, R. Grosse, "Optimizing neural networks with Kronecker-factored approximate
+       curvature", 2015, arXiv:1503.05671.
+    .. [2] R. Eschenhagen, A. Immer, R. E. Turner, F. Schneider, P. Hennig, "Kronecker-factored
+       approximate curvature for modern neural network architectures", 2023, arXiv:2311.00636.
 
     Examples
     --------

@@ -34,7 +34,7 @@ from opflow.operators.rules import as_operator, is_operator
 
 
 class KhatriRao(Operator):
-    r"""The row-wise Khatri–Rao (face-splitting) product ``A ⊙ B``: row μ is ``A_μ ⊗ B_μ``.
+    r"""The row-wise Khatri–Rao (face-splitting) product ``A ⊙ B``, whose row μ is ``A_μ ⊗ B_μ``.
 
     Parameters
     ----------
@@ -42,6 +42,13 @@ class KhatriRao(Operator):
         With k > 1, each row of B goes with k consecutive rows of A (k outputs a sample).
     B : array (N, q), sparse matrix, or operator
     symbol : str, optional
+
+    See Also
+    --------
+    opflow.jacobian : Made of these, one per layer.
+    opflow.Hadamard : Its Gram is ``(A Aᵀ) ∘ (B Bᵀ)``.
+    opflow.GramSide : That Gram with one of the two kept dense.
+    opflow.Kronecker : The product of all pairs of rows.
 
     Notes
     -----
@@ -82,6 +89,7 @@ class KhatriRao(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return self.A.row_access and self.B.row_access
 
     @property

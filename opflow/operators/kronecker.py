@@ -18,12 +18,21 @@ from opflow.operators.rules import as_operator
 
 
 class Kronecker(Composite):
-    r"""``A ⊗ B``; of several pairs a block-diagonal operator, ``diag(A_1 ⊗ B_1, A_2 ⊗ B_2, …)``.
+    r"""The Kronecker product ``A ⊗ B``, or ``diag(A_1 ⊗ B_1, A_2 ⊗ B_2, …)`` of several pairs.
 
     Parameters
     ----------
     *pairs : tuples (A, B) of arrays, sparse matrices or operators
     symbol : str, optional
+    **dims : tuple of int
+        `dims` and `dimsd` of :class:`Operator`.
+
+    See Also
+    --------
+    opflow.SampleLift : ``I ⊗ W``, a matrix applied to every sample.
+    opflow.FeatureLift : ``A ⊗ I``, a matrix that mixes samples.
+    opflow.KhatriRao : The row-wise Kronecker product.
+    opflow.kfac : Kronecker factors of a Gauss–Newton matrix.
 
     Notes
     -----
@@ -113,13 +122,19 @@ def _entries_are_cheap(op: Kronecker) -> bool:
 
 
 class SampleLift(Kronecker):
-    """``I_N ⊗ W``: apply `W` to every sample of a field.
+    """The operator ``I_N ⊗ W``, which applies `W` to every sample of a field.
 
     Parameters
     ----------
     W : array (n_out, n_in) or operator
     samples : int
-        N.
+        N, the number of samples.
+
+    See Also
+    --------
+    opflow.FeatureLift : ``A ⊗ I``, which mixes the samples.
+    opflow.BlockDiagonal : A block of its own for every sample.
+    opflow.Kronecker : Any two factors.
 
     Notes
     -----
@@ -128,8 +143,8 @@ class SampleLift(Kronecker):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> SampleLift(np.array([[1.0, 1.0]]), samples=2) @ np.array([1.0, 2.0, 3.0, 4.0])
+    >>> import numpy as np, opflow as of
+    >>> of.SampleLift(np.array([[1.0, 1.0]]), samples=2) @ np.array([1.0, 2.0, 3.0, 4.0])
     array([3., 7.])
     """
 
@@ -139,7 +154,7 @@ class SampleLift(Kronecker):
 
 
 class FeatureLift(Kronecker):
-    """``A ⊗ I_n``: mix the samples of a field by `A`, the same for every unit.
+    """The operator ``A ⊗ I_n``, which mixes the samples of a field by `A`, alike for every unit.
 
     Parameters
     ----------
@@ -147,14 +162,19 @@ class FeatureLift(Kronecker):
     features : int
         n, the number of units.
 
+    See Also
+    --------
+    opflow.SampleLift : ``I ⊗ W``, which mixes the units of every sample.
+    opflow.Kronecker : Any two factors.
+
     Notes
     -----
     Maps a field (N_in, n) to (N_out, n); one product of A with n columns.  Keeps A's tags.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> FeatureLift(np.array([[1.0, 1.0]]), features=2) @ np.array([1.0, 2.0, 3.0, 4.0])
+    >>> import numpy as np, opflow as of
+    >>> of.FeatureLift(np.array([[1.0, 1.0]]), features=2) @ np.array([1.0, 2.0, 3.0, 4.0])
     array([4., 6.])
     """
 

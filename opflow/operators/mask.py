@@ -13,7 +13,7 @@ from opflow.operators.operator import Cost
 
 
 class Mask(Diagonal):
-    """The diagonal operator of gates on a field: ``(Mask(θ) x)_i = θ_i x_i``.
+    """The diagonal operator that applies gates to a field: ``(Mask(θ) x)_i = θ_i x_i``.
 
     Parameters
     ----------
@@ -22,6 +22,13 @@ class Mask(Diagonal):
     dtype : dtype, default float64
     slope : float, default 0
         α, by which a closed gate multiplies: the mask of leaky units.
+    symbol : str, default "D"
+
+    See Also
+    --------
+    opflow.PackedGates : Gates as a matrix of samples and units.
+    opflow.Identity : All gates open.
+    opflow.WeightGram : Weights between the masks of two samples.
 
     Notes
     -----

@@ -34,7 +34,7 @@ SPARSE_ENTRY, SPARSE_PAIR = 0.5, 30.0
 
 
 class Matrix(Operator):
-    """A dense array or a sparse matrix as an operator (referenced, not copied).
+    """A dense array or a sparse matrix as an operator; the data is referenced, not copied.
 
     Parameters
     ----------
@@ -44,14 +44,20 @@ class Matrix(Operator):
         Promises by the caller about a square matrix; they are not checked.
     symbol : str, optional
 
+    See Also
+    --------
+    opflow.as_operator : An operator from any data.
+    opflow.RowMatrix : Rows that are read when they are needed.
+    opflow.Weight : A weight matrix.
+
     Notes
     -----
     One product costs 2mn flops a column (2 nnz if sparse).
 
     Examples
     --------
-    >>> import numpy as np
-    >>> Matrix(np.array([[1.0, 2.0]])) @ np.array([1.0, 1.0])
+    >>> import numpy as np, opflow as of
+    >>> of.Matrix(np.array([[1.0, 2.0]])) @ np.array([1.0, 1.0])
     array([3.])
     """
 
@@ -124,14 +130,21 @@ class Matrix(Operator):
 
 
 class RowMatrix(Matrix):
-    """A matrix that is read by rows and never held whole: an h5py or zarr data set, say, or
-    rows :class:`~opflow.Streamed` to a device.
+    """A matrix that is read by rows and never held whole.
+
+    An h5py or zarr data set, say, or rows :class:`~opflow.Streamed` to a device.
 
     Parameters
     ----------
     data : object with `shape`, `dtype` and row slicing
         ``data[i:j]`` gives rows i..j-1; an increasing integer array as index gives those rows.
-    symbol : str, optional
+    symmetric, psd, symbol : optional
+        As of :class:`Matrix`.
+
+    See Also
+    --------
+    opflow.Matrix : An array that is held.
+    opflow.Streamed : Rows on the host, moved to a device.
 
     Notes
     -----
@@ -139,12 +152,12 @@ class RowMatrix(Matrix):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, opflow as of
     >>> class OnDisk:
     ...     shape, dtype = (3, 2), np.dtype(float)
     ...     def __getitem__(self, index):
     ...         return np.arange(6.0).reshape(3, 2)[index]
-    >>> RowMatrix(OnDisk()) @ np.ones(2)
+    >>> of.RowMatrix(OnDisk()) @ np.ones(2)
     array([1., 5., 9.])
     """
 
@@ -204,6 +217,12 @@ class Weight(Matrix):
     W : array of shape (n_out, n_in)
         float32 or float64.
     symbol : str, default "W"
+
+    See Also
+    --------
+    opflow.Matrix : Any matrix.
+    opflow.SampleLift : A weight matrix applied to every sample.
+    opflow.WeightGram : ``Wᵀ D_μ D_ν W``.
 
     Examples
     --------

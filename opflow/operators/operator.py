@@ -49,6 +49,13 @@ class Operator(Arithmetic):
     dims, dimsd : tuple of int, optional
         Shapes of input and output fields, as in PyLops.
 
+    See Also
+    --------
+    opflow.as_operator : An operator from an array, or of PyLops or SciPy.
+    opflow.describe : The expression tree.
+    opflow.materialise : The same operator in its fastest form.
+    opflow.spectral.eigsh : Eigenvalues from products.
+
     Notes
     -----
     Operators are immutable after construction and can be shared between threads (the product
@@ -172,7 +179,7 @@ class Operator(Arithmetic):
         """Dense rows, shape (b, columns); `index` is a slice or an integer array.
 
         Costs b products with the adjoint unless `row_access` is true.  Rows of stored data are
-        views of it, which cannot be written through on the host; :meth:`block` gives copies.
+        views of it, which cannot be written through on the host: :meth:`Operator.block` copies.
         """
         return self.rmatmat(selector(self, index, self.shape[0])).T.conj()
 

@@ -44,7 +44,7 @@ class OutputTrace(Operator):
     J : Operator (N·k, P)
         Rows sample-major.
     outputs : int
-        k.
+        k, the number of outputs.
 
     Notes
     -----
@@ -60,6 +60,7 @@ class OutputTrace(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return self.J.row_access
 
     @property

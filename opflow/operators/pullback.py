@@ -13,7 +13,7 @@ from opflow.operators.rules import as_operator, compose
 
 
 def pullback(B: Data, J: Data, J2: Data | None = None) -> Operator:
-    r"""The lazy pullback ``Jᵀ B J2``.
+    r"""Return the lazy pullback ``Jᵀ B J2``.
 
     Parameters
     ----------
@@ -22,10 +22,27 @@ def pullback(B: Data, J: Data, J2: Data | None = None) -> Operator:
     J2 : operator or array, shape (m2, n2), optional
         `J` by default, which makes the result a congruence.
 
+    Returns
+    -------
+    Operator of shape (n, n2)
+        PSD or symmetric if B is and `J2` is not given.
+
+    See Also
+    --------
+    opflow.pushforward : The dual, ``J B J2ᵀ``.
+    opflow.hierarchy.pullback : Members of the recursion of a network.
+    opflow.WeightGram : The first nontrivial member.
+
     Notes
     -----
     The transpose of a complex J is its adjoint.  With J = D_μ W and J2 = D_ν W this is one step of
-    :math:`B^{(\ell-1,m)}_{\mu\nu} = W^{\ell T} D^\ell_\mu B^{(\ell,m)}_{\mu\nu} D^\ell_\nu W^\ell`.
+    :math:`B^{(\ell-1,m)}_{\mu\nu} = W^{\ell T} D^\ell_\mu B^{(\ell,m)}_{\mu\nu} D^\ell_\nu W^\ell`
+    [1]_.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------
@@ -40,7 +57,7 @@ def pullback(B: Data, J: Data, J2: Data | None = None) -> Operator:
 
 
 def pushforward(B: Data, J: Data, J2: Data | None = None) -> Operator:
-    r"""The lazy pushforward ``J B J2ᵀ``.
+    r"""Return the lazy pushforward ``J B J2ᵀ``.
 
     Parameters
     ----------
@@ -48,6 +65,16 @@ def pushforward(B: Data, J: Data, J2: Data | None = None) -> Operator:
     J : operator or array, shape (m, n)
     J2 : operator or array, shape (m2, n2), optional
         `J` by default, which makes the result a congruence.
+
+    Returns
+    -------
+    Operator of shape (m, m2)
+        PSD or symmetric if B is and `J2` is not given.
+
+    See Also
+    --------
+    opflow.pullback : The dual, ``Jᵀ B J2``.
+    opflow.hierarchy.pushforward : Members of the recursion of a network.
 
     Notes
     -----

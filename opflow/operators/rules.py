@@ -27,7 +27,7 @@ def is_operator(x: object) -> bool:
 
 
 def as_operator(x: Data, *, symbol: str | None = None) -> Operator:
-    """An opflow operator from an array, a sparse matrix or any PyLops or SciPy operator.
+    """Make an opflow operator of an array, a sparse matrix or any PyLops or SciPy operator.
 
     Parameters
     ----------
@@ -35,6 +35,17 @@ def as_operator(x: Data, *, symbol: str | None = None) -> Operator:
         Arrays of float32 or float64 are referenced, other numbers converted.
     symbol : str, optional
         How :func:`describe` writes it.
+
+    Returns
+    -------
+    Operator
+        `x` itself if it is an opflow operator.
+
+    See Also
+    --------
+    opflow.Matrix : What it makes of an array.
+    opflow.RowMatrix : What it makes of rows on disk.
+    opflow.External : What it makes of an operator of another library.
 
     Examples
     --------

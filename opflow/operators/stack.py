@@ -25,12 +25,26 @@ from opflow.operators.prices import gram_of_parts, gram_work
 
 
 class HStack(Composite):
-    """Operators side by side, ``[A₁ A₂ …]``: the Jacobian of several layers.
+    """The lazy row ``[A₁ A₂ …]`` of operators side by side: the Jacobian of several layers.
 
     Parameters
     ----------
     operators : sequence of Operator
         With one number of rows.
+    symbol : str, optional
+
+    See Also
+    --------
+    opflow.VStack : Operators one upon another.
+    opflow.BlockDiagonal : One dense block per sample.
+    opflow.jacobian : The Jacobian of a network, of this form.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.HStack([of.Identity(2), of.Matrix(np.ones((2, 1)))]).todense()
+    array([[1., 0., 1.],
+           [0., 1., 1.]])
     """
 
     def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
@@ -101,12 +115,26 @@ def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Arra
 
 
 class VStack(Composite):
-    """Operators one upon another: the Jacobian of several sets of samples.
+    """The lazy column of operators one upon another: the Jacobian of several sets of samples.
 
     Parameters
     ----------
     operators : sequence of Operator
         With one number of columns.
+    symbol : str, optional
+
+    See Also
+    --------
+    opflow.HStack : Operators side by side.
+    opflow.BlockDiagonal : One dense block per sample.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.VStack([of.Identity(2), of.Matrix(np.ones((1, 2)))]).todense()
+    array([[1., 0.],
+           [0., 1.],
+           [1., 1.]])
     """
 
     def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
@@ -155,13 +183,18 @@ def _upright_column_squares(F: VStack) -> Array:
 
 
 class BlockDiagonal(Operator):
-    r"""``diag(B_1, …, B_N)``, one dense block a sample.
+    r"""The block-diagonal operator ``diag(B_1, …, B_N)``, one dense block per sample.
 
     Parameters
     ----------
     blocks : array (N, k, n), or (N, n) for one row a block
         float32 or float64; referenced, not copied.
     symbol : str, default "B"
+
+    See Also
+    --------
+    opflow.SampleLift : The same block for every sample.
+    opflow.Kronecker : Block-diagonal operators of Kronecker products.
 
     Notes
     -----

@@ -21,12 +21,24 @@ class WeightGram(Gram):
         Gates θ_ν of the other; `gates` by default.
     slope : float, default 0
         α of the units: D has it where a gate is closed.
+    symbol : str, optional
+
+    See Also
+    --------
+    opflow.hierarchy.pullback : All members of the recursion.
+    opflow.pullback : One step of it, for any operators.
+    opflow.Weight : The weight matrix.
 
     Notes
     -----
     :math:`\sum_i \theta_i^\mu \theta_i^\nu\, w_i w_i^T` over the rows w_i of W: the first
-    nontrivial member of the pullback recursion.  Symmetric, and PSD for every pair of samples
+    nontrivial member of the pullback recursion [1]_.  Symmetric, and PSD for every pair of samples
     where α >= 0, because D_μ D_ν is a mask then too.  A product costs 4·n_out·n_in flops.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------

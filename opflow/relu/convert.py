@@ -91,7 +91,7 @@ def to_torch(self: ReLUNetwork) -> nn.Sequential:
     Notes
     -----
     A layer of rate 0 and a fixed readout require no gradients; a module has no place for other
-    rates: step × :attr:`rates` are the learning rates of the optimiser's parameter groups.
+    rates: step × ``rates`` are the learning rates of the optimiser's parameter groups.
     :meth:`from_torch` gives the network back, with rates of 1 in their place.
 
     Examples

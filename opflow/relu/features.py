@@ -17,7 +17,7 @@ __all__ = ["agop", "feature_ansatz", "target_linearity"]
 
 
 def agop(fields: Fields, layer: int) -> Operator:
-    r"""The average gradient outer product at the input of a layer.
+    r"""Return the average gradient outer product at the input of a layer.
 
     Parameters
     ----------
@@ -28,6 +28,11 @@ def agop(fields: Fields, layer: int) -> Operator:
     Returns
     -------
     Operator of shape (n_{ℓ-1}, n_{ℓ-1}), PSD
+
+    See Also
+    --------
+    opflow.features.feature_ansatz : Compares it with the weight Gram.
+    opflow.pullback : How it is made.
 
     Notes
     -----
@@ -67,7 +72,7 @@ def feature_ansatz(
     centred: bool = False,
     start: ReLUNetwork | None = None,
 ) -> float:
-    r"""The neural feature ansatz correlation of a layer: weight Gram against AGOP.
+    r"""Return the correlation of a layer's weight Gram with its average gradient outer product.
 
     Parameters
     ----------
@@ -86,9 +91,14 @@ def feature_ansatz(
     float
         Between 0 and 1; 0 if either matrix is zero.
 
+    See Also
+    --------
+    opflow.features.agop : The gradient outer product.
+    opflow.features.target_linearity : Another measure of features.
+
     Notes
     -----
-    The cosine of the two matrices, as in the code that accompanies arXiv:2212.13881,
+    The cosine of the two matrices, as in the code that accompanies [1]_,
 
     .. math::
         \frac{\langle M^T M, G^\alpha \rangle_F}{\|M^T M\|_F\, \|G^\alpha\|_F},
@@ -97,6 +107,12 @@ def feature_ansatz(
     the conjugates, everything is computed from the n_ℓ × n_ℓ matrices S, WWᵀ, MWᵀ and MMᵀ, in
     float64: 2·N·k·n_ℓ² + 6·n_ℓ²·n_{ℓ-1} + O(n_ℓ³) flops, and the input width never enters as a
     square.
+
+    References
+    ----------
+    .. [1] A. Radhakrishnan, D. Beaglehole, P. Pandit, M. Belkin, "Mechanism of feature learning
+       in deep fully connected networks and kernel machines that recursively learn features",
+       arXiv:2212.13881.
 
     Examples
     --------
@@ -135,7 +151,7 @@ def feature_ansatz(
 
 
 def target_linearity(fields: Fields, targets: Data, layer: int) -> float:
-    r"""How much of the targets is a linear function of a layer's activations.
+    r"""Measure how much of the targets is a linear function of a layer's activations.
 
     Parameters
     ----------
@@ -149,6 +165,11 @@ def target_linearity(fields: Fields, targets: Data, layer: int) -> float:
     -------
     float
         Between 0 and 1.
+
+    See Also
+    --------
+    opflow.features.feature_ansatz : Another measure of features.
+    opflow.spectral.alignment : How much of the targets a kernel explains.
 
     Notes
     -----

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Fields:
-    r"""The fields of `network` on the samples `X`.
+    r"""The fields of `network` on the samples `X`: activations, gates, conjugates and outputs.
 
     Parameters
     ----------
@@ -57,6 +57,12 @@ class Fields:
         Check in one pass that X is finite; not needed for an X that has been checked.
     comm : mpi4py.MPI.Comm or Sharded, optional
         X is this rank's rows of the inputs, and kernels are of the samples of all ranks.
+
+    See Also
+    --------
+    opflow.ReLUNetwork.fields : Makes them.
+    opflow.collective_kernel : Their kernel.
+    opflow.hierarchy.field_velocities : How they move under gradient flow.
 
     Notes
     -----

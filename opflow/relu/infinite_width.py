@@ -27,7 +27,7 @@ def infinite_width(
     kernel: str = "ntk",
     variances: Sequence[float] | None = None,
 ) -> FunctionGram:
-    r"""The kernel of networks like `network` in the limit of infinite width.
+    r"""Return the kernel of networks like `network` in the limit of infinite width.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def infinite_width(
     X2 : array (M, d) or rows on disk, optional
         `X` by default.  For predictions, `X` is the new points and `X2` the training set.
     kernel : {"ntk", "nngp"}, default "ntk"
-        The limit of :func:`collective_kernel`, or the covariance of the outputs over the draw.
+        The limit of :func:`collective_kernel`, or the covariance of the outputs over the draw [3]_.
     variances : sequence of L + 1 floats, optional
         :math:`\sigma_\ell^2`, of the weights times :math:`n_{\ell-1}`; the readout's is last.
         By default :math:`2/(1 + \alpha_\ell^2)` and 1, as "ntk" and "standard" draw: arrays
@@ -47,6 +47,13 @@ def infinite_width(
     -------
     FunctionGram of shape (N, N), symmetric and PSD, or (N, M)
         Of one output; for k outputs it is ``of.FeatureLift(kernel, k)``.
+
+    See Also
+    --------
+    opflow.collective_kernel : The kernel of a finite network.
+    opflow.FunctionGram : The class of the result.
+    opflow.spectral.kernel_regression : Predictions by it.
+    opflow.sklearn.NTKRegressor : An estimator with this kernel.
 
     Notes
     -----
@@ -68,8 +75,12 @@ def infinite_width(
 
     References
     ----------
-    .. [1] Y. Cho, L. K. Saul, "Kernel methods for deep learning", NIPS 2009.
-    .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel", arXiv:1806.07572.
+    .. [1] Y. Cho, L. K. Saul, "Kernel methods for deep learning", Advances in Neural Information
+       Processing Systems 22, 2009.
+    .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and generalization
+       in neural networks", 2018, arXiv:1806.07572.
+    .. [3] J. Lee, Y. Bahri, R. Novak, S. S. Schoenholz, J. Pennington, J. Sohl-Dickstein, "Deep
+       neural networks as Gaussian processes", 2018, arXiv:1711.00165.
 
     Examples
     --------

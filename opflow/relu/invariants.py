@@ -98,7 +98,7 @@ def weight_gram(network: ReLUNetwork, layer: int, side: str = "input") -> Array:
 def weight_gram_velocity(
     fields: Fields, layer: int, residual: Data, side: str = "input"
 ) -> Operator:
-    r"""The closed equation of a weight Gram: d(WᵀW)/dt or d(WWᵀ)/dt from the fields alone.
+    r"""Return the velocity of a weight Gram, d(WᵀW)/dt or d(WWᵀ)/dt, from the fields alone.
 
     Parameters
     ----------
@@ -106,12 +106,21 @@ def weight_gram_velocity(
     layer : int
         ℓ, 1..L.
     residual : array (N, k), (N,) for k = 1, or (N·k,)
+        r = f − y.
     side : {"input", "output"}
         WᵀW, on the layer's input units, or WWᵀ, on its output units.
 
     Returns
     -------
-    Operator of shape (n_{ℓ-1}, n_{ℓ-1}) or (n_ℓ, n_ℓ), symmetric
+    Operator
+        Symmetric, of shape (n_{ℓ-1}, n_{ℓ-1}) or (n_ℓ, n_ℓ).
+
+    See Also
+    --------
+    opflow.GramVelocity : The class of the result, up to a factor.
+    opflow.observe.GramClosure : Checks the equation along a run.
+    opflow.observe.balances : Invariants of the same flow.
+    opflow.kernel_velocity : The velocity of the kernel.
 
     Notes
     -----

@@ -33,7 +33,7 @@ def jacobian(
     rates: bool = True,
     outputs: str | int = "all",
 ) -> Operator:
-    r"""The Jacobian of the outputs with respect to the trained parameters.
+    r"""Return the Jacobian of the outputs with respect to the trained parameters.
 
     Parameters
     ----------
@@ -53,6 +53,13 @@ def jacobian(
     Operator of shape (N·k, P), or with N rows for other outputs than all
         Rows: outputs flattened sample-major.  Columns: ``[vec W¹, b¹, vec W², …]``, vec in C
         order, biases where there are any; then those of a trained readout, ``[vec V, c]``.
+
+    See Also
+    --------
+    opflow.collective_kernel : ``J Jᵀ``, the neural tangent kernel.
+    opflow.hessian : The Hessian and its Gauss–Newton part.
+    opflow.kfac : An approximation of ``Jᵀ J``.
+    opflow.torch.jacobian : The Jacobian of any PyTorch module.
 
     Notes
     -----

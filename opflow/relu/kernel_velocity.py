@@ -22,7 +22,7 @@ __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
 
 class KernelVelocity(NamedTuple):
-    """What moves one layer's kernel; the sum of the two is its velocity.
+    """The two parts of the velocity of a layer's kernel, which is their sum.
 
     Attributes
     ----------
@@ -31,6 +31,18 @@ class KernelVelocity(NamedTuple):
     conjugates : Operator
         η A ∘ Ḋ, because conjugates move; zero in the last layer, whose φ is fixed by its gates
         (the one below a fixed readout, or a trained readout itself).
+
+    See Also
+    --------
+    opflow.layer_kernel_velocities : Makes one per layer.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 5, 4], seed=0).fields(np.eye(3))
+    >>> first, _ = of.layer_kernel_velocities(fields, fields.outputs - 1.0)
+    >>> first.conjugates.shape
+    (3, 3)
     """
 
     activations: Operator
@@ -38,7 +50,7 @@ class KernelVelocity(NamedTuple):
 
 
 def kernel_velocity(fields: Fields, residual: Data) -> Operator:
-    r"""dK/dt along gradient flow, inside the activation region.
+    r"""Return dK/dt along gradient flow, inside the activation region.
 
     Parameters
     ----------
@@ -51,6 +63,12 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
     Operator of shape (N·k, N·k), symmetric
         Zero for one hidden layer and a fixed readout, where K moves only when gates flip.
 
+    See Also
+    --------
+    opflow.collective_kernel : K itself.
+    opflow.layer_kernel_velocities : The same layer by layer.
+    opflow.hierarchy.field_velocities : How the fields move.
+
     Notes
     -----
     .. math::
@@ -58,10 +76,15 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
         \dot D^\ell) = \dot J J^T + J \dot J^T, \qquad
         \dot J_\ell = \dot\varphi^\ell \odot a^{\ell-1} + \varphi^\ell \odot \dot a^{\ell-1},
 
-    with :math:`\dot a^\ell = -\theta^\ell \circ H_\ell r` and :math:`\dot\varphi^\ell =
-    -\theta^\ell \circ \Psi_\ell r` (θ the slopes of other units), computed once here
-    and kept, N·(1 + k)·Σn_ℓ numbers.  A product costs about 12·N·P flops a column and forms no
-    N × N array.
+    the first of a hierarchy of equations for the kernel [1]_, with :math:`\dot a^\ell =
+    -\theta^\ell \circ H_\ell r` and :math:`\dot\varphi^\ell = -\theta^\ell \circ \Psi_\ell r` (θ
+    the slopes of other units), computed once here and kept, N·(1 + k)·Σn_ℓ numbers.  A product
+    costs about 12·N·P flops a column and forms no N × N array.
+
+    References
+    ----------
+    .. [1] J. Huang, H.-T. Yau, "Dynamics of deep neural networks and neural tangent hierarchy",
+       2019, arXiv:1909.08156.
 
     Examples
     --------
@@ -76,7 +99,7 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
 
 
 def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVelocity]:
-    r"""dK/dt layer by layer, in two parts: activations moving, conjugates moving.
+    r"""Return dK/dt layer by layer, in two parts: activations moving, conjugates moving.
 
     Parameters
     ----------
@@ -87,6 +110,12 @@ def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVeloci
     -------
     list of KernelVelocity
         First layer first, a trained readout last; all of them add up to :func:`kernel_velocity`.
+
+    See Also
+    --------
+    opflow.kernel_velocity : Their sum.
+    opflow.layer_kernels : The kernels that move.
+    opflow.KernelVelocity : The two parts of a layer.
 
     Notes
     -----

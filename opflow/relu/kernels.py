@@ -27,7 +27,7 @@ from opflow.relu.network import ReLUNetwork
 
 
 def layer_kernels(fields: Fields, *, outputs: str | int = "all") -> list[Operator]:
-    r"""The share of each trained layer in the collective kernel, first layer first.
+    r"""Return the share of each trained layer in the collective kernel, first layer first.
 
     Parameters
     ----------
@@ -37,13 +37,26 @@ def layer_kernels(fields: Fields, *, outputs: str | int = "all") -> list[Operato
 
     Returns
     -------
-    list of Operator, each (N·k, N·k), or (N, N) for other outputs; symmetric and PSD
+    list of Operator
+        Each (N·k, N·k), or (N, N) for other outputs; symmetric and PSD.
+
+    See Also
+    --------
+    opflow.collective_kernel : Their sum.
+    opflow.spectral.layer_shares : Their shares of the trace.
+    opflow.layer_kernel_velocities : How they move.
+    opflow.torch.layer_kernels : The same for any PyTorch module.
 
     Notes
     -----
-    :math:`K_\ell = \eta_\ell\, A^{\ell-1} \circ D^\ell`, with A repeated over the k × k output
+    :math:`K_\ell = \eta_\ell\, A^{\ell-1} \circ D^\ell` [1]_, with A repeated over the k × k output
     block; a bias adds 1 to A.  A trained readout comes last: :math:`\eta_V\, A^L \otimes I_k`.
     One product costs 4·N·n_ℓ·(n_{ℓ-1} + k) flops a column.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------
@@ -81,7 +94,7 @@ def _first_kernel_by_gram(fields: Fields, gram: Operator) -> Operator:
 def collective_kernel(
     fields: Fields, *, route: str | None = None, outputs: str | int = "all"
 ) -> Operator:
-    r"""The kernel K of the residual dynamics ``dr/dt = −K r``.
+    r"""Return the kernel K of the residual dynamics ``dr/dt = −K r``, the neural tangent kernel.
 
     Parameters
     ----------
@@ -98,14 +111,28 @@ def collective_kernel(
     Operator of shape (N·k, N·k), or (N, N) for other outputs than all; symmetric and PSD
         Acts on residuals flattened sample-major.
 
+    See Also
+    --------
+    opflow.layer_kernels : The share of each layer.
+    opflow.jacobian : J, whose Gram this is.
+    opflow.infinite_width : The limit of infinite width.
+    opflow.torch.kernel : The kernel of any PyTorch module.
+
     Notes
     -----
-    :math:`K = \sum_\ell \eta_\ell\, A^{\ell-1} \circ D^\ell = J J^T`, the empirical neural
-    tangent kernel.  A product through cached conjugates costs 4·N·P + 4·N·k·Σn_ℓ flops a column,
-    through transport about 8·N·P; the workspace does not grow with N.  ``diagonal()``, without a
-    product, is the squared norms of the gradients of all outputs.  Of fields with a communicator,
-    N counts the samples of all ranks, vectors are the rows of this one, and a product has one
-    allreduce of P numbers a column.
+    :math:`K = \sum_\ell \eta_\ell\, A^{\ell-1} \circ D^\ell = J J^T` [1]_, the
+    empirical neural tangent kernel [2]_.  A product through cached conjugates costs 4·N·P +
+    4·N·k·Σn_ℓ flops a column, through transport about 8·N·P; the workspace does not grow with N.
+    ``diagonal()``, without a product, is the squared norms of the gradients of all outputs.  Of
+    fields with a communicator, N counts the samples of all ranks, vectors are the rows of this one,
+    and a product has one allreduce of P numbers a column.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
+    .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and generalization
+       in neural networks", 2018, arXiv:1806.07572.
 
     Examples
     --------
@@ -127,7 +154,7 @@ def collective_kernel(
 
 
 def cross_kernel(fields: Fields, other: Fields, *, outputs: str | int = "all") -> Operator:
-    r"""The kernel between new points and the training set, K(X*, X).
+    r"""Return the kernel between new points and the training set, K(X*, X).
 
     Parameters
     ----------
@@ -143,11 +170,24 @@ def cross_kernel(fields: Fields, other: Fields, *, outputs: str | int = "all") -
     Operator of shape (M·k, N·k), or (M, N) for other outputs than all
         Its adjoint is K(X, X*).
 
+    See Also
+    --------
+    opflow.collective_kernel : The kernel of one set.
+    opflow.LinearisedFlow : Training in the lazy regime.
+    opflow.spectral.kernel_regression : Regression that predicts through it.
+    opflow.torch.cross_kernel : The same for any PyTorch module.
+
     Notes
     -----
     :math:`K(X^*, X) = J(X^*) J(X)^T`: to first order, outputs at new points move by
-    ``−K(X*, X) r``, and in the lazy regime they are :math:`f_0 - K(X^*, X) \int_0^t r`.  A product
+    ``−K(X*, X) r``, and in the lazy regime they are :math:`f_0 - K(X^*, X) \int_0^t r` [1]_.
+    A product
     costs half a product with the kernel of each set; sub-blocks are exact.
+
+    References
+    ----------
+    .. [1] J. Lee et al., "Wide neural networks of any depth evolve as linear models under gradient
+       descent", 2019, arXiv:1902.06720.
 
     Examples
     --------

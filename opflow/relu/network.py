@@ -43,7 +43,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
     weights : sequence of arrays, W^ℓ of shape (n_ℓ, n_{ℓ-1})
         float32 or float64, one dtype, finite; n_0 = d is the number of input features.
     readout : array of shape (k, n_L) or (n_L,)
-        V.
+        V, the weights of the outputs.
     biases : sequence of arrays of shape (n_ℓ,), or None for a layer without, optional
         Trained like the weights, at the layer's rate.
     rates : sequence of L numbers >= 0, optional
@@ -54,7 +54,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
     readout_rate : float, optional
         η_V, at which the readout and `output_bias` are trained; None for a fixed readout.
     output_bias : array of shape (k,), optional
-        c.
+        c, added to the outputs.
 
     Attributes
     ----------
@@ -69,6 +69,13 @@ class ReLUNetwork(NetworkArrays, Pictured):
     depth, outputs, parameters : int
         L, k, and the number P of trained parameters.
     dtype : dtype
+
+    See Also
+    --------
+    opflow.Fields : The network on a training set.
+    opflow.train : Trains it.
+    opflow.collective_kernel : Its neural tangent kernel.
+    opflow.torch.kernel : Kernels of other architectures, in PyTorch.
 
     Notes
     -----
@@ -130,7 +137,7 @@ class ReLUNetwork(NetworkArrays, Pictured):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], settings: Mapping[str, Any]) -> ReLUNetwork:
-        """The network whose :meth:`arrays` and :meth:`settings` are among others."""
+        """The network whose ``arrays()`` and ``settings()`` are among others."""
         depth = sum(name.startswith("weight_") for name in arrays)
         return cls(
             [arrays[f"weight_{i}"] for i in range(depth)],
@@ -167,12 +174,20 @@ class ReLUNetwork(NetworkArrays, Pictured):
         memory: float | str | None = None,
         comm: object = None,
     ) -> Fields:
-        """The fields on a training set: activations kept, the rest on demand.
+        """Return the fields on a training set: activations kept, the rest on demand.
 
         Parameters
         ----------
         X, storage, memory, comm
             As in :class:`Fields`.
+
+        Returns
+        -------
+        Fields
+
+        See Also
+        --------
+        opflow.Fields : All that is known of them.
         """
         return Fields(self, X, storage=storage, memory=memory, comm=comm)
 
@@ -231,14 +246,14 @@ class ReLUNetwork(NetworkArrays, Pictured):
         rng: Seed = None,
         dtype: DTypeLike = np.float64,
     ) -> ReLUNetwork:
-        r"""A random network.
+        r"""Draw a random network.
 
         Parameters
         ----------
         widths : sequence of int
             [d, n_1, …, n_L].
         outputs : int, default 1
-            k.
+            k, the number of outputs.
         scaling : {"ntk", "standard", "mean-field"}
             See Notes.
         bias : bool
@@ -251,22 +266,36 @@ class ReLUNetwork(NetworkArrays, Pictured):
         dtype : dtype, default float64
             The draw is the same for both dtypes, to rounding.
 
+        See Also
+        --------
+        opflow.infinite_width : The limit of infinite width.
+        opflow.ReLUNetwork.from_torch : A network drawn by PyTorch.
+
         Notes
         -----
-        All draw :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
+        All draw, after [1]_, :math:`W^\ell \sim N(0, g_\ell/n_{\ell-1})` with
         :math:`g_\ell = 2/(1 + \alpha_\ell^2)`, which is 2 for ReLU.
 
-        ============  ===========================  ================================  ===========
-        scaling       readout                      rates                             "auto"
-        ============  ===========================  ================================  ===========
-        standard      :math:`V \sim N(0, 1/n_L)`   :math:`1`                         :math:`1`
-        ntk           :math:`V \sim N(0, 1/n_L)`   :math:`g_\ell/n_{\ell-1}`         :math:`1/n_L`
-        mean-field    :math:`V \sim N(0, 1/n_L^2)` :math:`n_L`                       :math:`1/n_L`
-        ============  ===========================  ================================  ===========
+        ==========  ============================  =========================  =============
+        scaling     readout                       rates                      "auto"
+        ==========  ============================  =========================  =============
+        standard    :math:`V \sim N(0, 1/n_L)`    :math:`1`                  :math:`1`
+        ntk         :math:`V \sim N(0, 1/n_L)`    :math:`g_\ell/n_{\ell-1}`  :math:`1/n_L`
+        mean-field  :math:`V \sim N(0, 1/n_L^2)`  :math:`n_L`                :math:`1/n_L`
+        ==========  ============================  =========================  =============
 
         "ntk" equals the parametrisation :math:`h = \sqrt{g/n_{in}}\,\tilde W a` with
         :math:`\tilde W \sim N(0, 1)`: same function, and gradient descent on :math:`\tilde W`
-        moves W at that rate.
+        moves W at that rate [2]_.  "mean-field" is that of [3]_.
+
+        References
+        ----------
+        .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", 2015,
+           arXiv:1502.01852.
+        .. [2] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and
+           generalization in neural networks", 2018, arXiv:1806.07572.
+        .. [3] S. Mei, A. Montanari, P.-M. Nguyen, "A mean field view of the landscape of two-layer
+           neural networks", 2018, arXiv:1804.06561.
 
         Examples
         --------

@@ -25,7 +25,7 @@ class ReadoutJacobian(Operator):
     ----------
     a : Operator (N, n)
     outputs : int
-        k.
+        k, the number of outputs.
 
     Notes
     -----
@@ -40,6 +40,7 @@ class ReadoutJacobian(Operator):
 
     @property
     def row_access(self) -> bool:  # type: ignore[override]
+        """Whether rows can be read at the cost of the memory they occupy."""
         return self.a.row_access
 
     @property

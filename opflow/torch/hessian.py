@@ -32,11 +32,11 @@ def hessian(
     parameters: Iterable[str] | None = None,
     forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
 ) -> Operator:
-    r"""The Hessian of a loss in the trained parameters of a module.
+    r"""Return the Hessian of a loss with respect to the trained parameters of a module.
 
     Parameters
     ----------
-    module, X, parameters, forward
+    module, X
         As of :func:`jacobian`.
     y : tensor or array (N,) or (N, k)
         Targets or labels, on the module's device.
@@ -44,19 +44,33 @@ def hessian(
         As in :func:`opflow.train`.
     part : {"full", "gauss-newton"}
         The Hessian, or JᵀSJ, S the second derivatives of the loss in the outputs.
+    parameters, forward : optional
+        As of :func:`jacobian`.
 
     Returns
     -------
     Operator of shape (P, P), symmetric
         Of the sum of the samples' losses; columns as those of :func:`jacobian`.
 
+    See Also
+    --------
+    opflow.torch.jacobian : The Jacobian of the outputs.
+    opflow.hessian : The same for a ReLU network of opflow.
+    opflow.spectral.eigsh : Its eigenvalues.
+
     Notes
     -----
     .. math:: H = J^T S J + \sum_{\mu p} g_{\mu p}\, \partial^2 f_{\mu p}, \qquad
               g = \partial\text{loss}/\partial f, \quad S = \partial^2\text{loss}/\partial f^2.
 
-    A product is a tangent pass and the tangent of a backward pass, in row blocks; nothing is held.
+    A product is a tangent pass and the tangent of a backward pass [1]_, in row blocks; nothing is
+    held.
     ``of.spectral.eigsh(H, 2, which="BE")`` gives both ends of its spectrum.
+
+    References
+    ----------
+    .. [1] B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6,
+       1994.
 
     Examples
     --------

@@ -35,7 +35,7 @@ def jacobian(
     memory: float | str | None = None,
     forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
 ) -> Operator:
-    r"""The Jacobian of a module's outputs by its trained parameters.
+    r"""Return the Jacobian of a module's outputs with respect to its trained parameters.
 
     Parameters
     ----------
@@ -71,6 +71,13 @@ def jacobian(
         Naming the parameters that no rule covers: a random product of the rules is compared with
         automatic differentiation first, on five samples.  For those the rows of J are held.
 
+    See Also
+    --------
+    opflow.torch.kernel : ``J Jᵀ``, the neural tangent kernel.
+    opflow.torch.linear_in : Registers rules for layers.
+    opflow.torch.hessian : The Hessian of a loss.
+    opflow.jacobian : The Jacobian of a ReLU network of opflow.
+
     Notes
     -----
     For a layer of weight W with outputs :math:`h_t = W a_t` at positions t,
@@ -78,13 +85,18 @@ def jacobian(
     .. math:: \frac{\partial f_{\mu p}}{\partial W} = \sum_t \varphi_{\mu p t}\, a_{\mu t}^T,
               \qquad \varphi_{\mu p t} = \frac{\partial f_{\mu p}}{\partial h_{\mu t}},
 
-    from hooks and one backward pass an output.  Of every layer the factors φ and a are held, or
-    these rows where they are fewer numbers (biases, scales, small filters).  A product with J then
-    costs what the layers cost, one with held rows 2·N·k·P_layer flops.
+    from hooks and one backward pass an output [1]_.  Of every layer the factors φ and a are held,
+    or these rows where they are fewer numbers (biases, scales, small filters).  A product with J
+    then costs what the layers cost, one with held rows 2·N·k·P_layer flops.
 
     A rule is known for ``Linear``, ``Conv1d`` to ``Conv3d``, ``Embedding``, ``EmbeddingBag``,
     ``LayerNorm``, ``GroupNorm``, ``BatchNorm`` in evaluation mode and ``MultiheadAttention``; more
     are registered with :func:`linear_in`.
+
+    References
+    ----------
+    .. [1] I. Goodfellow, "Efficient per-example gradient computations", 2015,
+       arXiv:1510.01799.
 
     Examples
     --------
@@ -101,7 +113,7 @@ def jacobian(
 
 
 def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
-    r"""The empirical neural tangent kernel of a module.
+    r"""Return the empirical neural tangent kernel of a module.
 
     Parameters
     ----------
@@ -110,11 +122,24 @@ def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Opera
 
     Returns
     -------
-    Operator of shape (N·k, N·k), or (N, N) for other `outputs` than "all"; symmetric and PSD
+    Operator
+        Symmetric and PSD, of shape (N·k, N·k), or (N, N) for other `outputs` than "all".
+
+    See Also
+    --------
+    opflow.torch.layer_kernels : The share of each layer.
+    opflow.torch.cross_kernel : Between two sets of samples.
+    opflow.torch.jacobian : J, and all options.
+    opflow.collective_kernel : The kernel of a ReLU network of opflow.
 
     Notes
     -----
-    :math:`K = J J^T`, no N × N array: a product is one with :math:`J^T` and one with J.
+    :math:`K = J J^T` [1]_, no N × N array: a product is one with :math:`J^T` and one with J.
+
+    References
+    ----------
+    .. [1] A. Jacot, F. Gabriel, C. Hongler, "Neural tangent kernel: Convergence and generalization
+       in neural networks", 2018, arXiv:1806.07572.
 
     Examples
     --------
@@ -130,7 +155,7 @@ def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Opera
 def layer_kernels(
     module: torch.nn.Module, X: Any, **options: Unpack[Options]
 ) -> dict[str, Operator]:
-    r"""The share of each layer in the kernel, which is their sum.
+    r"""Return the share of each layer in the kernel, which is their sum.
 
     Parameters
     ----------
@@ -142,6 +167,12 @@ def layer_kernels(
     dict of str to Operator
         By the names of ``module.named_modules()``, in the order of the parameters.  A parameter
         that several layers share counts for the first.
+
+    See Also
+    --------
+    opflow.torch.kernel : Their sum.
+    opflow.spectral.layer_shares : Their shares of the trace.
+    opflow.layer_kernels : The same for a ReLU network of opflow.
 
     Examples
     --------
@@ -163,7 +194,7 @@ def layer_kernels(
 def cross_kernel(
     module: torch.nn.Module, X_new: Any, X: Any, **options: Unpack[Options]
 ) -> Operator:
-    r"""The kernel between new points and others, ``J(X_new) J(X)ᵀ``.
+    r"""Return the kernel between new points and others, ``J(X_new) J(X)ᵀ``.
 
     Parameters
     ----------
@@ -172,7 +203,14 @@ def cross_kernel(
 
     Returns
     -------
-    Operator of shape (M·k, N·k)
+    Operator
+        Of shape (M·k, N·k).
+
+    See Also
+    --------
+    opflow.torch.kernel : The kernel of one set.
+    opflow.spectral.kernel_regression : Predictions through it.
+    opflow.cross_kernel : The same for a ReLU network of opflow.
 
     Examples
     --------

@@ -16,10 +16,11 @@ Rule = Callable[[torch.Tensor], torch.Tensor]
 
 @singledispatch
 def linear_in(module: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | None:
-    """How the outputs of a layer depend on its parameter `name`, without what does not.
+    """Return the rule of how a layer's outputs depend on its parameter `name`; register others.
 
-    A rule for a layer of one's own is registered by its class.  Every parameter of a layer without
-    a rule takes the way of any function: the rows of its Jacobian, sample by sample.
+    The rule leaves out what does not depend on the parameter.  A rule for a layer of one's own is
+    registered by its class.  Every parameter of a layer without a rule takes the way of any
+    function: the rows of its Jacobian, sample by sample.
 
     Parameters
     ----------
@@ -34,6 +35,11 @@ def linear_in(module: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | Non
     -------
     function or None
         Linear: from a tensor like the parameter to one like the outputs.  None: no rule is known.
+
+    See Also
+    --------
+    opflow.torch.jacobian : Uses the rules.
+    opflow.torch.kernel : The kernel that follows.
 
     Examples
     --------

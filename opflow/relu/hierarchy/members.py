@@ -27,7 +27,7 @@ from opflow.relu.fields import Fields
 def pullback(
     fields: Fields, lower: int, upper: int, mu: int, nu: int, *, augmented: bool = False
 ) -> Operator:
-    r"""The member B^{(lower,upper)}_{μν} of the backward pullback recursion.
+    r"""Return the member B^{(lower,upper)}_{μν} of the backward pullback recursion.
 
     Parameters
     ----------
@@ -45,8 +45,17 @@ def pullback(
     Operator of shape (n_lower, n_lower)
         One more each way if `augmented`.  PSD for μ = ν, untagged otherwise.
 
+    See Also
+    --------
+    opflow.hierarchy.pushforward : The dual recursion.
+    opflow.hierarchy.members : Spectra of many members.
+    opflow.pullback : One step, for any operators.
+    opflow.WeightGram : The first nontrivial member.
+
     Notes
     -----
+    The backward recursion of [1]_ is
+
     .. math::
         B^{(m,m)} = I, \qquad B^{(\ell-1,m)}_{\mu\nu}
             = W^{\ell T} D^\ell_\mu B^{(\ell,m)}_{\mu\nu} D^\ell_\nu W^\ell
@@ -54,6 +63,11 @@ def pullback(
     and :math:`d\psi^\ell_\mu/dt = -\sum_\nu \sum_{m>\ell} \eta_m (\varphi^m_\mu \cdot
     \varphi^m_\nu r_\nu) B^{(\ell,m-1)}_{\mu\nu} a^\ell_\nu`.  The adjoint of
     :math:`B_{\mu\nu}` is :math:`B_{\nu\mu}`.  A product costs 4·n_ℓ·n_{ℓ-1} flops a step.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------
@@ -76,7 +90,7 @@ def pullback(
 
 
 def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Operator:
-    r"""The member F^{(upper,lower)}_{μν} of the forward pushforward recursion.
+    r"""Return the member F^{(upper,lower)}_{μν} of the forward pushforward recursion.
 
     Parameters
     ----------
@@ -90,6 +104,12 @@ def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Ope
     -------
     Operator of shape (n_upper, n_upper)
         PSD for μ = ν, untagged otherwise.
+
+    See Also
+    --------
+    opflow.hierarchy.pullback : The dual recursion.
+    opflow.hierarchy.members : Spectra of many members.
+    opflow.pushforward : One step, for any operators.
 
     Notes
     -----
@@ -120,7 +140,7 @@ def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Ope
 
 
 class Members(NamedTuple):
-    """What :func:`members` found; axes are (layer pairs, sample pairs).
+    """The result of :func:`members`, with axes (layer pairs, sample pairs).
 
     Attributes
     ----------
@@ -134,6 +154,18 @@ class Members(NamedTuple):
     traces : array
     ranks : array of int
         Singular values above n·eps times the norm; -1 where only the largest were asked for.
+
+    See Also
+    --------
+    opflow.hierarchy.members : Makes it.
+    opflow.plot.hierarchy_norms : Plots the norms.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> fields = of.ReLUNetwork.random([3, 8, 8], seed=0).fields(np.eye(3))
+    >>> of.hierarchy.members(fields, [(0, 0), (0, 1)]).traces.shape
+    (1, 2)
     """
 
     layers: list[tuple[int, int]]
@@ -155,7 +187,7 @@ def members(
     layers: Iterable[tuple[int, int]] | None = None,
     top: int | None = None,
 ) -> Members:
-    """Spectra, norms, traces and ranks of members over layers and sample pairs.
+    """Compute spectra, norms, traces and ranks of members over layers and sample pairs.
 
     Parameters
     ----------
@@ -171,6 +203,14 @@ def members(
     Returns
     -------
     Members
+        With axes (layer pairs, sample pairs).
+
+    See Also
+    --------
+    opflow.hierarchy.pullback : One member of the pullback.
+    opflow.hierarchy.pushforward : One member of the pushforward.
+    opflow.hierarchy.Members : The result.
+    opflow.plot.hierarchy_norms : Plots the norms.
 
     Notes
     -----

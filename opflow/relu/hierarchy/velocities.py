@@ -30,7 +30,7 @@ from opflow.relu.readout_jacobian import layer_jacobian
 
 
 def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:
-    r"""H_ℓ: the velocity of the hidden field, ``dh^ℓ/dt = −H_ℓ r``.
+    r"""Return H_ℓ, the velocity of a hidden field: ``dh^ℓ/dt = −H_ℓ r``.
 
     Parameters
     ----------
@@ -45,8 +45,17 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     Operator of shape (N·n_ℓ, N·k)
         From residuals to the field h^ℓ, both flattened sample-major; the adjoint goes back.
 
+    See Also
+    --------
+    opflow.hierarchy.conjugate_velocity : The velocity of a conjugate field.
+    opflow.hierarchy.field_velocities : All velocities at once.
+    opflow.hierarchy.pushforward : Its members, sample pair by sample pair.
+    opflow.collective_kernel : The kernel that follows from it.
+
     Notes
     -----
+    The dynamics of hidden fields of [1]_, as an operator:
+
     .. math::
         H_\ell = \eta_\ell (A^{\ell-1} \otimes I)\, \varphi^{\ell T}
             + (I \otimes W^\ell)\, \theta^{\ell-1} H_{\ell-1}, \qquad H_0 = 0;
@@ -55,6 +64,11 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
     by reading the outputs off the top field: :math:`(I \otimes V)\, \theta^L H_L` is K without
     the share of a trained readout.  A product costs 4·N·P_m flops for each layer m <= ℓ and
     2·N·P_m for each propagation step, O(N·n) memory, and no pair of samples is visited.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------
@@ -84,7 +98,7 @@ def hidden_velocity(fields: Fields, layer: int, order: int | None = None) -> Ope
 
 
 def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> Operator:
-    r"""Ψ_ℓ: the velocity of the conjugate field, ``dψ^ℓ/dt = −Ψ_ℓ r``.
+    r"""Return Ψ_ℓ, the velocity of a conjugate field: ``dψ^ℓ/dt = −Ψ_ℓ r``.
 
     Parameters
     ----------
@@ -101,9 +115,16 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
         From residuals to the field ψ^ℓ (N, k, n_ℓ), flattened in C order; zero for ℓ = L, where
         ψ is the readout, unless that is trained.
 
+    See Also
+    --------
+    opflow.hierarchy.hidden_velocity : The velocity of a hidden field.
+    opflow.hierarchy.field_velocities : All velocities at once.
+    opflow.hierarchy.pullback : Its members, sample pair by sample pair.
+
     Notes
     -----
-    Other units have their slopes s in the place of θ.  A trained readout is a layer L + 1 with
+    The dynamics of conjugate fields of [1]_, as an operator.  Other units have their slopes s in
+    the place of θ.  A trained readout is a layer L + 1 with
     :math:`\varphi = 1`, so that :math:`\Psi_L r = \eta_V \sum_\nu r_\nu a^L_\nu` in the place of 0.
 
     .. math::
@@ -113,6 +134,11 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
     The first term is :math:`(\varphi^{\ell+1} \otimes I)(\varphi^{\ell+1} \odot a^\ell)^T r`: the
     conjugate Gram D applied through its factor.  2·N·(1 + k)·P_m flops for each layer m > ℓ and
     2·N·k·P_m for each propagation step.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", 2026, arXiv:2606.09744.
 
     Examples
     --------
@@ -142,7 +168,7 @@ def conjugate_velocity(fields: Fields, layer: int, order: int | None = None) -> 
 
 
 def field_velocities(fields: Fields, order: int | None = None) -> Operator:
-    r"""All velocities at once, ``[H_1; …; H_L; Ψ_1; …; Ψ_L]``; what they share is computed once.
+    r"""Stack all velocities, ``[H_1; …; H_L; Ψ_1; …; Ψ_L]``; what they share is computed once.
 
     Parameters
     ----------
@@ -154,6 +180,13 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
     -------
     Operator of shape (N·Σn_ℓ + N·k·Σn_ℓ, N·k)
         :func:`split` cuts a product into its fields.
+
+    See Also
+    --------
+    opflow.hierarchy.split : Cuts a product into fields.
+    opflow.hierarchy.hidden_velocity : H of one layer.
+    opflow.hierarchy.conjugate_velocity : Ψ of one layer.
+    opflow.TruncatedFlow : The flow along truncated velocities.
 
     Notes
     -----
@@ -177,7 +210,7 @@ def field_velocities(fields: Fields, order: int | None = None) -> Operator:
 
 
 def split(fields: Fields, stacked: Array) -> tuple[list[Array], list[Array]]:
-    """Views of a stacked field: hidden (N, n_ℓ) and conjugate (N, n_ℓ) or (N, k, n_ℓ).
+    """Cut a stacked field into views: hidden (N, n_ℓ) and conjugate (N, n_ℓ) or (N, k, n_ℓ).
 
     Parameters
     ----------
@@ -189,6 +222,10 @@ def split(fields: Fields, stacked: Array) -> tuple[list[Array], list[Array]]:
     -------
     hidden, conjugate : lists of arrays, one a layer
         Shaped as ``fields.preactivations`` and ``fields.conjugates``.
+
+    See Also
+    --------
+    opflow.hierarchy.field_velocities : Gives stacked fields.
 
     Examples
     --------
@@ -212,7 +249,7 @@ def split(fields: Fields, stacked: Array) -> tuple[list[Array], list[Array]]:
 
 
 def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
-    """Relative distances of the hidden and of the conjugate fields from those of a reference.
+    """Return the relative distances of hidden and conjugate fields from those of a reference.
 
     Parameters
     ----------
@@ -223,6 +260,11 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
     -------
     hidden, conjugate : float
         √Σ_ℓ ‖h^ℓ − h^ℓ_ref‖² over √Σ_ℓ ‖h^ℓ_ref‖², and the same for φ.
+
+    See Also
+    --------
+    opflow.observe.TruncationError : Records them along a run.
+    opflow.TruncatedFlow : A flow that is compared so.
 
     Examples
     --------

@@ -1,0 +1,56 @@
+"""Docstrings of public names: all parameters, relatives, an example, sections in numpydoc order."""
+
+import pytest
+
+import opflow
+
+numpydoc = pytest.importorskip("numpydoc.validate")
+
+PARTS = ["distributed", "features", "hierarchy", "observe", "plot", "sklearn", "spectral", "torch"]
+CODES = {
+    "EX01",  # no example
+    "GL06",  # a section that numpydoc does not know
+    "GL07",  # sections out of order
+    "GL08",  # no docstring
+    "PR01",  # parameters that are not documented
+    "PR02",  # parameters that do not exist
+    "PR03",  # parameters out of order
+    "SA01",  # no See Also
+    "SS01",  # no summary
+}
+
+
+class Validator(numpydoc.Validator):
+    """Takes an object, and fields of a result that are documented as its attributes."""
+
+    def __init__(self, obj_name):
+        config = {"show_class_members": False}
+        super().__init__(numpydoc.get_doc_object(obj_name, config=config))
+
+    @property
+    def doc_all_parameters(self):
+        attributes = self._doc_parameters(["Attributes"])
+        fields = {n: attributes[n] for n in self.signature_parameters if n in attributes}
+        return super().doc_all_parameters or fields
+
+
+def public():
+    """Public functions and classes by name; those of extras that are not installed are left out."""
+    found = {}
+    for module in ["", *PARTS]:
+        try:
+            place = getattr(opflow, module) if module else opflow
+        except ImportError:
+            continue
+        start = f"opflow.{module}".rstrip(".")
+        found |= {f"{start}.{name}": getattr(place, name) for name in place.__all__}
+    return {name: thing for name, thing in found.items() if callable(thing)}
+
+
+PUBLIC = public()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_is_complete(name):
+    errors = numpydoc.validate(PUBLIC[name], validator_cls=Validator)["errors"]
+    assert [text for code, text in errors if code in CODES] == []
