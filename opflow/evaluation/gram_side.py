@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.workspace import op_namespace, row_slices, workspace_bytes
-from opflow.operators.algebra import unify
+from opflow.operators.composite import unify
 from opflow.operators.entries import (
     cheap_in_operands,
     entries_are_cheap,

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.gram_side import GramSide
 from opflow.machine.cost import MachineProfile
-from opflow.operators.algebra import Scaled, Sum
+from opflow.operators.algebra import Sum
+from opflow.operators.composite import Scaled
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.matrix import Matrix

@@ -22,8 +22,9 @@ except Exception as error:
 from opflow.machine.cost import Cost
 from opflow.operators import algebra_entries as _algebra_entries  # noqa: F401
 from opflow.operators import simplify as _simplify  # noqa: F401
-from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum
+from opflow.operators.algebra import Product, Sum
 from opflow.operators.coactivation import CoActivation
+from opflow.operators.composite import Adjoint, Cast, Scaled
 from opflow.operators.convert import External
 from opflow.operators.describe import describe
 from opflow.operators.diagonal import Identity, Zero

@@ -1,69 +1,21 @@
-"""The classes of sums, products, multiples, adjoints and casts of operators.
+"""The classes of sums and products of operators.
 
-``simplify.py`` builds them.  Tags are theorems: a sum of PSD operators is PSD, a multiple is PSD
-for a scalar >= 0, and a product is PSD when it reads ``Jᵀ B J`` with one and the same J.
+``simplify.py`` builds them.  Tags are theorems: a sum of PSD operators is PSD, and a product is
+PSD when it reads ``Jᵀ B J`` with one and the same J.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import DTypeLike
-
-from opflow.machine.arrays import Array, Index, mixed, module_name
+from opflow.machine.arrays import Array, Index
 from opflow.machine.ranks import RowDistribution
-from opflow.machine.workspace import operator_module
+from opflow.operators.composite import Adjoint, Composite, Scaled, unify
 from opflow.operators.diagonal import Identity
 from opflow.operators.entries import gram_diagonal
-from opflow.operators.operator import Cost, Operator, agreed_space, placed
+from opflow.operators.operator import Operator, agreed_space
 from opflow.operators.rules import multiple
-
-
-def unify(operators: Sequence[Operator]) -> list[Operator]:
-    """The operators in one dtype and place: those without data adopt the dtype of the others.
-
-    If any is complex, all become complex: `_matmat` then sees vectors of its operator's own kind.
-    """
-    dtypes = {op.dtype for op in operators if not op.dtype_free}
-    if len({dtype for dtype in dtypes if dtype.kind != "c"}) > 1:
-        raise TypeError(
-            f"operands have dtypes {', '.join(sorted(map(str, dtypes)))}; ask for the promotion "
-            "with .astype(), or build them from data of one dtype"
-        )
-    target = np.result_type(*(dtypes or {op.dtype for op in operators}))
-    held = [op for op in operators if operator_module(op) is not None]
-    where = {module_name(op) for op in held}
-    if len(where) > 1:
-        raise TypeError(mixed(*held))
-    if where - {"numpy"}:  # operators without data are on the host
-        operators = [placed(op, *where) for op in operators]
-    return [op.astype(target) for op in operators]
-
-
-class Composite(Operator):
-    """An operator made of others."""
-
-    def __init__(
-        self, operands: Sequence[Operator], shape: tuple[int, int], dtype: DTypeLike, **known: Any
-    ) -> None:
-        self.parts = tuple(operands)
-        super().__init__(shape, dtype, **known)
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return self.parts
-
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        """Whether rows can be read at the cost of the memory they occupy."""
-        return all(part.row_access for part in self.parts)
-
-    def cost(self, columns: int = 1) -> Cost:
-        return sum((part.cost(columns) for part in self.parts), Cost(0.0, 0.0))
 
 
 class Sum(Composite):
@@ -207,159 +159,6 @@ class Product(Composite):
         if first.space.sharded and first.domain.sharded:  # its rows are on no rank whole
             return False
         return are_adjoint(*self.parts)
-
-
-class Scaled(Composite):
-    """The lazy multiple ``c A``, made by ``*``; PSD if A is and c >= 0.
-
-    Parameters
-    ----------
-    scalar : float
-    op : Operator
-
-    See Also
-    --------
-    opflow.Sum : Lazy sum.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> 2 * of.Gram(np.eye(2))
-    <2x2 Scaled 2 M Mᵀ float64 psd>
-    """
-
-    def __init__(self, scalar: float, op: Operator) -> None:
-        if not math.isfinite(scalar):
-            raise ValueError(f"an operator cannot be scaled by {scalar}")
-        self.scalar = scalar
-        super().__init__(
-            [op],
-            op.shape,
-            op.dtype,
-            psd=op.psd and scalar >= 0,
-            symmetric=op.symmetric,
-            dims=op.dims,
-            dimsd=op.dimsd,
-        )
-
-    @property
-    def symbol(self) -> str:
-        inner = self.parts[0]._factor_symbol
-        return f"-{inner}" if self.scalar == -1 else f"{self.scalar:.4g} {inner}"
-
-    @property
-    def dtype_free(self) -> bool:  # type: ignore[override]
-        """Whether the dtype is a choice, not a property of stored data."""
-        return self.parts[0].dtype_free
-
-    def _matmat(self, X: Array) -> Array:
-        return self.scalar * self.parts[0]._matmat(X)
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self.scalar * self.parts[0]._rmatmat(X)
-
-    def rows(self, index: Index) -> Array:
-        return self.scalar * self.parts[0].rows(index)
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        return self.scalar * self.parts[0]._block(rows, cols)
-
-    def _diagonal(self) -> Array:
-        return self.scalar * self.parts[0]._diagonal()
-
-
-class Adjoint(Composite):
-    """The lazy adjoint of an operator that has no rule of its own, made by ``.T`` or ``.H``.
-
-    Parameters
-    ----------
-    op : Operator
-
-    See Also
-    --------
-    opflow.Product : Lazy product.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.Weight(np.ones((2, 3))).T
-    <3x2 Adjoint Wᵀ float64>
-    """
-
-    row_access = False
-
-    def __init__(self, op: Operator) -> None:
-        super().__init__([op], (op.shape[1], op.shape[0]), op.dtype, dims=op.dimsd, dimsd=op.dims)
-        self.space = op.domain
-        self.domain = op.space
-
-    @property
-    def symbol(self) -> str:
-        return f"{self.parts[0].symbol}ᵀ"
-
-    @property
-    def dtype_free(self) -> bool:  # type: ignore[override]
-        """Whether the dtype is a choice, not a property of stored data."""
-        return self.parts[0].dtype_free
-
-    def _matmat(self, X: Array) -> Array:
-        return self.parts[0]._rmatmat(X)
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self.parts[0]._matmat(X)
-
-    def rows(self, index: Index) -> Array:
-        op = self.parts[0]
-        return self._block(index, slice(0, op.shape[0])) if op.row_access else super().rows(index)
-
-    def _block(self, rows: Index, cols: Index) -> Array:
-        return self.parts[0]._block(cols, rows).T.conj()
-
-    def _diagonal(self) -> Array:
-        return self.parts[0]._diagonal().conj()
-
-
-class Cast(Composite):
-    """An operator computed in a wider dtype, made by :meth:`Operator.astype`.
-
-    Parameters
-    ----------
-    op : Operator
-    dtype : dtype
-
-    See Also
-    --------
-    opflow.as_operator : Operators from arrays, of the dtype these have.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.Matrix(np.eye(2, dtype="float32")).astype("float64")
-    <2x2 Cast M float64>
-    """
-
-    def __init__(self, op: Operator, dtype: DTypeLike) -> None:
-        if not np.can_cast(op.dtype, dtype, "safe"):
-            raise TypeError(f"{op.dtype} to {np.dtype(dtype)} is not an exact promotion")
-        super().__init__(
-            [op], op.shape, dtype, psd=op.psd, symmetric=op.symmetric, dims=op.dims, dimsd=op.dimsd
-        )
-
-    @property
-    def symbol(self) -> str:
-        return self.parts[0].symbol
-
-    # Vectors may be complex where the operator is real: its own products take care of that.
-
-    def _matmat(self, X: Array) -> Array:
-        return self.parts[0].matmat(X)
-
-    def _rmatmat(self, X: Array) -> Array:
-        return self.parts[0].rmatmat(X)
-
-    def rows(self, index: Index) -> Array:
-        op = self.parts[0]
-        return op.rows(index).astype(self.dtype) if op.row_access else super().rows(index)
 
 
 def distributed(op: Operator, space: RowDistribution) -> Operator:

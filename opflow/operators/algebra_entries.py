@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from opflow.machine.arrays import Array, Index
-from opflow.operators.algebra import Adjoint, Cast, Scaled, Sum
+from opflow.operators.algebra import Sum
+from opflow.operators.composite import Adjoint, Cast, Scaled
 from opflow.operators.entries import (
     cheap_in_operands,
     column_squares,

@@ -10,7 +10,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index, check_real, mixed, module_name, namespace
 from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
-from opflow.operators.algebra import unify
+from opflow.operators.composite import unify
 from opflow.operators.entries import (
     cheap_in_operands,
     cross_block,

@@ -12,7 +12,8 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Scaled, Sum, unify
+from opflow.operators.algebra import Sum
+from opflow.operators.composite import Scaled, unify
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from opflow.machine.arrays import Data, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Scaled
+from opflow.operators.composite import Scaled
 from opflow.operators.gates import ScaledGates
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao

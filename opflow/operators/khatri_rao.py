@@ -15,7 +15,8 @@ from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, cached_property, over_rows
 from opflow.machine.workspace import op_namespace, row_data, row_slices
-from opflow.operators.algebra import Sum, unify
+from opflow.operators.algebra import Sum
+from opflow.operators.composite import unify
 from opflow.operators.entries import (
     cheap_in_operands,
     column_squares,

@@ -10,7 +10,7 @@ from typing import Any
 
 from opflow.machine.arrays import Array, Data, Index, check_integer, namespace
 from opflow.machine.cost import Cost
-from opflow.operators.algebra import Composite, unify
+from opflow.operators.composite import Composite, unify
 from opflow.operators.diagonal import Identity, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Operator

@@ -9,7 +9,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Index, check_integer, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Scaled
+from opflow.operators.composite import Scaled
 from opflow.operators.entries import (
     cheap_in_operands,
     entries_are_cheap,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 
-from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum, unify
+from opflow.operators.algebra import Product, Sum
+from opflow.operators.composite import Adjoint, Cast, Scaled, unify
 from opflow.operators.diagonal import Identity, Zero
 from opflow.operators.operator import Operator
 from opflow.operators.rules import add, adjoint, cast, compose, multiple

@@ -10,7 +10,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, Index, check_real, is_sparse, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.algebra import Composite, unify
+from opflow.operators.composite import Composite, unify
 from opflow.operators.diagonal import entry_indices
 from opflow.operators.entries import (
     cheap_in_operands,

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 import opflow as of
-from opflow.operators.algebra import Adjoint, Identity, Product, Scaled, Sum
+from opflow.operators.algebra import Identity, Product, Sum
+from opflow.operators.composite import Adjoint, Scaled
 from opflow.operators.stack import HStack
 
 

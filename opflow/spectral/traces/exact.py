@@ -14,7 +14,8 @@ from opflow.evaluation.dense import dense, dense_plan
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import operator_module, parse_memory
-from opflow.operators.algebra import Adjoint, Cast, Product, Scaled, Sum
+from opflow.operators.algebra import Product, Sum
+from opflow.operators.composite import Adjoint, Cast, Scaled
 from opflow.operators.diagonal import Diagonal, Zero
 from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator

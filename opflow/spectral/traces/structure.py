@@ -14,7 +14,8 @@ from opflow.machine.arrays import Array, to_host
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
-from opflow.operators.algebra import Adjoint, Product, Scaled, Sum
+from opflow.operators.algebra import Product, Sum
+from opflow.operators.composite import Adjoint, Scaled
 from opflow.operators.entries import entries_are_cheap
 from opflow.operators.gram import Gram
 from opflow.operators.hadamard import TiledHadamard
