@@ -1,5 +1,6 @@
 """What the documentation says is run: every row of the table, every doctest it leads to."""
 
+import contextlib
 import doctest
 import inspect
 import os
@@ -10,19 +11,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pylops
 import pytest
 
 import opflow as of
 from opflow.cli.commands import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-TABLE = [
-    (equation.strip(), code)
-    for equation, cell in re.findall(
-        r"^\| (.*) \| (.*`) \|$", (DOCS / "theory.md").read_text(), re.MULTILINE
-    )
-    for code in re.findall(r"`([^`]+)`", cell)
-]
+
+
+def rows(page):
+    """The left cell and the code of every row of a page's tables whose right cell is code."""
+    found = re.findall(r"^\| (.*) \| (.*`) \|$", (DOCS / page).read_text(), re.MULTILINE)
+    return [(left.strip(), code) for left, cell in found for code in re.findall(r"`([^`]+)`", cell)]
+
+
+TABLE = rows("theory.md")
+COUNTERPARTS = rows("coming-from.md")
 
 
 def context():
@@ -45,15 +50,39 @@ def context():
     return values | {"r": fields.outputs - values["y"]}
 
 
-def test_the_table_is_found_whole():
-    text = (DOCS / "theory.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
-    assert len(rows) > 45 and len(TABLE) >= len(rows)
+def wider_context():
+    """What the page on other libraries names: the above, and a module of PyTorch where it is."""
+    values = context() | {"pylops": pylops, "lam": 0.1, "t": 0.5}
+    values["A"], values["B"] = values["X"], values["X"] ** 2
+    values["X_new"] = -values["X"][:3]
+    values["new_fields"] = values["net"].fields(values["X_new"])
+    values["K"] = of.collective_kernel(values["fields"])
+    values["J"] = of.jacobian(values["fields"])
+    with contextlib.suppress(ImportError):
+        import torch
+
+        values["module"] = values["net"].to_torch().eval()
+        values["inputs"], values["targets"] = torch.tensor(values["X"]), torch.tensor(values["y"])
+    return values
+
+
+@pytest.mark.parametrize("page", ["theory.md", "coming-from.md"])
+def test_the_tables_are_found_whole(page):
+    text = (DOCS / page).read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(lines) > 45 and len(rows(page)) >= len(lines)
 
 
 @pytest.mark.parametrize(("equation", "code"), TABLE)
 def test_every_row_of_the_table_runs(equation, code):
     assert eval(code, context()) is not None
+
+
+@pytest.mark.parametrize(("theirs", "code"), COUNTERPARTS)
+def test_every_counterpart_of_another_library_runs(theirs, code):
+    if re.search(r"module|to_torch", code):
+        pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    assert eval(code, wider_context()) is not None
 
 
 @pytest.mark.parametrize(
