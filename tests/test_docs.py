@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_every_number_on_the_page_comes_out(page, tmp_path, monkeypatch):
         optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
     )
     assert result.attempted > 15 and result.failed == 0
+
+
+def test_the_installation_page_has_the_versions_and_extras_of_the_project():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    page = (DOCS / "installation.md").read_text()
+    stated = re.findall(r"^\| (\w+) \| ([\d.]+) or later \|$", page, re.MULTILINE)
+    wanted = [*project["dependencies"], "python" + project["requires-python"]]
+    assert sorted(f"{name.lower()}>={least}" for name, least in stated) == sorted(wanted)
+    named = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)))
+    assert set(project["optional-dependencies"]) <= set(named)
 
 
 def test_the_commands_of_the_training_page_run(tmp_path, monkeypatch, capsys):
