@@ -1,25 +1,31 @@
 """What the documentation says is run: every row of the table, every doctest it leads to."""
 
+import contextlib
 import doctest
 import inspect
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
+import pylops
 import pytest
 
 import opflow as of
 from opflow.cli.commands import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-TABLE = [
-    (equation.strip(), code)
-    for equation, cell in re.findall(
-        r"^\| (.*) \| (.*`) \|$", (DOCS / "theory.md").read_text(), re.MULTILINE
-    )
-    for code in re.findall(r"`([^`]+)`", cell)
-]
+
+
+def rows(page):
+    """The left cell and the code of every row of a page's tables whose right cell is code."""
+    found = re.findall(r"^\| (.*) \| (.*`) \|$", (DOCS / page).read_text(), re.MULTILINE)
+    return [(left.strip(), code) for left, cell in found for code in re.findall(r"`([^`]+)`", cell)]
+
+
+TABLE = rows("theory.md")
+COUNTERPARTS = rows("coming-from.md")
 
 
 def context():
@@ -42,15 +48,39 @@ def context():
     return values | {"r": fields.outputs - values["y"]}
 
 
-def test_the_table_is_found_whole():
-    text = (DOCS / "theory.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
-    assert len(rows) > 45 and len(TABLE) >= len(rows)
+def wider_context():
+    """What the page on other libraries names: the above, and a module of PyTorch where it is."""
+    values = context() | {"pylops": pylops, "lam": 0.1, "t": 0.5}
+    values["A"], values["B"] = values["X"], values["X"] ** 2
+    values["X_new"] = -values["X"][:3]
+    values["new_fields"] = values["net"].fields(values["X_new"])
+    values["K"] = of.collective_kernel(values["fields"])
+    values["J"] = of.jacobian(values["fields"])
+    with contextlib.suppress(ImportError):
+        import torch
+
+        values["module"] = values["net"].to_torch().eval()
+        values["inputs"], values["targets"] = torch.tensor(values["X"]), torch.tensor(values["y"])
+    return values
+
+
+@pytest.mark.parametrize("page", ["theory.md", "coming-from.md"])
+def test_the_tables_are_found_whole(page):
+    text = (DOCS / page).read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(lines) > 45 and len(rows(page)) >= len(lines)
 
 
 @pytest.mark.parametrize(("equation", "code"), TABLE)
 def test_every_row_of_the_table_runs(equation, code):
     assert eval(code, context()) is not None
+
+
+@pytest.mark.parametrize(("theirs", "code"), COUNTERPARTS)
+def test_every_counterpart_of_another_library_runs(theirs, code):
+    if re.search(r"module|to_torch", code):
+        pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    assert eval(code, wider_context()) is not None
 
 
 @pytest.mark.parametrize(
@@ -75,20 +105,38 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
     [
         "extending.md",
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
+        "kernels.md",
+        "operators.md",
+        "quickstart.md",
         "scale.md",
         pytest.param("spectral.md", marks=pytest.mark.thorough),
         "training.md",
+        "velocities.md",
         "your-data.md",
     ],
 )
-def test_every_number_on_the_page_comes_out(page):
+def test_every_number_on_the_page_comes_out(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="the page uses scikit-learn's digits")
+    if page == "quickstart.md":
+        pytest.importorskip("matplotlib", reason="the page draws a figure")
+        monkeypatch.setenv("MPLBACKEND", "Agg")
+        monkeypatch.chdir(tmp_path)  # where the figure goes
     result = doctest.testfile(
         str(DOCS / page),
         module_relative=False,
         optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
     )
     assert result.attempted > 15 and result.failed == 0
+
+
+def test_the_installation_page_has_the_versions_and_extras_of_the_project():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    page = (DOCS / "installation.md").read_text()
+    stated = re.findall(r"^\| (\w+) \| ([\d.]+) or later \|$", page, re.MULTILINE)
+    wanted = [*project["dependencies"], "python" + project["requires-python"]]
+    assert sorted(f"{name.lower()}>={least}" for name, least in stated) == sorted(wanted)
+    named = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)))
+    assert set(project["optional-dependencies"]) <= set(named)
 
 
 def test_the_commands_of_the_training_page_run(tmp_path, monkeypatch, capsys):
