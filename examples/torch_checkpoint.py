@@ -4,8 +4,8 @@ A PyTorch network, from checkpoint to checkpoint
 
 PyTorch trains a perceptron to tell even digits from odd ones. Where would training lead if the
 tangent kernel stayed as it is at a checkpoint? From the start to nearly 3 % errors, from epoch
-3 on to about 2 %, near the end of training: the kernel turns early. Fort et al., 2020 (`arXiv:2010.15110
-<https://arxiv.org/abs/2010.15110>`_), show this fast start for deep networks on images.
+3 on to about 2 %, near the end of training: the kernel turns early. Fort et al. (2020,
+`arXiv:2010.15110 <https://arxiv.org/abs/2010.15110>`_) show this for deep networks on images.
 """
 
 import matplotlib.pyplot as plt
@@ -51,8 +51,7 @@ for epoch, net in networks.items():
     print(f"epoch {epoch}: {errors[-1][0]:.1f} % errors, {errors[-1][1]:.1f} % linearised")
 
 # %%
-# Left: the cosine between the kernel and the last one, and its alignment with the labels. Right:
-# errors on 797 digits, of which 0.1 % is one; one network on one data set is no law.
+# Left: the kernel against the last one and the labels. Right: errors on 797 digits, for one seed.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained")
 at, (own, linearised) = [str(epoch) for epoch in networks], np.transpose(errors)
@@ -62,6 +61,5 @@ axes[1].plot(at, own, "o-", color=of.plot.COLOURS[2], label="the network itself"
 axes[1].plot(at, linearised, "s-", color=of.plot.COLOURS[3], label="linearised from there")
 axes[0].set(xlabel="epoch", ylabel="cosine", title="Tangent kernel", ylim=(0, 1.05))
 axes[1].set(xlabel="epoch", ylabel="errors (%)", title="Held-out digits", ylim=(0, 15))
-axes[0].legend()
-axes[1].legend()
+[ax.legend() for ax in axes]
 plt.show()
