@@ -108,6 +108,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
         "kernels.md",
         "operators.md",
         "quickstart.md",
+        pytest.param("regression.md", marks=pytest.mark.thorough),
         "scale.md",
         pytest.param("spectral.md", marks=pytest.mark.thorough),
         "training.md",

@@ -23,7 +23,7 @@ def draw(cells: m.Cells, folder: Path) -> list[Path]:
             single, m.lead, "best peer / opflow", "One product after set-up: above 1, opflow leads"
         )
         made["share"] = _bars(
-            single, m.against_gemms, "bare GEMMs / opflow", "Against the two GEMMs a layer"
+            single, m.against_gemms, "bare GEMMs / opflow", "Against the two GEMMs per layer"
         )
     if m.cells_of(cells, "scaling"):
         made["scaling"] = _scaling(cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,16 @@ COUNTS = (1, 20, 200)
 #: samples from which exponents are fitted: below, Python and the caches have their say
 FROM = 10_000
 Cells = dict[str, Any]
+TASKS = {
+    "products": "product with K, after set-up",
+    "scaling": "product with K, after set-up",
+    "steps": "step of gradient descent",
+    "dense": "dense K",
+    "module products": "PyTorch module: product with K",
+    "module GGN": "PyTorch module: product with the GGN",
+    "module kernels": "PyTorch module: dense K",
+    "module spectra": "PyTorch module: spectrum",
+}
 
 
 def is_peer(name: str) -> bool:
@@ -70,6 +81,29 @@ def lead_in_all(cell: Any, count: int) -> float | None:
     """Seconds of set-up and products of the best peer over those of the way chosen."""
     best, name = best_peer_total(cell, count), chosen(cell, count)
     return best[1] / total(cell, name, count) if best and name in cell["median"] else None
+
+
+def comparisons(results: dict[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """What is compared, where, with which fastest peer, and its time over opflow's."""
+    modules = results.get("modules", {"cells": {}})["cells"]
+    for cell in (*results["cells"].values(), *modules.values()):
+        task = cell["task"]
+        if "opflow" not in cell["median"]:
+            continue
+        if best := best_peer(cell):
+            yield TASKS.get(task, task), _where(cell), best[0], best[1] / cell["median"]["opflow"]
+        for count in COUNTS if task == "products" else ():
+            best, ratio = best_peer_total(cell, count), lead_in_all(cell, count)
+            if best and ratio:
+                yield f"set-up and products with K: {count}", _where(cell), best[0], ratio
+
+
+def _where(cell: Any) -> str:
+    if cell["task"].startswith("module"):
+        return f"{cell['shape']}, {cell['dtype']}"
+    vectors = "" if cell["columns"] == 1 else f", {cell['columns']} vectors"
+    plural = "" if cell["threads"] == 1 else "s"
+    return f"{cell['workload']}, {cell['dtype']}, {cell['threads']} thread{plural}{vectors}"
 
 
 def series(cells: Cells, name: str) -> tuple[list[int], list[float]]:

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from benchmarks.suite import measures as m
-from benchmarks.suite.targets import targets
 
 HEAD = """# Benchmarks
 
-*Written by `python -m benchmarks.suite --report` from `benchmarks/results.json`; not to be edited.*
+*Written by `python -m benchmarks.suite --report` from `benchmarks/results.json`.*
 
-opflow and the peers that are installed do the same work on the same data, each in a process of
-its own.  Results are compared first, with opflow's: to {f32:g} relative in float32, where samples
-with a field within rounding of zero were resampled, so that all have the same gates, and to
-{f64:g} in float64; what differs is not timed.  Rounds alternate between contenders, each after a
-pause of {pause:.0f} ms, since idle threads of BLAS spin and would take a core from what follows.
-Times are medians.  Set-up is timed apart, the second time, so that compilation is not counted
-against anyone; totals are set-up and so many times a product.  Weights, gates and linear maps are
-cached wherever a library can.  The *bare GEMMs* are the two matrix products a layer that a
-factored product takes, on preallocated arrays, and nothing else.
+Products with the tangent kernel, training steps and dense kernels, timed in opflow and in the
+libraries that compute the same: torch.func, JAX, neural-tangents, curvlinops and NNGeometry.
 """
-WORDS = {
-    "products": "## Products with K",
-    "steps": "## Full-batch steps of gradient descent",
-    "dense": "## The dense kernel",
-    "scaling": "## Cost against N",
-    "start": "## Import and first product",
-}
+METHOD = """## How the times were measured
+
+All contenders do the same work on the same data, each in a process of its own.  Results are first
+compared with opflow's, to {f32:g} relative in float32 and {f64:g} in float64; a contender that
+differs is not timed.  In float32, samples with a field within rounding of zero are resampled, so
+that all libraries see the same activation pattern.  Rounds alternate between contenders, each
+after a pause of {pause:.0f} ms, because idle BLAS threads spin and would take a core from the next
+contender.  Times are medians.  Set-up is timed apart, the second time, so that compilation does not
+count; a total is set-up plus so many times a product.  Weights, gates and linear maps are cached
+wherever a library can cache them.  The *bare GEMMs* are the two matrix products per layer of a
+factored product, on preallocated arrays, and nothing else.
+
+Ratios are a contender's time over opflow's: below 1, in bold, opflow is slower.
+"""
 
 
 def page(results: dict[str, Any]) -> str:
@@ -38,11 +38,11 @@ def page(results: dict[str, Any]) -> str:
     from benchmarks.suite.run import TOLERANCE
     from benchmarks.suite.worker import PAUSE
 
-    head = HEAD.format(f32=TOLERANCE["float32"], f64=TOLERANCE["float64"], pause=1e3 * PAUSE)
     cells = results["cells"]
     if not cells:
-        return head + "\nNothing has been measured yet.\n"
-    parts = [head, "\n".join(_about(results)), "\n".join(_reached(cells))]
+        return HEAD + "\nNothing has been measured yet.\n"
+    method = METHOD.format(f32=TOLERANCE["float32"], f64=TOLERANCE["float64"], pause=1e3 * PAUSE)
+    parts = [HEAD, "\n".join(_in_short(results)), method, "\n".join(_about(results))]
     sections = (_products, _steps, _dense, _scaling, _start, _not_timed)
     parts += ["\n".join(lines) for section in sections if (lines := list(section(cells)))]
     if "modules" in results:
@@ -78,49 +78,50 @@ def _about(results: dict[str, Any]) -> Iterator[str]:
     yield from table(("workload", ""), sorted(shapes.items()))
 
 
-def _reached(cells: m.Cells) -> Iterator[str]:
-    found = targets(cells)
-    missed = [target for target in found if not target.reached]
-    yield "## Targets and results"
-    yield ""
-    met = len(found) - len(missed)
-    yield f"{met} of {len(found)} targets are met; those that are not come first."
-    yield ""
-    rows = [
-        (target.what, target.asked, short(target.measured), "yes" if target.reached else "**no**")
-        for target in (*missed, *(target for target in found if target.reached))
-    ]
-    yield from table(("", "target", "measured", "met"), rows)
+def _in_short(results: dict[str, Any]) -> Iterator[str]:
+    """The range of the ratios, task by task, and every comparison that opflow loses."""
+    found = list(m.comparisons(results))
+    yield "## Where a peer is faster\n"
+    lost = [(what, cell, peer, verdict(ratio)) for what, cell, peer, ratio in found if ratio < 1]
+    yield f"opflow is slower than the fastest peer in {len(lost)} of {len(found)} comparisons.\n"
+    yield from table(("", "", "fastest peer", "peer / opflow"), lost)
+    yield "\n## All comparisons\n"
+    groups: dict[str, list[float]] = {}
+    for what, *_, ratio in found:
+        groups.setdefault(what, []).append(ratio)
+    rows = [(what, str(len(r)), verdict(min(r)), short(statistics.median(r)), short(max(r)))
+            for what, r in groups.items()]  # fmt: skip
+    yield from table(("fastest peer / opflow", "comparisons", "least", "median", "largest"), rows)
 
 
 def _products(cells: m.Cells) -> Iterator[str]:
     found = sorted(m.cells_of(cells, "products"), key=_order)
     if not found:
         return
-    yield WORDS["products"]
+    yield "## Products with K"
     yield "\n![Best peer over opflow](figures/benchmarks_ratio.png)"
     yield "\n![Share of the speed of bare GEMMs](figures/benchmarks_share.png)"
     for (columns, dtype, threads), group in groupby(found, key=_kind):
         block = list(group)
         yield f"\n### {_vectors(columns)}, {dtype}, {_threads(threads)}\n"
-        yield "After set-up; the call is `K @ r`.\n"
+        yield "`K @ r`, after set-up:\n"
         yield from table(
             ("", "bare GEMMs, ms", "opflow, ms", "GEMMs / opflow", "best peer", "ms",
              "best peer / opflow"), map(_product_row, block)
         )  # fmt: skip
         yield "\nAll contenders, in multiples of opflow's time:\n"
         yield from _multiples(block)
-        yield "\nSet-up and 1, 20 and 200 products, by the way that the cost model chose:\n"
+        yield "\nSet-up and 1, 20 and 200 products, in the form that the cost model chose:\n"
         yield from table(
-            ("", "products", "way chosen", "opflow, ms", "chosen / fastest way", "best peer", "ms",
-             "best peer / opflow"), (row for cell in block for row in _total_rows(cell))
+            ("", "products", "form chosen", "opflow, ms", "chosen / fastest form", "best peer",
+             "ms", "best peer / opflow"), (row for cell in block for row in _total_rows(cell))
         )  # fmt: skip
 
 
 def _product_row(cell: Any) -> tuple[str, ...]:
     times, best = cell["median"], m.best_peer(cell)
     gemms = times.get("bare GEMMs")
-    return (cell["workload"], ms(gemms), ms(times["opflow"]), short(m.against_gemms(cell)),
+    return (cell["workload"], ms(gemms), ms(times["opflow"]), verdict(m.against_gemms(cell)),
             best[0] if best else "–", ms(best and best[1]), verdict(m.lead(cell)))  # fmt: skip
 
 
@@ -147,8 +148,8 @@ def _steps(cells: m.Cells) -> Iterator[str]:
     found = sorted(m.cells_of(cells, "steps"), key=_order)
     if not found:
         return
-    yield WORDS["steps"]
-    yield "\nA step of `train`, by the route it plans, with its loss; set-up is not counted."
+    yield "## Full-batch steps of gradient descent"
+    yield "\nOne step of `of.train`, on the route that it plans, with its loss, after set-up."
     for (_, dtype, threads), group in groupby(found, key=_kind):
         yield f"\n### {dtype}, {_threads(threads)}\n"
         block = list(group)
@@ -166,7 +167,7 @@ def _dense(cells: m.Cells) -> Iterator[str]:
     found = sorted(m.cells_of(cells, "dense"), key=lambda cell: cell["N"])
     if not found:
         return
-    yield WORDS["dense"]
+    yield "## The dense kernel"
     yield "\nFrom the network and the data to the N × N matrix.\n"
     rows = [
         (cell["shape"], name, ms(seconds), short(seconds / cell["median"]["opflow"]),
@@ -182,11 +183,11 @@ def _scaling(cells: m.Cells) -> Iterator[str]:
     if not found:
         return
     first = found[0]
-    yield WORDS["scaling"]
+    yield "## Cost against N"
     yield "\n![Cost against N](figures/benchmarks_scaling.png)"
     yield (f"\nOne product, d = {first['d']}, widths {first['widths']}, {first['dtype']}, "
-           f"{_threads(first['threads'])}.  Memory is the peak beyond libraries and data; a field "
-           "of all samples is N times the width.\n")  # fmt: skip
+           f"{_threads(first['threads'])}.  Memory is the peak beyond libraries and data; one "
+           "field of all samples holds N times the width numbers.\n")  # fmt: skip
     names = list(dict.fromkeys(name for cell in found for name in cell["median"]))
     head = [f"{name}, {unit}" for name in names for unit in ("ms", "MiB")]
     rows = []
@@ -198,16 +199,16 @@ def _scaling(cells: m.Cells) -> Iterator[str]:
         rows.append(tuple(row))
     yield from table(("N", *head), rows)
     fits = {name: m.exponent(*m.series(cells, name)) for name in names}
-    told = [f"{name} {fit:.3f}" for name, fit in fits.items() if fit is not None]
-    yield f"\nFitted exponents from N = {m.FROM:,} on: {', '.join(told) or 'too few points'}."
+    fitted = [f"{name} {fit:.3f}" for name, fit in fits.items() if fit is not None]
+    yield f"\nFitted exponents from N = {m.FROM:,} on: {', '.join(fitted) or 'too few points'}."
 
 
 def _start(cells: m.Cells) -> Iterator[str]:
     for cell in m.cells_of(cells, "start"):
-        yield WORDS["start"]
-        yield (f"\nFresh processes; {cell['shape']}.  The first product counts set-up and "
-               "compilation.  PyLops, which opflow is built on, imports torch and JAX where they "
-               "are installed.\n")  # fmt: skip
+        yield "## Import and first product"
+        yield (f"\nFresh processes; {cell['shape']}.  The first product includes set-up and "
+               "compilation.  opflow imports PyLops, which imports torch and JAX where they are "
+               "installed.\n")  # fmt: skip
         rows = [(name, ms(seconds)) for name, seconds in cell["median"].items()]
         yield from table(("", "ms"), rows)
 
@@ -255,7 +256,7 @@ def short(number: float | None) -> str:
 
 
 def verdict(ratio: float | None) -> str:
-    return f"**{short(ratio)}, slower**" if ratio is not None and ratio < 1 else short(ratio)
+    return f"**{short(ratio)}**" if ratio is not None and ratio < 1 else short(ratio)
 
 
 def _threads(count: int) -> str:
