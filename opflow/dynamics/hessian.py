@@ -55,6 +55,12 @@ def hessian(
     Operator (P, P), symmetric
         Of the sum of the samples' losses (½ |r_μ|²); ``loss="mean"`` descends 1/N of it.
 
+    See Also
+    --------
+    opflow.jacobian : The Jacobian J.
+    opflow.observe.HessianEigenvalues : Its extreme eigenvalues along a run.
+    opflow.spectral.eigsh : Its eigenpairs.
+
     Notes
     -----
     .. math:: H = J^T S J + \sum_{\mu p} g_{\mu p}\, \partial^2 f_{\mu p}, \qquad
@@ -64,7 +70,9 @@ def hessian(
     8·N·P_1 + 4·N·k·n_L flops a column, 8·N·P − 4·N·P_1 + 4·N·k·n_L without second derivatives of f.
     These vanish for one hidden layer and a fixed readout.
 
-    .. [1] B. A. Pearlmutter, Fast exact multiplication by the Hessian, 1994.
+    References
+    ----------
+    .. [1] B. A. Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
 
     Examples
     --------
