@@ -53,7 +53,7 @@ def hessian(
     Returns
     -------
     Operator (P, P), symmetric
-        Of the sum of the samples' losses (½ |r_μ|²); ``loss="mean"`` descends 1/N of it.
+        Of the sum of the samples' losses (½ ‖r_μ‖²); ``loss="mean"`` descends 1/N of it.
 
     See Also
     --------

@@ -91,7 +91,7 @@ def train(
         true, on any rank, or at `steps` or `until` (``lambda moment: moment.loss < 1e-3``).  What
         observers gave before is in ``moment.observations``, which checkpoints keep.
     loss : {"sum", "mean"}
-        The sum of the samples' losses (½ |r_μ|² if quadratic), or that divided by N.
+        The sum of the samples' losses (½ ‖r_μ‖² if quadratic), or that divided by N.
     objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
         The loss of a sample, whose force g = ∂loss/∂f drives the fields instead of the
         residual r.  One output of the cross-entropy is the logit of class 1.  An object has

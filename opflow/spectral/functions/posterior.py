@@ -271,8 +271,10 @@ def posterior(
 
     Parameters
     ----------
-    op, y, noise, cross, prior_diagonal, **options
+    op, y, noise, cross, prior_diagonal
         Those of :class:`Posterior`.
+    **options
+        Its keywords.
 
     Returns
     -------
