@@ -82,8 +82,8 @@ def eigsh(
     which : {"LM", "LA", "SA", "BE"}
         Largest in magnitude, largest or smallest algebraically, or half from each end.
     tol : float, default 0
-        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·abs(λ); to ‖op‖ for both ends ("BE"), one of
-        which may be near 0.  Residuals at the rounding of the products, 10·√n·ε·‖op‖, pass as
+        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·abs(λ); to ‖op‖ for both ends ("BE"), as
+        one may be near 0.  Residuals at the rounding of the products, 10·√n·ε·‖op‖, pass as
         well, so that 0 asks for what the dtype can give.
     method : {"lanczos", "lapack"}, optional
         Block Lanczos, or the whole spectrum by LAPACK.  By default LAPACK up to order 256, where
