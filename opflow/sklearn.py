@@ -155,49 +155,42 @@ class _Trained(_Estimator):
 class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
     """A ReLU network for regression, trained by full-batch gradient descent.
 
+    X (N, d) may be sparse, y is (N,) or (N, k); sample weights are not supported.  A fit costs at
+    most `steps` passes over the samples, and with `early_stopping` as many again.
+
     Parameters
     ----------
-    widths : int or sequence of int, default (100,)
-        Units of each hidden layer.
-    scaling : {"mean-field", "ntk", "standard"}
-        Of the start; see :meth:`opflow.ReLUNetwork.random`.
-    method : GradientDescent, GradientFlow or another of :func:`opflow.train`, optional
-        ``GradientDescent(step)`` by default.
-    step : float, "auto" or callable
-        Step size of that default.
+    widths : int or sequence of int, default (100,), the units of each hidden layer
+    scaling : {"mean-field", "ntk", "standard"}, as in :meth:`opflow.ReLUNetwork.random`
+    method : a method of :func:`opflow.train`, ``GradientDescent(step)`` by default
+    step : float, "auto" or callable, the step size of that default
     steps : int, default 400
         Steps at most; with `warm_start`, more steps in every `fit`.
-    early_stopping : bool
-        Hold out `validation_fraction` (0.2) of the samples, find the time at which their loss is
+    early_stopping, validation_fraction : bool, default True, and float, default 0.2
+        Hold out that fraction of the samples, find the time at which their loss is
         least, and train on all samples up to that time.  Not with `warm_start`.
     standardise : bool
-        Bring features to mean 0 and standard deviation 1 (sparse ones are scaled only), as targets
-        always are.
-    memory : float or str, optional
-        Bytes a run may hold beyond the data, as ``"4GB"``.
+        Bring features to mean 0 and standard deviation 1 (sparse ones: scale only), like targets.
+    memory : float or str, optional, the bytes a run may hold beyond the data: ``"4GB"``
     warm_start : bool
         Go on from the last `fit`: with the same data, bit for bit as one longer run.
-    random_state : int, RandomState or None
-        Of the start and of the samples held out.
+    random_state : int, RandomState or None, of the start and of the samples held out
 
     Attributes
     ----------
     run_ : Trajectory
         Losses, steps and the network; ``run_.save(path)`` keeps all that a prediction needs.
-    n_iter_ : int
-        Steps taken.
+    n_iter_ : int, the steps taken
 
-    Notes
-    -----
-    X (N, d) may be sparse, y is (N,) or (N, k); sample weights are not supported.  A fit costs at
-    most `steps` passes over the samples, and with `early_stopping` as many again.
+    See Also
+    --------
+    opflow.sklearn.NTKRegressor : Regression with the kernel.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from opflow.sklearn import ReLURegressor
+    >>> import numpy as np, opflow.sklearn
     >>> X = np.random.default_rng(0).uniform(-1, 1, (100, 2))
-    >>> model = ReLURegressor(random_state=0).fit(X[:80], 100 + 20 * X[:80, 0])
+    >>> model = opflow.sklearn.ReLURegressor(random_state=0).fit(X[:80], 100 + 20 * X[:80, 0])
     >>> bool(model.score(X[80:], 100 + 20 * X[80:, 0]) > 0.99)
     True
     """
@@ -209,18 +202,27 @@ class ReLURegressor(MultiOutputMixin, RegressorMixin, _Trained):
 
 
 class ReLUClassifier(ClassifierMixin, _Trained):
-    """A ReLU network for classification: squared loss on one output a class.
+    """A ReLU network for classification: squared loss on one output per class.
 
-    Parameters and attributes are those of :class:`ReLURegressor`, and `classes_`, the labels in
-    order, which may be text.  Probabilities are outputs plus the shares of the classes, negative
+    `classes_` are the labels in order, which may be text; the other attributes are those of
+    :class:`ReLURegressor`.  Probabilities are outputs plus the shares of the classes, negative
     ones set to 0, divided by their sum.
+
+    Parameters
+    ----------
+    widths, scaling, method, step, steps, early_stopping, validation_fraction, standardise
+    memory, warm_start, random_state
+        As in :class:`ReLURegressor`.
+
+    See Also
+    --------
+    opflow.sklearn.ReLURegressor : The same for regression.
 
     Examples
     --------
-    >>> from sklearn.datasets import load_iris
-    >>> from opflow.sklearn import ReLUClassifier
-    >>> X, y = load_iris(return_X_y=True)
-    >>> model = ReLUClassifier(random_state=0).fit(X[::2], y[::2])
+    >>> import opflow.sklearn, sklearn.datasets
+    >>> X, y = sklearn.datasets.load_iris(return_X_y=True)
+    >>> model = opflow.sklearn.ReLUClassifier(random_state=0).fit(X[::2], y[::2])
     >>> bool(model.score(X[1::2], y[1::2]) > 0.9)
     True
     """
@@ -249,17 +251,19 @@ class ReLUClassifier(ClassifierMixin, _Trained):
 class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     r"""Kernel ridge regression with the tangent kernel of a random ReLU network.
 
+    The targets are regressed about the mean of all samples, also where one is left out: its
+    residual is then :math:`(G y)_i / G_{ii}`, :math:`G = (K + \lambda)^{-1}`.
+
     Parameters
     ----------
-    widths : int or sequence of int, default (1000,)
-        Units of each hidden layer.
+    widths : int or sequence of int, default (1000,), the units of each hidden layer
     alpha : float or "loo", optional
         :math:`\lambda` of :math:`(K + \lambda)^{-1} y`; "loo", the default, takes the one whose
         leave-one-out error is least, from the eigenvalues of the dense kernel.
-    standardise, random_state
-        As in :class:`ReLURegressor`.
+    standardise : bool, as in :class:`ReLURegressor`
     memory : float or str, optional
         Bytes that dense kernel may take (else ``MemoryError``); half of what is free by default.
+    random_state : int, RandomState or None, of the network
 
     Attributes
     ----------
@@ -269,17 +273,15 @@ class NTKRegressor(MultiOutputMixin, RegressorMixin, _Estimator):
     alpha_, loo_error_ : float
         The ridge, and the mean square of the leave-one-out residuals where it was chosen by it.
 
-    Notes
-    -----
-    The targets are regressed about the mean of all samples, also where one is left out: its
-    residual is then :math:`(G y)_i / G_{ii}`, :math:`G = (K + \lambda)^{-1}`.
+    See Also
+    --------
+    opflow.spectral.kernel_regression : The regression.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from opflow.sklearn import NTKRegressor
+    >>> import numpy as np, opflow.sklearn
     >>> X = np.random.default_rng(0).uniform(-1, 1, (100, 2))
-    >>> model = NTKRegressor(random_state=0).fit(X[:80], abs(X[:80, 0]))
+    >>> model = opflow.sklearn.NTKRegressor(random_state=0).fit(X[:80], abs(X[:80, 0]))
     >>> bool(model.score(X[80:], abs(X[80:, 0])) > 0.9)
     True
     """

@@ -29,12 +29,28 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     TypeError
         If neither its rows nor its columns are sharded.
 
+    See Also
+    --------
+    opflow.distributed.rows : The rows of this rank.
+    opflow.distributed.ShardedRows : The rows of an operator.
+    opflow.train : Trains on the samples of all ranks.
+
     Notes
     -----
     A sharded vector is a ``pylops_mpi.DistributedArray`` with `Partition.SCATTER` and the rows of
     every rank as :meth:`distribute` makes it; one that all ranks hold (parameters, in the domain
     of a Jacobian) has `Partition.BROADCAST`.  A product with K is a local one, one allreduce of
     P numbers, whatever N, and a local one.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of, opflow.distributed
+    >>> from mpi4py import MPI
+    >>> X = np.eye(4)[opflow.distributed.rows(4, MPI.COMM_WORLD)]
+    >>> fields = of.ReLUNetwork.random([4, 8], seed=0).fields(X, comm=MPI.COMM_WORLD)
+    >>> K = opflow.distributed.ShardedOperator(of.collective_kernel(fields))
+    >>> (K @ K.distribute(np.ones(len(X)))).local_array.shape
+    (4,)
     """
 
     def __init__(self, operator: Operator) -> None:

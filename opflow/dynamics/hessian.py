@@ -53,7 +53,13 @@ def hessian(
     Returns
     -------
     Operator (P, P), symmetric
-        Of the sum of the samples' losses (½ |r_μ|²); ``loss="mean"`` descends 1/N of it.
+        Of the sum of the samples' losses (½ ‖r_μ‖²); ``loss="mean"`` descends 1/N of it.
+
+    See Also
+    --------
+    opflow.jacobian : The Jacobian J.
+    opflow.observe.HessianEigenvalues : Its extreme eigenvalues along a run.
+    opflow.spectral.eigsh : Its eigenpairs.
 
     Notes
     -----
@@ -64,7 +70,9 @@ def hessian(
     8·N·P_1 + 4·N·k·n_L flops a column, 8·N·P − 4·N·P_1 + 4·N·k·n_L without second derivatives of f.
     These vanish for one hidden layer and a fixed readout.
 
-    .. [1] B. A. Pearlmutter, Fast exact multiplication by the Hessian, 1994.
+    References
+    ----------
+    .. [1] B. A. Pearlmutter, "Fast exact multiplication by the Hessian", 1994.
 
     Examples
     --------

@@ -27,12 +27,33 @@ from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
 class DivergenceError(ArithmeticError):
-    """The loss became infinite, NaN, or far larger than at the start.
+    """Raised where the loss becomes infinite, NaN, or far larger than at the start.
+
+    Parameters
+    ----------
+    message : str
+        The step, the loss, the step size and 2/λ_max.
+    trajectory : Trajectory
+        The run so far, which is an attribute too.
 
     Attributes
     ----------
     trajectory : Trajectory
         The run up to the last moment before.
+
+    See Also
+    --------
+    opflow.train : Raises it; its argument `diverge` sets the limit.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net, descent = of.ReLUNetwork.random([3, 8, 8], seed=0), of.GradientDescent(step=1.0)
+    >>> try:
+    ...     of.train(net, 30 * np.eye(3), np.ones(3), method=descent, steps=50)
+    ... except of.DivergenceError as error:
+    ...     print(error.trajectory)
+    <Trajectory of 0 steps to t = 0, loss 306.2 -> 306.2>
     """
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:

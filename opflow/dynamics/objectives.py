@@ -116,12 +116,18 @@ class CrossEntropy(RunObjective):
 
 @dataclass(frozen=True)
 class Huber(RunObjective):
-    """½ r² of r = f − y up to `delta`, delta (|r| − delta/2) beyond: the force is clipped there.
+    """The Huber loss, quadratic in the residual r = f − y up to `delta` and linear beyond.
+
+    ½ r² up to `delta`, delta (abs(r) − delta/2) beyond: the force is clipped there.
 
     Parameters
     ----------
     delta : float, default 1
         In units of the targets; ``objective="huber"`` is ``Huber()``.
+
+    See Also
+    --------
+    opflow.train : Takes it as `objective`.
 
     Examples
     --------

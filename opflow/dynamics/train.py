@@ -91,9 +91,9 @@ def train(
         true, on any rank, or at `steps` or `until` (``lambda moment: moment.loss < 1e-3``).  What
         observers gave before is in ``moment.observations``, which checkpoints keep.
     loss : {"sum", "mean"}
-        The sum of the samples' losses (½ |r_μ|² if quadratic), or that divided by N.
+        The sum of the samples' losses (½ ‖r_μ‖² if quadratic), or that divided by N.
     objective : {"quadratic", "cross-entropy", "huber"}, Huber, or object
-        The loss of a sample, whose force g = ∂loss/∂f drives the fields in the place of the
+        The loss of a sample, whose force g = ∂loss/∂f drives the fields instead of the
         residual r.  One output of the cross-entropy is the logit of class 1.  An object has
         ``value(f, y)``, (rows,), and ``force(f, y)``, (rows, k), for blocks of outputs and targets
         (rows, k); where steps follow λ_max, a number `curvature`, which no eigenvalue of
@@ -108,7 +108,7 @@ def train(
         Step the first layer through the Gram of its inputs (True) or by its weights (False);
         the cheaper by default.
     gram : callable, array, sparse matrix or operator, optional
-        A positive semidefinite kernel in the place of XXᵀ: ``gram(A, B)`` of two blocks of rows,
+        A positive semidefinite kernel instead of XXᵀ: ``gram(A, B)`` of two blocks of rows,
         or the (N, N) matrix itself.  h¹ then starts as the first layer makes it and moves in the
         space of the kernel; see Notes.
     checkpoint : Checkpoint or path, optional
@@ -136,11 +136,6 @@ def train(
     Trajectory
         Of what was reached, if the run is interrupted from the keyboard.
 
-    Warns
-    -----
-    UserWarning
-        If a feature in memory spans 1,000 times what another does, or targets reach 100.
-
     Raises
     ------
     ValueError, TypeError
@@ -151,6 +146,16 @@ def train(
     DivergenceError
         Naming the step, the loss, the step size and 2/λ_max.
 
+    Warns
+    -----
+    UserWarning
+        If a feature in memory spans 1,000 times what another does, or targets reach 100.
+
+    See Also
+    --------
+    opflow.ReLUNetwork : The networks.
+    opflow.observe : What can be recorded along a run.
+
     Notes
     -----
     :math:`W^\ell \leftarrow W^\ell - \eta\,\eta_\ell\,\partial loss/\partial W^\ell`.  A step
@@ -158,8 +163,8 @@ def train(
     weights, some of the residual and a workspace that does not grow with N.
 
     With the first layer eliminated the state is (C, W², …, W^L) and :math:`h^1 = h^1(0) + G C`,
-    :math:`dC/dt = -\eta_1 \varphi^{1T} r`, with G = XXᵀ or the kernel: a step costs 2·N²·n_1 in
-    the place of 4·N·d·n_1 flops.  The weights are recovered at the end, W¹ = W¹(0) + CᵀX, unless
+    :math:`dC/dt = -\eta_1 \varphi^{1T} r`, with G = XXᵀ or the kernel: a step costs 2·N²·n_1
+    instead of 4·N·d·n_1 flops.  The weights are recovered at the end, W¹ = W¹(0) + CᵀX, unless
     a kernel was given; then :meth:`Trajectory.predict` goes through the kernel.  With X=None the
     first layer reads the rows of G (d = N), and its weights move by Cᵀ.
 

@@ -29,13 +29,28 @@ class ShardedRows(Operator):
     outputs : int, default 1
         Rows of a sample.
 
+    See Also
+    --------
+    opflow.distributed.Sharded : The distribution of rows.
+    opflow.distributed.ShardedOperator : The same for PyLops-MPI.
+    opflow.jacobian : An operator of such rows.
+
     Notes
     -----
     ``F x`` takes an x that all ranks hold and gives each its rows, without communication;
     ``Fᵀ y`` takes the rows of y that are here and gives every rank the sum
-    :math:`\\sum_i F_i^T y_i`, by one allreduce of m numbers a column.  A product with the Gram
+    :math:`\sum_i F_i^T y_i`, by one allreduce of m numbers a column.  A product with the Gram
     ``F Fᵀ`` is a local product, one allreduce that does not grow with the rows, and a local
     product.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow.distributed
+    >>> from mpi4py import MPI
+    >>> space = opflow.distributed.Sharded(MPI.COMM_WORLD, 3)
+    >>> F = opflow.distributed.ShardedRows(np.ones((3, 2)), space)
+    >>> (F @ np.ones(2)).tolist()
+    [2.0, 2.0, 2.0]
     """
 
     def __init__(self, local: Data, space: Sharded, outputs: int = 1) -> None:

@@ -41,10 +41,22 @@ def decay(
         :math:`\lambda_i`.
     predicted : array (T, k), optional
         What a constant kernel gives; :math:`e^{-\lambda_i t}\, u_i \cdot r(0)` by default.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
     modes : sequence of int, optional
         Which to draw, counted from 1; at most six, ever further apart, by default.
     tolerance : float, default 0.1
         A circle marks where a mode first departs from its prediction by more than this share.
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.decay : The prediction of a constant kernel.
+    opflow.observe.TopEigenpairs : Observes the modes along a run.
+    opflow.plot.projections : All modes at one time.
 
     Notes
     -----
@@ -110,6 +122,17 @@ def projections(values: Data, ax: Axes = None, **style: Any) -> Axes:
     ----------
     values : array (k,), or mapping of labels to arrays (k,)
         :math:`u_i \cdot r` for the eigenvectors of descending eigenvalues.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.projections : Computes them.
+    opflow.plot.decay : A few modes along a run.
 
     Notes
     -----

@@ -45,6 +45,11 @@ def block_means(op: Data, order: Data = None, *, cells: int = 400, outputs: int 
     array (c, c), float64, on the host
         c = min(cells, m).  Forms the m² k entries in tiles and holds c² numbers and a tile.
 
+    See Also
+    --------
+    opflow.plot.heat_map : Draws them.
+    opflow.materialise : All entries of an operator.
+
     Examples
     --------
     >>> import numpy as np, opflow as of, opflow.plot
@@ -83,7 +88,7 @@ def block_means(op: Data, order: Data = None, *, cells: int = 400, outputs: int 
 
 @keywords
 def clustered(op: Data, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> Any:
-    r"""An order of the samples (N,) in which those that the kernel finds alike are neighbours.
+    r"""An order of the samples in which those that the kernel finds similar are neighbours.
 
     Parameters
     ----------
@@ -93,6 +98,14 @@ def clustered(op: Data, *, outputs: int = 1, rng: Seed = 0, seed: Seed = 0) -> A
         As in :func:`block_means`.
     rng, seed
         Of the landmarks.
+
+    Returns
+    -------
+    int array (N,)
+
+    See Also
+    --------
+    opflow.plot.heat_map : Draws the kernel in this order.
 
     Notes
     -----
@@ -151,12 +164,13 @@ def heat_map(
     outputs: int | None = None,
     **style: Any,
 ) -> Axes:
-    r"""The kernel as a heat map, in tiles: like samples side by side.
+    r"""A heat map of the kernel, with similar samples side by side.
 
     Parameters
     ----------
     op : operator, array (N·k, N·k) or Fields
         Symmetric, of order N·k; of fields, their kernel.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
     order : int array (m,), optional
         Samples in the order to draw them, which may be some of them only.
     labels : array (N,), optional
@@ -166,6 +180,16 @@ def heat_map(
         Cells a side at most; above, a cell is the mean over a block.
     outputs : int, optional
         k; the mean over the outputs is drawn.  By default that of fields, and 1 of others.
+    **style : keywords of matplotlib's ``imshow``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.plot.block_means : What it draws.
+    opflow.plot.clustered : The order of the samples.
 
     Notes
     -----

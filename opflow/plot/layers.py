@@ -26,6 +26,20 @@ from opflow.spectral.modes import spectrum_shares
 def network(net: ReLUNetwork, ax: Axes = None, **style: Any) -> Axes:
     """The widths of a network, a bar a layer, from its inputs to its outputs.
 
+    Parameters
+    ----------
+    net : ReLUNetwork
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``bar``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.ReLUNetwork : The networks.
+
     Examples
     --------
     >>> import opflow as of, opflow.plot
@@ -52,6 +66,17 @@ def layer_shares(shares: Data, ax: Axes = None, **style: Any) -> Axes:
     ----------
     shares : Fields, layer kernels, array (L,), or mapping of labels to them
         Of fields or kernels they are computed, :func:`opflow.spectral.layer_shares`.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``bar``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.layer_shares : Computes them.
+    opflow.plot.mode_shares : The shares in each eigenvalue.
 
     Examples
     --------
@@ -89,6 +114,17 @@ def mode_shares(shares: Data, ax: Axes = None, **style: Any) -> Axes:
     ----------
     shares : array (L, k) or Fields
         What :func:`opflow.spectral.spectrum_shares` gives; of fields, of 20 eigenvalues.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``bar``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.spectrum_shares : Computes them.
+    opflow.plot.layer_shares : The shares in the trace.
 
     Examples
     --------
@@ -125,6 +161,25 @@ def hierarchy_norms(values: Data, ax: Axes = None, **style: Any) -> Axes:
     values : Members, array (L,) or (L, …), or mapping of labels to either
         What :func:`opflow.hierarchy.members` gives, or norms of layers 1..L; zeros are left out.
         Lines are medians over the further axes (sample pairs), bands go from least to largest.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.hierarchy.members : Computes them.
+
+    Notes
+    -----
+    The hierarchy is that of [1]_.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", arXiv:2606.09744.
 
     Examples
     --------
@@ -183,6 +238,16 @@ def modes(
     shape : (h, w)
     eigenvalues : array (m,), optional
         For the titles; those of eigenpairs by default.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``imshow``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.eigsh : Computes eigenpairs.
 
     Notes
     -----

@@ -26,6 +26,17 @@ def predicted(true: Data, predicted: Data = None, ax: Axes = None, **style: Any)
     true : array (N,) or (N, k), a run or a fitted estimator, or mapping of labels to pairs
         What has `predict` predicts the X of ``predicted=(X, y)``; pairs are (true, predicted).
     predicted : array of the shape of `true`, or (X, y)
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.plot.residuals : The differences instead.
+    opflow.plot.confusion : The same for classes.
 
     Examples
     --------
@@ -46,12 +57,22 @@ def predicted(true: Data, predicted: Data = None, ax: Axes = None, **style: Any)
 
 
 def residuals(true: Data, predicted: Data = None, ax: Axes = None, **style: Any) -> Axes:
-    """What a regression is off by, predicted − true, against what it predicts.
+    """The residuals of a regression, predicted − true, against its predictions.
 
     Parameters
     ----------
     true, predicted
         As for :func:`predicted`.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.plot.predicted : Predictions against true values.
 
     Examples
     --------
@@ -79,6 +100,17 @@ def confusion(
     predicted : as `true`, or (X, y)
     classes : sequence, optional
         The labels in the order to draw them, or what labels 0..k − 1 are called.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``imshow``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.plot.accuracy : The accuracy along a run.
+    opflow.plot.predicted : The same for regression.
 
     Examples
     --------

@@ -36,7 +36,7 @@ class PowerLaw(NamedTuple):
 
 
 def power_law(values: Data, ranks: Fit) -> PowerLaw:
-    """The power of their rank that eigenvalues fall as, by least squares of their logarithms.
+    """Fit a power law of the rank to eigenvalues, by least squares of the logarithms.
 
     Parameters
     ----------
@@ -44,6 +44,16 @@ def power_law(values: Data, ranks: Fit) -> PowerLaw:
         In any order.
     ranks : (int, int)
         First and last rank of the fit, counted from 1, of positive eigenvalues.
+
+    Returns
+    -------
+    PowerLaw
+        `exponent`, `factor` and `r2`: λ ≈ factor · rank^exponent, and R² of log λ.
+
+    See Also
+    --------
+    opflow.plot.eigenvalues : Draws eigenvalues and this fit.
+    opflow.spectral.eigsh : Computes eigenvalues.
 
     Examples
     --------
@@ -93,10 +103,22 @@ def eigenvalues(
         Those that are not positive, or below 1e-12 of the largest, are left out.  Of triplets
         the squares are drawn; of an operator, or the kernel of fields, the 20 largest are
         computed.  A run with :class:`opflow.observe.TopEigenpairs` has those of start and end.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
     fit : (int, int) or "auto", optional
         Draw a power law through these ranks of every line, :func:`power_law`, with its exponent
         and R² in the legend.  "auto" takes those from a quarter of the positive ones on, up to
         the first gap of a factor of ten, three of them at least.
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.eigsh : Computes them.
+    opflow.plot.power_law : The fit.
+    opflow.plot.density : The density of all eigenvalues.
 
     Examples
     --------
@@ -168,17 +190,28 @@ def density(
     found : Density, operator, array (n, n), Fields, or mapping of labels to them
         Densities on the same axis, linear or logarithmic.  Of an operator, or the kernel of
         fields, it is computed with the defaults, on a logarithmic axis if it is PSD.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
     cumulative : bool, default False
         Draw the share of the eigenvalues up to each value, zeros included.
     grid : array, optional
         Where to evaluate it; 400 points that cover its support by default.
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.density : Computes it.
+    opflow.plot.eigenvalues : Eigenvalues against rank.
 
     Notes
     -----
     Equal areas are equal shares of the spectrum: on a logarithmic axis the density is per decade.
     Where a single eigenvalue would not be seen, the density itself is on a logarithmic axis, down
     to half the height of one.  The curve is dotted where its error is larger than itself.  Zero
-    eigenvalues are told in the legend and are no part of the density.
+    eigenvalues are named in the legend and are no part of the density.
 
     Examples
     --------

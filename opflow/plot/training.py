@@ -19,6 +19,18 @@ def loss(run: Data, ax: Axes = None, **style: Any) -> Axes:
     Parameters
     ----------
     run : Trajectory, array (T,), or mapping of labels to them
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.plot.held_out : The loss on other data beside it.
+    opflow.observe.Loss : Observes the loss.
+    opflow.Trajectory : A run.
 
     Examples
     --------
@@ -45,6 +57,24 @@ def held_out(run: Data, ax: Axes = None, **style: Any) -> Axes:
     ----------
     run : Trajectory, or mapping of labels to arrays (T,)
         A run of the summed loss with :class:`opflow.observe.HeldOutLoss`.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.observe.HeldOutLoss : Observes the loss on other data.
+    opflow.plot.loss : The loss of the training set.
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> ax = opflow.plot.held_out({"training set": [3.0, 1.0], "held out": [4.0, 2.0]})
+    >>> [line.get_label() for line in ax.lines], ax.get_ylabel()
+    (['training set', 'held out'], 'loss per sample')
     """
     lines = _observed(run, {"held out": "held_out_loss"}, "of.observe.HeldOutLoss(X, y)")
     if isinstance(run, Trajectory):
@@ -60,6 +90,24 @@ def accuracy(run: Data, ax: Axes = None, **style: Any) -> Axes:
     ----------
     run : Trajectory, array (T,) of shares, or mapping of labels to such arrays
         A run with :class:`opflow.observe.Accuracy`, as "accuracy" or "held_out_accuracy".
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.observe.Accuracy : Observes the accuracy.
+    opflow.plot.confusion : Which classes are confused.
+
+    Examples
+    --------
+    >>> import opflow.plot
+    >>> ax = opflow.plot.accuracy([0.5, 0.75, 1.0])
+    >>> ax.get_ylabel(), ax.lines[0].get_ydata().tolist()
+    ('accuracy (%)', [50.0, 75.0, 100.0])
     """
     names = {"training set": "accuracy", "held out": "held_out_accuracy"}
     lines = _observed(run, names, "of.observe.Accuracy(X, labels)")
@@ -89,11 +137,27 @@ def alignment(times: Data, values: Data = None, ax: Axes = None, **style: Any) -
         A run with :class:`opflow.observe.Alignment` needs no `values`.
     values : array (T,) or (T, 1 + L), or mapping of labels to arrays (T,)
         Columns are K and its layers.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.alignment : Computes it.
+    opflow.observe.Alignment : Observes it along a run.
 
     Notes
     -----
-    The alignment :math:`y^T K y / (\|K\|_F \|y\|^2)` is 1 for K ∝ y yᵀ and at least 0 for a PSD
-    kernel; :func:`opflow.spectral.alignment` computes it.
+    The alignment [1]_ :math:`y^T K y / (\|K\|_F \|y\|^2)` is 1 for K ∝ y yᵀ and at least 0 for a
+    PSD kernel; :func:`opflow.spectral.alignment` computes it.
+
+    References
+    ----------
+    .. [1] C. Cortes, M. Mohri, A. Rostamizadeh, "Algorithms for learning kernels based on centered
+       alignment", JMLR 13, 2012.
 
     Examples
     --------
@@ -132,11 +196,27 @@ def sharpness(
         The largest eigenvalue, or the k largest in descending order.
     step : float or array (T,), optional
         The step of gradient descent (times 1/N for the mean loss); flows have none.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``plot``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.sharpness : Computes it at one moment.
+    opflow.observe.Sharpness : Observes it along a run.
 
     Notes
     -----
     Gradient descent multiplies the residual along an eigenvector of the kernel by
-    :math:`1 - \eta\lambda`: it grows where :math:`\lambda > 2/\eta`, the shaded region.
+    :math:`1 - \eta\lambda`: it grows where :math:`\lambda > 2/\eta`, the shaded region [1]_.
+
+    References
+    ----------
+    .. [1] J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+       stability", 2021, arXiv:2103.00065.
 
     Examples
     --------

@@ -29,12 +29,21 @@ def balances(network: ReLUNetwork) -> tuple[list[Array], float]:
     size : float
         The largest of the squared norms that they are differences of; 1 if there is none.
 
+    See Also
+    --------
+    opflow.observe.Balancedness : Their drift along a run.
+
     Notes
     -----
     :math:`\|W^{\ell+1}_{:,j}\|^2/\eta_{\ell+1} - (\|W^\ell_{j,:}\|^2 + b_j^2)/\eta_\ell` is
-    constant along the gradient flow for every hidden unit j below the top layer, and for those of
-    the top layer too where the readout is trained, which is :math:`W^{L+1}` then.  A frozen layer
-    (η = 0) and the one below it have none: an empty array stands there.  4·P flops.
+    constant along the gradient flow [1]_ for every hidden unit j below the top layer, and for those
+    of the top layer too where the readout is trained, which is :math:`W^{L+1}` then.  A frozen
+    layer (η = 0) and the one below it have none: an empty array stands there.  4·P flops.
+
+    References
+    ----------
+    .. [1] S. S. Du, W. Hu, J. D. Lee, "Algorithmic regularization in learning deep homogeneous
+       models: layers are automatically balanced", 2018, arXiv:1806.00900.
 
     Examples
     --------

@@ -23,7 +23,25 @@ DENSE = 1024
 
 
 class ConvergenceWarning(UserWarning):
-    """An iteration ended before it reached its tolerance; its result says how far it came."""
+    """Warns that an iteration ended before it reached its tolerance.
+
+    The result says how far it came.
+
+    See Also
+    --------
+    opflow.spectral.eigsh : Eigenpairs; warns where one did not converge.
+    opflow.spectral.solve : Linear systems; likewise.
+
+    Examples
+    --------
+    >>> import warnings, numpy as np, opflow as of
+    >>> K = of.Gram(np.diag([1.0, 10.0, 100.0]))
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     found = of.spectral.solve(K, np.ones(3), maxiter=1, how="iterative")
+    >>> caught[0].category.__name__, found.converged
+    ('ConvergenceWarning', False)
+    """
 
 
 def not_converged(message: str, stacklevel: int = 3) -> None:
@@ -32,19 +50,26 @@ def not_converged(message: str, stacklevel: int = 3) -> None:
 
 
 class Estimate(float):
-    """A number that knows how sure it is.
+    """A float with a 95 % confidence interval.
 
-    Attributes
+    Parameters
     ----------
-    low, high : float
+    value : float
+        The number.
+    low, high : float, optional
         The 95 % confidence interval, or bounds that hold for certain; both equal the value
         where it is exact (to rounding).
-    products : int
+    products : int, default 0
         Products with the operator that were spent on it, each with one vector: also the n that
         form the matrix of a black box.  Entries that structure gives are none, nor are the two
         that test for symmetry.
-    how : str
+    how : str, default "exact"
         Where it comes from: ``"exact"``, or the name of the estimator.
+
+    See Also
+    --------
+    opflow.spectral.Diagonal : A diagonal with error bars.
+    opflow.spectral.trace : A function that returns one.
 
     Examples
     --------

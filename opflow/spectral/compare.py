@@ -56,13 +56,32 @@ def alignment(
         constant of each, where `y` has shape (N, k).
     products : int, default 60
         To spend on an estimate of the norm, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.kernel_alignment : The alignment of two kernels.
+    opflow.observe.Alignment : The alignment along a run.
+    opflow.layer_kernels : The kernels of the layers.
 
     Notes
     -----
     :math:`\langle K, Y Y^T\rangle_F / (\|K\|_F \|Y Y^T\|_F)`, which is
-    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column; NaN for a kernel that is zero, or constant
-    and centred.  Costs one product a column (one more an output if centred) and
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` for one column [1]_, [2]_; NaN for a kernel that is zero, or
+    constant and centred.  Costs one product a column (one more an output if centred) and
     :func:`frobenius_norm`.  For layers, call it for each of ``layer_kernels(fields)``.
+
+    References
+    ----------
+    .. [1] C. Cortes, M. Mohri, A. Rostamizadeh, "Algorithms for learning kernels based on centered
+       alignment", JMLR 13, 2012.
+    .. [2] A. Baratin et al., "Implicit regularization via neural feature alignment", 2021,
+       arXiv:2008.00938.
 
     Examples
     --------
@@ -108,6 +127,17 @@ def kernel_alignment(
     K0, K1 : operators, arrays (n, n) or sparse matrices
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.kernel_distance : The relative distance.
+    opflow.spectral.alignment : The alignment with targets.
 
     Notes
     -----
@@ -129,12 +159,21 @@ def kernel_alignment(
 def kernel_distance(
     K0: Data, K1: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
-    r"""How far one kernel is from another, relative to the first.
+    r"""The relative distance of two kernels in the Frobenius norm.
 
     Parameters
     ----------
     K0, K1, products, rng, seed
         As for :func:`kernel_alignment`.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.kernel_alignment : The cosine of their angle.
+    opflow.observe.KernelDistance : The distance from the start of a run.
 
     Notes
     -----

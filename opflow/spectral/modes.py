@@ -25,12 +25,15 @@ def projections(eigenvectors: Array, r: Array, *, space: RowDistribution = LOCAL
     r : array (n,), (N, outputs) with N·outputs = n, or (n, c)
         Residuals of N samples are one vector, flattened sample-major; c > 1 columns are as many.
     space : RowDistribution, optional
-        ``op.space`` of the operator whose eigenvectors they are, if it is sharded: arrays are
-        then the rows of this rank.
+        ``op.space`` of the operator, if it is sharded: arrays are then the rows of this rank.
 
     Returns
     -------
     array (k,) or (k, c)
+
+    See Also
+    --------
+    opflow.spectral.decay : Their decay, for a constant kernel.
 
     Examples
     --------
@@ -51,34 +54,34 @@ def projections(eigenvectors: Array, r: Array, *, space: RowDistribution = LOCAL
 def decay(
     eigenvalues: Data, eigenvectors: Array, r: Array, times: Data, *, space: RowDistribution = LOCAL
 ) -> Array:
-    r"""How the coefficients of r on eigenvectors decay in the lazy regime.
+    r"""The decay of a residual's coefficients on eigenvectors, for a constant kernel.
 
     Parameters
     ----------
-    eigenvalues : array (k,)
-    eigenvectors : array (n, k)
-    r : array (n,) or (N, outputs)
-        The residual at time 0.
+    eigenvalues, eigenvectors : arrays (k,) and (n, k)
+    r : array (n,) or (N, outputs), the residual at time 0
     times : array (t,)
-    space : RowDistribution, optional
-        As in :func:`projections`.
+    space : RowDistribution, optional, as in :func:`projections`
 
     Returns
     -------
     array (t, k)
 
+    See Also
+    --------
+    opflow.plot.decay : Draws it beside the true residuals.
+
     Notes
     -----
     Eigenvalues below 10·ε times the largest count as zero.
-    :math:`u_i^T r(t) = e^{-\lambda_i t}\, u_i^T r(0)`, what ``dr/dt = −K r`` gives for a constant
+    :math:`u_i^T r(t) = e^{-\lambda_i t}\, u_i^T r(0)`, as ``dr/dt = −K r`` gives for a constant
     K; where :func:`projections` of the true residuals leave it, the kernel has moved.
 
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> of.spectral.decay(np.array([0.0, np.log(2)]), np.eye(2), np.ones(2), [0.0, 1.0])
-    array([[1. , 1. ],
-           [1. , 0.5]])
+    >>> of.spectral.decay(np.array([0.0, np.log(2)]), np.eye(2), np.ones(2), [0.0, 1.0]).tolist()
+    [[1.0, 1.0], [1.0, 0.5]]
     """
     start = projections(eigenvectors, r, space=space)
     xp = namespace(start)
@@ -109,13 +112,15 @@ def layer_shares(kernels: Sequence[Data], *, rng: Seed = 0, seed: Seed = 0) -> A
     ----------
     kernels : sequence of operators (n, n)
         ``layer_kernels(fields)``.
-    rng, seed : int, numpy.random.Generator or None, default 0
-        For layers whose trace is estimated; see :func:`trace`.
+    rng, seed : as in :func:`trace`, for layers whose trace is estimated
 
     Returns
     -------
-    array (layers,)
-        Sums to 1; zero if the trace is.
+    array (layers,) that sums to 1; zero if the trace is
+
+    See Also
+    --------
+    opflow.spectral.spectrum_shares : The same for each eigenvalue.
 
     Examples
     --------
@@ -135,15 +140,18 @@ def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
 
     Parameters
     ----------
-    kernels : sequence of L operators (n, n)
-        That sum to the kernel: ``layer_kernels(fields)``.
-    eigenvectors : array (n, k)
-        Of their sum.
+    kernels : sequence of L operators (n, n) that sum to the kernel: ``layer_kernels(fields)``
+    eigenvectors : array (n, k), of their sum
 
     Returns
     -------
     array (L, k), float64, on the host
         Columns sum to 1; those of eigenvalues that are zero to rounding are zero.
+
+    See Also
+    --------
+    opflow.spectral.layer_shares : The same for the trace.
+    opflow.plot.mode_shares : Draws them.
 
     Notes
     -----
@@ -154,9 +162,8 @@ def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> of.spectral.spectrum_shares([np.diag([1.0, 0.0]), np.diag([3.0, 2.0])], np.eye(2))
-    array([[0.25, 0.  ],
-           [0.75, 1.  ]])
+    >>> of.spectral.spectrum_shares([np.diag([1.0, 0.0]), np.diag([3.0, 2.0])], np.eye(2)).tolist()
+    [[0.25, 0.0], [0.75, 1.0]]
     """
     if not kernels:
         raise ValueError("kernels must not be empty")
@@ -181,15 +188,17 @@ def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> A
 
     Parameters
     ----------
-    U : array (n, p), V : array (n, q)
+    U, V : arrays (n, p) and (n, q)
         Linearly independent columns: eigenvectors at two times, say.
-    space : RowDistribution, optional
-        As in :func:`projections`.
+    space : RowDistribution, optional, as in :func:`projections`
 
     Returns
     -------
-    array (min(p, q),), float64, on the host
-        Radians from 0 to π/2, ascending.
+    array (min(p, q),), float64, on the host: radians from 0 to π/2, ascending
+
+    See Also
+    --------
+    opflow.observe.TopEigenpairs : Such angles along a run.
 
     Notes
     -----
@@ -234,15 +243,24 @@ def _orthonormal(U: Array, name: str, space: RowDistribution) -> Array:
 
 
 class Sharpness(NamedTuple):
-    """The largest eigenvalue against the largest that a step size keeps stable.
+    """The largest eigenvalue beside 2/step, the limit of stability.
 
     Attributes
     ----------
     largest : Estimate
-    limit : float
-        2 / step.
+    limit : float, 2 / step
     ratio : Estimate
         largest / limit: above 1, gradient descent at this step amplifies the top mode.
+
+    See Also
+    --------
+    opflow.spectral.sharpness : Computes it.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.sharpness(np.eye(2), 0.5).limit
+    4.0
     """
 
     largest: Estimate
@@ -254,7 +272,7 @@ class Sharpness(NamedTuple):
 def sharpness(
     op: Data, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
 ) -> Sharpness:
-    r"""Where a step size stands against the edge of stability.
+    r"""The largest eigenvalue beside 2/step, the edge of stability of gradient descent.
 
     Parameters
     ----------
@@ -264,6 +282,10 @@ def sharpness(
     step : float
     products, rng, seed
         As for :func:`norm`.
+
+    See Also
+    --------
+    opflow.observe.Sharpness : The largest eigenvalue along a run.
 
     Notes
     -----

@@ -37,18 +37,22 @@ class GradientDescent(Method):
         β of the heavy ball, 0 <= β < 1.
     batch : int, optional
         Rows drawn for each step instead of all N: stochastic gradient descent.
-    rng, seed : int or numpy.random.Generator, optional
-        Of the batches.
+    rng : int or numpy.random.Generator, optional
+        Where the batches come from.
     accumulate : {"float64"}, optional
         For float32 data: parameters, and sums over row blocks, in float64; GEMMs stay float32.
+    seed : another name of `rng`
     weight_decay : float, default 0
         λ of the decay of all trained parameters, biases too; the first layer moves as weights.
 
+    See Also
+    --------
+    opflow.GradientFlow : The flow to a tolerance.
+
     Notes
     -----
-    .. math::
-        M \leftarrow \beta M - \eta\,\eta_\ell\, (\partial loss/\partial W^\ell + \lambda W^\ell),
-        \qquad W^\ell \leftarrow W^\ell + M.
+    .. math:: M \leftarrow \beta M - \eta\,\eta_\ell\, (\partial loss/\partial W^\ell
+              + \lambda W^\ell), \qquad W^\ell \leftarrow W^\ell + M.
 
     Every parameter enters linearly where it enters, so with the first layer eliminated the same
     recursion holds for the coefficients C, and by :math:`h^1 = h^1(0) + G C` for the field h^1
@@ -67,20 +71,18 @@ class GradientDescent(Method):
     and halved, at one product each; of a run with momentum, one that leads above the start.
     Batches are not checked: there λ_max gives way to the limit of the mean square,
     :math:`\lambda = \lambda_{max} + \frac{N - b}{b (N - 1) (1 - \beta)}
-    \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes.
-    A step costs one product, 2·N·(3P − P_1) flops.
+    \big(N \max_\mu K_{\mu\mu} - \lambda_{max}\big)`, measured as often by passes
+    [1]_.  A step costs one product, 2·N·(3P − P_1) flops.
 
     References
     ----------
-    Ma, Bassily and Belkin, The power of interpolation, 2018 (the step of a batch).
+    .. [1] S. Ma, R. Bassily, M. Belkin, "The power of interpolation", 2018 (the step of a batch).
 
     Examples
     --------
     >>> import opflow as of
-    >>> of.GradientDescent(step=0.1)
-    GradientDescent(step=0.1)
-    >>> of.GradientDescent(step=lambda n: 0.1 / (1 + n), momentum=0.9).momentum
-    0.9
+    >>> of.GradientDescent(step=0.1), of.GradientDescent(lambda n: 0.1 / (1 + n), 0.9).momentum
+    (GradientDescent(step=0.1), 0.9)
     """
 
     step: float | str | Callable[[int], float] = "auto"

@@ -32,16 +32,27 @@ class ExponentialFlow(KrylovFlow):
     size : int, default 128
         Vectors of a Krylov basis at most, of N·k numbers each; a step ends where they do.
 
+    See Also
+    --------
+    opflow.GradientFlow : The flow by an explicit method.
+    opflow.LinearisedFlow : The flow for a constant kernel.
+    opflow.spectral.Krylov : The Krylov space of a step.
+
     Notes
     -----
-    A step of size t takes :math:`u = t\,\varphi_1(-tK)\,r = \int_0^t e^{-sK} r\,ds` from a Krylov
-    space of K at its start, moves the parameters by :math:`-\eta J^T u`, and recomputes r.  The
-    prediction :math:`r - K u = e^{-tK} r` is exact if the kernel stays; the mismatch is the error
-    estimate, O(t²), from which the next t follows.  A rejected step is tried shorter in the same
-    Krylov space, whose tolerance is a tenth of the step's.  The residual never drifts.
+    An exponential integrator [1]_.  A step of size t takes
+    :math:`u = t\,\varphi_1(-tK)\,r = \int_0^t e^{-sK} r\,ds` from a Krylov space of K at its start,
+    moves the parameters by :math:`-\eta J^T u`, and recomputes r.  The prediction
+    :math:`r - K u = e^{-tK} r` is exact if the kernel stays; the mismatch is the error estimate,
+    O(t²), from which the next t follows.  A rejected step is tried shorter in the same Krylov
+    space, whose tolerance is a tenth of the step's.  The residual never drifts.
 
     A step of m Krylov vectors costs m + 3 products (the kernel's fields, Jᵀu and the new residual
     are one each) and holds m·N·k numbers.
+
+    References
+    ----------
+    .. [1] M. Hochbruck, A. Ostermann, "Exponential integrators", Acta Numerica 19, 2010.
 
     Examples
     --------

@@ -52,9 +52,16 @@ class GaussNewton(Method):
         Of a search among p: diag(JᵀJ), or :func:`opflow.kfac`, whose blocks cost 9·n³ flops a step
         for a layer's width n and whose products cost 4·P·n; λ is added to either.
 
+    See Also
+    --------
+    opflow.GradientDescent : Steps of first order.
+    opflow.kfac : The preconditioner "kfac".
+    opflow.hessian : The Hessian, and its Gauss–Newton part.
+
     Notes
     -----
-    With the force g, its derivative H in f and J in the coordinates W/√η, a step is
+    Levenberg–Marquardt steps with Nielsen's damping [1]_: with the force g, its derivative H in f
+    and J in the coordinates W/√η, a step is
 
     .. math:: (J^T H J + \lambda)\,p = J^T g, \qquad W \leftarrow W - \sqrt{\eta}\,p.
 
@@ -73,7 +80,7 @@ class GaussNewton(Method):
 
     References
     ----------
-    Nielsen, Damping parameter in Marquardt's method, 1999.
+    .. [1] H. B. Nielsen, "Damping parameter in Marquardt's method", 1999.
 
     Examples
     --------

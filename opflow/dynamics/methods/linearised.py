@@ -30,9 +30,15 @@ class LinearisedFlow(KrylovFlow):
     size : int, default 128
         Vectors of the Krylov basis at most, of N·k numbers each; then it is restarted.
 
+    See Also
+    --------
+    opflow.ExponentialFlow : The flow of the network itself.
+    opflow.spectral.kernel_regression : The limit of long times.
+    opflow.spectral.expm : The action of the exponential.
+
     Notes
     -----
-    The residual is that of the linear model,
+    The residual is that of the linear model [1]_,
     :math:`f_0 + J(\theta - \theta_0) - y = e^{-tK} r(0)`, exact in time at any t; the state holds
     the parameters :math:`\theta_0 - \eta J^T u(t)`, whose network is not linear and has another
     residual.  Observers describe the linear model: its kernel and gates are those of the start, and
@@ -45,6 +51,11 @@ class LinearisedFlow(KrylovFlow):
 
     Times that are not asked for double.  All products are spent on one Krylov space, some
     :math:`\sqrt{t\lambda_{max}\log(1/tol)}` or fewer, and one a moment on the parameters.
+
+    References
+    ----------
+    .. [1] J. Lee et al., "Wide neural networks of any depth evolve as linear models under gradient
+       descent", 2019, arXiv:1902.06720.
 
     Examples
     --------

@@ -23,7 +23,7 @@ from opflow.machine.arrays import Array, check_integer, is_array, is_sparse
 
 @dataclass(frozen=True)
 class TruncatedFlow(Method):
-    r"""Hidden and conjugate fields as the state, their velocities truncated at an order.
+    r"""Gradient descent of the hidden and conjugate fields, with velocities truncated at an order.
 
     Parameters
     ----------
@@ -33,19 +33,30 @@ class TruncatedFlow(Method):
     step : float or "auto"
         As in :class:`GradientDescent`; "auto" follows λ_max, and takes no step back.
 
+    See Also
+    --------
+    opflow.observe.TruncationError : The distance from the exact run.
+    opflow.hierarchy.field_velocities : The truncated velocities.
+    opflow.GradientDescent : The exact descent.
+
     Notes
     -----
-    Residual and losses are those of the truncated fields.  The network of the trajectory, its
-    predictions, and the gates and kernels that observers see are those of the weights that φ and a
-    drive, whose own fields differ from the state.  The exact descent runs next to it with the same
-    steps: observers see it as ``moment.exact`` and the state as ``moment.fields``, and
-    :class:`opflow.observe.TruncationError` compares them.
+    The hierarchy is that of [1]_.  Residual and losses are those of the truncated fields.  The
+    network of the trajectory, its predictions, and the gates and kernels that observers see are
+    those of the weights that φ and a drive, whose own fields differ from the state.  The exact
+    descent runs next to it with the same steps: observers see it as ``moment.exact`` and the state
+    as ``moment.fields``, and :class:`opflow.observe.TruncationError` compares them.
 
     A change is carried through at most p weight matrices a step, in finite increments, so that
     gate flips and the jumps of ψ they cause are part of it; per unit of time and for a small
     step the increments are the operators of :func:`opflow.hierarchy.field_velocities` at that
     order.  A step costs about twice a step of the exact descent at low order and up to
     2·N·(1 + k)·P·p flops more, and the state N·(1 + k)·Σn_ℓ numbers.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", arXiv:2606.09744.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from opflow.relu.network import ReLUNetwork
 
 
 class Function:
-    """What a function gives of the fields, such as those of :mod:`opflow.features`.
+    """The values of a function of the fields, such as those of :mod:`opflow.features`.
 
     Parameters
     ----------
@@ -25,6 +25,11 @@ class Function:
         or an array of one shape.
     name : str, optional
         That of the function by default.
+
+    See Also
+    --------
+    opflow.Fields : The argument of the function.
+    opflow.observe.Snapshots : Keeps networks instead, for later.
 
     Notes
     -----
@@ -60,6 +65,11 @@ class Snapshots:
     at : container of int, or callable, optional
         Steps, of those that the run records, or a function that says of a :class:`Moment` whether
         to keep its network; every moment by default.
+
+    See Also
+    --------
+    opflow.observe.Function : Values of a function of the fields.
+    opflow.Checkpoint : Saves the state of a run.
 
     Notes
     -----

@@ -39,6 +39,12 @@ class TopEigenpairs(Remembering):
         `modes` are the coefficients of the residual on the eigenvectors of the *start*, which a
         kernel that does not move lets decay as :math:`e^{-\lambda_i t}`.
 
+    See Also
+    --------
+    opflow.spectral.eigsh : The solver.
+    opflow.spectral.principal_angles : The angles.
+    opflow.plot.decay : Draws the residual mode by mode.
+
     Notes
     -----
     An array (k,) a moment, descending, named ``eigenvalues``.  Costs the fields and
@@ -153,6 +159,11 @@ class HessianEigenvalues(TopEigenpairs):
     memory : float or str, optional
         As there.
 
+    See Also
+    --------
+    opflow.hessian : The Hessian.
+    opflow.observe.Sharpness : The largest eigenvalue of K.
+
     Notes
     -----
     An array (2k,) a moment, descending, named ``hessian_eigenvalues``: of :func:`opflow.hessian`,
@@ -161,8 +172,10 @@ class HessianEigenvalues(TopEigenpairs):
     three kernel products; keeps P·(4k + 1) numbers.  For one machine, inputs that can be read by
     rows, and networks that are not linearised.
 
-    .. [1] Cohen et al., Gradient descent on neural networks typically occurs at the edge of
-       stability, 2021.
+    References
+    ----------
+    .. [1] J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+       stability", 2021, arXiv:2103.00065.
 
     Examples
     --------

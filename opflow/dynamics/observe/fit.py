@@ -10,7 +10,21 @@ from opflow.machine.arrays import Data, as_array, as_samples, check_real
 
 
 class Loss:
-    """The loss; costs nothing."""
+    """The loss at every moment, at no cost.
+
+    See Also
+    --------
+    opflow.observe.HeldOutLoss : The loss on other data.
+    opflow.plot.loss : Draws it.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.Loss()])
+    >>> bool((run.observations["loss"] == run.losses).all())
+    True
+    """
 
     name = "loss"
 
@@ -19,7 +33,22 @@ class Loss:
 
 
 class ResidualNorm:
-    """‖r‖ of the residual, or the force, over all samples and outputs; costs 2·N·k flops."""
+    """The norm ‖r‖ of the residual, or the force, over all samples and outputs.
+
+    Costs 2·N·k flops.
+
+    See Also
+    --------
+    opflow.observe.Loss : The loss.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.ResidualNorm()])
+    >>> run.observations["residual_norm"].shape
+    (6,)
+    """
 
     name = "residual_norm"
 
@@ -36,6 +65,11 @@ class HeldOutLoss:
     y : array (M,) or (M, k)
         As in :func:`opflow.train`.
     name : str, default "held_out_loss"
+
+    See Also
+    --------
+    opflow.observe.Loss : The loss of the training set.
+    opflow.plot.held_out : Draws it.
 
     Notes
     -----
@@ -81,6 +115,11 @@ class Accuracy:
     ValueError
         If the labels are no integers from 0, one a row of X; when called, if one of them is
         beyond the outputs, or the network has a single output that names no class.
+
+    See Also
+    --------
+    opflow.observe.HeldOutLoss : The loss instead.
+    opflow.plot.accuracy : Draws it.
 
     Notes
     -----

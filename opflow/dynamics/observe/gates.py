@@ -16,8 +16,21 @@ from opflow.operators.gates import pack
 class GateFlips(Remembering):
     """Gates that changed since the last observation, one count a layer.
 
-    None do in a linearised flow: the model's gates are those of the start.  Costs a forward pass
-    (2·N·P flops) and keeps N·Σn_ℓ/8 bytes.
+    None change in a linearised flow: the model's gates are those of the start.  Costs a forward
+    pass (2·N·P flops) and keeps N·Σn_ℓ/8 bytes.
+
+    See Also
+    --------
+    opflow.Fields : Holds the gates.
+    opflow.observe.KernelDistance : How far the kernel has moved.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 8, 8], seed=0)
+    >>> run = of.train(net, np.eye(3), np.ones(3), steps=5, observe=[of.observe.GateFlips()])
+    >>> run.observations["gate_flips"].shape
+    (6, 2)
     """
 
     name = "gate_flips"

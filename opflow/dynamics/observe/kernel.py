@@ -37,6 +37,11 @@ class Spectrum(Remembering):
     width : float
         Of the Gaussian that stands for an eigenvalue: that of the start, at every moment.
 
+    See Also
+    --------
+    opflow.spectral.density : The density at one moment.
+    opflow.observe.TopEigenpairs : The largest eigenvalues.
+
     Notes
     -----
     An array (g,) a moment, named ``spectrum``: its integral over the axis is the fraction of
@@ -106,12 +111,25 @@ class Alignment:
     residual : bool, default False
         Align with what is left to learn instead of the targets.
 
+    See Also
+    --------
+    opflow.spectral.alignment : The same of any kernel.
+    opflow.plot.alignment : Draws it.
+    opflow.observe.KernelDistance : How far the kernel has moved.
+
     Notes
     -----
     An array (1 + L,), with a trained readout (2 + L,), a moment, named ``alignment``:
-    :math:`y^T K y / (\|K\|_F \|y\|^2)` of K, K_1, …, K_L.  NaN for a kernel that is zero, and
-    where there is nothing to align with (a residual of zero, constant targets if centred).
-    Costs the fields and L + 1 Frobenius norms: exact ones form every entry tile by tile.
+    :math:`y^T K y / (\|K\|_F \|y\|^2)` of K, K_1, …, K_L [1]_, [2]_.  NaN for a kernel that is
+    zero, and where there is nothing to align with (a residual of zero, constant targets if
+    centred).  Costs the fields and L + 1 Frobenius norms: exact ones form every entry tile by tile.
+
+    References
+    ----------
+    .. [1] C. Cortes, M. Mohri, A. Rostamizadeh, "Algorithms for learning kernels based on centered
+       alignment", JMLR 13, 2012.
+    .. [2] A. Baratin et al., "Implicit regularization via neural feature alignment", 2021,
+       arXiv:2008.00938.
 
     Examples
     --------
@@ -151,7 +169,7 @@ def _largest(x: Array) -> float:
 
 
 class Sharpness:
-    r"""λ_max of what the run descends: of K, or of K/N where it takes the mean loss.
+    r"""The largest eigenvalue λ_max along a run: of K, or of K/N for the mean loss.
 
     It is the largest eigenvalue of the Gauss–Newton matrix of the loss, which is that of K, and not
     of the Hessian, which the literature calls the sharpness: the second derivatives of f, times the
@@ -165,10 +183,21 @@ class Sharpness:
     steps : int, default 30
         Products at most.
 
+    See Also
+    --------
+    opflow.observe.HessianEigenvalues : The extreme eigenvalues of the Hessian.
+    opflow.spectral.sharpness : The same of any kernel.
+    opflow.plot.sharpness : Draws it.
+
     Notes
     -----
-    Gradient descent of step s amplifies a mode whose eigenvalue exceeds 2/s: compare with
+    Gradient descent of step s amplifies a mode whose eigenvalue exceeds 2/s [1]_: compare with
     ``2 / run.step``.  Costs the fields and up to `steps` products.
+
+    References
+    ----------
+    .. [1] J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+       stability", 2021, arXiv:2103.00065.
 
     Examples
     --------
@@ -198,6 +227,11 @@ class KernelDistance(Remembering):
     probes : int, default 32
         Random vectors, the same at every moment.
     rng, seed : int, numpy.random.Generator or None, default 0
+
+    See Also
+    --------
+    opflow.spectral.kernel_distance : The same of any kernels.
+    opflow.observe.Alignment : The alignment with the targets.
 
     Notes
     -----

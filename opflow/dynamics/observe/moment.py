@@ -37,7 +37,7 @@ class Remembering:
 
 @dataclass(frozen=True)
 class Moment:
-    """What an observer sees.
+    """The state of a run at one moment, which observers receive.
 
     Attributes
     ----------
@@ -60,6 +60,19 @@ class Moment:
         What an observer computed that others of the moment may use.
     observations : mapping of str to list
         What the observers gave before, by name; for the condition `stop` of a run, now too.
+
+    See Also
+    --------
+    opflow.train : Makes moments.
+    opflow.observe.Function : An observer of the fields.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork.random([3, 8], seed=0)
+    >>> seen = {"last": lambda moment: moment.residual[-1, 0], "step": lambda moment: moment.step}
+    >>> of.train(net, np.eye(3), np.ones(3), steps=3, observe=seen).observations["step"]
+    array([0, 1, 2, 3])
     """
 
     step: int

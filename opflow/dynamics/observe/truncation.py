@@ -27,6 +27,11 @@ class TruncationError(Remembering):
     ValueError
         When called in a run whose state is not fields, or whose samples are spread over ranks.
 
+    See Also
+    --------
+    opflow.TruncatedFlow : The method whose error it is.
+    opflow.hierarchy.field_errors : The distance of two sets of fields.
+
     Notes
     -----
     An array of three or four numbers: ‖r_p − r‖ over the first ‖r‖; the relative distances of h

@@ -16,14 +16,23 @@ from opflow.relu.invariants import balance_drift, balances, weight_gram, weight_
 class Balancedness:
     r"""The largest drift of a balancedness invariant since the start, relative to the weights.
 
+    See Also
+    --------
+    opflow.observe.balances : The invariants themselves.
+
     Notes
     -----
     :math:`\|W^{\ell+1}_{:,j}\|^2/\eta_{\ell+1} - (\|W^\ell_{j,:}\|^2 + b_j^2)/\eta_\ell` is
-    constant along the gradient flow for every hidden unit j below the top layer, and of the top
-    layer if the readout is trained, so its drift is the discretisation error of a run.  A
+    constant along the gradient flow [1]_ for every hidden unit j below the top layer, and of the
+    top layer if the readout is trained, so its drift is the discretisation error of a run.  A
     linearised flow does not conserve it: there it is the drift of the parameters
-    :math:`\theta_0 - \eta J^T u`, of second order in their motion.  0 for
-    one hidden layer and a fixed readout (there is no invariant).  Costs 4·P flops.
+    :math:`\theta_0 - \eta J^T u`, of second order in their motion.  0 for one hidden layer and a
+    fixed readout (there is no invariant).  Costs 4·P flops.
+
+    References
+    ----------
+    .. [1] S. S. Du, W. Hu, J. D. Lee, "Algorithmic regularization in learning deep homogeneous
+       models: layers are automatically balanced", 2018, arXiv:1806.00900.
 
     Examples
     --------
@@ -67,14 +76,24 @@ class GramClosure(Remembering):
     side : {"input", "output"}
         WᵀW or WWᵀ.
 
+    See Also
+    --------
+    opflow.weight_gram_velocity : The velocity that it integrates.
+    opflow.observe.Balancedness : The drift of conserved quantities.
+
     Notes
     -----
-    ``d(WᵀW)/dt`` closes in the fields (:func:`opflow.weight_gram_velocity`), so its Euler sum
+    ``d(WᵀW)/dt`` closes in the fields [1]_ (:func:`opflow.weight_gram_velocity`), so its Euler sum
     from the start differs from the Gram of the weights by the discretisation error alone,
     ‖·‖_F relative to the Gram: O(step) over a fixed time.  In a linearised flow the weights move by
     the fields of the start and their Grams do not close: no step makes the difference vanish.
     Keeps three dense n × n matrices and costs the fields (2·N·(P + k·P) flops,
     N·(1 + k)·Σn_ℓ numbers) and 4·N·n² flops.
+
+    References
+    ----------
+    .. [1] C. Nordio, "Learning Dynamics Reveal a Hierarchy of Weight-Induced Layerwise Gram
+       Metrics", arXiv:2606.09744.
 
     Examples
     --------

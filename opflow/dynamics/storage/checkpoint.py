@@ -46,6 +46,11 @@ class Checkpoint:
     keep : int, default 2
         States to keep: ``path``, and the ones before as ``path.1``, ``path.2``, ….
 
+    See Also
+    --------
+    opflow.train : Takes one as `checkpoint`, and resumes from it.
+    opflow.Trajectory.save : Writes the result of a run.
+
     Notes
     -----
     A save writes the state once, and the disk holds up to ``keep + 1`` of them while it does.

@@ -59,6 +59,19 @@ class Trajectory(Pictured):
         Steps taken before each moment; −1, or None, where a file of an older version does not say.
     task : Task or None
         How the inputs and targets were made of a person's data, for :meth:`predict`.
+
+    See Also
+    --------
+    opflow.train : Returns it.
+    opflow.plot : Draws runs.
+    opflow.Checkpoint : Saves the state on the way.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> run = of.train(of.ReLUNetwork.random([3, 8], seed=0), np.eye(3), np.ones(3), steps=5)
+    >>> run.times.shape, run.steps.tolist(), run.predict(np.eye(3)).shape
+    ((6,), [0, 1, 2, 3, 4, 5], (3, 1))
     """
 
     network: ReLUNetwork

@@ -42,6 +42,12 @@ class Density(Pictured):
     how : str
         ``"exact"``, or the name of the estimator.
 
+    See Also
+    --------
+    opflow.spectral.density : Computes it.
+    opflow.plot.density : Draws it.
+    opflow.spectral.Quadrature : The Gauss rules that it comes from.
+
     Notes
     -----
     The integral over the axis is the fraction of eigenvalues that are not zero, ``1 − null/n``.
@@ -253,10 +259,24 @@ def density(
     how : {None, "exact", "estimate"}
         The exact eigenvalues, or an estimate; exact if the order, or the width of the factor of
         a Gram, is at most ``checks.DENSE`` (1024), by default.
+    progress : bool, default False
+        Count the products on standard error.
+
+    Returns
+    -------
+    Density
+        A function of the eigenvalue, with its error bars.
+
+    See Also
+    --------
+    opflow.spectral.quadrature : The Gauss rules of the estimate.
+    opflow.spectral.eigsh : A few eigenvalues, exactly.
+    opflow.plot.density : Draws the density.
+    opflow.observe.Spectrum : The density along a run.
 
     Notes
     -----
-    With rules :math:`(\theta_{ij}, w_{ij})` of squared norm n,
+    With rules :math:`(\theta_{ij}, w_{ij})` of squared norm n [1]_,
 
     .. math:: \rho(x) = \frac{1}{n\,k} \sum_{i=1}^{k} \sum_j w_{ij}\,
               \mathcal N(x;\, \theta_{ij}, \sigma^2),
@@ -269,6 +289,11 @@ def density(
     The band of the density holds the broadened one: probes and finite steps.  That of the
     cumulative density holds the true one, by the inequalities of Chebyshev, Markov and
     Stieltjes.  Costs what :func:`quadrature` does.
+
+    References
+    ----------
+    .. [1] L. Lin, Y. Saad, C. Yang, "Approximating spectral densities of large matrices", SIAM
+       Review 58, 2016.
 
     Examples
     --------

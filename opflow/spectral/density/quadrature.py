@@ -41,17 +41,43 @@ def quadrature(
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60
         Block products at most; fewer if all Krylov spaces are invariant earlier.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the probes come from.
     reorthogonalise : bool, default True
         Hold all probes·steps·n numbers of the bases.  ``False`` holds three vectors a probe:
         converged eigenvalues then come several times, as ghosts that share the weight of one, so
         sums over the rule are right, but nothing can be pinned: intervals of functions that live
         on a few eigenvalues are wide and skewed.
 
+    Returns
+    -------
+    Quadrature
+        Nodes and weights; its method `trace` integrates a function.
+
+    See Also
+    --------
+    opflow.spectral.density : The density of the eigenvalues.
+    opflow.spectral.logdet : The log-determinant, by the same rules.
+    opflow.spectral.trace : The trace of the operator itself.
+
     Notes
     -----
-    A rule of m steps is exact for polynomials of degree 2m − 1 on its own vector, which is
-    uniform on the sphere of squared radius n.  Costs `steps` products with blocks of `probes`
-    vectors, 8·n·probes·steps²/2 flops for the bases and 2·n·(probes·steps)² to compare them.
+    Stochastic Lanczos quadrature [1]_.  A rule of m steps is exact for polynomials of degree 2m − 1
+    on its own vector, which is uniform on the sphere of squared radius n.  Costs `steps` products
+    with blocks of `probes` vectors, 8·n·probes·steps²/2 flops for the bases and 2·n·(probes·steps)²
+    to compare them.
+
+    References
+    ----------
+    .. [1] S. Ubaru, J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos
+       quadrature", SIAM J. Matrix Anal. Appl. 38, 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rule = of.spectral.quadrature(of.Gram(np.diag([1.0, 2.0, 3.0])))
+    >>> rule.order, rule.exact, round(rule.trace(lambda x: x), 10)
+    (3, True, 14.0)
     """
     op = symmetric_operator(op)
     check_integer(probes, "probes", 2)

@@ -31,6 +31,11 @@ class Quadrature:
     level : float
         How far rounding moves an eigenvalue.
 
+    See Also
+    --------
+    opflow.spectral.quadrature : Computes it.
+    opflow.spectral.Density : The density that it gives.
+
     Notes
     -----
     A simple or few-fold eigenvalue that has converged shows in every probe, with Ritz vectors
@@ -38,6 +43,13 @@ class Quadrature:
     further product.  It gets its multiplicity as weight, and the rest of each row is scaled to
     what is left: the exact law of a random vector on the complement.  That takes away the few
     large eigenvalues that would make the error bars of a kernel wide and skewed.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> rule = of.spectral.quadrature(of.Gram(np.diag([1.0, 2.0])), probes=2)
+    >>> rule.nodes.shape, rule.weights.sum(axis=1).round(9)
+    ((2, 2), array([2., 2.]))
     """
 
     nodes: Array

@@ -82,8 +82,8 @@ def eigsh(
     which : {"LM", "LA", "SA", "BE"}
         Largest in magnitude, largest or smallest algebraically, or half from each end.
     tol : float, default 0
-        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·|λ|; to ‖op‖ for both ends ("BE"), one of
-        which may be near 0.  Residuals at the rounding of the products, 10·√n·ε·‖op‖, pass as
+        Relative to each eigenvalue, ‖op u − λ u‖ <= tol·abs(λ); to ‖op‖ for both ends ("BE"), as
+        one may be near 0.  Residuals at the rounding of the products, 10·√n·ε·‖op‖, pass as
         well, so that 0 asks for what the dtype can give.
     method : {"lanczos", "lapack"}, optional
         Block Lanczos, or the whole spectrum by LAPACK.  By default LAPACK up to order 256, where
@@ -101,10 +101,11 @@ def eigsh(
         spent at least, and the pair next to those asked for must have settled too: a start from an
         invariant space cannot hide what is outside it.
     memory : float or str, optional
-        Bytes for the basis and, where that pays, the dense operator; half of what is free by
-        default.
+        Bytes for the basis and, where it pays, the dense operator; by default half of what is free.
     how : str, optional
         As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
+    rng, seed, progress
+        Where random vectors come from; whether to count the products on standard error.
 
     Returns
     -------
@@ -121,18 +122,24 @@ def eigsh(
     ConvergenceWarning
         If a pair did not converge; `converged` and `residuals` say so too.
 
+    See Also
+    --------
+    opflow.spectral.eigh : All eigenpairs.
+    opflow.spectral.svds : Singular triplets.
+
     Notes
     -----
-    Block Lanczos with thick restarts: the Krylov space of a block V of b vectors, Rayleigh–Ritz in
-    it, and a restart from the best Ritz vectors when the basis is as large as allowed.  A flat
-    spectrum takes some 26 blocks for 20 pairs, a decaying one far fewer.  Costs b products a block,
-    8·n·m·b flops for the m-th column of the basis and k products to measure the residuals; holds
-    the basis: 40 blocks, but at least 400 columns and at most 1,000, or k and four blocks.
+    Block Lanczos [2]_ with thick restarts [1]_: the Krylov space of a block V of b vectors,
+    Rayleigh–Ritz in it, and a restart from the best Ritz vectors when the basis is as large as
+    allowed.  A flat spectrum takes some 26 blocks for 20 pairs, a decaying one far fewer.  Costs b
+    products a block, 8·n·m·b flops for the m-th column of the basis and k products to measure the
+    residuals; holds the basis: 40 blocks, but at least 400 columns and at most 1,000, or k and four
+    blocks.
 
     References
     ----------
-    Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, 2000.
-    Tropp and Webber, Randomized algorithms for low-rank matrix approximation, 2023.
+    .. [1] Wu, Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", 2000.
+    .. [2] Tropp, Webber, "Randomized algorithms for low-rank matrix approximation", 2023.
 
     Examples
     --------

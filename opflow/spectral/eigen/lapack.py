@@ -38,6 +38,11 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
         Before anything is formed, if four n × n arrays (the matrix, its copy, LAPACK's workspace)
         do not fit.
 
+    See Also
+    --------
+    opflow.spectral.eigsh : A few eigenpairs, without the matrix.
+    opflow.spectral.density : The density of all eigenvalues.
+
     Notes
     -----
     Forms n² entries, then some 9·n³ flops: exact to n·ε·‖op‖, for every multiplicity.

@@ -13,7 +13,7 @@ from opflow.machine.arrays import Array, namespace
 
 @dataclass(frozen=True, eq=False)
 class Eigenpairs(Pictured):
-    """Eigenpairs and how good they are.
+    """Eigenpairs of an operator, with their measured residuals.
 
     Attributes
     ----------
@@ -32,6 +32,12 @@ class Eigenpairs(Pictured):
         ``"lanczos, dense"``: the method, and how the operator was evaluated.
     start : array (n, k + 1)
         Where the search of a nearby operator may begin: the eigenvectors and what came next.
+
+    See Also
+    --------
+    opflow.spectral.eigsh : Computes a few.
+    opflow.spectral.eigh : Computes all.
+    opflow.plot.eigenvalues : Draws the eigenvalues.
 
     Examples
     --------
@@ -72,7 +78,7 @@ class Eigenpairs(Pictured):
 
 @dataclass(frozen=True, eq=False)
 class SingularTriplets(Pictured):
-    """Singular triplets and how good they are.
+    """Singular triplets of an operator, with their measured residuals.
 
     Attributes
     ----------
@@ -87,6 +93,18 @@ class SingularTriplets(Pictured):
     products : int
         Products with the operator or its adjoint, counted by vectors.
     how : str
+
+    See Also
+    --------
+    opflow.spectral.svds : Computes them.
+    opflow.spectral.Eigenpairs : Eigenpairs of a symmetric operator.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.svds(np.diag([3.0, 2.0, 1.0]), 2)
+    >>> found.singular_values.round(12), found.kernel.eigenvalues.round(12)
+    (array([3., 2.]), array([9., 4.]))
     """
 
     singular_values: Array

@@ -45,6 +45,11 @@ def svds(
     SingularTriplets
         Unpacks as ``u, s, vt``; `kernel` and `gauss_newton` give the eigenpairs of both Grams.
 
+    See Also
+    --------
+    opflow.spectral.eigsh : Eigenpairs of a symmetric operator.
+    opflow.jacobian : An operator to decompose.
+
     Notes
     -----
     Eigenvectors of the smaller Gram span the space in which the operator itself is then

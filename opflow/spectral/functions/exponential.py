@@ -50,14 +50,25 @@ def expm(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = No
         a thousandth of what is left nearer each; it says how far they came, and later times are
         what the last of them gives.
 
+    See Also
+    --------
+    opflow.spectral.phi1 : The integral of the exponential.
+    opflow.spectral.Krylov : The same, with products and bounds.
+    opflow.LinearisedFlow : The flow of a linearised network.
+
     Notes
     -----
-    Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products, fewer if the spectrum decays,
+    Costs some :math:`\sqrt{t\lambda_{max}\log(1/tol)}` products [1]_, fewer if the spectrum decays,
     n at most if `size` allows, and 8·n·m flops for the m-th.  Where it does not, a space of m
     vectors serves a time of some :math:`m^2/(\lambda_{max}\log(1/tol))` at least: long times are
     cheaper with one large space than with many small ones.  exp(0) is the identity, and null
     vectors are kept at all times: eigenvalues below 10·ε·λ_max count as zero.  :class:`Krylov`
     tells the products spent and the bound.
+
+    References
+    ----------
+    .. [1] M. Hochbruck, C. Lubich, "On Krylov subspace approximations to the matrix exponential
+       operator", SIAM J. Numer. Anal. 34, 1997.
 
     Examples
     --------
@@ -74,8 +85,19 @@ def expm(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = No
 def phi1(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = None) -> Array:
     r"""The action of the integrated exponential, ∫_0^t exp(−s·op) r ds = t φ₁(−t·op) r.
 
-    Parameters and errors are those of :func:`expm`; the error is at most ``t·tol·‖r‖``, plus
-    rounding.
+    Parameters
+    ----------
+    op, r, t, tol, size
+        As in :func:`expm`; the error is at most ``t·tol·‖r‖``, plus rounding.
+
+    Returns
+    -------
+    array of shape ``t.shape + r.shape``
+
+    See Also
+    --------
+    opflow.spectral.expm : The exponential.
+    opflow.spectral.phi : The φ-functions of any order.
 
     Examples
     --------
@@ -91,25 +113,40 @@ def phi1(op: Data, r: Data, t: Data, *, tol: float = 1e-8, size: int | None = No
 def phi(
     op: Data, r: Data, t: Data, order: int = 1, *, tol: float = 1e-8, size: int | None = None
 ) -> Array:
-    r"""The action of a φ-function, φ_k(−t·op) r: what exponential integrators are made of.
+    r"""The action of a φ-function of exponential integrators, φ_k(−t·op) r.
 
     Parameters
     ----------
-    op, r, t, tol, size
-        As in :func:`expm`, and so is the result; its error is at most ``tol·‖r‖/k!``, plus
-        rounding.
+    op, r, t
+        As in :func:`expm`.
     order : int, default 1
         k, from 0; φ₀ is the exponential.
+    tol, size
+        As in :func:`expm`; the error is at most ``tol·‖r‖/k!``, plus rounding.
+
+    Returns
+    -------
+    array of shape ``t.shape + r.shape``
+
+    See Also
+    --------
+    opflow.spectral.expm : The exponential, φ₀.
+    opflow.spectral.phi1 : The integrated exponential, t φ₁.
 
     Notes
     -----
     :math:`\varphi_k(-tA) = \int_0^1 e^{-(1-s)tA} s^{k-1}/(k-1)!\, ds`, which solves
-    :math:`dx/dt = -Ax + t^{k-1}/(k-1)!\, r` as :math:`t^k\varphi_k(-tA)r`; 1/k! at t = 0 and on
-    null vectors.  The products are those of the exponential.  Where a space of `size` vectors ends
-    at a time s, the next one starts from :math:`r_s = e^{-sA}r`, and with :math:`\lambda = t/(s+t)`
+    :math:`dx/dt = -Ax + t^{k-1}/(k-1)!\, r` as :math:`t^k\varphi_k(-tA)r` [1]_; 1/k! at t = 0 and
+    on null vectors.  The products are those of the exponential.  Where a space of `size` vectors
+    ends at a time s, the next one starts from :math:`r_s = e^{-sA}r`, and with
+    :math:`\lambda = t/(s+t)`
 
     .. math:: \varphi_k(-(s+t)A)r = \lambda^k \varphi_k(-tA) r_s
               + \sum_{j<k} \frac{\lambda^j (1-\lambda)^{k-j}}{j!} \varphi_{k-j}(-sA) r.
+
+    References
+    ----------
+    .. [1] M. Hochbruck, A. Ostermann, "Exponential integrators", Acta Numerica 19, 2010.
 
     Examples
     --------

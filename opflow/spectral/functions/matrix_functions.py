@@ -42,12 +42,21 @@ def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
     ----------
     op, r
         As in :func:`expm`.
-    size : int, default 128
-        Vectors of a basis held at most: size·n·c numbers.  If they do not suffice there is a
-        `ConvergenceWarning`, and the result is what they give.
     tol : float, default 1e-8
         The error is at most ``tol·‖op‖^½·‖r‖``, plus rounding: some ε·‖op‖/√λ_min, and √(ε‖op‖)
         if `op` is singular, for that is what an error of ε‖op‖ in a null eigenvalue does.
+    size : int, default 128
+        Vectors of a basis held at most: size·n·c numbers.  If they do not suffice there is a
+        `ConvergenceWarning`, and the result is what they give.
+
+    Returns
+    -------
+    array of the shape of r
+
+    See Also
+    --------
+    opflow.spectral.funm : Any function.
+    opflow.spectral.expm : The exponential.
 
     Notes
     -----
@@ -58,8 +67,10 @@ def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
     .. math:: \frac{\beta_m\|r\|}\pi \int_0^\infty s^{-1/2} |[(T+s)^{-1}]_{m1}|\, ds
               = \beta_m \|r\|\, |[T^{-1/2}]_{m1}|.
 
-    .. [1] T. Chen, A. Greenbaum, C. Musco, C. Musco, Error bounds for Lanczos-based matrix
-       function approximation, SIAM J. Matrix Anal. Appl. 43 (2022).
+    References
+    ----------
+    .. [1] T. Chen, A. Greenbaum, C. Musco, C. Musco, "Error bounds for Lanczos-based matrix
+       function approximation", SIAM J. Matrix Anal. Appl. 43 (2022).
 
     Examples
     --------
@@ -86,15 +97,29 @@ def funm(
 
     Parameters
     ----------
-    op, r, size
-        As in :func:`sqrtm`, but `op` need not be PSD.
+    op : operator or array (n, n)
+        Symmetric; it need not be PSD.
     f : function
         Of an array of eigenvalues (float64, on the host), to an array of the same shape.  Those
         of an `op` with the tag ``psd`` are never negative, but those that are zero may come as the
         rounding of λ_max: f must not tell these apart (:func:`expm` does not).
+    r : array (n,) or (n, c)
+        As in :func:`expm`.
     tol : float, default 1e-8
         The error is at most ``tol·max|f|·‖r‖``, the maximum over the interval of the Ritz values,
         plus rounding; as far as f shows what it does at 1024 points of the interval.
+    size : int, default 128
+        As in :func:`sqrtm`.
+
+    Returns
+    -------
+    array of the shape of r
+
+    See Also
+    --------
+    opflow.spectral.sqrtm : The square root.
+    opflow.spectral.expm : The exponential.
+    opflow.spectral.quadrature : The trace of a function.
 
     Notes
     -----

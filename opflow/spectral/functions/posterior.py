@@ -44,7 +44,7 @@ class Inverse(Operator):
 
 
 class Posterior:
-    r"""The Gaussian process y = f(X) + ε, f ~ GP(0, K), ε ~ N(0, σ²), given its data.
+    r"""The posterior of the Gaussian process y = f(X) + ε, f ~ GP(0, K), ε ~ N(0, σ²), given data.
 
     Parameters
     ----------
@@ -77,11 +77,29 @@ class Posterior:
         S = K(X*, X) A⁻¹, lazy, S[i, j] = ∂ mean_i / ∂ y_j; and A⁻¹.  Without y_j, mean_i would be
         less by S[i, j] times the leave-one-out residual j.
 
+    See Also
+    --------
+    opflow.spectral.posterior : Makes one.
+    opflow.spectral.kernel_regression : The mean alone.
+    opflow.spectral.logdet : The log-determinant in the likelihood.
+
     Notes
     -----
-    Of a tangent kernel and ``y - net(X)``, the linearised Laplace approximation.  Computed when
-    asked for; direct: 7/3·n³ flops, 4·n² a new point, and all eigenvalues for the likelihood.  Else
-    :func:`solve`; of K A⁻¹ its preconditioner's basis gives a part, random signs the rest.
+    See [1]_.  Of a tangent kernel and ``y - net(X)``, the linearised Laplace approximation.
+    Computed when asked for; direct: 7/3·n³ flops, 4·n² a new point, and all eigenvalues for the
+    likelihood.  Else :func:`solve`; of K A⁻¹ its preconditioner's basis gives a part, random signs
+    the rest.
+
+    References
+    ----------
+    .. [1] C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.Posterior(np.eye(2), np.array([2.0, 4.0]), 1.0)
+    >>> found.coefficients, found.variance
+    (array([1., 2.]), array([0.5, 0.5]))
     """
 
     @keywords
@@ -249,7 +267,24 @@ def posterior(
     prior_diagonal: Data = None,
     **options: Any,
 ) -> Posterior:
-    """Gaussian-process regression: the :class:`Posterior`, whose arguments these are.
+    """Gaussian-process regression on a kernel.
+
+    Parameters
+    ----------
+    op, y, noise, cross, prior_diagonal
+        Those of :class:`Posterior`.
+    **options
+        Its keywords.
+
+    Returns
+    -------
+    Posterior
+
+    See Also
+    --------
+    opflow.spectral.Posterior : What it returns.
+    opflow.spectral.kernel_regression : The mean alone.
+    opflow.cross_kernel : The kernel between new and old points.
 
     Examples
     --------

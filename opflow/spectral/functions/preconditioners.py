@@ -36,7 +36,7 @@ from opflow.spectral.traces.structure import exact_diagonal
 
 
 class Nystrom(Operator):
-    r"""``I + U diag(w) Uᵀ`` with orthonormal columns U and w >= −1: PSD.
+    r"""The PSD operator ``I + U diag(w) Uᵀ``, with orthonormal columns U and w >= −1.
 
     Parameters
     ----------
@@ -47,15 +47,21 @@ class Nystrom(Operator):
     space : RowDistribution, optional
         ``op.space`` of the operator that it preconditions, if that is sharded: U is then the rows
         of this rank.
+    symbol : str
+        Its name in expressions.
+
+    See Also
+    --------
+    opflow.spectral.nystrom : Builds it from an operator.
 
     Notes
     -----
-    One product costs 4·n·k flops a column.  :func:`nystrom` builds it.
+    One product costs 4·n·k flops a column.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> P = Nystrom(np.eye(3, 1), np.array([-0.75]))
+    >>> import numpy as np, opflow as of
+    >>> P = of.spectral.Nystrom(np.eye(3, 1), np.array([-0.75]))
     >>> P @ np.ones(3), P.psd
     (array([0.25, 1.  , 1.  ]), True)
     """
@@ -95,7 +101,7 @@ class Nystrom(Operator):
 
 
 class Jacobi(Diagonal):
-    """A positive diagonal matrix.
+    """A diagonal PSD matrix.
 
     Parameters
     ----------
@@ -103,11 +109,17 @@ class Jacobi(Diagonal):
         Not negative.
     space : RowDistribution, optional
         As for :class:`Nystrom`.
+    symbol : str
+        Its name in expressions.
+
+    See Also
+    --------
+    opflow.spectral.jacobi : Builds it from an operator.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> Jacobi(np.array([1.0, 0.5])) @ np.ones(2)
+    >>> import numpy as np, opflow as of
+    >>> of.spectral.Jacobi(np.array([1.0, 0.5])) @ np.ones(2)
     array([1. , 0.5])
     """
 
@@ -159,11 +171,19 @@ def nystrom(
         μ, not negative.
     rank : int, default 100
         Vectors of the sketch, n at most: one block product, and rank·n numbers are held.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the sketch comes from.
 
     Returns
     -------
     Nystrom
         An operator of order n, in the dtype of `op`, near a multiple of (op + μ)⁻¹.
+
+    See Also
+    --------
+    opflow.spectral.solve : Conjugate gradients, which use it.
+    opflow.spectral.jacobi : The diagonal preconditioner.
+    opflow.spectral.effective_dimension : About half the rank that is needed.
 
     Notes
     -----
@@ -179,8 +199,10 @@ def nystrom(
     holds all of op, and μ stands for :math:`\lambda_k + \mu`.  Costs `rank` products, and
     10·n·rank² flops.
 
-    .. [1] Z. Frangella, J. A. Tropp, M. Udell, Randomized Nyström preconditioning, SIAM J. Matrix
-       Anal. Appl. 44 (2023).
+    References
+    ----------
+    .. [1] Z. Frangella, J. A. Tropp, M. Udell, "Randomized Nyström preconditioning", SIAM J. Matrix
+       Anal. Appl. 44, 2023, arXiv:2110.02820.
 
     Examples
     --------
@@ -223,9 +245,23 @@ def nystrom(
 
 
 def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
-    r"""The inverse of the exact diagonal of op + μ.
+    r"""The Jacobi preconditioner, the inverse of the exact diagonal of op + μ.
 
-    `op` (n, n) is PSD and `shift`, μ, not negative, as for :func:`nystrom`.
+    Parameters
+    ----------
+    op : operator or array (n, n)
+        Symmetric PSD.
+    shift : float, default 0
+        μ, not negative.
+
+    Returns
+    -------
+    Jacobi
+
+    See Also
+    --------
+    opflow.spectral.nystrom : A preconditioner of low rank.
+    opflow.spectral.solve : Conjugate gradients, which use it.
 
     Notes
     -----

@@ -19,7 +19,7 @@ from opflow.spectral.functions.solve import Solution, solve
 
 @dataclass(frozen=True, eq=False)
 class KernelRegression(Pictured):
-    """A fitted kernel regression; see :func:`kernel_regression`.
+    """A fitted kernel ridge regression.
 
     Attributes
     ----------
@@ -29,6 +29,18 @@ class KernelRegression(Pictured):
         Kα, and y − Kα.
     solution : Solution
         What the solver reports: residuals, convergence, iterations, products.
+
+    See Also
+    --------
+    opflow.spectral.kernel_regression : Fits it.
+    opflow.cross_kernel : The kernel between new and old points.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.kernel_regression(np.eye(2), np.array([2.0, 4.0]), 1.0)
+    >>> found.fitted, found.predict(np.array([[1.0, 1.0]]))
+    (array([1., 2.]), array([3.]))
     """
 
     coefficients: Array
@@ -104,15 +116,31 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
         Those of :func:`opflow.spectral.solve`: `preconditioner`, `tol`, `maxiter`, `rank`, `rng`,
         `how`.
 
+    Returns
+    -------
+    KernelRegression
+
+    See Also
+    --------
+    opflow.spectral.posterior : The same with variances and the likelihood.
+    opflow.spectral.solve : The solver.
+    opflow.spectral.learning_curve : The error to expect.
+    opflow.sklearn.NTKRegressor : An estimator for scikit-learn.
+
     Notes
     -----
     Costs what :func:`opflow.spectral.solve` costs, and one product for the fit; warns as that does.
 
     A network linearised at its start, trained to the end by gradient flow, predicts
-    :math:`f_0(x) + K(x, X) K^{-1} (y - f_0(X))`: regress ``y - net(X)`` on the collective kernel
-    with μ = 0 and add the prediction to ``net(X_new)``.  μ > 0 is an L2 penalty of μ/2 on the
-    distance from the initial parameters (over √η in each layer), next to
+    :math:`f_0(x) + K(x, X) K^{-1} (y - f_0(X))` [1]_: regress ``y - net(X)`` on the collective
+    kernel with μ = 0 and add the prediction to ``net(X_new)``.  μ > 0 is an L2 penalty of μ/2 on
+    the distance from the initial parameters (over √η in each layer), next to
     :math:`\frac12\|f - y\|^2`.
+
+    References
+    ----------
+    .. [1] J. Lee et al., "Wide neural networks of any depth evolve as linear models under gradient
+       descent", 2019, arXiv:1902.06720.
 
     Examples
     --------
@@ -168,12 +196,26 @@ def learning_curve(
     samples, noise, ridge : numbers, or an array of samples
         P, the variance σ² of the targets' noise, and the shift λ of the regression.
 
+    Returns
+    -------
+    array of the shape of `samples`, or number
+        The mean squared error.
+
+    See Also
+    --------
+    opflow.spectral.kernel_regression : The regression.
+    opflow.spectral.projections : Coefficients on eigenvectors.
+
     Notes
     -----
     For large P and m the mean squared error is (Σ a²κ²/(κ + Pη)² + γσ²) / (1 − γ), with
     κ = λ + Σ κη/(κ + Pη) and γ = P Σ η²/(κ + Pη)² [1]_.
 
-    .. [1] A. Canatar, B. Bordelon, C. Pehlevan, Nature Communications 12 (2021), arXiv:2006.13198.
+    References
+    ----------
+    .. [1] A. Canatar, B. Bordelon, C. Pehlevan, "Spectral bias and task-model alignment explain
+       generalization in kernel regression and infinitely wide neural networks", Nature
+       Communications 12, 2021, arXiv:2006.13198.
 
     Examples
     --------

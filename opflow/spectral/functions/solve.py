@@ -37,11 +37,28 @@ FACTORISATION_BYTES = 16.0
 
 
 class Solution(NamedTuple):
-    """The solution of (op + μ) x = b and how good it is.
+    """The solution of (op + μ) x = b, with its measured residuals.
 
-    `x` has the shape of b, `residuals` (c,) are ‖b − (op + μ)x‖/‖b‖ of each column, recomputed
-    from x (a float for a vector b), `converged` says whether all are within the tolerance,
-    `iterations` and `products` what was spent; a product is with one vector.
+    Attributes
+    ----------
+    x : array of the shape of b
+    residuals : array (c,), or float for a vector b
+        ‖b − (op + μ)x‖/‖b‖ of each column, recomputed from x.
+    converged : bool
+        Whether all are within the tolerance.
+    iterations, products : int
+        What was spent; a product is with one vector.
+
+    See Also
+    --------
+    opflow.spectral.solve : Computes it.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.solve(of.Gram(np.diag([1.0, 2.0])), np.ones(2))
+    >>> found.x.round(12), found.converged
+    (array([1.  , 0.25]), True)
     """
 
     x: Array
@@ -89,21 +106,36 @@ def solve(
         ‖b − (op + μ)x‖ is at most `tol`·‖b‖ in every column; 1e-8 by default, 1e-5 in float32.
     maxiter : int, optional
         Iterations at most: 10·n by default, and no more than 10,000.
+    rank : int, default 100
+        Of the Nyström preconditioner.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Of that preconditioner's sketch.
     how : {None, "iterative", "direct"}
         Conjugate gradients alone, or the dense matrix and LAPACK alone.  By default conjugate
         gradients until, by the cost model, they have taken as long as the direct solution would;
         then that, if the matrix fits in half of the free memory and no preconditioner is given.
-    rank : int, default 100
-        Of the Nyström preconditioner.
+    progress : bool, default False
+        Count the products on standard error.
+
+    Returns
+    -------
+    Solution
+        Its `x` has the shape of b.
 
     Warns
     -----
     ConvergenceWarning
         If a residual is above the tolerance in the end; the best iterate is returned.
 
+    See Also
+    --------
+    opflow.spectral.nystrom : The Nyström preconditioner.
+    opflow.spectral.jacobi : The diagonal preconditioner.
+    opflow.spectral.kernel_regression : Regression with a kernel.
+
     Notes
     -----
-    Some :math:`\frac12\sqrt{\kappa}\log(2/tol)` iterations, κ the condition number of the
+    Some :math:`\frac12\sqrt{\kappa}\log(2/tol)` iterations [1]_, κ the condition number of the
     preconditioned op + μ, fewer if its spectrum is clustered; each is one block product with op
     and one with the preconditioner.  Memory: ten blocks like b.  Columns that are solved take no
     more products.  A residual that rounding has kept above the tolerance is computed afresh and
@@ -112,6 +144,11 @@ def solve(
 
     The direct solution takes the entries and 2/3·n³ flops, in float64.  For op singular and μ = 0 a
     solution exists only if b has no null part; else it is not converged.
+
+    References
+    ----------
+    .. [1] M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems",
+       J. Res. Natl. Bur. Stand. 49, 1952.
 
     Examples
     --------

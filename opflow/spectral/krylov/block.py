@@ -170,6 +170,8 @@ def block_lanczos(
         Start; `block` Gaussian vectors by default.
     block : int, default 8
         b, where `V` is not given.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -181,10 +183,19 @@ def block_lanczos(
         R of the residual: ``op @ basis - basis @ T`` is zero but in the last b columns, where it
         is a matrix with orthonormal columns times R.
 
+    See Also
+    --------
+    opflow.spectral.lanczos : The same for one vector.
+    opflow.spectral.eigsh : Eigenpairs, by restarted block Lanczos.
+
     Notes
     -----
-    m is a multiple of b, or n.  Costs b products and 8·n·m·b flops a step.  An eigenvalue repeated
-    up to b times shows all its copies at once.
+    See [1]_.  m is a multiple of b, or n.  Costs b products and 8·n·m·b flops a step.  An
+    eigenvalue repeated up to b times shows all its copies at once.
+
+    References
+    ----------
+    .. [1] G. H. Golub, R. Underwood, "The block Lanczos method for computing eigenvalues", 1977.
 
     Examples
     --------

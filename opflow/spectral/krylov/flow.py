@@ -19,7 +19,7 @@ from opflow.spectral.krylov.recursion import Recursion
 
 
 class Krylov:
-    r"""The linear flow ``dr/dt = −op·r`` in a Krylov space that grows as it is asked to.
+    r"""The linear flow ``dr/dt = −op·r``, solved in a Krylov space that grows as needed.
 
     Parameters
     ----------
@@ -37,11 +37,16 @@ class Krylov:
     norm : float, or array (c,)
         ‖r‖.
 
+    See Also
+    --------
+    opflow.spectral.expm : The exponential at given times.
+    opflow.ExponentialFlow : A training method built on it.
+
     Notes
     -----
     With m vectors, T tridiagonal and :math:`\beta_m` the norm of the next residual, the Krylov
-    solution has the defect :math:`\beta_m\|r\|\,[e^{-sT}]_{m1}`, whose sign does not depend on s
-    (−T has nonnegative off-diagonals up to alternating signs).  As op is PSD no error grows, so
+    solution has the defect [1]_ :math:`\beta_m\|r\|\,[e^{-sT}]_{m1}`, whose sign does not depend on
+    s (−T has nonnegative off-diagonals up to alternating signs).  As op is PSD no error grows, so
 
     .. math:: \|r(t) - r_m(t)\| \le \beta_m \|r\| \int_0^t |[e^{-sT}]_{m1}|\, ds
               = \beta_m \|r\|\, |[t\,\varphi_1(-tT)]_{m1}|,
@@ -55,6 +60,11 @@ class Krylov:
 
     For a block, `norm` and the bounds have a last axis for its columns, and a tolerance may have
     one value a column; columns that have reached theirs spend no more products.
+
+    References
+    ----------
+    .. [1] M. A. Botchev, V. Grimm, M. Hochbruck, "Residual, restarting and Richardson iteration for
+       the matrix exponential", SIAM J. Sci. Comput. 35, 2013.
 
     Examples
     --------

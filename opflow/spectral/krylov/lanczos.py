@@ -40,8 +40,10 @@ def lanczos(
     tol : float, optional
         Stop once the largest Ritz value has a residual below `tol` times itself.
     reorthogonalise : bool, default True
-        ``False`` holds three vectors in the place of the basis and saves the 8·n·m flops a step:
+        ``False`` holds three vectors instead of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -50,11 +52,21 @@ def lanczos(
         ``beta[:-1]``; ``beta[-1]`` is the norm of the next residual.  m < `steps` if the Krylov
         space is invariant earlier.  `alpha` and `beta` are on the host.
 
+    See Also
+    --------
+    opflow.spectral.block_lanczos : The same for a block.
+    opflow.spectral.largest_eigenvalue : The largest eigenvalue.
+    opflow.spectral.eigsh : A few eigenpairs.
+
     Notes
     -----
-    Each step costs one product and, for the reorthogonalisation (done twice), 8·n·m flops.  One
-    vector sees one copy of a repeated eigenvalue: :func:`block_lanczos` sees as many as its block
-    is wide.
+    See [1]_, chapter 10.  Each step costs one product and, for the reorthogonalisation (done
+    twice), 8·n·m flops.  One vector sees one copy of a repeated eigenvalue: :func:`block_lanczos`
+    sees as many as its block is wide.
+
+    References
+    ----------
+    .. [1] G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th edition, 2013.
 
     Examples
     --------
@@ -105,7 +117,30 @@ def _largest_ritz(space: Recursion) -> tuple[float, float]:
 
 
 class Largest(NamedTuple):
-    """The largest eigenvalue, as far as a few products with an operator have shown it."""
+    """An estimate of the largest eigenvalue, from a few Lanczos products.
+
+    Attributes
+    ----------
+    value, bound : float
+        The largest Ritz value, and its residual: an eigenvalue lies within `bound` of `value`.
+    products : int
+        Products that were spent.
+    tol : float
+        The tolerance that was asked for.
+    vector : array (n,)
+        The Ritz vector, of norm one.
+
+    See Also
+    --------
+    opflow.spectral.largest_eigenvalue : Computes it.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.largest_eigenvalue(of.Gram(np.diag([3.0, 2.0, 1.0])))
+    >>> found.converged, found.products
+    (True, 3)
+    """
 
     #: from below, up to rounding
     value: float
@@ -146,6 +181,8 @@ def largest_eigenvalue(
     start : array (n,), optional
         Where to begin, such as the `vector` of a nearby operator, of norm one; a tenth of a
         random vector joins it, for `op` may have moved out of its sight.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -153,6 +190,11 @@ def largest_eigenvalue(
         ``value <= λ_max`` up to rounding, and an eigenvalue lies within `bound` of `value`.  Its
         ``converged`` says whether `tol` was reached; there is no warning, for rough values are
         what a few products are for.  :func:`norm` warns, and bounds λ_max from above.
+
+    See Also
+    --------
+    opflow.spectral.norm : The spectral norm with bounds on both sides.
+    opflow.spectral.eigsh : A few eigenpairs, to full accuracy.
 
     Examples
     --------

@@ -40,6 +40,17 @@ def frobenius_norm(
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.norm : The spectral norm.
+    opflow.spectral.participation_ratio : The participation ratio, from this norm.
 
     Notes
     -----
@@ -78,6 +89,8 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
     op : operator, array (n, n) or sparse matrix
     products : int, default 40
         Steps of Lanczos, from 2; n numbers are held for each.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -90,6 +103,12 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
         If the interval is wider than a tenth of its upper end; ``how`` then ends in ``"not
         converged"``.
 
+    See Also
+    --------
+    opflow.spectral.largest_eigenvalue : The largest eigenvalue, roughly.
+    opflow.spectral.frobenius_norm : The Frobenius norm.
+    opflow.spectral.condition_number : The condition number.
+
     Notes
     -----
     Exact by LAPACK where that takes no longer, for n <= 1024 at least.  Else the value and `low`
@@ -98,10 +117,15 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
     :math:`p(A) v` with the monic characteristic polynomial of T over :math:`\prod \beta`, and has
     norm 1: so :math:`|p(\lambda_{max})| \le 1 / |u^T v|`, and for a random start v the component
     along the eigenvector u is below :math:`\delta` with probability 5 % only,
-    :math:`\delta^2` being that quantile of Beta(1/2, (n−1)/2) (van Dorsselaer, Hochstenbach and
-    van der Vorst 2000).  Beyond θ, p grows without bound, and the bound is where it reaches
-    :math:`1/\delta`.  For PSD operators it is capped by the trace, and always by the Frobenius
-    norm, where these are exact for less than the products.
+    :math:`\delta^2` being that quantile of Beta(1/2, (n−1)/2) [1]_.  Beyond θ, p grows without
+    bound, and the bound is where it reaches :math:`1/\delta`.  For PSD operators it is capped by
+    the trace, and always by the Frobenius norm, where these are exact for less than the products.
+
+    References
+    ----------
+    .. [1] J. L. M. van Dorsselaer, M. E. Hochstenbach, H. A. van der Vorst, "Computing
+       probabilistic bounds for extreme eigenvalues of symmetric matrices with the Lanczos method",
+       SIAM J. Matrix Anal. Appl. 22, 2000.
 
     Examples
     --------
@@ -150,6 +174,11 @@ def condition_number(
         a probability of 95 %, and is ∞ where nothing keeps the smallest eigenvalue off zero.  The
         value is `low`, but `high` if the smallest eigenvalue is zero to rounding, below ``√n·ε``
         times the largest.  That is exact only where structure proves it zero.
+
+    See Also
+    --------
+    opflow.spectral.norm : The largest absolute value of an eigenvalue.
+    opflow.spectral.solve : Linear systems, whose cost depends on it.
 
     Notes
     -----
@@ -208,13 +237,24 @@ def condition_number(
 def participation_ratio(
     op: Data, *, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
-    r"""How many eigenvalues a spectrum amounts to: n if all are equal, 1 if one dominates.
+    r"""The participation ratio of the eigenvalues: n if all are equal, 1 if one dominates.
 
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
     products : int, default 60
         To spend on an estimate of either factor, from 30.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.effective_rank : The entropy of the spectrum instead.
+    opflow.spectral.effective_dimension : The degrees of freedom at a ridge.
 
     Notes
     -----

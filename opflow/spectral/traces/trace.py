@@ -48,17 +48,34 @@ def trace(
         XNysTrace if `op` is known to be PSD and XTrace if not.
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
+    rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
+
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.diagonal : The diagonal itself.
+    opflow.spectral.quadrature : The trace of a function of an operator.
+    opflow.spectral.logdet : The log-determinant.
 
     Notes
     -----
     The diagonal is structural, O(n · width), for matrices, Grams of stored or Khatri–Rao factors,
     Hadamard products, kernels of networks, and sums and multiples of these; for products and
     operators of PyLops and SciPy it takes n products.  For a spectrum that decays, the error of
-    XNysTrace falls like the tail of the spectrum after `products` eigenvalues, XTrace's after
+    XNysTrace [1]_ falls like the tail of the spectrum after `products` eigenvalues, XTrace's after
     half as many; for a flat one like ``1 / products``.
 
     Intervals of the first two come from a jackknife and cover more than 95 %; see
     :mod:`opflow.spectral.traces.estimators` for why the spread of their samples would not do.
+
+    References
+    ----------
+    .. [1] E. N. Epperly, J. A. Tropp, R. J. Webber, "XTrace: making the most of every sample in
+       stochastic trace estimation", 2024, arXiv:2301.07825.
 
     Examples
     --------
@@ -95,15 +112,28 @@ def _exact(op: Operator, how: str | None, products: int) -> bool:
 
 
 class Diagonal(NamedTuple):
-    """The diagonal of an operator.
+    """The diagonal of an operator, with error bars.
 
     Attributes
     ----------
     values, errors : array (n,)
         Each entry is within `errors` of its value with 95 % confidence; zero where exact.
     products : int
+        Products with one vector that were spent.
     how : str
         ``"exact"`` or ``"Diag++"``.
+
+    See Also
+    --------
+    opflow.spectral.diagonal : Computes it.
+    opflow.spectral.Estimate : A number with its interval.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow as of
+    >>> found = of.spectral.diagonal(of.Gram(np.diag([1.0, 2.0])))
+    >>> found.values, found.errors, found.how
+    (array([1., 4.]), array([0., 0.]), 'exact')
     """
 
     values: Array
@@ -134,15 +164,24 @@ def diagonal(
     Diagonal
         On the device of `op`.
 
+    See Also
+    --------
+    opflow.spectral.trace : The trace, for fewer products.
+
     Notes
     -----
-    With Q an orthonormal basis of ``A Ω``, :math:`P = Q Q^T`, and signs g (Baston and Nakatsukasa
-    2022, here projected on both sides),
+    With Q an orthonormal basis of ``A Ω``, :math:`P = Q Q^T`, and signs g ([1]_, here
+    projected on both sides),
 
     .. math:: \mathrm{diag}(2 P A - P A P) + \mathrm{mean}_g\; g \circ (I - P) A (I - P)\, g .
 
     A third of the products goes to each of Ω, Q and g; the bars are Student's over the signs.
     16·n·k² flops for k = products / 3.
+
+    References
+    ----------
+    .. [1] R. A. Baston, Y. Nakatsukasa, "Stochastic diagonal estimation: probabilistic bounds and
+       an improved algorithm", 2022.
 
     Examples
     --------

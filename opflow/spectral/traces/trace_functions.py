@@ -53,12 +53,23 @@ def logdet(
         Where all eigenvalues are known but their rounding, √n·ε·λ_max, is not small beside
         `shift`, ``how`` is ``"all eigenvalues"`` and the interval is what rounding leaves open.
 
+    See Also
+    --------
+    opflow.spectral.quadrature : The estimator.
+    opflow.spectral.effective_dimension : The degrees of freedom.
+    opflow.spectral.posterior : The marginal likelihood of a Gaussian process.
+
     Notes
     -----
     :math:`\log\det(K + \lambda I) = \mathrm{tr}\,\log(K + \lambda I) = n \log\lambda +
-    \mathrm{tr}\,\log(1 + K/\lambda)`, whose second part is estimated.  Costs `probes`·`steps`
+    \mathrm{tr}\,\log(1 + K/\lambda)`, whose second part is estimated [1]_.  Costs `probes`·`steps`
     products, or min(n, p)³ flops.  Some √(λ_max/shift) steps are needed, and
     :meth:`Quadrature.trace` warns where there are too few.
+
+    References
+    ----------
+    .. [1] S. Ubaru, J. Chen, Y. Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos
+       quadrature", SIAM J. Matrix Anal. Appl. 38, 2017.
 
     Examples
     --------
@@ -111,6 +122,16 @@ def effective_dimension(
     how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.logdet : The log-determinant.
+    opflow.spectral.effective_rank : A rank without a shift.
+    opflow.spectral.nystrom : A preconditioner of about twice this rank.
+
     Notes
     -----
     :math:`\sum_i \lambda_i/(\lambda_i + \lambda)`, from 0 to n.  Costs what :func:`logdet` does.
@@ -150,13 +171,26 @@ def effective_rank(
     how, probes, steps, rng, seed, progress
         As in :func:`logdet`.
 
+    Returns
+    -------
+    Estimate
+
+    See Also
+    --------
+    opflow.spectral.participation_ratio : The same from second moments.
+    opflow.spectral.effective_dimension : The degrees of freedom at a ridge.
+
     Notes
     -----
     :math:`\exp\bigl(-\sum_i p_i \log p_i\bigr)` with :math:`p_i = \lambda_i/\mathrm{tr}\,op`
-    (Roy and Vetterli, 2007), from 1 to n.  With the trace from :func:`opflow.spectral.trace`,
+    [1]_, from 1 to n.  With the trace from :func:`opflow.spectral.trace`,
     what is estimated is :math:`-\sum_i p_i \log(p_i/\bar p)` with p̄ the mean of p weighted by
     itself: the same up to a constant, and less noisy.  The interval combines the ends of both.
     Costs what :func:`logdet` does, and the trace.
+
+    References
+    ----------
+    .. [1] O. Roy, M. Vetterli, "The effective rank: a measure of effective dimensionality", 2007.
 
     Examples
     --------
