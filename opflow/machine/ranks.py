@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from opflow.machine import arrays
 from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.communicator import Comm
+from opflow.machine.communicator import RankError as RankError
+from opflow.machine.communicator import rows_of_rank as rows_of_rank
 from opflow.machine.workspace import parse_memory, row_slices
 
 T = TypeVar("T")
-#: a communicator of mpi4py, or what acts as one
-Comm: TypeAlias = Any
-
-
-class RankError(RuntimeError):
-    """Another rank has failed, and says why."""
 
 
 class RowDistribution:
@@ -126,19 +123,6 @@ def space_of(comm: Comm, here: int) -> RowDistribution:
     return comm if isinstance(comm, RowDistribution) else Sharded(comm, here)
 
 
-def rows_of_rank(n: int, comm: Comm) -> slice:
-    """The rows of this rank, a slice, of `n` that are distributed evenly in the order of the ranks.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> [rows_of_rank(5, SimpleNamespace(rank=i, size=3)) for i in range(3)]
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    arrays.check_integer(n, "n", 0)
-    return slice(-(-n * comm.rank // comm.size), -(-n * (comm.rank + 1) // comm.size))
-
-
 def together(comm: Comm, work: Callable[[], T]) -> T:
     """The result of `work`; an error on any rank is raised on all, so that none waits for ever."""
     if comm is None or isinstance(comm, RowDistribution):
@@ -193,6 +177,11 @@ class Sharded(RowDistribution):
     reductions, bytes : int
         Sums completed so far, and bytes of this rank that they took.
 
+    See Also
+    --------
+    opflow.distributed.rows : Even slices of rows.
+    opflow.distributed.ShardedRows : An operator of such rows.
+
     Notes
     -----
     Every method is collective: all ranks must call it, in one order.  Sums come out bitwise
@@ -200,6 +189,15 @@ class Sharded(RowDistribution):
 
     ``net.fields(X, comm=Sharded(comm, len(X), nccl))`` and ``of.train(…, comm=…)`` take a
     `Sharded` too, and then do not check that ranks hold the same network and see the same errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mpi4py import MPI
+    >>> from opflow.distributed import Sharded
+    >>> space = Sharded(MPI.COMM_WORLD, 3)
+    >>> float(space.total(np.ones(3).sum()))
+    3.0
     """
 
     sharded = True

@@ -25,16 +25,23 @@ from opflow.spectral.traces.exact import rank_bound
 class Density(Pictured):
     r"""A density of eigenvalues, with 95 % error bars.
 
+    Parameters
+    ----------
+    rule : Quadrature
+    rank : int, the largest that the structure of the operator allows
+    psd : bool, whether no eigenvalue is negative
+    log : bool
+        Whether the density is one per unit of log₁₀ λ, rather than per unit of λ.
+    width : float, optional
+        Standard deviation of the Gaussian that stands for an eigenvalue, in the same unit.
+    steps : int, for the default width
+
     Attributes
     ----------
     null : Estimate
         How many eigenvalues are zero, to rounding.
     order : int
         How many eigenvalues there are.
-    log : bool
-        Whether the density is one per unit of log₁₀ λ, rather than per unit of λ.
-    width : float
-        Standard deviation of the Gaussian that stands for an eigenvalue, in the same unit.
     support : tuple of float
         The least and the largest eigenvalue seen that is not zero; (0, 0) if there is none.
     products : int

@@ -30,6 +30,8 @@ class Eigenpairs(Pictured):
         operator that gives its entries in no other way.
     how : str
         ``"lanczos, dense"``: the method, and how the operator was evaluated.
+    guard : array (n, 1), optional
+        The vector that came next in the search.
     start : array (n, k + 1)
         Where the search of a nearby operator may begin: the eigenvectors and what came next.
 
