@@ -37,6 +37,7 @@ CLASSES += ["spectral.Quadrature", "spectral.Sharpness", "hierarchy.Members"]
 autosummary_filename_map = {f"opflow.{name}": f"opflow.{name}-class" for name in CLASSES}
 templates_path = ["_templates"]
 autodoc_typehints = "none"  # numpydoc sections give the types
+autodoc_preserve_defaults = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 # What estimators inherit of scikit-learn is documented there.

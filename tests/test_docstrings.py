@@ -28,6 +28,10 @@ class Validator(numpydoc.Validator):
         super().__init__(numpydoc.get_doc_object(obj_name, config=config))
 
     @property
+    def signature_parameters(self):
+        return tuple(n for n in super().signature_parameters if not n.startswith("_"))
+
+    @property
     def doc_all_parameters(self):
         attributes = self._doc_parameters(["Attributes"])
         fields = {n: attributes[n] for n in self.signature_parameters if n in attributes}
