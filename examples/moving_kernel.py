@@ -51,7 +51,7 @@ moves = np.array(moves) / np.linalg.norm(start)
 print("relative to K(0): change {:.2f}, integral {:.2f}, difference {:.2f}".format(*moves[-1]))
 
 # %%
-# The kernel slows down as the residual falls. What is left at the right is due to gate flips.
+# The kernel slows down as the residual falls. The difference is mostly due to gate flips.
 
 plt.rc("axes", prop_cycle=plt.cycler(color=of.plot.COLOURS))
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")

@@ -33,7 +33,7 @@ for order in range(4):
     method = of.TruncatedFlow(order=order)
     runs[order] = of.train(net, X, y, steps=80, every=8, method=method, observe=observe)
     last = zip(parts, runs[order].observations["truncation_error"][-1], strict=True)
-    print(f"p = {order}:", ", ".join(f"{part} {error:.1g}" for part, error in last))
+    print(f"p = {order}:", ", ".join(f"{part} {error:.2g}" for part, error in last))
 
 # %%
 # At the end each further order has lowered all four errors, and none below 3 makes them small. At
