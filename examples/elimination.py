@@ -4,8 +4,8 @@ More features than samples: eliminating the first layer
 
 Gradient descent moves the first layer by combinations of the samples, :math:`W^1(t) = W^1(0) + C^T
 X`, so that :math:`h^1 = X W^1(0)^T + X X^T C`. Training needs :math:`X X^T` and N coefficients per
-unit, and a step costs the same for any number of features d. A step by the weights grows with d.
-Both routes give the same trajectory.
+unit, and a step takes the same time for any number of features d. By the weights its time grows
+with d. Both routes give the same trajectory.
 """
 
 import time

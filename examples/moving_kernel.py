@@ -2,10 +2,10 @@ r"""
 How the kernel moves, layer by layer
 ====================================
 
-At finite width the kernel moves: :math:`dK/dt = \sum_\ell \dot A^{\ell-1} \circ D^\ell + A^{\ell-1}
-\circ \dot D^\ell` while no gate flips, and it jumps where one does. On 200 digits and three layers
-of 64 units it moves by over 70 % of its norm. The integral of :math:`dK/dt` accounts for most of
-that, gate flips for the rest. In the first steps the flips dominate.
+At finite width the kernel :math:`K = \sum_\ell \eta_\ell A^{\ell-1} \circ D^\ell` moves with the
+Grams A of activations and D of conjugate fields, and it jumps where a gate flips. On 200 digits and
+three layers of 64 units it moves by over 70 % of its norm. The integral of :math:`dK/dt` between
+flips accounts for most of that, flips for the rest. In the first steps the flips dominate.
 """
 
 import matplotlib.pyplot as plt
@@ -33,11 +33,11 @@ for step in (1e-7, 1e-5, 0.015):
     moved = of.train(net, X, y, steps=1, method=of.GradientDescent(step)).network.fields(X)
     error = np.linalg.norm((of.collective_kernel(moved).todense() - start) / step - dK)
     flips = sum((a != b).sum() for a, b in zip(fields[0].gates, moved.gates, strict=True))
-    print(f"step {step:g}: {flips} flips, relative error {error / np.linalg.norm(dK):.0e}")
+    print(f"step {step:g}: {flips} flips, relative error {error / np.linalg.norm(dK):.1g}")
 
 # %%
-# :func:`opflow.layer_kernel_velocities` gives the two parts of every layer. Their sum, added up
-# along the run, is the smooth part of the motion.
+# :func:`opflow.layer_kernel_velocities` gives two parts of every layer: activations move, and
+# conjugate fields do. Their sum, added up along the run, is the smooth part of the motion.
 
 sizes, moves, smooth = [], [], np.zeros_like(start)
 for f in fields:
@@ -51,7 +51,7 @@ moves = np.array(moves) / np.linalg.norm(start)
 print("relative to K(0): change {:.2f}, integral {:.2f}, difference {:.2f}".format(*moves[-1]))
 
 # %%
-# Right: the difference is due to gate flips, apart from the error of finite steps.
+# The kernel slows down as the residual falls. The difference is mostly due to gate flips.
 
 plt.rc("axes", prop_cycle=plt.cycler(color=of.plot.COLOURS))
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")

@@ -51,7 +51,7 @@ for label, members in found.items():
 # %%
 # Left: the further apart the layers, the steeper the spectrum. The trace stays near the width, so
 # the norm grows. Right: norms against distance, medians with bands from least to largest. Training
-# enlarges the far members most. Between different samples the norms are smaller, but grow as well.
+# enlarges the far members most. Between different samples norms are smaller, but they grow as well.
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
 for when, dash in (("start", "--"), ("trained", "-")):

@@ -27,24 +27,19 @@ net = of.ReLUNetwork.random([64, 96, 96, 96, 96], seed=4)
 # with the same steps. The observer compares the two: the distance of the residuals relative to the
 # first residual, and relative errors of hidden fields, conjugate fields and kernel.
 
-runs = {}
-observe = [of.observe.TruncationError()]
+parts = ("residual", "hidden fields", "conjugate fields", "kernel")
+observe, runs = [of.observe.TruncationError()], {}
 for order in range(4):
     method = of.TruncatedFlow(order=order)
     runs[order] = of.train(net, X, y, steps=80, every=8, method=method, observe=observe)
-    errors = runs[order].observations["truncation_error"][-1]
-    print(
-        f"p = {order}: residual {errors[0]:.0e}, fields {errors[1]:.0e} and {errors[2]:.0e},",
-        end="",
-    )
-    print(f" kernel {errors[3]:.0e}")
+    last = zip(parts, runs[order].observations["truncation_error"][-1], strict=True)
+    print(f"p = {order}:", ", ".join(f"{part} {error:.2g}" for part, error in last))
 
 # %%
 # At the end each further order has lowered all four errors, and none below 3 makes them small. At
 # :math:`p = 0` the error of the kernel ends larger than the kernel itself. The errors of
 # :math:`p = 3` are rounding, far below the picture.
 
-parts = ("residual", "hidden fields", "conjugate fields", "kernel")
 fig, axes = plt.subplots(1, 4, figsize=(10.5, 3.4), sharey=True, layout="constrained")
 for order in range(3):
     run, colour = runs[order], of.plot.COLOURS[order]
