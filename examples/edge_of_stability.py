@@ -37,8 +37,8 @@ for step in (0.2, 0.25, 0.32):
           f"{late.min():.2f} to {late.max():.2f}, loss {runs[step].losses[-1]:.4f}")  # fmt: skip
 
 # %%
-# Left: each curve rises to its own dashed line, 2/step, and stays within a few per cent of it.
-# Right: the loss keeps falling there.
+# Left: after a first drop, each curve rises to its own dashed line, 2/step, and stays within a
+# few per cent of it. Right: the loss keeps falling there.
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for (step, run), colour in zip(runs.items(), of.plot.COLOURS, strict=False):

@@ -139,7 +139,7 @@ def test_the_python_of_a_page_runs(page, capsys):
     ("example", "options", "figures"),
     [
         ("compose_operators", [], 0),
-        ("edge_of_stability", ["--quick"], 1),
+        ("edge_of_stability", [], 0),
         ("hierarchy_truncation", ["--steps", "2"], 4),
         ("infinite_width", ["--quick"], 1),
         ("image_regression", ["--steps", "5", "--pixels", "500"], 3),
