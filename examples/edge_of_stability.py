@@ -2,10 +2,11 @@
 The edge of stability
 =====================
 
-Gradient descent of step :math:`s` on a quadratic function diverges if the largest eigenvalue of the
-Hessian exceeds :math:`2/s`. Cohen et al. (2021, `arXiv:2103.00065 <https://arxiv.org/abs/2103.00065>`_)
-found that neural networks train right there: the eigenvalue rises to about 2/step and then hovers
-while the loss goes on falling. This script reproduces that effect on handwritten digits.
+Gradient descent of step :math:`s` on a quadratic function diverges if the largest eigenvalue of
+the Hessian exceeds :math:`2/s`. Cohen et al. (2021,
+`arXiv:2103.00065 <https://arxiv.org/abs/2103.00065>`_) found that neural networks train right
+there: the eigenvalue rises to about 2/step and then hovers while the loss goes on falling. This
+script reproduces that effect on handwritten digits.
 """
 
 import matplotlib.pyplot as plt
@@ -15,9 +16,9 @@ from sklearn.datasets import load_digits
 import opflow as of
 
 # %%
-# A hundred digits with one-hot targets, and full-batch gradient descent of a network with four hidden
-# layers. :class:`opflow.observe.HessianEigenvalues` finds the two ends of the spectrum of the
-# Hessian by Lanczos iterations on Hessian products. No Hessian is formed.
+# A hundred digits with one-hot targets, and full-batch gradient descent of a network with four
+# hidden layers. :class:`opflow.observe.HessianEigenvalues` finds the two ends of the spectrum of
+# the Hessian by Lanczos iterations on Hessian products. No Hessian is formed.
 
 digits = load_digits()
 X = digits.data[:100] / 16
@@ -36,8 +37,8 @@ for step in (0.2, 0.25, 0.32):
           f"{late.min():.2f} to {late.max():.2f}, loss {runs[step].losses[-1]:.4f}")  # fmt: skip
 
 # %%
-# Left: each curve rises to its own dashed line, 2/step, and stays within a few per cent of it. Right:
-# the loss keeps falling there.
+# Left: after a first drop, each curve rises to its own dashed line, 2/step, and stays within a
+# few per cent of it. Right: the loss keeps falling there.
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for (step, run), colour in zip(runs.items(), of.plot.COLOURS, strict=False):

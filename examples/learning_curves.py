@@ -3,9 +3,10 @@ Learning curves of kernel regression, predicted from the spectrum
 =================================================================
 
 How many samples does kernel regression need? Canatar, Bordelon and Pehlevan (2021,
-`arXiv:2006.13198 <https://arxiv.org/abs/2006.13198>`_) predict its mean error for every number of samples from the
-kernel's eigenvalues and the target's coefficients alone. This script reproduces the agreement of
-their formula with experiments for the tangent kernel of a network on handwritten digits.
+`arXiv:2006.13198 <https://arxiv.org/abs/2006.13198>`_) predict its mean error for every number of
+samples from the kernel's eigenvalues and the target's coefficients alone. This script reproduces
+the agreement of their formula with experiments for the tangent kernel of a network on handwritten
+digits.
 """
 
 import matplotlib.pyplot as plt
@@ -16,18 +17,20 @@ import opflow as of
 
 # %%
 # The population is 1,000 digits, labelled +1 if even and −1 if odd. One eigendecomposition of the
-# kernel gives the eigenvalues and the coefficients that :func:`opflow.spectral.learning_curve` takes.
+# kernel gives the eigenvalues and the coefficients that :func:`opflow.spectral.learning_curve`
+# takes.
 
 digits = load_digits()
 X, y = digits.data[:1000] / 16, np.where(digits.target[:1000] % 2 == 0, 1.0, -1.0)
 net = of.ReLUNetwork.random([64, 256, 256], seed=0)
 K = of.collective_kernel(net.fields(X - X.mean(axis=0))).todense()
 pairs = of.spectral.eigh(K)
-eigenvalues, coefficients = pairs.eigenvalues.clip(min=0) / 1000, pairs.eigenvectors.T @ y / 1000**0.5
+eigenvalues = pairs.eigenvalues.clip(min=0) / 1000
+coefficients = pairs.eigenvectors.T @ y / np.sqrt(1000)
 
 # %%
-# The measurement draws P digits, regresses on them with the ridge :math:`\lambda`, and takes the mean
-# squared error over all digits, eight times for every P.
+# The measurement draws P digits, regresses on them with the ridge :math:`\lambda`, and takes the
+# mean squared error over all digits, eight times for every P.
 
 rng, fig = np.random.default_rng(0), plt.figure(figsize=(7, 4.2), layout="constrained")
 ax, smooth = fig.add_subplot(), np.geomspace(10, 450, 60)
@@ -38,7 +41,8 @@ for ridge, colour in zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False):
         errors = []
         for _ in range(8):
             drawn = rng.permutation(1000)[:P]
-            fit = of.spectral.kernel_regression(K[np.ix_(drawn, drawn)], y[drawn], ridge)
+            part = K[np.ix_(drawn, drawn)]
+            fit = of.spectral.kernel_regression(part, y[drawn], ridge, how="direct")
             errors.append(np.mean((fit.predict(K[:, drawn]) - y) ** 2))
         ax.errorbar(P, np.mean(errors), np.std(errors), fmt="o", ms=5, capsize=3, color=colour)
         at = of.spectral.learning_curve(eigenvalues, coefficients, P, ridge=ridge)
@@ -46,8 +50,8 @@ for ridge, colour in zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False):
 
 # %%
 # Lines are predictions without a fitted parameter. Points with bars are the mean and the standard
-# deviation of eight draws. The formula holds for large P, and describes these few samples as well.
-# Its samples are drawn independently, these without replacement from a small population.
+# deviation of eight draws. The formula holds for large P, and describes these few samples as
+# well. Its samples are drawn independently, these without replacement from a small population.
 
 ax.set(xlabel="training samples P", ylabel="mean squared error", title="Even or odd digits")
 ax.legend(loc="lower left")
