@@ -14,7 +14,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["p
 def test_there_is_one_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf8")
     (cited,) = re.findall(r"^version: (\S+)$", citation, re.MULTILINE)
-    assert PROJECT["version"] == opflow.__version__ == cited
+    page = (ROOT / "docs/citing.md").read_text(encoding="utf8")
+    (shown,) = re.findall(r"^ *version *= \{(.*)\}", page, re.MULTILINE)
+    assert PROJECT["version"] == opflow.__version__ == cited == shown
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf8")
     assert opflow.__version__ in re.findall(r"^## (\S+)", changelog, re.MULTILINE)
 
