@@ -16,8 +16,14 @@ from hypothesis.database import InMemoryExampleDatabase
 
 from tests import EXAMPLES
 
-#: opflow.torch cannot be imported without what it is for
-collect_ignore = [] if importlib.util.find_spec("torch") else ["opflow/torch", "tests/torch"]
+#: what cannot be imported without the package that it is for
+NEEDS = {
+    "opflow/distributed": "pylops_mpi",
+    "opflow/sklearn.py": "sklearn",
+    "opflow/torch": "torch",
+    "tests/torch": "torch",
+}
+collect_ignore = [path for path, name in NEEDS.items() if not importlib.util.find_spec(name)]
 
 for name, examples in (
     ("thorough", int(os.environ.get("OPFLOW_EXAMPLES", EXAMPLES))),

@@ -37,6 +37,7 @@ LATE = {
     "matplotlib": "an extra",
     "pandas": "an extra",
     "pyarrow": "an extra",
+    "resource": "not on Windows",
     "sklearn": "an extra",
     "torch": "of users who have it",
     "opflow.plot": "needs matplotlib, an extra",

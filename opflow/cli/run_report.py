@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -182,7 +182,10 @@ def table(s: dict[str, Any]) -> str:
 
 def used(s: Mapping[str, Any]) -> str:
     """The seconds and the memory that a command took."""
-    return f"{s['seconds']:.1f} s, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
+    seconds = f"{s['seconds']:.1f} s"
+    if not s["peak_memory"]:
+        return seconds
+    return f"{seconds}, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
 
 
 def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
@@ -290,5 +293,10 @@ def saved(folder: Path) -> Pictures:
 
 
 def peak_memory() -> int:
-    """Bytes that the process held at its peak."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes that the process held at its peak; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -100,6 +100,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(name, path)
     finally:
         name.unlink(missing_ok=True)
+    if os.name == "nt":  # Windows has no folders to be opened
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -217,6 +217,8 @@ def free_memory(where: str | None = "numpy") -> float:
             table = dict(line.split(":") for line in lines)
         return float(table["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
+        if not hasattr(os, "sysconf"):  # Windows
+            return float(4 << 30)
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 

@@ -79,7 +79,12 @@ class Interop(_PyLops):
         )
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
+        frame = sys._getframe(1)
+        caller = frame.f_globals.get("__name__", "")
+        # SciPy 1.18 converts by a module of its own
+        while frame.f_back is not None and caller.startswith(("scipy._external.", "scipy._lib.")):
+            frame = frame.f_back
+            caller = frame.f_globals.get("__name__", "")
         if caller == "scipy.sparse.linalg._interface":  # ``scipy_op @ op``
             raise TypeError(
                 "SciPy would form the operator: write opflow.as_operator(scipy_op) @ "

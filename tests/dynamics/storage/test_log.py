@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import resource
 import warnings
 from contextlib import closing
 
@@ -86,6 +85,7 @@ def test_half_a_line_at_the_end_is_dropped(tmp_path):
 
 def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path):
     path = tmp_path / "run.jsonl"
+    resource = pytest.importorskip("resource", reason="no limits of files here")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with closing(Log(path)) as log, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
