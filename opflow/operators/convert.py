@@ -110,12 +110,13 @@ class External(Operator):
         return product(X).reshape(shape).astype(X.dtype, copy=False)
 
 
-def _device_array(op: object) -> Array | None:
+def _device_array(op: object, seen: frozenset[int] = frozenset()) -> Array | None:
     """An array on a device among the attributes of an operator of another library."""
+    seen |= {id(op)}
     for part in vars(op).values():
         for value in part if isinstance(part, tuple | list) else [part]:
-            if is_operator(value):
-                value = _device_array(value)
+            if is_operator(value):  # an operator of SciPy and its adjoint know each other
+                value = None if id(value) in seen else _device_array(value, seen)
             if (is_array(value) or is_sparse(value)) and module_name(value) != "numpy":
                 return value
     return None

@@ -324,6 +324,13 @@ def test_a_symmetric_operator_is_its_own_adjoint():
     np.testing.assert_allclose(of.spectral.eigsh(op, 1).eigenvalues, 1.0)
 
 
+def test_an_operator_of_scipy_and_its_adjoint_may_know_each_other():
+    theirs = spla.aslinearoperator(np.ones((3, 2)))
+    theirs.itself = theirs.H  # as of SciPy before 1.17
+    theirs.itself.args = (theirs,)
+    assert (of.as_operator(theirs).T @ of.as_operator(theirs)).trace() == 6
+
+
 def test_a_product_that_is_missing_is_named():
     with pytest.raises(NotImplementedError, match="Averages has no adjoint: define _rmatmat"):
         Averages(3).todense()
