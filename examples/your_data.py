@@ -51,12 +51,12 @@ for name, model in models.items():
     print(f"{name:24} held-out R² {r2_score(y, found[name]):.2f}")
 
 # %%
-# Left: predictions of held-out rows. Right: scores of the folds, and their means. Folds differ
-# more than models do: 442 rows cannot say which is best.
+# Right: scores of the folds, and their means. The folds differ more than the models.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.7), layout="constrained")
 of.plot.predicted(y[:, 0], found["network (opflow)"], ax=axes[0])
 axes[0].set(xlabel="disease progress", ylabel="predicted by the network", title="Held-out rows")
+axes[0].legend(loc="upper left")
 for i, (f, colour) in enumerate(zip(found.values(), of.plot.COLOURS, strict=False)):
     scores = [r2_score(y[test], f[test]) for _, test in folds.split(X)]
     axes[1].plot(scores, [i] * 5, "o", color=colour, alpha=0.5)
