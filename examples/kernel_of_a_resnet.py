@@ -58,7 +58,7 @@ for when, epochs in (("start", 0), ("trained", 10)):
 # Kernels as cosines between samples: after training, samples of different classes are less alike.
 # The kernel after training has seen 1,000 labels, of which the regression uses 200.
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for ax, when in zip(axes, kernels, strict=True):
     of.plot.heat_map(kernels[when], ax, labels=labels[few], vmin=0, vmax=1)
     ax.set(title=f"Kernel, {when}", xlabel="digit of the sample")
