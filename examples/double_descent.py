@@ -30,9 +30,13 @@ for i, width in enumerate(widths):
         (W,) = of.ReLUNetwork.random([20, width], seed=seed).weights
         net = of.ReLUNetwork([W], np.zeros(width), rates=[0.0], readout_rate=1 / width)
         run = of.train(
-            net, X, y, method=of.LinearisedFlow(), times=times,
+            net,
+            X,
+            y,
+            method=of.LinearisedFlow(),
+            times=times,
             observe=[of.observe.HeldOutLoss(X_test, y_test)],
-        )  # fmt: skip
+        )
         errors[i] += 2 * run.observations["held_out_loss"][1:] / 3
 for width, row in zip(widths, errors, strict=True):
     print(f"width {width:4d}: test error " + ", ".join(f"{e:7.3f}" for e in row))

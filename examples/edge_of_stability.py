@@ -29,12 +29,20 @@ net = of.ReLUNetwork.random(
 runs = {}
 for step in (0.2, 0.25, 0.32):
     runs[step] = of.train(
-        net, X, y, loss="mean", method=of.GradientDescent(step), steps=480, every=20,
+        net,
+        X,
+        y,
+        loss="mean",
+        method=of.GradientDescent(step),
+        steps=480,
+        every=20,
         observe=[of.observe.HessianEigenvalues(tol=1e-2)],
-    )  # fmt: skip
+    )
     late = runs[step].observations["hessian_eigenvalues"][12:, 0]
-    print(f"step {step}: 2/step = {2 / step:5.2f}, largest eigenvalue after step 240: "
-          f"{late.min():.2f} to {late.max():.2f}, loss {runs[step].losses[-1]:.4f}")  # fmt: skip
+    print(
+        f"step {step}: 2/step = {2 / step:5.2f}, largest eigenvalue after step 240: "
+        f"{late.min():.2f} to {late.max():.2f}, loss {runs[step].losses[-1]:.4f}"
+    )
 
 # %%
 # Left: after a first drop, each curve rises to its own dashed line, 2/step, and stays within a

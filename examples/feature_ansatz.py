@@ -32,13 +32,21 @@ keep, runs = {"networks": of.observe.Snapshots([400])}, {}
 for scale in (0.1, 1.0):
     weights, readout = [scale * W for W in drawn.weights], scale * drawn.readout
     runs[scale] = of.train(
-        of.ReLUNetwork(weights, readout, readout_rate=1.0), X, y, loss="mean",
-        method=of.GradientDescent(0.1), steps=800, every=20, observe=watch | keep,
-    )  # fmt: skip
+        of.ReLUNetwork(weights, readout, readout_rate=1.0),
+        X,
+        y,
+        loss="mean",
+        method=of.GradientDescent(0.1),
+        steps=800,
+        every=20,
+        observe=watch | keep,
+    )
     for layer in watch:
         seen = runs[scale].observations[layer]
-        print(f"start × {scale}, {layer}: cosine {seen[0]:.2f} at the start, at most "
-              f"{seen.max():.2f}, {seen[-1]:.2f} at the end")  # fmt: skip
+        print(
+            f"start × {scale}, {layer}: cosine {seen[0]:.2f} at the start, at most "
+            f"{seen.max():.2f}, {seen[-1]:.2f} at the end"
+        )
 
 # %%
 # Left: the cosines. Of the network that starts small, the first layer later leaves its maximum.

@@ -36,15 +36,22 @@ goal = 0.5e-3 * np.mean(y**2)
 for alpha in alphas:
     net = of.ReLUNetwork([W], alpha * V, rates=[alpha**-2], readout_rate=1.0)
     run = of.train(
-        net, X, y, steps=6000, every=50, loss="mean",
+        net,
+        X,
+        y,
+        steps=6000,
+        every=50,
+        loss="mean",
         method=of.GradientDescent(momentum=0.9),
         stop=lambda moment: moment.loss < goal,
-    )  # fmt: skip
+    )
     kernels = [of.collective_kernel(n.fields(X)) for n in (net, run.network)]
     moved.append(float(of.spectral.kernel_distance(*kernels)))
     errors.append(np.mean((run.predict(X_test)[:, 0] - y_test) ** 2) / np.var(y_test))
-    print(f"α = {alpha:6.3f}: {run.steps[-1]:4d} steps, kernel moved by {moved[-1]:6.3f}, "
-          f"test error {errors[-1]:.3f}")  # fmt: skip
+    print(
+        f"α = {alpha:6.3f}: {run.steps[-1]:4d} steps, kernel moved by {moved[-1]:6.3f}, "
+        f"test error {errors[-1]:.3f}"
+    )
 
 # %%
 # Left: for large :math:`\alpha` the distance falls roughly as :math:`1/\alpha` (dashed). Right:

@@ -27,9 +27,14 @@ X, y, X_test, y_test = X[:300], y[:300], X[300:], y[300:]
 net = of.ReLUNetwork.random([64, 64, 64], seed=0, scaling="mean-field")
 at = [0, 5, 10, 20, 40, 80, 160, 320, 640]
 run = of.train(
-    net, X, y, loss="mean", steps=640, every=5,
+    net,
+    X,
+    y,
+    loss="mean",
+    steps=640,
+    every=5,
     observe=[of.observe.Snapshots(at), of.observe.HeldOutLoss(X_test, y_test)],
-)  # fmt: skip
+)
 
 # %%
 # From each of these networks the linearised flow, with the kernel of that moment, runs to its

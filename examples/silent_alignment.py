@@ -24,23 +24,34 @@ X, X_test, beta = (rng.standard_normal(shape) for shape in ((100, 20), (500, 20)
 y = X @ beta / np.sqrt(20)
 drawn = of.ReLUNetwork.random([20, 64, 64], scaling="standard", readout_rate=1.0, seed=0)
 goal, runs = 0.005 * np.mean(y**2), {}
-watch = {"aligned": of.observe.Alignment(), "start": of.observe.Snapshots([0]),
-         "trace": lambda moment: moment.kernel.trace()}  # fmt: skip
+watch = {
+    "aligned": of.observe.Alignment(),
+    "start": of.observe.Snapshots([0]),
+    "trace": lambda moment: moment.kernel.trace(),
+}
 for scale, step, every in ((0.05, 0.04, 30), (1.0, 0.02, 4)):
     weights, readout = [scale * W for W in drawn.weights], scale * drawn.readout
     runs[scale] = of.train(
-        of.ReLUNetwork(weights, readout, readout_rate=1.0), X, y, steps=3000, every=every,
-        method=of.GradientDescent(step), loss="mean", observe=watch,
+        of.ReLUNetwork(weights, readout, readout_rate=1.0),
+        X,
+        y,
+        steps=3000,
+        every=every,
+        method=of.GradientDescent(step),
+        loss="mean",
+        observe=watch,
         stop=lambda moment: moment.loss < goal,
-    )  # fmt: skip
+    )
 
 # %%
 # Test outputs of the network that starts small, against two kernel regressions.
 
 run = runs[0.05]
 aligned, early = run.observations["aligned"][:, 0], run.losses > 0.9 * run.losses[0]
-print(f"alignment: {aligned[0]:.2f} at the start, {aligned[early][-1]:.2f} before a tenth of the "
-      f"loss is gone, {aligned[-1]:.2f} at the end")  # fmt: skip
+print(
+    f"alignment: {aligned[0]:.2f} at the start, {aligned[early][-1]:.2f} before a tenth of the "
+    f"loss is gone, {aligned[-1]:.2f} at the end"
+)
 output = run.predict(X_test)[:, 0]
 for name, net in {"first": run.observations["start"][0], "final": run.network}.items():
     fields = net.fields(X)

@@ -26,8 +26,10 @@ y = sum(np.cos(k * angle + k) for k in frequencies)
 net = of.ReLUNetwork.random([2, 64, 64], bias=True, readout_rate=1 / 64, seed=0)
 eigenvalues, modes = of.spectral.eigsh(of.collective_kernel(net.fields(X)), 20)
 times = np.geomspace(2e-3, 6, 40)
-watch = {"waves": lambda moment: abs(np.fft.rfft(moment.residual[:, 0])[frequencies]) / 64,
-         "modes": lambda moment: of.spectral.projections(modes, moment.residual)}  # fmt: skip
+watch = {
+    "waves": lambda moment: abs(np.fft.rfft(moment.residual[:, 0])[frequencies]) / 64,
+    "modes": lambda moment: of.spectral.projections(modes, moment.residual),
+}
 runs = []
 for method in (of.GradientFlow(tol=1e-3), of.LinearisedFlow()):
     runs.append(of.train(net, X, y, method=method, times=times, observe=watch))

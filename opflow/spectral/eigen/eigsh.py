@@ -103,7 +103,7 @@ def eigsh(
     memory : float or str, optional
         Bytes for the basis and, where it pays, the dense operator; by default half of what is free.
     how : str, optional
-        As in :func:`opflow.materialise`, which otherwise chooses for the products expected.
+        ``"factored"``, ``"gram"``, ``"tiled"``, ``"dense"``: see :func:`opflow.materialise`.
     rng, seed, progress
         Where random vectors come from; whether to count the products on standard error.
 
