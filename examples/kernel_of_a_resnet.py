@@ -4,7 +4,8 @@ The kernel of a residual network, before and after training
 
 :func:`opflow.torch.kernel` takes the tangent kernel of any PyTorch module, here of a small
 residual network with convolutions, group normalisation and skip connections. Training on
-handwritten digits lines it up with the classes, and halves the errors of regression with it.
+handwritten digits lines it up with the classes, and about halves the errors of regression with it
+(one seed, ten epochs; other lengths of training gain less).
 """
 
 import matplotlib.pyplot as plt

@@ -32,11 +32,8 @@ coefficients = pairs.eigenvectors.T @ y / np.sqrt(1000)
 # The measurement draws P digits, regresses on them with the ridge :math:`\lambda`, and takes the
 # mean squared error over all digits, eight times for every P.
 
-rng, fig = np.random.default_rng(0), plt.figure(figsize=(7, 4.2), layout="constrained")
-ax, smooth = fig.add_subplot(), np.geomspace(10, 450, 60)
-for ridge, colour in zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False):
-    curve = of.spectral.learning_curve(eigenvalues, coefficients, smooth, ridge=ridge)
-    ax.loglog(smooth, curve, color=colour, label=f"predicted, ridge {ridge:g}")
+rng, measured = np.random.default_rng(0), {}
+for ridge in (1e-6, 0.1, 1.0):
     for P in (10, 25, 60, 150, 400):
         errors = []
         for _ in range(8):
@@ -44,7 +41,7 @@ for ridge, colour in zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False):
             part = K[np.ix_(drawn, drawn)]
             fit = of.spectral.kernel_regression(part, y[drawn], ridge, how="direct")
             errors.append(np.mean((fit.predict(K[:, drawn]) - y) ** 2))
-        ax.errorbar(P, np.mean(errors), np.std(errors), fmt="o", ms=5, capsize=3, color=colour)
+        measured[ridge, P] = np.mean(errors), np.std(errors)
         at = of.spectral.learning_curve(eigenvalues, coefficients, P, ridge=ridge)
         print(f"ridge {ridge:5.1g}, P = {P:3d}: predicted {at:.3f}, measured {np.mean(errors):.3f}")
 
@@ -53,6 +50,16 @@ for ridge, colour in zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False):
 # deviation of eight draws. The formula holds for large P, and describes these few samples as
 # well. Its samples are drawn independently, these without replacement from a small population.
 
+fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+smooth, colours = (
+    np.geomspace(10, 450, 60),
+    dict(zip((1e-6, 0.1, 1.0), of.plot.COLOURS, strict=False)),
+)
+for ridge, colour in colours.items():
+    curve = of.spectral.learning_curve(eigenvalues, coefficients, smooth, ridge=ridge)
+    ax.loglog(smooth, curve, color=colour, label=f"predicted, ridge {ridge:g}")
+for (ridge, P), (mean, spread) in measured.items():
+    ax.errorbar(P, mean, spread, fmt="o", ms=5, capsize=3, color=colours[ridge])
 ax.set(xlabel="training samples P", ylabel="mean squared error", title="Even or odd digits")
 ax.legend(loc="lower left")
 plt.show()

@@ -44,23 +44,25 @@ pixels, labels = (part[:300] for part in load_digits(return_X_y=True))
 Z, labels = (pixels - pixels.mean(axis=0)) / 16, np.where(labels % 2 == 0, 1.0, -1.0)
 start = of.ReLUNetwork.random([64, 64, 64], seed=0)
 end = of.train(start, Z, labels, steps=300, method=of.GradientDescent(momentum=0.9)).network
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+shares = {}
 for label, network in {"start": start, "trained": end}.items():
     _, U = of.spectral.eigsh(of.collective_kernel(network.fields(Z)), 30)
-    share = np.cumsum((U.T @ labels) ** 2) / 300
-    right.plot(np.arange(1, 31), share, "o-", ms=4, color=of.plot.ROLES[label], label=label)
-    print(f"{label}: {share[6]:.2f} of the squared target in the 7 leading modes")
+    shares[label] = np.cumsum((U.T @ labels) ** 2) / 300
+    print(f"{label}: {shares[label][6]:.2f} of the squared target in the 7 leading modes")
 
 # %%
 # Left: the higher the frequency, the longer it takes, in the network (solid) and in its
 # linearisation (dashed). The eigenvectors of a finite network are waves only roughly, so no line
 # is a pure exponential. Right: training moves most of the target into a few leading modes.
 
+fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 left.set_prop_cycle(color=of.plot.COLOURS[:4])
 for run, style in zip(runs, ("-", "--"), strict=True):
     left.semilogx(run.times[1:], run.observations["waves"][1:], style)
 left.legend(left.lines[:4], [f"frequency {k}" for k in frequencies])
 left.set(title="Residual on the circle", ylabel="amplitude of the wave", xlabel="time")
+for label, share in shares.items():
+    right.plot(np.arange(1, 31), share, "o-", ms=4, color=of.plot.ROLES[label], label=label)
 right.set(title="Digits: target in the leading modes", xlabel="k, leading modes of K")
 right.set(ylabel="share of the squared target", ylim=(0, 1.03))
 right.legend(loc="lower right")
