@@ -77,12 +77,14 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"opflow {version}"
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 html_theme_options = {
     "github_url": PROJECT["urls"]["Repository"],
+    "logo": {"text": f"opflow {version}"},
     "navbar_align": "left",
     "header_links_before_dropdown": 8,
     "show_toc_level": 2,
