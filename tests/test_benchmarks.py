@@ -378,8 +378,8 @@ def test_the_page_begins_with_what_opflow_loses():
     lost = {row[:3] for row in compared if row[3] < 1}
     assert lost == {
         ("product with K, after set-up", "W3, float32, 1 thread", "torch linearize"),
-        ("set-up and products with K: 1", "W3, float32, 1 thread", "torch linearize"),
-        ("set-up and products with K: 20", "W3, float32, 1 thread", "torch linearize"),
+        ("set-up and 1 product with K", "W3, float32, 1 thread", "torch linearize"),
+        ("set-up and 20 products with K", "W3, float32, 1 thread", "torch linearize"),
         ("step of gradient descent", "W1, float32, 1 thread", "torch"),
     }
     assert ("dense K", "D2000, float32, 1 thread", "torch.func", 400.0) in compared

@@ -95,7 +95,8 @@ def comparisons(results: dict[str, Any]) -> Iterator[tuple[str, str, str, float]
         for count in COUNTS if task == "products" else ():
             best, ratio = best_peer_total(cell, count), lead_in_all(cell, count)
             if best and ratio:
-                yield f"set-up and products with K: {count}", _where(cell), best[0], ratio
+                what = f"set-up and {count} product{'s' * (count > 1)} with K"
+                yield what, _where(cell), best[0], ratio
 
 
 def _where(cell: Any) -> str:
