@@ -1,4 +1,4 @@
-"""What the pages say of a run of ``.ci/gpu``: a section of the benchmarks, a part of ``devices``."""
+"""What the pages say of a run of ``.ci/gpu``: in the benchmarks, and in ``devices.md``."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def block(gpu: Any) -> str:
     else:
         times = {key: streamed[key] for key in ("on device", "bus", "to page-locked")}
         lines.append(
-            f"- A step on a streamed X of {streamed['bytes'] / 2**20:,.0f} MiB, with a memory pool "
-            f"of at most {streamed['limit'] / 2**20:,.0f} MiB, takes {ms(streamed['streamed'])} ms. "
-            f"The step on an X on the device takes {ms(times['on device'])} ms, copying X to "
+            f"- A step on a streamed X of {streamed['bytes'] / 2**20:,.0f} MiB takes "
+            f"{ms(streamed['streamed'])} ms with a memory pool of at most "
+            f"{streamed['limit'] / 2**20:,.0f} MiB. The step on an X on the device takes {ms(times['on device'])} ms, copying X to "
             f"page-locked memory {ms(times['to page-locked'])} ms, and moving it to the device "
             f"{ms(times['bus'])} ms: the streamed step takes "
             f"{streamed['streamed'] / max(times.values()):.2f} times the slowest of the three and "
