@@ -13,6 +13,7 @@ stay on the GPU.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -87,14 +88,10 @@ def peer_eigenpairs(p: DeviceProblem) -> Any:
     from benchmarks.suite.with_torch import _torch
 
     torch, f, weights, _ = _torch(p)
-    tol = TOL[p.dtype.name]
-    if p.device == "cpu":
-        import numpy as xp
-        import scipy.sparse.linalg as sla
-    else:
-        import cupy as xp
-        from cupyx.scipy.sparse import linalg as sla
-
+    on_host, tol = p.device == "cpu", TOL[p.dtype.name]
+    xp = importlib.import_module("numpy" if on_host else "cupy")
+    sla = importlib.import_module(f"{'scipy' if on_host else 'cupyx.scipy'}.sparse.linalg")
+    if not on_host:
         tol *= float(np.load(p.folder / "eigenpairs.npy")[0])  # CuPy's is absolute
 
     def call() -> Any:
@@ -220,7 +217,8 @@ def moved(xp: Any, X: Any) -> tuple[float, float]:
 
 def serve(pipe: Any, name: str, rehearse: bool) -> None:
     """Answer requests until there are no more."""
-    library, problem, held = None, None, None
+    library: Library | None = None
+    problem: Any = None
     while True:
         asked = pipe.recv()
         try:
@@ -231,9 +229,9 @@ def serve(pipe: Any, name: str, rehearse: bool) -> None:
                 told = streamed(library, rehearse)
             else:
                 task, contender, folder = asked
-                if folder != held:
-                    problem = held = None
-                    problem, held = DeviceProblem(folder, library, rehearse), folder
+                if problem is None or problem.folder != Path(folder):
+                    problem = None  # the memory of the one before
+                    problem = DeviceProblem(folder, library, rehearse)
                 told = measure(library, problem, task, contender, rehearse)
         except Exception as error:
             traceback.print_exc()
@@ -251,7 +249,8 @@ class Server:
     """The process of a library, started again after its end."""
 
     def __init__(self, name: str, rehearse: bool) -> None:
-        self.name, self.rehearse, self.process = name, rehearse, None
+        self.name, self.rehearse = name, rehearse
+        self.process: Any = None
 
     def ask(self, *what: str, seconds: float) -> dict[str, Any]:
         context = multiprocessing.get_context("spawn")

@@ -71,7 +71,12 @@ class CuPy(Library):
         import cupy
 
         self.module, self.pool = cupy, cupy.get_default_memory_pool()
-        self.put, self.host = cupy.asarray, cupy.asnumpy
+
+    def put(self, array: Any) -> Any:
+        return self.module.asarray(array)
+
+    def host(self, array: Any) -> Any:
+        return self.module.asnumpy(array)
 
     def seconds(self, work: Work) -> tuple[float, Any]:
         cuda = self.module.cuda

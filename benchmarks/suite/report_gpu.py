@@ -85,11 +85,12 @@ def block(gpu: Any) -> str:
         lines.append(
             f"- A step on a streamed X of {streamed['bytes'] / 2**20:,.0f} MiB takes "
             f"{ms(streamed['streamed'])} ms with a memory pool of at most "
-            f"{streamed['limit'] / 2**20:,.0f} MiB. The step on an X on the device takes {ms(times['on device'])} ms, copying X to "
-            f"page-locked memory {ms(times['to page-locked'])} ms, and moving it to the device "
-            f"{ms(times['bus'])} ms: the streamed step takes "
-            f"{streamed['streamed'] / max(times.values()):.2f} times the slowest of the three and "
-            f"{streamed['streamed'] / sum(times.values()):.2f} times their sum."
+            f"{streamed['limit'] / 2**20:,.0f} MiB. The step on an X on the device takes "
+            f"{ms(times['on device'])} ms, copying X to page-locked memory "
+            f"{ms(times['to page-locked'])} ms, and moving it to the device {ms(times['bus'])} ms: "
+            f"the streamed step takes {streamed['streamed'] / max(times.values()):.2f} times the "
+            f"slowest of the three and {streamed['streamed'] / sum(times.values()):.2f} times "
+            "their sum."
         )
     return "\n".join([*lines, "- Times: [benchmarks](benchmarks.md#on-a-gpu)."])
 

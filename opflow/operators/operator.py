@@ -231,9 +231,10 @@ class Operator(Arithmetic):
         return self._diagonal()
 
     def _diagonal(self) -> Array:
+        row, where = 3 * self.shape[1] * self.dtype.itemsize, operator_module(self)
         parts = [
             self._block(s, s).diagonal().copy()  # a view would keep the whole block
-            for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
+            for s in row_slices(self.shape[0], row, where=where)
         ]
         return namespace(*parts).concatenate(parts)
 
