@@ -153,6 +153,24 @@ def operator_module(op: Any) -> str | None:
     return op._where
 
 
+def block_module(op: Any) -> str | None:
+    """:func:`operator_module`, by which blocks are sized; None if ranks hold parts of the operator.
+
+    Those sum over ranks block by block, so blocks must not depend on the memory of each.
+    """
+    return None if _spread(op) else operator_module(op)
+
+
+def _spread(op: Any) -> bool:
+    """Whether ranks hold parts of the operator; found once and kept."""
+    known = vars(op)
+    if "_on_ranks" not in known:
+        spaces = (getattr(op, name, None) for name in ("space", "domain"))
+        sharded = any(getattr(space, "sharded", False) for space in spaces)
+        op._on_ranks = sharded or any(map(_spread, getattr(op, "operands", ())))
+    return op._on_ranks
+
+
 def row_data(op: Any) -> Any:
     """The data that an operator reads its rows from; None if it does not store rows."""
     return getattr(op, "data", None) if op.row_access and op.rows_stored else None
