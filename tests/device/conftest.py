@@ -5,8 +5,12 @@ PyLops decides at import which array modules there are, so the choice is made be
 """
 
 import os
+import time
 
 import pytest
+
+#: tests that have not begun in so many seconds are skipped
+UNTIL = time.monotonic() + float(os.environ.get("OPFLOW_SECONDS", "inf"))
 
 #: on the stand-in, one test of so many is run unless all are asked for
 SAMPLE = 12
@@ -18,6 +22,11 @@ if os.environ.get("OPFLOW_DEVICE") == "stand-in":
     standin.install()
 elif os.environ.get("OPFLOW_DEVICE") != "cuda":
     collect_ignore += ["suite"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() > UNTIL:
+        pytest.skip("no time was left")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
