@@ -66,7 +66,7 @@ def _row(cell: Any, names: list[str]) -> tuple[str, ...]:
 def block(gpu: Any) -> str:
     """The part of ``docs/devices.md`` between its marks."""
     if gpu is None:
-        return "opflow is not yet run on a GPU."
+        return "Not yet run on a GPU."
     lines = [f"Run {gpu['date']} on {_device(gpu)}, {_versions(gpu)}:", ""]
     for name, counts in gpu.get("tests", {}).items():
         what = "the device suite" if name == "device_suite" else "tests marked `gpu`"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from benchmarks import gpu
 from benchmarks.gpu_library import LIBRARIES, Library
 from benchmarks.suite import report, report_gpu
 from benchmarks.suite.contenders import CONTENDERS
+from tests.device import flights
 
 ROOT = Path(__file__).parents[2]
 NEEDS = {"torch": "torch", "JAX": "jax"}
@@ -29,12 +31,16 @@ def installed(contender):
 def test_the_rehearsal_fills_every_cell(tmp_path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
+    seen = tmp_path / "seen"
+    with zipfile.ZipFile(wheels / "extra-1-py3-none-any.whl", "w") as wheel:  # Python runs it first
+        wheel.writestr("sitecustomize.py", f"import pathlib; pathlib.Path({str(seen)!r}).touch()")
     environment = os.environ | {"PYTHON": sys.executable}
     done = subprocess.run(
         [".ci/gpu", "--rehearse", "--wheels", str(wheels), "--out", str(tmp_path / "out")],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert seen.exists() and not (tmp_path / "out" / "site").exists()
     assert "== measurements" in (tmp_path / "out" / "log").read_text()
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert found["rehearsal"] and report_gpu.load(tmp_path / "out" / "gpu.json") is None
@@ -102,6 +108,18 @@ def test_a_library_that_is_not_there_is_skipped() -> None:
     assert server.ask("about", seconds=60)["skip"] == "KeyError: 'no such library'"
     assert server.ask("about", seconds=60)["skip"] == "KeyError: 'no such library'"
     server.end()
+
+
+def test_events_of_the_stand_in_give_the_time_between_them() -> None:
+    start, end, untimed = flights.Event(), flights.Event(), flights.Event(disable_timing=True)
+    start.record()
+    time.sleep(0.01)
+    end.record()
+    untimed.record()
+    assert 10 <= flights.get_elapsed_time(start, end) < 10_000
+    for event in (untimed, flights.Event()):
+        with pytest.raises(RuntimeError, match="InvalidResourceHandle"):
+            flights.get_elapsed_time(start, event)
 
 
 def test_results_are_compared_with_those_of_opflow(tmp_path) -> None:
@@ -178,7 +196,7 @@ def test_the_page_of_devices_shows_a_run() -> None:
     assert "1.10 times the slowest of the three and 0.55 times their sum" in text
     assert text.endswith("<!-- /gpu -->\n\nMore.\n") and "old" not in text
     assert report_gpu.shown(text, RUN) == text
-    assert "not yet run on a GPU" in report_gpu.shown(text, None)
+    assert "\nNot yet run on a GPU.\n" in report_gpu.shown(text, None)
     broken = RUN | {"streamed": {"skip": "no memory"}, "libraries": {"opflow": {"skip": "no"}}}
     assert "- streaming: no memory." in report_gpu.block(broken)
 
