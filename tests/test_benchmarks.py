@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from benchmarks.suite import measures, modules, report, run, store
+from benchmarks.suite import measures, modules, report, report_gpu, run, store
 from benchmarks.suite.contenders import CONTENDERS, contender
 from benchmarks.suite.pool import Cell, Options, Skipped
 from benchmarks.suite.problems import MARGIN, QUICK, Problem, Shape, clear_of_kinks, write
@@ -393,7 +393,8 @@ def test_the_page_begins_with_what_opflow_loses():
 
 def test_the_committed_page_is_what_the_committed_results_say():
     results = store.load(ROOT / "benchmarks" / "results.json")
-    assert (ROOT / "docs" / "benchmarks.md").read_text() == report.page(results)
+    gpu = report_gpu.load(ROOT / "benchmarks" / "gpu.json")
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == report.page(results, gpu)
 
 
 def test_the_page_comes_with_its_figures(tmp_path):

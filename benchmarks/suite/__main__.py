@@ -71,9 +71,10 @@ def cells(args: argparse.Namespace) -> list[Cell]:
 def main() -> None:
     args = parsed()
     if args.report:
-        from benchmarks.suite.report import publish
+        from benchmarks.suite import report, report_gpu
 
-        publish(store.load(args.results), args.page)
+        gpu = report_gpu.load(ROOT / "benchmarks" / "gpu.json")
+        report.publish(store.load(args.results), args.page, gpu)
         return
     if args.quick:
         args.dtypes, args.rounds = args.dtypes[:1], min(args.rounds, 2)

@@ -118,7 +118,14 @@ def _blocks(shape: Shape) -> list[slice]:
 
 
 class Problem:
-    """What a contender reads: plain NumPy arrays, opflow not needed."""
+    """What a contender reads: plain NumPy arrays, opflow not needed.
+
+    The peers compute on `device`; results come from there only if it is the CPU.
+    """
+
+    device = "cpu"
+    #: of torch.compile
+    backend = "inductor"
 
     def __init__(self, folder: str | Path, threads: int) -> None:
         folder = Path(folder)

@@ -33,8 +33,9 @@ Ratios are a contender's time over opflow's: below 1, in bold, opflow is slower.
 """
 
 
-def page(results: dict[str, Any]) -> str:
-    """The whole page."""
+def page(results: dict[str, Any], gpu: dict[str, Any] | None = None) -> str:
+    """The whole page; `gpu` are the results of ``.ci/gpu``."""
+    from benchmarks.suite.report_gpu import section as gpu_section
     from benchmarks.suite.run import TOLERANCE
     from benchmarks.suite.worker import PAUSE
 
@@ -49,12 +50,18 @@ def page(results: dict[str, Any]) -> str:
         from benchmarks.suite.report_modules import section
 
         parts.append("\n".join(section(results["modules"])))
+    parts.append("\n".join(gpu_section(gpu)))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def publish(results: dict[str, Any], path: Path) -> None:
-    """Write the page, and beside it ``figures/``."""
-    path.write_text(page(results))
+def publish(results: dict[str, Any], path: Path, gpu: dict[str, Any] | None = None) -> None:
+    """Write the page, and beside it ``figures/``; show the run on a GPU in ``devices.md`` there."""
+    from benchmarks.suite.report_gpu import shown
+
+    path.write_text(page(results, gpu))
+    devices = path.with_name("devices.md")
+    if devices.exists():
+        devices.write_text(shown(devices.read_text(), gpu))
     if results["cells"]:
         from benchmarks.suite.figures import draw
 

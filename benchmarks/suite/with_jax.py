@@ -24,6 +24,10 @@ def _jax(p: Problem) -> tuple[Any, ...]:
     return jax, f, weights, X, r
 
 
+def _result(p: Problem, x: Any) -> Any:
+    return np.asarray(x) if p.device == "cpu" else x
+
+
 def jvp_vjp(p: Problem) -> SetUp:
     jax, f, weights, X, r = _jax(p)
 
@@ -39,9 +43,9 @@ def jvp_vjp(p: Problem) -> SetUp:
     def set_up() -> Call:
         if p.columns == 1:
             once = jax.jit(product)
-            return lambda: np.asarray(once(weights, X, r[:, 0]))[:, None]
+            return lambda: _result(p, once(weights, X, r[:, 0]))[:, None]
         many = jax.jit(block)
-        return lambda: np.asarray(many(weights, X, r))
+        return lambda: _result(p, many(weights, X, r))
 
     return set_up
 
@@ -61,11 +65,11 @@ def linearize(p: Problem, loop: bool = False) -> SetUp:
 
         once = jax.jit(product)
         if p.columns == 1:
-            return lambda: np.asarray(once(r[:, 0]))[:, None]
+            return lambda: _result(p, once(r[:, 0]))[:, None]
         if loop:
             return lambda: np.stack([np.asarray(once(s)) for s in r.T], axis=1)
         many = jax.jit(lambda S: jax.lax.map(product, S.T, batch_size=p.chunk).T)
-        return lambda: np.asarray(many(r))
+        return lambda: _result(p, many(r))
 
     return set_up
 
@@ -88,7 +92,7 @@ def steps(p: Problem) -> SetUp:
                 start = clock()
                 _, state[0] = jax.block_until_ready(once(state[0], X, y))
                 seconds.append(clock() - start)
-            return np.asarray(f(state[0], X)), seconds
+            return _result(p, f(state[0], X)), seconds
 
         return call
 

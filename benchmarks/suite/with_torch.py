@@ -11,8 +11,8 @@ def _torch(p: Problem) -> tuple[Any, ...]:
     import torch
 
     torch.set_num_threads(p.threads)
-    X, v, r = (torch.from_numpy(a) for a in (p.X, p.readout, p.r))
-    weights = tuple(torch.from_numpy(W) for W in p.weights)
+    X, v, r = (torch.as_tensor(a, device=p.device) for a in (p.X, p.readout, p.r))
+    weights = tuple(torch.as_tensor(W, device=p.device) for W in p.weights)
 
     def f(ws: Any) -> Any:
         a = X
@@ -23,13 +23,17 @@ def _torch(p: Problem) -> tuple[Any, ...]:
     return torch, f, weights, r
 
 
+def _result(p: Problem, x: Any) -> Any:
+    return x.numpy() if p.device == "cpu" else x
+
+
 def _columns(torch: Any, p: Problem, product: Call, r: Any, loop: bool) -> Call:
     if p.columns == 1:
-        return lambda: product(r[:, 0]).numpy()[:, None]
+        return lambda: _result(p, product(r[:, 0]))[:, None]
     if loop:
-        return lambda: torch.stack([product(s) for s in r.T], dim=1).numpy()
+        return lambda: _result(p, torch.stack([product(s) for s in r.T], dim=1))
     block = torch.func.vmap(product, in_dims=1, out_dims=1, chunk_size=p.chunk)
-    return lambda: block(r).numpy()
+    return lambda: _result(p, block(r))
 
 
 def jvp_vjp(p: Problem) -> SetUp:
@@ -55,7 +59,7 @@ def linearize(p: Problem, loop: bool = False) -> SetUp:
 def dense(p: Problem) -> SetUp:
     """The Jacobian contraction of torch.func: a Jacobian for each layer, then one contraction."""
     torch, _, weights, _ = _torch(p)
-    X, v = torch.from_numpy(p.X), torch.from_numpy(p.readout)
+    X, v = (torch.as_tensor(a, device=p.device) for a in (p.X, p.readout))
 
     def one(ws: Any, x: Any) -> Any:
         for W in ws:
@@ -63,21 +67,25 @@ def dense(p: Problem) -> SetUp:
         return (v @ x)[0]
 
     jacobian = torch.func.vmap(torch.func.jacrev(one), (None, 0))
-    return lambda: (
-        lambda: sum(torch.einsum("nij,mij->nm", J, J) for J in jacobian(weights, X)).numpy()
-    )
+
+    def call() -> Any:
+        return _result(p, sum(torch.einsum("nij,mij->nm", J, J) for J in jacobian(weights, X)))
+
+    return lambda: call
 
 
 def steps(p: Problem, compiled: bool = False) -> SetUp:
     torch, f, weights, _ = _torch(p)
-    y = torch.from_numpy(p.y)
+    y = torch.as_tensor(p.y, device=p.device)
     ws = [W.clone().requires_grad_() for W in weights]
 
     def loss() -> Any:
         return 0.5 * ((f(ws) - y) ** 2).sum()
 
     def set_up() -> Call:
-        forward = torch.compile(loss) if compiled else loss
+        if compiled:
+            torch.compiler.reset()  # else the shapes of before make it compile for any shape
+        forward = torch.compile(loss, backend=p.backend) if compiled else loss
         optimiser = torch.optim.SGD(ws, lr=p.step)
 
         def call(count: int) -> Any:
@@ -89,7 +97,7 @@ def steps(p: Problem, compiled: bool = False) -> SetUp:
                 optimiser.step()
                 seconds.append(clock() - start)
             with torch.no_grad():
-                return f(ws).numpy(), seconds
+                return _result(p, f(ws)), seconds
 
         return call
 

@@ -26,7 +26,7 @@ from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import Array, Data, module_name, to_host
 from opflow.machine.files import atomic
 from opflow.machine.ranks import space_of
-from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, workspace_limit
+from opflow.machine.workspace import THREAD_MEMORY, most_workspace, workspace_limit
 from opflow.operators.describe import duration, human
 
 #: what draws each picture, by file name
@@ -79,7 +79,7 @@ def analyse(
         sizes = f"{human(held, 'B', 1024)}, over the {human(budget, 'B', 1024)}"
         return {"skipped": f"it would hold {sizes} of --memory"}
     spare = shapes.workspace() + budget - held
-    workspace = min(float(WORKSPACE), spare / 2)
+    workspace = min(float(most_workspace(module_name(network.weights[0]))), spare / 2)
     # ranks must stop at one product, and no clock is the same on all
     limit = math.inf if space.sharded else allowed
     with workspace_limit(workspace, min(float(THREAD_MEMORY), spare / 2 - workspace)):

@@ -28,7 +28,7 @@ from opflow.dynamics.observe.eigenpairs import angles_between
 from opflow.evaluation.dense import dense_plan
 from opflow.machine.arrays import module_name, to_host
 from opflow.machine.ranks import LOCAL
-from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE, parse_memory, workspace_limit
+from opflow.machine.workspace import THREAD_MEMORY, most_workspace, parse_memory, workspace_limit
 from opflow.operators.describe import duration
 from opflow.plot import block_means, clustered
 
@@ -104,8 +104,9 @@ def analyse(
     hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
     forms all N²·k entries on and above the diagonal, once.
     """
-    budget = parse_memory(ask.memory, module_name(what.data.inputs))
-    limits = (min(float(most), budget / 16) for most in (WORKSPACE, THREAD_MEMORY))
+    where = module_name(what.data.inputs)
+    budget = parse_memory(ask.memory, where)
+    limits = (min(float(most), budget / 16) for most in (most_workspace(where), THREAD_MEMORY))
     with workspace_limit(*limits), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", of.spectral.ConvergenceWarning)
         moments, arrays, drift = _moments(what, ask, budget, say)

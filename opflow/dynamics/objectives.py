@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from opflow.machine.arrays import Array, namespace
+from opflow.machine.arrays import Array, module_name, namespace
 from opflow.machine.workspace import row_slices
 
 
@@ -227,7 +227,7 @@ def driven(
     def loss() -> Any:
         if not quadratic:
             return losses.sum()
-        blocks = row_slices(len(out), 24 * out.shape[1])
+        blocks = row_slices(len(out), 24 * out.shape[1], where=module_name(out))
         return 0.5 * sum((out[s].astype(np.float64) ** 2).sum() for s in blocks)
 
     return force, loss

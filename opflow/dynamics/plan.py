@@ -19,8 +19,8 @@ from opflow.dynamics.routes import (
     steps_expected,
 )
 from opflow.evaluation import materialise
-from opflow.machine.arrays import Data
-from opflow.machine.workspace import THREAD_MEMORY, WORKSPACE
+from opflow.machine.arrays import Data, module_name
+from opflow.machine.workspace import THREAD_MEMORY, most_workspace
 from opflow.operators import Gram
 from opflow.operators.describe import human
 from opflow.relu.inputs import input_operator
@@ -42,7 +42,8 @@ class MemoryAllowance(NamedTuple):
         """What the budget leaves beside what the route holds with the smallest workspace."""
         spare = budget - route.held
         least = shapes.workspace()
-        workspace = min(float(WORKSPACE), (least + spare) / 2)
+        most = most_workspace(module_name(shapes.network.weights[0]))
+        workspace = min(float(most), (least + spare) / 2)
         left = max(0.0, spare - 2 * (workspace - least / 2))
         threads = min(float(THREAD_MEMORY), left / 2)
         return cls(workspace, threads, left - threads)

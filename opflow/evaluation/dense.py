@@ -10,6 +10,7 @@ from opflow.machine.arrays import Array, Index
 from opflow.machine.cost import MachineProfile
 from opflow.machine.threads import over_items
 from opflow.machine.workspace import (
+    block_module,
     block_rows,
     dense_allowed,
     op_namespace,
@@ -17,6 +18,7 @@ from opflow.machine.workspace import (
     parse_memory,
     row_slices,
     tiles,
+    workspace_bytes,
 )
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
@@ -39,7 +41,8 @@ def dense_plan(op: Operator, budget: float = math.inf) -> TilePlan:
     """
     nominal = MachineProfile()
     size = array_bytes(op, *op.shape)
-    slab = block_rows(3 * array_bytes(op, 1, op.shape[1]))
+    row = 3 * array_bytes(op, 1, op.shape[1])
+    slab = block_rows(row, workspace_bytes(block_module(op)))
     choice = min(
         tile_plan(op),
         plan(op, slab, op.shape[1]),

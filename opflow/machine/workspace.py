@@ -25,6 +25,8 @@ from opflow.machine.streams import prefetched
 
 #: temporary memory of a product for one block of rows, in bytes
 WORKSPACE = 8 << 20
+#: on a device, whose kernels need larger blocks: one part in so many of the free memory, at most
+DEVICE_SHARE, DEVICE_WORKSPACE = 32, 256 << 20
 #: default extra temporary memory, in bytes, for products run on several threads
 THREAD_MEMORY = 256 << 20
 #: smallest workspace per thread, in bytes; with less, the product runs on one thread
@@ -36,9 +38,24 @@ LEAST_SIDE = 256
 _limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.inf, THREAD_MEMORY))
 
 
-def workspace_bytes() -> float:
-    """The workspace in force: `WORKSPACE`, or what :func:`workspace_limit` allows."""
-    return min(_limit.get()[0], WORKSPACE)
+def workspace_bytes(where: str | None = "numpy") -> float:
+    """The workspace in force: :func:`most_workspace`, or what :func:`workspace_limit` allows.
+
+    `where` is the array module of the data.  On a device a limit is the workspace, so that it does
+    not change with the free memory, and sums in a run are over the same blocks.
+    """
+    limit = _limit.get()[0]
+    if where == "cupy" and limit < math.inf:
+        return limit
+    return min(limit, most_workspace(where))
+
+
+def most_workspace(where: str | None) -> float:
+    """`WORKSPACE`; on a device the power of two within a share of the free memory, if larger."""
+    if where != "cupy":
+        return WORKSPACE
+    share = max(free_memory(where) / DEVICE_SHARE, 1.0)
+    return max(WORKSPACE, min(DEVICE_WORKSPACE, 2.0 ** math.floor(math.log2(share))))
 
 
 def thread_bytes() -> float:
@@ -77,10 +94,15 @@ def range_workspace(threads: int, sums: float) -> float | None:
     return min(per_thread, most)
 
 
-def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = None) -> list[slice]:
+def row_slices(
+    n: int | slice,
+    bytes_per_row: float,
+    workspace: float | None = None,
+    where: str | None = "numpy",
+) -> list[slice]:
     """Slices that cover ``range(n)``, of nearly equal length, each within the workspace.
 
-    `n` may be a range itself, as a slice.
+    `n` may be a range itself, as a slice; `where` is the array module of the data.
 
     Examples
     --------
@@ -89,6 +111,8 @@ def row_slices(n: int | slice, bytes_per_row: float, workspace: float | None = N
     """
     rows = n if isinstance(n, slice) else slice(0, n)
     length = rows.stop - rows.start
+    if workspace is None and where == "cupy" and length * bytes_per_row > WORKSPACE:
+        workspace = workspace_bytes(where)  # asked only where it matters: the device answers slowly
     pieces = max(1, -(-length // block_rows(bytes_per_row, workspace)))
     edges = [rows.start - (-length * i // pieces) for i in range(pieces + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
@@ -129,6 +153,22 @@ def operator_module(op: Any) -> str | None:
     return op._where
 
 
+def block_module(op: Any) -> str | None:
+    """:func:`operator_module`, by which blocks are sized; None if ranks hold parts of the operator.
+
+    Those sum over ranks block by block, so blocks must not depend on the memory of each.
+    """
+    where = operator_module(op)
+    return None if where == "cupy" and _spread(op) else where
+
+
+def _spread(op: Any) -> bool:
+    """Whether ranks hold parts of the operator."""
+    spaces = (getattr(op, name, None) for name in ("space", "domain"))
+    sharded = any(getattr(space, "sharded", False) for space in spaces)
+    return sharded or any(map(_spread, getattr(op, "operands", ())))
+
+
 def row_data(op: Any) -> Any:
     """The data that an operator reads its rows from; None if it does not store rows."""
     return getattr(op, "data", None) if op.row_access and op.rows_stored else None
@@ -138,7 +178,7 @@ def blocked_matmat(op: Any, X: Array) -> Array:
     """``A X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).empty((m, X.shape[1]), dtype=X.dtype)
-    for s in prefetched(row_slices(m, n * X.dtype.itemsize), op):
+    for s in prefetched(row_slices(m, n * X.dtype.itemsize, where=module_name(X)), op):
         out[s] = op.rows(s) @ X
     return out
 
@@ -147,14 +187,14 @@ def blocked_rmatmat(op: Any, X: Array) -> Array:
     """``Aᵀ X`` for an operator that gives its rows, block by block."""
     m, n = op.shape
     out = namespace(X).zeros((n, X.shape[1]), dtype=X.dtype)
-    for s in prefetched(row_slices(m, n * X.dtype.itemsize), op):
+    for s in prefetched(row_slices(m, n * X.dtype.itemsize, where=module_name(X)), op):
         out += op.rows(s).T @ X[s]
     return out
 
 
-def tile_side(bytes_per_entry: float, n: int) -> int:
+def tile_side(bytes_per_entry: float, n: int, where: str | None = "numpy") -> int:
     """Rows of a square tile of a matrix with n columns, which fits the workspace."""
-    most = max(1, int((workspace_bytes() / bytes_per_entry) ** 0.5))
+    most = max(1, int((workspace_bytes(where) / bytes_per_entry) ** 0.5))
     return min(most, max(-(-n // TILES), LEAST_SIDE))
 
 

@@ -11,7 +11,7 @@ from functools import singledispatch
 
 from opflow.machine.arrays import Array, Index, namespace
 from opflow.machine.streams import prefetched
-from opflow.machine.workspace import row_slices, selector
+from opflow.machine.workspace import operator_module, row_slices, selector
 from opflow.operators.operator import Operator
 
 
@@ -44,7 +44,8 @@ def gram_block(F: Operator, rows: Index, cols: Index, weights: Array | None = No
 def gram_diagonal(F: Operator, weights: Array | None = None) -> Array:
     """The diagonal of ``F diag(w) Fᵀ``."""
     parts = []
-    for s in prefetched(row_slices(F.shape[0], 3 * F.shape[1] * F.dtype.itemsize), F):
+    row = 3 * F.shape[1] * F.dtype.itemsize
+    for s in prefetched(row_slices(F.shape[0], row, where=operator_module(F)), F):
         squares = F.rows(s) ** 2
         parts.append(squares.sum(axis=1) if weights is None else squares @ weights)
     return F.domain.total(namespace(*parts).concatenate(parts))

@@ -14,7 +14,7 @@ import numpy as np
 from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, cached_property, over_rows
-from opflow.machine.workspace import op_namespace, row_data, row_slices
+from opflow.machine.workspace import op_namespace, operator_module, row_data, row_slices
 from opflow.operators.algebra import Sum
 from opflow.operators.composite import unify
 from opflow.operators.entries import (
@@ -133,7 +133,8 @@ class KhatriRao(Operator):
         """Row blocks of `samples` that hold `width` numbers a sample."""
         # with k rows of A a sample, those of A are other slices
         streamed = (self.A, self.B) if self.repeat == 1 else (self.B,)
-        return prefetched(row_slices(samples, width * itemsize), *streamed)
+        slices = row_slices(samples, width * itemsize, where=operator_module(self))
+        return prefetched(slices, *streamed)
 
     def _over_samples(
         self, work: Callable[[Iterable[slice]], Any], columns: int, item: int, sums: float = 0.0

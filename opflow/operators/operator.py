@@ -23,7 +23,7 @@ from opflow.machine.arrays import (
 from opflow.machine.cost import Cost
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.threads import cached_property
-from opflow.machine.workspace import operator_module, row_slices, selector
+from opflow.machine.workspace import block_module, operator_module, row_slices, selector
 from opflow.operators import rules
 from opflow.operators.arithmetic import Arithmetic
 from opflow.operators.describe import Description, describe, tags
@@ -231,9 +231,10 @@ class Operator(Arithmetic):
         return self._diagonal()
 
     def _diagonal(self) -> Array:
+        row, where = 3 * self.shape[1] * self.dtype.itemsize, block_module(self)
         parts = [
             self._block(s, s).diagonal().copy()  # a view would keep the whole block
-            for s in row_slices(self.shape[0], 3 * self.shape[1] * self.dtype.itemsize)
+            for s in row_slices(self.shape[0], row, where=where)
         ]
         return namespace(*parts).concatenate(parts)
 

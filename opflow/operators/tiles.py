@@ -10,7 +10,7 @@ import numpy as np
 from opflow.machine import threads, workspace
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.threads import over_items
-from opflow.machine.workspace import op_namespace, row_data, tile_side, tiles
+from opflow.machine.workspace import block_module, op_namespace, row_data, tile_side, tiles
 from opflow.operators.diagonal import Identity
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -41,7 +41,7 @@ def plan(op: Operator, rows: int, cols: int) -> TilePlan:
 
 def tile_plan(op: Operator) -> TilePlan:
     """Square tiles within the workspace."""
-    side = tile_side(3 * op.dtype.itemsize, op.shape[1])
+    side = tile_side(3 * op.dtype.itemsize, op.shape[1], block_module(op))
     return plan(op, side, side)
 
 
@@ -72,7 +72,7 @@ def tiled_product(op: Operator, X: Array, adjoint: bool = False) -> Array:
     """``op @ X`` (or its adjoint) from exact sub-blocks, forming one tile a thread at a time."""
     m, n = op.shape
     columns = X.shape[1]
-    side = tile_side(3 * op.dtype.itemsize, n)
+    side = tile_side(3 * op.dtype.itemsize, n, block_module(op))
 
     def apply(mine: Iterator[tuple[slice, slice]]) -> Array:
         out = namespace(X).zeros((n if adjoint else m, columns), dtype=X.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.arrays import Array, Data, module_name, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import GateGradient, PackedGates, ScaledGates, pack, tables_pay
@@ -73,7 +73,8 @@ def blocks(
     `samples` is their number or a range of them; `X` what the pass reads the rows of, if any.
     """
     width = sum(network.widths[1:]) * (1 + copies) + copied_width(X)
-    return prefetched(row_slices(samples, width * network.dtype.itemsize), X)
+    where = module_name(network.weights[0])
+    return prefetched(row_slices(samples, width * network.dtype.itemsize, where=where), X)
 
 
 def forward(

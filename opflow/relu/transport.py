@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import Array, Data, Index, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, Index, is_sparse, module_name, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, over_rows
 from opflow.machine.workspace import row_slices
@@ -77,7 +77,8 @@ class Transport(Operator):
         X = self.fields.inputs
         net = self.fields.network
         width = (sum(net.widths[1:]) + net.outputs) * (2 + 3 * columns) + copied_width(X)
-        return prefetched(row_slices(samples, width * self.dtype.itemsize), X)
+        where = module_name(net.weights[0])
+        return prefetched(row_slices(samples, width * self.dtype.itemsize, where=where), X)
 
     def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:
         """Row block by row block, the slice, and of each trained layer the inputs and φ."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import Array, namespace
+from opflow.machine.arrays import Array, module_name, namespace
 from opflow.machine.threads import over_rows
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import pack, slope_values
@@ -50,7 +50,7 @@ def packed_gates(signed: Array) -> Array:
     bits = namespace(signed).empty((len(signed), -(-signed.shape[1] // 8)), dtype=np.uint8)
 
     def fill(samples: slice) -> None:
-        for s in row_slices(samples, 2 * signed.shape[1]):
+        for s in row_slices(samples, 2 * signed.shape[1], where=module_name(signed)):
             bits[s] = pack(signed[s] > 0)
 
     over_rows(len(signed), fill, PACKING * signed.size, signed)

@@ -13,6 +13,7 @@ touched.  Raised as :class:`Hazard` is what on a device would be a race:
 """
 
 import itertools
+import time
 import weakref
 
 import numpy as np
@@ -148,6 +149,7 @@ class Event:
 
     def __init__(self, block=False, disable_timing=False, interprocess=False) -> None:
         self._stream, self._tick, self._flights = None, 0, ()
+        self._timing, self._time = not disable_timing, 0.0
 
     def record(self, stream=None) -> None:
         (stream or NULL).record(self)
@@ -159,6 +161,14 @@ class Event:
     def synchronize(self) -> None:
         for f in self._flights:
             f.release()
+
+
+def get_elapsed_time(start_event, end_event) -> float:
+    """Milliseconds between two events; what they mark has been done at once."""
+    for event in (start_event, end_event):
+        if not event._timing or event._stream is None:
+            raise RuntimeError("cudaErrorInvalidResourceHandle: invalid resource handle")
+    return 1e3 * (end_event._time - start_event._time)
 
 
 class Stream:
@@ -175,6 +185,7 @@ class Stream:
         self.flights = [f for f in self.flights if not f.released]
         event._stream, event._flights = self, tuple(self.flights)
         event._tick = tick() if self is NULL else self.seen
+        event._time = time.perf_counter()
         return event
 
     def wait_event(self, event) -> None:
@@ -212,6 +223,12 @@ class MemoryPool:
 
     def get_limit(self) -> int:
         return self.limit
+
+    def set_limit(self, size=None, fraction=None) -> None:
+        self.limit = size or 0
+
+    def free_all_blocks(self, stream=None) -> None:
+        self.free = 0
 
 
 POOL = MemoryPool()

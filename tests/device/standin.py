@@ -628,9 +628,13 @@ OWN = {
     "cupy.cuda": {
         "Device": Device, "is_available": lambda: True, "Stream": flights.Stream,
         "Event": flights.Event, "get_current_stream": flights.get_current_stream,
-        "MemoryPool": flights.MemoryPool,
+        "MemoryPool": flights.MemoryPool, "get_elapsed_time": flights.get_elapsed_time,
     },
-    "cupy.cuda.runtime": {"getDeviceCount": lambda: DEVICES},
+    "cupy.cuda.runtime": {
+        "getDeviceCount": lambda: DEVICES, "driverGetVersion": lambda: 0,
+        "runtimeGetVersion": lambda: 0,
+        "getDeviceProperties": lambda device: {"name": b"the stand-in for CuPy"},
+    },
     "cupyx": {"empty_pinned": flights.empty_pinned},
     "cupyx.scipy.sparse.linalg": {"LinearOperator": LinearOperator, "cg": cg},
     "cupyx.scipy.sparse": {

@@ -8,7 +8,7 @@ from typing import Any
 from opflow.dynamics.methods.method import parameter_arrays, restored
 from opflow.dynamics.objectives import driven
 from opflow.dynamics.state import State
-from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.arrays import Array, Data, module_name, namespace
 from opflow.machine.ranks import LOCAL
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
@@ -162,7 +162,8 @@ class FieldState:
         moves = [step * v for v in self._velocity]
         change = net.with_parameters(moves)
         width = max(net.widths[1:]) * (4 + 6 * net.outputs) * (1 + min(self.order, net.depth))
-        for s in row_slices(self.samples, width * net.dtype.itemsize):
+        where = module_name(net.weights[0])
+        for s in row_slices(self.samples, width * net.dtype.itemsize, where=where):
             before = [
                 slopes(h[s], a, h.dtype) for h, a in zip(self.hidden, net.slopes, strict=True)
             ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, is_sparse, module_name, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
@@ -126,7 +126,8 @@ class FieldTangent(Operator):
         net = self.fields.network
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
         width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
-        slices = row_slices(self.fields.samples, (width + max(net.widths)) * dtype.itemsize)
+        row, where = (width + max(net.widths)) * dtype.itemsize, module_name(net.weights[0])
+        slices = row_slices(self.fields.samples, row, where=where)
         return prefetched(slices, self.fields.inputs)
 
     def _gate(self, layer: int, rows: list[Data]) -> Array:

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, check_real, namespace, to_host
+from opflow.machine.arrays import (
+    Array,
+    check_integer,
+    check_real,
+    module_name,
+    namespace,
+    to_host,
+)
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
@@ -147,7 +154,8 @@ class BlockKrylov:
         m = self.filled
         kept = len(values)
         S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
-        for s in row_slices(len(self._basis), m * self._basis.dtype.itemsize):
+        row, where = m * self._basis.dtype.itemsize, module_name(self._basis)
+        for s in row_slices(len(self._basis), row, where=where):
             self._basis[s, :kept] = self._basis[s, :m] @ S
         self.matrix[:] = 0.0
         self.matrix[range(kept), range(kept)] = values

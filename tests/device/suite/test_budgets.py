@@ -7,7 +7,15 @@ import opflow as of
 from opflow.cli.estimate import estimate
 from opflow.cli.run_report import analyse
 from opflow.machine import workspace
-from opflow.machine.workspace import free_memory, parse_memory
+from opflow.machine.workspace import (
+    free_memory,
+    parse_memory,
+    row_slices,
+    workspace_bytes,
+    workspace_limit,
+)
+from opflow.operators import khatri_rao
+from opflow.relu import passes
 from tests.device.counting import STAND_IN
 from tests.device.suite.sides import problem, put
 
@@ -84,3 +92,48 @@ def test_what_does_not_fit_on_the_device_is_refused_before_it_is_made(streamed, 
         of.train(*there, steps=1)
     host = of.collective_kernel(net.fields(X))
     assert isinstance(host.todense(), np.ndarray)  # the host's memory is another
+
+
+MIB = 1 << 20
+
+
+def test_the_workspace_on_a_device_follows_its_free_memory(device, monkeypatch) -> None:
+    monkeypatch.setattr(workspace, "DEVICE_WORKSPACE", 256 * MIB)
+    for free, most in ((100, 8), (300, 8), (600, 16), (5_000, 128), (8_192, 256), (80_000, 256)):
+        device(free * MIB)
+        assert workspace_bytes("cupy") == most * MIB
+        assert workspace_bytes() == workspace_bytes(None) == 8 * MIB
+    with workspace_limit(40 * MIB):
+        assert workspace_bytes("cupy") == 40 * MIB and workspace_bytes() == 8 * MIB
+    assert len(row_slices(1000, MIB)) == 125
+    assert len(row_slices(1000, MIB, where="cupy")) == 4
+    monkeypatch.setattr(workspace, "free_memory", lambda where: pytest.fail("the device was asked"))
+    assert row_slices(10, MIB / 2, where="cupy") == [slice(0, 10)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_blocks_on_a_device_are_large_and_results_the_same(streamed, device, monkeypatch) -> None:
+    monkeypatch.setattr(workspace, "WORKSPACE", 4_000)
+    net, X, y = problem(depth=2, samples=300)
+    there = net.to("gpu"), of.Streamed(X) if streamed else put(X), put(y)
+    lengths: list[int] = []
+    sliced = workspace.row_slices
+
+    def counted(n, bytes_per_row, workspace=None, where="numpy"):
+        found = sliced(n, bytes_per_row, workspace, where)
+        lengths.append(len(found))
+        return found
+
+    for module in (khatri_rao, passes):
+        monkeypatch.setattr(module, "row_slices", counted)
+    device(8 << 30)
+    results = []
+    for most in (0, 1 << 20):
+        monkeypatch.setattr(workspace, "DEVICE_WORKSPACE", most)
+        lengths.clear()
+        K = of.collective_kernel(there[0].fields(there[1]))
+        run = of.train(*there, steps=2, eliminate=False)
+        results.append([K @ there[2], K.todense(), run.residual])
+        assert (max(lengths) > 1) == (most == 0)
+    for small, large in zip(*results, strict=True):
+        np.testing.assert_allclose(small.get(), large.get(), rtol=1e-10, atol=1e-12)

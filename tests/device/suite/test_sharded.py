@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import opflow as of
+from opflow.machine.workspace import block_module
 from tests.device.counting import transfers
 from tests.device.suite.sides import agree, problem, put
 
@@ -28,6 +29,8 @@ def test_a_sharded_kernel_multiplies_device_arrays() -> None:
     wanted = whole @ y.reshape(-1), F @ np.linspace(-1, 1, net.parameters), F.T @ y.reshape(-1)
     for got, want in zip(found, (*wanted, whole.diagonal()), strict=True):
         agree(got, want)
+    assert block_module(K) is None and block_module(K.factor.T @ K.factor) is None
+    assert block_module(of.collective_kernel(there.fields(put(X)))) == "cupy"
     op = distributed.ShardedOperator(K)
     agree((op.H @ op.distribute(r)).local_array, wanted[0])
     space = distributed.Sharded(MPI.COMM_WORLD, len(X))
