@@ -44,7 +44,14 @@ def context():
         "k": 1,
     }
     trained = of.ReLUNetwork(net.weights, net.readout, readout_rate=0.5).fields(X)
-    values |= {"trained": trained, "l": 2, "order": 1, "mu": 0, "nu": 3, "v": rng.standard_normal(4)}
+    values |= {
+        "trained": trained,
+        "l": 2,
+        "order": 1,
+        "mu": 0,
+        "nu": 3,
+        "v": rng.standard_normal(4),
+    }
     return values | {"r": fields.outputs - values["y"]}
 
 
