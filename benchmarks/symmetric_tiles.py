@@ -31,8 +31,7 @@ def in_turn(calls: Sequence[Callable[[], Any]], rounds: int) -> list[str]:
             start = time.perf_counter()
             call()
             found.append(1e3 * (time.perf_counter() - start))
-    best, middle = map(min, times), map(statistics.median, times)
-    rows = [list(best), list(middle)]
+    rows = [[which(found) for found in times] for which in (min, statistics.median)]
     shown = [f"{b:9.2f} ({m:9.2f})" for b, m in zip(*rows, strict=True)]
     return [*shown, *(f"{row[-1] / row[0]:5.2f}" for row in rows)]
 
