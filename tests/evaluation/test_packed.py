@@ -84,7 +84,8 @@ def test_a_block_of_a_psd_operator_stays_psd_and_half_is_stored():
     assert op.cost(3).flops == of.Matrix(op.todense()).cost(3).flops
 
 
-def test_rows_of_products_without_cheap_entries_are_packed_too():
+def test_tiles_that_end_amid_a_block_leave_no_entry_out(monkeypatch):
+    monkeypatch.setattr(row_blocks, "WORKSPACE", 100_000)
     W = np.random.default_rng(0).standard_normal((2 * HEIGHT + 9, 20))
     op = of.Gram(of.Matrix(W) @ of.Matrix(W.T @ W / 100))
     np.testing.assert_allclose(of.materialise(op, how="packed").todense(), op.todense(), atol=1e-9)
