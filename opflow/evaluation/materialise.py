@@ -213,8 +213,8 @@ def materialise(
     Per product and column, with P the width of the factor: factored 4·N·P flops; tiled N²/2
     entries formed for all columns and 2·N²; dense 2·N² and N² entries read, after N²/2 entries
     formed once; Gram-side, of widths p < q with P = p·q, N²·p for all columns and 2·N², after
-    N²·q once; packed as dense, with half the entries read, compared from 32 MiB on or where dense
-    does not fit.  If nothing fits the budget the operator is returned as it is.
+    N²·q once; packed as dense, formed faster, compared from 32 MiB on or where dense does not fit.
+    If nothing fits the budget the operator is returned as it is.
 
     Examples
     --------
