@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from opflow.machine import threads
 from opflow.machine.arrays import Array, Index
@@ -34,13 +34,13 @@ from opflow.operators.tiles import (
 )
 
 
-def dense_plan(op: Operator, budget: float = math.inf) -> TilePlan:
+def dense_plan(op: Operator, budget: float = math.inf, size: float | None = None) -> TilePlan:
     """The cheaper of square tiles and whole rows, made smaller until the budget holds them.
 
-    `held` counts the matrix and the temporaries.
+    `held` counts the matrix and the temporaries. The matrix takes `size` bytes, if not all entries.
     """
     nominal = MachineProfile()
-    size = array_bytes(op, *op.shape)
+    size = array_bytes(op, *op.shape) if size is None else size
     row = 3 * array_bytes(op, 1, op.shape[1])
     slab = block_rows(row, workspace_bytes(block_module(op)))
     choice = min(
@@ -64,32 +64,58 @@ def dense(op: Operator, memory: float | str | None = None) -> Array:
     """
     budget = parse_memory(memory, operator_module(op))
     dense_allowed(op.shape, op.dtype, budget)
-    rows, cols, cost, held = dense_plan(op, budget)
-    if held > budget:
-        raise MemoryError(
-            f"forming a dense {op.shape[0]} x {op.shape[1]} {op.dtype} matrix takes "
-            f"{held / 1e9:.3g} GB, over the budget of {budget / 1e9:.3g} GB"
-        )
-    m, n = op.shape
+    plan = fitting_plan(op, budget)
     out = op_namespace(op).empty(op.shape, dtype=op.dtype)
 
+    def store(r: slice, c: slice, tile: Array) -> None:
+        out[r, c] = tile
+        if op.symmetric and r != c:
+            below = slice(r.stop, c.stop) if r.start == c.start else c
+            out[below, r] = tile[:, below.start - c.start :].T.conj()
+
+    form_tiles(op, plan, budget, store, out.nbytes)
+    return out
+
+
+def fitting_plan(op: Operator, budget: float, size: float | None = None) -> TilePlan:
+    """:func:`dense_plan`, or a MemoryError if it holds more than the budget."""
+    plan = dense_plan(op, budget, size)
+    if plan.held > budget:
+        raise MemoryError(
+            f"forming a dense {op.shape[0]} x {op.shape[1]} {op.dtype} matrix takes "
+            f"{plan.held / 1e9:.3g} GB, over the budget of {budget / 1e9:.3g} GB"
+        )
+    return plan
+
+
+def form_tiles(
+    op: Operator,
+    plan: TilePlan,
+    budget: float,
+    store: Callable[[slice, slice, Array], None],
+    size: float,
+) -> None:
+    """Form all tiles, of a symmetric operator those on and above the diagonal.
+
+    Several threads `store` them, each with entries of its own, in a matrix of `size` bytes.
+    """
+    m, n = op.shape
+
     def pieces() -> Iterable[tuple[slice, slice]]:
-        if rows == cols:
-            return tiles(m, n, op.symmetric, rows)
-        return ((r, slice(r.start if op.symmetric else 0, n)) for r in row_slices(m, 1, rows))
+        if plan.rows == plan.cols:
+            return tiles(m, n, op.symmetric, plan.rows)
+        slabs = row_slices(m, 1, plan.rows)
+        return ((r, slice(r.start if op.symmetric else 0, n)) for r in slabs)
 
     def form(mine: Iterator[tuple[slice, slice]]) -> None:
         for r, c in mine:
-            out[r, c] = tile = op._block(r, c)
-            if op.symmetric and r != c:
-                below = slice(r.stop, c.stop) if r.start == c.start else c
-                out[below, r] = tile[:, below.start - c.start :].T.conj()
+            tile = op._block(r, c)
+            store(r, c, tile)
             del tile  # before the next one is formed
 
-    passing = held - out.nbytes  # what one tile takes on the way
-    fits = held + (threads.count() - 1) * passing <= budget
-    over_items(pieces, form, cost.flops, *leaves(op), sums=passing if fits else math.inf)
-    return out
+    passing = plan.held - size  # what one tile takes on the way
+    room = plan.held + (threads.count() - 1) * passing <= budget
+    over_items(pieces, form, plan.cost.flops, *leaves(op), sums=passing if room else math.inf)
 
 
 class Tiled(Operator):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from opflow.evaluation.dense import Tiled, dense, dense_plan
+from opflow.evaluation.packed import HEIGHT, pack, packed_stand_in
 from opflow.evaluation.sides import (
     best_side,
     gram_sided,
@@ -25,7 +26,9 @@ from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import product_bytes
 from opflow.operators.tiles import stand_in
 
-WAYS = ("factored", "gram", "tiled", "dense")
+WAYS = ("factored", "gram", "tiled", "dense", "packed")
+#: bytes of a full matrix up to which products of a packed one are slower (measured from N = 1,000)
+PACKED_LEAST = 32 << 20
 NOTHING = Cost(0.0, 0.0)
 
 
@@ -35,7 +38,8 @@ class Candidate(NamedTuple):
     Attributes
     ----------
     how : str
-        "factored", "gram", "tiled", "dense", or the name of an alternative of the operator.
+        "factored", "gram", "tiled", "dense", "packed", or the name of an alternative of the
+        operator.
     setup : float
         Flops before the first product.
     product, moved : float
@@ -129,7 +133,13 @@ def candidates(
     add("tiled", Tiled(op))
     matrix = stand_in(op)
     forming = dense_plan(op, budget)
-    add("dense", matrix, forming.cost, matrix.cost(0).bytes, forming.held)
+    size = matrix.cost(0).bytes
+    add("dense", matrix, forming.cost, size, forming.held)
+    wanted = size > PACKED_LEAST or forming.held > budget
+    if op.symmetric and op.shape[0] > HEIGHT and wanted:
+        half = packed_stand_in(op)
+        forming = dense_plan(op, budget, half.data.nbytes)
+        add("packed", half, forming.cost, half.data.nbytes, forming.held)
     if sides := paying_sides(op, products, columns, budget, rates):
         form = replaced(op, {id(side.kernel): side.stand_in() for side in sides})
         setup = sum((side.forming for side in sides), NOTHING)
@@ -162,8 +172,10 @@ def materialise(
     memory : float or str, optional
         Bytes the evaluation may hold beyond the operator itself (``"4GB"``); half of what is
         free by default.
-    how : {"factored", "gram", "tiled", "dense"} or a name in `op.alternatives()`, optional
-        Ask for one way instead of letting the cost model choose.
+    how : str, optional
+        Ask for one way instead of letting the cost model choose: ``"factored"``, ``"gram"``,
+        ``"tiled"``, ``"dense"``, ``"packed"`` or a name in `op.alternatives()`.  Of a symmetric
+        operator ``"dense"`` gives ``"packed"`` if only half of the matrix fits in `memory`.
     explain : bool, default False
         Print the candidates and what is predicted of each (for one product, if `products` is
         not given).
@@ -173,23 +185,27 @@ def materialise(
     Returns
     -------
     Operator
-        `op` itself, an alternative of it, a :class:`Tiled`, a dense :class:`Matrix` with the
-        same tags, or ("gram") `op` with kernels of Khatri–Rao products in it as
-        :class:`GramSide`: those for which that pays, or all if it was asked for.
+        `op` itself, an alternative of it, a :class:`Tiled`, a dense :class:`Matrix` or (half of
+        one) a :class:`PackedSymmetric` with the same tags, or ("gram") `op` with kernels of
+        Khatri–Rao products in it as :class:`GramSide`: those for which that pays, or all if it was
+        asked for.
 
     Raises
     ------
     ValueError
         If `how` is none of these, or `products` or `columns` is not positive, or ``how="gram"``
-        and `op` holds no Gram of a Khatri–Rao product.
+        and `op` holds no Gram of a Khatri–Rao product, or ``how="packed"`` and `op` is not known
+        to be symmetric.
     MemoryError
-        If ``how="dense"`` or ``how="gram"`` does not fit in `memory`; nothing was allocated.
+        If ``how="dense"``, ``"packed"`` or ``"gram"`` does not fit in `memory`.  Nothing was
+        allocated then.
 
     See Also
     --------
     opflow.candidates : The ways and their predicted times.
     opflow.machine_profile : The rates they are compared by.
     opflow.Tiled : Exact sub-blocks, one at a time.
+    opflow.PackedSymmetric : Half of a symmetric matrix.
     opflow.GramSide : One Gram of a kernel kept dense.
 
     Notes
@@ -197,7 +213,8 @@ def materialise(
     Per product and column, with P the width of the factor: factored 4·N·P flops; tiled N²/2
     entries formed for all columns and 2·N²; dense 2·N² and N² entries read, after N²/2 entries
     formed once; Gram-side, of widths p < q with P = p·q, N²·p for all columns and 2·N², after
-    N²·q once.  If nothing fits the budget the operator is returned as it is.
+    N²·q once; packed as dense, formed faster, compared from 32 MiB on or where dense does not fit.
+    If nothing fits the budget the operator is returned as it is.
 
     Examples
     --------
@@ -234,6 +251,10 @@ def materialise(
         return op
     if chosen == "tiled":
         return Tiled(op)
+    if chosen == "dense" and op.symmetric and dense_plan(op, budget).held > budget:
+        chosen = "packed"
+    if chosen == "packed":
+        return pack(op, budget)
     if chosen == "dense":
         data = dense(op, budget)
         return Matrix(data, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)

@@ -651,7 +651,7 @@ def materialised(how):
 
 
 for way in ({"how": "factored"}, {"how": "gram"}, {"how": "tiled"}, {"how": "dense"},
-            {"products": 100, "columns": 3}):  # fmt: skip
+            {"how": "packed"}, {"products": 100, "columns": 3}):  # fmt: skip
     label = way.get("how", "cheapest")
     network("evaluation.materialise", name=f"materialised_{label}")(materialised(way))
 

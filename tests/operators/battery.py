@@ -1030,6 +1030,19 @@ def materialised(s: Setting) -> Case:
     return Case(op, lambda A, B: gram(A) * gram(B), A, B, psd=True)
 
 
+@register
+def packed_symmetric(s: Setting) -> Case:
+    A, w = s.normal(s.N, s.p), s.normal(s.p)
+    op = of.materialise(of.Gram(A, w), how="packed")
+    return Case(op, weighted_gram, A, w, symmetric=True)
+
+
+@register
+def packed_symmetric_of_several_blocks(s: Setting) -> Case:
+    A = s.normal(130 + s.N, s.p)
+    return Case(of.materialise(of.Gram(A), how="packed"), gram, A, psd=True)
+
+
 # -- preconditioners --------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from opflow.evaluation.dense import Tiled, dense_plan
 from opflow.evaluation.materialise import candidates, materialise
+from opflow.evaluation.packed import PackedSymmetric
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, check_integer, namespace, to_host
 from opflow.machine.workspace import op_namespace, operator_module, parse_memory
@@ -221,14 +222,14 @@ def evaluate(
     op: Operator, products: int, columns: int, budget: float, how: str | None
 ) -> tuple[Operator, str]:
     """The operator in the cheapest form for that many block products, and what that is called."""
-    if how is None and isinstance(op, Matrix):
+    if how is None and isinstance(op, Matrix | PackedSymmetric):
         return op, "as given"
     if how is None and distribution_of(op).sharded:  # other forms differ in price between ranks
         return op, "sharded"
     form = materialise(op, products=products, columns=columns, memory=max(budget, 1.0), how=how)
     if form is op:
         return op, "factored"
-    names = {Matrix: "dense", Tiled: "tiled"}
+    names = {Matrix: "dense", PackedSymmetric: "packed", Tiled: "tiled"}
     return form, names.get(type(form), how or "Gram-side")
 
 
@@ -315,6 +316,5 @@ def _measured(
             stacklevel=4,
         )
     spent = space.products + k
-    values = unit * values
     residuals = unit * residuals
-    return Eigenpairs(values, vectors, residuals, bool(met.all()), spent, how, following)
+    return Eigenpairs(unit * values, vectors, residuals, bool(met.all()), spent, how, following)

@@ -121,7 +121,7 @@ def test_kernels_of_fields_held_in_part(case, storage) -> None:
 
 
 @each_case
-@pytest.mark.parametrize("how", ["factored", "gram", "tiled", "dense"])
+@pytest.mark.parametrize("how", ["factored", "gram", "tiled", "dense", "packed"])
 def test_kernels_evaluated(case, how) -> None:
     host, device, _, _ = both(case)
     same_products(
