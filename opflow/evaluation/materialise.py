@@ -27,8 +27,8 @@ from opflow.operators.prices import product_bytes
 from opflow.operators.tiles import stand_in
 
 WAYS = ("factored", "gram", "tiled", "dense", "packed")
-#: bytes of a full matrix up to which products of a packed one are slower (measured from N = 1,000)
-PACKED_LEAST = 32 << 20
+#: bytes of a full matrix from which, and columns for which, products of a packed one are no slower
+PACKED_LEAST, PACKED_COLUMNS = 64 << 20, range(2, 9)
 NOTHING = Cost(0.0, 0.0)
 
 
@@ -38,8 +38,7 @@ class Candidate(NamedTuple):
     Attributes
     ----------
     how : str
-        "factored", "gram", "tiled", "dense", "packed", or the name of an alternative of the
-        operator.
+        "factored", "gram", "tiled", "dense", "packed", or the name of an alternative.
     setup : float
         Flops before the first product.
     product, moved : float
@@ -135,8 +134,8 @@ def candidates(
     forming = dense_plan(op, budget)
     size = matrix.cost(0).bytes
     add("dense", matrix, forming.cost, size, forming.held)
-    wanted = size > PACKED_LEAST or forming.held > budget
-    if op.symmetric and op.shape[0] > HEIGHT and wanted:
+    fast = size > PACKED_LEAST and columns in PACKED_COLUMNS
+    if op.symmetric and op.shape[0] > HEIGHT and (fast or forming.held > budget):
         half = packed_stand_in(op)
         forming = dense_plan(op, budget, half.data.nbytes)
         add("packed", half, forming.cost, half.data.nbytes, forming.held)
@@ -213,8 +212,8 @@ def materialise(
     Per product and column, with P the width of the factor: factored 4·N·P flops; tiled N²/2
     entries formed for all columns and 2·N²; dense 2·N² and N² entries read, after N²/2 entries
     formed once; Gram-side, of widths p < q with P = p·q, N²·p for all columns and 2·N², after
-    N²·q once; packed as dense, formed faster, compared from 32 MiB on or where dense does not fit.
-    If nothing fits the budget the operator is returned as it is.
+    N²·q once; packed as dense, compared for 2 to 8 columns from 64 MiB on or where dense does not
+    fit.  If nothing fits the budget the operator is returned as it is.
 
     Examples
     --------

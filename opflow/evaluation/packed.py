@@ -47,8 +47,9 @@ class PackedSymmetric(Operator):
     .. math:: Y_i \mathrel{+}= T X_j, \qquad Y_j \mathrel{+}= T^\top X_i,
 
     while it is in cache.  It costs 2·N² flops per column, and each thread adds up a sum of its own.
-    From N = 3,000 on, forming took 0.5 to 0.85 times as long as the full matrix and a product with
-    one thread 0.9 to 1.2 times with a vector, 0.4 to 0.95 with 8 columns, 1 to 1.2 with 32.
+    From N = 5,000 on, on two cores, forming took 0.65 to 1 times as long as the full matrix. With 2
+    to 8 columns a product took 0.4 to 1.2 times as long, with 32 columns 1 to 1.6 times, and with
+    one vector 0.9 to 1.2 times on one thread and 1.3 to 1.9 times on two.
 
     Examples
     --------
@@ -77,8 +78,8 @@ class PackedSymmetric(Operator):
         tiles = array_bytes(self, n, n) / (2 * TILE)
         # Each tile adds to its part of the result twice: read, added to, written.
         sums = 3 * tiles * array_bytes(self, HEIGHT + self.width, columns)
-        # Each entry is used twice. The second time, from cache, was measured to take as long.
-        stored = 2 * packed_size(n) * self.dtype.itemsize
+        # One vector was measured to take as long as with the full matrix.
+        stored = packed_size(n) * self.dtype.itemsize * (2 if columns == 1 else 1)
         return Cost(2.0 * n * n * columns, stored + sums + self._vector_bytes(columns))
 
     def strip(self, b: int) -> Array:
