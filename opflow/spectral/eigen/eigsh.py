@@ -104,7 +104,7 @@ def eigsh(
     memory : float or str, optional
         Bytes for the basis and, where it pays, the dense operator; by default half of what is free.
     how : str, optional
-        ``"factored"``, ``"gram"``, ``"tiled"``, ``"dense"``: see :func:`opflow.materialise`.
+        As `how` of :func:`opflow.materialise`: "factored", "gram", "tiled", "packed", "dense".
     rng, seed, progress
         Where random vectors come from; whether to count the products on standard error.
 
