@@ -8,34 +8,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from opflow.evaluation.dense import Tiled, dense_plan
 from opflow.evaluation.materialise import candidates, materialise
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, namespace, to_host
-from opflow.machine.workspace import op_namespace, operator_module, parse_memory
+from opflow.machine.arrays import check_integer
+from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import (
     DENSE,
-    Normalised,
     distribution_of,
-    finite,
-    gaussian,
-    not_converged,
     symmetric_operator,
 )
 from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
 from opflow.spectral.eigen.results import Eigenpairs
-from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
+from opflow.spectral.eigen.search import measured, search, sharpened, start_block
+from opflow.spectral.eigen.selection import Tolerance
 from opflow.spectral.krylov.block import BlockKrylov, check_start
 from opflow.spectral.traces.structure import NOMINAL
 
 #: default width of a block at least, in vectors
 WIDTH_LEAST = 4
-#: block products at least with a given start, so that the random vectors can find what it misses
-START_STEPS_LEAST = 6
 #: columns that a basis may always have
 BASIS_LEAST = 400
 #: columns of a basis at most, so that eigenpairs of T stay cheap
@@ -181,9 +174,13 @@ def eigsh(
         return few_by_lapack(op, k, which, tolerance, memory)
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, expected, width, budget - size * n * op.dtype.itemsize, how)
-    space = BlockKrylov(evaluated, _start_block(op, start, width, rng), size, rng)
-    found, following = _search(space, k, which, tolerance, width, steps, start is not None)
-    return _measured(space, found, following, tolerance, f"lanczos, {way}")
+    block, spent = start_block(op, start, width, rng), 0
+    if start is None and which != "SA":  # whose tolerance is far below the norm
+        room = budget - n * op.dtype.itemsize * (size + n * (evaluated is not op))
+        block, spent = sharpened(evaluated, block, k, which, tolerance, steps, size, room, rng)
+    space = BlockKrylov(evaluated, block, size, rng)
+    found, following = search(space, k, which, tolerance, steps, start is not None)
+    return measured(space, found, following, tolerance, f"lanczos, {way}", spent)
 
 
 def _lapack_pays(op: Operator, k: int, width: int, steps: int, budget: float) -> bool:
@@ -230,91 +227,3 @@ def evaluate(
         return op, "factored"
     names = {Matrix: "dense", Tiled: "tiled"}
     return form, names.get(type(form), how or "Gram-side")
-
-
-def _start_block(op: Operator, start: Array | None, width: int, rng: np.random.Generator) -> Array:
-    """`width` vectors to begin with: those of `start`, and random ones."""
-    known = 0 if start is None else start.shape[1]
-    block = gaussian(op, max(width - known, 1), rng) / op.shape[0] ** 0.5
-    if start is None:
-        return block
-    xp = op_namespace(op)
-    norms = op.space.norm(start, axis=0)
-    start = start / xp.where(norms > 0, norms, 1)
-    if known == width:  # it holds what comes next, which need not be known as well
-        block = start[:, -1:] + block
-        start = start[:, :-1]
-    return xp.concatenate([start, block], axis=1)
-
-
-def _search(
-    space: BlockKrylov,
-    k: int,
-    which: str,
-    tolerance: Tolerance,
-    width: int,
-    steps: int,
-    started: bool,
-) -> tuple[Array, Array]:
-    """Ritz vectors (n, k) of the pairs asked for, and of the next one.
-
-    Of a space that has `started` from given vectors the latter must have settled too.
-    """
-    values = np.zeros(0)
-    coordinates = np.zeros((0, 0))
-    for step in range(1, steps + 1):
-        if space.full:
-            kept = choose(values, min(k + width, space.filled - width), which)
-            space.restart(values[kept], coordinates[:, kept])
-        space.expand()
-        # a projected problem costs O(m³): it waits until the space has grown by a twentieth
-        if step < steps and not space.full and space.filled < 1.05 * len(values):
-            continue
-        values, coordinates, residuals = space.ritz()
-        if space.complete:
-            break
-        if len(values) < k or step < START_STEPS_LEAST * started:
-            continue
-        # less than half of the rounding allowed: measured residuals have rounding of their own
-        within = tolerance.met(values, residuals, 0.4 * space.scale)
-        if not within[choose(values, k, which)].all():
-            continue
-        if not started or settled_next(values, residuals, k, which, within):
-            break
-    chosen = choose(values, min(k, len(values)), which)
-    following = next_to(values, len(chosen), which, coordinates)
-    return space.combine(coordinates[:, chosen]), space.combine(following)
-
-
-def _measured(
-    space: BlockKrylov, vectors: Array, following: Array, tolerance: Tolerance, how: str
-) -> Eigenpairs:
-    """Rayleigh–Ritz in the span of the vectors, and true residuals."""
-    op = space.op
-    rows = op.space
-    xp = namespace(vectors)
-    k = vectors.shape[1]
-    vectors = rows.qr(vectors)[0]
-    product = Normalised(op.matmat, rows)
-    W = finite(product(vectors), space=rows)
-    unit = product.unit
-    small = to_host(rows.gram(vectors, W)).astype(np.float64)
-    values, turn = np.linalg.eigh((small + small.T) / 2)
-    values = values[::-1]
-    turn = xp.asarray(turn[:, ::-1], dtype=op.dtype)
-    vectors = vectors @ turn
-    W = W @ turn
-    gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
-    residuals = to_host(rows.norm(gaps, axis=0)).astype(np.float64)
-    scale = max(space.unit * space.scale / unit, float(rows.norm(W, axis=0).max()))
-    met = tolerance.met(values, residuals, scale)
-    if not met.all():
-        not_converged(
-            f"{k - int(met.sum())} of {k} eigenpairs did not converge: the largest residual is "
-            f"{unit * residuals.max():.2g}, {residuals.max() / (scale or 1.0):.1g} of the norm",
-            stacklevel=4,
-        )
-    spent = space.products + k
-    values = unit * values
-    residuals = unit * residuals
-    return Eigenpairs(values, vectors, residuals, bool(met.all()), spent, how, following)

@@ -25,9 +25,9 @@ class Tolerance(NamedTuple):
             raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
         return cls(float(tol), 10 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
 
-    def met(self, values: Array | float, residuals: Array, scale: float) -> Array:
-        """Which pairs are good enough, for an operator of norm `scale`."""
-        return residuals <= np.maximum(self.relative * np.abs(values), self.rounding * scale)
+    def allowed(self, values: Array | float, scale: float) -> Array:
+        """The residuals that are good enough, for an operator of norm `scale`."""
+        return np.maximum(self.relative * np.abs(values), self.rounding * scale)
 
 
 def choose(values: Array, k: int, which: str) -> Array:

@@ -64,6 +64,11 @@ class BlockKrylov:
         return self._basis[:, : self.filled]
 
     @property
+    def width(self) -> int:
+        """Columns of the next block."""
+        return self._next.shape[1]
+
+    @property
     def unit(self) -> float:
         """What `matrix`, `coupling` and `scale` have to be multiplied by."""
         return self._product.unit
