@@ -22,7 +22,7 @@ from opflow.spectral.checks import (
 )
 from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
 from opflow.spectral.eigen.results import Eigenpairs
-from opflow.spectral.eigen.search import measured, search, sharpened, start_block
+from opflow.spectral.eigen.search import NARROW, measured, search, sharpened, start_block
 from opflow.spectral.eigen.selection import Tolerance
 from opflow.spectral.krylov.block import BlockKrylov, check_start
 from opflow.spectral.traces.structure import NOMINAL
@@ -37,6 +37,8 @@ BASIS_MOST = 1000
 STEPS_EXPECTED = 26
 #: block products expected from a given start
 STEPS_FROM_START = 8
+#: products of a search in narrow blocks, relative to those in blocks as wide as the pairs
+NARROW_PRODUCTS = 0.7
 #: factor on the expected products at the lower end, where eigenvalues of kernels crowd
 LOWER_END_FACTOR = 10
 #: order up to which LAPACK is done before block Lanczos has well begun
@@ -174,12 +176,13 @@ def eigsh(
         return few_by_lapack(op, k, which, tolerance, memory)
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, expected, width, budget - size * n * op.dtype.itemsize, how)
-    block, spent = start_block(op, start, width, rng), 0
+    narrow = block is None and start is None and which != "BE" and _narrow_pays(evaluated, k)
+    block, spent = start_block(op, start, NARROW if narrow else width, rng), 0
     if start is None and which != "SA":  # whose tolerance is far below the norm
         room = budget - n * op.dtype.itemsize * (size + n * (evaluated is not op))
         block, spent = sharpened(evaluated, block, k, which, tolerance, steps, size, room, rng)
     space = BlockKrylov(evaluated, block, size, rng)
-    found, following = search(space, k, which, tolerance, steps, start is not None)
+    found, following = search(space, k, which, tolerance, steps, start is not None, narrow)
     return measured(space, found, following, tolerance, f"lanczos, {way}", spent)
 
 
@@ -197,6 +200,16 @@ def _lapack_pays(op: Operator, k: int, width: int, steps: int, budget: float) ->
     ways = candidates(op, steps, width, budget, NOMINAL)
     products = min(way.seconds for way in ways if way.fits or way.how == "factored")
     return NOMINAL.seconds(lapack, op.dtype) <= NOMINAL.seconds(bases, op.dtype) + products
+
+
+def _narrow_pays(op: Operator, k: int) -> bool:
+    """Whether columns cost so much alike that fewer of them in narrow blocks take less time."""
+    if k <= 2 * NARROW or distribution_of(op).sharded:
+        return False
+    numbers = float(op.shape[0]) * STEPS_EXPECTED * k / 2  # of a basis, on the average
+    basis = Cost(0.0, 4 * numbers * op.dtype.itemsize)
+    wide, few = (NOMINAL.seconds(op.cost(b) + basis, op.dtype) / b for b in (k, NARROW))
+    return NARROW_PRODUCTS * few < wide
 
 
 def basis_size(op: Operator, k: int, width: int, budget: float) -> int:

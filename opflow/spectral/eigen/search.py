@@ -16,6 +16,10 @@ from opflow.spectral.krylov.block import BlockKrylov
 
 #: block products at least with a given start, so that the random vectors can find what it misses
 START_STEPS_LEAST = 6
+#: width of a block where products cost as much as their columns, and the residual of the next pair,
+#: relative to its distance from those found, at which a search that narrow has missed no copy:
+#: both random vectors would have to lack it to that degree, a chance of DOUBT ** NARROW
+NARROW, DOUBT = 2, 1e-3
 #: part of the way to convergence, by the rate seen, that goes without a look
 PATIENCE = 0.7
 #: order and tolerance from which a dense operator is searched in float32 first
@@ -91,18 +95,23 @@ def search(
     which: str,
     tolerance: Tolerance,
     steps: int,
-    started: bool,
+    started: bool = False,
+    narrow: bool = False,
 ) -> tuple[Array, Array]:
     """Ritz vectors (n, k) of the pairs asked for, and of the next one.
 
-    Of a space that has `started` from given vectors the latter must have settled too.
+    Of a space that has `started` from given vectors the latter must have settled too.  So it must
+    where the blocks are too `narrow` to hold all copies of an eigenvalue: random vectors orthogonal
+    to the pairs found go on until that is so, again and again until they add none.
     """
     values = np.zeros(0)
     coordinates = np.zeros((0, 0))
     due, before, excess = 0.0, 0, np.inf
+    since, known, doubt = 0, None, DOUBT if narrow else 1.0
     for step in range(1, steps + 1):
         if space.full:
-            kept = choose(values, min(k + space.width, space.filled - space.width), which)
+            more = max(space.width, min(k // 2, (space.filled - k) // 4))
+            kept = choose(values, min(k + more, space.filled - space.width), which)
             space.restart(values[kept], coordinates[:, kept])
         space.expand()
         if step < steps and not space.full and space.products < due:
@@ -112,7 +121,7 @@ def search(
             break
         # a projected problem costs O(m³): it waits until the space has grown by a twentieth
         due = space.products + 0.05 * space.filled
-        if len(values) < k or step < START_STEPS_LEAST * started:
+        if len(values) < k or step - since < START_STEPS_LEAST * started:
             continue
         # less than half of the rounding allowed: measured residuals have rounding of their own
         allowed = tolerance.allowed(values, 0.4 * space.scale)
@@ -127,8 +136,13 @@ def search(
                 rest = PATIENCE * excess * grown / (last - excess)
                 due = max(due, before + min(rest, 0.25 * space.filled))
             continue
-        if not started or settled_next(values, residuals, k, which, within):
+        if started and not settled_next(values, residuals, k, which, within, doubt):
+            continue
+        found = values[chosen]
+        if not narrow or (known is not None and (abs(found - known) <= 2 * allowed[chosen]).all()):
             break
+        space.restart(found, coordinates[:, chosen], fresh=NARROW)
+        started, since, known, excess = True, step, found, np.inf
     chosen = choose(values, min(k, len(values)), which)
     following = next_to(values, len(chosen), which, coordinates)
     return space.combine(coordinates[:, chosen]), space.combine(following)

@@ -50,12 +50,17 @@ def next_to(values: Array, k: int, which: str, vectors: Array) -> Array:
     return vectors[:, to_device_of(following, vectors)]
 
 
-def settled_next(values: Array, residuals: Array, k: int, which: str, within: Array) -> bool:
-    """Whether the pair next to the k asked for has converged, or cannot be one of them."""
+def settled_next(
+    values: Array, residuals: Array, k: int, which: str, within: Array, doubt: float = 1.0
+) -> bool:
+    """Whether the pair next to the k asked for has converged, or cannot be one of them.
+
+    It cannot if its residual is below `doubt` times its distance from them.
+    """
     if which == "BE" or len(values) <= k:
         return True
     chosen = choose(values, k, which)
     following = int(np.setdiff1d(choose(values, k + 1, which), chosen)[0])
     ranked = {"LM": abs(values), "LA": values, "SA": -values}[which]
-    best = ranked[following] + residuals[following]
+    best = ranked[following] + residuals[following] / doubt
     return bool(within[following] or best < ranked[chosen].min())

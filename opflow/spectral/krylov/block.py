@@ -147,8 +147,11 @@ class BlockKrylov:
         """Q times coordinates (m, c): (n, c)."""
         return self.basis @ namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
 
-    def restart(self, values: Array, coordinates: Array) -> None:
-        """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks."""
+    def restart(self, values: Array, coordinates: Array, fresh: int = 0) -> None:
+        """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks.
+
+        With `fresh` the next block is that many random vectors, not the residual.
+        """
         m = self.filled
         kept = len(values)
         S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
@@ -157,6 +160,10 @@ class BlockKrylov:
         self.matrix[:] = 0.0
         self.matrix[range(kept), range(kept)] = values
         self.filled = kept
+        if fresh:
+            V = gaussian(self.op, fresh, self.rng)
+            V = V - self.basis @ self.op.space.gram(self.basis, V)
+            self._next, _ = self._orthonormal(V, float(self.op.space.norm(V)))
 
 
 @keywords
