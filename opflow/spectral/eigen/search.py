@@ -9,7 +9,7 @@ from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, finite, gaussian, not_converged
+from opflow.spectral.checks import Normalised, distribution_of, finite, gaussian, not_converged
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
 from opflow.spectral.krylov.block import BlockKrylov
@@ -48,9 +48,9 @@ def sharpened(
     """
     if not isinstance(op, Matrix) or op.sparse or op.dtype != np.float64:
         return block, 0
-    if op.shape[0] < ROUNDED_ORDER or tolerance.relative < ROUNDED_TOL:
+    if op.shape[0] < ROUNDED_ORDER or tolerance.relative < ROUNDED_TOL or steps < 1:
         return block, 0
-    if op.data.nbytes / 2 > budget or (half := _rounded(op)) is None:
+    if distribution_of(op).sharded or op.data.nbytes / 2 > budget or (half := _rounded(op)) is None:
         return block, 0
     space = BlockKrylov(half, block.astype(half.dtype), size, rng)
     near = Tolerance(tolerance.relative / 2, ROUNDED)
