@@ -86,7 +86,7 @@ def few_by_lapack(
     chosen = choose(values, k, which)
     vectors = pairs.eigenvectors[:, op_namespace(op).asarray(chosen)]
     residuals = pairs.residuals[chosen]
-    met = bool(tolerance.met(0, pairs.residuals, abs(values).max()).all())
+    met = bool((pairs.residuals <= tolerance.allowed(0, abs(values).max())).all())
     following = next_to(values, k, which, pairs.eigenvectors)
     return Eigenpairs(values[chosen], vectors, residuals, met, pairs.products, pairs.how, following)
 

@@ -25,9 +25,9 @@ class Tolerance(NamedTuple):
             raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
         return cls(float(tol), 10 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
 
-    def met(self, values: Array | float, residuals: Array, scale: float) -> Array:
-        """Which pairs are good enough, for an operator of norm `scale`."""
-        return residuals <= np.maximum(self.relative * np.abs(values), self.rounding * scale)
+    def allowed(self, values: Array | float, scale: float) -> Array:
+        """The residuals that are good enough, for an operator of norm `scale`."""
+        return np.maximum(self.relative * np.abs(values), self.rounding * scale)
 
 
 def choose(values: Array, k: int, which: str) -> Array:
@@ -50,12 +50,17 @@ def next_to(values: Array, k: int, which: str, vectors: Array) -> Array:
     return vectors[:, to_device_of(following, vectors)]
 
 
-def settled_next(values: Array, residuals: Array, k: int, which: str, within: Array) -> bool:
-    """Whether the pair next to the k asked for has converged, or cannot be one of them."""
+def settled_next(
+    values: Array, residuals: Array, k: int, which: str, within: Array, doubt: float = 1.0
+) -> bool:
+    """Whether the pair next to the k asked for has converged, or cannot be one of them.
+
+    It cannot if its residual is below `doubt` times its distance from them.
+    """
     if which == "BE" or len(values) <= k:
         return True
     chosen = choose(values, k, which)
     following = int(np.setdiff1d(choose(values, k + 1, which), chosen)[0])
     ranked = {"LM": abs(values), "LA": values, "SA": -values}[which]
-    best = ranked[following] + residuals[following]
+    best = ranked[following] + residuals[following] / doubt
     return bool(within[following] or best < ranked[chosen].min())

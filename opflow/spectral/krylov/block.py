@@ -71,6 +71,11 @@ class BlockKrylov:
         return self._basis[:, : self.filled]
 
     @property
+    def width(self) -> int:
+        """Columns of the next block."""
+        return self._next.shape[1]
+
+    @property
     def unit(self) -> float:
         """What `matrix`, `coupling` and `scale` have to be multiplied by."""
         return self._product.unit
@@ -149,8 +154,11 @@ class BlockKrylov:
         """Q times coordinates (m, c): (n, c)."""
         return self.basis @ namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
 
-    def restart(self, values: Array, coordinates: Array) -> None:
-        """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks."""
+    def restart(self, values: Array, coordinates: Array, fresh: int = 0) -> None:
+        """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks.
+
+        With `fresh` the next block is that many random vectors, not the residual.
+        """
         m = self.filled
         kept = len(values)
         S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
@@ -160,6 +168,10 @@ class BlockKrylov:
         self.matrix[:] = 0.0
         self.matrix[range(kept), range(kept)] = values
         self.filled = kept
+        if fresh:
+            V = gaussian(self.op, fresh, self.rng)
+            V = V - self.basis @ self.op.space.gram(self.basis, V)
+            self._next, _ = self._orthonormal(V, float(self.op.space.norm(V)))
 
 
 @keywords
