@@ -27,8 +27,10 @@ from opflow.operators.prices import product_bytes
 from opflow.operators.tiles import stand_in
 
 WAYS = ("factored", "gram", "tiled", "dense", "packed")
-#: bytes of a full matrix from which, and columns for which, products of a packed one are no slower
-PACKED_LEAST, PACKED_COLUMNS = 64 << 20, range(2, 9)
+#: bytes of a full matrix from which products of a packed one are no slower
+PACKED_LEAST = 64 << 20
+#: ... with as many columns
+PACKED_COLUMNS = range(2, 9)
 NOTHING = Cost(0.0, 0.0)
 
 

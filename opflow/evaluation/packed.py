@@ -15,8 +15,10 @@ from opflow.operators.indexing import checked_index
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import array_bytes, block_work, product_bytes, stored_block
 
-#: rows of a block, and bytes of a tile of it that stays in cache while it is used twice
-HEIGHT, TILE = 128, 256 << 10
+#: rows of a block
+HEIGHT = 128
+#: bytes of a tile of a block, which stays in cache while it is used twice
+TILE = 256 << 10
 
 
 class PackedSymmetric(Operator):
@@ -84,7 +86,8 @@ class PackedSymmetric(Operator):
 
     def strip(self, b: int) -> Array:
         """Rows 128·b up to 128·(b + 1) from column 128·b on: a view."""
-        n, start = self.shape[0], b * HEIGHT
+        n = self.shape[0]
+        start = b * HEIGHT
         rows = min(HEIGHT, n - start)
         return self.data[packed_size(n, b) :][: rows * (n - start)].reshape(rows, n - start)
 
@@ -132,7 +135,8 @@ class PackedSymmetric(Operator):
         return self._block(checked_index(index, self.shape[0], "rows"), slice(0, self.shape[0]))
 
     def _block(self, rows: Index, cols: Index) -> Array:
-        xp, n = op_namespace(self), self.shape[0]
+        xp = op_namespace(self)
+        n = self.shape[0]
         if not all(isinstance(index, slice) and index.step is None for index in (rows, cols)):
             i, j = xp.arange(n)[rows][:, None], xp.arange(n)[cols]
             i, j = xp.minimum(i, j), xp.maximum(i, j)

@@ -25,8 +25,10 @@ from opflow.machine.streams import prefetched
 
 #: temporary memory of a product for one block of rows, in bytes
 WORKSPACE = 8 << 20
-#: on a device, whose kernels need larger blocks: one part in so many of the free memory, at most
-DEVICE_SHARE, DEVICE_WORKSPACE = 32, 256 << 20
+#: on a device, whose kernels need larger blocks: one part in so many of the free memory ...
+DEVICE_SHARE = 32
+#: ... and at most so many bytes
+DEVICE_WORKSPACE = 256 << 20
 #: default extra temporary memory, in bytes, for products run on several threads
 THREAD_MEMORY = 256 << 20
 #: smallest workspace per thread, in bytes; with less, the product runs on one thread

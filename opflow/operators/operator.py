@@ -231,7 +231,8 @@ class Operator(Arithmetic):
         return self._diagonal()
 
     def _diagonal(self) -> Array:
-        row, where = 3 * self.shape[1] * self.dtype.itemsize, block_module(self)
+        row = 3 * self.shape[1] * self.dtype.itemsize
+        where = block_module(self)
         parts = [
             self._block(s, s).diagonal().copy()  # a view would keep the whole block
             for s in row_slices(self.shape[0], row, where=where)

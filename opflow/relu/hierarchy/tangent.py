@@ -126,7 +126,8 @@ class FieldTangent(Operator):
         net = self.fields.network
         orders = min(self.order, net.depth - 1) + 1 if self.order < net.depth - 1 else 1
         width = max(net.widths[1:]) * columns * (2 + 2 * orders) * net.outputs
-        row, where = (width + max(net.widths)) * dtype.itemsize, module_name(net.weights[0])
+        row = (width + max(net.widths)) * dtype.itemsize
+        where = module_name(net.weights[0])
         slices = row_slices(self.fields.samples, row, where=where)
         return prefetched(slices, self.fields.inputs)
 

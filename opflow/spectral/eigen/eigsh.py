@@ -187,7 +187,8 @@ def eigsh(
     size = basis_size(op, k, width, budget)
     evaluated, way = evaluate(op, expected, width, budget - size * n * op.dtype.itemsize, how)
     narrow = block is None and start is None and which != "BE" and _narrow_pays(evaluated, k)
-    first, spent = start_block(op, start, NARROW if narrow else width, rng), 0
+    first = start_block(op, start, NARROW if narrow else width, rng)
+    spent = 0
     if start is None and not narrow and which != "SA":  # whose tolerance is far below the norm
         room = budget - n * op.dtype.itemsize * (size + n * (evaluated is not op))
         first, spent = sharpened(evaluated, first, k, which, tolerance, steps - 1, size, room, rng)

@@ -16,14 +16,17 @@ from opflow.spectral.krylov.block import BlockKrylov
 
 #: block products at least with a given start, so that the random vectors can find what it misses
 START_STEPS_LEAST = 6
-#: width of a block where products cost as much as their columns, and the residual of the next pair,
-#: relative to its distance from those found, at which a search that narrow has missed no copy:
-#: both random vectors would have to lack it to that degree, a chance of DOUBT ** NARROW
-NARROW, DOUBT = 2, 1e-3
+#: width of a block where products cost as much as their columns
+NARROW = 2
+#: residual of the next pair, relative to its distance from those found, at which a search that narrow
+#: has missed no copy: both vectors would have to lack it to that degree, a chance of DOUBT ** NARROW
+DOUBT = 1e-3
 #: part of the way to convergence, by the rate seen, that goes without a look
 PATIENCE = 0.7
-#: order and tolerance from which a dense operator is searched in float32 first
-ROUNDED_ORDER, ROUNDED_TOL = 2000, 1e-7
+#: order from which a dense operator is searched in float32 first
+ROUNDED_ORDER = 2000
+#: ... and the least tolerance
+ROUNDED_TOL = 1e-7
 #: bytes of float32 that are rounded and looked at before they leave the cache
 CACHE = 256 << 10
 #: residuals in float32 that are left to float64, relative to the norm
@@ -106,8 +109,12 @@ def search(
     """
     values = np.zeros(0)
     coordinates = np.zeros((0, 0))
-    due, before, excess = 0.0, 0, np.inf
-    since, known, doubt = 0, None, DOUBT if narrow else 1.0
+    due = 0.0  # products after which to look again
+    before = 0  # products at the last look
+    excess = np.inf  # of residuals over what is allowed, there
+    since = 0  # step of the last random vectors
+    known: Array | None = None  # values found before them
+    doubt = DOUBT if narrow else 1.0
     for step in range(1, steps + 1):
         if space.full:
             more = max(space.width, min(k // 2, (space.filled - k) // 4))
@@ -130,8 +137,10 @@ def search(
         if not within[chosen].all():
             # ... and until residuals that go on falling as they do are most of the way there
             late = chosen[~within[chosen]]
-            last, excess = excess, float(np.log(residuals[late] / allowed[late]).max())
-            grown, before = space.products - before, space.products
+            last = excess
+            excess = float(np.log(residuals[late] / allowed[late]).max())
+            grown = space.products - before
+            before = space.products
             if excess < last < np.inf:
                 rest = PATIENCE * excess * grown / (last - excess)
                 due = max(due, before + min(rest, 0.25 * space.filled))
@@ -142,7 +151,10 @@ def search(
         if not narrow or (known is not None and (abs(found - known) <= 2 * allowed[chosen]).all()):
             break
         space.restart(found, coordinates[:, chosen], fresh=NARROW)
-        started, since, known, excess = True, step, found, np.inf
+        started = True
+        since = step
+        known = found
+        excess = np.inf
     chosen = choose(values, min(k, len(values)), which)
     following = next_to(values, len(chosen), which, coordinates)
     return space.combine(coordinates[:, chosen]), space.combine(following)

@@ -162,7 +162,8 @@ class BlockKrylov:
         m = self.filled
         kept = len(values)
         S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
-        row, where = m * self._basis.dtype.itemsize, module_name(self._basis)
+        row = m * self._basis.dtype.itemsize
+        where = module_name(self._basis)
         for s in row_slices(len(self._basis), row, where=where):
             self._basis[s, :kept] = self._basis[s, :m] @ S
         self.matrix[:] = 0.0
