@@ -18,8 +18,8 @@ from opflow.spectral.krylov.block import BlockKrylov
 START_STEPS_LEAST = 6
 #: width of a block where products cost as much as their columns
 NARROW = 2
-#: residual of the next pair, relative to its distance from those found, at which a search that narrow
-#: has missed no copy: both vectors would have to lack it to that degree, a chance of DOUBT ** NARROW
+#: residual of the next pair, relative to its distance from those found, at which a search that
+#: narrow has missed no copy: both vectors would have to lack it so far, a chance of DOUBT ** NARROW
 DOUBT = 1e-3
 #: part of the way to convergence, by the rate seen, that goes without a look
 PATIENCE = 0.7
