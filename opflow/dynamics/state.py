@@ -6,18 +6,20 @@ eliminated, C stands in the place of W¹.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
+from opflow.dynamics.measurement import Force, Outputs
 from opflow.dynamics.objectives import Quadratic, RunObjective, driven
-from opflow.machine.arrays import Array, Data
+from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
-from opflow.machine.threads import cached_property
+from opflow.machine.threads import cached_property, over_rows
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
-from opflow.relu.gradient import parameter_gradient, total_over_ranks
+from opflow.relu.gradient import parameter_gradient, sum_bytes, total_over_ranks
+from opflow.relu.inputs import RowHidden, StoredHidden
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_outputs
@@ -34,7 +36,7 @@ class State:
     network : ReLUNetwork
         The start of the run.
     first : FirstLayer
-    targets : array (N, k)
+    targets : array (N, k), or (M, 1) if measured
     parameters : list of arrays, optional
         ``[W¹ or C, b¹, W², b², …]``, a bias only where there is one; those of `network` by
         default.
@@ -47,6 +49,8 @@ class State:
     objective : RunObjective, optional
     decay : float, default 0
         λ of weight decay over what multiplies the summed loss.
+    measurement : Outputs, optional
+        What the targets are compared with: the outputs by default.
     """
 
     #: what a state of fields has besides: the fields themselves, and the exact run next to them
@@ -63,6 +67,7 @@ class State:
         space: RowDistribution = LOCAL,
         objective: RunObjective | None = None,
         decay: float = 0.0,
+        measurement: Outputs | None = None,
     ) -> None:
         self._start = network
         self.first = first
@@ -71,6 +76,7 @@ class State:
         self.space = space
         self.objective = objective or Quadratic()
         self.decay = decay
+        self.measurement = measurement or Outputs()
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
             parameters = [first.start(network), *network.parameter_list()[1:]]
@@ -88,6 +94,11 @@ class State:
     def samples(self) -> int:
         """Of all ranks."""
         return self.space.size if isinstance(self.space, Sharded) else self.first.samples
+
+    @property
+    def rows(self) -> int:
+        """Of the targets, on all ranks."""
+        return self.space.size if isinstance(self.space, Sharded) else len(self.targets)
 
     @property
     def comm(self) -> RowDistribution | None:
@@ -120,15 +131,19 @@ class State:
             self.space,
             self.objective,
             self.decay,
+            self.measurement,
         )
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.
 
-        About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
+        About 2·N·(3P − P_1) flops in one pass over row blocks, and 2·N·P more if the outputs are
+        measured; the loss is summed in float64.
         """
         force, loss = driven(self.objective, self.targets, residual)
-        velocity = self._velocity(force)
+        hidden = self._hidden()
+        force = self.measurement.by_rows(force, lambda: self._outputs(hidden.again()))
+        velocity = self._velocity(force, hidden)
         if self.decay:
             sets = zip(velocity, self.parameters, self.upper.parameter_rates(), strict=True)
             for v, p, rate in sets:
@@ -142,13 +157,34 @@ class State:
         return 0.5 * self.decay * sum(squares) if self.decay else 0.0
 
     def direction(self, u: Array) -> list[Array]:
-        """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
-        return self._velocity(lambda s, f: u[s])
+        """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u of the shape of the targets."""
+        pulled = self.measurement.pulled(u)
+        return self._velocity(lambda s, f: pulled[s], self._hidden())
 
-    def _velocity(self, force: Callable[[slice, Array], Array]) -> list[Array]:
+    def _hidden(self) -> RowHidden | StoredHidden:
+        return self.first.hidden(self.upper, self.parameters[0])
+
+    @property
+    def _flops(self) -> float:
+        """Of a gradient: samples are divided among threads by it."""
+        net = self.upper
+        return self.first.samples * (6.0 * self.first.entries(net) + ENTRY * sum(net.widths[1:]))
+
+    def _outputs(self, hidden: RowHidden | StoredHidden) -> Array:
+        """f (N, k), in the row blocks of :meth:`_velocity`; hidden fields are overwritten."""
+        net, n = self.upper, self.first.samples
+        f = namespace(net.readout).empty((n, net.outputs), dtype=net.dtype)
+
+        def visit(samples: slice) -> None:
+            for s, activations in activation_blocks(net, samples, hidden, copies=1):
+                f[s] = top_outputs(net, activations[-1])
+
+        over_rows(n, visit, self._flops, hidden.data, sums=sum_bytes(net, self.accumulate))
+        return f
+
+    def _velocity(self, force: Force, hidden: RowHidden | StoredHidden) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ for the u that `force` makes of the outputs of a block of samples."""
         net = self.upper
-        hidden = self.first.hidden(net, self.parameters[0])
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
             for s, activations in activation_blocks(net, samples, hidden, copies=1):
@@ -158,9 +194,9 @@ class State:
                 if activations[0] is None:  # a¹ is summed and may be overwritten
                     hidden.data[s] = found[0]
 
-        n = self.first.samples
-        flops = n * (6.0 * self.first.entries(net) + ENTRY * sum(net.widths[1:]))
-        gradient = parameter_gradient(net, n, visit, flops, hidden.data, dtype=self.accumulate)
+        gradient = parameter_gradient(
+            net, self.first.samples, visit, self._flops, hidden.data, dtype=self.accumulate
+        )
         if gradient[0] is None:
             gradient[0] = self.first.pull(hidden.data)
         gradient = total_over_ranks(gradient, self.space)
@@ -170,16 +206,15 @@ class State:
 
     def forward_blocks(self) -> Iterator[tuple[slice, list[Array]]]:
         """Row block by row block, the slice and the signed activations ``[X, ã^1, …, ã^L]``."""
-        hidden = self.first.hidden(self.upper, self.parameters[0])
-        return activation_blocks(self.upper, self.first.samples, hidden, copies=1)
+        return activation_blocks(self.upper, self.first.samples, self._hidden(), copies=1)
 
     def snapshot(self) -> Fields:
         """The fields at this state."""
         return self.first.fields(self.upper, self.parameters[0], self.memory, self.comm)
 
     def kernel(self) -> Operator:
-        """K at this state, gates frozen."""
-        return collective_kernel(self.snapshot())
+        """K of what is compared with the targets at this state, gates frozen."""
+        return self.measurement.kernel(collective_kernel(self.snapshot()))
 
     def predict(self, X: Data) -> Array:
         """Outputs at new inputs, in row blocks."""

@@ -11,6 +11,7 @@ from opflow.relu.kernel_velocity import (
     layer_kernel_velocities,
 )
 from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels
+from opflow.relu.measured import measured_kernel
 from opflow.relu.network import ReLUNetwork
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "kernel_velocity",
     "layer_kernel_velocities",
     "layer_kernels",
+    "measured_kernel",
     "weight_gram_velocity",
 ]
