@@ -200,7 +200,7 @@ class HessianEigenvalues(TopEigenpairs):
         if moment.space.sharded or moment.linearised or moment.state.measurement.G is not None:
             raise ValueError(
                 "HessianEigenvalues is for one machine, without comm= or measurement=, and for a "
-                "network that moves: of a linearised or measured model take Sharpness"
+                "network that moves: of a linearised model Sharpness is the largest eigenvalue"
             )
         fields = moment.snapshot
         if fields.gram is not None and moment.inputs is not None:  # the first layer was eliminated
