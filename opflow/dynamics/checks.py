@@ -17,9 +17,9 @@ from opflow.dynamics.objectives import CrossEntropy, RunObjective
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, is_array, namespace
 from opflow.operators import Operator
+from opflow.operators.measuring import measuring_operator
 from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.inputs import check_inputs, is_whole
-from opflow.relu.measured import measuring_operator
 from opflow.relu.network import ReLUNetwork
 
 #: the ratio of the widths of two features from which a run warns
@@ -122,7 +122,8 @@ def checked_measurement(
             f"measurement= is not for {method!r}: GradientDescent() without batch=, GaussNewton(), "
             "GradientFlow(), ExponentialFlow() and LinearisedFlow() take it"
         )
-    return Measured(measuring_operator(measurement, network, samples), network.outputs)
+    k = network.outputs
+    return Measured(measuring_operator(measurement, samples, k, network.readout), k)
 
 
 def check_loss(loss: str, diverge: float) -> None:

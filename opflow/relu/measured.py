@@ -1,23 +1,14 @@
-"""Outputs behind a linear operator G: checks of G, and the kernel ``G K Gᵀ``."""
+"""The kernel of outputs that are measured by a linear operator, ``G K Gᵀ``."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from opflow.machine.arrays import Data, check_real, mixed, module_name, namespace
-from opflow.machine.workspace import op_namespace, operator_module
+from opflow.machine.arrays import Data
+from opflow.operators.measuring import measuring_operator
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pushforward
-from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.checks import check_fields
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel
-from opflow.relu.network import ReLUNetwork
-
-#: of the dot test: PyLops operators in single precision meet it, a wrong adjoint does not
-ADJOINT = 0.4
 
 
 def measured_kernel(fields: Fields, measurement: Data, *, route: str | None = None) -> Operator:
@@ -59,51 +50,5 @@ def measured_kernel(fields: Fields, measurement: Data, *, route: str | None = No
     net = check_fields(fields).network
     if fields.space.sharded:
         raise ValueError("measurement needs all samples here: fields without comm=")
-    G = measuring_operator(measurement, net, fields.samples)
+    G = measuring_operator(measurement, fields.samples, net.outputs, net.readout)
     return pushforward(collective_kernel(fields, route=route), G)
-
-
-def measuring_operator(measurement: Any, network: ReLUNetwork, samples: int) -> Operator:
-    """G as an operator of the network's dtype that was tried on random vectors."""
-    if not is_operator(measurement):
-        measurement = check_real(measurement, "measurement", dtype=network.dtype, finite=True)
-    if len(measurement.shape) != 2 or not measurement.shape[0]:
-        raise ValueError(f"measurement must be of shape (M, N·k), not {measurement.shape}")
-    G = as_operator(measurement, symbol="G")
-    k = network.outputs
-    if G.shape[1] != samples * k:
-        each = f"; of.FeatureLift(measurement, {k}) measures each output alike"
-        raise ValueError(
-            f"measurement has shape {G.shape} but there are {samples} samples of {k} outputs: "
-            f"(M, {samples * k}) is expected{each * (G.shape[1] == samples)}"
-        )
-    if not np.can_cast(G.dtype, network.dtype, "safe") and not G.dtype_free:
-        raise TypeError(
-            f"measurement is {G.dtype} but the network is {network.dtype}: make it real, "
-            f"and of dtype={network.dtype.name!r}"
-        )
-    G = G.astype(network.dtype)
-    here = module_name(network.readout)
-    if operator_module(G) not in (None, here):
-        raise TypeError(f"measurement: {mixed(op_namespace(G).empty(0), network.readout)}")
-    _check_products(G, namespace(network.readout))
-    return G
-
-
-def _check_products(G: Operator, xp: Any) -> None:
-    """Raise unless products of G are finite and those of its adjoint belong to them."""
-    rng = np.random.default_rng(0)
-    u, v = (xp.asarray(rng.standard_normal(n), dtype=G.dtype) for n in reversed(G.shape))
-    try:
-        Gu, Gv = G.matvec(u), G.rmatvec(v)
-    except TypeError as error:
-        raise TypeError(f"measurement cannot be applied: {error}") from error
-    if not all(bool(xp.isfinite(product).all()) for product in (Gu, Gv)):
-        raise ValueError("measurement gives NaN or infinity")
-    one, other = float(v @ Gu), float(Gv @ u)
-    sizes = float(xp.linalg.norm(v) * xp.linalg.norm(Gu) + xp.linalg.norm(u) * xp.linalg.norm(Gv))
-    if abs(one - other) > float(np.finfo(G.dtype).eps) ** ADJOINT * sizes:
-        raise ValueError(
-            f"measurement has an adjoint that is not its own: vᵀ(G u) = {one:.6g} but "
-            f"(Gᵀv)ᵀu = {other:.6g} of random vectors"
-        )

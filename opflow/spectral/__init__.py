@@ -22,6 +22,7 @@ from opflow.spectral.functions.matrix_functions import funm, sqrtm
 from opflow.spectral.functions.posterior import Posterior, posterior
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom
 from opflow.spectral.functions.regression import KernelRegression, kernel_regression, learning_curve
+from opflow.spectral.functions.resolution import Resolution, resolution
 from opflow.spectral.functions.solve import Solution, solve
 from opflow.spectral.krylov.block import block_lanczos
 from opflow.spectral.krylov.flow import Krylov
@@ -52,6 +53,7 @@ __all__ = [
     "Nystrom",
     "Posterior",
     "Quadrature",
+    "Resolution",
     "Sharpness",
     "SingularTriplets",
     "Solution",
@@ -86,6 +88,7 @@ __all__ = [
     "principal_angles",
     "projections",
     "quadrature",
+    "resolution",
     "sharpness",
     "solve",
     "spectrum_shares",
