@@ -33,10 +33,6 @@ class Outputs:
         """The force on the outputs, (N, k), of a force on what is seen of them."""
         return r
 
-    def by_rows(self, force: Force, outputs: Callable[[], Array]) -> Force:
-        """The force of rows of outputs, from that of rows of what is seen."""
-        return force
-
     def kernel(self, K: Operator) -> Operator:
         """The kernel of what is seen, from that of the outputs."""
         return K
@@ -60,12 +56,6 @@ class Measured(Outputs):
 
     def pulled(self, r: Array) -> Array:
         return self.G.rmatvec(r.reshape(-1)).reshape(-1, self.outputs)
-
-    def by_rows(self, force: Force, outputs: Callable[[], Array]) -> Force:
-        """All samples are measured together: this takes a forward pass of its own."""
-        F = self.seen(outputs())
-        g = self.pulled(force(slice(0, len(F)), F))
-        return lambda s, f: g[s]
 
     def kernel(self, K: Operator) -> Operator:
         return pushforward(K, self.G)

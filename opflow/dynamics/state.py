@@ -6,14 +6,14 @@ eliminated, C stands in the place of W¹.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.measurement import Force, Outputs
 from opflow.dynamics.objectives import Quadratic, RunObjective, driven
-from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.arrays import Array, Data, is_rows, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.threads import cached_property, over_rows
 from opflow.operators import Operator
@@ -26,6 +26,8 @@ from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_o
 
 #: flops that take the time of the element-wise passes over one entry of a field
 ENTRY = 50.0
+#: samples and their signed activations, ``[X, ã^1, …, ã^L]``
+Block = tuple[slice, list[Array]]
 
 
 class State:
@@ -137,13 +139,18 @@ class State:
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.
 
-        About 2·N·(3P − P_1) flops in one pass over row blocks, and 2·N·P more if the outputs are
-        measured; the loss is summed in float64.
+        About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
+        Measured outputs take a forward pass before, whose activations are kept if `memory` allows.
         """
         force, loss = driven(self.objective, self.targets, residual)
         hidden = self._hidden()
-        force = self.measurement.by_rows(force, lambda: self._outputs(hidden.again()))
-        velocity = self._velocity(force, hidden)
+        if self.measurement.G is None:
+            velocity = self._velocity(force, hidden)
+        else:
+            f, kept = self._outputs(hidden)
+            F = self.measurement.seen(f)
+            pulled = self.measurement.pulled(force(slice(0, len(F)), F))
+            velocity = self._velocity(lambda s, f: pulled[s], hidden, kept)
         if self.decay:
             sets = zip(velocity, self.parameters, self.upper.parameter_rates(), strict=True)
             for v, p, rate in sets:
@@ -170,24 +177,34 @@ class State:
         net = self.upper
         return self.first.samples * (6.0 * self.first.entries(net) + ENTRY * sum(net.widths[1:]))
 
-    def _outputs(self, hidden: RowHidden | StoredHidden) -> Array:
-        """f (N, k), in the row blocks of :meth:`_velocity`; hidden fields are overwritten."""
+    def _outputs(self, hidden: RowHidden | StoredHidden) -> tuple[Array, list[Block]]:
+        """f (N, k), and the row blocks of :meth:`_velocity` in order, if they may be kept."""
         net, n = self.upper, self.first.samples
+        size = n * sum(net.widths[1:]) * net.dtype.itemsize
+        keep = self.memory is not None and size <= self.memory and not is_rows(hidden.data)
+        source = hidden if keep else hidden.again()
         f = namespace(net.readout).empty((n, net.outputs), dtype=net.dtype)
+        kept: list[Block] = []
 
         def visit(samples: slice) -> None:
-            for s, activations in activation_blocks(net, samples, hidden, copies=1):
-                f[s] = top_outputs(net, activations[-1])
+            for block in activation_blocks(net, samples, source, copies=1):
+                f[block[0]] = top_outputs(net, block[1][-1])
+                if keep:
+                    kept.append(block)
 
         over_rows(n, visit, self._flops, hidden.data, sums=sum_bytes(net, self.accumulate))
-        return f
+        return f, sorted(kept, key=lambda block: block[0].start)
 
-    def _velocity(self, force: Force, hidden: RowHidden | StoredHidden) -> list[Array]:
+    def _velocity(
+        self, force: Force, hidden: RowHidden | StoredHidden, kept: Sequence[Block] = ()
+    ) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ for the u that `force` makes of the outputs of a block of samples."""
         net = self.upper
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
-            for s, activations in activation_blocks(net, samples, hidden, copies=1):
+            mine = [block for block in kept if samples.start <= block[0].start < samples.stop]
+            anew = activation_blocks(net, samples, hidden, copies=1)
+            for s, activations in mine if kept else anew:
                 u = force(s, top_outputs(net, activations[-1]))
                 found = gradients(net, activations, u)
                 yield layer_inputs(net, activations), found

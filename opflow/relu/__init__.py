@@ -10,8 +10,7 @@ from opflow.relu.kernel_velocity import (
     kernel_velocity,
     layer_kernel_velocities,
 )
-from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels
-from opflow.relu.measured import measured_kernel
+from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels, measured_kernel
 from opflow.relu.network import ReLUNetwork
 
 __all__ = [

@@ -22,7 +22,7 @@ from opflow.spectral.functions.matrix_functions import funm, sqrtm
 from opflow.spectral.functions.posterior import Posterior, posterior
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom
 from opflow.spectral.functions.regression import KernelRegression, kernel_regression, learning_curve
-from opflow.spectral.functions.resolution import Resolution, resolution
+from opflow.spectral.functions.resolution import resolution
 from opflow.spectral.functions.solve import Solution, solve
 from opflow.spectral.krylov.block import block_lanczos
 from opflow.spectral.krylov.flow import Krylov
@@ -53,7 +53,6 @@ __all__ = [
     "Nystrom",
     "Posterior",
     "Quadrature",
-    "Resolution",
     "Sharpness",
     "SingularTriplets",
     "Solution",

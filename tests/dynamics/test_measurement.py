@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
+from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.measurement import Measured
 from opflow.dynamics.methods import gauss_newton
+from opflow.dynamics.state import State
 from opflow.machine import threads
 from opflow.machine import workspace as budgets
 from tests import examples
@@ -165,6 +168,21 @@ def test_the_identity_changes_no_bit(form, method, monkeypatch):
         assert (got.step, got.products) == (want.step, want.products)
         for a, b in zip(got.network.parameter_list(), want.network.parameter_list(), strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("inputs", [np.asarray, sp.csr_array])
+def test_kept_activations_are_those_computed_anew(inputs, monkeypatch):
+    net, X, G, d = small(readout_rate=0.3)
+    monkeypatch.setattr(threads, "SHARE", 1.0)
+    monkeypatch.setattr(budgets, "WORKSPACE", 700)
+    found = []
+    for memory in (None, 1e3, 1e9):
+        state = State(net, WeightLayer(inputs(X)), d[:, None], memory=memory,
+                      measurement=Measured(of.as_operator(G), net.outputs))  # fmt: skip
+        r = np.empty((9, 1))
+        found.append([state.loss_and_velocity(r)[0], *state.loss_and_velocity(r)[1], r])
+    for parts in zip(*found, strict=True):
+        assert len({part.tobytes() for part in parts}) == 1
 
 
 def test_a_diagonal_weighs_the_samples():

@@ -160,8 +160,8 @@ ENTRIES: dict[str, Entry] = {}
 RESULTS = {
     "spectral": {
         "ConvergenceWarning", "Density", "Diagonal", "Eigenpairs", "Estimate", "Jacobi",
-        "KernelRegression", "Largest", "Nystrom", "Posterior", "Quadrature", "Resolution",
-        "Sharpness", "SingularTriplets", "Solution",
+        "KernelRegression", "Largest", "Nystrom", "Posterior", "Quadrature", "Sharpness",
+        "SingularTriplets", "Solution",
     },
     "observe": {"Moment"},
     "dynamics": {"Checkpoint", "DivergenceError", "Huber", "Trajectory", "observe"},

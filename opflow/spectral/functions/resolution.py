@@ -17,6 +17,41 @@ from opflow.spectral.traces.structure import exact_diagonal
 
 
 class Resolution:
+    """What :func:`resolution` returns."""
+
+    def __init__(self, K: Operator, G: Operator, noise: float, **options: Any) -> None:
+        self._G = G
+        self._cross = compose(K, G.H)
+        d = op_namespace(K).zeros(G.shape[0], dtype=K.dtype)
+        prior = exact_diagonal(K)
+        self._posterior = Posterior(pushforward(K, G), d, noise, self._cross, prior, **options)
+
+    @property
+    def operator(self) -> Operator:
+        """R, lazy."""
+        return compose(self._posterior.influence, self._G)
+
+    @cached_property
+    def variance(self) -> Array:
+        """The diagonal of K − R K, (N,)."""
+        return self._posterior.variance
+
+    @cached_property
+    def diagonal(self) -> Array:
+        """That of R, (N,)."""
+        n, m = self._cross.shape
+        parts = []
+        for s in row_slices(n, 4 * (n + 2 * m) * self._cross.dtype.itemsize):
+            X = self._posterior.inverse.matmat(self._cross.block(s, slice(None)).T)
+            parts.append(self._G.rmatmat(X)[s].diagonal().copy())
+        return namespace(*parts).concatenate(parts)
+
+    def columns(self, index: Index) -> Array:
+        """Columns of R, (N, len(index)): what is found of a field that is one at a point."""
+        return self.operator.matmat(selector(self._cross, index, self._cross.shape[0]))
+
+
+def resolution(op: Data, measurement: Data, noise: float, **options: Any) -> Resolution:
     r"""What d = G f + ε, ε ~ N(0, σ²), determines of a field f ~ GP(0, K) of N numbers.
 
     Parameters
@@ -30,19 +65,19 @@ class Resolution:
     **options
         Keywords of :class:`Posterior`; ``how="direct"`` is exact, ``how="iterative"`` to `tol`.
 
-    Attributes
-    ----------
-    operator : Operator (N, N)
-        R, lazy: the regression on d = G f, without noise, is R f.
-    diagonal, variance : array (N,)
-        That of R, near 1 where a number is determined by the data and near 0 where by the prior;
-        and diag(K − R K), the posterior variance of f.
+    Returns
+    -------
+    Resolution
+        With the lazy `operator` R, the regression on G f without noise being R f; its `diagonal`,
+        near 1 where the data determine a number and near 0 where the prior does; its
+        ``columns(index)``, point-spread functions; and `variance`, the posterior variance of f, the
+        diagonal of K − R K.
 
     See Also
     --------
-    opflow.spectral.resolution : Makes one.
-    opflow.spectral.posterior : The posterior of given data; of ``cross=K @ G.T`` that of f.
+    opflow.spectral.posterior : The posterior of given data; with ``cross=K @ G.T`` that of f.
     opflow.measured_kernel : G K Gᵀ.
+    opflow.train : Its `measurement` trains a network through G.
 
     Notes
     -----
@@ -58,77 +93,10 @@ class Resolution:
     Examples
     --------
     >>> import numpy as np, opflow as of
-    >>> found = of.spectral.Resolution(np.eye(3), np.eye(3)[:2], noise=0.25)
+    >>> found = of.spectral.resolution(np.eye(3), np.eye(3)[:2], noise=0.25)
     >>> found.diagonal, found.variance, found.columns([1]).ravel()
     (array([0.8, 0.8, 0. ]), array([0.2, 0.2, 1. ]), array([0. , 0.8, 0. ]))
     """
-
-    def __init__(self, op: Data, measurement: Data, noise: float, **options: Any) -> None:
-        K = checks.symmetric_operator(op)
-        like = op_namespace(K).zeros(0, dtype=K.dtype)
-        self._G = G = measuring_operator(measurement, K.shape[0], 1, like)
-        self._cross = compose(K, G.H)
-        d = op_namespace(K).zeros(G.shape[0], dtype=K.dtype)
-        prior = exact_diagonal(K)
-        self._posterior = Posterior(pushforward(K, G), d, noise, self._cross, prior, **options)
-
-    @property
-    def operator(self) -> Operator:
-        return compose(self._posterior.influence, self._G)
-
-    @cached_property
-    def variance(self) -> Array:
-        return self._posterior.variance
-
-    @cached_property
-    def diagonal(self) -> Array:
-        n, m = self._cross.shape
-        parts = []
-        for s in row_slices(n, 4 * (n + 2 * m) * self._cross.dtype.itemsize):
-            X = self._G.rmatmat(self._posterior.inverse.matmat(self._cross.block(s, slice(None)).T))
-            parts.append(X[s].diagonal().copy())
-        return namespace(*parts).concatenate(parts)
-
-    def columns(self, index: Index) -> Array:
-        """Point-spread functions, columns of R: what is found of a field that is one at a point.
-
-        Parameters
-        ----------
-        index : slice, int array or boolean array
-
-        Returns
-        -------
-        array (N, len(index))
-        """
-        return self.operator.matmat(selector(self._cross, index, self._cross.shape[0]))
-
-
-def resolution(op: Data, measurement: Data, noise: float, **options: Any) -> Resolution:
-    """What a field's data behind an operator determine of it: resolution and variance.
-
-    Parameters
-    ----------
-    op, measurement, noise
-        Those of :class:`Resolution`.
-    **options
-        Its keywords.
-
-    Returns
-    -------
-    Resolution
-
-    See Also
-    --------
-    opflow.spectral.Resolution : What it returns.
-    opflow.train : Its `measurement` trains a network through the operator.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> net, X = of.ReLUNetwork.random([2, 64], seed=0), of.coordinates((4, 4))
-    >>> K, half = of.collective_kernel(net.fields(X)), np.eye(16)[:8]
-    >>> seen = of.spectral.resolution(K, half, noise=1e-2).diagonal
-    >>> bool(seen[:8].min() > seen[8:].max())
-    True
-    """
-    return Resolution(op, measurement, noise, **options)
+    K = checks.symmetric_operator(op)
+    like = op_namespace(K).zeros(0, dtype=K.dtype)
+    return Resolution(K, measuring_operator(measurement, K.shape[0], 1, like), noise, **options)
