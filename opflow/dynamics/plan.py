@@ -104,7 +104,7 @@ def plan(
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
     samples = int(X.shape[0]) if kernel is None else kernel.shape[0]
-    shapes = run_shapes(network, X, samples, method, measured)
+    shapes = run_shapes(network, X, samples, method)._replace(measured=measured)
     routes = possible_routes(shapes, X, kernel, eliminate)
     if resumed is not None:
         # A checkpoint stores either W¹ or C, so a resumed run takes a route of the same kind.

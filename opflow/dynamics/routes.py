@@ -157,11 +157,7 @@ class RunShapes(NamedTuple):
 
 
 def run_shapes(
-    network: ReLUNetwork,
-    X: Data,
-    samples: int,
-    method: Method | None = None,
-    measured: int = 0,
+    network: ReLUNetwork, X: Data, samples: int, method: Method | None = None
 ) -> RunShapes:
     """The shapes of a run; X is None where only a Gram is known."""
     entries = 0.0 if X is None else float(samples * network.widths[0])
@@ -177,7 +173,6 @@ def run_shapes(
         is_whole(X),
         is_operator(X),
         method or GradientDescent(),
-        measured,
     )
 
 

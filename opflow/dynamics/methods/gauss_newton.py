@@ -77,6 +77,8 @@ class GaussNewton(Method):
     :math:`\max(1/3, 1 - (2\varrho - 1)^3)`; others are taken back, and multiply it by 2, 4, 8, …
     After ten of these the loss is at its rounding, and the state stays.
 
+    Of measured outputs J is G J, whose diagonal takes four products: random signs estimate it.
+
     A search starts at 0.95 of the last step: each finds what is steep, and what is flat gathers
     from step to step.  A step of m iterations costs m + 4 products (fields, preconditioner, start,
     new loss), or m + 5 by samples.  Steps have no time: one counts as 1.

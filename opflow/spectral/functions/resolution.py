@@ -6,7 +6,7 @@ from typing import Any
 
 from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.threads import cached_property
-from opflow.machine.workspace import op_namespace, row_slices, selector
+from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.measuring import measuring_operator
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pushforward
@@ -48,7 +48,7 @@ class Resolution:
 
     def columns(self, index: Index) -> Array:
         """Columns of R, (N, len(index)): what is found of a field that is one at a point."""
-        return self.operator.matmat(selector(self._cross, index, self._cross.shape[0]))
+        return self.operator.H.block(index, slice(None)).T
 
 
 def resolution(op: Data, measurement: Data, noise: float, **options: Any) -> Resolution:
