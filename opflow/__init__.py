@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opflow import sklearn as sklearn
     from opflow import spectral as spectral
     from opflow import torch as torch
+    from opflow.data.coordinates import coordinates as coordinates
+    from opflow.data.coordinates import fourier_features as fourier_features
     from opflow.data.standardise import Standardiser as Standardiser
     from opflow.dynamics import *  # noqa: F403
     from opflow.evaluation import *  # noqa: F403
@@ -59,6 +61,8 @@ _SINGLE = {
     "MachineProfile": "machine.cost",
     "Standardiser": "data.standardise",
     "Streamed": "machine.streams",
+    "coordinates": "data.coordinates",
+    "fourier_features": "data.coordinates",
     "gate_engines": "machine.gate_tables",
     "gate_options": "machine.gate_tables",
     "machine_profile": "machine.cost",

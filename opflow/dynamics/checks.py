@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from opflow.dynamics.measurement import Measured, Outputs, measured_targets
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.objectives import CrossEntropy, RunObjective
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, is_array, namespace
 from opflow.operators import Operator
+from opflow.operators.measuring import measuring_operator
 from opflow.operators.rules import as_operator, is_operator
 from opflow.relu.inputs import check_inputs, is_whole
 from opflow.relu.network import ReLUNetwork
@@ -40,8 +42,12 @@ def checked_X(X: Data, network: ReLUNetwork, gram: Data, empty: bool = False) ->
     return None
 
 
-def checked_targets(y: Data, network: ReLUNetwork, n: int, objective: RunObjective) -> Array:
-    """`y` as (N, k), or an error that says what is wrong with it."""
+def checked_targets(
+    y: Data, network: ReLUNetwork, n: int, objective: RunObjective, seen: Outputs | None = None
+) -> Array:
+    """`y` as (N, k), or as (M, 1) if measured, or an error that says what is wrong with it."""
+    if seen is not None and seen.G is not None:
+        return measured_targets(y, seen.G, network, objective)
     y = targets_of(y, network.dtype, n, network.outputs, objective)
     namespace(y, network.readout)
     return y
@@ -101,6 +107,23 @@ def checked_route(
     if method.by_weights and chosen:
         raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
     return False if comm is not None or method.by_weights else eliminate
+
+
+def checked_measurement(
+    measurement: Any, network: ReLUNetwork, samples: int, method: Method, comm: object
+) -> Outputs:
+    """What `measurement` of :func:`opflow.train` sees of the outputs, or why it cannot."""
+    if measurement is None:
+        return Outputs()
+    if comm is not None:
+        raise ValueError("measurement= is for one machine, without comm=: it reads all samples")
+    if method.batch is not None or not method.measures:
+        raise ValueError(
+            f"measurement= is not for {method!r}: GradientDescent() without batch=, GaussNewton(), "
+            "GradientFlow(), ExponentialFlow() and LinearisedFlow() take it"
+        )
+    k = network.outputs
+    return Measured(measuring_operator(measurement, samples, k, network.readout), k)
 
 
 def check_loss(loss: str, diverge: float) -> None:

@@ -77,6 +77,7 @@ def plan(
     eliminate: bool | None = None,
     gram: Any = None,
     method: Method | None = None,
+    measured: int = 0,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
@@ -94,6 +95,8 @@ def plan(
     gram : callable, array, sparse matrix or operator, optional
         A kernel in the place of XXᵀ.
     method : Method, optional
+    measured : int
+        Rows of what measures the outputs; 0 if nothing does.
     resumed : mapping, optional
         :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
         is over the same blocks.
@@ -102,7 +105,7 @@ def plan(
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
     samples = int(X.shape[0]) if kernel is None else kernel.shape[0]
-    shapes = run_shapes(network, X, samples, method)
+    shapes = run_shapes(network, X, samples, method)._replace(measured=measured)
     routes = possible_routes(shapes, X, kernel, eliminate)
     if resumed is not None:
         # A checkpoint stores either W¹ or C, so a resumed run takes a route of the same kind.

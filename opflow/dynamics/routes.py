@@ -79,6 +79,8 @@ class RunShapes(NamedTuple):
     #: whether X is an operator: its fields cannot be held but whole
     operator: bool
     method: Method
+    #: numbers that are measured of the outputs, which takes a forward pass; 0 for the outputs
+    measured: int = 0
 
     @property
     def item(self) -> int:
@@ -88,7 +90,16 @@ class RunShapes(NamedTuple):
     @property
     def residuals(self) -> float:
         """Bytes of a residual."""
-        return float(self.samples * self.network.outputs * self.item)
+        return float((self.measured or self.samples * self.network.outputs) * self.item)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step besides that of the gradient: one measures the outputs."""
+        return int(self.measured > 0)
+
+    def seen(self) -> float:
+        """Bytes of outputs, forces on them and their products, if they are measured."""
+        return 4.0 * self.passes * self.samples * self.network.outputs * self.item
 
     def upper(self) -> float:
         """Parameters above the first layer."""
@@ -102,7 +113,8 @@ class RunShapes(NamedTuple):
     def above(self) -> Cost:
         """One step of the layers above the first, and entry-wise passes over all fields."""
         fields = float(self.samples) * sum(self.network.widths[1:])
-        return Cost(6.0 * self.samples * self.upper(), (8 * fields + 6 * self.upper()) * self.item)
+        flops = (6.0 + 2.0 * self.passes) * self.samples * self.upper()
+        return Cost(flops, (8 * fields + 6 * self.upper()) * self.item)
 
     def cached_fields(self) -> float:
         """Bytes of all fields."""
@@ -185,10 +197,11 @@ def weight_route(shapes: RunShapes) -> Route:
     item = shapes.item
     first = float(net.weights[0].size) * item
     hidden = float(shapes.samples) * net.widths[1] * item
-    step = shapes.above() + shapes.first_layer(2) + Cost(0.0, 6.0 * first)
+    again = 0 if shapes.whole else shapes.passes  # h¹ is computed anew, or copied
+    step = shapes.above() + shapes.first_layer(2 + again) + Cost(0.0, 6.0 * first)
     held = (4 + shapes.method.extra) * net.parameters * item + first
     if shapes.whole:  # h¹, and both operands of a whole product
-        held += 2 * hidden + 2 * first
+        held += (2 + shapes.passes) * hidden + 2 * first
     if shapes.method.frozen:
         frozen = shapes.krylov(net.parameters)
         if shapes.whole:
@@ -196,7 +209,7 @@ def weight_route(shapes: RunShapes) -> Route:
         if shapes.operator:
             frozen += shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.workspace() + OVERHEAD
+    held += 3 * shapes.residuals + shapes.seen() + shapes.workspace() + OVERHEAD
     held += shapes.method.kept * shapes.cached_fields()
     return Route("weights", Cost(0.0, 0.0), step, held)
 
@@ -214,13 +227,13 @@ def eliminated_routes(
     n = float(shapes.samples)
     hidden = n * width * item
     extra = shapes.method.extra
-    held = (5 + extra) * hidden + (4 + extra) * shapes.upper() * item
+    held = (5 + shapes.passes + extra) * hidden + (4 + extra) * shapes.upper() * item
     if weights:  # W¹ as it comes out, and what forms it
         held += 2.0 * net.weights[0].size * item
     if shapes.method.frozen:
         frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.workspace() + OVERHEAD
+    held += 3 * shapes.residuals + shapes.seen() + shapes.workspace() + OVERHEAD
     if given:
         name = "Gram as given"
         through = gram.cost(width)

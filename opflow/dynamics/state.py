@@ -6,24 +6,28 @@ eliminated, C stands in the place of W¹.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
+from opflow.dynamics.measurement import Force, Outputs
 from opflow.dynamics.objectives import Quadratic, RunObjective, driven
-from opflow.machine.arrays import Array, Data
+from opflow.machine.arrays import Array, Data, is_rows, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
-from opflow.machine.threads import cached_property
+from opflow.machine.threads import cached_property, over_rows
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
-from opflow.relu.gradient import parameter_gradient, total_over_ranks
+from opflow.relu.gradient import parameter_gradient, sum_bytes, total_over_ranks
+from opflow.relu.inputs import RowHidden, StoredHidden
 from opflow.relu.kernels import collective_kernel
 from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_outputs
 
 #: flops that take the time of the element-wise passes over one entry of a field
 ENTRY = 50.0
+#: samples and their signed activations, ``[X, ã^1, …, ã^L]``
+Block = tuple[slice, list[Array]]
 
 
 class State:
@@ -34,7 +38,7 @@ class State:
     network : ReLUNetwork
         The start of the run.
     first : FirstLayer
-    targets : array (N, k)
+    targets : array (N, k), or (M, 1) if measured
     parameters : list of arrays, optional
         ``[W¹ or C, b¹, W², b², …]``, a bias only where there is one; those of `network` by
         default.
@@ -47,6 +51,8 @@ class State:
     objective : RunObjective, optional
     decay : float, default 0
         λ of weight decay over what multiplies the summed loss.
+    measurement : Outputs, optional
+        What the targets are compared with: the outputs by default.
     """
 
     #: what a state of fields has besides: the fields themselves, and the exact run next to them
@@ -63,6 +69,7 @@ class State:
         space: RowDistribution = LOCAL,
         objective: RunObjective | None = None,
         decay: float = 0.0,
+        measurement: Outputs | None = None,
     ) -> None:
         self._start = network
         self.first = first
@@ -71,6 +78,7 @@ class State:
         self.space = space
         self.objective = objective or Quadratic()
         self.decay = decay
+        self.measurement = measurement or Outputs()
         self.accumulate = None if accumulate == network.dtype else accumulate
         if parameters is None:
             parameters = [first.start(network), *network.parameter_list()[1:]]
@@ -88,6 +96,11 @@ class State:
     def samples(self) -> int:
         """Of all ranks."""
         return self.space.size if isinstance(self.space, Sharded) else self.first.samples
+
+    @property
+    def rows(self) -> int:
+        """Of the targets, on all ranks."""
+        return self.space.size if isinstance(self.space, Sharded) else len(self.targets)
 
     @property
     def comm(self) -> RowDistribution | None:
@@ -120,15 +133,24 @@ class State:
             self.space,
             self.objective,
             self.decay,
+            self.measurement,
         )
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.
 
         About 2·N·(3P − P_1) flops in one pass over row blocks; the loss is summed in float64.
+        Measured outputs take a forward pass before, whose activations are kept if `memory` allows.
         """
         force, loss = driven(self.objective, self.targets, residual)
-        velocity = self._velocity(force)
+        hidden = self._hidden()
+        if self.measurement.G is None:
+            velocity = self._velocity(force, hidden)
+        else:
+            f, kept = self._outputs(hidden)
+            F = self.measurement.seen(f)
+            pulled = self.measurement.pulled(force(slice(0, len(F)), F))
+            velocity = self._velocity(lambda s, f: pulled[s], hidden, kept)
         if self.decay:
             sets = zip(velocity, self.parameters, self.upper.parameter_rates(), strict=True)
             for v, p, rate in sets:
@@ -142,25 +164,56 @@ class State:
         return 0.5 * self.decay * sum(squares) if self.decay else 0.0
 
     def direction(self, u: Array) -> list[Array]:
-        """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u (N, k)."""
-        return self._velocity(lambda s, f: u[s])
+        """−η_ℓ (Jᵀu)_ℓ, aligned with `parameters`, for u of the shape of the targets."""
+        pulled = self.measurement.pulled(u)
+        return self._velocity(lambda s, f: pulled[s], self._hidden())
 
-    def _velocity(self, force: Callable[[slice, Array], Array]) -> list[Array]:
+    def _hidden(self) -> RowHidden | StoredHidden:
+        return self.first.hidden(self.upper, self.parameters[0])
+
+    @property
+    def _flops(self) -> float:
+        """Of a gradient: samples are divided among threads by it."""
+        net = self.upper
+        return self.first.samples * (6.0 * self.first.entries(net) + ENTRY * sum(net.widths[1:]))
+
+    def _outputs(self, hidden: RowHidden | StoredHidden) -> tuple[Array, list[Block]]:
+        """f (N, k), and the row blocks of :meth:`_velocity` in order, if they may be kept."""
+        net, n = self.upper, self.first.samples
+        size = n * sum(net.widths[1:]) * net.dtype.itemsize
+        keep = self.memory is not None and size <= self.memory and not is_rows(hidden.data)
+        source = hidden if keep else hidden.again()
+        f = namespace(net.readout).empty((n, net.outputs), dtype=net.dtype)
+        kept: list[Block] = []
+
+        def visit(samples: slice) -> None:
+            for block in activation_blocks(net, samples, source, copies=1):
+                f[block[0]] = top_outputs(net, block[1][-1])
+                if keep:
+                    kept.append(block)
+
+        over_rows(n, visit, self._flops, hidden.data, sums=sum_bytes(net, self.accumulate))
+        return f, sorted(kept, key=lambda block: block[0].start)
+
+    def _velocity(
+        self, force: Force, hidden: RowHidden | StoredHidden, kept: Sequence[Block] = ()
+    ) -> list[Array]:
         """−η_ℓ (Jᵀu)_ℓ for the u that `force` makes of the outputs of a block of samples."""
         net = self.upper
-        hidden = self.first.hidden(net, self.parameters[0])
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
-            for s, activations in activation_blocks(net, samples, hidden, copies=1):
+            mine = [block for block in kept if samples.start <= block[0].start < samples.stop]
+            anew = activation_blocks(net, samples, hidden, copies=1)
+            for s, activations in mine if kept else anew:
                 u = force(s, top_outputs(net, activations[-1]))
                 found = gradients(net, activations, u)
                 yield layer_inputs(net, activations), found
                 if activations[0] is None:  # a¹ is summed and may be overwritten
                     hidden.data[s] = found[0]
 
-        n = self.first.samples
-        flops = n * (6.0 * self.first.entries(net) + ENTRY * sum(net.widths[1:]))
-        gradient = parameter_gradient(net, n, visit, flops, hidden.data, dtype=self.accumulate)
+        gradient = parameter_gradient(
+            net, self.first.samples, visit, self._flops, hidden.data, dtype=self.accumulate
+        )
         if gradient[0] is None:
             gradient[0] = self.first.pull(hidden.data)
         gradient = total_over_ranks(gradient, self.space)
@@ -170,16 +223,15 @@ class State:
 
     def forward_blocks(self) -> Iterator[tuple[slice, list[Array]]]:
         """Row block by row block, the slice and the signed activations ``[X, ã^1, …, ã^L]``."""
-        hidden = self.first.hidden(self.upper, self.parameters[0])
-        return activation_blocks(self.upper, self.first.samples, hidden, copies=1)
+        return activation_blocks(self.upper, self.first.samples, self._hidden(), copies=1)
 
     def snapshot(self) -> Fields:
         """The fields at this state."""
         return self.first.fields(self.upper, self.parameters[0], self.memory, self.comm)
 
     def kernel(self) -> Operator:
-        """K at this state, gates frozen."""
-        return collective_kernel(self.snapshot())
+        """K of what is compared with the targets at this state, gates frozen."""
+        return self.measurement.kernel(collective_kernel(self.snapshot()))
 
     def predict(self, X: Data) -> Array:
         """Outputs at new inputs, in row blocks."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from opflow.dynamics import checks
 from opflow.dynamics.loop import DivergenceError, Loop
+from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.objectives import Objective, Quadratic, run_objective
@@ -20,14 +21,13 @@ from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.routes import explain as explained
 from opflow.dynamics.state import State
 from opflow.dynamics.storage.checkpoint import Checkpoint, Saver, exists, load
-from opflow.dynamics.storage.fingerprint import fingerprint, kernel_mark
+from opflow.dynamics.storage.fingerprint import run_identity
 from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, Data, module_name
 from opflow.machine.ranks import RowDistribution, Sharded, same, space_of, together
 from opflow.machine.workspace import workspace_limit
-from opflow.operators.rules import is_operator
 from opflow.relu.network import ReLUNetwork
 
 __all__ = ["DivergenceError", "train"]
@@ -51,6 +51,7 @@ def train(
     memory: float | str | None = None,
     eliminate: bool | None = None,
     gram: Any = None,
+    measurement: Any = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     resume: bool | str | os.PathLike[str] | None = False,
     log: str | os.PathLike[str] | None = None,
@@ -111,6 +112,9 @@ def train(
         A positive semidefinite kernel instead of XXᵀ: ``gram(A, B)`` of two blocks of rows,
         or the (N, N) matrix itself.  h¹ then starts as the first layer makes it and moves in the
         space of the kernel; see Notes.
+    measurement : operator, array or sparse matrix (M, N·k), optional
+        G of the loss ½ ‖G f − d‖², on outputs flattened sample-major; `y` is then d, (M,) or the
+        `dimsd` of a PyLops operator; see Notes.
     checkpoint : Checkpoint or path, optional
         Where to save the state on the way, atomically: every ten minutes, and when the run ends
         or is stopped, unless a :class:`Checkpoint` says otherwise.  SIGINT and SIGTERM then save
@@ -168,6 +172,12 @@ def train(
     a kernel was given; then :meth:`Trajectory.predict` goes through the kernel.  With X=None the
     first layer reads the rows of G (d = N), and its weights move by Cᵀ.
 
+    With a measurement the residual is r = G f − d, (M, 1), the force on f is Gᵀr, and K becomes
+    G K Gᵀ (:func:`opflow.measured_kernel`) for steps, Krylov spaces and observers; other objectives
+    are of G f, entry by entry, and ``loss="mean"`` divides by M.  A step costs 2·N·P flops and a
+    product with G and with Gᵀ more, memory f and Gᵀr.  ``pylops.VStack([G, ε L])`` with
+    ``[d, 0]`` regularises.  Not for batches, ranks and truncated flows.
+
     Examples
     --------
     >>> import numpy as np, opflow as of
@@ -179,18 +189,19 @@ def train(
     """
     method = GradientDescent() if method is None else method
     eliminate = checks.checked_route(method, eliminate, gram, comm)
-    goal = run_objective(objective, network.outputs)
+    goal = run_objective(objective, network.outputs if measurement is None else 1)
     if method.quadratic and not isinstance(goal, Quadratic):
         flows = "GradientFlow(), GradientDescent() or TruncatedFlow(...)"
         raise ValueError(f"{method!r} needs objective='quadratic'; of {goal.name} take {flows}")
 
-    def data() -> tuple[dict[str, Observer], Data, Array]:
+    def data() -> tuple[dict[str, Observer], Data, Outputs, Array]:
         inputs = checks.checked_X(X, network, gram, comm is not None)
         n = gram.shape[0] if inputs is None else inputs.shape[0]
-        return named(observe), inputs, checks.checked_targets(y, network, n, goal)
+        seen = checks.checked_measurement(measurement, network, n, method, comm)
+        return named(observe), inputs, seen, checks.checked_targets(y, network, n, goal, seen)
 
     names = getattr(X, "columns", None)
-    observers, X, y = together(comm, data)
+    observers, X, seen, y = together(comm, data)
     if comm is None and gram is None:
         checks.warn_of_scales(X, y, names)
     same(comm, network.digest, "network")
@@ -215,7 +226,7 @@ def train(
     how = f"{method!r}, loss={loss!r}"
     if not isinstance(goal, Quadratic):
         how += f", objective={goal!r}"
-    identity = partial(_identity, how, network, X, y, gram, space)
+    identity = partial(run_identity, how, network.digest(), X, y, gram, seen.G, space)
     saver, held = _checkpoint(checkpoint, checks.checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
@@ -228,6 +239,7 @@ def train(
             eliminate=eliminate,
             gram=gram,
             method=method,
+            measured=0 if seen.G is None else y.size,
             resumed=None if held is None else held[1],
         ),
     )
@@ -245,6 +257,7 @@ def train(
             space=space,
             objective=goal,
             decay=method.weight_decay / share,
+            measurement=seen,
         )
         loop = Loop(
             method.name,
@@ -297,24 +310,3 @@ def _checkpoint(
     saver = Saver(checkpoint, known, 0 if held is None else held[1]["number"], space)
     space.together(lambda: saver.prepare() if space.leads else None)
     return saver, held
-
-
-def _identity(
-    how: str,
-    network: ReLUNetwork,
-    X: Data,
-    y: Array,
-    gram: Any,
-    space: RowDistribution,
-) -> dict[str, str]:
-    """What a checkpoint and the run that goes on from it must have in common."""
-    matrix = gram if hasattr(gram, "shape") else None
-    identity = {
-        "network": network.digest(),
-        "inputs": fingerprint(X, matrix, space=space),
-        "targets": fingerprint(y, space=space),
-        "method": how,
-    }
-    if callable(gram) and not is_operator(gram):
-        identity["gram"] = kernel_mark(gram, X)
-    return identity

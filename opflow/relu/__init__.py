@@ -10,7 +10,7 @@ from opflow.relu.kernel_velocity import (
     kernel_velocity,
     layer_kernel_velocities,
 )
-from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels
+from opflow.relu.kernels import collective_kernel, cross_kernel, layer_kernels, measured_kernel
 from opflow.relu.network import ReLUNetwork
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "kernel_velocity",
     "layer_kernel_velocities",
     "layer_kernels",
+    "measured_kernel",
     "weight_gram_velocity",
 ]

@@ -37,8 +37,6 @@ def parameter_gradient(
     are no rows of inputs.  Samples are divided among threads by `flops`, those of the whole, if
     `data`, of which rows are read, is an array in host memory.
     """
-    item = np.dtype(dtype or network.dtype).itemsize
-
     has_bias = [b is not None for _, b in network.layers()]
     count = len(has_bias) + sum(has_bias)
 
@@ -55,12 +53,16 @@ def parameter_gradient(
                     i += 1
         return totals
 
-    first, *others = over_rows(
-        samples, sums, flops, data, sums=2.0 * network.parameters * columns * item
-    )
+    held = columns * sum_bytes(network, dtype)
+    first, *others = over_rows(samples, sums, flops, data, sums=held)
     for other in others:
         first = [_added(total, part, dtype) for total, part in zip(first, other, strict=True)]
     return first
+
+
+def sum_bytes(network: ReLUNetwork, dtype: DTypeLike | None) -> float:
+    """Bytes that a thread holds for its sums of gradients."""
+    return 2.0 * network.parameters * np.dtype(dtype or network.dtype).itemsize
 
 
 def summed(gradient: Array, below: Data) -> Array:

@@ -110,12 +110,20 @@ class RowHidden:
         rows = input_rows(self.data, s)
         return rows, affine(rows, self._W, self._b, out)
 
+    def again(self) -> RowHidden:
+        """The same h¹ for one more pass."""
+        return self
+
 
 class StoredHidden:
     """h¹ of all samples (N, n_1), stored: a block is a view, the caller's to overwrite."""
 
     def __init__(self, hidden: Array) -> None:
         self.data = hidden
+
+    def again(self) -> StoredHidden:
+        """The same h¹ for one more pass, a copy."""
+        return StoredHidden(self.data.copy())
 
     def read(self, s: slice, out: Array | None = None) -> tuple[None, Array]:
         """As :meth:`RowHidden.read`, without rows of X."""

@@ -22,6 +22,7 @@ from opflow.spectral.functions.matrix_functions import funm, sqrtm
 from opflow.spectral.functions.posterior import Posterior, posterior
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom, jacobi, nystrom
 from opflow.spectral.functions.regression import KernelRegression, kernel_regression, learning_curve
+from opflow.spectral.functions.resolution import resolution
 from opflow.spectral.functions.solve import Solution, solve
 from opflow.spectral.krylov.block import block_lanczos
 from opflow.spectral.krylov.flow import Krylov
@@ -86,6 +87,7 @@ __all__ = [
     "principal_angles",
     "projections",
     "quadrature",
+    "resolution",
     "sharpness",
     "solve",
     "spectrum_shares",

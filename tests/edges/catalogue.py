@@ -537,6 +537,17 @@ def posterior_by_conjugate_gradients(p):
     return given_data(p, p.operator(), p.times(np.full(3, 1e4), p.op), **options)
 
 
+@entry("spectral.resolution", kinds=SMALL)
+def resolution(p):
+    G = p.by_sample(np.arange(p.base * 5).reshape(p.base, 5) % 7 - 3.0).astype(p.dtype).T
+    found = spectral.resolution(p.operator(), G, p.shift)
+    return {
+        "diagonal": Part(found.diagonal, size=1.0, samples=True),
+        "variance": Part(found.variance, 1, samples=True),
+        "column": Part(found.operator @ p.vectors(), 0, 1, samples=True),
+    }
+
+
 @entry("spectral.learning_curve", kinds=SMALL)
 def learning_curve(p):
     found = spectral.eigh(p.operator())
@@ -681,6 +692,13 @@ def layer_kernels(p):
 def cross_kernel(p):
     new = p.network().fields(p.inputs(8, 6))
     return of_operator(p, of.cross_kernel(new, p.fields()), 2, 2, rows=False)
+
+
+@network("relu.measured_kernel")
+def measured_kernel(p):
+    G = p.by_sample(p.array(20, 6, seed=15)).reshape(-1, 3).T
+    K = of.measured_kernel(p.fields(), G)
+    return of_operator(p, K, 2, 2, rows=False, columns=False)
 
 
 @network("relu.infinite_width")

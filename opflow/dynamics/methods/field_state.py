@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.method import parameter_arrays, restored
 from opflow.dynamics.objectives import driven
 from opflow.dynamics.state import State
@@ -49,6 +50,7 @@ class FieldState:
 
     space = LOCAL
     stiffness = 0.0
+    measurement = Outputs()
 
     def __init__(self, state: State, order: int) -> None:
         network = state.network

@@ -15,6 +15,7 @@ from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import check_step
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace
+from opflow.machine.threads import cached_property
 from opflow.operators.entries import column_squares
 from opflow.operators.kfac import damped_inverse, kfac
 from opflow.operators.operator import Operator
@@ -31,6 +32,8 @@ KEPT = 0.95
 RELIEF = 1 / 3
 #: attempts of a step: what the loss rises by after these is rounding
 TRIES = 10
+#: random vectors that estimate the diagonal of (G J)ᵀ G J
+SIGNS = 8
 #: parameters for every number of the force, above which the search is among samples
 MANY = 16
 
@@ -74,6 +77,8 @@ class GaussNewton(Method):
     :math:`\max(1/3, 1 - (2\varrho - 1)^3)`; others are taken back, and multiply it by 2, 4, 8, …
     After ten of these the loss is at its rounding, and the state stays.
 
+    Of measured outputs J is G J, whose diagonal takes four products: random signs estimate it.
+
     A search starts at 0.95 of the last step: each finds what is steep, and what is flat gathers
     from step to step.  A step of m iterations costs m + 4 products (fields, preconditioner, start,
     new loss), or m + 5 by samples.  Steps have no time: one counts as 1.
@@ -114,6 +119,8 @@ class GaussNewton(Method):
 
     def start(self, state: State, share: float) -> GaussNewtonIntegrator:
         """The integrator of a run."""
+        if self.preconditioner == "kfac" and state.measurement.G is not None:
+            raise ValueError("measurement= needs GaussNewton(preconditioner='diagonal'), not kfac")
         return GaussNewtonIntegrator(self, state, share)
 
 
@@ -127,24 +134,39 @@ class Equations:
         #: spent so far
         self.products = 1
         size = sum(p.size for p in state.parameters)
-        few = MANY * state.samples * state.targets.shape[1] < size
+        few = MANY * state.rows * state.targets.shape[1] < size
         self.by_samples = few or self.fields.gram is not None
         if self.by_samples:
-            self.operator: Operator = collective_kernel(self.fields)
+            self.operator: Operator = state.measurement.kernel(collective_kernel(self.fields))
             self.right = self.force
             self.slope = self.over_samples(self.force, self.image(self.force))  # ‖Jᵀg‖²
         else:
-            self.operator = jacobian(self.fields)
+            J = jacobian(self.fields)
+            self.operator = state.measurement.rows(J)
             moving = zip(point.velocity, state.upper.parameter_rates(), strict=True)
             parts = [(-v / (rate**0.5 or 1.0)).reshape(-1) for v, rate in moving]
             self.right = namespace(*parts).concatenate(parts)
             self.slope = float(dot(self.right, self.right))
             self.products += 1
             if preconditioner == "kfac":
-                self.inverse = damped_inverse(kfac(self.operator))
+                self.inverse = damped_inverse(kfac(J))
             else:
-                squares = column_squares(self.operator)
+                squares = self._squares(J)
                 self.inverse = lambda damping: Jacobi(1 / (squares + damping))
+
+    def _squares(self, J: Operator) -> Array:
+        """The diagonal of JᵀJ; of (G J)ᵀ G J an estimate without bias, from random signs."""
+        if self.state.measurement.G is None:
+            return column_squares(J)
+        self.products += SIGNS // 2
+        signs = self.state.space.signs(np.random.default_rng(0), len(self.force), SIGNS)
+        Z = namespace(self.force).asarray(signs, dtype=self.force.dtype)
+        return (self.operator.rmatmat(Z) ** 2).mean(axis=1)
+
+    @cached_property
+    def seen(self) -> Array:
+        """What is compared with the targets."""
+        return self.state.measurement.seen(self.fields.outputs)
 
     def solve(self, damping: float, start: Array | None, how: GaussNewton) -> tuple[Array, float]:
         """x by conjugate gradients from `start`, or zero, and the decrease that it predicts."""
@@ -196,7 +218,7 @@ class Equations:
         """H J p."""
         y = self.state.targets
         hessian = self.state.objective.hessian
-        return hessian(self.fields.outputs, y, image.reshape(y.shape)).reshape(-1)
+        return hessian(self.seen, y, image.reshape(y.shape)).reshape(-1)
 
     def pulled(self, v: Array) -> Array:
         """The vector of p = Jᵀv."""

@@ -47,7 +47,7 @@ class LinearisedFlow(KrylovFlow):
 
     The integrator's `dual` is :math:`u(t) = \int_0^t e^{-sK} r(0)\,ds` (N, k), times `share`,
     without what r has in the null space of K, which stays for all times: the linear model at new
-    points is :math:`f_0(x) - K(x, X)\,u(t)` for any cross kernel of the start.
+    points is :math:`f_0(x) - K(x, X)\,u(t)` for any cross kernel of the start, or with Gᵀu(t).
 
     Times that are not asked for double.  All products are spent on one Krylov space, some
     :math:`\sqrt{t\lambda_{max}\log(1/tol)}` or fewer, and one a moment on the parameters.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from opflow.dynamics.first_layer import FirstLayer
+from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.objectives import RunObjective
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data
@@ -26,6 +27,8 @@ class RunState(Protocol):
 
     targets: Array
     objective: RunObjective
+    #: what the targets are compared with
+    measurement: Outputs
     #: how the samples are held
     space: RowDistribution
     #: what weight decay adds to λ_max(K) at most
@@ -59,7 +62,7 @@ class RunState(Protocol):
         """The fields of the network."""
 
     def kernel(self) -> Operator:
-        """K of the network, gates frozen."""
+        """K of what is compared with the targets, gates frozen."""
 
     def forward_blocks(self) -> Iterator[tuple[slice, list[Any]]]:
         """Row block by row block, the slice and the activations ``[None, a^1, …, a^L]``."""
@@ -90,6 +93,8 @@ class Method(ABC):
     quadratic = False
     #: whether the samples may be spread over ranks
     sharded = True
+    #: whether the outputs of all samples may be measured together
+    measures = True
     #: copies of the fields of all samples held besides the state
     kept = 0.0
     #: λ of the decay of all parameters

@@ -76,7 +76,7 @@ class TruncatedFlow(Method):
     name = "the truncated flow"
     by_weights = True
     stepwise = True
-    sharded = False
+    sharded = measures = False
     extra = 4.0
     kept = 3.0  # with a moment's copy, while it is set up
 

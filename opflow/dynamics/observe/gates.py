@@ -61,7 +61,7 @@ def _packed(moment: Moment) -> tuple[Array, list[slice]]:
     edges = np.cumsum([0, *(-(-w // 8) for w in widths)]).tolist()
     layers = [slice(*edge) for edge in itertools.pairwise(edges)]
     xp = namespace(moment.residual)
-    packed = xp.empty((len(moment.residual), edges[-1]), dtype=xp.uint8)
+    packed = xp.empty((moment.tangent.first.samples, edges[-1]), dtype=xp.uint8)
     for s, activations in moment.tangent.forward_blocks():
         for columns, a in zip(layers, activations[1:], strict=True):
             packed[s, columns] = pack(a > 0)

@@ -45,9 +45,9 @@ class Moment:
     time : float
     loss : float
     residual : array (N, k)
-        f − y, or the force ∂loss/∂f of another objective.  A buffer of the run: copy what is to be
-        kept.  Of a run with a communicator, the rows of this rank, as are `targets` and `inputs`;
-        `space` completes sums over them.
+        f − y, or the force ∂loss/∂f of another objective; G f − d, (M, 1), if measured.  A buffer
+        of the run: copy what is to be kept.  Of a run with a communicator, the rows of this rank,
+        as are `targets` and `inputs`; `space` completes sums over them.
     state : State
         Parameters on the training set.
     inputs : array (N, d) or other inputs
@@ -109,8 +109,13 @@ class Moment:
 
     @property
     def targets(self) -> Array:
-        """y, (N, k)."""
+        """y, (N, k), or what was measured, (M, 1)."""
         return self.state.targets
+
+    @property
+    def force(self) -> Array:
+        """The force on the outputs, (N, k): the residual, or Gᵀ times it."""
+        return self.state.measurement.pulled(self.residual)
 
     @property
     def objective(self) -> RunObjective:
@@ -144,13 +149,13 @@ class Moment:
 
     @cached_property
     def kernel(self) -> Operator:
-        """K of the model; of a linearised flow that of its start, at every moment."""
-        return collective_kernel(self.snapshot)
+        """K of the model, G K Gᵀ if measured; of a linearised flow always that of its start."""
+        return self.state.measurement.kernel(collective_kernel(self.snapshot))
 
     @cached_property
     def layer_kernels(self) -> list[Operator]:
         """The shares of the layers in K."""
-        return layer_kernels(self.snapshot)
+        return [self.state.measurement.kernel(K) for K in layer_kernels(self.snapshot)]
 
     def predict(self, X: Data) -> Array:
         """Outputs at new inputs, (M, k)."""

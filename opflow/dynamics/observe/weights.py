@@ -134,4 +134,4 @@ class GramClosure(Remembering):
         if not len(moment.residual):
             return namespace(gram).zeros_like(gram)
         fields = Fields(moment.network, moment.inputs, finite=False)
-        return weight_gram_velocity(fields, self.layer, moment.residual, self.side).todense()
+        return weight_gram_velocity(fields, self.layer, moment.force, self.side).todense()

@@ -267,5 +267,6 @@ def _difference(name: str, saved: str | None, wanted: str | None) -> str:
         "inputs": "its data set has another X",
         "targets": "its data set has another y",
         "gram": "its kernel is another",
+        "measurement": "its measurement= is another",
     }
     return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")

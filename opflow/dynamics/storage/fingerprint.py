@@ -16,6 +16,7 @@ from opflow.machine.arrays import Array, Data, as_array, is_sparse, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.streams import host_rows
 from opflow.machine.workspace import op_namespace
+from opflow.operators.rules import is_operator
 from opflow.relu.inputs import input_rows
 
 #: bytes of the largest array that is hashed whole
@@ -61,6 +62,28 @@ def kernel_mark(function: Callable[[Array, Array], Array], X: Data) -> str:
     last = input_rows(X, slice(-min(16, X.shape[0]), None))
     blocks = function(first, first), function(first, last)
     return " ".join(f"{float(np.linalg.norm(to_host(block))):.3e}" for block in blocks)
+
+
+def run_identity(
+    how: str, network: str, X: Data, y: Array, gram: Any, G: Data, space: RowDistribution
+) -> dict[str, str]:
+    """What a checkpoint and the run that goes on from it must have in common.
+
+    `network` is its digest; `G`, what is measured of the outputs, counts by a product with it and
+    one with its adjoint.
+    """
+    matrix = gram if hasattr(gram, "shape") else None
+    identity = {
+        "network": network,
+        "inputs": fingerprint(X, matrix, space=space),
+        "targets": fingerprint(y, space=space),
+        "method": how,
+    }
+    if callable(gram) and not is_operator(gram):
+        identity["gram"] = kernel_mark(gram, X)
+    if G is not None:
+        identity["measurement"] = fingerprint(G, G.H)
+    return identity
 
 
 def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:

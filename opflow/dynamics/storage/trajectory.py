@@ -30,7 +30,8 @@ class Trajectory(Pictured):
         a linearised flow, the parameters of the linear model, which is not this network.
     residual : array (N, k)
         f − y of the model, or of the fields where they are the state; the force ∂loss/∂f of an
-        objective that is not quadratic.  Of a run with a communicator the rows of this rank.
+        objective that is not quadratic; G f − d, (M, 1), of measured outputs.  Of a run with a
+        communicator the rows of this rank.
     times, losses : arrays (moments,)
         Time and loss of each moment: the start, those recorded on the way, and the end.
     products : int

@@ -1,0 +1,51 @@
+"""Measured outputs on the device: trajectories, the kernel, the resolution, features."""
+
+import numpy as np
+import pylops
+import pytest
+import scipy.sparse as sp
+
+import opflow as of
+from opflow.machine.arrays import to_host
+from tests.device.suite.sides import agree, problem, put
+
+METHODS = {
+    "descent": of.GradientDescent(),
+    "flow": of.GradientFlow(tol=1e-2),
+    "exponential": of.ExponentialFlow(),
+    "gauss-newton": of.GaussNewton(),
+}
+G = np.random.default_rng(3).standard_normal((6, 22)) / 22**0.5
+FORMS = {
+    "array": lambda at: at(G),
+    "sparse": lambda at: at(sp.csr_matrix(G)),
+    "pylops": lambda at: pylops.MatrixMult(at(G)),
+}
+
+
+@pytest.mark.parametrize("eliminate", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectories_are_those_of_the_host(method, form, eliminate) -> None:
+    net, X, _ = problem(outputs=2, bias=True)
+    d = np.random.default_rng(4).standard_normal(6)
+    how = {"method": METHODS[method], "steps": 4, "eliminate": eliminate}
+    host = of.train(net, X, d, measurement=FORMS[form](lambda x: x),
+                    **how)  # fmt: skip
+    device = of.train(net.to("gpu"), put(X), put(d), measurement=FORMS[form](put), **how)
+    np.testing.assert_allclose(device.losses, host.losses, rtol=1e-9)
+    np.testing.assert_allclose(to_host(device.residual), host.residual, atol=1e-9)
+
+
+def test_kernels_resolution_and_features() -> None:
+    net, X, _ = problem(outputs=2)
+    host, device = net.fields(X), net.to("gpu").fields(put(X))
+    agree(of.measured_kernel(device, put(G)).todense(), of.measured_kernel(host, G).todense())
+    one = of.spectral.resolution(of.collective_kernel(device), put(G), 0.5)
+    other = of.spectral.resolution(of.collective_kernel(host), G, 0.5)
+    agree(one.diagonal, other.diagonal, 1e5)
+    agree(one.variance, other.variance, 1e5)
+    agree(one.columns([3]), other.columns([3]), 1e5)
+    agree(of.fourier_features(put(X), count=3), of.fourier_features(X, count=3))
+    with pytest.raises(TypeError, match="measurement: host and device operands do not mix"):
+        of.measured_kernel(device, G)
