@@ -48,6 +48,7 @@ def test_full_order_is_gradient_descent_through_gate_flips(problem, more, worksp
         method = of.TruncatedFlow(order=network.depth - 1 + more, step=step)
         run = of.train(network, X, y, steps=15, method=method)
     size = max(np.abs(y).max(), np.abs(exact.network(X)).max(), np.abs(network(X)).max())
+    size = max(size, (2 * exact.losses.max()) ** 0.5)  # outputs may be larger along the way
     same = all(
         (a == b).all()
         for a, b in zip(exact.network.fields(X).gates, run.network.fields(X).gates, strict=True)
