@@ -73,6 +73,8 @@ def main() -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         found.append(json.loads(done.stdout))
+        print(f"{found[-1]['ratio']:.2f}", end=" ", flush=True)
+    print()
     ratios = sorted(one["ratio"] for one in found)
     at = [ratios[round(q * (len(ratios) - 1))] for q in (0.0, 0.1, 0.5, 0.9, 1.0)]
     print("GEMMs / opflow: " + "  ".join(f"{q:.2f}" for q in at) + "  (0, 10, 50, 90, 100 %)")

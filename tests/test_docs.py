@@ -113,6 +113,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
         "extending.md",
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
         "kernels.md",
+        "measurement.md",
         "operators.md",
         "quickstart.md",
         pytest.param("regression.md", marks=pytest.mark.thorough),
