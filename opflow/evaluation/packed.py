@@ -80,8 +80,7 @@ class PackedSymmetric(Operator):
         tiles = array_bytes(self, n, n) / (2 * TILE)
         # Each tile adds to its part of the result twice: read, added to, written.
         sums = 3 * tiles * array_bytes(self, HEIGHT + self.width, columns)
-        # One vector was measured to take as long as with the full matrix.
-        stored = packed_size(n) * self.dtype.itemsize * (2 if columns == 1 else 1)
+        stored = packed_size(n) * self.dtype.itemsize
         return Cost(2.0 * n * n * columns, stored + sums + self._vector_bytes(columns))
 
     def strip(self, b: int) -> Array:
