@@ -19,7 +19,7 @@ def suite(device: str, *options: str) -> None:
     root = SUITE.parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     # the settings that matter are swept on the host; here every path has to be taken
-    examples = os.environ.get("OPFLOW_EXAMPLES", "3")
+    examples = os.environ.get("OPFLOW_DEVICE_EXAMPLES", "3")
     chosen = {"OPFLOW_DEVICE": device, "OPFLOW_EXAMPLES": examples, "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(SUITE), "-p", "no:cacheprovider", *options],
