@@ -458,7 +458,8 @@ def test_forming_keeps_to_the_budget_or_refuses(tmp_path):
             formed += 1
             assert peak <= budget + SMALL, f"{name}: {peak:,} of {budget:,.0f}"
             np.testing.assert_allclose(form().todense(), op.todense(), rtol=1e-5)
-        assert 1 <= formed <= 4, f"{name} was formed {formed} times"
+        # a symmetric matrix that does not fit is packed
+        assert 1 <= formed <= 4 + op.symmetric, f"{name} was formed {formed} times"
 
 
 def test_the_choice_keeps_to_the_budget(tmp_path):
