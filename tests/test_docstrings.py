@@ -2,11 +2,10 @@
 
 import pytest
 
-import opflow
+from tests.public import public
 
 numpydoc = pytest.importorskip("numpydoc.validate")
 
-PARTS = ["distributed", "features", "hierarchy", "observe", "plot", "sklearn", "spectral", "torch"]
 CODES = {
     "EX01",  # no example
     "GL06",  # a section that numpydoc does not know
@@ -36,19 +35,6 @@ class Validator(numpydoc.Validator):
         attributes = self._doc_parameters(["Attributes"])
         fields = {n: attributes[n] for n in self.signature_parameters if n in attributes}
         return super().doc_all_parameters or fields
-
-
-def public():
-    """Public functions and classes by name; those of extras that are not installed are left out."""
-    found = {}
-    for module in ["", *PARTS]:
-        try:
-            place = getattr(opflow, module) if module else opflow
-        except ImportError:
-            continue
-        start = f"opflow.{module}".rstrip(".")
-        found |= {f"{start}.{name}": getattr(place, name) for name in place.__all__}
-    return {name: thing for name, thing in found.items() if callable(thing)}
 
 
 PUBLIC = public()
