@@ -34,8 +34,8 @@ from opflow.cli.training import train
 from opflow.cli.words import HINT
 from opflow.data.load import load, reading
 from opflow.dynamics.storage.signals import Signals
+from opflow.machine.communicator import RankError
 from opflow.machine.files import write_npz
-from opflow.machine.ranks import RankError
 from opflow.machine.workspace import parse_memory
 
 

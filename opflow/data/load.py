@@ -15,7 +15,8 @@ from opflow.data.standardise import Standardiser
 from opflow.data.task import Task
 from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data, is_rows
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded, rows_of_rank
+from opflow.machine.communicator import rows_of_rank
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.workspace import free_memory
 from opflow.operators.describe import human
 

@@ -7,8 +7,9 @@ Every rank runs the same program on its own rows.  A communicator given to the f
 """
 
 from opflow.distributed.kernel import ShardedOperator
-from opflow.machine.ranks import RankError, Sharded
-from opflow.machine.ranks import rows_of_rank as rows
+from opflow.machine.communicator import RankError
+from opflow.machine.communicator import rows_of_rank as rows
+from opflow.machine.ranks import Sharded
 from opflow.operators.sharded import ShardedRows
 
 __all__ = ["RankError", "Sharded", "ShardedOperator", "ShardedRows", "rows"]

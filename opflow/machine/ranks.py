@@ -13,9 +13,7 @@ import numpy as np
 
 from opflow.machine import arrays
 from opflow.machine.arrays import Array, Data, namespace
-from opflow.machine.communicator import Comm
-from opflow.machine.communicator import RankError as RankError
-from opflow.machine.communicator import rows_of_rank as rows_of_rank
+from opflow.machine.communicator import Comm, RankError
 from opflow.machine.workspace import parse_memory, row_slices
 
 T = TypeVar("T")
