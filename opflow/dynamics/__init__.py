@@ -3,6 +3,7 @@
 from opflow.dynamics import observe
 from opflow.dynamics.hessian import hessian
 from opflow.dynamics.methods.descent import GradientDescent
+from opflow.dynamics.methods.exact_flow import ExactFlow
 from opflow.dynamics.methods.exponential import ExponentialFlow
 from opflow.dynamics.methods.gauss_newton import GaussNewton
 from opflow.dynamics.methods.gradient_flow import GradientFlow
@@ -16,6 +17,7 @@ from opflow.dynamics.train import DivergenceError, train
 __all__ = [
     "Checkpoint",
     "DivergenceError",
+    "ExactFlow",
     "ExponentialFlow",
     "GaussNewton",
     "GradientDescent",

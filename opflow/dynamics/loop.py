@@ -235,6 +235,7 @@ class Loop:
             note=self.integrator.note,
             interrupted=self.interrupted,
             stopped=self.stopped,
+            events=self.integrator.events,
             _predictor=self.integrator.predictor or self.reached,
             **self.record.complete(),
         )

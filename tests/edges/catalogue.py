@@ -811,6 +811,7 @@ METHODS = {
         {"until": 20 * p.time},
     ),
     "exponential_flow": lambda p: (of.ExponentialFlow(), {"until": 20 * p.time}),
+    "exact_flow": lambda p: (of.ExactFlow(), {"until": 20 * p.time}),
     "linearised_flow": lambda p: (of.LinearisedFlow(), {"times": [5 * p.time, 50 * p.time]}),
     "truncated_flow": lambda p: (of.TruncatedFlow(1), {"steps": 4, "depth": 3}),
 }
@@ -819,6 +820,7 @@ CLASSES = {
     "gradient_flow": "GradientFlow",
     "decaying_flow": "GradientFlow",
     "exponential_flow": "ExponentialFlow",
+    "exact_flow": "ExactFlow",
     "linearised_flow": "LinearisedFlow",
     "truncated_flow": "TruncatedFlow",
 }

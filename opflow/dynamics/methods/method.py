@@ -159,6 +159,11 @@ class Integrator(ABC):
         return math.nan
 
     @property
+    def events(self) -> Array | None:
+        """The changes of gates so far, where they are located."""
+        return None
+
+    @property
     def predictor(self) -> LinearModel | None:
         """The model, where it is not the network of the state."""
         return None

@@ -58,6 +58,9 @@ class Trajectory(Pictured):
         Whether `network` is the model: not so with such a kernel, nor for a linearised flow.
     steps : int array (moments,) or None
         Steps taken before each moment; −1, or None, where a file of an older version does not say.
+    events : structured array or None
+        Of :class:`opflow.ExactFlow`, the changes of gates: `time`; `layer`, `unit`, `sample`, from 0
+        on; `kind`, one of "on", "off", "slide in" and "slide out".
     task : Task or None
         How the inputs and targets were made of a person's data, for :meth:`predict`.
 
@@ -89,6 +92,7 @@ class Trajectory(Pictured):
     coefficients: Array | None = None
     model: bool = True
     steps: Any = None
+    events: Any = None
     task: Task | None = None
     _predictor: Any = field(default=None, repr=False)
     _picture = "loss"
@@ -169,6 +173,8 @@ class Trajectory(Pictured):
             arrays["steps"] = self.steps
         if self.coefficients is not None:
             arrays["coefficients"] = self.coefficients
+        if self.events is not None:
+            arrays["events"] = self.events
         seen = self.observations
         kept = [name for name, value in seen.items() if isinstance(value, dict)]
         arrays |= {f"observation_{name}": seen[name] for name in seen if name not in kept}
@@ -192,6 +198,7 @@ class Trajectory(Pictured):
             observations=seen,
             coefficients=arrays.get("coefficients"),
             steps=arrays.get("steps"),
+            events=arrays.get("events"),
             task=Task.from_arrays(arrays),
             **{name: meta[name] for name in KEPT if name in meta},  # older files have not all
         )

@@ -23,6 +23,7 @@ RUNS = {
     "truncated": {"method": of.TruncatedFlow(order=1)},
     "mean loss": {"loss": "mean"},
     "exponential": {"method": of.ExponentialFlow()},
+    "exact": {"method": of.ExactFlow()},
     "exponential, eliminated": {"method": of.ExponentialFlow(), "eliminate": True},
     "flow": {"method": of.GradientFlow()},
     "flow, weight decay": {"method": of.GradientFlow(weight_decay=0.2)},

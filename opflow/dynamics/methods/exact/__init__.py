@@ -1,0 +1,1 @@
+"""The parts of the exact flow: series between events, their search, and gates at zero."""

@@ -1,0 +1,250 @@
+r"""The gradient flow through every gate flip and along every sliding pre-activation.
+
+Where a pre-activation reaches zero and is driven back from both sides, it *slides*: its gate takes
+the value in between for which it stays at zero (a solution in the sense of Filippov).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from opflow.dynamics.methods.exact.distinct import Distinct
+from opflow.dynamics.methods.exact.gates import Gates, Unsettled
+from opflow.dynamics.methods.exact.series import ORDERS, SLIDES, Series
+from opflow.dynamics.methods.method import Integrator, Method
+from opflow.dynamics.state import State
+from opflow.machine.arrays import Array, check_integer, is_sparse
+from opflow.spectral.checks import check_tol
+
+#: when, where and how a gate changed
+KEYS = ("time", "layer", "unit", "sample", "kind")
+EVENT = np.dtype(list(zip(KEYS, ("f8", "i4", "i4", "i4", "U9"), strict=True)))
+#: what happens to a gate that has not been sliding and is now closed, open or sliding
+KINDS = ("off", "on", "slide in")
+NOTE = "pre-activations to {:g} of the largest"
+#: neglected terms of a series, in parts of the tolerance
+NEGLECTED = 1e-3
+#: flops that a run may take, by the estimate of one event a pre-activation
+WORK = 1e15
+#: orders of a series that an event takes, for the estimate
+TYPICAL = 8
+#: events at one time, one after the other, that a run survives
+HALTED = 100
+
+
+@dataclass(frozen=True)
+class ExactFlow(Method):
+    r"""Gradient flow of the quadratic loss through every gate flip, and along pre-activations at 0.
+
+    Parameters
+    ----------
+    tol : float, default 1e-10
+        Accuracy of pre-activations, in parts of the largest of their layer; also how close to zero
+        one may come without being seen.
+    sliding : bool, default True
+        Follow pre-activations that stay at zero; if False, the first of them ends the run with an
+        error.
+    events : int, optional
+        The most events to follow; one more ends the run with an error.
+
+    Raises
+    ------
+    ValueError
+        If the run may take more than 1e15 flops, by an estimate of one event a pre-activation.
+
+    See Also
+    --------
+    opflow.GradientFlow : The flow to a tolerance, at any size.
+    opflow.ExponentialFlow : The flow by steps with frozen gates.
+    opflow.Trajectory : Its attribute `events` says when, where and how gates changed.
+
+    Notes
+    -----
+    A step ends where a pre-activation next reaches zero.  Until then the weights have a Taylor
+    series [1]_; with one hidden layer and a fixed readout it is that of :math:`e^{-tK} r`, which
+    converges for all t.  The pre-activations are polynomials, whose coefficients bound their second
+    derivatives, and with them a search that passes no zero.
+
+    A pre-activation that is driven back from both sides slides [2]_: its gate takes the value
+    between slope and 1 for which it stays, until that value reaches an end.  The velocity is then
+    the negative gradient projected onto the weights for which these pre-activations stay zero; a
+    unit with one hidden layer adds :math:`v^2 (G_{AA} - G_{AS} G_{SS}^{-1} G_{SA})` to K, for its
+    active and sliding samples.  Where gates at zero are not determined (the flow is not unique, or
+    a unit has lost all its weights) they are closed, as ReLU'(0) = 0 says, and `note` counts it.
+
+    Equal samples, and samples on one ray if there are no biases, are followed as one.  A series has
+    at most 33 orders, each with the weights and three fields of N·Σn numbers and 6·N·P flops; an
+    event takes 5 to 15 orders, and λ_max·t of about 3 without an event takes all of them.  S
+    sliding pre-activations add S³/3 flops an event.  X is an array or sparse, the dtype float64.
+
+    References
+    ----------
+    .. [1] Y. F. Chang, G. Corliss, "Solving ordinary differential equations using Taylor series",
+       ACM Transactions on Mathematical Software 8, 1982.
+    .. [2] A. F. Filippov, "Differential Equations with Discontinuous Righthand Sides", Kluwer,
+       1988.
+
+    Examples
+    --------
+    One unit, two samples: on the first it falls to zero, and the second keeps it there.
+
+    >>> import numpy as np, opflow as of
+    >>> net = of.ReLUNetwork([np.array([[1.0, 0.0]])], np.array([[1.0]]))
+    >>> X, y = np.array([[1.0, 0.0], [1.0, 1.0]]), [-1.0, 5.0]
+    >>> run = of.train(net, X, y, method=of.ExactFlow(), until=9.0)
+    >>> run.events[["unit", "sample", "kind"]].tolist(), round(float(run.events["time"][0]), 12)
+    """
+
+    tol: float = 1e-10
+    sliding: bool = True
+    events: int | None = None
+
+    name = "the exact flow"
+    quadratic = True
+    by_weights = True
+    sharded = False
+    frozen = False
+    extra = 2.0 + ORDERS
+    kept = 2.0 * ORDERS
+
+    def __post_init__(self) -> None:
+        check_tol(self.tol)
+        if not isinstance(self.sliding, bool):
+            raise TypeError(f"sliding must be True or False, not {self.sliding!r}")
+        if self.events is not None:
+            check_integer(self.events, "events", 0)
+
+    def start(self, state: State, share: float) -> ExactIntegrator:
+        """The integrator of a run."""
+        return ExactIntegrator(self, state, share)
+
+
+class ExactIntegrator(Integrator):
+    """From event to event, by Taylor series."""
+
+    state: State
+    stochastic = True  # a moment that is not recorded needs no pass
+
+    def __init__(self, method: ExactFlow, state: State, share: float) -> None:
+        X = state.first.inputs
+        network = state.upper
+        if type(X) is not np.ndarray and not is_sparse(X):
+            raise ValueError(f"{method!r} needs X as a NumPy array or a SciPy sparse matrix")
+        if network.dtype != np.float64:
+            raise TypeError(f"{method!r} needs a network of float64, not {network.dtype}")
+        self.method = method
+        self.share = share
+        self.state = state
+        self.products = 0
+        self.note = NOTE.format(method.tol)
+        self._distinct = Distinct(state, X)
+        flowing = self._distinct.flowing(share)
+        hidden = network.fields(self._distinct.rows).preactivations
+        pairs = sum(h.size for h in hidden)
+        one = 6.0 * TYPICAL * state.samples * network.parameters
+        if pairs * one > WORK:
+            raise ValueError(
+                f"{method!r} may meet {pairs:.2g} events, one a pre-activation, of {one:.2g} flops "
+                f"each: more than {WORK:g} in all; take fewer samples or units, or GradientFlow()"
+            )
+        self._weights = self._distinct.joined(network)
+        self._gates = Gates(flowing, hidden)
+        self._events: list[tuple[float, int, int, int, str]] = []
+        #: time so far, and the size of the next step
+        self._time = 0.0
+        self._size = math.inf
+        #: steps in a row that did not move
+        self._halted = 0
+        #: from here, for the next step
+        self._series: Series
+        self._settle(self._gates.copies())
+
+    def evaluate(self, residual: Array) -> float:
+        r = self._series.residuals[0]
+        residual[...] = r
+        return 0.5 * float(np.vdot(r, r))
+
+    def advance(self, remaining: float) -> float:
+        series = self._series
+        size = series.reach(min(self._size, remaining), NEGLECTED * self.method.tol)
+        self.products += series.order
+        time, places = self._gates.first_event(series, size)
+        happens = time <= size
+        if happens:
+            size = time
+        self._size = max(2 * size, 0.5 * self._size) if happens else 4 * size
+        self._halted = 0 if size else self._halted + 1
+        self._weights = series.moved(size)
+        self._time += size
+        self._gates.leave()
+        if happens:
+            before = self._gates.copies()
+            self._gates.change(places)
+            self._settle(before)
+        else:
+            self._series = self._gates.series(self._weights)
+        self.state = self.state.at(self._distinct.parameters(self._weights))
+        return size
+
+    def _settle(self, before: list[Array]) -> None:
+        """Take the gates that fit their velocities, and note which have changed."""
+        here = f"at t = {self._time:.6g}"
+        if self._halted > HALTED:
+            raise ArithmeticError(f"more than {HALTED} events follow each other {here}")
+        try:
+            self._series = self._gates.settle(self._weights, before)
+        except Unsettled as error:
+            raise ArithmeticError(f"{error} {here}") from None
+        for i, (old, new) in enumerate(zip(before, self._gates.values, strict=True)):
+            for sample, unit in zip(*np.nonzero(old != new), strict=True):
+                kind = KINDS[new[sample, unit]]
+                if old[sample, unit] == SLIDES:
+                    kind = "slide out"
+                for member in self._distinct.members(sample):
+                    self._events.append((self._time, i, int(unit), int(member), kind))
+        last = self._events[-1:]
+        if not self.method.sliding and any(kind == "slide in" for *_, kind in last):
+            _, layer, unit, member, _ = last[0]
+            raise ArithmeticError(
+                f"unit {unit} of layer {layer + 1} slides on sample {member} {here}: "
+                "sliding=True follows it"
+            )
+        most = self.method.events
+        if most is not None and len(self._events) > most:
+            raise ArithmeticError(f"more than events={most} {here}")
+        if self._gates.unclear:
+            self.note = f"{NOTE.format(self.method.tol)}; {self._gates.unclear} closed at will"
+
+    @property
+    def events(self) -> Array:
+        """The changes of gates so far, a structured array."""
+        return np.array(self._events, EVENT)
+
+    def arrays(self) -> dict[str, Array]:
+        numbers = [self._time, self._size, self._halted, self._gates.unclear]
+        events = self.events
+        arrays = {f"event_{name}": events[name] for name in KEYS}
+        arrays["numbers"] = np.array(numbers, dtype=np.float64)
+        for name, parts in self._parts().items():
+            arrays |= {f"{name}_{i}": part for i, part in enumerate(parts)}
+        return arrays
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        events = np.empty(len(arrays["event_time"]), EVENT)
+        for name in KEYS:
+            events[name] = arrays[f"event_{name}"]
+        self._events = events.tolist()
+        self._time, self._size, halted, unclear = arrays["numbers"].tolist()
+        self._halted = int(halted)
+        self._gates.unclear = int(unclear)
+        for name, parts in self._parts().items():
+            parts[:] = [arrays[f"{name}_{i}"] for i in range(len(parts))]
+        self.state = self.state.at(self._distinct.parameters(self._weights))
+        self._series = self._gates.series(self._weights)
+
+    def _parts(self) -> dict[str, list[Array]]:
+        gates = self._gates
+        return {"weights": self._weights, "gates": gates.values, "zero": gates.zero}

@@ -1,0 +1,394 @@
+"""The exact flow: against closed forms, descent of tiny steps, DOP853, and its own record."""
+
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from scipy.integrate import solve_ivp
+from scipy.linalg import expm
+from scipy.optimize import brentq
+
+import opflow as of
+from opflow.dynamics.methods.exact.crossings import first_zero
+from opflow.dynamics.methods.exact_flow import WORK
+
+
+def one_unit(w, slope=0.0):
+    return of.ReLUNetwork([np.array([w], dtype=float)], np.array([[1.0]]), slope=slope)
+
+
+def problem(seed, n, widths, outputs=1, size=1.0, **options):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, widths[0]))
+    y = size * rng.standard_normal((n, outputs))
+    return of.ReLUNetwork.random(widths, outputs=outputs, seed=seed, **options), X, y
+
+
+def rate(net, X):
+    """λ_max(K) of the start."""
+    return np.linalg.eigvalsh(of.collective_kernel(net.fields(X)).todense())[-1]
+
+
+def parameters(run):
+    return np.concatenate([p.ravel() for p in run.network.parameter_list()])
+
+
+# -- closed forms -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.25, -0.5])
+def test_one_sample_crosses_zero_when_the_formula_says(slope):
+    run = of.train(one_unit([1.0], slope), [[2.0]], [-1.0], method=of.ExactFlow(), until=1.5)
+    crossing = np.log(3.0) / 4  # h = 3 exp(−4t) − 1
+    np.testing.assert_allclose(run.events["time"], [crossing], rtol=1e-13)
+    assert run.events["kind"].tolist() == ["off" if slope >= 0 else "slide in"]
+    h = 0.0
+    if slope > 0:  # dh/dt = −4 s (s h + 1)
+        h = -(1 - np.exp(-4 * slope**2 * (1.5 - crossing))) / slope
+    np.testing.assert_allclose(2 * run.network.weights[0][0, 0], h, atol=1e-12)
+
+
+def test_two_samples_push_against_each_other_and_one_slides():
+    X = np.array([[1.0, 0.0], [1.0, 1.0]])
+    y = np.array([-1.0, 5.0])
+    until = 6.0
+    run = of.train(one_unit([1.0, 0.0]), X, y, method=of.ExactFlow(), until=until)
+    G = X @ X.T
+    start = np.array([1.0, 1.0])
+
+    def h(t):
+        return y + expm(-t * G) @ (start - y)
+
+    slide = brentq(lambda t: h(t)[0], 2.0, 4.0, xtol=1e-15)
+    np.testing.assert_allclose(run.events["time"], [slide], rtol=1e-13)
+    assert run.events[["layer", "unit", "sample", "kind"]].tolist() == [(0, 0, 0, "slide in")]
+    # w_1 = 0 from there on, and w_2 goes to 5
+    w = [0.0, 5 - (5 - h(slide)[1]) * np.exp(-(until - slide))]
+    np.testing.assert_allclose(run.network.weights[0][0], w, atol=1e-12)
+
+
+def test_a_sliding_pair_leaves_when_its_gate_reaches_an_end():
+    # While sample 0 slides, w_1 = 0, r_0 = 1, and its gate is r_2 − r_1, which decay at rates 4 and 1.
+    X = np.array([[1.0, 0, 0], [1.0, 1.0, 0], [-1.0, 0, 2.0]])
+    y = np.array([-1.0, 0.55, 0.75])
+    w = np.array([0.05, 1.0, 1.0])
+    run = of.train(one_unit(w), X, y, method=of.ExactFlow(), until=2.0)
+    assert run.events["kind"].tolist() == ["slide in", "slide out"]
+    enter, leave = run.events["time"]
+    r = expm(-enter * X @ X.T) @ (X @ w - y)
+    np.testing.assert_allclose(r[0], 1.0, rtol=1e-12)
+    np.testing.assert_allclose(leave - enter, np.log(r[2] / r[1]) / 3, rtol=1e-12)
+    assert run.network.weights[0][0, 0] < 0
+
+
+def test_where_the_flow_is_not_unique_gates_stay_closed_and_the_note_says_so():
+    net = one_unit([0.0, 1.0])  # sample 0 is at zero, and wants to be where it would be open
+    run = of.train(net, np.eye(2), [1.0, 1.0], method=of.ExactFlow(), until=1.0)
+    assert len(run.events) == 0 and "1 closed at will" in run.note
+    np.testing.assert_array_equal(run.network.weights[0], [[0.0, 1.0]])
+
+
+def test_a_unit_that_loses_all_weights_stays_closed():
+    X = np.array([[1.0], [-1.0]])
+    run = of.train(one_unit([1.0]), X, [-1.0, -1.0], method=of.ExactFlow(), until=9.0)
+    np.testing.assert_allclose(run.network.weights[0], 0, atol=1e-15)
+
+
+# -- the search -------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6))
+def test_the_first_zero_is_that_of_numpy(seed):
+    rng = np.random.default_rng(seed)
+    c = rng.standard_normal((rng.integers(2, 9), rng.integers(1, 6)))
+    c[0] = abs(c[0])
+    roots = [np.roots(column[::-1]) for column in c.T]
+    real = [r[(abs(r.imag) < 1e-12) & (r.real > 0) & (r.real < 1.0)].real for r in roots]
+    first = min((r.min() for r in real if len(r)), default=np.inf)
+    time, which = first_zero(c, 1.0)
+    np.testing.assert_allclose(time, first, rtol=1e-9)
+    assert which.sum() == np.isfinite(first)
+
+
+def test_a_zero_that_is_touched_or_nearly_missed():
+    touched = np.array([[0.25], [-1.0], [1.0]])  # (t − ½)²
+    above = np.array([[1e-14], [0.0], [0.0]])
+    assert abs(first_zero(touched, 1.0)[0] - 0.5) < 1e-7
+    assert first_zero(touched + above, 1.0)[0] == np.inf
+    below = first_zero(touched - above, 1.0)[0]
+    np.testing.assert_allclose(below, 0.5 - 1e-7, rtol=1e-7)
+
+
+# -- runs against others ----------------------------------------------------------------------
+
+NETS = {
+    "one layer": (20, [3, 16], {}),
+    "many outputs": (20, [4, 12], {"outputs": 3}),
+    "biases": (20, [3, 16], {"bias": True}),
+    "leaky": (20, [3, 16], {"slope": 0.3}),
+    "absolute value": (12, [3, 10], {"slope": -1.0}),
+    "two layers": (12, [3, 8, 8], {}),
+    "two layers, biases": (12, [3, 8, 8], {"bias": True}),
+    "trained readout": (20, [3, 8, 8], {"readout_rate": 1.0, "bias": True}),
+    "three layers": (10, [3, 6, 6, 6], {}),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_descent_comes_to_it_at_first_order(name):
+    n, widths, options = NETS[name]
+    net, X, y = problem(0, n, widths, **options)
+    until = 20 / rate(net, X)
+    times = np.linspace(0, until, 26)[1:]
+    watch = {"f": lambda moment: moment.network(X)}
+    exact = of.train(net, X, y, method=of.ExactFlow(), times=times, observe=watch)
+    assert len(exact.events) > 2
+    errors = []
+    for steps in (2_000, 32_000):
+        run = of.train(net, X, y, method=of.GradientDescent(step=until / steps), steps=steps,
+                       every=steps // 25, observe=watch)  # fmt: skip
+        errors.append(np.linalg.norm(run.observations["f"] - exact.observations["f"]))
+    assert 16 * 0.6 < errors[0] / errors[1] < 16 * 1.7, errors
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("seed", "n", "widths"), [(3, 20, [3, 16]), (3, 40, [4, 16])])
+def test_each_halving_of_the_step_halves_the_error_with_sliding(seed, n, widths):
+    net, X, y = problem(seed, n, widths)
+    until = 20 / rate(net, X)
+    times = np.linspace(0, until, 201)[1:]
+    watch = {"f": lambda moment: moment.network(X)}
+    exact = of.train(net, X, y, method=of.ExactFlow(), times=times, observe=watch)
+    assert (exact.events["kind"] == "slide in").sum() > 10
+    errors = []
+    for steps in 8_000 * 2 ** np.arange(5):
+        run = of.train(net, X, y, method=of.GradientDescent(step=until / steps), steps=int(steps),
+                       every=int(steps) // 200, observe=watch)  # fmt: skip
+        errors.append(np.linalg.norm(run.observations["f"] - exact.observations["f"]))
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
+    assert all(1.8 < ratio < 2.2 for ratio in ratios), ratios
+
+
+def region(net, gates):
+    """The weights' velocity with these gates, by hand, and the pre-activations."""
+    shapes = [W.shape for W in net.weights]
+    ends = np.cumsum([W.size for W in net.weights])[:-1]
+    V = net.readout
+
+    def split(w):
+        return [p.reshape(s) for p, s in zip(np.split(w, ends), shapes, strict=True)]
+
+    def hidden(w, X):
+        found, a = [], X
+        for W, on in zip(split(w), gates, strict=True):
+            found.append(a @ W.T)
+            a = on * found[-1]
+        return found
+
+    def velocity(w, X, y):
+        Ws = split(w)
+        hs = hidden(w, X)
+        inputs = [X, *[on * h for on, h in zip(gates, hs, strict=True)]]
+        p = (inputs[-1] @ V.T - y) @ V
+        steps = []
+        for i in reversed(range(len(Ws))):
+            p = gates[i] * p
+            steps.insert(0, -net.rates[i] * p.T @ inputs[i])
+            p = p @ Ws[i]
+        return np.concatenate([s.ravel() for s in steps])
+
+    return hidden, velocity
+
+
+@pytest.mark.parametrize(("seed", "widths"), [(1, [3, 6, 6]), (4, [3, 6, 6]), (3, [3, 5, 5, 5])])
+def test_deep_networks_against_dop853_with_events_found_by_hand(seed, widths):
+    net, X, y = problem(seed, 6, widths)
+    until = 20 / rate(net, X)
+    run = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    slides = run.events["time"][run.events["kind"] == "slide in"]
+    if len(slides):
+        until = 0.99 * slides[0]
+        run = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    assert len(run.events) >= 2
+    w = np.concatenate([W.ravel() for W in net.weights])
+    gates = [h > 0 for h in net.fields(X).preactivations]
+    t = 0.0
+    met = []
+    while t < until:
+        hidden, velocity = region(net, gates)
+        places = [(i, *at) for i, on in enumerate(gates) for at in np.ndindex(on.shape)]
+        crossings = []
+        for i, sample, unit in places:
+
+            def crossing(_, w, i=i, sample=sample, unit=unit, hidden=hidden):
+                return hidden(w, X)[i][sample, unit]
+
+            crossing.terminal = True
+            crossing.direction = -1 if gates[i][sample, unit] else 1
+            crossings.append(crossing)
+        found = solve_ivp(lambda _, w, v=velocity: v(w, X, y), (t, until), w, method="DOP853",
+                          rtol=1e-12, atol=1e-14, events=crossings)  # fmt: skip
+        w, t = found.y[:, -1], found.t[-1]
+        for (i, sample, unit), times in zip(places, found.t_events, strict=True):
+            if len(times):
+                gates[i][sample, unit] ^= True
+                met.append((i, unit, sample))
+    assert run.events[["layer", "unit", "sample"]].tolist() == met
+    np.testing.assert_allclose(parameters(run), w, rtol=1e-8, atol=1e-8)
+
+
+# -- what holds along a run -------------------------------------------------------------------
+
+
+def test_the_loss_falls_by_the_integral_of_r_K_r_with_the_schur_complement_of_sliding_samples():
+    net, X, y = problem(0, 20, [3, 16], outputs=2)
+    until = 60 / rate(net, X)
+    found = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    events = found.events
+    assert (events["kind"] == "slide in").sum() >= 3
+    ends = np.concatenate([[0.0], np.unique(events["time"]), [until]])
+    nodes, weights = np.polynomial.legendre.leggauss(10)
+    times = np.add.outer(ends[:-1], 0.0) + np.diff(ends) * 0.5 * (1 + nodes[:, None])
+    seen = []
+    of.train(net, X, y, method=of.ExactFlow(), times=np.sort(times.ravel()),
+             observe={"r": lambda moment: seen.append(moment.residual.copy())})  # fmt: skip
+    residuals = np.reshape(seen[1:], (len(ends) - 1, len(nodes), *y.shape))
+    gates = (net.fields(X).preactivations[0] > 0).astype(float)
+    G = X @ X.T * net.rates[0]
+    fallen = 0.0
+    rest = list(events)
+    for part, begin, length in zip(residuals, ends, np.diff(ends), strict=False):
+        while rest and rest[0]["time"] <= begin:
+            place = rest[0]["sample"], rest[0]["unit"]
+            kind = rest.pop(0)["kind"]
+            gates[place] = {"on": 1, "off": 0, "slide in": np.nan}.get(kind, gates[place])
+            if kind == "slide out":  # to the side on which the pre-activation then is
+                gates[place] = float(leaves_open(net, X, y, rest, place, begin, length))
+        K = schur(net.readout, G, gates)
+        r = part.reshape(len(nodes), -1)
+        power = np.einsum("qa,ab,qb->q", r, K, r)
+        fallen += 0.5 * length * (weights @ power)
+    np.testing.assert_allclose(found.losses[0] - found.losses[-1], fallen, rtol=1e-9)
+
+
+def leaves_open(net, X, y, rest, place, begin, length):
+    """Whether a pair that stops sliding opens."""
+    soon = of.train(net, X, y, method=of.ExactFlow(), until=begin + length / 2)
+    return (X @ soon.network.weights[0].T)[place] > 0
+
+
+def schur(V, G, gates):
+    """K (N·k, N·k), a unit with sliding samples adding the Schur complement of its Gram."""
+    n, k = len(G), len(V)
+    K = np.zeros((n, k, n, k))
+    for v, gate in zip(V.T, gates.T, strict=True):
+        S = np.isnan(gate)
+        on = np.flatnonzero(gate == 1)
+        part = G[np.ix_(on, on)]
+        if S.any():
+            part = part - G[np.ix_(on, S)] @ np.linalg.solve(G[np.ix_(S, S)], G[np.ix_(S, on)])
+        for o, p in itertools.product(range(k), repeat=2):
+            K[np.ix_(on, [o], on, [p])] += (v[o] * v[p] * part)[:, None, :, None]
+    return K.reshape(n * k, n * k)
+
+
+def replayed(net, X, events, times):
+    """The gates at these times by the record: 1 open, 0 closed, NaN sliding or just left."""
+    gates = [(h > 0).astype(float) for h in net.fields(X).preactivations]
+    rest = list(events)
+    for t in times:
+        while rest and rest[0]["time"] < t:
+            event = rest.pop(0)
+            place = event["sample"], event["unit"]
+            gates[event["layer"]][place] = {"on": 1.0, "off": 0.0}.get(event["kind"], np.nan)
+        yield gates
+
+
+@given(st.data())
+def test_recorded_gates_are_those_of_the_weights(data):
+    depth = data.draw(st.integers(1, 3))
+    seed = data.draw(st.integers(0, 10**6))
+    rng = np.random.default_rng(seed)
+    widths = [int(rng.integers(2, 5)), *rng.integers(4, 9, depth).tolist()]
+    options = {"bias": bool(rng.integers(2)), "slope": float(rng.choice([0.0, 0.0, 0.3]))}
+    options |= {"readout_rate": 1.0} if rng.integers(2) else {}
+    n = int(rng.integers(1, 13))
+    net, X, y = problem(seed, n, widths, int(rng.integers(1, 3)), size=3.0, **options)
+    if rng.integers(3) == 0:
+        X = np.round(X)[rng.integers(0, n, n)]  # equal samples, and rays
+    until = 10.0 ** rng.integers(0, 3) / max(rate(net, X), 1e-3)
+    times = np.linspace(0, until, 1001)[1:]
+    fields = []
+    run = of.train(net, X, y, method=of.ExactFlow(), times=times,
+                   observe={"h": lambda m: fields.append(m.network.fields(X).preactivations)})  # fmt: skip
+    for hidden, gates in zip(fields[1:], replayed(net, X, run.events, times), strict=True):
+        for h, on in zip(hidden, gates, strict=True):
+            clear = (abs(h) > 1e-9 * max(1.0, abs(h).max())) & ~np.isnan(on)
+            np.testing.assert_array_equal(on[clear], (h > 0)[clear])
+    assert np.diff(run.losses).max() <= 1e-9 * run.losses[0]
+
+
+def test_equal_samples_move_as_one_of_their_weight():
+    net, X, y = problem(5, 10, [3, 8])
+    until = 20 / rate(net, X)
+    twice = of.train(
+        net, np.vstack([X, X]), np.vstack([y + 1, y - 1]), method=of.ExactFlow(), until=until
+    )
+    weighted = of.train(
+        net, X, 2**0.5 * y, measurement=2**0.5 * np.eye(10), method=of.ExactFlow(), until=until
+    )
+    np.testing.assert_allclose(parameters(twice), parameters(weighted), atol=1e-12)
+    assert len(twice.events) == 2 * len(weighted.events) > 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_measured_run_on_some_samples_is_the_run_on_those(bias):
+    net, X, y = problem(6, 12, [3, 8, 6], bias=bias)
+    until = 10 / rate(net, X)
+    rows = sp.csr_array(np.eye(12)[::2])
+    measured = of.train(net, X, y[::2, 0], measurement=rows, method=of.ExactFlow(), until=until)
+    fewer = of.train(net, X[::2], y[::2], method=of.ExactFlow(), until=until)
+    np.testing.assert_allclose(parameters(measured), parameters(fewer), atol=1e-10)
+
+
+def test_units_keep_their_balance_and_files_their_events(tmp_path):
+    net, X, y = problem(7, 15, [3, 8, 8], readout_rate=1.0)
+    run = of.train(net, sp.csr_array(X), y, method=of.ExactFlow(), until=10 / rate(net, X),
+                   observe=[of.observe.Balancedness()])  # fmt: skip
+    assert len(run.events) > 3
+    assert abs(run.observations["balancedness_drift"]).max() < 1e-9
+    run.save(tmp_path / "run.npz")
+    np.testing.assert_array_equal(of.Trajectory.load(tmp_path / "run.npz").events, run.events)
+    assert of.train(net, X, y, steps=1).events is None
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+def test_errors_say_what_would_do(monkeypatch):
+    net, X, y = problem(0, 20, [3, 16])
+    until = 60 / rate(net, X)
+    with pytest.raises(
+        of.DivergenceError, match=r"unit \d+ of layer 1 slides on sample .*sliding=True"
+    ):
+        of.train(net, X, y, method=of.ExactFlow(sliding=False), until=until)
+    with pytest.raises(of.DivergenceError, match="more than events=5 at t = "):
+        of.train(net, X, y, method=of.ExactFlow(events=5), until=until)
+    with pytest.raises(TypeError, match="float64"):
+        single = of.ReLUNetwork.random([3, 4], dtype="float32")
+        of.train(single, np.eye(3, dtype="f"), np.ones(3, "f"), method=of.ExactFlow(), until=1)
+    with pytest.raises(ValueError, match="quadratic"):
+        of.train(net, X, y, method=of.ExactFlow(), until=1, objective="huber")
+    with pytest.raises(ValueError, match="eliminate= and gram= are not for it"):
+        of.train(net, X, y, method=of.ExactFlow(), until=1, eliminate=True)
+    with pytest.raises(TypeError, match="sliding must be True or False"):
+        of.ExactFlow(sliding=1)
+    with pytest.raises(ValueError, match="tol"):
+        of.ExactFlow(tol=0)
+    monkeypatch.setattr("opflow.dynamics.methods.exact_flow.WORK", 1e6)
+    with pytest.raises(ValueError, match="may meet .* events.*fewer samples or units"):
+        of.train(net, X, y, method=of.ExactFlow(), until=1)
+    assert WORK == 1e15
