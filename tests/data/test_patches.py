@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
@@ -41,16 +41,16 @@ def slices(images, size, stride):
 
 
 @settings(max_examples=examples(40))
-@given(case=cases(), data=st.data())
-def test_rows_are_slices_of_the_images(case, data):
+@given(case=cases(), seed=st.integers(0, 99))
+@example(case=(drawn((2, 5, 4, 3)), 2, 1), seed=0)
+def test_rows_are_slices_of_the_images(case, seed):
     X, rows = of.patches(*case), slices(*case)
     n = len(rows)
     assert (X.shape, X.dtype) == (rows.shape, rows.dtype)
     assert (X.dims[0], np.prod(X.dims)) == (len(case[0]), n)
-    index = data.draw(st.one_of(
-        st.slices(n), st.integers(0, n - 1), st.lists(st.integers(0, n - 1)).map(np.intp)
-    ))  # fmt: skip
-    np.testing.assert_array_equal(X[index], rows[index])
+    some = np.random.default_rng(seed).integers(0, n, 5)
+    for index in (slice(None), slice(n // 2, None), slice(None, None, -2), n - 1, some, some[:0]):
+        np.testing.assert_array_equal(X[index], rows[index])
     operator = of.RowMatrix(X)
     np.testing.assert_allclose(operator.T @ (operator @ np.eye(rows.shape[1])), rows.T @ rows,
                                atol=1e-13 * n)  # fmt: skip
@@ -104,6 +104,7 @@ def averaging(length, pool):
 @settings(max_examples=examples(30))
 @given(case=cases(), bias=st.booleans(), pool=st.integers(1, 3), form=st.sampled_from("sl"),
        scaling=st.sampled_from(["ntk", "standard"]))  # fmt: skip
+@example(case=(drawn((2, 6, 5, 3)), 2, 1), bias=True, pool=2, form="l", scaling="ntk")
 def test_kernel_and_steps_are_those_of_a_convolution_by_torch(case, bias, pool, form, scaling):
     torch = pytest.importorskip("torch")
     images, size, stride = case
@@ -160,7 +161,7 @@ def test_kernel_and_steps_are_those_of_a_convolution_by_torch(case, bias, pool, 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_step_holds_a_small_part_of_the_unfolded_patches(mapped, tmp_path):
-    images = drawn((60, 64, 64, 3)).astype(np.float32)
+    images = drawn((40, 64, 64, 3)).astype(np.float32)
     if mapped:
         np.save(tmp_path / "images.npy", images)
         images = np.load(tmp_path / "images.npy", mmap_mode="r")
@@ -168,17 +169,17 @@ def test_a_step_holds_a_small_part_of_the_unfolded_patches(mapped, tmp_path):
     unfolded = X.shape[0] * X.shape[1] * X.dtype.itemsize
     pool = np.full((1, 58 * 58), 1 / 58**2, np.float32)
     net = of.ReLUNetwork.random([X.shape[1], 8], seed=0, dtype=np.float32)
-    how = {"measurement": of.SampleLift(pool, 60), "method": of.GradientDescent(0.1)}
-    y = drawn(60).astype(np.float32)
-    of.train(net, X, y, steps=0, memory="40MB", **how)
+    how = {"measurement": of.SampleLift(pool, 40), "method": of.GradientDescent(0.1)}
+    y = drawn(40).astype(np.float32)
+    of.train(net, X, y, steps=0, memory="16MB", **how)  # imports
     tracemalloc.start()
     try:
-        run = of.train(net, X, y, steps=2, memory="40MB", **how)
+        run = of.train(net, X, y, steps=2, memory="16MB", **how)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert unfolded > 110e6
-    assert peak < unfolded / 5, f"{peak:,} of {unfolded:,}"
+    assert unfolded > 75e6
+    assert peak < min(16e6, unfolded / 5), f"{peak:,} of {unfolded:,}"
     assert run.losses[-1] < run.losses[0]
 
 
