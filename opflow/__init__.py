@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opflow import torch as torch
     from opflow.data.coordinates import coordinates as coordinates
     from opflow.data.coordinates import fourier_features as fourier_features
+    from opflow.data.patches import patches as patches
     from opflow.data.standardise import Standardiser as Standardiser
     from opflow.dynamics import *  # noqa: F403
     from opflow.evaluation import *  # noqa: F403
@@ -66,6 +67,7 @@ _SINGLE = {
     "gate_engines": "machine.gate_tables",
     "gate_options": "machine.gate_tables",
     "machine_profile": "machine.cost",
+    "patches": "data.patches",
     "show_config": "machine.config",
 }
 #: modules that are imported when they are asked for; what they need says how it is installed

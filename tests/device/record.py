@@ -17,7 +17,8 @@ from pathlib import Path
 #: modules that opflow or PyLops reach, and the classes whose methods they call
 MODULES = ["cupy", "cupy.linalg", "cupy.random", "cupy.fft", "cupy.cuda", "cupy.cuda.runtime",
            "cupyx", "cupyx.scipy.sparse", "cupyx.scipy.sparse.linalg", "cupyx.scipy.linalg",
-           "cupyx.scipy.fft", "cupyx.scipy.ndimage", "cupyx.scipy.signal"]  # fmt: skip
+           "cupyx.scipy.fft", "cupyx.scipy.ndimage", "cupyx.scipy.signal",
+           "cupy.lib", "cupy.lib.stride_tricks"]  # fmt: skip
 CLASSES = ["cupy.ndarray", "cupy._core.flags.Flags", "cupy.ufunc", "cupy.cuda.Stream",
            "cupy.cuda.Event", "cupy.cuda.Device", "cupy.cuda.MemoryPool",
            "cupyx.scipy.sparse.csr_matrix", "cupyx.scipy.sparse.csc_matrix",

@@ -645,7 +645,7 @@ OWN = {
 }  # fmt: skip
 BEHIND = {
     "cupy": np, "cupy.linalg": np.linalg, "cupy.fft": np.fft, "cupy.random": np.random,
-    "cupyx.scipy.linalg": scipy.linalg,
+    "cupyx.scipy.linalg": scipy.linalg, "cupy.lib.stride_tricks": np.lib.stride_tricks,
 }  # fmt: skip
 
 

@@ -49,3 +49,16 @@ def test_kernels_resolution_and_features() -> None:
     agree(of.fourier_features(put(X), count=3), of.fourier_features(X, count=3))
     with pytest.raises(TypeError, match="measurement: host and device operands do not mix"):
         of.measured_kernel(device, G)
+
+
+def test_patches_of_images_here_or_there_train_alike() -> None:
+    images = np.random.default_rng(0).standard_normal((4, 6, 5, 2))
+    X = of.patches(images, 3, 2)
+    agree(of.patches(put(images), 3, 2)[1:], X[1:])
+    net = of.ReLUNetwork.random([18, 7], bias=True, seed=0)
+    pool = np.full((1, 4), 0.25)
+    host = of.train(net, X, images[:, 0, 0, 0], measurement=of.SampleLift(pool, 4), steps=4)
+    how = {"measurement": of.SampleLift(put(pool), 4), "steps": 4}
+    for there in (of.patches(put(images), 3, 2), of.Streamed(X)):
+        device = of.train(net.to("gpu"), there, put(images[:, 0, 0, 0]), **how)
+        np.testing.assert_allclose(device.losses, host.losses, rtol=1e-9)
