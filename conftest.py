@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("OPFLOW_PROFILE", "default")  # what the cost model chooses is then fixed
+if "PYTEST_XDIST_WORKER" in os.environ:  # idle threads of BLAS spin on the core of another worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPFLOW_NUM_THREADS", str(os.cpu_count()))
 
 import functools
 import importlib.util

@@ -397,15 +397,15 @@ def test_results_follow_from_the_number_of_probes_alone(trained, capsys, monkeyp
 
 
 def test_a_clock_shares_its_seconds_and_stops_what_takes_longer():
-    clock = Clock(90.0, False)
+    clock = Clock(9000.0, False)
     clock.part("start", 3)
-    assert 29 < clock.left() <= 30
-    clock.pace = 0.01
+    assert 2900 < clock.left() <= 3000
+    clock.pace = 1.0
     assert clock.fits(10, 100) == 10 and clock.fits(100, 100) == 29 and clock.fits(10, 6000) == 0
     assert clock.run("norm", 10, lambda: 5) == 5 and not clock.skipped
     assert clock.run("rank", 6000, lambda: 5) is None
     why = clock.skipped["rank"]
-    assert why.endswith("left: more --seconds") and "1 min" in why
+    assert why.endswith("left: more --seconds") and "1.7 h" in why
     clock.until = 0.0
     op = of.Gram(np.random.default_rng(0).standard_normal((300, 40)))
     work = lambda: of.spectral.eigsh(op, 2, method="lanczos")  # noqa: E731

@@ -14,7 +14,7 @@ from opflow.machine import threads
 from .catalogue import ENTRIES, Problem
 
 #: seconds after which a child that waits for what its parent alone has is ended
-PATIENCE = 30
+PATIENCE = 120
 
 
 @contextmanager

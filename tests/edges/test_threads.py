@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import opflow as of
 from opflow.machine import threads
@@ -26,10 +27,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def spread():
     """The smallest products are spread over threads, and nothing is left changed."""
-    blas = [threads.count(), *threads._blas._numbers()]
-    with spread_wide():
-        yield
-    assert [threads.count(), *threads._blas._numbers()] == blas
+    with threadpool_limits(2, user_api="blas"):
+        blas = [threads.count(), *threads._blas._numbers()]
+        with spread_wide():
+            yield
+        assert [threads.count(), *threads._blas._numbers()] == blas
 
 
 def in_another_thread(work):
@@ -76,7 +78,7 @@ def test_a_product_large_enough_for_a_threaded_blas_is_the_same_in_any_thread():
 def test_a_child_process_computes_the_same(call):
     done = subprocess.run(
         [sys.executable, "-m", "tests.edges.bits", call], cwd=ROOT, capture_output=True, text=True,
-        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "2"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -23,8 +23,11 @@ MANY = 1e12
 
 @pytest.fixture(autouse=True)
 def controlled():
+    """BLAS has two threads to begin with, whatever the environment says."""
     if pool._blas.threads() is None:
         pytest.skip("the threads of this BLAS cannot be set: rows are not spread")
+    with threadpool_limits(2, user_api="blas"):
+        yield
 
 
 def spread(n, work, flops=MANY, *data, threads=3, **options):
