@@ -212,6 +212,24 @@ def test_the_step_is_that_of_the_measured_kernel():
     np.testing.assert_allclose(recomputed.losses, run.losses, rtol=1e-12)
 
 
+def test_messages_name_the_measured_kernel():
+    net, X, G, d = small()
+    auto = of.GradientDescent()
+    for how, kernel in (({"measurement": G}, "G K Gᵀ"), ({}, "K")):
+        y = d if how else np.ones((12, 2))
+        assert f"with λ_max({kernel}) =" in of.train(net, X, y, steps=2, method=auto, **how).note
+        with pytest.raises(of.DivergenceError, match=rf"limit 2/λ_max\({kernel}\) was"):
+            of.train(net, X, y, steps=90, method=of.GradientDescent(3.0), **how)
+
+
+def test_a_note_names_it_after_a_checkpoint(tmp_path):
+    net, X, G, d = small()
+    how = {"measurement": G, "checkpoint": tmp_path / "run"}
+    for steps in (5, 6):
+        run = of.train(net, X, d, steps=steps, resume=steps > 5, **how)
+        assert "with λ_max(G K Gᵀ) =" in run.note
+
+
 @pytest.mark.parametrize("many", [1e9, 0.0])
 @pytest.mark.parametrize("objective", ["quadratic", "huber"])
 def test_a_gauss_newton_step_is_the_dense_solution(many, objective, monkeypatch):
