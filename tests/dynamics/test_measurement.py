@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.dynamics.first_layer import WeightLayer
-from opflow.dynamics.measurement import Measured
+from opflow.dynamics.measurement import Measured, Outputs
 from opflow.dynamics.methods import gauss_newton
+from opflow.dynamics.plan import plan
 from opflow.dynamics.state import State
 from opflow.machine import threads
 from opflow.machine import workspace as budgets
@@ -228,6 +229,26 @@ def test_a_note_names_it_after_a_checkpoint(tmp_path):
     for steps in (5, 6):
         run = of.train(net, X, d, steps=steps, resume=steps > 5, **how)
         assert "with λ_max(G K Gᵀ) =" in run.note
+
+
+@pytest.mark.parametrize("eliminate", [True, False])
+def test_the_plan_counts_products_with_g(eliminate):
+    """A forward pass more, by weights the first layer too, and a product with G and with Gᵀ."""
+    net, X, G, _ = small(k=2, n=12)
+    above = net.parameters - net.weights[0].size
+
+    def step(seen):
+        route = plan(net, X, steps=1, memory=1e9, eliminate=eliminate, seen=seen).routes[0]
+        return route.step
+
+    plain = step(Outputs())
+    dense, tall = (
+        step(Measured(of.as_operator(A), 2)) for A in (G, sp.csr_array(np.ones((500, 24))))
+    )
+    first = 0 if eliminate else net.weights[0].size
+    assert dense.flops == plain.flops + 2 * 12 * (above + first) + 2 * (2 * 9 * 24)
+    assert tall.sparse == 2 * (2 * 500 * 24)
+    assert tall.bytes >= plain.bytes + 2 * 500 * 24 * 12
 
 
 @pytest.mark.parametrize("many", [1e9, 0.0])
