@@ -16,6 +16,7 @@ from opflow.dynamics.plan import plan
 from opflow.dynamics.state import State
 from opflow.machine import threads
 from opflow.machine import workspace as budgets
+from opflow.relu import fields
 from tests import examples
 from tests.dynamics.test_routes import ROUTES, apart
 from tests.relu.reference import problems
@@ -103,8 +104,7 @@ def test_a_hundred_steps_are_those_of_torch(problem, rows, form, workspace):
 def test_the_kernel_is_that_of_the_jacobian(storage, problem, rows):
     net, X = problem
     G = measured(net, len(X), rows)[0]
-    fields = net.fields(X, storage=storage)
-    K = of.measured_kernel(fields, G)
+    K = of.measured_kernel(net.fields(X, storage=storage), G)
     GJ = G @ of.jacobian(net.fields(X)).todense()
     tolerance = 1e-12 * (np.abs(GJ).max() ** 2 + 1e-300) * GJ.shape[1]
     np.testing.assert_allclose(K.todense(), GJ @ GJ.T, atol=tolerance)
@@ -152,6 +152,22 @@ def test_a_run_goes_on_bit_for_bit_and_knows_its_measurement(name, tmp_path):
     run = of.train(net, X, d, steps=12, resume=True, **how)
     assert run.losses.tobytes() == whole.losses.tobytes()
     assert run.residual.tobytes() == whole.residual.tobytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["array", "rows on disk", "sparse"])
+def test_ways_to_hold_the_fields_agree(name, kind, monkeypatch):
+    net, X, G, d = small()
+    how = {"method": METHODS[name], "measurement": G, "eliminate": False, "steps": 4}
+    want = of.train(net, X, d, observe=[of.observe.TopEigenpairs(2)], **how)
+    inputs = ROUTES[kind](X)[0][0] if kind in ROUTES else X
+    for storage in ("cached", "packed", "recomputed"):
+        monkeypatch.setattr(fields, "storage_within", lambda *given, storage=storage: storage)
+        monkeypatch.setattr(budgets, "WORKSPACE", 400)
+        run = of.train(net, inputs, d, observe=[of.observe.TopEigenpairs(2)], **how)
+        np.testing.assert_allclose(run.losses, want.losses, rtol=1e-10)
+        assert apart(run.residual, want.residual) <= 1e-10
+        np.testing.assert_allclose(*(r.observations["eigenvalues"] for r in (run, want)), rtol=1e-8)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -317,6 +333,12 @@ def broken(**products):
         ({"measurement": broken(matvec=lambda v: np.full(9, np.nan))}, "measurement gives NaN"),
         ({"measurement": broken(rmatvec=lambda v: -np.ones(24) * v.sum())}, "measurement has an a"),
         ({"measurement": broken(rmatvec=None)}, "measurement cannot be applied.*no adjoint"),
+        ({"measurement": broken(rmatvec=lambda v: np.full(24, np.inf))}, "measurement gives NaN"),
+        ({"measurement": broken(matvec=lambda v: np.ones(8))}, "measurement cannot be applied"),
+        ({"measurement": sp.csr_array(np.ones((9, 24), complex))}, "measurement must be float32"),
+        ({"measurement": sp.csr_array(np.full((9, 24), np.inf))}, "measurement contains NaN"),
+        ({"measurement": np.ones((24, 9))}, r"measurement has shape \(24, 9\).*\(M, 24\)"),
+        ({"measurement": np.ones((0, 24))}, r"measurement has shape \(0, 24\)"),
         ({"measurement": "G"}, "measurement"),
         ({"y": np.ones(10)}, r"y has shape \(10,\) but measurement has 9 rows"),
         ({"y": np.full(9, np.nan)}, "y contains NaN"),
