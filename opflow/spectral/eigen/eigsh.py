@@ -96,8 +96,8 @@ def eigsh(
         Where to begin, such as the `start` of pairs of a nearby operator.  A random vector
         joins it (added to the last column, if there are more than k), six block products are
         spent at least, and the pair next to those asked for must have converged too, or have a
-        residual of 0.001 of its distance from them: what is outside the start is missed with a
-        probability of about 10⁻³.
+        residual of a tenth of its distance from them: a start from an invariant space cannot easily
+        hide what is outside it.
     memory : float or str, optional
         Bytes for the basis and, where it pays, the dense operator; by default half of what is free.
     how : str, optional

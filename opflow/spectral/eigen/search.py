@@ -18,9 +18,11 @@ from opflow.spectral.krylov.block import BlockKrylov
 START_STEPS_LEAST = 6
 #: width of a block where products cost as much as their columns
 NARROW = 2
-#: residual of the next pair, relative to its distance from those found, at which random vectors
-#: have missed nothing: each would have to lack it so far, a chance of DOUBT
+#: residual of the next pair, relative to its distance from those found, at which a search that
+#: narrow has missed no copy: both vectors would have to lack it so far, a chance of DOUBT ** NARROW
 DOUBT = 1e-3
+#: the same with a given start: less would cost what the start saves
+START_DOUBT = 0.1
 #: part of the way to convergence, by the rate seen, that goes without a look
 PATIENCE = 0.7
 #: order from which a dense operator is searched in float32 first
@@ -114,6 +116,7 @@ def search(
     excess = np.inf  # of residuals over what is allowed, there
     since = 0  # step of the last random vectors
     known: Array | None = None  # values found before them
+    doubt = DOUBT if narrow else START_DOUBT
     for step in range(1, steps + 1):
         if space.full:
             more = max(space.width, min(k // 2, (space.filled - k) // 4))
@@ -144,7 +147,7 @@ def search(
                 rest = PATIENCE * excess * grown / (last - excess)
                 due = max(due, before + min(rest, 0.25 * space.filled))
             continue
-        if started and not settled_next(values, residuals, k, which, within, DOUBT):
+        if started and not settled_next(values, residuals, k, which, within, doubt):
             continue
         found = values[chosen]
         if not narrow or (known is not None and (abs(found - known) <= 2 * allowed[chosen]).all()):
