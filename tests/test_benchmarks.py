@@ -289,6 +289,18 @@ def test_a_run_goes_on_where_it_was_cut_short(quick, tmp_path):
     assert after == kept
 
 
+@pytest.mark.parametrize(
+    ("contenders", "base"), [(["factored"], "factored"), (["factored", "opflow"], "opflow")]
+)
+def test_eigenpairs_are_compared_without_opflow(contenders, base):
+    command = [sys.executable, "benchmarks/eigenpairs.py", "--samples", "300", "--features", "5"]
+    command += ["--widths", "40", "--pairs", "3", "--rounds", "1", "--contenders", *contenders]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"× {base} " in done.stdout
+
+
 @pytest.mark.thorough
 def test_a_quick_run_of_the_modules(tmp_path):
     pytest.importorskip("torch", reason="modules need torch")

@@ -1,5 +1,7 @@
 """Docstrings of public names: all parameters, relatives, an example, sections in numpydoc order."""
 
+import re
+
 import pytest
 
 from tests.public import public
@@ -44,3 +46,10 @@ PUBLIC = public()
 def test_a_docstring_is_complete(name):
     errors = numpydoc.validate(PUBLIC[name], validator_cls=Validator)["errors"]
     assert [text for code, text in errors if code in CODES] == []
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_parameters_are_described_where_they_are_listed(name):
+    listed = numpydoc.get_doc_object(PUBLIC[name], config={"show_class_members": False})
+    told = {p.name: " ".join(p.desc) for p in listed["Parameters"]}
+    assert not {n: d for n, d in told.items() if re.fullmatch(r"Those of :\w+:`[^`]*`\.", d)}

@@ -23,6 +23,9 @@ FLOORS = [
     "torch",  # of any module, for the most part without networks of opflow
     "plot",
     "sklearn",
+    "features",  # these stand for packages of relu and dynamics
+    "hierarchy",
+    "observe",
     "",  # opflow itself: the public names
     "cli",
     "__main__",

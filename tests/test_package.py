@@ -45,6 +45,19 @@ def test_parts_are_there_without_an_import_of_their_own():
     assert of.plot.__name__ == "opflow.plot"
 
 
+@pytest.mark.parametrize("part", ["features", "hierarchy", "observe", "spectral"])
+def test_import_statements_find_what_attributes_find(part):
+    name = getattr(of, part).__all__[0]
+    early = f"from opflow.{part} import {name}; import opflow as of; "
+    late = (
+        f"import opflow as of; before = of.{part}.{name}; import opflow.{part}; {name} = before; "
+    )
+    same = (
+        f"import sys; print(of.{part}.{name} is {name}, sys.modules['opflow.{part}'] is of.{part})"
+    )
+    assert python(early + same) == python(late + same) == "True True"
+
+
 def test_an_extra_that_is_missing_says_how_it_is_installed():
     code = (
         "import sys; sys.modules['sklearn'] = None\nimport opflow as of\n"

@@ -9,11 +9,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from opflow.dynamics.measurement import Measured, Outputs, measured_targets
+from opflow.dynamics.measurement import Measured, Outputs
 from opflow.dynamics.methods.method import Method
-from opflow.dynamics.objectives import CrossEntropy, RunObjective
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, is_array, namespace
 from opflow.operators import Operator
@@ -40,32 +38,6 @@ def checked_X(X: Data, network: ReLUNetwork, gram: Data, empty: bool = False) ->
             f"{network.widths[0]} input features but gram has {gram.shape[0]} columns"
         )
     return None
-
-
-def checked_targets(
-    y: Data, network: ReLUNetwork, n: int, objective: RunObjective, seen: Outputs | None = None
-) -> Array:
-    """`y` as (N, k), or as (M, 1) if measured, or an error that says what is wrong with it."""
-    if seen is not None and seen.G is not None:
-        return measured_targets(y, seen.G, network, objective)
-    y = targets_of(y, network.dtype, n, network.outputs, objective)
-    namespace(y, network.readout)
-    return y
-
-
-def targets_of(y: Data, dtype: DTypeLike, n: int, k: int, objective: RunObjective) -> Array:
-    """The targets (n, k) of any network."""
-    y = check_real(y, "y", dtype=dtype, finite=True)
-    labels = k == 1 or isinstance(objective, CrossEntropy)
-    if y.ndim == 1 and labels:
-        y = objective.targets(y, k)
-    if y.shape != (n, k):
-        wanted = f"({n}, {k})" + f" or ({n},)" * labels
-        raise ValueError(
-            f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
-            f"{wanted} is expected"
-        )
-    return objective.targets(y, k)
 
 
 def warn_of_scales(X: Data, y: Array, names: Sequence[object] | None = None) -> None:

@@ -294,9 +294,10 @@ class Loop:
             )
         top = self.share * (largest_eigenvalue(here.kernel()).value + here.stiffness)
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
+        kernel = here.measurement.symbol
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
-            f"{self.integrator.step:.4g}; the stability limit 2/λ_max(K){of} was {limit} at the "
-            "last step before. Standardise X and y, take a smaller step or step='auto', or another "
-            "method, such as GradientFlow()"
+            f"{self.integrator.step:.4g}; the stability limit 2/λ_max({kernel}){of} was {limit} at "
+            "the last step before. Standardise X and y, take a smaller step or step='auto', or "
+            "another method, such as GradientFlow()"
         )

@@ -6,24 +6,63 @@ Measured outputs F = G f stand in the place of f wherever a loss, a residual or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from opflow.dynamics.objectives import RunObjective
+from opflow.dynamics.objectives import RunObjective, targets_of
+from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.machine.arrays import Array, Data, check_real, namespace
+from opflow.machine.cost import Cost
+from opflow.operators.entries import column_squares
 from opflow.operators.operator import Operator
+from opflow.operators.prices import product_bytes
 from opflow.operators.pullback import pushforward
 from opflow.operators.rules import compose
 from opflow.relu.network import ReLUNetwork
 
 #: the force of rows of outputs
 Force = Callable[[slice, Array], Array]
+#: samples and their signed activations, ``[X, ã^1, …, ã^L]``
+Block = tuple[slice, list[Array]]
+#: a forward pass: the outputs, and the row blocks it has kept
+Forward = Callable[[], tuple[Array, Sequence[Block]]]
 
 
 class Outputs:
     """The outputs themselves, as they are."""
 
-    #: None here
-    G: Operator | None = None
+    #: the kernel of what is seen, for messages
+    symbol = "K"
+    #: forward passes of a step besides that of the gradient
+    passes = 0
+
+    def refuse(self, why: str) -> None:
+        """Raise, where outputs are measured, what says `why` they may not be."""
+
+    def targets(self, y: Data, network: ReLUNetwork, n: int, goal: RunObjective) -> Array:
+        """`y` in the shape of what is seen, or an error that says what is wrong with it."""
+        y = targets_of(y, network.dtype, n, network.outputs, goal)
+        namespace(y, network.readout)
+        return y
+
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint keeps of it."""
+        return {}
+
+    def size(self, outputs: int) -> int:
+        """How many numbers are seen of all outputs."""
+        return outputs
+
+    def cost(self) -> Cost:
+        """Of seeing and pulling, in every step."""
+        return Cost(0.0, 0.0)
+
+    def held(self, outputs: int) -> float:
+        """Bytes held by it, for so many outputs."""
+        return 0.0
+
+    def driven(self, force: Force, forward: Forward) -> tuple[Force, Sequence[Block]]:
+        """The force on rows of outputs, from that on what is seen, and the row blocks at hand."""
+        return force, ()
 
     def seen(self, f: Array) -> Array:
         """Outputs (N, k) in the shape of the targets, measured."""
@@ -41,15 +80,54 @@ class Outputs:
         """The Jacobian of what is seen, from that of the outputs."""
         return J
 
+    def squares(self, J: Operator, signs: Callable[[], Array]) -> tuple[Array, int]:
+        """The diagonal of RᵀR of these rows R, and the products it took; random `signs` may be."""
+        return column_squares(J), 0
+
 
 class Measured(Outputs):
     """G times the outputs of all samples, flattened sample-major, (M, 1)."""
 
-    G: Operator
+    symbol = "G K Gᵀ"
+    passes = 1
 
     def __init__(self, G: Operator, outputs: int) -> None:
         self.G = G
         self.outputs = outputs
+
+    def refuse(self, why: str) -> None:
+        raise ValueError(why)
+
+    def targets(self, y: Data, network: ReLUNetwork, n: int, goal: RunObjective) -> Array:
+        d = check_real(y, "y", dtype=network.dtype, finite=True)
+        rows, field = self.G.shape[0], self.G.dimsd
+        if d.shape not in ((rows,), (rows, 1), field):
+            raise ValueError(
+                f"y has shape {d.shape} but measurement has {rows} rows: ({rows},) is expected"
+                f"{f' or {field}' * (len(field) > 1)}"
+            )
+        namespace(d, network.readout)
+        return goal.targets(d.reshape(-1), 1)
+
+    def identity(self) -> dict[str, str]:
+        return {"measurement": fingerprint(self.G, self.G.H)}
+
+    def size(self, outputs: int) -> int:
+        return self.G.shape[0]
+
+    def cost(self) -> Cost:
+        return self.G.cost() + self.G.H.cost()
+
+    def held(self, outputs: int) -> float:
+        # outputs, forces on them, and what the products with G and with Gᵀ take
+        product = max(product_bytes(self.G, 1), product_bytes(self.G.H, 1))
+        return 4.0 * outputs * self.G.dtype.itemsize + product
+
+    def driven(self, force: Force, forward: Forward) -> tuple[Force, Sequence[Block]]:
+        f, kept = forward()
+        F = self.seen(f)
+        pulled = self.pulled(force(slice(0, len(F)), F))
+        return lambda s, f: pulled[s], kept
 
     def seen(self, f: Array) -> Array:
         return self.G.matvec(f.reshape(-1)).reshape(-1, 1)
@@ -63,15 +141,6 @@ class Measured(Outputs):
     def rows(self, J: Operator) -> Operator:
         return compose(self.G, J)
 
-
-def measured_targets(d: Data, G: Operator, network: ReLUNetwork, goal: RunObjective) -> Array:
-    """`d` as (M, 1), or an error that says what is wrong with it."""
-    d = check_real(d, "y", dtype=network.dtype, finite=True)
-    rows = G.shape[0]
-    if d.shape not in ((rows,), (rows, 1), G.dimsd):
-        raise ValueError(
-            f"y has shape {d.shape} but measurement has {rows} rows: ({rows},) is expected"
-            f"{f' or {G.dimsd}' * (len(G.dimsd) > 1)}"
-        )
-    namespace(d, network.readout)
-    return goal.targets(d.reshape(-1), 1)
+    def squares(self, J: Operator, signs: Callable[[], Array]) -> tuple[Array, int]:
+        Z = signs()  # an estimate without bias
+        return (self.rows(J).rmatmat(Z) ** 2).mean(axis=1), Z.shape[1] // 2

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import Array, module_name, namespace
+from opflow.machine.arrays import Array, Data, check_real, module_name, namespace
 from opflow.machine.workspace import row_slices
 
 
@@ -208,6 +209,21 @@ def run_objective(objective: str | Objective, outputs: int) -> RunObjective:
             f"force(f, y), not {objective!r}"
         )
     return Given(objective)
+
+
+def targets_of(y: Data, dtype: DTypeLike, n: int, k: int, objective: RunObjective) -> Array:
+    """The targets (n, k) of any network."""
+    y = check_real(y, "y", dtype=dtype, finite=True)
+    labels = k == 1 or isinstance(objective, CrossEntropy)
+    if y.ndim == 1 and labels:
+        y = objective.targets(y, k)
+    if y.shape != (n, k):
+        wanted = f"({n}, {k})" + f" or ({n},)" * labels
+        raise ValueError(
+            f"y has shape {y.shape} but X has {n} rows and the network {k} outputs: "
+            f"{wanted} is expected"
+        )
+    return objective.targets(y, k)
 
 
 def driven(

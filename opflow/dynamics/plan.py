@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from opflow.dynamics.checks import checked_gram
 from opflow.dynamics.first_layer import DualLayer, FirstLayer, WeightLayer
+from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.routes import (
+    OUTPUTS,
     Route,
     RunShapes,
     best,
@@ -77,7 +79,7 @@ def plan(
     eliminate: bool | None = None,
     gram: Any = None,
     method: Method | None = None,
-    measured: int = 0,
+    seen: Outputs = OUTPUTS,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Choose the route of a run and its workspace.
@@ -95,8 +97,8 @@ def plan(
     gram : callable, array, sparse matrix or operator, optional
         A kernel in the place of XXᵀ.
     method : Method, optional
-    measured : int
-        Rows of what measures the outputs; 0 if nothing does.
+    seen : Outputs
+        What is measured of the outputs.
     resumed : mapping, optional
         :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
         is over the same blocks.
@@ -105,7 +107,7 @@ def plan(
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
     samples = int(X.shape[0]) if kernel is None else kernel.shape[0]
-    shapes = run_shapes(network, X, samples, method)._replace(measured=measured)
+    shapes = run_shapes(network, X, samples, method)._replace(seen=seen)
     routes = possible_routes(shapes, X, kernel, eliminate)
     if resumed is not None:
         # A checkpoint stores either W¹ or C, so a resumed run takes a route of the same kind.

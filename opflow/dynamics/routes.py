@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from numpy.typing import DTypeLike
 
+from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.methods.step_size import LANCZOS
@@ -35,6 +36,8 @@ SMALL = 0.5
 LEAST_WORKSPACE = 1 << 16
 #: bytes that Python itself needs
 OVERHEAD = 1 << 20
+#: what a run sees of its outputs, if they are not measured
+OUTPUTS = Outputs()
 
 
 class Route(NamedTuple):
@@ -79,8 +82,8 @@ class RunShapes(NamedTuple):
     #: whether X is an operator: its fields cannot be held but whole
     operator: bool
     method: Method
-    #: numbers that are measured of the outputs, which takes a forward pass; 0 for the outputs
-    measured: int = 0
+    #: what is measured of the outputs
+    seen: Outputs = OUTPUTS
 
     @property
     def item(self) -> int:
@@ -90,16 +93,16 @@ class RunShapes(NamedTuple):
     @property
     def residuals(self) -> float:
         """Bytes of a residual."""
-        return float((self.measured or self.samples * self.network.outputs) * self.item)
+        return float(self.seen.size(self.samples * self.network.outputs) * self.item)
 
     @property
     def passes(self) -> int:
         """Forward passes of a step besides that of the gradient: one measures the outputs."""
-        return int(self.measured > 0)
+        return self.seen.passes
 
-    def seen(self) -> float:
+    def measuring(self) -> float:
         """Bytes of outputs, forces on them and their products, if they are measured."""
-        return 4.0 * self.passes * self.samples * self.network.outputs * self.item
+        return self.seen.held(self.samples * self.network.outputs)
 
     def upper(self) -> float:
         """Parameters above the first layer."""
@@ -111,10 +114,10 @@ class RunShapes(NamedTuple):
         return Cost(flops, 0.0, flops if self.sparse else 0.0)
 
     def above(self) -> Cost:
-        """One step of the layers above the first, and entry-wise passes over all fields."""
+        """One step of what is above the first layer, and entry-wise passes over all fields."""
         fields = float(self.samples) * sum(self.network.widths[1:])
         flops = (6.0 + 2.0 * self.passes) * self.samples * self.upper()
-        return Cost(flops, (8 * fields + 6 * self.upper()) * self.item)
+        return Cost(flops, (8 * fields + 6 * self.upper()) * self.item) + self.seen.cost()
 
     def cached_fields(self) -> float:
         """Bytes of all fields."""
@@ -209,7 +212,7 @@ def weight_route(shapes: RunShapes) -> Route:
         if shapes.operator:
             frozen += shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.seen() + shapes.workspace() + OVERHEAD
+    held += 3 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
     held += shapes.method.kept * shapes.cached_fields()
     return Route("weights", Cost(0.0, 0.0), step, held)
 
@@ -233,7 +236,7 @@ def eliminated_routes(
     if shapes.method.frozen:
         frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.seen() + shapes.workspace() + OVERHEAD
+    held += 3 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
     if given:
         name = "Gram as given"
         through = gram.cost(width)

@@ -7,11 +7,12 @@ eliminated, C stands in the place of W¹.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
-from opflow.dynamics.measurement import Force, Outputs
+from opflow.dynamics.measurement import Block, Force, Outputs
 from opflow.dynamics.objectives import Quadratic, RunObjective, driven
 from opflow.machine.arrays import Array, Data, is_rows, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
@@ -26,8 +27,6 @@ from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_o
 
 #: flops that take the time of the element-wise passes over one entry of a field
 ENTRY = 50.0
-#: samples and their signed activations, ``[X, ã^1, …, ã^L]``
-Block = tuple[slice, list[Array]]
 
 
 class State:
@@ -144,13 +143,8 @@ class State:
         """
         force, loss = driven(self.objective, self.targets, residual)
         hidden = self._hidden()
-        if self.measurement.G is None:
-            velocity = self._velocity(force, hidden)
-        else:
-            f, kept = self._outputs(hidden)
-            F = self.measurement.seen(f)
-            pulled = self.measurement.pulled(force(slice(0, len(F)), F))
-            velocity = self._velocity(lambda s, f: pulled[s], hidden, kept)
+        pull, kept = self.measurement.driven(force, partial(self._outputs, hidden))
+        velocity = self._velocity(pull, hidden, kept)
         if self.decay:
             sets = zip(velocity, self.parameters, self.upper.parameter_rates(), strict=True)
             for v, p, rate in sets:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -198,7 +197,7 @@ def train(
         inputs = checks.checked_X(X, network, gram, comm is not None)
         n = gram.shape[0] if inputs is None else inputs.shape[0]
         seen = checks.checked_measurement(measurement, network, n, method, comm)
-        return named(observe), inputs, seen, checks.checked_targets(y, network, n, goal, seen)
+        return named(observe), inputs, seen, seen.targets(y, network, n, goal)
 
     names = getattr(X, "columns", None)
     observers, X, seen, y = together(comm, data)
@@ -226,7 +225,10 @@ def train(
     how = f"{method!r}, loss={loss!r}"
     if not isinstance(goal, Quadratic):
         how += f", objective={goal!r}"
-    identity = partial(run_identity, how, network.digest(), X, y, gram, seen.G, space)
+
+    def identity() -> dict[str, str]:
+        return run_identity(how, network.digest(), X, y, gram, space) | seen.identity()
+
     saver, held = _checkpoint(checkpoint, checks.checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
@@ -239,7 +241,7 @@ def train(
             eliminate=eliminate,
             gram=gram,
             method=method,
-            measured=0 if seen.G is None else y.size,
+            seen=seen,
             resumed=None if held is None else held[1],
         ),
     )

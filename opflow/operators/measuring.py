@@ -48,8 +48,8 @@ def _check_products(G: Operator, xp: Any) -> None:
     u, v = (xp.asarray(rng.standard_normal(n), dtype=G.dtype) for n in reversed(G.shape))
     try:
         Gu, Gv = G.matvec(u), G.rmatvec(v)
-    except TypeError as error:
-        raise TypeError(f"measurement cannot be applied: {error}") from error
+    except (TypeError, ValueError) as error:  # there is no adjoint, or a product of another length
+        raise type(error)(f"measurement cannot be applied: {error}") from error
     if not all(bool(xp.isfinite(product).all()) for product in (Gu, Gv)):
         raise ValueError("measurement gives NaN or infinity")
     norm = xp.linalg.norm

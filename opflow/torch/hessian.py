@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from opflow.dynamics.checks import targets_of
 from opflow.dynamics.hessian import CONVEX, check_bent
-from opflow.dynamics.objectives import Objective, RunObjective
+from opflow.dynamics.objectives import Objective, RunObjective, targets_of
 from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.operators.operator import Cost

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.dynamics.first_layer import WeightLayer
-from opflow.dynamics.measurement import Measured
+from opflow.dynamics.measurement import Measured, Outputs
 from opflow.dynamics.methods import gauss_newton
+from opflow.dynamics.plan import plan
 from opflow.dynamics.state import State
 from opflow.machine import threads
 from opflow.machine import workspace as budgets
+from opflow.relu import fields
 from tests import examples
 from tests.dynamics.test_routes import ROUTES, apart
 from tests.relu.reference import problems
@@ -102,8 +104,7 @@ def test_a_hundred_steps_are_those_of_torch(problem, rows, form, workspace):
 def test_the_kernel_is_that_of_the_jacobian(storage, problem, rows):
     net, X = problem
     G = measured(net, len(X), rows)[0]
-    fields = net.fields(X, storage=storage)
-    K = of.measured_kernel(fields, G)
+    K = of.measured_kernel(net.fields(X, storage=storage), G)
     GJ = G @ of.jacobian(net.fields(X)).todense()
     tolerance = 1e-12 * (np.abs(GJ).max() ** 2 + 1e-300) * GJ.shape[1]
     np.testing.assert_allclose(K.todense(), GJ @ GJ.T, atol=tolerance)
@@ -151,6 +152,22 @@ def test_a_run_goes_on_bit_for_bit_and_knows_its_measurement(name, tmp_path):
     run = of.train(net, X, d, steps=12, resume=True, **how)
     assert run.losses.tobytes() == whole.losses.tobytes()
     assert run.residual.tobytes() == whole.residual.tobytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["array", "rows on disk", "sparse"])
+def test_ways_to_hold_the_fields_agree(name, kind, monkeypatch):
+    net, X, G, d = small()
+    how = {"method": METHODS[name], "measurement": G, "eliminate": False, "steps": 4}
+    want = of.train(net, X, d, observe=[of.observe.TopEigenpairs(2)], **how)
+    inputs = ROUTES[kind](X)[0][0] if kind in ROUTES else X
+    for storage in ("cached", "packed", "recomputed"):
+        monkeypatch.setattr(fields, "storage_within", lambda *given, storage=storage: storage)
+        monkeypatch.setattr(budgets, "WORKSPACE", 400)
+        run = of.train(net, inputs, d, observe=[of.observe.TopEigenpairs(2)], **how)
+        np.testing.assert_allclose(run.losses, want.losses, rtol=1e-10)
+        assert apart(run.residual, want.residual) <= 1e-10
+        np.testing.assert_allclose(*(r.observations["eigenvalues"] for r in (run, want)), rtol=1e-8)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -210,6 +227,44 @@ def test_the_step_is_that_of_the_measured_kernel():
     assert run.observations["eigenvalues"][0, 0] == pytest.approx(top)
     recomputed = of.train(net, X, d, measurement=G, steps=3, memory=2_000_000)
     np.testing.assert_allclose(recomputed.losses, run.losses, rtol=1e-12)
+
+
+def test_messages_name_the_measured_kernel():
+    net, X, G, d = small()
+    auto = of.GradientDescent()
+    for how, kernel in (({"measurement": G}, "G K Gᵀ"), ({}, "K")):
+        y = d if how else np.ones((12, 2))
+        assert f"with λ_max({kernel}) =" in of.train(net, X, y, steps=2, method=auto, **how).note
+        with pytest.raises(of.DivergenceError, match=rf"limit 2/λ_max\({kernel}\) was"):
+            of.train(net, X, y, steps=90, method=of.GradientDescent(3.0), **how)
+
+
+def test_a_note_names_it_after_a_checkpoint(tmp_path):
+    net, X, G, d = small()
+    how = {"measurement": G, "checkpoint": tmp_path / "run"}
+    for steps in (5, 6):
+        run = of.train(net, X, d, steps=steps, resume=steps > 5, **how)
+        assert "with λ_max(G K Gᵀ) =" in run.note
+
+
+@pytest.mark.parametrize("eliminate", [True, False])
+def test_the_plan_counts_products_with_g(eliminate):
+    """A forward pass more, by weights the first layer too, and a product with G and with Gᵀ."""
+    net, X, G, _ = small(k=2, n=12)
+    above = net.parameters - net.weights[0].size
+
+    def step(seen):
+        route = plan(net, X, steps=1, memory=1e9, eliminate=eliminate, seen=seen).routes[0]
+        return route.step
+
+    plain = step(Outputs())
+    dense, tall = (
+        step(Measured(of.as_operator(A), 2)) for A in (G, sp.csr_array(np.ones((500, 24))))
+    )
+    first = 0 if eliminate else net.weights[0].size
+    assert dense.flops == plain.flops + 2 * 12 * (above + first) + 2 * (2 * 9 * 24)
+    assert tall.sparse == 2 * (2 * 500 * 24)
+    assert tall.bytes >= plain.bytes + 2 * 500 * 24 * 12
 
 
 @pytest.mark.parametrize("many", [1e9, 0.0])
@@ -278,6 +333,12 @@ def broken(**products):
         ({"measurement": broken(matvec=lambda v: np.full(9, np.nan))}, "measurement gives NaN"),
         ({"measurement": broken(rmatvec=lambda v: -np.ones(24) * v.sum())}, "measurement has an a"),
         ({"measurement": broken(rmatvec=None)}, "measurement cannot be applied.*no adjoint"),
+        ({"measurement": broken(rmatvec=lambda v: np.full(24, np.inf))}, "measurement gives NaN"),
+        ({"measurement": broken(matvec=lambda v: np.ones(8))}, "measurement cannot be applied"),
+        ({"measurement": sp.csr_array(np.ones((9, 24), complex))}, "measurement must be float32"),
+        ({"measurement": sp.csr_array(np.full((9, 24), np.inf))}, "measurement contains NaN"),
+        ({"measurement": np.ones((24, 9))}, r"measurement has shape \(24, 9\).*\(M, 24\)"),
+        ({"measurement": np.ones((0, 24))}, r"measurement has shape \(0, 24\)"),
         ({"measurement": "G"}, "measurement"),
         ({"y": np.ones(10)}, r"y has shape \(10,\) but measurement has 9 rows"),
         ({"y": np.full(9, np.nan)}, "y contains NaN"),

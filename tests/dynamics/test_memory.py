@@ -5,6 +5,7 @@ import re
 import tracemalloc
 
 import numpy as np
+import pylops
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -27,6 +28,17 @@ METHODS = {
 }
 
 
+def sparse(rows, columns, dtype):
+    return sp.random_array((rows, columns), density=2 / columns, dtype=dtype, rng=0)
+
+
+MEASUREMENTS = {
+    "dense": lambda *shape: np.ones(shape[:2], shape[2]) / shape[1],
+    "sparse": lambda *shape: sparse(*shape).tocsr(),
+    "pylops": lambda *shape: pylops.MatrixMult(sparse(*shape).tocsr(), dtype=shape[2]),
+}
+
+
 @st.composite
 def runs(draw):
     """(network, X, y, options) of a run of a few steps."""
@@ -42,6 +54,11 @@ def runs(draw):
     y = rng.standard_normal((n, k)).astype(dtype)
     name = draw(st.sampled_from(list(METHODS)))
     options = {"method": METHODS[name], "loss": "mean"}
+    measured = draw(st.sampled_from([None, *MEASUREMENTS]))
+    if measured is not None and name != "batches":
+        rows = draw(st.integers(1, 4000))
+        options["measurement"] = MEASUREMENTS[measured](rows, n * k, dtype)
+        y = rng.standard_normal(rows).astype(dtype)
     kind = draw(st.sampled_from(["array", "rows", "sparse", "operator", "gram"]))
     if name == "batches":
         kind = draw(st.sampled_from(["array", "rows"]))
@@ -102,11 +119,13 @@ def test_the_peak_stays_within_the_budget(run, factor):
         (20, [3000, 300], {"eliminate": False, "method": of.GradientFlow()}),
         (20, [3000, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among samples
         (6000, [300, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among parameters
+        (20, [5, 5], {"measurement": MEASUREMENTS["sparse"](200_000, 20, float)}),
     ],
 )
 def test_whatever_dominates_is_counted(n, widths, options):
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((n, widths[0])), rng.standard_normal(n)
+    X = rng.standard_normal((n, widths[0]))
+    y = rng.standard_normal(options["measurement"].shape[0] if "measurement" in options else n)
     network = of.ReLUNetwork.random(widths, seed=0)
 
     def train(memory):
@@ -117,6 +136,20 @@ def test_whatever_dominates_is_counted(n, widths, options):
     least = int(re.search(r"memory=(\d+) would do", str(info.value))[1])
     peak = peak_of(lambda: train(least))
     assert 0.3 * least <= peak <= least, f"{peak:,} of {least:,}"
+
+
+def test_what_a_product_of_the_measurement_holds_on_the_way_is_counted():
+    wide = 500_000
+    G = of.as_operator(sp.csr_array(np.ones((1, wide)))) @ sparse(wide, 20, float).tocsr()
+    network, X = of.ReLUNetwork.random([5, 5], seed=0), np.eye(20, 5)
+
+    def train(memory):
+        return of.train(network, X, np.ones(1), steps=3, memory=memory, measurement=G)
+
+    with pytest.raises(MemoryError) as info:
+        train(2**21)  # suffices without
+    least = int(re.search(r"memory=(\d+) would do", str(info.value))[1])
+    assert peak_of(lambda: train(least)) <= least
 
 
 def test_a_refused_run_allocates_nothing():

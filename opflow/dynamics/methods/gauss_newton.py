@@ -16,7 +16,6 @@ from opflow.dynamics.methods.step_size import check_step
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace
 from opflow.machine.threads import cached_property
-from opflow.operators.entries import column_squares
 from opflow.operators.kfac import damped_inverse, kfac
 from opflow.operators.operator import Operator
 from opflow.relu.jacobian import jacobian
@@ -119,8 +118,9 @@ class GaussNewton(Method):
 
     def start(self, state: State, share: float) -> GaussNewtonIntegrator:
         """The integrator of a run."""
-        if self.preconditioner == "kfac" and state.measurement.G is not None:
-            raise ValueError("measurement= needs GaussNewton(preconditioner='diagonal'), not kfac")
+        if self.preconditioner == "kfac":
+            diagonal = "GaussNewton(preconditioner='diagonal'), not kfac"
+            state.measurement.refuse(f"measurement= needs {diagonal}")
         return GaussNewtonIntegrator(self, state, share)
 
 
@@ -151,17 +151,14 @@ class Equations:
             if preconditioner == "kfac":
                 self.inverse = damped_inverse(kfac(J))
             else:
-                squares = self._squares(J)
+                squares, spent = state.measurement.squares(J, self._signs)
+                self.products += spent
                 self.inverse = lambda damping: Jacobi(1 / (squares + damping))
 
-    def _squares(self, J: Operator) -> Array:
-        """The diagonal of JᵀJ; of (G J)ᵀ G J an estimate without bias, from random signs."""
-        if self.state.measurement.G is None:
-            return column_squares(J)
-        self.products += SIGNS // 2
-        signs = self.state.space.signs(np.random.default_rng(0), len(self.force), SIGNS)
-        Z = namespace(self.force).asarray(signs, dtype=self.force.dtype)
-        return (self.operator.rmatmat(Z) ** 2).mean(axis=1)
+    def _signs(self) -> Array:
+        """Random signs in the shape of forces."""
+        signs = self.state.space.signs(np.random.default_rng(0), self.operator.shape[0], SIGNS)
+        return namespace(self.force).asarray(signs, dtype=self.force.dtype)
 
     @cached_property
     def seen(self) -> Array:

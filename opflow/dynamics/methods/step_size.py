@@ -49,6 +49,8 @@ class AutoStep:
         #: what weight decay adds to λ_max
         self.decay = 0.0
         self.size = math.nan
+        #: the kernel whose λ_max it follows, for people
+        self.symbol = "K"
         #: λ_max of the summed loss, and of the decay, at the start
         self.first = math.nan
         #: and when last measured
@@ -66,6 +68,7 @@ class AutoStep:
 
     def follow(self, state: RunState) -> int:
         """Measure λ_max where it is time to, before a step; the products it took."""
+        self.symbol = state.measurement.symbol
         if math.isnan(self.size):
             return self._begin(state)
         self.since += 1
@@ -117,8 +120,8 @@ class AutoStep:
     def note(self) -> str:
         """Which step it is and why."""
         if not self.first > 0:
-            return "step 1: K = 0, nothing will move"
-        of = "1/λ_max, half the stability limit, with λ_max(K) ="
+            return f"step 1: {self.symbol} = 0, nothing will move"
+        of = f"1/λ_max, half the stability limit, with λ_max({self.symbol}) ="
         if self.batch is not None:
             of = f"1/λ, half the stability limit of batches of {self.batch:,}, with λ ="
         of = of.replace(" =", " + weight decay =") if self.decay else of

@@ -197,11 +197,13 @@ class HessianEigenvalues(TopEigenpairs):
         return moment.share * self.at(moment).eigenvalues
 
     def _operator(self, moment: Moment) -> Operator:
-        if moment.space.sharded or moment.linearised or moment.state.measurement.G is not None:
-            raise ValueError(
-                "HessianEigenvalues is for one machine, without comm= or measurement=, and for a "
-                "network that moves: of a linearised model Sharpness is the largest eigenvalue"
-            )
+        why = (
+            "HessianEigenvalues is for one machine, without comm= or measurement=, and for a "
+            "network that moves: of a linearised model Sharpness is the largest eigenvalue"
+        )
+        moment.state.measurement.refuse(why)
+        if moment.space.sharded or moment.linearised:
+            raise ValueError(why)
         fields = moment.snapshot
         if fields.gram is not None and moment.inputs is not None:  # the first layer was eliminated
             fields = Fields(moment.network, moment.inputs, finite=False)

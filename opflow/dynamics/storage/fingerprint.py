@@ -65,12 +65,11 @@ def kernel_mark(function: Callable[[Array, Array], Array], X: Data) -> str:
 
 
 def run_identity(
-    how: str, network: str, X: Data, y: Array, gram: Any, G: Data, space: RowDistribution
+    how: str, network: str, X: Data, y: Array, gram: Any, space: RowDistribution
 ) -> dict[str, str]:
     """What a checkpoint and the run that goes on from it must have in common.
 
-    `network` is its digest; `G`, what is measured of the outputs, counts by a product with it and
-    one with its adjoint.
+    `network` is its digest.
     """
     matrix = gram if hasattr(gram, "shape") else None
     identity = {
@@ -81,8 +80,6 @@ def run_identity(
     }
     if callable(gram) and not is_operator(gram):
         identity["gram"] = kernel_mark(gram, X)
-    if G is not None:
-        identity["measurement"] = fingerprint(G, G.H)
     return identity
 
 

@@ -95,8 +95,9 @@ def eigsh(
     start : array (n, b), optional
         Where to begin, such as the `start` of pairs of a nearby operator.  A random vector
         joins it (added to the last column, if there are more than k), six block products are
-        spent at least, and the pair next to those asked for must have settled too: a start from an
-        invariant space cannot hide what is outside it.
+        spent at least, and the pair next to those asked for must have converged too, or have a
+        residual of a tenth of its distance from them: a start from an invariant space cannot easily
+        hide what is outside it.
     memory : float or str, optional
         Bytes for the basis and, where it pays, the dense operator; by default half of what is free.
     how : str, optional

@@ -21,6 +21,8 @@ NARROW = 2
 #: residual of the next pair, relative to its distance from those found, at which a search that
 #: narrow has missed no copy: both vectors would have to lack it so far, a chance of DOUBT ** NARROW
 DOUBT = 1e-3
+#: the same with a given start: less would cost what the start saves
+START_DOUBT = 0.1
 #: part of the way to convergence, by the rate seen, that goes without a look
 PATIENCE = 0.7
 #: order from which a dense operator is searched in float32 first
@@ -114,7 +116,7 @@ def search(
     excess = np.inf  # of residuals over what is allowed, there
     since = 0  # step of the last random vectors
     known: Array | None = None  # values found before them
-    doubt = DOUBT if narrow else 1.0
+    doubt = DOUBT if narrow else START_DOUBT
     for step in range(1, steps + 1):
         if space.full:
             more = max(space.width, min(k // 2, (space.filled - k) // 4))

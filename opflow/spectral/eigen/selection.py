@@ -51,7 +51,7 @@ def next_to(values: Array, k: int, which: str, vectors: Array) -> Array:
 
 
 def settled_next(
-    values: Array, residuals: Array, k: int, which: str, within: Array, doubt: float = 1.0
+    values: Array, residuals: Array, k: int, which: str, within: Array, doubt: float
 ) -> bool:
     """Whether the pair next to the k asked for has converged, or cannot be one of them.
 

@@ -271,10 +271,20 @@ def posterior(
 
     Parameters
     ----------
-    op, y, noise, cross, prior_diagonal
-        Those of :class:`Posterior`.
+    op : operator or array (N, N), or (N·k, N·k)
+        K, symmetric PSD; of order N·k for k outputs flattened sample-major.
+    y : array (N,) or (N, c)
+        Targets: columns on one kernel of order N, or the k = c outputs of a kernel of order N·k.
+    noise : float
+        The variance σ², not negative; 0 only if K is not singular, and ``how="direct"``.
+    cross : operator or array (M, N) or (M·k, N·k), optional
+        K(X*, X), such as ``of.cross_kernel(new_fields, fields)``; K itself by default.
+    prior_diagonal : array (M,) or (M, k), optional
+        The diagonal of K(X*, X*), for the variance at new points.
     **options
-        Its keywords.
+        `how`: "direct" (Cholesky, exact) or "iterative" (conjugate gradients, estimates); `tol` and
+        `rank` of :func:`solve`; `probes` and `steps` of :func:`logdet`; `products`, solves for
+        leverages; `memory`, bytes for a block of new points; and `rng` or `seed`.
 
     Returns
     -------

@@ -7,7 +7,9 @@ import scipy.sparse as sp
 
 import opflow as of
 from opflow.machine.arrays import to_host
+from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
+from tests.operators.battery import small_blocks
 
 METHODS = {
     "descent": of.GradientDescent(),
@@ -35,6 +37,35 @@ def test_trajectories_are_those_of_the_host(method, form, eliminate) -> None:
     device = of.train(net.to("gpu"), put(X), put(d), measurement=FORMS[form](put), **how)
     np.testing.assert_allclose(device.losses, host.losses, rtol=1e-9)
     np.testing.assert_allclose(to_host(device.residual), host.residual, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_streamed_inputs_give_the_same_run(method) -> None:
+    net, X, _ = problem(outputs=2, bias=True)
+    d = np.random.default_rng(4).standard_normal(6)
+    how = {"method": METHODS[method], "steps": 4}
+    host = of.train(net, X, d, measurement=G, eliminate=False, **how)
+    with small_blocks(400):
+        run = of.train(net.to("gpu"), of.Streamed(X), put(d), measurement=put(G), **how)
+    np.testing.assert_allclose(run.losses, host.losses, rtol=1e-9)
+    np.testing.assert_allclose(to_host(run.residual), host.residual, atol=1e-9)
+    for got, want in zip(run.network.weights, host.network.weights, strict=True):
+        np.testing.assert_allclose(to_host(got), want, atol=1e-9)
+
+
+@pytest.mark.skipif(not STAND_IN, reason="a device does not count its transfers")
+def test_a_step_moves_streamed_inputs_once_for_each_pass() -> None:
+    net, X, _ = problem(depth=2, outputs=2, bias=True)
+    there = net.to("gpu"), of.Streamed(X), put(np.ones(6))
+    on_device = put(G)
+
+    def spent(steps):
+        with small_blocks(400), transfers() as made:
+            of.train(*there, method=of.GradientDescent(0.01), measurement=on_device, steps=steps,
+                     every=100, eliminate=False)  # fmt: skip
+        return sum(t.entries for t in made if t.kind == "to device")
+
+    assert spent(13) - spent(3) == 10 * 2 * X.size
 
 
 def test_kernels_resolution_and_features() -> None:

@@ -183,6 +183,17 @@ def test_a_start_cannot_hide_what_has_overtaken_it(new, tol):
         assert found.eigenvalues[0] == pytest.approx(new, rel=max(tol, 1e-12))
 
 
+@pytest.mark.parametrize("tol", [1e-6, 1e-3])
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_a_start_cannot_hide_one_of_many_close_eigenvalues(hidden, tol):
+    """The start holds the five largest but one, and nothing of the rest of the space."""
+    values = np.geomspace(1, 1e-4, 1500)
+    start = np.eye(1500)[:, [i for i in range(6) if i != hidden]]
+    for seed in range(3):
+        pairs = eigsh(np.diag(values), 4, start=start, tol=tol, method="lanczos", rng=seed)
+        np.testing.assert_allclose(pairs.eigenvalues, values[:4], rtol=tol)
+
+
 @pytest.mark.thorough
 def test_a_start_with_what_comes_next_sees_the_rest_of_the_space():
     """It lies in one of two invariant spaces, and the largest eigenvalue is now in the other."""

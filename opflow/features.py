@@ -1,0 +1,8 @@
+"""``opflow.features`` for import statements: :mod:`opflow.relu.features` itself."""
+
+import sys
+
+from opflow.relu import features
+from opflow.relu.features import *  # noqa: F403, for type checkers
+
+sys.modules[__name__] = features

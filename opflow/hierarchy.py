@@ -1,0 +1,8 @@
+"""``opflow.hierarchy`` for import statements: :mod:`opflow.relu.hierarchy` itself."""
+
+import sys
+
+from opflow.relu import hierarchy
+from opflow.relu.hierarchy import *  # noqa: F403, for type checkers
+
+sys.modules[__name__] = hierarchy
