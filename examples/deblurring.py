@@ -33,7 +33,7 @@ d = G @ model + single(0.01) * rng.standard_normal(len(kept), dtype=single)
 # %%
 # Tikhonov regularisation penalises the Laplacian, and total variation the absolute differences of
 # neighbours. The weights are the best of a few: the true photograph chooses them. It also chose the
-# scale of the network's features and its number of steps, from as few.
+# network's features, width, readout and method, from some thirty runs.
 
 
 def decibels(found):

@@ -59,8 +59,8 @@ class Trajectory(Pictured):
     steps : int array (moments,) or None
         Steps taken before each moment; −1, or None, where a file of an older version does not say.
     events : structured array or None
-        Of :class:`opflow.ExactFlow`, the changes of gates: `time`; `layer`, `unit`, `sample`, from 0
-        on; `kind`, one of "on", "off", "slide in" and "slide out".
+        Of :class:`opflow.ExactFlow`, the changes of gates: `time`; `layer`, `unit` and `sample`,
+        from 0 on; `kind`, one of "on", "off", "slide in" and "slide out".
     task : Task or None
         How the inputs and targets were made of a person's data, for :meth:`predict`.
 

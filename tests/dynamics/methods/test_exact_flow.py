@@ -71,7 +71,7 @@ def test_two_samples_push_against_each_other_and_one_slides():
 
 
 def test_a_sliding_pair_leaves_when_its_gate_reaches_an_end():
-    # While sample 0 slides, w_1 = 0, r_0 = 1, and its gate is r_2 − r_1, which decay at rates 4 and 1.
+    # While sample 0 slides, w_1 = 0 and r_0 = 1, and its gate is r_2 − r_1, of rates 4 and 1.
     X = np.array([[1.0, 0, 0], [1.0, 1.0, 0], [-1.0, 0, 2.0]])
     y = np.array([-1.0, 0.55, 0.75])
     w = np.array([0.05, 1.0, 1.0])
@@ -322,8 +322,8 @@ def test_recorded_gates_are_those_of_the_weights(data):
     until = 10.0 ** rng.integers(0, 3) / max(rate(net, X), 1e-3)
     times = np.linspace(0, until, 1001)[1:]
     fields = []
-    run = of.train(net, X, y, method=of.ExactFlow(), times=times,
-                   observe={"h": lambda m: fields.append(m.network.fields(X).preactivations)})  # fmt: skip
+    watch = {"h": lambda moment: fields.append(moment.network.fields(X).preactivations)}
+    run = of.train(net, X, y, method=of.ExactFlow(), times=times, observe=watch)
     for hidden, gates in zip(fields[1:], replayed(net, X, run.events, times), strict=True):
         for h, on in zip(hidden, gates, strict=True):
             clear = (abs(h) > 1e-9 * max(1.0, abs(h).max())) & ~np.isnan(on)
@@ -389,6 +389,6 @@ def test_errors_say_what_would_do(monkeypatch):
     with pytest.raises(ValueError, match="tol"):
         of.ExactFlow(tol=0)
     monkeypatch.setattr("opflow.dynamics.methods.exact_flow.WORK", 1e6)
-    with pytest.raises(ValueError, match="may meet .* events.*fewer samples or units"):
+    with pytest.raises(ValueError, match=r"may meet .* events.*fewer samples or units"):
         of.train(net, X, y, method=of.ExactFlow(), until=1)
     assert WORK == 1e15
