@@ -82,13 +82,11 @@ def checked_route(
 
 
 def checked_measurement(
-    measurement: Any, network: ReLUNetwork, samples: int, method: Method, comm: object
+    measurement: Any, network: ReLUNetwork, samples: int, method: Method
 ) -> Outputs:
     """What `measurement` of :func:`opflow.train` sees of the outputs, or why it cannot."""
     if measurement is None:
         return Outputs()
-    if comm is not None:
-        raise ValueError("measurement= is for one machine, without comm=: it reads all samples")
     if method.batch is not None or not method.measures:
         raise ValueError(
             f"measurement= is not for {method!r}: GradientDescent() without batch=, GaussNewton(), "

@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from opflow.dynamics.objectives import RunObjective, targets_of
 from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.machine.arrays import Array, Data, check_real, namespace
+from opflow.machine.communicator import rows_of_rank
 from opflow.machine.cost import Cost
+from opflow.machine.ranks import LOCAL, RowDistribution, Sharded, same
 from opflow.operators.entries import column_squares
 from opflow.operators.operator import Operator
 from opflow.operators.prices import product_bytes
 from opflow.operators.pullback import pushforward
 from opflow.operators.rules import compose
+from opflow.operators.sharded import sharded_operator
 from opflow.relu.network import ReLUNetwork
 
 #: the force of rows of outputs
@@ -47,6 +50,14 @@ class Outputs:
     def identity(self) -> dict[str, str]:
         """What a checkpoint keeps of it."""
         return {}
+
+    def spread(self, y: Array, samples: RowDistribution) -> tuple[Outputs, Array, RowDistribution]:
+        """The same over the ranks of the samples, the targets held here, and how all are held."""
+        return self, y, samples
+
+    def samples(self, targets: RowDistribution) -> RowDistribution:
+        """How the samples are held, where the targets are held as this."""
+        return targets
 
     def size(self, outputs: int) -> int:
         """How many numbers are seen of all outputs."""
@@ -91,8 +102,13 @@ class Measured(Outputs):
     symbol = "G K Gᵀ"
     passes = 1
 
-    def __init__(self, G: Operator, outputs: int) -> None:
-        self.G = G
+    def __init__(
+        self, G: Operator, outputs: int, over: tuple[Sharded, Sharded] | None = None
+    ) -> None:
+        #: G, and as it is applied: `over` the ranks of its rows and of the samples
+        self.whole = G
+        self.G = sharded_operator(G, *over) if over else G
+        self.over = over
         self.outputs = outputs
 
     def refuse(self, why: str) -> None:
@@ -110,7 +126,18 @@ class Measured(Outputs):
         return goal.targets(d.reshape(-1), 1)
 
     def identity(self) -> dict[str, str]:
-        return {"measurement": fingerprint(self.G, self.G.H)}
+        return {"measurement": fingerprint(self.whole, self.whole.H)}
+
+    def spread(self, y: Array, samples: RowDistribution) -> tuple[Outputs, Array, RowDistribution]:
+        if not isinstance(samples, Sharded):
+            return self, y, LOCAL
+        same(samples.comm, lambda: fingerprint(self.whole, self.whole.H, y), "measurement and y")
+        mine = rows_of_rank(len(y), samples.comm)
+        rows = Sharded(samples.comm, mine.stop - mine.start, samples.nccl)
+        return Measured(self.whole, self.outputs, (rows, samples)), y[mine], rows
+
+    def samples(self, targets: RowDistribution) -> RowDistribution:
+        return self.over[1] if self.over else targets
 
     def size(self, outputs: int) -> int:
         return self.G.shape[0]

@@ -46,7 +46,7 @@ class State:
     memory : float, optional
         Bytes that the fields of :meth:`kernel` may hold.
     space : RowDistribution, optional
-        How the samples are held: all here, or those of `first` and `targets` by this rank.
+        How the targets are held: all here, or those of this rank, as the samples of `first`.
     objective : RunObjective, optional
     decay : float, default 0
         λ of weight decay over what multiplies the summed loss.
@@ -94,7 +94,7 @@ class State:
     @property
     def samples(self) -> int:
         """Of all ranks."""
-        return self.space.size if isinstance(self.space, Sharded) else self.first.samples
+        return self.comm.size if isinstance(self.comm, Sharded) else self.first.samples
 
     @property
     def rows(self) -> int:
@@ -104,7 +104,7 @@ class State:
     @property
     def comm(self) -> RowDistribution | None:
         """The `comm` of fields on these samples."""
-        return self.space if self.space.sharded else None
+        return self.measurement.samples(self.space) if self.space.sharded else None
 
     @cached_property
     def network(self) -> ReLUNetwork:
@@ -196,7 +196,8 @@ class State:
         net = self.upper
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
-            mine = [block for block in kept if samples.start <= block[0].start < samples.stop]
+            first, last = samples.start, samples.stop  # a rank may have none: 0 and 0
+            mine = [block for block in kept if first <= block[0].start and block[0].stop <= last]
             anew = activation_blocks(net, samples, hidden, copies=1)
             for s, activations in mine if kept else anew:
                 u = force(s, top_outputs(net, activations[-1]))

@@ -175,7 +175,7 @@ def train(
     G K Gᵀ (:func:`opflow.measured_kernel`) for steps, Krylov spaces and observers; other objectives
     are of G f, entry by entry, and ``loss="mean"`` divides by M.  A step costs 2·N·P flops and a
     product with G and with Gᵀ more, memory f and Gᵀr.  ``pylops.VStack([G, ε L])`` with
-    ``[d, 0]`` regularises.  Not for batches, ranks and truncated flows.
+    ``[d, 0]`` regularises.  A rank of `comm` gives its samples, all of G and d; it holds rows of r.
 
     Examples
     --------
@@ -193,21 +193,27 @@ def train(
         flows = "GradientFlow(), GradientDescent() or TruncatedFlow(...)"
         raise ValueError(f"{method!r} needs objective='quadratic'; of {goal.name} take {flows}")
 
-    def data() -> tuple[dict[str, Observer], Data, Outputs, Array]:
-        inputs = checks.checked_X(X, network, gram, comm is not None)
-        n = gram.shape[0] if inputs is None else inputs.shape[0]
-        seen = checks.checked_measurement(measurement, network, n, method, comm)
-        return named(observe), inputs, seen, seen.targets(y, network, n, goal)
+    def inputs() -> tuple[dict[str, Observer], Data]:
+        return named(observe), checks.checked_X(X, network, gram, comm is not None)
 
     names = getattr(X, "columns", None)
-    observers, X, seen, y = together(comm, data)
+    observers, X = together(comm, inputs)
+    here = gram.shape[0] if X is None else X.shape[0]
+    rows = space_of(comm, here)
+
+    def targets() -> tuple[Outputs, Array]:
+        n = rows.size if isinstance(rows, Sharded) else here
+        seen = checks.checked_measurement(measurement, network, n, method)
+        return seen, seen.targets(y, network, here, goal)
+
+    seen, y = together(comm, targets)
     if comm is None and gram is None:
         checks.warn_of_scales(X, y, names)
     same(comm, network.digest, "network")
-    options = (steps, until, times, every, loss, goal, diverge, *observers)
-    what = "steps, until, times, every, loss, objective, diverge and the names in observe"
+    options = (steps, until, times, every, loss, goal, diverge, seen.symbol, *observers)
+    what = "steps, until, times, every, loss, objective, diverge, measurement and names in observe"
     same(comm, lambda: repr(options), what)
-    space = space_of(comm, y.shape[0])
+    seen, y, space = seen.spread(y, rows)
     samples = space.size if isinstance(space, Sharded) else y.shape[0]
     table = Timetable.of(steps, until, times, every)
     if not method.timed and table.end < math.inf:
@@ -227,7 +233,7 @@ def train(
         how += f", objective={goal!r}"
 
     def identity() -> dict[str, str]:
-        return run_identity(how, network.digest(), X, y, gram, space) | seen.identity()
+        return run_identity(how, network.digest(), X, y, gram, rows, space) | seen.identity()
 
     saver, held = _checkpoint(checkpoint, checks.checked_resume(resume), identity, space)
     budget = space.budget(memory, module_name(network.readout))

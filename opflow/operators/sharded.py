@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from opflow.machine.arrays import Array, Data, Index
+from numpy.typing import DTypeLike
+
+from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.ranks import Sharded
 from opflow.operators.entries import (
     cheap_in_operands,
@@ -13,6 +15,7 @@ from opflow.operators.entries import (
     gram_block,
     gram_diagonal,
 )
+from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
 
@@ -87,6 +90,40 @@ class ShardedRows(Operator):
             "entries of an operator with sharded rows are not available: only products, "
             "diagonal() and trace() are"
         )
+
+
+class Part(Operator):
+    """Neighbouring rows of the identity of order n."""
+
+    def __init__(self, rows: slice, n: int, dtype: DTypeLike) -> None:
+        self.part = rows
+        super().__init__((rows.stop - rows.start, n), dtype, symbol="P")
+
+    def cost(self, columns: int = 1) -> Cost:
+        return Cost(0.0, self._vector_bytes(columns))
+
+    def _matmat(self, X: Array) -> Array:
+        return X[self.part]
+
+    def _rmatmat(self, X: Array) -> Array:
+        whole = namespace(X).zeros((self.shape[1], X.shape[1]), dtype=X.dtype)
+        whole[self.part] = X
+        return whole
+
+
+def sharded_operator(op: Operator, rows: Sharded, columns: Sharded) -> Operator:
+    """`op`, which all ranks hold, between vectors whose rows are sharded.
+
+    A product is one with the columns of this rank, and an allreduce of as many numbers as there
+    are rows; so is one with the adjoint, in the other order.
+    """
+    m, n = op.shape
+    mine = columns.span(n)
+    own = op @ Part(mine, n, op.dtype).H
+    if isinstance(op, Matrix) and not isinstance(op, RowMatrix) and own.shape[1]:
+        own = Matrix(op.data[:, mine])
+    of_rows = ShardedRows(Part(rows.span(m), m, op.dtype), rows)
+    return of_rows @ ShardedRows(own.H, columns, n // columns.size).H
 
 
 entries_are_cheap.register(ShardedRows, cheap_in_operands)

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pylops
 import scipy.sparse as sp
 from mpi4py import MPI
 
@@ -71,7 +72,13 @@ def rows(comm):
     return slice(start, start + counts[comm.rank])
 
 
-def compare(comm, run, whole, what):
+def measured(k=2):
+    """G and d, which all ranks hold."""
+    rng = np.random.default_rng(7)
+    return rng.standard_normal((9, 14 * k)) / 5, rng.standard_normal(9)
+
+
+def compare(comm, run, whole, what, here=None):
     scale = whole.losses[0]
     assert run.times.shape == whole.times.shape, what
     np.testing.assert_allclose(run.times, whole.times, rtol=1e-10, err_msg=what)
@@ -79,7 +86,8 @@ def compare(comm, run, whole, what):
     for mine, theirs in zip(run.network.weights, whole.network.weights, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-10, err_msg=what)
         assert len(set(comm.allgather(mine.tobytes()))) == 1, f"{what}: weights drift apart"
-    np.testing.assert_allclose(run.residual, whole.residual[rows(comm)], rtol=0, atol=1e-10)
+    here = rows(comm) if here is None else here
+    np.testing.assert_allclose(run.residual, whole.residual[here], rtol=0, atol=1e-10)
     np.testing.assert_allclose(run.predict(np.eye(5)), whole.predict(np.eye(5)), atol=1e-9)
     assert run.products == whole.products, what
 
@@ -101,6 +109,48 @@ def trajectories(comm):
     compare(comm, train(comm, net, sparse, y, None, {"steps": 5}), whole, "sparse")
 
 
+def measurements(comm):
+    """Every rank holds G and d, its samples, and rows of the residual."""
+    net, X, _ = problem()
+    G, d = measured()
+    mine = distributed.rows(9, comm)
+    for name, (method, how, _) in METHODS.items():
+        if "batch" not in name:
+            watch = lambda: [of.observe.TopEigenpairs(2), of.observe.ResidualNorm()]  # noqa: E731
+            whole = of.train(net, X, d, measurement=G, method=method, eliminate=False,
+                             observe=watch(), **how)  # fmt: skip
+            run = of.train(net, X[rows(comm)], d, measurement=G, method=method, comm=comm,
+                           observe=watch(), **how)  # fmt: skip
+            compare(comm, run, whole, f"{name}, measured", mine)
+            for key, values in whole.observations.items():
+                np.testing.assert_allclose(run.observations[key], values, rtol=1e-7, err_msg=key)
+    whole = of.train(net, X, d, measurement=G, steps=5, eliminate=False)
+    for form in (sp.csr_array, of.as_operator, pylops.MatrixMult):
+        run = of.train(net, X[rows(comm)], d, measurement=form(G), steps=5, comm=comm)
+        compare(comm, run, whole, f"{form}", mine)
+    space = distributed.Sharded(comm, len(X[rows(comm)]))
+    few, many = (reductions(space, net, X, d, steps, measurement=G) for steps in (5, 25))
+    assert many - few == 20  # F = G f; all other sums are over the rows of d
+    gates = [of.observe.GateFlips()]
+    refused(comm, "GateFlips is not for measurement= with comm=", True, lambda: of.train(
+        net, X[rows(comm)], d, measurement=G, steps=5, comm=comm, observe=gates))  # fmt: skip
+    alone = {"measurement": G} if comm.rank else {}
+    data = X[rows(comm)], d if comm.rank else np.zeros((len(X[rows(comm)]), 2))
+    refused(comm, "steps, until, times", True, lambda: of.train(
+        net, *data, steps=5, comm=comm, **alone))  # fmt: skip
+    other = G + (comm.rank == comm.size - 1)
+    for wrong, what in ((other, "measurement and y must be the same"), (G[:, 1:], r"(M, 28)")):
+        refused(comm, what, True, lambda: of.train(
+            net, X[rows(comm)], d, measurement=wrong, steps=5, comm=comm))  # noqa: B023  # fmt: skip
+
+
+def reductions(space, net, X, y, steps, **more):
+    before = space.reductions
+    s = rows(space.comm)
+    of.train(net, X[s], y, method=of.GradientDescent(0.01), steps=steps, comm=space, **more)
+    return space.reductions - before
+
+
 def fewer_samples_than_ranks(comm):
     net, X, y = (part if i == 0 else part[:2] for i, part in enumerate(problem()))
     s = distributed.rows(2, comm)
@@ -120,6 +170,9 @@ def begin(comm, folder):
     for name, (method, how, early) in METHODS.items():
         checkpoint = of.Checkpoint(folder / f"{name}.npz", steps=2)
         train(comm, net, X, y, method, how | {"steps": early}, checkpoint=checkpoint)
+    G, d = measured()
+    checkpoint = of.Checkpoint(folder / "measured.npz", steps=2)
+    of.train(net, X[rows(comm)], d, measurement=G, steps=7, checkpoint=checkpoint, comm=comm)
 
 
 def resume(comm, folder):
@@ -129,6 +182,11 @@ def resume(comm, folder):
         whole = of.train(net, X, y, method=method, eliminate=False, **how)
         run = train(comm, net, X, y, method, how, checkpoint=folder / f"{name}.npz", resume=True)
         compare(comm, run, whole, name)
+    G, d = measured()
+    whole = of.train(net, X, d, measurement=G, steps=20, eliminate=False)
+    run = of.train(net, X[rows(comm)], d, measurement=G, steps=20, comm=comm, resume=True,
+                   checkpoint=folder / "measured.npz")  # fmt: skip
+    compare(comm, run, whole, "measured", distributed.rows(9, comm))
 
 
 def failing(comm, folder):
@@ -212,6 +270,7 @@ CHANGES = ((3, 2), (1, 4), (4, 1))
 folder = Path(sys.argv[1])
 for comm in groups():
     trajectories(comm)
+    measurements(comm)
     fewer_samples_than_ranks(comm)
     messages(comm)
     stopping(comm)

@@ -41,6 +41,8 @@ class GateFlips(Remembering):
         self.last: Any = None
 
     def __call__(self, moment: Moment) -> Array:
+        if moment.space.sharded:  # checkpoints divide the rows of an observer as those of the data
+            moment.state.measurement.refuse("GateFlips is not for measurement= with comm=")
         now, layers = _packed(moment)
         xp = namespace(now)
         before = now

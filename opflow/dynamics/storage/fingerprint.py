@@ -65,16 +65,22 @@ def kernel_mark(function: Callable[[Array, Array], Array], X: Data) -> str:
 
 
 def run_identity(
-    how: str, network: str, X: Data, y: Array, gram: Any, space: RowDistribution
+    how: str,
+    network: str,
+    X: Data,
+    y: Array,
+    gram: Any,
+    samples: RowDistribution,
+    space: RowDistribution,
 ) -> dict[str, str]:
     """What a checkpoint and the run that goes on from it must have in common.
 
-    `network` is its digest.
+    `network` is its digest; the rows of X are held as `samples`, those of y as `space`.
     """
     matrix = gram if hasattr(gram, "shape") else None
     identity = {
         "network": network,
-        "inputs": fingerprint(X, matrix, space=space),
+        "inputs": fingerprint(X, matrix, space=samples),
         "targets": fingerprint(y, space=space),
         "method": how,
     }

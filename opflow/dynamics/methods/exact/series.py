@@ -169,7 +169,7 @@ class Series:
         a = abs(self.inputs[layer][0])
         if layer:
             a = a[:, : self.slopes[layer - 1].shape[1]]
-        return (a <= DEAD * a.max(initial=0.0)).all(axis=1)
+        return (a <= DEAD * a.max()).all(axis=1)
 
     def tied(self, layer: int) -> Array:
         """The first sample, by index, that has the same pre-activations in a layer at any time.
