@@ -86,7 +86,7 @@ root = pylops.FunctionOperator(*[lambda v: filtered(v, 0.5)] * 2, d.size, dtype=
 A = root @ G
 X = of.fourier_features(points, scale=2.0, count=64, seed=2) / 8
 net = of.ReLUNetwork.random([128] * 6, scaling="mean-field", bias=True, seed=0, dtype="float32")
-method = of.GradientDescent(momentum=0.97)
+method = of.GradientDescent(momentum=0.99)
 run = of.train(net, X, root @ d, measurement=A, method=method, steps=300, every=10, memory="1GB")
 field = run.network(X)[:, 0]
 ratio = np.linalg.norm(run.residual) / np.linalg.norm(root @ noise)
