@@ -106,7 +106,7 @@ for ax in axes:
     ax.axis("off")
 
 # %%
-# The filter evens out the eigenvalues of the measured kernel. Training lets some 150 stand out.
+# The filter evens out the eigenvalues of the measured kernel. Training lets some 200 stand out.
 
 fig, ax = plt.subplots(layout="constrained")
 for label, network in {"start": net, "trained": run.network}.items():
