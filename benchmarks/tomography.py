@@ -1,7 +1,8 @@
 """examples/tomography.py at 64 × 64 and at 256 × 256: memory, time, decibels, products.
 
-Each size runs in a process of its own, whose whole peak is shown; beyond 64 × 64 with 400 steps.  At 64 × 64 Gauss–Newton follows
-from the same start to the loss of descent, on filtered views and on raw ones.
+Each size runs in a process of its own, whose whole peak is shown; beyond 64 × 64 with 400 steps.
+At 64 × 64 Gauss–Newton follows from the same start to the loss of descent, on filtered views and
+on raw ones.
 
     python benchmarks/tomography.py --sizes 64 256
 """
