@@ -234,6 +234,11 @@ def targets_of(y: Data, dtype: DTypeLike, n: int, k: int, objective: RunObjectiv
     return objective.targets(y, k)
 
 
+def objective_blocks(f: Array) -> list[slice]:
+    """Row blocks of outputs in which the temporaries of any objective here fit the workspace."""
+    return row_slices(len(f), 16 * f.shape[1] * f.dtype.itemsize, where=module_name(f))
+
+
 def driven(
     objective: RunObjective, y: Array, out: Array
 ) -> tuple[Callable[[slice, Array], Array], Callable[[], Any]]:
