@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.methods.method import Integrator
-from opflow.dynamics.objectives import Quadratic
+from opflow.dynamics.objectives import Quadratic, objective_blocks
 from opflow.dynamics.observe.moment import Moment
 from opflow.dynamics.record import Observer, Record, named
 from opflow.dynamics.storage.checkpoint import Saver
@@ -94,7 +94,10 @@ class Loop:
         self.residual = xp.empty(targets.shape, targets.dtype)
         self.spare = xp.zeros(targets.shape, targets.dtype)
         with np.errstate(over="ignore"):  # reported with the first loss
-            zero = state.objective.value(self.spare, targets).astype(np.float64).sum()
+            zero = sum(
+                state.objective.value(self.spare[s], targets[s]).astype(np.float64).sum()
+                for s in objective_blocks(targets)
+            )
         #: the loss of the zero function: what a fit from a perfect start is measured against
         self.floor = self.share * abs(float(self.space.total(zero)))
         #: the state of the last moment

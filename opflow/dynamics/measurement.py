@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from opflow.dynamics.objectives import RunObjective, targets_of
+from opflow.dynamics.objectives import RunObjective, objective_blocks, targets_of
 from opflow.dynamics.storage.fingerprint import fingerprint
 from opflow.machine.arrays import Array, Data, check_real, namespace
 from opflow.machine.communicator import rows_of_rank
 from opflow.machine.cost import Cost
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded, same
+from opflow.machine.workspace import row_slices
 from opflow.operators.entries import column_squares
 from opflow.operators.operator import Operator
 from opflow.operators.prices import product_bytes
@@ -153,7 +154,8 @@ class Measured(Outputs):
     def driven(self, force: Force, forward: Forward) -> tuple[Force, Sequence[Block]]:
         f, kept = forward()
         F = self.seen(f)
-        pulled = self.pulled(force(slice(0, len(F)), F))
+        forces = [force(s, F[s]) for s in objective_blocks(F)]
+        pulled = self.pulled(namespace(F).concatenate(forces))
         return lambda s, f: pulled[s], kept
 
     def seen(self, f: Array) -> Array:
@@ -170,4 +172,9 @@ class Measured(Outputs):
 
     def squares(self, J: Operator, signs: Callable[[], Array]) -> tuple[Array, int]:
         Z = signs()  # an estimate without bias
-        return (self.rows(J).rmatmat(Z) ** 2).mean(axis=1), Z.shape[1] // 2
+        count = Z.shape[1]
+        outputs, parameters = J.shape
+        seen = self.rows(J)
+        # as many columns at a time as a workspace holds: those of all would be the most a run holds
+        slices = row_slices(count, 3 * max(outputs, parameters) * J.dtype.itemsize)
+        return sum((seen.rmatmat(Z[:, s]) ** 2).sum(axis=1) for s in slices) / count, count // 2

@@ -73,28 +73,36 @@ class CrossEntropy(RunObjective):
 
     def value(self, f: Array, y: Array) -> Array:
         xp = namespace(f)
-        if self.outputs == 1:
-            y = xp.concatenate([1 - y, y], axis=1)
         z = self._logits(f)
         rest = xp.exp(xp.sort(z, axis=1)[:, :-1]).sum(axis=1)  # beside the largest, exp 0 = 1
-        return xp.log1p(rest) - (y * z).sum(axis=1)
+        return xp.log1p(rest) - (self._classes(y, 1 - y) * z).sum(axis=1)
 
     def force(self, f: Array, y: Array) -> Array:
-        return self._shares(f) - y
+        p = self._shares(f)
+        r = p - self._classes(y, 1 - y)
+        # near 1, p − y keeps no digits of what the others share: rows of r sum to 0
+        likely = p > 0.5
+        others = (r * ~likely).sum(axis=1, keepdims=True)
+        return namespace(f).where(likely, -others, r)[:, -self.outputs :]
 
     def hessian(self, f: Array, y: Array, u: Array) -> Array:
         p = self._shares(f)
-        return p * (u - (p * u).sum(axis=1, keepdims=True))
+        u = self._classes(u, 0 * u)
+        u = u - (u * (p > 0.5)).sum(axis=1, keepdims=True)  # of the likely class, for its digits
+        return (p * (u - (p * u).sum(axis=1, keepdims=True)))[:, -self.outputs :]
+
+    def _classes(self, x: Array, first: Array) -> Array:
+        """Columns of all classes: `first` before that of a single output."""
+        return x if self.outputs > 1 else namespace(x).concatenate([first, x], axis=1)
 
     def _logits(self, f: Array) -> Array:
         """Less the largest of a row, so that no power overflows."""
-        if self.outputs == 1:
-            f = namespace(f).concatenate([0 * f, f], axis=1)
+        f = self._classes(f, 0 * f)
         return f - f.max(axis=1, keepdims=True)
 
     def _shares(self, f: Array) -> Array:
         p = namespace(f).exp(self._logits(f))
-        return p[:, -self.outputs :] / p.sum(axis=1, keepdims=True)
+        return p / p.sum(axis=1, keepdims=True)
 
     def targets(self, y: Array, k: int) -> Array:
         """One-hot rows of labels (N,), or probabilities (N, k); a single one is that of class 1."""
@@ -224,6 +232,11 @@ def targets_of(y: Data, dtype: DTypeLike, n: int, k: int, objective: RunObjectiv
             f"{wanted} is expected"
         )
     return objective.targets(y, k)
+
+
+def objective_blocks(f: Array) -> list[slice]:
+    """Row blocks of outputs in which the temporaries of any objective here fit the workspace."""
+    return row_slices(len(f), 16 * f.shape[1] * f.dtype.itemsize, where=module_name(f))
 
 
 def driven(

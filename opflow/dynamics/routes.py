@@ -92,7 +92,7 @@ class RunShapes(NamedTuple):
 
     @property
     def residuals(self) -> float:
-        """Bytes of a residual."""
+        """Bytes of a residual; a run has two, the losses, and targets that its objective made."""
         return float(self.seen.size(self.samples * self.network.outputs) * self.item)
 
     @property
@@ -212,7 +212,7 @@ def weight_route(shapes: RunShapes) -> Route:
         if shapes.operator:
             frozen += shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
+    held += 4 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
     held += shapes.method.kept * shapes.cached_fields()
     return Route("weights", Cost(0.0, 0.0), step, held)
 
@@ -236,7 +236,7 @@ def eliminated_routes(
     if shapes.method.frozen:
         frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
         held = max(held, frozen)
-    held += 3 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
+    held += 4 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
     if given:
         name = "Gram as given"
         through = gram.cost(width)

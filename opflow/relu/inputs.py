@@ -89,8 +89,11 @@ def input_operator(X: Data, symbol: str = "X") -> Operator:
 def copied_width(X: Data) -> int:
     """Numbers that a pass holds of X for each row of a block, X not being at hand whole.
 
-    Of what is streamed three blocks: the one in use, the one after and the one before.
+    Of what is streamed three blocks: the one in use, the one after and the one before.  Of a sparse
+    X the entries, and their columns, which may be as wide.
     """
+    if is_sparse(X):
+        return -(-2 * X.nnz // max(X.shape[0], 1))
     if not is_rows(X):
         return 0
     return int(X.shape[1]) * (3 if isinstance(X, Streamed) else 1)

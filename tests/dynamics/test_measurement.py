@@ -170,6 +170,19 @@ def test_ways_to_hold_the_fields_agree(name, kind, monkeypatch):
         np.testing.assert_allclose(*(r.observations["eigenvalues"] for r in (run, want)), rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_method_takes_every_route(name, route, monkeypatch):
+    monkeypatch.setattr(gauss_newton, "MANY", 0)  # among samples, as where W¹ is eliminated
+    net, X, G, d = small()
+    how = {"method": METHODS[name], "measurement": G, "steps": 4}
+    want = of.train(net, X, d, eliminate=False, **how)
+    (inputs,), options = ROUTES[route](X)
+    got = of.train(net, inputs, d, **how, **options)
+    np.testing.assert_allclose(got.losses, want.losses, rtol=1e-10)
+    assert apart(got.residual, want.residual) <= 1e-10
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("method", [of.GradientDescent(), of.GradientDescent(0.01, 0.5)])
 def test_the_identity_changes_no_bit(form, method, monkeypatch):

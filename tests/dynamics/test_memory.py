@@ -120,12 +120,22 @@ def test_the_peak_stays_within_the_budget(run, factor):
         (20, [3000, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among samples
         (6000, [300, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among parameters
         (20, [5, 5], {"measurement": MEASUREMENTS["sparse"](200_000, 20, float)}),
+        # the signs that estimate the diagonal of (G J)ᵀ G J
+        (500, [200, 200], {"measurement": MEASUREMENTS["sparse"](2600, 500, float),
+                           "method": of.GaussNewton(products=2)}),
+        (4000, [400, 1, 20, 1], {"eliminate": False, "X": sp.csr_array}),  # rows of a sparse X
+        (200_000, [3, 3], {"method": of.GradientDescent(1e-4), "objective": "cross-entropy"}),
+        (20, [5, 5], {"measurement": MEASUREMENTS["sparse"](200_000, 20, float),
+                      "method": of.GradientDescent(1e-4), "objective": "cross-entropy"}),
     ],
-)
+)  # fmt: skip
 def test_whatever_dominates_is_counted(n, widths, options):
+    options = options.copy()
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((n, widths[0]))
+    X = options.pop("X", np.asarray)(rng.standard_normal((n, widths[0])))
     y = rng.standard_normal(options["measurement"].shape[0] if "measurement" in options else n)
+    if options.get("objective") == "cross-entropy":
+        y = (y > 0).astype(float)
     network = of.ReLUNetwork.random(widths, seed=0)
 
     def train(memory):

@@ -54,6 +54,28 @@ def test_value_force_and_hessian_are_those_of_torch(name, k, scale):
     np.testing.assert_allclose(objective.hessian(f, y, u), moved, **tolerance)
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_saturated_softmax_keeps_all_digits(k, seed):
+    f, y = data("cross-entropy", k, scale=30.0, seed=seed)
+    y = run_objective("cross-entropy", k).targets(y.astype(float), k)
+    u = np.random.default_rng(seed).standard_normal(f.shape)
+    wide = [np.asarray(x, dtype=np.longdouble) for x in (f, y, u)]
+    if k == 1:
+        wide = [np.hstack([first, x]) for first, x in zip((0 * f, 1 - y, 0 * u), wide, strict=True)]
+    z, t, v = wide
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    pairs = p[:, :, None] * p[:, None]  # Σ_j (y_j p_i − p_j y_i) and p_i Σ_j p_j (v_i − v_j)
+    force = (t[:, None] * p[:, :, None] - p[:, None] * t[:, :, None]).sum(axis=2)
+    moved = (pairs * (v[:, :, None] - v[:, None])).sum(axis=2)
+    objective = CrossEntropy(k)
+    for got, exact in ((objective.force(f, y), force), (objective.hessian(f, y, u), moved)):
+        # f less the largest is rounded, and exp turns that into a relative error
+        size = abs(exact).max(axis=1, keepdims=True)
+        assert (abs(got - exact[:, -k:]) <= (np.ptp(z) + 8) * EPS * size).all()
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_probabilities_are_targets_and_the_force_is_the_slope_of_the_value(k):
     rng = np.random.default_rng(0)
