@@ -30,7 +30,7 @@ WAYS = ("factored", "gram", "tiled", "dense", "packed")
 #: bytes of a full matrix from which products of a packed one are no slower
 PACKED_LEAST = 64 << 20
 #: ... with as many columns
-PACKED_COLUMNS = range(2, 9)
+PACKED_COLUMNS = range(2, 41)
 NOTHING = Cost(0.0, 0.0)
 
 
@@ -214,7 +214,7 @@ def materialise(
     Per product and column, with P the width of the factor: factored 4·N·P flops; tiled N²/2
     entries formed for all columns and 2·N²; dense 2·N² and N² entries read, after N²/2 entries
     formed once; Gram-side, of widths p < q with P = p·q, N²·p for all columns and 2·N², after
-    N²·q once; packed as dense, compared for 2 to 8 columns from 64 MiB on or where dense does not
+    N²·q once; packed as dense, compared for 2 to 40 columns from 64 MiB on or where dense does not
     fit.  If nothing fits the budget the operator is returned as it is.
 
     Examples
