@@ -250,6 +250,7 @@ def main() -> None:
     args = parser.parse_args()
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(args.threads)
+    os.environ["JAX_PYLOPS"] = "0"  # else PyLops imports JAX, whose memory is not opflow's
     if args.one:
         one(args)
     else:

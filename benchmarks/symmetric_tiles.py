@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 import opflow as of
 
 WAYS = ("dense", "packed")
-COLUMNS = (1, 8, 32)
+COLUMNS = (1, 2, 8, 20, 40, 64)
 
 
 def in_turn(calls: Sequence[Callable[[], Any]], rounds: int) -> list[str]:

@@ -30,7 +30,7 @@ WAYS = ("factored", "gram", "tiled", "dense", "packed")
 #: bytes of a full matrix from which products of a packed one are no slower
 PACKED_LEAST = 64 << 20
 #: ... with as many columns
-PACKED_COLUMNS = range(2, 9)
+PACKED_COLUMNS = range(2, 41)
 NOTHING = Cost(0.0, 0.0)
 
 
@@ -136,7 +136,8 @@ def candidates(
     forming = dense_plan(op, budget)
     size = matrix.cost(0).bytes
     add("dense", matrix, forming.cost, size, forming.held)
-    fast = size > PACKED_LEAST and columns in PACKED_COLUMNS
+    on_host = operator_module(op) != "cupy"  # a device multiplies one matrix, not many tiles
+    fast = on_host and size > PACKED_LEAST and columns in PACKED_COLUMNS
     if op.symmetric and op.shape[0] > HEIGHT and (fast or forming.held > budget):
         half = packed_stand_in(op)
         forming = dense_plan(op, budget, half.data.nbytes)
@@ -214,8 +215,8 @@ def materialise(
     Per product and column, with P the width of the factor: factored 4·N·P flops; tiled N²/2
     entries formed for all columns and 2·N²; dense 2·N² and N² entries read, after N²/2 entries
     formed once; Gram-side, of widths p < q with P = p·q, N²·p for all columns and 2·N², after
-    N²·q once; packed as dense, compared for 2 to 8 columns from 64 MiB on or where dense does not
-    fit.  If nothing fits the budget the operator is returned as it is.
+    N²·q once; packed as dense, compared where dense does not fit, and not on a device for 2 to 40
+    columns from 64 MiB on.  If nothing fits the budget the operator is returned as it is.
 
     Examples
     --------

@@ -19,6 +19,10 @@ from opflow.operators.prices import array_bytes, block_work, product_bytes, stor
 HEIGHT = 128
 #: bytes of a tile of a block, which stays in cache while it is used twice
 TILE = 256 << 10
+#: rows · columns · vectors up to which OpenBLAS (AVX-512) multiplies without repacking the tile
+SMALL = 10**6
+#: columns of a tile below which the calls themselves take too long
+NARROWEST = 192
 
 
 class PackedSymmetric(Operator):
@@ -49,9 +53,11 @@ class PackedSymmetric(Operator):
     .. math:: Y_i \mathrel{+}= T X_j, \qquad Y_j \mathrel{+}= T^\top X_i,
 
     while it is in cache.  It costs 2·N² flops per column, and each thread adds up a sum of its own.
-    From N = 5,000 on, on two cores, forming took 0.65 to 1 times as long as the full matrix. With 2
-    to 8 columns a product took 0.4 to 1.2 times as long, with 32 columns 1 to 1.6 times, and with
-    one vector 0.9 to 1.2 times on one thread and 1.3 to 1.9 times on two.
+    On two cores and from N = 5,000 on, forming took 0.65 to 1 times as long as the full matrix.
+    With 2 to 40 columns a product took 0.3 to 0.8 times as long on one thread and 0.4 to 1 times on
+    two: up to there tiles are narrow enough for the small products of OpenBLAS on AVX-512. With 64
+    columns it took 1 to 1.3 times, and with one vector 0.9 to 1.2 times on one thread and 1.3 to
+    1.9 times on two.
 
     Examples
     --------
@@ -72,16 +78,22 @@ class PackedSymmetric(Operator):
                 f"data must have the shape ({packed_size(n)},) for a matrix of order {n}, "
                 f"not {self.data.shape}"
             )
-        self.width = TILE // (HEIGHT * self.data.itemsize)  # columns of a tile
         super().__init__((n, n), self.data.dtype, symmetric=True, psd=psd, symbol=symbol or "M")
 
     def cost(self, columns: int = 1) -> Cost:
         n = self.shape[0]
-        tiles = array_bytes(self, n, n) / (2 * TILE)
+        width = self.width(columns)
+        tiles = n * n / (2 * HEIGHT * width)
         # Each tile adds to its part of the result twice: read, added to, written.
-        sums = 3 * tiles * array_bytes(self, HEIGHT + self.width, columns)
+        sums = 3 * tiles * array_bytes(self, HEIGHT + width, columns)
         stored = packed_size(n) * self.dtype.itemsize
         return Cost(2.0 * n * n * columns, stored + sums + self._vector_bytes(columns))
+
+    def width(self, columns: int) -> int:
+        """Columns of a tile that multiplies so many vectors."""
+        most = TILE // (HEIGHT * self.data.itemsize)
+        small = SMALL // (HEIGHT * max(columns, 1))
+        return min(most, small) if small >= NARROWEST else most
 
     def strip(self, b: int) -> Array:
         """Rows 128·b up to 128·(b + 1) from column 128·b on: a view."""
@@ -106,7 +118,7 @@ class PackedSymmetric(Operator):
 
     def _matmat(self, X: Array) -> Array:
         n, columns = X.shape
-        width = self.width if isinstance(X, np.ndarray) else n
+        width = self.width(columns) if isinstance(X, np.ndarray) else n
 
         def pieces() -> Iterator[tuple[slice, slice, Array]]:
             for r, strip in self._strips():
@@ -194,5 +206,5 @@ block_work.register(PackedSymmetric, stored_block)
 @product_bytes.register
 def _product_bytes(op: PackedSymmetric, columns: int) -> float:
     vectors = array_bytes(op, op.shape[0], columns)
-    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op.width, columns)
+    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op.width(columns), columns)
     return 2 * vectors + bytes_over_rows(tile, vectors + tile)

@@ -25,7 +25,7 @@ def problem(n, dtype=np.float64, seed=0):
 
 
 @given(
-    n=orders, columns=st.sampled_from([1, 2, 9]), dtype=st.sampled_from([np.float32, np.float64]),
+    n=orders, columns=st.sampled_from([1, 2, 40]), dtype=st.sampled_from([np.float32, np.float64]),
     operand=st.sampled_from([np.float32, np.float64]), workspace=st.sampled_from([2_000, 8 << 20]),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
@@ -82,6 +82,14 @@ def test_a_block_of_a_psd_operator_stays_psd_and_half_is_stored():
     assert op.data.size == packed_size(n) <= n * n / 2 + n * HEIGHT / 2
     assert op.cost(0).bytes == op.data.nbytes
     assert op.cost(3).flops == of.Matrix(op.todense()).cost(3).flops
+
+
+@pytest.mark.parametrize("dtype, widest", [(np.float32, 512), (np.float64, 256)])
+def test_tiles_are_as_wide_as_small_products_allow(dtype, widest):
+    op = of.PackedSymmetric(np.ones(1, dtype), 1)
+    assert [op.width(b) for b in (0, 1, 8, 41, 1000)] == [widest] * 5
+    for b in range(1, 41):
+        assert 190 < op.width(b) <= min(widest, 1e6 / (HEIGHT * b))
 
 
 def test_tiles_that_end_amid_a_block_leave_no_entry_out(monkeypatch):

@@ -139,8 +139,8 @@ def eigsh(
     its distance from them.  A copy that was missed would show by then, with a probability of about
     1 − 10⁻⁶; it joins the pairs, and the next two vectors start.
 
-    A dense float64 operator from order 2,000 on, and a `tol` of at least 1e-7, is searched in
-    float32 first, if `memory` holds that copy.  The pairs then converge in float64.
+    A dense or packed float64 operator from order 2,000 on, and a `tol` of at least 1e-7, is
+    searched in float32 first, if `memory` holds that copy.  The pairs then converge in float64.
 
     References
     ----------
@@ -191,7 +191,8 @@ def eigsh(
     first = start_block(op, start, NARROW if narrow else width, rng)
     spent = 0
     if start is None and not narrow and which != "SA":  # whose tolerance is far below the norm
-        room = budget - n * op.dtype.itemsize * (size + n * (evaluated is not op))
+        formed = evaluated.cost(0).bytes if evaluated is not op else 0.0
+        room = budget - n * op.dtype.itemsize * size - formed
         first, spent = sharpened(evaluated, first, k, which, tolerance, steps - 1, size, room, rng)
         steps -= spent // width
     space = BlockKrylov(evaluated, first, size, rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from opflow.evaluation.packed import PackedSymmetric
 from opflow.machine.arrays import Array, namespace, to_host
 from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_slices
@@ -51,7 +52,9 @@ def sharpened(
     That takes half the time of a search in float64, to which it leaves a step or two.  Also how
     many products were spent.
     """
-    if not isinstance(op, Matrix) or op.sparse or op.dtype != np.float64:
+    if not isinstance(op, Matrix | PackedSymmetric) or op.dtype != np.float64:
+        return block, 0
+    if isinstance(op, Matrix) and op.sparse:
         return block, 0
     if op.shape[0] < ROUNDED_ORDER or tolerance.relative < ROUNDED_TOL or steps < 1:
         return block, 0
@@ -63,7 +66,7 @@ def sharpened(
     return namespace(block).concatenate(found, axis=1).astype(op.dtype), space.products
 
 
-def _rounded(op: Matrix) -> Matrix | None:
+def _rounded(op: Matrix | PackedSymmetric) -> Matrix | PackedSymmetric | None:
     """A dense operator in float32, if that has the range for its entries."""
     out = op_namespace(op).empty(op.data.shape, dtype=np.float32)
 
@@ -76,7 +79,11 @@ def _rounded(op: Matrix) -> Matrix | None:
         return peak
 
     peak = max(over_rows(len(out), work, 5.0 * out.size, op.data))
-    return Matrix(out, symmetric=True, psd=op.psd) if 1e-25 < peak < 1e30 else None
+    if not 1e-25 < peak < 1e30:
+        return None
+    if isinstance(op, PackedSymmetric):
+        return PackedSymmetric(out, op.shape[0], psd=op.psd)
+    return Matrix(out, symmetric=True, psd=op.psd)
 
 
 def start_block(op: Operator, start: Array | None, width: int, rng: np.random.Generator) -> Array:

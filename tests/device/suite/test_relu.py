@@ -142,6 +142,12 @@ def test_materialise_prices_device_operators_by_shape() -> None:
     assert type(of.materialise(D, products=100)) is type(of.materialise(K, products=100))
 
 
+def test_packed_competes_with_a_dense_matrix_that_fits_on_the_host_only() -> None:
+    F = np.ones((3000, 3))
+    ways = [{form.how for form in of.candidates(of.Gram(A), 9, 8, "1GB")} for A in (F, put(F))]
+    assert ways[0] - ways[1] == {"packed"} and "dense" in ways[1]
+
+
 @each_case
 def test_the_hierarchy(case) -> None:
     host, device, _, _ = both(case)

@@ -1,5 +1,7 @@
 """What makes a search cheap, narrow blocks and float32, takes nothing from what it finds."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -76,13 +78,15 @@ def test_narrow_blocks_restart_in_little_memory():
     np.testing.assert_allclose(pairs.eigenvalues, np.linspace(1, 0, 500)[:12] ** 2, rtol=1e-11)
 
 
+@pytest.mark.parametrize("how", ["dense", "packed"])
 @pytest.mark.parametrize("unit", [1e-200, 1e-30, 1.0, 1e12, 1e200])
 @pytest.mark.parametrize("which", ["LM", "LA"])
-def test_a_search_in_float32_is_finished_in_float64(unit, which):
+def test_a_search_in_float32_is_finished_in_float64(unit, which, how):
     values = np.concatenate([[1.0, 1.0, 0.9, 0.9, 0.8], np.linspace(0.5, 0, 1995)])
     A = np.diag(values)
     A[:60, :60] = rotated(values[:60])
-    pairs = eigsh(unit * A, 5, tol=1e-7, which=which)
+    op = of.materialise(of.Matrix(unit * A, symmetric=True), how=how)
+    pairs = eigsh(op, 5, tol=1e-7, which=which)
     np.testing.assert_allclose(pairs.eigenvalues / unit, values[:5], rtol=1e-13)
     U = pairs.eigenvectors
     gaps = np.linalg.norm(A @ U - U * (pairs.eigenvalues / unit), axis=0)
@@ -90,7 +94,27 @@ def test_a_search_in_float32_is_finished_in_float64(unit, which):
     np.testing.assert_allclose(pairs.residuals / unit, gaps, atol=1e-13)
 
 
-def test_steps_bound_a_search_in_float32_as_well():
+@pytest.mark.parametrize("how", ["dense", "packed"])
+def test_steps_bound_a_search_in_float32_as_well(how):
+    A = of.Matrix(np.diag(np.linspace(0, 1, 2000)), symmetric=True)
     with pytest.warns(ConvergenceWarning, match="did not converge"):
-        pairs = eigsh(np.diag(np.linspace(0, 1, 2000)), 4, tol=1e-6, steps=3)
+        pairs = eigsh(of.materialise(A, how=how), 4, tol=1e-6, steps=3)
     assert pairs.products == 2 * 4 + 5 + 4
+
+
+@pytest.mark.parametrize("memory, rounded", [(36e6, True), (28e6, False)])
+def test_a_packed_search_in_float32_fits_in_memory_or_is_left_out(memory, rounded, monkeypatch):
+    seen = []
+    product = of.PackedSymmetric._matmat
+    monkeypatch.setattr(
+        of.PackedSymmetric, "_matmat", lambda op, X: seen.append(op.dtype) or product(op, X)
+    )
+    K = of.Gram(np.random.default_rng(0).standard_normal((2000, 300)))
+    with of.gate_options(threads=1):
+        tracemalloc.start()
+        try:
+            pairs = eigsh(K, 5, tol=1e-6, how="packed", method="lanczos", memory=memory)
+            assert tracemalloc.get_traced_memory()[1] <= memory
+        finally:
+            tracemalloc.stop()
+    assert pairs.converged and (np.float32 in seen) == rounded
