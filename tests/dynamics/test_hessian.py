@@ -54,7 +54,7 @@ def loss(objective, f, y):
         f = torch.cat([torch.zeros_like(f), f], dim=1)
     # relative to the largest output: torch's own derivative p − 1 loses the digits of a small 1 − p
     top = f.detach().argmax(dim=1, keepdim=True)
-    z = f - f.gather(1, top)
+    z = (f - f.gather(1, top)).scatter(1, top, 0.0)
     others = z.exp().scatter(1, top, 0.0).sum(dim=1)
     return torch.log1p(others).sum() - z.gather(1, y[:, None]).sum()
 
@@ -124,6 +124,21 @@ def test_the_gauss_newton_part_is_that_of_the_jacobian(objective, route):
     assert G.psd and G.symmetric
     assert not of.hessian(fields, y, objective).psd
     same(pickle.loads(pickle.dumps(G)), G.todense())
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("part", ["full", "gauss-newton"])
+def test_a_fit_that_is_nearly_perfect_keeps_its_digits(k, part):
+    net, X = rich(3, k)
+    logits = np.pad(net(X), ((0, 0), (int(k == 1), 0)))
+    margin = np.diff(np.sort(logits))[:, -1].min()
+    net = of.ReLUNetwork(net.weights, 25 / margin * net.readout, biases=net.biases)
+    y = logits.argmax(axis=1)
+    H = of.hessian(net.fields(X), y, "cross-entropy", part=part)
+    expected = by_torch(net, X, y, "cross-entropy", gauss_newton=part != "full", rates=False)
+    got = H @ np.eye(len(expected))
+    assert 0 < np.abs(expected).max() < 1e-4  # 1 − p times squares of fields
+    assert np.abs(got - expected).max() <= 1e-10 * np.abs(expected).max()
 
 
 def test_a_loss_that_is_not_known_to_be_convex_is_not_tagged_psd():
