@@ -6,7 +6,6 @@ the value in between for which it stays at zero (a solution in the sense of Fili
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,7 @@ NEGLECTED = 1e-3
 WORK = 1e15
 #: orders of a series that an event takes, for the estimate
 TYPICAL = 8
-#: events at one time, one after the other, that a run survives
+#: events at one time, one after the other, that may leave a run where it is
 HALTED = 100
 
 
@@ -153,13 +152,12 @@ class ExactIntegrator(Integrator):
         self._weights = self._distinct.joined(network)
         self._gates = Gates(flowing, hidden)
         self._events: list[tuple[float, int, int, int, str]] = []
-        #: time so far, and the size of the next step
+        #: so far
         self._time = 0.0
-        self._size = math.inf
-        #: steps in a row that did not move
-        self._halted = 0
         #: from here, for the next step
         self._series: Series
+        for _ in range(2):  # first the size of the velocity, then how fast that changes
+            self._gates.unit /= self._gates.series(self._weights).speed()
         self._settle(self._gates.copies())
 
     def evaluate(self, residual: Array) -> float:
@@ -168,17 +166,26 @@ class ExactIntegrator(Integrator):
         return 0.5 * float(np.vdot(r, r))
 
     def advance(self, remaining: float) -> float:
+        start = self._time
+        for _ in range(HALTED):
+            self._step(remaining)
+            if self._time > start:
+                self.state = self.state.at(self._distinct.parameters(self._weights))
+                return self._time - start
+        raise ArithmeticError(f"more than {HALTED} events follow each other {self._here()}")
+
+    def _step(self, remaining: float) -> None:
+        """To the next event, or as far as the series goes."""
         series = self._series
-        size = series.reach(min(self._size, remaining), NEGLECTED * self.method.tol)
+        unit = self._gates.unit
+        size = series.reach(min(1.0, remaining / unit), NEGLECTED * self.method.tol)
         self.products += series.order
         time, places = self._gates.first_event(series, size)
-        happens = time <= size
-        if happens:
-            size = time
-        self._size = max(2 * size, 0.5 * self._size) if happens else 4 * size
-        self._halted = 0 if size else self._halted + 1
+        happens = places.size > 0
+        size = min(size, time)
+        self._gates.unit *= max(2 * size, 0.5) if happens else 4 * size
         self._weights = series.moved(size)
-        self._time += size
+        self._time += size * unit
         self._gates.leave()
         if happens:
             before = self._gates.copies()
@@ -186,14 +193,13 @@ class ExactIntegrator(Integrator):
             self._settle(before)
         else:
             self._series = self._gates.series(self._weights)
-        self.state = self.state.at(self._distinct.parameters(self._weights))
-        return size
+
+    def _here(self) -> str:
+        return f"at t = {self._time:.6g}"
 
     def _settle(self, before: list[Array]) -> None:
         """Take the gates that fit their velocities, and note which have changed."""
-        here = f"at t = {self._time:.6g}"
-        if self._halted > HALTED:
-            raise ArithmeticError(f"more than {HALTED} events follow each other {here}")
+        here = self._here()
         try:
             self._series = self._gates.settle(self._weights, before)
         except Unsettled as error:
@@ -224,7 +230,7 @@ class ExactIntegrator(Integrator):
         return np.array(self._events, EVENT)
 
     def arrays(self) -> dict[str, Array]:
-        numbers = [self._time, self._size, self._halted, self._gates.unclear]
+        numbers = [self._time, self._gates.unit, self._gates.unclear]
         events = self.events
         arrays = {f"event_{name}": events[name] for name in KEYS}
         arrays["numbers"] = np.array(numbers, dtype=np.float64)
@@ -237,8 +243,7 @@ class ExactIntegrator(Integrator):
         for name in KEYS:
             events[name] = arrays[f"event_{name}"]
         self._events = events.tolist()
-        self._time, self._size, halted, unclear = arrays["numbers"].tolist()
-        self._halted = int(halted)
+        self._time, self._gates.unit, unclear = arrays["numbers"].tolist()
         self._gates.unclear = int(unclear)
         for name, parts in self._parts().items():
             parts[:] = [arrays[f"{name}_{i}"] for i in range(len(parts))]

@@ -37,6 +37,8 @@ class Gates:
         self.flowing = flowing
         self.values = [np.where(h > 0, OPEN, CLOSED) for h in hidden]
         self.zero = [h == 0 for h in hidden]
+        #: the step to try next, and the unit of time of its series
+        self.unit = 1.0
         #: how many gates at zero were closed, but not by their velocities
         self.unclear = 0
 
@@ -46,7 +48,10 @@ class Gates:
 
     def series(self, weights: Sequence[Array]) -> Series:
         """The series of these gates, of first order."""
-        series = Series(self.flowing, weights, self.values)
+        return self._first_order(weights, self.values)
+
+    def _first_order(self, weights: Sequence[Array], gates: Sequence[Array]) -> Series:
+        series = Series(self.flowing, weights, gates, self.unit)
         series.grow()
         return series
 
@@ -59,7 +64,7 @@ class Gates:
         self.zero = [np.zeros(gates.shape, dtype=bool) for gates in self.values]
 
     def first_event(self, series: Series, size: float) -> tuple[float, Places]:
-        """When the first gates change, and to what."""
+        """When the first gates change, and to what; until when none does, if there are no places."""
         polynomials = []
         places = []
         for i, known in enumerate(series.hidden):
@@ -128,13 +133,18 @@ class Gates:
         return series
 
     def _follow(self, weights: Sequence[Array], before: Sequence[Array]) -> None:
-        """Let gates be as they were where the inputs of their layer vanish.
+        """Let gates be as they were above the lowest layer that changes.
 
-        Such a pre-activation has no zero of its own: it follows the one below that moves first.
+        Such a pre-activation may have no zero of its own, but follow one below: its velocity says.
+        Where the inputs of its layer vanish it is at zero.
         """
         if not self._deep:
             return
-        series = Series(self.flowing, weights, before)
+        changes = [not np.array_equal(a, b) for a, b in zip(self.values, before, strict=True)]
+        if any(changes):
+            lowest = changes.index(True) + 1
+            self.values[lowest:] = [gates.copy() for gates in before[lowest:]]
+        series = Series(self.flowing, weights, before, self.unit)
         for i, gates in enumerate(self.values[1:], 1):
             if self.flowing.biased[i]:
                 continue
@@ -183,8 +193,7 @@ class Gates:
         ]
         if all(np.array_equal(a, b) for a, b in zip(trial, self.values, strict=True)):
             return 0
-        other = Series(self.flowing, weights, trial)
-        other.grow()
+        other = self._first_order(weights, trial)
         moved = zip(trial, self.values, other.hidden, strict=True)
         return sum(int(((a != b) & (h[1] > STILL * abs(h[1]).max())).sum()) for a, b, h in moved)
 
