@@ -144,7 +144,7 @@ class Gates:
         if any(changes):
             lowest = changes.index(True) + 1
             self.values[lowest:] = [gates.copy() for gates in before[lowest:]]
-        series = Series(self.flowing, weights, before, self.unit)
+        series = Series(self.flowing, weights, self.values, self.unit)
         for i, gates in enumerate(self.values[1:], 1):
             if self.flowing.biased[i]:
                 continue

@@ -172,11 +172,15 @@ class Series:
         return np.concatenate([fields[p.layer][p.samples, p.units] for p in self.sliding])
 
     def dead(self, layer: int) -> Array:
-        """The samples, (N,) of bool, on which all units that a layer reads are zero."""
-        a = abs(self.inputs[layer][0])
-        if layer:
-            a = a[:, : self.slopes[layer - 1].shape[1]]
-        return (a <= DEAD * a.max(initial=0.0)).all(axis=1)
+        """The samples, (N,) of bool, on which all that a layer reads is zero and stays so."""
+        if not layer:
+            return ~self.inputs[0][0].any(axis=1)
+        s = self.slopes[layer - 1]
+        a = abs(self.inputs[layer][0][:, : s.shape[1]])
+        stays = s == 0
+        if not self.flowing.biased[layer - 1]:
+            stays |= self.dead(layer - 1)[:, None]
+        return (stays & (a <= DEAD * a.max(initial=0.0))).all(axis=1)
 
     def tied(self, layer: int) -> Array:
         """The first sample, by index, that has the same pre-activations in a layer at any time.
