@@ -121,6 +121,8 @@ class Gates:
             wrong = self._wrong(series)
             if not wrong.size:
                 break
+            if self._collapse(weights, wrong):
+                continue
             if attempt > BLOCKS + 4 * count:
                 raise Unsettled(f"no gates of {count} pre-activations at zero fit their velocities")
             if attempt == BLOCKS:  # ReLU'(0) = 0 decides where nothing else does
@@ -131,6 +133,24 @@ class Gates:
             self.change(wrong)
         self.unclear += self._repelled(series, weights, before)
         return series
+
+    def _collapse(self, weights: Sequence[Array], wrong: Places) -> bool:
+        """Close ReLU units that have lost all weights and are driven back; whether there are any.
+
+        Descent stays within a step of zero too, until a direction appears in which it leaves:
+        where these units do, the flow is not unique.
+        """
+        found = False
+        for i, slope in enumerate(self.flowing.slopes):
+            units = np.unique(wrong[2, wrong[0] == i])
+            size = abs(weights[i]).max(axis=1)
+            units = units[size[units] <= STILL * size.max()]
+            if not slope and len(units):
+                weights[i][units] = 0.0
+                self.values[i][:, units] = CLOSED
+                self.unclear += self.values[i][:, units].size
+                found = True
+        return found
 
     def _follow(self, weights: Sequence[Array], before: Sequence[Array]) -> None:
         """Let gates be as they were above the lowest layer that changes.
