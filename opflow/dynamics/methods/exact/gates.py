@@ -119,12 +119,12 @@ class Gates:
         for attempt in itertools.count():
             series = self.series(weights)
             wrong = self._wrong(series)
-            if not wrong.size:
+            if not wrong.size and not self._join(series):
                 break
-            if self._collapse(weights, wrong):
-                continue
             if attempt > BLOCKS + 4 * count:
                 raise Unsettled(f"no gates of {count} pre-activations at zero fit their velocities")
+            if not wrong.size or self._collapse(weights, wrong):
+                continue
             if attempt == BLOCKS:  # ReLU'(0) = 0 decides where nothing else does
                 wrong[3] = CLOSED
                 self.unclear += 1
@@ -133,6 +133,16 @@ class Gates:
             self.change(wrong)
         self.unclear += self._repelled(series, weights, before)
         return series
+
+    def _join(self, series: Series) -> bool:
+        """Let all that are one with a sliding pair slide; whether any did not."""
+        found = False
+        for i, gates in enumerate(self.values[1:], 1):
+            dead = series.dead(i)
+            slides = dead[:, None] & (gates[dead] == SLIDES).any(axis=0)
+            found |= bool((gates[slides] != SLIDES).any())
+            gates[slides] = SLIDES
+        return found
 
     def _collapse(self, weights: Sequence[Array], wrong: Places) -> bool:
         """Close ReLU units that have lost all weights and are driven back; whether there are any.
