@@ -32,6 +32,8 @@ WORK = 1e15
 TYPICAL = 8
 #: events at one time, one after the other, that may leave a run where it is
 HALTED = 100
+#: and that suggest that a unit has lost all weights
+STUCK = 10
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class ExactIntegrator(Integrator):
         self._series: Series
         for _ in range(2):  # first the size of the velocity, then how fast that changes
             self._gates.unit /= self._gates.series(self._weights).speed()
-        self._settle(self._gates.copies())
+        self._settle(self._gates.copies(), False)
 
     def evaluate(self, residual: Array) -> float:
         r = self._series.residuals[0]
@@ -167,14 +169,14 @@ class ExactIntegrator(Integrator):
 
     def advance(self, remaining: float) -> float:
         start = self._time
-        for _ in range(HALTED):
-            self._step(remaining)
+        for attempt in range(HALTED):
+            self._step(remaining, attempt >= STUCK)
             if self._time > start:
                 self.state = self.state.at(self._distinct.parameters(self._weights))
                 return self._time - start
         raise ArithmeticError(f"more than {HALTED} events follow each other {self._here()}")
 
-    def _step(self, remaining: float) -> None:
+    def _step(self, remaining: float, stuck: bool) -> None:
         """To the next event, or as far as the series goes."""
         series = self._series
         unit = self._gates.unit
@@ -190,18 +192,18 @@ class ExactIntegrator(Integrator):
         if happens:
             before = self._gates.copies()
             self._gates.change(places)
-            self._settle(before)
+            self._settle(before, stuck)
         else:
             self._series = self._gates.series(self._weights)
 
     def _here(self) -> str:
         return f"at t = {self._time:.6g}"
 
-    def _settle(self, before: list[Array]) -> None:
+    def _settle(self, before: list[Array], stuck: bool) -> None:
         """Take the gates that fit their velocities, and note which have changed."""
         here = self._here()
         try:
-            self._series = self._gates.settle(self._weights, before)
+            self._series = self._gates.settle(self._weights, before, stuck)
         except Unsettled as error:
             raise ArithmeticError(f"{error} {here}") from None
         for i, (old, new) in enumerate(zip(before, self._gates.values, strict=True)):

@@ -102,7 +102,7 @@ class Gates:
             gates[samples, units] = values
             zero[samples, units] = True
 
-    def settle(self, weights: Sequence[Array], before: Sequence[Array]) -> Series:
+    def settle(self, weights: Sequence[Array], before: Sequence[Array], stuck: bool) -> Series:
         """Find the gates at zero that agree with where they move the pre-activations.
 
         A pair that would return is closed, opened, or slides.  That is the complementarity problem
@@ -113,17 +113,23 @@ class Gates:
         weights : list of arrays
         before : list of arrays
             The gates before.
+        stuck : bool
+            Whether gates change again and again without moving.
         """
+        if stuck:
+            self._collapse(weights)
         self._follow(weights, before)
         count = sum(int((z | (g == SLIDES)).sum()) for z, g in zip(self.zero, before, strict=True))
+        most = BLOCKS + 4 * count
         for attempt in itertools.count():
             series = self.series(weights)
             wrong = self._wrong(series)
             if not wrong.size and not self._join(series):
                 break
-            if attempt > BLOCKS + 4 * count:
+            if attempt > most + BLOCKS:
                 raise Unsettled(f"no gates of {count} pre-activations at zero fit their velocities")
-            if not wrong.size or self._collapse(weights, wrong):
+            if attempt == most:
+                self._collapse(weights)
                 continue
             if attempt == BLOCKS:  # ReLU'(0) = 0 decides where nothing else does
                 wrong[3] = CLOSED
@@ -144,23 +150,19 @@ class Gates:
             gates[slides] = SLIDES
         return found
 
-    def _collapse(self, weights: Sequence[Array], wrong: Places) -> bool:
-        """Close ReLU units that have lost all weights and are driven back; whether there are any.
+    def _collapse(self, weights: Sequence[Array]) -> None:
+        """Close ReLU units that have lost all weights.
 
         Descent stays within a step of zero too, until a direction appears in which it leaves:
         where these units do, the flow is not unique.
         """
-        found = False
-        for i, slope in enumerate(self.flowing.slopes):
-            units = np.unique(wrong[2, wrong[0] == i])
-            size = abs(weights[i]).max(axis=1)
-            units = units[size[units] <= STILL * size.max()]
-            if not slope and len(units):
-                weights[i][units] = 0.0
-                self.values[i][:, units] = CLOSED
-                self.unclear += self.values[i][:, units].size
-                found = True
-        return found
+        for gates, W, slope in zip(self.values, weights, self.flowing.slopes, strict=False):
+            size = abs(W).max(axis=1)
+            units = (size <= STILL * size.max()) & gates.any(axis=0)
+            if not slope and units.any():
+                W[units] = 0.0
+                gates[:, units] = CLOSED
+                self.unclear += len(gates) * int(units.sum())
 
     def _follow(self, weights: Sequence[Array], before: Sequence[Array]) -> None:
         """Let gates be as they were above the lowest layer that changes.
