@@ -133,8 +133,9 @@ def test_a_unit_that_lost_its_weights_on_the_way_does_not_end_a_run():
     assert "closed at will" in run.note and run.times[-1] == until
 
 
-def test_units_that_read_biases_alone_go_with_those_that_slide():
-    net, X, y = problem(1, 9, [1, 3, 7], bias=True)
+@pytest.mark.parametrize("seed", [5, 26, 36])
+def test_samples_on_which_biases_alone_are_read(seed):
+    net, X, y = problem(seed, 9, [1, 3, 7], bias=True)
     X = np.round(X)
     y *= 2
     until = 10 / rate(net, X)

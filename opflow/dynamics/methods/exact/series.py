@@ -125,6 +125,8 @@ class Series:
     def grow(self) -> None:
         """One order more."""
         order = self.order
+        if order + 2 > len(self.hidden[0]):
+            self._double()
         f = cauchy(self.inputs[-1], self.weights[-1], order, (1, 1))
         self.residuals.append(self.flowing.residual(f, order == 0))
         self.forces[-1][order] = self.flowing.force(self.residuals[-1])
@@ -144,6 +146,13 @@ class Series:
             self.drives = drives
         self._forward(order + 1)
         self.order += 1
+
+    def _double(self) -> None:
+        """Room for twice as many orders above the first."""
+        for known in (self.weights, self.inputs, self.hidden, self.forces):
+            for i, c in enumerate(known):
+                if len(c) > 1:
+                    known[i] = np.concatenate([c, np.empty_like(c[1:])])
 
     def _hold(self, bound: _Bound, drives: list[Array]) -> None:
         """Add the forces that keep sliding pairs at zero, at this order."""
@@ -284,8 +293,8 @@ class _Bound:
 
 
 def _orders(shape: tuple[int, ...], moves: bool = True) -> Array:
-    """Room for the coefficients of an array, the order first."""
-    return np.empty((ORDERS + 1 if moves else 1, *shape))
+    """Room for the first coefficients of an array, the order first."""
+    return np.empty((3 if moves else 1, *shape))
 
 
 def cauchy(one: Array, two: Array, order: int, axes: tuple[int, int]) -> Array:
