@@ -134,6 +134,7 @@ METHODS = {
     "exponential": of.ExponentialFlow(),
     "linearised": of.LinearisedFlow(),
     "gauss-newton": of.GaussNewton(),
+    "exact": of.ExactFlow(),
 }
 
 

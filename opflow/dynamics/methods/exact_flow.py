@@ -108,8 +108,9 @@ class ExactFlow(Method):
     by_weights = True
     sharded = False
     frozen = False
-    extra = 2.0 + ORDERS
-    kept = 2.0 * ORDERS
+    # a series, and copies of it in products of series and in the search
+    extra = 4.0 + 2.2 * ORDERS
+    kept = 3.5 * ORDERS
 
     def __post_init__(self) -> None:
         check_tol(self.tol)
