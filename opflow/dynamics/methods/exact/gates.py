@@ -64,7 +64,7 @@ class Gates:
         self.zero = [np.zeros(gates.shape, dtype=bool) for gates in self.values]
 
     def first_event(self, series: Series, size: float) -> tuple[float, Places]:
-        """When the first gates change, and to what; until when none does, if there are no places."""
+        """When the first gates change, and to what; no places if none does until then."""
         polynomials = []
         places = []
         for i, known in enumerate(series.hidden):
