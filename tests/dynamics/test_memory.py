@@ -119,6 +119,8 @@ def test_the_peak_stays_within_the_budget(run, factor):
         (20, [3000, 300], {"eliminate": False, "method": of.GradientFlow()}),
         (20, [3000, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among samples
         (6000, [300, 300], {"eliminate": False, "method": of.GaussNewton()}),  # among parameters
+        (20, [3000, 30], {"method": of.ExactFlow()}),  # series of weights
+        (1500, [10, 200], {"method": of.ExactFlow()}),  # and of fields
         (20, [5, 5], {"measurement": MEASUREMENTS["sparse"](200_000, 20, float)}),
         # the signs that estimate the diagonal of (G J)ᵀ G J
         (500, [200, 200], {"measurement": MEASUREMENTS["sparse"](2600, 500, float),

@@ -783,7 +783,10 @@ def features(p):
 
 def trained(p, method, *, depth=2, **options):
     net = p.network(depth=depth)
-    run = of.train(net, p.inputs(), p.targets(), method=method, **options)
+    if isinstance(method, of.ExactFlow):
+        net = of.ReLUNetwork([W.astype(float) for W in net.weights], net.readout.astype(float))
+    X = p.inputs().astype(net.dtype)
+    run = of.train(net, X, p.targets(), method=method, **options)
     rest = run.network
     parts = {f"W{i}": Part(W) for i, W in enumerate(rest.weights)}
     parts |= {

@@ -90,7 +90,7 @@ def test_frozen_layers_stay_and_the_others_move(outputs):
 
 @pytest.mark.parametrize("method", [
     of.GradientDescent(momentum=0.5), of.GradientFlow(), of.ExponentialFlow(), of.LinearisedFlow(),
-    of.TruncatedFlow(order=1),
+    of.TruncatedFlow(order=1), of.ExactFlow(),
 ], ids=lambda m: type(m).__name__)  # fmt: skip
 def test_runs_with_trained_readouts_resume_bit_for_bit(tmp_path, method):
     net, X = trained(2, 2)

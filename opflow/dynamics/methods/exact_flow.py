@@ -6,7 +6,6 @@ the value in between for which it stays at zero (a solution in the sense of Fili
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +30,10 @@ NEGLECTED = 1e-3
 WORK = 1e15
 #: orders of a series that an event takes, for the estimate
 TYPICAL = 8
-#: events at one time, one after the other, that a run survives
+#: events at one time, one after the other, that may leave a run where it is
 HALTED = 100
+#: and that suggest that a unit has lost all weights
+STUCK = 10
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class ExactFlow(Method):
     >>> X, y = np.array([[1.0, 0.0], [1.0, 1.0]]), [-1.0, 5.0]
     >>> run = of.train(net, X, y, method=of.ExactFlow(), until=9.0)
     >>> run.events[["unit", "sample", "kind"]].tolist(), round(float(run.events["time"][0]), 12)
+    ([(0, 0, 'slide in')], 3.073475703224)
     """
 
     tol: float = 1e-10
@@ -107,8 +109,9 @@ class ExactFlow(Method):
     by_weights = True
     sharded = False
     frozen = False
-    extra = 2.0 + ORDERS
-    kept = 2.0 * ORDERS
+    # a series, and copies of it in products of series and in the search
+    extra = 4.0 + 2.2 * ORDERS
+    kept = 3.5 * ORDERS
 
     def __post_init__(self) -> None:
         check_tol(self.tol)
@@ -153,14 +156,13 @@ class ExactIntegrator(Integrator):
         self._weights = self._distinct.joined(network)
         self._gates = Gates(flowing, hidden)
         self._events: list[tuple[float, int, int, int, str]] = []
-        #: time so far, and the size of the next step
+        #: so far
         self._time = 0.0
-        self._size = math.inf
-        #: steps in a row that did not move
-        self._halted = 0
         #: from here, for the next step
         self._series: Series
-        self._settle(self._gates.copies())
+        for _ in range(2):  # first the size of the velocity, then how fast that changes
+            self._gates.unit /= self._gates.series(self._weights).speed()
+        self._settle(self._gates.copies(), False)
 
     def evaluate(self, residual: Array) -> float:
         r = self._series.residuals[0]
@@ -168,34 +170,42 @@ class ExactIntegrator(Integrator):
         return 0.5 * float(np.vdot(r, r))
 
     def advance(self, remaining: float) -> float:
+        start = self._time
+        for attempt in range(HALTED):
+            self._step(remaining, attempt >= STUCK)
+            if self._time > start:
+                self.state = self.state.at(self._distinct.parameters(self._weights))
+                return self._time - start
+        raise ArithmeticError(f"more than {HALTED} events follow each other {self._here()}")
+
+    def _step(self, remaining: float, stuck: bool) -> None:
+        """To the next event, or as far as the series goes."""
         series = self._series
-        size = series.reach(min(self._size, remaining), NEGLECTED * self.method.tol)
+        unit = self._gates.unit
+        size = series.reach(min(1.0, remaining / unit), NEGLECTED * self.method.tol)
         self.products += series.order
         time, places = self._gates.first_event(series, size)
-        happens = time <= size
-        if happens:
-            size = time
-        self._size = max(2 * size, 0.5 * self._size) if happens else 4 * size
-        self._halted = 0 if size else self._halted + 1
+        happens = places.size > 0
+        size = min(size, time)
+        self._gates.unit *= max(2 * size, 0.5) if happens else 4 * size
         self._weights = series.moved(size)
-        self._time += size
+        self._time += size * unit
         self._gates.leave()
         if happens:
             before = self._gates.copies()
             self._gates.change(places)
-            self._settle(before)
+            self._settle(before, stuck)
         else:
             self._series = self._gates.series(self._weights)
-        self.state = self.state.at(self._distinct.parameters(self._weights))
-        return size
 
-    def _settle(self, before: list[Array]) -> None:
+    def _here(self) -> str:
+        return f"at t = {self._time:.6g}"
+
+    def _settle(self, before: list[Array], stuck: bool) -> None:
         """Take the gates that fit their velocities, and note which have changed."""
-        here = f"at t = {self._time:.6g}"
-        if self._halted > HALTED:
-            raise ArithmeticError(f"more than {HALTED} events follow each other {here}")
+        here = self._here()
         try:
-            self._series = self._gates.settle(self._weights, before)
+            self._series = self._gates.settle(self._weights, before, stuck)
         except Unsettled as error:
             raise ArithmeticError(f"{error} {here}") from None
         for i, (old, new) in enumerate(zip(before, self._gates.values, strict=True)):
@@ -224,7 +234,7 @@ class ExactIntegrator(Integrator):
         return np.array(self._events, EVENT)
 
     def arrays(self) -> dict[str, Array]:
-        numbers = [self._time, self._size, self._halted, self._gates.unclear]
+        numbers = [self._time, self._gates.unit, self._gates.unclear]
         events = self.events
         arrays = {f"event_{name}": events[name] for name in KEYS}
         arrays["numbers"] = np.array(numbers, dtype=np.float64)
@@ -236,9 +246,8 @@ class ExactIntegrator(Integrator):
         events = np.empty(len(arrays["event_time"]), EVENT)
         for name in KEYS:
             events[name] = arrays[f"event_{name}"]
-        self._events = events.tolist()
-        self._time, self._size, halted, unclear = arrays["numbers"].tolist()
-        self._halted = int(halted)
+        self._events = [tuple(event) for event in events.tolist()]
+        self._time, self._gates.unit, unclear = arrays["numbers"].tolist()
         self._gates.unclear = int(unclear)
         for name, parts in self._parts().items():
             parts[:] = [arrays[f"{name}_{i}"] for i in range(len(parts))]

@@ -97,6 +97,52 @@ def test_a_unit_that_loses_all_weights_stays_closed():
     np.testing.assert_allclose(run.network.weights[0], 0, atol=1e-15)
 
 
+def test_a_unit_passes_zero_where_both_sides_drive_it_the_same_way():
+    X = np.array([[1.0], [-1.0]])
+    run = of.train(one_unit([1.0]), X, [-1.0, 1.0], method=of.ExactFlow(), until=9.0)
+    crossing = np.log(2.0)  # w = 2 exp(−t) − 1, then exp(−(t − log 2)) − 1
+    np.testing.assert_allclose(run.events["time"], 2 * [crossing], rtol=1e-12)
+    w = np.exp(crossing - 9.0) - 1
+    np.testing.assert_allclose(run.network.weights[0], w, rtol=1e-12)
+
+
+def test_a_pre_activation_that_decays_does_not_reach_zero():
+    for until in (10.0, 30.0, 300.0):
+        run = of.train(one_unit([1.0, 1.0]), np.eye(2), [0.0, 1.0], method=of.ExactFlow(),
+                       until=until)  # fmt: skip
+        np.testing.assert_allclose(run.network.weights[0], [[np.exp(-until), 1.0]], atol=1e-13)
+        assert (run.events["time"] > 25).all()  # below rounding, a sign may change
+
+
+def test_a_readout_and_weights_that_start_at_zero():
+    X = np.array([[1.0], [2.0]])
+    net = of.ReLUNetwork([np.zeros((1, 1))], np.ones((1, 1)), slope=1.0)
+    run = of.train(net, X, [1.0, 2.0], method=of.ExactFlow(), until=1.0)
+    np.testing.assert_allclose(run.network.weights[0], 1 - np.exp(-5.0), rtol=1e-11)
+    net = of.ReLUNetwork([np.ones((1, 1))], np.zeros((1, 1)), readout_rate=1.0)
+    run = of.train(net, [[1.0]], [1.0], method=of.ExactFlow(), until=1.0)
+    f = solve_ivp(lambda _, wv: (1 - wv[0] * wv[1]) * wv[::-1], (0, 1), [1.0, 0.0],
+                  rtol=1e-12, atol=1e-14).y[:, -1].prod()  # fmt: skip
+    np.testing.assert_allclose(run.network([[1.0]]), f, rtol=1e-9)
+
+
+def test_a_unit_that_lost_its_weights_on_the_way_does_not_end_a_run():
+    net, X, y = problem(0, 20, [2, 6])
+    until = 20 / rate(net, X)
+    run = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    assert "closed at will" in run.note and run.times[-1] == until
+
+
+@pytest.mark.parametrize("seed", [5, 26, 36])
+def test_samples_on_which_biases_alone_are_read(seed):
+    net, X, y = problem(seed, 9, [1, 3, 7], bias=True)
+    X = np.round(X)
+    y *= 2
+    until = 10 / rate(net, X)
+    run = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    assert run.times[-1] == until
+
+
 # -- the search -------------------------------------------------------------------------------
 
 
@@ -134,18 +180,23 @@ NETS = {
     "two layers, biases": (12, [3, 8, 8], {"bias": True}),
     "trained readout": (20, [3, 8, 8], {"readout_rate": 1.0, "bias": True}),
     "three layers": (10, [3, 6, 6, 6], {}),
+    "three layers, a tie of two": (10, [3, 6, 6, 6], {"bias": True}),
+    "three layers, one frozen": (12, [3, 8, 8, 8], {"bias": True}),
 }
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_descent_comes_to_it_at_first_order(name):
     n, widths, options = NETS[name]
-    net, X, y = problem(0, n, widths, **options)
+    net, X, y = problem(11 if "tie" in name else 0, n, widths, **options)
+    if "frozen" in name:
+        net = of.ReLUNetwork(net.weights, net.readout, biases=net.biases, rates=[1, 0, 1])
     until = 20 / rate(net, X)
     times = np.linspace(0, until, 26)[1:]
     watch = {"f": lambda moment: moment.network(X)}
     exact = of.train(net, X, y, method=of.ExactFlow(), times=times, observe=watch)
     assert len(exact.events) > 2
+    np.testing.assert_array_equal(exact.times[1:], times)
     errors = []
     for steps in (2_000, 32_000):
         run = of.train(net, X, y, method=of.GradientDescent(step=until / steps), steps=steps,

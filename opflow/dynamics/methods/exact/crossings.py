@@ -8,7 +8,7 @@ from opflow.machine.arrays import Array
 
 #: zeros this close to the first, relative to its time, count as one
 TOGETHER = 1e-12
-#: steps after which a polynomial that still comes closer to zero is taken to reach it
+#: steps after which the search ends early
 STEPS = 200
 
 
@@ -32,9 +32,9 @@ def first_zero(coefficients: Array, end: float) -> tuple[float, Array]:
     Returns
     -------
     float
-        At most `end`; infinite if none does.
+        Before it there is none.  At most `end`; infinite if none does.
     bool array (m,)
-        Which of them do then.
+        Which of them do then; none where the search ends early.
 
     Notes
     -----
@@ -66,6 +66,6 @@ def first_zero(coefficients: Array, end: float) -> tuple[float, Array]:
             break
         left, t, c, curved = left[keep], t[keep], c[:, keep], curved[keep]
     else:
-        times[left] = t
+        return float(t.min()), np.zeros(len(times), dtype=bool)
     first = float(times.min(initial=np.inf))
     return first, (times < np.inf) & (times <= (1 + TOGETHER) * first + 1e-15 * end)

@@ -37,6 +37,8 @@ class Gates:
         self.flowing = flowing
         self.values = [np.where(h > 0, OPEN, CLOSED) for h in hidden]
         self.zero = [h == 0 for h in hidden]
+        #: the step to try next, and the unit of time of its series
+        self.unit = 1.0
         #: how many gates at zero were closed, but not by their velocities
         self.unclear = 0
 
@@ -46,7 +48,10 @@ class Gates:
 
     def series(self, weights: Sequence[Array]) -> Series:
         """The series of these gates, of first order."""
-        series = Series(self.flowing, weights, self.values)
+        return self._first_order(weights, self.values)
+
+    def _first_order(self, weights: Sequence[Array], gates: Sequence[Array]) -> Series:
+        series = Series(self.flowing, weights, gates, self.unit)
         series.grow()
         return series
 
@@ -59,7 +64,7 @@ class Gates:
         self.zero = [np.zeros(gates.shape, dtype=bool) for gates in self.values]
 
     def first_event(self, series: Series, size: float) -> tuple[float, Places]:
-        """When the first gates change, and to what."""
+        """When the first gates change, and to what; no places if none does until then."""
         polynomials = []
         places = []
         for i, known in enumerate(series.hidden):
@@ -97,7 +102,7 @@ class Gates:
             gates[samples, units] = values
             zero[samples, units] = True
 
-    def settle(self, weights: Sequence[Array], before: Sequence[Array]) -> Series:
+    def settle(self, weights: Sequence[Array], before: Sequence[Array], stuck: bool) -> Series:
         """Find the gates at zero that agree with where they move the pre-activations.
 
         A pair that would return is closed, opened, or slides.  That is the complementarity problem
@@ -108,16 +113,24 @@ class Gates:
         weights : list of arrays
         before : list of arrays
             The gates before.
+        stuck : bool
+            Whether gates change again and again without moving.
         """
+        if stuck:
+            self._collapse(weights)
         self._follow(weights, before)
         count = sum(int((z | (g == SLIDES)).sum()) for z, g in zip(self.zero, before, strict=True))
+        most = BLOCKS + 4 * count
         for attempt in itertools.count():
             series = self.series(weights)
             wrong = self._wrong(series)
-            if not wrong.size:
+            if not wrong.size and not self._join(series):
                 break
-            if attempt > BLOCKS + 4 * count:
+            if attempt > most + BLOCKS:
                 raise Unsettled(f"no gates of {count} pre-activations at zero fit their velocities")
+            if attempt == most:
+                self._collapse(weights)
+                continue
             if attempt == BLOCKS:  # ReLU'(0) = 0 decides where nothing else does
                 wrong[3] = CLOSED
                 self.unclear += 1
@@ -127,14 +140,43 @@ class Gates:
         self.unclear += self._repelled(series, weights, before)
         return series
 
-    def _follow(self, weights: Sequence[Array], before: Sequence[Array]) -> None:
-        """Let gates be as they were where the inputs of their layer vanish.
+    def _join(self, series: Series) -> bool:
+        """Let all that are one with a sliding pair slide; whether any did not."""
+        found = False
+        for i, gates in enumerate(self.values[1:], 1):
+            dead = series.dead(i)
+            slides = dead[:, None] & (gates[dead] == SLIDES).any(axis=0)
+            found |= bool((gates[slides] != SLIDES).any())
+            gates[slides] = SLIDES
+        return found
 
-        Such a pre-activation has no zero of its own: it follows the one below that moves first.
+    def _collapse(self, weights: Sequence[Array]) -> None:
+        """Close ReLU units that have lost all weights.
+
+        Descent stays within a step of zero too, until a direction appears in which it leaves:
+        where these units do, the flow is not unique.
+        """
+        for gates, W, slope in zip(self.values, weights, self.flowing.slopes, strict=False):
+            size = abs(W).max(axis=1)
+            units = (size <= STILL * size.max()) & gates.any(axis=0)
+            if not slope and units.any():
+                W[units] = 0.0
+                gates[:, units] = CLOSED
+                self.unclear += len(gates) * int(units.sum())
+
+    def _follow(self, weights: Sequence[Array], before: Sequence[Array]) -> None:
+        """Let gates be as they were above the lowest layer that changes.
+
+        Such a pre-activation may have no zero of its own, but follow one below: its velocity says.
+        Where the inputs of its layer vanish it is at zero.
         """
         if not self._deep:
             return
-        series = Series(self.flowing, weights, before)
+        changes = [not np.array_equal(a, b) for a, b in zip(self.values, before, strict=True)]
+        if any(changes):
+            lowest = changes.index(True) + 1
+            self.values[lowest:] = [gates.copy() for gates in before[lowest:]]
+        series = Series(self.flowing, weights, self.values, self.unit)
         for i, gates in enumerate(self.values[1:], 1):
             if self.flowing.biased[i]:
                 continue
@@ -183,8 +225,7 @@ class Gates:
         ]
         if all(np.array_equal(a, b) for a, b in zip(trial, self.values, strict=True)):
             return 0
-        other = Series(self.flowing, weights, trial)
-        other.grow()
+        other = self._first_order(weights, trial)
         moved = zip(trial, self.values, other.hidden, strict=True)
         return sum(int(((a != b) & (h[1] > STILL * abs(h[1]).max())).sum()) for a, b, h in moved)
 

@@ -7,7 +7,6 @@ the series is that of the exponential.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -23,6 +22,8 @@ CLOSED, OPEN, SLIDES = 0, 1, 2
 DEAD = 1e-13
 #: orders of a series at most
 ORDERS = 32
+#: a term, relative to the first, beyond which no further one is needed
+HUGE = 1e100
 
 
 class Flowing(NamedTuple):
@@ -63,6 +64,8 @@ class Series:
         Of all layers, the readout last.
     gates : list of int arrays (N, n_ℓ)
         `CLOSED`, `OPEN` or `SLIDES`.
+    unit : float
+        The time that counts as 1: of the order of a step, so that no coefficient overflows.
 
     Notes
     -----
@@ -73,8 +76,11 @@ class Series:
     the Schur complement ``G_AA − G_AS G_SS⁻¹ G_SA`` in the kernel of a unit.
     """
 
-    def __init__(self, flowing: Flowing, weights: Sequence[Array], gates: Sequence[Array]) -> None:
+    def __init__(
+        self, flowing: Flowing, weights: Sequence[Array], gates: Sequence[Array], unit: float
+    ) -> None:
         self.flowing = flowing
+        self.rates = [unit * rate for rate in flowing.rates]
         self.slopes = [
             np.array([slope, 1.0, 0.0])[gate]
             for gate, slope in zip(gates, flowing.slopes, strict=True)
@@ -119,6 +125,8 @@ class Series:
     def grow(self) -> None:
         """One order more."""
         order = self.order
+        if order + 2 > len(self.hidden[0]):
+            self._double()
         f = cauchy(self.inputs[-1], self.weights[-1], order, (1, 1))
         self.residuals.append(self.flowing.residual(f, order == 0))
         self.forces[-1][order] = self.flowing.force(self.residuals[-1])
@@ -128,7 +136,7 @@ class Series:
             above = self.weights[i + 1][:, :, : s.shape[1]]
             drives.insert(0, cauchy(self.forces[i + 1], above, order, (1, 0)))
             np.multiply(s, drives[0], out=self.forces[i][order])
-        for i, rate in enumerate(self.flowing.rates):
+        for i, rate in enumerate(self.rates):
             if rate:
                 step = cauchy(self.forces[i], self.inputs[i], order, (0, 0))
                 np.multiply(-rate / (order + 1), step, out=self.weights[i][order + 1])
@@ -139,6 +147,13 @@ class Series:
         self._forward(order + 1)
         self.order += 1
 
+    def _double(self) -> None:
+        """Room for twice as many orders above the first."""
+        for known in (self.weights, self.inputs, self.hidden, self.forces):
+            for i, c in enumerate(known):
+                if len(c) > 1:
+                    known[i] = np.concatenate([c, np.empty_like(c[1:])])
+
     def _hold(self, bound: _Bound, drives: list[Array]) -> None:
         """Add the forces that keep sliding pairs at zero, at this order."""
         order = self.order
@@ -148,7 +163,8 @@ class Series:
             if i < len(bound.conjugates) - 1:
                 drives[i] += bound.spread @ (bound.drives[i] * u[:, None])
             self.forces[i][order] += bound.spread @ pull
-            self.weights[i][order + 1] -= self.flowing.rates[i] / (order + 1) * (pull.T @ a)
+            if self.rates[i]:
+                self.weights[i][order + 1] -= self.rates[i] / (order + 1) * (pull.T @ a)
         self.held.append(u)
         self.driven.append(self._of_sliding(drives))
 
@@ -165,11 +181,15 @@ class Series:
         return np.concatenate([fields[p.layer][p.samples, p.units] for p in self.sliding])
 
     def dead(self, layer: int) -> Array:
-        """The samples, (N,) of bool, on which all units that a layer reads are zero."""
-        a = abs(self.inputs[layer][0])
-        if layer:
-            a = a[:, : self.slopes[layer - 1].shape[1]]
-        return (a <= DEAD * a.max()).all(axis=1)
+        """The samples, (N,) of bool, on which all that a layer reads is zero and stays so."""
+        if not layer:
+            return ~self.inputs[0][0].any(axis=1)
+        s = self.slopes[layer - 1]
+        a = abs(self.inputs[layer][0][:, : s.shape[1]])
+        stays = s == 0
+        if not self.flowing.biased[layer - 1]:
+            stays |= self.dead(layer - 1)[:, None]
+        return (stays & (a <= DEAD * a.max())).all(axis=1)
 
     def tied(self, layer: int) -> Array:
         """The first sample, by index, that has the same pre-activations in a layer at any time.
@@ -194,24 +214,29 @@ class Series:
     def reach(self, size: float, allowed: float) -> float:
         """Grow for a step of this size, or of what all orders allow; the size.
 
-        `allowed` are the last two terms at the end of the step, relative to order 0.
+        `allowed` are the last two terms at the end of the step, relative to the first two.
         """
-        if size == math.inf:
-            size = 1.0 / (self.size(1) or 1.0)
 
         def neglected() -> float:
-            return max(self.size(order) * size**order for order in (self.order - 1, self.order))
+            return max(self.size(order, size) for order in (self.order - 1, self.order))
 
-        while self.order < 2 or (neglected() > allowed and self.order < ORDERS):
+        while self.order < 2 or (allowed < neglected() < HUGE and self.order < ORDERS):
             self.grow()
         excess = neglected() / allowed
         return size * min(1.0, excess ** (-1 / self.order)) if excess else size
 
-    def size(self, order: int) -> float:
-        """The largest coefficient of an order relative to order 0, over weights and layers."""
+    def size(self, order: int, t: float) -> float:
+        """The largest term of an order at t, relative to the first two, over weights and layers."""
         moving = [W for W in self.weights if len(W) > 1]
-        sizes = [(abs(c[order]).max(), abs(c[0]).max()) for c in (*self.hidden, *moving)]
-        return max((float(c / whole) for c, whole in sizes if whole), default=0.0)
+        sizes = [[abs(c[j]).max() * t**j for j in (0, 1, order)] for c in (*self.hidden, *moving)]
+        return max((float(c / max(first)) for *first, c in sizes if any(first)), default=0.0)
+
+    def speed(self) -> float:
+        """How fast the terms change, in the unit of time; 1 if nothing moves."""
+        while self.order < 2:
+            self.grow()
+        one = self.size(1, 1.0)
+        return max(one, self.size(2, 1.0) / (one or 1.0)) or 1.0
 
     def moved(self, t: float) -> list[Array]:
         """The weights at a time after the start, without what sliding pairs were off zero there."""
@@ -221,7 +246,7 @@ class Series:
             for i, (phi, a) in enumerate(
                 zip(self._bound.conjugates, self._bound.inputs, strict=True)
             ):
-                weights[i] -= self.flowing.rates[i] * ((phi * off[:, None]).T @ a)
+                weights[i] -= self.rates[i] * ((phi * off[:, None]).T @ a)
         return weights
 
 
@@ -255,7 +280,7 @@ class _Bound:
         place = (np.ones(count), (samples, np.arange(count)))
         self.spread = sparse.csr_array(place, shape=(len(series.flowing.inputs), count))
         gram = np.zeros((count, count))
-        for rate, phi, a in zip(series.flowing.rates, self.conjugates, self.inputs, strict=False):
+        for rate, phi, a in zip(series.rates, self.conjugates, self.inputs, strict=False):
             gram += rate * (phi @ phi.T) * (a @ a.T)
         self.gram = gram
         # dependent rows ask for one thing: any forces that give it will do
@@ -268,8 +293,8 @@ class _Bound:
 
 
 def _orders(shape: tuple[int, ...], moves: bool = True) -> Array:
-    """Room for the coefficients of an array, the order first."""
-    return np.empty((ORDERS + 1 if moves else 1, *shape))
+    """Room for the first coefficients of an array, the order first."""
+    return np.empty((3 if moves else 1, *shape))
 
 
 def cauchy(one: Array, two: Array, order: int, axes: tuple[int, int]) -> Array:
