@@ -169,13 +169,12 @@ class ExactIntegrator(Integrator):
 
     def advance(self, remaining: float) -> float:
         series = self._series
-        size = series.reach(min(self._size, remaining), NEGLECTED * self.method.tol)
+        tried = series.reach(min(self._size, remaining), NEGLECTED * self.method.tol)
         self.products += series.order
-        time, places = self._gates.first_event(series, size)
-        happens = time <= size
-        if happens:
-            size = time
-        self._size = max(2 * size, 0.5 * self._size) if happens else 4 * size
+        time, places = self._gates.first_event(series, tried)
+        happens = time <= tried
+        size = time if happens else tried
+        self._size = max(2 * size, 0.5 * tried) if happens else 4 * tried
         self._halted = 0 if size else self._halted + 1
         self._weights = series.moved(size)
         self._time += size
