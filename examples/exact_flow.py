@@ -52,8 +52,8 @@ right.set(title="Pre-activations that slide", xlabel="time", xlim=(0, 3), ylim=(
 plt.show()
 
 # %%
-# Left: the largest error at 20 moments. Right: the hierarchy in three layers of 12 units. Order 2 is
-# all of it, and nears the flow with the step; lower orders do not.
+# Left: the largest error at 20 moments. Right: the hierarchy in three layers of 12 units. Order 2
+# is all of it, and nears the flow as the step shrinks; lower orders do not.
 
 
 def errors(run):
@@ -83,6 +83,6 @@ fine = of.train(net, X, y, method=of.ExactFlow(), times=times[1:], observe=watch
 for p, n in ((0, 3200), (1, 3200), (2, 400), (2, 3200)):
     run = follow(of.TruncatedFlow(p, times[-1] / n), n)
     right.semilogy(run.times[1:], errors(run), label=f"order {p}, {n:,} steps")
-right.set(title="The truncated hierarchy", xlabel="time")
-right.legend()
+right.set(title="The truncated hierarchy", xlabel="time", ylim=(None, 9))
+right.legend(loc="upper right", ncols=2)
 plt.show()

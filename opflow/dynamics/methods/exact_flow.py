@@ -96,6 +96,7 @@ class ExactFlow(Method):
     >>> X, y = np.array([[1.0, 0.0], [1.0, 1.0]]), [-1.0, 5.0]
     >>> run = of.train(net, X, y, method=of.ExactFlow(), until=9.0)
     >>> run.events[["unit", "sample", "kind"]].tolist(), round(float(run.events["time"][0]), 12)
+    ([(0, 0, 'slide in')], 3.073475703224)
     """
 
     tol: float = 1e-10
