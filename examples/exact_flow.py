@@ -67,6 +67,8 @@ def follow(method, steps=0):
 
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
+left.set_prop_cycle(color=of.plot.COLOURS)
+right.set_prop_cycle(color=of.plot.COLOURS[3:])
 runs = [follow(of.GradientDescent(times[-1] / n), n) for n in (240, 960, 3840, 15360)]
 found = {"GradientDescent": runs}
 for flow in (of.GradientFlow, of.ExponentialFlow):
@@ -83,6 +85,6 @@ fine = of.train(net, X, y, method=of.ExactFlow(), times=times[1:], observe=watch
 for p, n in ((0, 3200), (1, 3200), (2, 400), (2, 3200)):
     run = follow(of.TruncatedFlow(p, times[-1] / n), n)
     right.semilogy(run.times[1:], errors(run), label=f"order {p}, {n:,} steps")
-right.set(title="The truncated hierarchy", xlabel="time", ylim=(None, 9))
+right.set(title="The truncated hierarchy", xlabel="time", ylabel="error / ‖r(0)‖", ylim=(None, 9))
 right.legend(loc="upper right", ncols=2)
 plt.show()
