@@ -111,6 +111,7 @@ def test_every_name_in_the_table_has_a_doctest_that_passes(name):
 @pytest.mark.parametrize(
     "page",
     [
+        "exact-flow.md",
         "extending.md",
         pytest.param("hierarchy.md", marks=pytest.mark.thorough),
         "kernels.md",

@@ -49,6 +49,7 @@ class GradientFlow(Flow):
     --------
     opflow.GradientDescent : The Euler step.
     opflow.ExponentialFlow : The flow by exponential steps.
+    opflow.ExactFlow : The flow through every gate flip.
 
     Notes
     -----
@@ -73,10 +74,16 @@ class GradientFlow(Flow):
     attempts fail.  With 200 samples the default takes 2,000 to 4,000 products to λ_max·t = 2,000,
     from half to all of what gradient descent needs for the same error; ``tol=1e-2`` takes 400 to
     1,900 for an error of one per cent of ‖r(0)‖ (descent 2,000).  With 1,797 samples the two take
-    a fifth and a seventh of descent.  For errors below a tenth of a per cent on small sets choose
-    gradient descent with a step well below its limit: it counts no failed attempts.  What counts is
-    λ_max·t: raw targets make λ_max grow, and t = 1 can then be 15,000 steps (targets of size 100,
-    442 samples); standardised ones take 85.
+    a fifth and a seventh of descent.
+
+    Errors of steps add up.  On 250 digits to λ_max·t = 2,000 (one output, width 100) the default
+    is off the exact flow by at most 0.16 % of ‖r(0)‖ in f and 1 % in the loss, and at the end by
+    9 % of the residual that is left; ``tol=1e-6`` by 0.02 % for 7,860 products, half of what
+    descent needs.  With ten outputs they are off by 2 % and 0.9 %.  On small sets of noise descent
+    needs fewer products for small errors.
+
+    What counts is λ_max·t: raw targets make λ_max grow, and t = 1 can then be 15,000 steps (targets
+    of size 100, 442 samples); standardised ones take 85.
 
     References
     ----------

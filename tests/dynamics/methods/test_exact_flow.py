@@ -416,6 +416,12 @@ def test_units_keep_their_balance_and_files_their_events(tmp_path):
     assert of.train(net, X, y, steps=1).events is None
 
 
+def test_steps_try_no_more_than_events_need():
+    net, X, y = problem(0, 40, [4, 16])
+    run = of.train(net, X, y, method=of.ExactFlow(), until=20 / rate(net, X))
+    assert run.products < 20 * len(np.unique(run.events["time"]))
+
+
 # -- errors -----------------------------------------------------------------------------------
 
 
