@@ -75,6 +75,8 @@ class ExactFlow(Method):
     unit with one hidden layer adds :math:`v^2 (G_{AA} - G_{AS} G_{SS}^{-1} G_{SA})` to K, for its
     active and sliding samples.  Where gates at zero are not determined (the flow is not unique, or
     a unit has lost all its weights) they are closed, as ReLU'(0) = 0 says, and `note` counts it.
+    Descent may leave such a point later.  A leaky unit that loses all its weights while it is
+    driven back ends the run with an error.
 
     Equal samples, and samples on one ray if there are no biases, are followed as one.  A series has
     at most 33 orders, each with the weights and three fields of N·Σn numbers and 6·N·P flops; an
@@ -243,10 +245,8 @@ class ExactIntegrator(Integrator):
         return arrays
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        events = np.empty(len(arrays["event_time"]), EVENT)
-        for name in KEYS:
-            events[name] = arrays[f"event_{name}"]
-        self._events = [tuple(event) for event in events.tolist()]
+        columns = [arrays[f"event_{name}"].tolist() for name in KEYS]
+        self._events = list(zip(*columns, strict=True))
         self._time, self._gates.unit, unclear = arrays["numbers"].tolist()
         self._gates.unclear = int(unclear)
         for name, parts in self._parts().items():
