@@ -189,7 +189,7 @@ class Series:
         stays = s == 0
         if not self.flowing.biased[layer - 1]:
             stays |= self.dead(layer - 1)[:, None]
-        return (stays & (a <= DEAD * a.max(initial=0.0))).all(axis=1)
+        return (stays & (a <= DEAD * a.max())).all(axis=1)
 
     def tied(self, layer: int) -> Array:
         """The first sample, by index, that has the same pre-activations in a layer at any time.
