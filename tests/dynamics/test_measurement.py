@@ -172,7 +172,8 @@ def test_ways_to_hold_the_fields_agree(name, kind, monkeypatch):
         np.testing.assert_allclose(*(r.observations["eigenvalues"] for r in (run, want)), rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# the exact flow moves the weights of X in memory, and says so of what it does not take
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"exact"}))
 @pytest.mark.parametrize("route", ROUTES)
 def test_every_method_takes_every_route(name, route, monkeypatch):
     monkeypatch.setattr(gauss_newton, "MANY", 0)  # among samples, as where W¹ is eliminated
