@@ -223,6 +223,46 @@ def test_each_halving_of_the_step_halves_the_error_with_sliding(seed, n, widths)
     assert all(1.8 < ratio < 2.2 for ratio in ratios), ratios
 
 
+def regularised(net, X, y, until, width):
+    """The parameters at a time, of gates that open while a pre-activation passes ±width/2."""
+    ends = np.cumsum([W.size for W in net.weights])[:-1]
+
+    def velocity(_, w):
+        Ws = [p.reshape(W.shape) for p, W in zip(np.split(w, ends), net.weights, strict=True)]
+        inputs, gates = [X], []
+        for W in Ws:
+            h = inputs[-1] @ W.T
+            inputs.append(np.maximum(h, 0))
+            gates.append(np.clip(0.5 + h / width, 0, 1))
+        p = (inputs[-1] @ net.readout.T - y) @ net.readout
+        steps = []
+        for i in reversed(range(len(Ws))):
+            p = gates[i] * p
+            steps.insert(0, -net.rates[i] * p.T @ inputs[i])
+            p = p @ Ws[i]
+        return np.concatenate([step.ravel() for step in steps])
+
+    start = np.concatenate([W.ravel() for W in net.weights])
+    found = solve_ivp(velocity, (0, until), start, method="LSODA", rtol=1e-10, atol=1e-12)
+    return found.y[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("seed", "n", "widths"), [(0, 12, [3, 6]), (2, 30, [4, 8]), (0, 12, [3, 6, 6])]
+)
+def test_gates_with_a_width_come_to_it_as_the_width_falls(seed, n, widths):
+    net, X, y = problem(seed, n, widths)
+    until = 20 / rate(net, X)
+    run = of.train(net, X, y, method=of.ExactFlow(), until=until)
+    assert (run.events["kind"] == "slide in").sum() >= 3
+    errors = [
+        abs(regularised(net, X, y, until, width) - parameters(run)).max()
+        for width in (1e-3, 1e-4, 1e-5)
+    ]
+    assert errors[2] < 1e-4
+    np.testing.assert_allclose(np.divide(errors[:2], errors[1:]), 10, rtol=0.1)
+
+
 def region(net, gates):
     """The weights' velocity with these gates, by hand, and the pre-activations."""
     shapes = [W.shape for W in net.weights]
