@@ -283,8 +283,10 @@ class _Bound:
         for rate, phi, a in zip(series.rates, self.conjugates, self.inputs, strict=False):
             gram += rate * (phi @ phi.T) * (a @ a.T)
         self.gram = gram
-        # dependent rows ask for one thing: any forces that give it will do
-        self._factor = linalg.cho_factor(gram + 1e-12 * np.diag(gram.diagonal()), lower=True)
+        # dependent rows ask for one thing, and rows of zeros for nothing: any forces will do
+        size = gram.diagonal()
+        small = 1e-12 * np.where(size > 0, size, 1.0)
+        self._factor = linalg.cho_factor(gram + np.diag(small), lower=True)
 
     def solve(self, b: Array) -> Array:
         """u of ``B η Bᵀ u = b``."""
