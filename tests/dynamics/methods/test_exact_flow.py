@@ -462,6 +462,19 @@ def test_steps_try_no_more_than_events_need():
     assert run.products < 20 * len(np.unique(run.events["time"]))
 
 
+def test_sliding_pre_activations_stay_at_zero_at_a_loose_tolerance():
+    net, X, y = problem(0, 20, [3, 8, 8])
+    until = 60 / rate(net, X)
+    run, close = (
+        of.train(net, X, y, method=of.ExactFlow(tol), until=until) for tol in (1e-4, 1e-10)
+    )
+    last = {(e["layer"], e["sample"], e["unit"]): e["kind"] for e in run.events}
+    slide = [place for place, kind in last.items() if kind == "slide in"]
+    hidden = run.network.fields(X).preactivations
+    assert len(slide) > 5 and max(abs(hidden[i][sample, unit]) for i, sample, unit in slide) < 1e-9
+    np.testing.assert_allclose(parameters(run), parameters(close), atol=1e-5)
+
+
 # -- errors -----------------------------------------------------------------------------------
 
 
