@@ -223,27 +223,34 @@ def test_each_halving_of_the_step_halves_the_error_with_sliding(seed, n, widths)
     assert all(1.8 < ratio < 2.2 for ratio in ratios), ratios
 
 
+def by_hand(net, w, X, y, units):
+    """The pre-activations, and the velocity of the weights w; `units` gives a and s of h."""
+    ends = np.cumsum([W.size for W in net.weights])[:-1]
+    Ws = [p.reshape(W.shape) for p, W in zip(np.split(w, ends), net.weights, strict=True)]
+    inputs, hidden, slopes = [X], [], []
+    for i, W in enumerate(Ws):
+        hidden.append(inputs[-1] @ W.T)
+        a, s = units(i, hidden[-1])
+        inputs.append(a)
+        slopes.append(s)
+    p = (inputs[-1] @ net.readout.T - y) @ net.readout
+    steps = []
+    for i in reversed(range(len(Ws))):
+        p = slopes[i] * p
+        steps.insert(0, -net.rates[i] * p.T @ inputs[i])
+        p = p @ Ws[i]
+    return hidden, np.concatenate([step.ravel() for step in steps])
+
+
 def regularised(net, X, y, until, width):
     """The parameters at a time, of gates that open while a pre-activation passes ±width/2."""
-    ends = np.cumsum([W.size for W in net.weights])[:-1]
 
-    def velocity(_, w):
-        Ws = [p.reshape(W.shape) for p, W in zip(np.split(w, ends), net.weights, strict=True)]
-        inputs, gates = [X], []
-        for W in Ws:
-            h = inputs[-1] @ W.T
-            inputs.append(np.maximum(h, 0))
-            gates.append(np.clip(0.5 + h / width, 0, 1))
-        p = (inputs[-1] @ net.readout.T - y) @ net.readout
-        steps = []
-        for i in reversed(range(len(Ws))):
-            p = gates[i] * p
-            steps.insert(0, -net.rates[i] * p.T @ inputs[i])
-            p = p @ Ws[i]
-        return np.concatenate([step.ravel() for step in steps])
+    def units(_, h):
+        return np.maximum(h, 0), np.clip(0.5 + h / width, 0, 1)
 
     start = np.concatenate([W.ravel() for W in net.weights])
-    found = solve_ivp(velocity, (0, until), start, method="LSODA", rtol=1e-10, atol=1e-12)
+    found = solve_ivp(lambda _, w: by_hand(net, w, X, y, units)[1], (0, until), start,
+                      method="LSODA", rtol=1e-10, atol=1e-12)  # fmt: skip
     return found.y[:, -1]
 
 
@@ -263,37 +270,6 @@ def test_gates_with_a_width_come_to_it_as_the_width_falls(seed, n, widths):
     np.testing.assert_allclose(np.divide(errors[:2], errors[1:]), 10, rtol=0.1)
 
 
-def region(net, gates):
-    """The weights' velocity with these gates, by hand, and the pre-activations."""
-    shapes = [W.shape for W in net.weights]
-    ends = np.cumsum([W.size for W in net.weights])[:-1]
-    V = net.readout
-
-    def split(w):
-        return [p.reshape(s) for p, s in zip(np.split(w, ends), shapes, strict=True)]
-
-    def hidden(w, X):
-        found, a = [], X
-        for W, on in zip(split(w), gates, strict=True):
-            found.append(a @ W.T)
-            a = on * found[-1]
-        return found
-
-    def velocity(w, X, y):
-        Ws = split(w)
-        hs = hidden(w, X)
-        inputs = [X, *[on * h for on, h in zip(gates, hs, strict=True)]]
-        p = (inputs[-1] @ V.T - y) @ V
-        steps = []
-        for i in reversed(range(len(Ws))):
-            p = gates[i] * p
-            steps.insert(0, -net.rates[i] * p.T @ inputs[i])
-            p = p @ Ws[i]
-        return np.concatenate([s.ravel() for s in steps])
-
-    return hidden, velocity
-
-
 @pytest.mark.parametrize(("seed", "widths"), [(1, [3, 6, 6]), (4, [3, 6, 6]), (3, [3, 5, 5, 5])])
 def test_deep_networks_against_dop853_with_events_found_by_hand(seed, widths):
     net, X, y = problem(seed, 6, widths)
@@ -309,19 +285,23 @@ def test_deep_networks_against_dop853_with_events_found_by_hand(seed, widths):
     t = 0.0
     met = []
     while t < until:
-        hidden, velocity = region(net, gates)
+        frozen = [on.copy() for on in gates]
+
+        def units(i, h, frozen=frozen):
+            return frozen[i] * h, frozen[i]
+
         places = [(i, *at) for i, on in enumerate(gates) for at in np.ndindex(on.shape)]
         crossings = []
         for i, sample, unit in places:
 
-            def crossing(_, w, i=i, sample=sample, unit=unit, hidden=hidden):
-                return hidden(w, X)[i][sample, unit]
+            def crossing(_, w, i=i, sample=sample, unit=unit, units=units):
+                return by_hand(net, w, X, y, units)[0][i][sample, unit]
 
             crossing.terminal = True
             crossing.direction = -1 if gates[i][sample, unit] else 1
             crossings.append(crossing)
-        found = solve_ivp(lambda _, w, v=velocity: v(w, X, y), (t, until), w, method="DOP853",
-                          rtol=1e-12, atol=1e-14, events=crossings)  # fmt: skip
+        found = solve_ivp(lambda _, w, units=units: by_hand(net, w, X, y, units)[1], (t, until), w,
+                          method="DOP853", rtol=1e-12, atol=1e-14, events=crossings)  # fmt: skip
         w, t = found.y[:, -1], found.t[-1]
         for (i, sample, unit), times in zip(places, found.t_events, strict=True):
             if len(times):
@@ -342,7 +322,7 @@ def test_the_loss_falls_by_the_integral_of_r_K_r_with_the_schur_complement_of_sl
     assert (events["kind"] == "slide in").sum() >= 3
     ends = np.concatenate([[0.0], np.unique(events["time"]), [until]])
     nodes, weights = np.polynomial.legendre.leggauss(10)
-    times = np.add.outer(ends[:-1], 0.0) + np.diff(ends) * 0.5 * (1 + nodes[:, None])
+    times = ends[:-1] + np.diff(ends) * 0.5 * (1 + nodes[:, None])
     seen = []
     of.train(net, X, y, method=of.ExactFlow(), times=np.sort(times.ravel()),
              observe={"r": lambda moment: seen.append(moment.residual.copy())})  # fmt: skip
@@ -357,7 +337,7 @@ def test_the_loss_falls_by_the_integral_of_r_K_r_with_the_schur_complement_of_sl
             kind = rest.pop(0)["kind"]
             gates[place] = {"on": 1, "off": 0, "slide in": np.nan}.get(kind, gates[place])
             if kind == "slide out":  # to the side on which the pre-activation then is
-                gates[place] = float(leaves_open(net, X, y, rest, place, begin, length))
+                gates[place] = float(leaves_open(net, X, y, place, begin, length))
         K = schur(net.readout, G, gates)
         r = part.reshape(len(nodes), -1)
         power = np.einsum("qa,ab,qb->q", r, K, r)
@@ -365,7 +345,7 @@ def test_the_loss_falls_by_the_integral_of_r_K_r_with_the_schur_complement_of_sl
     np.testing.assert_allclose(found.losses[0] - found.losses[-1], fallen, rtol=1e-9)
 
 
-def leaves_open(net, X, y, rest, place, begin, length):
+def leaves_open(net, X, y, place, begin, length):
     """Whether a pair that stops sliding opens."""
     soon = of.train(net, X, y, method=of.ExactFlow(), until=begin + length / 2)
     return (X @ soon.network.weights[0].T)[place] > 0
