@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.machine.arrays import Array, Data, is_array, is_rows, is_sparse, module_name, namespace
+from opflow.machine.arrays import Array, Data, is_array, is_rows, is_sparse, module_name
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Operator
 from opflow.operators.rules import converted, is_operator
@@ -88,13 +87,13 @@ class External(Operator):
         return _device_array(self.op)
 
     def _matmat(self, X: Array) -> Array:
-        return self._block_product(self.op.matmat, X, self.shape[0])
+        return self.op.matmat(X).reshape(self.shape[0], X.shape[1]).astype(X.dtype, copy=False)
 
     def _rmatmat(self, X: Array) -> Array:
         if self.self_adjoint:
             return self._matmat(X)
         try:
-            return self._block_product(self.op.rmatmat, X, self.shape[1])
+            product = self.op.rmatmat(X)
         except (NotImplementedError, TypeError) as error:
             # what SciPy calls where no adjoint was given
             if isinstance(error, TypeError) and "'NoneType' object is not" not in str(error):
@@ -102,12 +101,7 @@ class External(Operator):
             raise TypeError(
                 f"{self.symbol} of shape {self.shape} has no adjoint: give it rmatvec or rmatmat"
             ) from error
-
-    def _block_product(self, product: Callable[[Array], Array], X: Array, height: int) -> Array:
-        shape = (height, X.shape[1])
-        if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
-            return namespace(X).empty(shape, dtype=X.dtype)
-        return product(X).reshape(shape).astype(X.dtype, copy=False)
+        return product.reshape(self.shape[1], X.shape[1]).astype(X.dtype, copy=False)
 
 
 def _device_array(op: object, seen: frozenset[int] = frozenset()) -> Array | None:
