@@ -31,7 +31,7 @@ def _adjoint_work(op: Adjoint, rows: int, cols: int) -> Work:
 @gram_diagonal.register
 def _adjoint_gram_diagonal(F: Adjoint, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     return column_squares(F.parts[0])
 
 
@@ -48,26 +48,26 @@ def _moderate(op: Scaled) -> bool:
 @gram_block.register
 def _scaled_gram_block(F: Scaled, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if not _moderate(F):
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     return F.scalar**2 * gram_block(F.parts[0], rows, cols, weights)
 
 
 @gram_diagonal.register
 def _scaled_gram_diagonal(F: Scaled, weights: Array | None = None) -> Array:
     if not _moderate(F):
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     return F.scalar**2 * gram_diagonal(F.parts[0], weights)
 
 
 @column_squares.register
 def _scaled_column_squares(F: Scaled) -> Array:
     if not _moderate(F):
-        return column_squares.dispatch(Operator)(F)
+        return NotImplemented
     return F.scalar**2 * column_squares(F.parts[0])
 
 
 @cross_block.register
 def _scaled_cross_block(F: Scaled, G: Operator, rows: Index, cols: Index) -> Array:
     if not isinstance(G, Scaled):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     return F.scalar * G.scalar * cross_block(F.parts[0], G.parts[0], rows, cols)

@@ -281,16 +281,16 @@ def _by_tables(F: KhatriRao, dtype: DTypeLike) -> TypeGuard[Any]:
 
 @product_cost.register
 def _table_cost(A: ScaledGates, F: KhatriRao, columns: int) -> Cost:
-    cost = product_cost.dispatch(Operator)(A, F, columns)
     if not _by_tables(F, F.dtype):
-        return cost
+        return NotImplemented
+    cost = product_cost.general(A, F, columns)
     return cost._replace(gates=2.0 * F.shape[0] * F.shape[1] * columns)
 
 
 @push.register
 def _push_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
-        return push.dispatch(Operator)(A, F, X)
+        return NotImplemented
     M = X.T.reshape(-1, A.shape[1], F.B.shape[1]) * A.scale[:, None]
     dots = gate_tables.row_dots(A.data, A.shape[1], M, F.B.data)
     return corrected(dots, A.gates.slope, lambda: M.sum(axis=1) @ F.B.data.T).T
@@ -299,7 +299,7 @@ def _push_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
 @pull.register
 def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
-        return pull.dispatch(Operator)(A, F, X)
+        return NotImplemented
     sums = gate_tables.weighted_sums(A.data, A.shape[1], F.B.data, X.T)
     corrected(sums, A.gates.slope, lambda: (X.T @ F.B.data)[:, None])
     sums *= A.scale[:, None]
@@ -309,7 +309,7 @@ def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
 @push_pull.register
 def _push_pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
     if not _by_tables(F, X.dtype):
-        return push_pull.dispatch(Operator)(A, F, X)
+        return NotImplemented
     if A.gates.slope:
         return _push_tables(A, F, _pull_tables(A, F, X))
     return gate_tables.gram_product(A.data, A.shape[1], F.B.data, X.T, A.scale).T

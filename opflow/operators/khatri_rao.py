@@ -189,7 +189,7 @@ entries_are_cheap.register(KhatriRao, cheap_in_operands)
 @gram_block.register
 def _gram_block(F: KhatriRao, rows: Any, cols: Any, weights: Any = None) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     block = gram_block(F.A, rows, cols)
     samples = F._sample_index(rows)
     block *= gram_block(F.B, samples, samples if rows is cols else F._sample_index(cols))
@@ -240,7 +240,7 @@ def _cross_block(F: KhatriRao, G: Operator, rows: Any, cols: Any) -> Array:
         parts = [cross_block(F, term, rows, cols) for term in G.operands]
         return sum(parts[1:], parts[0])
     if not _aligned(F, G):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     block = cross_block(F.A, G.A, rows, cols)
     return block * cross_block(F.B, G.B, F._sample_index(rows), G._sample_index(cols))
 
@@ -251,7 +251,7 @@ def _cross_diagonal(F: KhatriRao, G: Operator) -> Array:
         parts = [cross_diagonal(F, term) for term in G.operands]
         return sum(parts[1:], parts[0])
     if not _aligned(F, G):
-        return cross_diagonal.dispatch(Operator)(F, G)
+        return NotImplemented
     return cross_diagonal(F.A, G.A) * cross_diagonal(F.B, G.B).repeat(F.repeat)
 
 

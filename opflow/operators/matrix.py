@@ -245,7 +245,7 @@ class Weight(Matrix):
 @gram_block.register
 def _gram_block(F: Matrix, rows: Any, cols: Any, weights: Any = None) -> Any:
     if not F.sparse:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     left = F.data[rows]
     left = left if weights is None else left.multiply(weights[None, :]).tocsr()
     return (left @ F.data[cols].T).toarray()
@@ -254,7 +254,7 @@ def _gram_block(F: Matrix, rows: Any, cols: Any, weights: Any = None) -> Any:
 @gram_diagonal.register
 def _gram_diagonal(F: Matrix, weights: Any = None) -> Any:
     if not F.sparse:
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     weights = namespace(F.data).ones(F.shape[1], F.dtype) if weights is None else weights
     return F.data.multiply(F.data) @ weights
 
@@ -262,7 +262,7 @@ def _gram_diagonal(F: Matrix, weights: Any = None) -> Any:
 @column_squares.register
 def _column_squares(F: Matrix) -> Any:
     if not F.sparse:
-        return column_squares.dispatch(Operator)(F)
+        return NotImplemented
     return F.data.multiply(F.data).T @ namespace(F.data).ones(F.shape[0], F.dtype)
 
 
@@ -273,14 +273,14 @@ def _both_sparse(F: Matrix, G: Operator) -> TypeGuard[Matrix]:
 @cross_block.register
 def _cross_block(F: Matrix, G: Operator, rows: Any, cols: Any) -> Any:
     if not _both_sparse(F, G):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     return (F.data[rows] @ G.data[cols].T).toarray()
 
 
 @cross_diagonal.register
 def _cross_diagonal(F: Matrix, G: Operator) -> Any:
     if not _both_sparse(F, G):
-        return cross_diagonal.dispatch(Operator)(F, G)
+        return NotImplemented
     return F.data.multiply(G.data) @ namespace(F.data).ones(F.shape[1], F.dtype)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import reduce, singledispatch
+from functools import reduce
 from operator import add
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, check_integer, namespace
 from opflow.machine.workspace import op_namespace
+from opflow.operators.by_class import by_class
 from opflow.operators.composite import Scaled
 from opflow.operators.entries import (
     cheap_in_operands,
@@ -100,14 +101,14 @@ entries_are_cheap.register(OutputTrace, cheap_in_operands)
 @gram_diagonal.register
 def _gram_diagonal(F: OutputTrace, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     return gram_diagonal(F.J).reshape(-1, F.outputs).sum(axis=1)
 
 
 @gram_block.register
 def _gram_block(F: OutputTrace, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     xp, k = op_namespace(F), F.outputs
     i, j = (xp.arange(F.shape[0])[index] * k for index in (rows, cols))
     return reduce(add, (gram_block(F.J, i + p, j + p) for p in range(k)))
@@ -125,7 +126,7 @@ def of_outputs(J: Operator, k: int, outputs: str | int) -> Operator:
     return contracted(J, np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k, bool))
 
 
-@singledispatch
+@by_class
 def contracted(J: Operator, chosen: Array) -> Operator:
     """The sum of the rows of the outputs that are `chosen` (k,)."""
     row = op_namespace(J).asarray(chosen[None], dtype=J.dtype)
@@ -146,7 +147,7 @@ def _contracted_stack(J: HStack | VStack, chosen: Array) -> Operator:
 @contracted.register
 def _contracted_matrix(J: Matrix, chosen: Array) -> Operator:
     if J.sparse or type(J) is not Matrix:
-        return contracted.dispatch(Operator)(J, chosen)
+        return NotImplemented
     rows = J.data.reshape(-1, len(chosen), J.shape[1])
     if chosen.sum() == 1:  # a view
         return Matrix(rows[:, int(chosen.argmax())], symbol=J._symbol)
@@ -156,5 +157,5 @@ def _contracted_matrix(J: Matrix, chosen: Array) -> Operator:
 @contracted.register
 def _contracted_khatri_rao(J: KhatriRao, chosen: Array) -> Operator:
     if type(J.A) is not Matrix or J.A.sparse:
-        return contracted.dispatch(Operator)(J, chosen)
+        return NotImplemented
     return KhatriRao(contracted(J.A, chosen), J.B)

@@ -7,13 +7,13 @@ row.  Gates have rules of their own, through tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opflow.machine.arrays import Array, namespace
 from opflow.machine.workspace import workspace_bytes
+from opflow.operators.by_class import by_class
 from opflow.operators.operator import Cost, Operator
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SMALL = 1e6
 
 
-@singledispatch
+@by_class
 def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
     """The cost of a product with ``F = A ⊙ B``."""
     scaled, gemm = F._sides()
@@ -34,7 +34,7 @@ def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
     return Cost(product.flops + 2.0 * F.shape[0] * width, stored, product.sparse)
 
 
-@singledispatch
+@by_class
 def push(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``F X`` for ``F = A ⊙ B``."""
     xp = namespace(X)
@@ -78,7 +78,7 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
     return out
 
 
-@singledispatch
+@by_class
 def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``Fᵀ X`` for ``F = A ⊙ B``."""
     xp = namespace(X)
@@ -117,16 +117,15 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
                 total += xp.matmul(left.T, gemm.rows(s), out=part)
         return total
 
-    total, *others = F._over_samples(
-        pull_rows, c, dtype.itemsize, sums=2.0 * F.shape[1] * c * dtype.itemsize
-    )
+    sums = 2.0 * F.shape[1] * c * dtype.itemsize
+    total, *others = F._over_samples(pull_rows, c, dtype.itemsize, sums)
     for other in others:
         total += other
     total = total.reshape(c, width, gemm.shape[1])
     return total.transpose((1, 2, 0) if F._scale_a else (2, 1, 0)).reshape(-1, c)
 
 
-@singledispatch
+@by_class
 def push_pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``F Fᵀ X`` for ``F = A ⊙ B``."""
     n, c = X.shape
@@ -135,7 +134,7 @@ def push_pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     if sides is None or not small or F.repeat > 1 or F._flops(c) > SMALL:
         return push(A, F, pull(A, F, X))
     factor, other = sides  # one block, on one thread
-    left = factor if c == 1 else factor[:, None, :]
-    sums = (left * (X if c == 1 else X[:, :, None])).reshape(n, -1).T @ other
+    left = factor * X if c == 1 else factor[:, None, :] * X[:, :, None]
+    sums = left.reshape(n, -1).T @ other
     pushed = (other @ sums.T).reshape(n, c, -1)
     return np.einsum("bn,bcn->bc", factor, pushed)

@@ -109,7 +109,7 @@ def _stack_column_squares(F: HStack) -> Array:
 @cross_block.register
 def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Array:
     if not isinstance(G, HStack) or F.edges != G.edges:
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     pairs = zip(F.parts, G.parts, strict=True)
     return reduce(add, (cross_block(f, g, rows, cols) for f, g in pairs))
 
