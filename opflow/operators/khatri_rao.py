@@ -227,7 +227,7 @@ def _column_squares(F: KhatriRao) -> Array:
     for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
         left = (F.A.rows(F._samples(s)) ** 2).reshape(-1, F.repeat, p).sum(axis=1)
         if F.B.sparse:
-            right = F.B.slab(s)
+            right = F.B.data[s]
             total = total + (right.multiply(right).T @ left).T
         else:
             total = total + left.T @ F.B.rows(s) ** 2

@@ -54,7 +54,7 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
             rows = F._samples(s)
             factor = scaled.rows(rows).astype(dtype, copy=False)
             if gemm.sparse:
-                pushed = gemm.slab(s) @ right
+                pushed = gemm.data[s] @ right
             elif not gemm.row_access:
                 pushed = gemm.matmat(right)
             else:
@@ -106,7 +106,7 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
                 xp.multiply(factor[:, None, :], r[:, :, None], out=left)
             left = left.reshape(b, c * width)
             if gemm.sparse:
-                part = (gemm.slab(s).T @ left).T
+                part = (gemm.data[s].T @ left).T
                 total = part if total is None else total + part
             elif not gemm.row_access:  # `s` is all samples
                 total = gemm.rmatmat(left.conj()).conj().T
