@@ -9,6 +9,7 @@ from __future__ import annotations
 from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.workspace import op_namespace, row_slices, workspace_bytes
 from opflow.operators.composite import unify
+from opflow.operators.describe import bracketed
 from opflow.operators.entries import (
     cheap_in_operands,
     entries_are_cheap,
@@ -16,7 +17,7 @@ from opflow.operators.entries import (
     gram_diagonal,
 )
 from opflow.operators.khatri_rao import as_rows
-from opflow.operators.operator import Cost, Operator, bracketed
+from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work, product_bytes
 from opflow.operators.rules import as_operator
 from opflow.operators.tiles import tiled_cost, tiled_product, tiles_bytes

@@ -27,7 +27,7 @@ SMALL = 1e6
 @by_class
 def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
     """The cost of a product with ``F = A ⊙ B``."""
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = columns * scaled.shape[1]
     product = gemm.cost(width)
     stored = F.A.cost(0).bytes + F.B.cost(0).bytes + F._vector_bytes(columns)
@@ -41,7 +41,7 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
     dtype = X.dtype
     c = X.shape[1]
     k = F.repeat
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = scaled.shape[1]
     by_column = X.reshape(F.A.shape[1], F.B.shape[1], c)
     order = (1, 2, 0) if F._scale_a else (0, 2, 1)
@@ -74,7 +74,7 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
             else:
                 out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
 
-    F._over_samples(push_rows, c, dtype.itemsize)
+    F._over_samples(push_rows, X)
     return out
 
 
@@ -85,7 +85,7 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     dtype = X.dtype
     c = X.shape[1]
     k = F.repeat
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = scaled.shape[1]
 
     def pull_rows(blocks: Iterable[slice]) -> Array:
@@ -118,7 +118,7 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
         return total
 
     sums = 2.0 * F.shape[1] * c * dtype.itemsize
-    total, *others = F._over_samples(pull_rows, c, dtype.itemsize, sums)
+    total, *others = F._over_samples(pull_rows, X, sums)
     for other in others:
         total += other
     total = total.reshape(c, width, gemm.shape[1])
