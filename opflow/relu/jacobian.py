@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from functools import reduce
+from operator import add
 
-from opflow.machine.arrays import Data, is_sparse, module_name
+from opflow.machine.arrays import Array, Data, Index, is_sparse, module_name, namespace
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
-from opflow.operators import HStack, Matrix, Operator, PackedGates, ScaledGates, Zero
+from opflow.operators import HStack, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    cross_block,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.gates import tables_pay
 from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
@@ -16,7 +26,7 @@ from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
 from opflow.relu.fields import Fields
-from opflow.relu.grams import conjugate_factor
+from opflow.relu.grams import activation_symbol, conjugate_factor
 from opflow.relu.inputs import input_operator
 from opflow.relu.readout_jacobian import layer_jacobian
 from opflow.relu.storage import packs_top
@@ -82,9 +92,10 @@ def jacobian(
     check_outputs(outputs)
     if jacobian_route(fields, route) == "transport":
         return chosen_outputs(fields, Transport(fields, rates=rates), outputs)
+    scales = fields.network.layer_scales(rates)
     layers = [
-        scale(math.sqrt(rate) if rates else 1.0, part)
-        for rate, parts in zip(fields.network.layer_rates(), layer_jacobians(fields), strict=True)
+        scale(size, part)
+        for size, parts in zip(scales, layer_jacobians(fields), strict=True)
         for part in parts
     ]
     J = layers[0] if len(layers) == 1 else HStack(layers, symbol="J")
@@ -94,19 +105,15 @@ def jacobian(
 def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
     """For each trained layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
-    if not fields.samples:  # other ranks have some
-        return [
-            [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
-            for pair in net.layers()
-        ]
+    if not fields.samples:
+        return [[_no_rows(fields, p.size) for p in pair if p is not None] for pair in net.layers()]
     out: list[list[Operator]] = []
     layers = net.layers()
     below = fields.activations if len(layers) > 1 else [fields.inputs]
     for layer in range(first, len(layers) + 1):
         a = below[layer - 1]
-        symbol = "X" if layer == 1 else f"a{superscript(layer - 1)}"
         conjugate = _conjugate(fields, layer, a)
-        parts = [layer_jacobian(conjugate, input_operator(a, symbol))]
+        parts = [layer_jacobian(conjugate, input_operator(a, activation_symbol(layer - 1)))]
         if layers[layer - 1][1] is not None:
             parts.append(conjugate)
         out.append(parts)
@@ -116,13 +123,10 @@ def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
 def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
     """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
     net = fields.network
-    if layer > net.depth:
-        return conjugate_factor(fields, layer)
-    symbol = f"φ{superscript(layer)}"
     if layer == net.depth and _gates_suffice(fields, below):
         gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype, net.slopes[-1])
-        return ScaledGates(gates, net.readout[0], symbol=symbol)
-    return Matrix(fields.conjugate(layer), symbol=symbol)
+        return ScaledGates(gates, net.readout[0], symbol=f"φ{superscript(layer)}")
+    return conjugate_factor(fields, layer)
 
 
 def _gates_suffice(fields: Fields, below: Data) -> bool:
@@ -151,40 +155,87 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
         return route
     net = fields.network
     n = fields.samples
-    held = packs_top(net, fields.storage) and net.depth == 1
-    if held and _gates_suffice(fields, fields.inputs):
-        return "cached"  # the conjugates are what is held
     if fields.storage != "cached":
-        return "transport"
-    if net.outputs == 1 or is_sparse(fields.inputs):
-        return "cached"
-    if not (fields.derived and reads_rows(fields)):
+        held = net.depth == 1 and packs_top(net, fields.storage)  # the conjugates, as gates
+        return "cached" if held and _gates_suffice(fields, fields.inputs) else "transport"
+    recomputable = fields.derived and reads_rows(fields)
+    if net.outputs == 1 or is_sparse(fields.inputs) or not recomputable:
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
     # The rates are nominal: the form of K does not depend on the machine unless materialise asks.
     entries = n * net.outputs * sum(net.widths[1:])
     upper = sum(W.size for W in net.weights[1:])
-    cached = Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize)
-    transport = Cost(4.0 * n * (upper + net.readout.size), 0.0)
-    nominal = MachineProfile()
-    faster = nominal.seconds(transport, net.dtype) < nominal.seconds(cached, net.dtype)
-    return "transport" if faster else "cached"
+    costs = {
+        "cached": Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize),
+        "transport": Cost(4.0 * n * (upper + net.readout.size), 0.0),
+    }
+    return min(costs, key=lambda name: MachineProfile().seconds(costs[name], net.dtype))
 
 
 def chosen_outputs(fields: Fields, rows: Operator, outputs: str | int) -> Operator:
-    """Of a Jacobian of the samples of this rank what `outputs` names, on the samples of all."""
+    """The rows of a Jacobian that `outputs` names, with those of other ranks."""
     k = fields.network.outputs
     if fields.samples or outputs == "all":
         chosen = of_outputs(rows, k, outputs)
-    else:  # other ranks have some
+    else:
         width = rows.shape[1] * (k if outputs == "trace" else 1)
-        chosen = placed(Zero(0, width, rows.dtype), module_name(fields.network.readout))
+        chosen = _no_rows(fields, width)
     if not isinstance(fields.space, Sharded):
         return chosen
     return ShardedRows(chosen, fields.space, k if outputs == "all" else 1)
 
 
+def _no_rows(fields: Fields, width: int) -> Operator:
+    """Columns of the Jacobian of no samples: other ranks have some."""
+    V = fields.network.readout
+    return placed(Zero(0, width, V.dtype), module_name(V))
+
+
+# -- what transport takes from conjugates: of its entries those of a few samples at a time --------
+
+entries_are_cheap.register(Transport, cheap_in_operands)
+
+
 @kfac_blocks.register
 def _kfac_blocks(J: Transport) -> list[Factors]:
-    return kfac_blocks(jacobian(J.fields, route="cached", rates=J.rates))
+    return kfac_blocks(_cached(J, J.fields))
+
+
+@gram_diagonal.register
+def _gram_diagonal(J: Transport, weights: Array | None = None) -> Array:
+    parts = [gram_diagonal(part, weights) for part in _row_blocks(J)]
+    return namespace(*parts).concatenate(parts)
+
+
+@column_squares.register
+def _column_squares(J: Transport) -> Array:
+    return reduce(add, map(column_squares, _row_blocks(J)))
+
+
+@gram_block.register
+def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = None) -> Array:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+    left, i = _some_rows(J, rows)
+    right, j = _some_rows(J, cols)
+    return cross_block(left, right, i, j)
+
+
+def _cached(J: Transport, fields: Fields) -> Operator:
+    """J of `fields`, through conjugates."""
+    return jacobian(fields, route="cached", rates=J.rates)
+
+
+def _row_blocks(J: Transport) -> Iterator[Operator]:
+    """J, row block by row block."""
+    for s in J.blocks(J.fields.network.outputs, J.fields.samples):
+        yield _cached(J, J.fields.part(s))
+
+
+def _some_rows(J: Transport, index: Index) -> tuple[Operator, Array]:
+    """J of the samples that these rows belong to, one for each row, and the rows in it."""
+    xp = namespace(J.data)
+    k = J.fields.network.outputs
+    wanted = xp.arange(J.shape[0])[index]
+    return _cached(J, J.fields.part(wanted // k)), xp.arange(len(wanted)) * k + wanted % k
