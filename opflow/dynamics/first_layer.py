@@ -178,7 +178,7 @@ class DualLayer:
     def fields(
         self, upper: ReLUNetwork, parameter: Array, memory: float | None, comm: object
     ) -> Fields:
-        return Fields.from_hidden(upper, self.hidden(upper, parameter), self.samples, self.gram)
+        return Fields.from_hidden(upper, self.hidden(upper, parameter), self.gram)
 
     def predict(self, upper: ReLUNetwork, parameter: Array, X: Data) -> Array:
         if self.cross is None:

@@ -194,9 +194,10 @@ def _layers(module: nn.Module) -> list[tuple[str, Any, float]]:
             for own, parameter in part.named_parameters():
                 if own not in ("weight", "bias"):
                     raise TypeError(f"{name} computes its weight of {own}: a plain Linear would do")
-                other = held.setdefault(parameter.data_ptr() or id(parameter), f"{name}.{own}")
-                if other != f"{name}.{own}":
-                    raise TypeError(f"{name}.{own} is tied to {other}: a copy of it would do")
+                here = f"{name}.{own}"
+                other = held.setdefault(parameter.data_ptr() or id(parameter), here)
+                if other != here:
+                    raise TypeError(f"{here} is tied to {other}: a copy of it would do")
             layers.append((name, part, 1.0))
         elif kind in (nn.ReLU, nn.LeakyReLU):
             if not layers:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
+from opflow.relu.network_arrays import NetworkArrays
 
 #: what multiplies the inputs of a layer, (n_{ℓ-1}, c·n_ℓ), and what is added, (c, n_ℓ), if any
 Direction = tuple[Array, Array | None]
@@ -21,6 +23,11 @@ class TrainedLayer(NamedTuple):
     scale: float
 
 
+def layer_scales(network: NetworkArrays, rates: bool) -> list[float]:
+    """√η of each trained layer; 1 without rates."""
+    return [math.sqrt(rate) if rates else 1.0 for rate in network.layer_rates()]
+
+
 class OnParameters(Operator):
     """An operator on the trained parameters of a network, scaled by √η unless `rates` is false."""
 
@@ -28,13 +35,8 @@ class OnParameters(Operator):
         net = fields.network
         self.fields = fields
         self.rates = rates
-        scales = net.layer_scales(rates)
-        self.layers = [
-            TrainedLayer(W, *places, scale)
-            for (W, _), places, scale in zip(
-                net.layers(), net.parameter_slices(), scales, strict=True
-            )
-        ]
+        layers = zip(net.layers(), net.parameter_slices(), layer_scales(net, rates), strict=True)
+        self.layers = [TrainedLayer(W, *places, scale) for (W, _), places, scale in layers]
         super().__init__((rows, net.parameters), net.dtype, symbol=symbol)
 
     @property

@@ -137,40 +137,33 @@ class Fields:
 
         `preactivations` [h^1, …, h^L] is referenced; `psi` is [ψ^1, …, ψ^L], each (N, k, n_ℓ).
         """
-        self = cls._of(network, X, int(X.shape[0]), [])
+        pairs = list(zip(preactivations, network.slopes, strict=True))
+        kept = [locked(activate(h.copy(), slope)) for h, slope in pairs]
+        self = cls.from_rows(network, [X, *kept])
         self.derived = False
         self.preactivations = preactivations
         self.conjugates = []
-        for psi_l, h, slope in zip(psi, preactivations, network.slopes, strict=True):
-            self._kept.append(locked(activate(h.copy(), slope)))
+        for psi_l, (h, slope) in zip(psi, pairs, strict=True):
             phi = psi_l * slopes(h, slope, h.dtype)[:, None, :]
             self.conjugates.append(locked(phi[:, 0] if network.outputs == 1 else phi))
         self.lower_conjugates = self.conjugates[:-1]
         return self
 
     @classmethod
-    def from_hidden(
-        cls, network: ReLUNetwork, first: StoredHidden, samples: int, gram: Operator
-    ) -> Fields:
+    def from_hidden(cls, network: ReLUNetwork, first: StoredHidden, gram: Operator) -> Fields:
         """Fields from h^1, where the inputs are known by their Gram alone."""
-        kept = held_activations(network, samples, first, cls.storage)
-        self = cls._of(network, None, samples, kept)
+        kept = held_activations(network, len(first.data), first, cls.storage)
+        self = cls.from_rows(network, [None, *kept])
         self.gram = gram
         return self
 
-    def part(self, index: Index) -> Fields:
-        """The fields of some samples."""
-        inputs, *kept = self.rows(index)
-        return self._of(self.network, inputs, len(kept[0]), kept)
-
     @classmethod
-    def _of(cls, network: ReLUNetwork, X: Data, samples: int, kept: list[Array]) -> Fields:
-        """Fields with these signed activations."""
+    def from_rows(cls, network: ReLUNetwork, rows: list[Data]) -> Fields:
+        """Fields with the inputs and the signed activations that :meth:`rows` gives."""
         self = object.__new__(cls)
         self.network = network
-        self.inputs = X
-        self.samples = samples
-        self._kept = kept
+        self.inputs, *self._kept = rows
+        self.samples = len(self._kept[0])
         return self
 
     @property
@@ -264,7 +257,6 @@ class Fields:
 
     def _conjugates(self, layers: slice, write: Callable[..., None]) -> list[Array]:
         """Conjugates of some layers, which `write` computes for a row block."""
-        assert self.derived
         net = self.network
         n = self.samples
         V = net.readout

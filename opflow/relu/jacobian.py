@@ -19,15 +19,16 @@ from opflow.operators.entries import (
     gram_block,
     gram_diagonal,
 )
-from opflow.operators.gates import tables_pay
 from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
 from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
+from opflow.relu.directions import layer_scales
 from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_symbol, conjugate_factor
 from opflow.relu.inputs import input_operator
+from opflow.relu.passes import gates_suffice
 from opflow.relu.readout_jacobian import layer_jacobian
 from opflow.relu.storage import packs_top
 from opflow.relu.transport import Transport
@@ -92,7 +93,7 @@ def jacobian(
     check_outputs(outputs)
     if jacobian_route(fields, route) == "transport":
         return chosen_outputs(fields, Transport(fields, rates=rates), outputs)
-    scales = fields.network.layer_scales(rates)
+    scales = layer_scales(fields.network, rates)
     layers = [
         scale(size, part)
         for size, parts in zip(scales, layer_jacobians(fields), strict=True)
@@ -123,17 +124,10 @@ def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
 def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
     """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
     net = fields.network
-    if layer == net.depth and _gates_suffice(fields, below):
+    if layer == net.depth and fields.derived and gates_suffice(net, below):
         gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype, net.slopes[-1])
         return ScaledGates(gates, net.readout[0], symbol=f"φ{superscript(layer)}")
     return conjugate_factor(fields, layer)
-
-
-def _gates_suffice(fields: Fields, below: Data) -> bool:
-    """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
-    net = fields.network
-    one_output = fields.derived and net.outputs == 1 and net.slopes[-1] != 1
-    return one_output and tables_pay(net.widths[-1], net.dtype, below)
 
 
 def reads_rows(fields: Fields) -> bool:
@@ -157,7 +151,7 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
     n = fields.samples
     if fields.storage != "cached":
         held = net.depth == 1 and packs_top(net, fields.storage)  # the conjugates, as gates
-        return "cached" if held and _gates_suffice(fields, fields.inputs) else "transport"
+        return "cached" if held and gates_suffice(net, fields.inputs) else "transport"
     recomputable = fields.derived and reads_rows(fields)
     if net.outputs == 1 or is_sparse(fields.inputs) or not recomputable:
         return "cached"
@@ -199,7 +193,7 @@ entries_are_cheap.register(Transport, cheap_in_operands)
 
 @kfac_blocks.register
 def _kfac_blocks(J: Transport) -> list[Factors]:
-    return kfac_blocks(_cached(J, J.fields))
+    return kfac_blocks(jacobian(J.fields, route="cached", rates=J.rates))
 
 
 @gram_diagonal.register
@@ -222,15 +216,16 @@ def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = 
     return cross_block(left, right, i, j)
 
 
-def _cached(J: Transport, fields: Fields) -> Operator:
-    """J of `fields`, through conjugates."""
-    return jacobian(fields, route="cached", rates=J.rates)
+def _cached(J: Transport, index: Index) -> Operator:
+    """J of some samples, through conjugates."""
+    part = Fields.from_rows(J.fields.network, J.fields.rows(index))
+    return jacobian(part, route="cached", rates=J.rates)
 
 
 def _row_blocks(J: Transport) -> Iterator[Operator]:
     """J, row block by row block."""
     for s in J.blocks(J.fields.network.outputs, J.fields.samples):
-        yield _cached(J, J.fields.part(s))
+        yield _cached(J, s)
 
 
 def _some_rows(J: Transport, index: Index) -> tuple[Operator, Array]:
@@ -238,4 +233,4 @@ def _some_rows(J: Transport, index: Index) -> tuple[Operator, Array]:
     xp = namespace(J.data)
     k = J.fields.network.outputs
     wanted = xp.arange(J.shape[0])[index]
-    return _cached(J, J.fields.part(wanted // k)), xp.arange(len(wanted)) * k + wanted % k
+    return _cached(J, wanted // k), xp.arange(len(wanted)) * k + wanted % k

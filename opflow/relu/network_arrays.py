@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -109,10 +108,6 @@ class NetworkArrays:
         """η of each of :meth:`layers`."""
         return [rate for rate in (*self.rates, self.readout_rate) if rate is not None]
 
-    def layer_scales(self, rates: bool) -> list[float]:
-        """√η of each of :meth:`layers`; 1 without rates."""
-        return [math.sqrt(rate) if rates else 1.0 for rate in self.layer_rates()]
-
     def parameter_list(self) -> list[Array]:
         """The trained arrays ``[W^1, b^1, W^2, …, V, c]``, those of them that there are."""
         return [p for layer in self.layers() for p in layer if p is not None]
@@ -122,14 +117,14 @@ class NetworkArrays:
         pairs = zip(self.layer_rates(), self.layers(), strict=True)
         return [rate for rate, layer in pairs for p in layer if p is not None]
 
-    def by_layer(self, values: Iterable[T]) -> list[tuple[T, T | None]]:
+    def _by_layer(self, values: Iterable[T]) -> list[tuple[T, T | None]]:
         """Values for the arrays of :meth:`parameter_list`, in pairs as :meth:`layers`."""
         rest = iter(values)
         return [(next(rest), None if b is None else next(rest)) for _, b in self.layers()]
 
     def with_parameters(self, parameters: Iterable[Array]) -> Self:
         """The network with the arrays that :meth:`parameter_list` would give; not checked."""
-        weights, biases = zip(*self.by_layer(parameters), strict=True)
+        weights, biases = zip(*self._by_layer(parameters), strict=True)
         changed = {"weights": weights[: self.depth], "biases": biases[: self.depth]}
         if self.readout_rate is not None:
             changed |= {"readout": weights[-1], "output_bias": biases[-1]}
@@ -140,4 +135,4 @@ class NetworkArrays:
     def parameter_slices(self) -> list[tuple[slice, slice | None]]:
         """Where the arrays of each of :meth:`layers` stand among the flattened parameters."""
         stops = list(itertools.accumulate(p.size for p in self.parameter_list()))
-        return self.by_layer(map(slice, [0, *stops], stops))
+        return self._by_layer(map(slice, [0, *stops], stops))

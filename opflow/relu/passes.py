@@ -197,12 +197,17 @@ def all_conjugates(
 
 
 def tables_pay_at_top(network: NetworkArrays, factor: Data, samples: int) -> bool:
-    """Whether φ^L is gates times the readout, and multiplies `factor` faster through tables."""
-    width = network.widths[-1]
+    """Whether φ^L of so many samples multiplies `factor` faster through tables."""
+    if factor is None or samples * network.widths[-1] * factor.shape[1] < LEAST_PRODUCTS:
+        return False
+    return gates_suffice(network, factor)
+
+
+def gates_suffice(network: NetworkArrays, factor: Data) -> bool:
+    """Whether φ^L is gates times the readout, and these multiply `factor` fast."""
+    one_slope = network.slopes[-1] == 1  # then there are no gates
     return (
         network.outputs == 1
-        and network.slopes[-1] != 1  # then there are no gates
-        and factor is not None
-        and samples * width * factor.shape[1] >= LEAST_PRODUCTS
-        and tables_pay(width, network.dtype, factor)
+        and not one_slope
+        and tables_pay(network.widths[-1], network.dtype, factor)
     )

@@ -19,6 +19,7 @@ from opflow.operators.operator import Cost
 from opflow.relu.directions import Direction, OnParameters, downward
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import summed
+from opflow.relu.grams import conjugate_factor
 from opflow.relu.jacobian import reads_rows
 from opflow.relu.passes import layer_activation, row_blocks, through
 from opflow.relu.units import slopes
@@ -96,14 +97,13 @@ class FieldTangent(OnParameters):
     def split(self, X: Array) -> list[list[Array]]:
         """Views of a stacked array (rows, c): hidden (N, 1, n_ℓ, c), conjugate (N, k, n_ℓ, c)."""
         n = self.fields.samples
-        stop = 0
         stacks: list[list[Array]] = []
         for recursion in self.recursions:
             stacks.append([])
             for width in self.fields.network.widths[1:]:
-                start, stop = stop, stop + n * recursion.outputs * width
-                part = X[start:stop].reshape(n, recursion.outputs, width, X.shape[1])
-                stacks[-1].append(part)
+                size = n * recursion.outputs * width
+                stacks[-1].append(X[:size].reshape(n, recursion.outputs, width, X.shape[1]))
+                X = X[size:]
         return stacks
 
     def _blocks(self, columns: int, dtype: np.dtype) -> Iterable[slice]:
@@ -118,16 +118,13 @@ class FieldTangent(OnParameters):
         net = self.fields.network
         return slopes(rows[layer], net.slopes[layer - 1], net.dtype)[:, None, :]
 
-    def _drive(self, recursion: Recursion, layer: int, samples: slice, rows: list[Data]) -> Array:
-        """What the weights of a field multiply: a^{ℓ-1}, or φ^{ℓ+1} as (b·k, n_{ℓ+1})."""
+    def _drive(self, recursion: Recursion, i: int, samples: slice, rows: list[Data]) -> Array:
+        """What the weights i multiply: the inputs of their layer, or its φ as (b·k, n)."""
         net = self.fields.network
         if recursion.up:
-            return layer_activation(net, layer - 1, rows[layer - 1])
-        if layer < net.depth:
-            phi = self.fields.conjugates[layer][samples]
-            return phi.reshape(-1, phi.shape[-1])
-        xp = namespace(net.readout)  # the outputs by themselves, for each sample
-        return xp.tile(xp.eye(net.outputs, dtype=net.dtype), (samples.stop - samples.start, 1))
+            return layer_activation(net, i, rows[i])
+        outputs = slice(samples.start * net.outputs, samples.stop * net.outputs)
+        return conjugate_factor(self.fields, i + 1).rows(outputs)
 
     def _matmat(self, X: Array) -> Array:
         c = X.shape[1]
@@ -148,7 +145,7 @@ class FieldTangent(OnParameters):
         for step, (layer, i, needed) in enumerate(recursion.steps(self.order)):
             place = out[layer - 1][samples]
             b, outputs, n, c = place.shape
-            drive = self._drive(recursion, layer, samples, rows)
+            drive = self._drive(recursion, i, samples, rows)
             D, shift = directions[i]
             local = _times(drive, D, place).reshape(b, outputs * c, n)
             if shift is not None:
@@ -185,7 +182,7 @@ class FieldTangent(OnParameters):
             total = reduce(add, orders.values())
             W, weight, bias, _ = self.layers[i]
             place = out[weight].reshape(*W.shape, c)
-            drive = self._drive(recursion, layer, samples, rows)
+            drive = self._drive(recursion, i, samples, rows)
             flat = total.reshape(b * outputs, c * n)
             if recursion.up:
                 place += summed(flat, drive).reshape(c, n, -1).transpose(1, 2, 0)
