@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import reduce
-from operator import add
-
-from opflow.machine.arrays import Array, Data, Index, is_sparse, module_name, namespace
+from opflow.machine.arrays import Data, is_sparse, module_name
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
 from opflow.operators import HStack, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
-from opflow.operators.entries import (
-    cheap_in_operands,
-    column_squares,
-    cross_block,
-    entries_are_cheap,
-    gram_block,
-    gram_diagonal,
-)
 from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
 from opflow.operators.outputs import check_outputs, of_outputs
@@ -186,51 +174,6 @@ def _no_rows(fields: Fields, width: int) -> Operator:
     return placed(Zero(0, width, V.dtype), module_name(V))
 
 
-# -- what transport takes from conjugates: of its entries those of a few samples at a time --------
-
-entries_are_cheap.register(Transport, cheap_in_operands)
-
-
 @kfac_blocks.register
 def _kfac_blocks(J: Transport) -> list[Factors]:
     return kfac_blocks(jacobian(J.fields, route="cached", rates=J.rates))
-
-
-@gram_diagonal.register
-def _gram_diagonal(J: Transport, weights: Array | None = None) -> Array:
-    parts = [gram_diagonal(part, weights) for part in _row_blocks(J)]
-    return namespace(*parts).concatenate(parts)
-
-
-@column_squares.register
-def _column_squares(J: Transport) -> Array:
-    return reduce(add, map(column_squares, _row_blocks(J)))
-
-
-@gram_block.register
-def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = None) -> Array:
-    if weights is not None:
-        return gram_block.dispatch(Operator)(J, rows, cols, weights)
-    left, i = _some_rows(J, rows)
-    right, j = _some_rows(J, cols)
-    return cross_block(left, right, i, j)
-
-
-def _cached(J: Transport, index: Index) -> Operator:
-    """J of some samples, through conjugates."""
-    part = Fields.from_rows(J.fields.network, J.fields.rows(index))
-    return jacobian(part, route="cached", rates=J.rates)
-
-
-def _row_blocks(J: Transport) -> Iterator[Operator]:
-    """J, row block by row block."""
-    for s in J.blocks(J.fields.network.outputs, J.fields.samples):
-        yield _cached(J, s)
-
-
-def _some_rows(J: Transport, index: Index) -> tuple[Operator, Array]:
-    """J of the samples that these rows belong to, one for each row, and the rows in it."""
-    xp = namespace(J.data)
-    k = J.fields.network.outputs
-    wanted = xp.arange(J.shape[0])[index]
-    return _cached(J, wanted // k), xp.arange(len(wanted)) * k + wanted % k

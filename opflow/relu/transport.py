@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.arrays import Array, Data, Index, is_sparse, namespace
 from opflow.machine.threads import bytes_over_rows, over_rows
+from opflow.operators import Matrix, Operator
+from opflow.operators.entries import (
+    cheap_in_operands,
+    column_squares,
+    entries_are_cheap,
+    gram_block,
+    gram_diagonal,
+)
 from opflow.operators.operator import Cost
 from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
-from opflow.relu.directions import Direction, OnParameters
+from opflow.relu.directions import Direction, OnParameters, TrainedLayer
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import parameter_gradient
 from opflow.relu.inputs import copied_width
-from opflow.relu.passes import gradients, layer_inputs, row_blocks, through
+from opflow.relu.passes import conjugates, gradients, layer_inputs, row_blocks, through
 from opflow.relu.units import sloped
+
+#: a trained layer, its inputs and its φ
+Factors = tuple[TrainedLayer, Data, Array]
 
 
 class Transport(OnParameters):
@@ -43,6 +55,17 @@ class Transport(OnParameters):
         net = self.fields.network
         width = (sum(net.widths[1:]) + net.outputs) * (2 + 3 * columns) + copied_width(X)
         return row_blocks(net, samples, width * self.dtype.itemsize, X)
+
+    def factors(self, index: Index) -> list[Factors]:
+        """Each trained layer with its inputs and φ, (b, k, n), of some samples."""
+        net = self.fields.network
+        rows = self.fields.rows(index)
+        xp = namespace(self.data)
+        b, k = len(rows[-1]), net.outputs
+        phis = conjugates(net, rows, xp.broadcast_to(self.data, (b, *self.data.shape)))
+        if net.readout_rate is not None:
+            phis.append(xp.broadcast_to(xp.eye(k, dtype=net.dtype), (b, k, k)))
+        return list(zip(self.layers, layer_inputs(net, rows), phis, strict=True))
 
     def _rmatmat(self, X: Array) -> Array:
         net = self.fields.network
@@ -105,7 +128,62 @@ class Transport(OnParameters):
         return [*found, outputs]
 
 
-# -- prices --------------------------------------------------------------------------------------
+# -- entries and prices ---------------------------------------------------------------------------
+
+entries_are_cheap.register(Transport, cheap_in_operands)
+
+
+@gram_diagonal.register
+def _gram_diagonal(J: Transport, weights: Array | None = None) -> Array:
+    if weights is not None:
+        return gram_diagonal.dispatch(Operator)(J, weights)
+    n = J.fields.samples
+    out = namespace(J.data).zeros((n, J.fields.network.outputs), dtype=J.dtype)
+    for s in J.blocks(out.shape[1], n):
+        factors = J.factors(s)
+        for layer, below, phi in factors:
+            norms = gram_diagonal(Matrix(below)) + (layer.bias is not None)
+            out[s] += layer.scale**2 * norms[:, None] * (phi**2).sum(axis=2)
+    return out.reshape(-1)
+
+
+@column_squares.register
+def _column_squares(J: Transport) -> Array:
+    out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
+    for s in J.blocks(J.fields.network.outputs, J.fields.samples):
+        factors = J.factors(s)
+        for (_, weight, bias, scale), below, phi in factors:
+            squares = scale**2 * (phi**2).sum(axis=1)
+            entries = below.multiply(below) if is_sparse(below) else below**2
+            out[weight] += (entries.T @ squares).T.reshape(-1)
+            if bias is not None:
+                out[bias] += squares.sum(axis=0)
+    return out
+
+
+@gram_block.register
+def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = None) -> Array:
+    if weights is not None:
+        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+    block: Any = 0
+    pairs = zip(_row_factors(J, rows), _row_factors(J, cols), strict=True)
+    for (layer, left, phi), (_, right, other) in pairs:
+        gram = left @ right.T
+        if is_sparse(gram):
+            gram = gram.toarray()
+        if layer.bias is not None:
+            gram = gram + 1
+        block = block + layer.scale**2 * gram * (phi @ other.T)
+    return block
+
+
+def _row_factors(J: Transport, index: Index) -> list[Factors]:
+    """The factors of some rows of J, φ (b, n)."""
+    xp = namespace(J.data)
+    k = J.fields.network.outputs
+    wanted = xp.arange(J.shape[0])[index]
+    place = (xp.arange(len(wanted)), wanted % k)
+    return [(layer, below, phi[place]) for layer, below, phi in J.factors(wanted // k)]
 
 
 @gram_work.register
