@@ -75,7 +75,7 @@ def checked_route(
             "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
         )
     if comm is not None and not method.sharded:
-        raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
+        raise ValueError(f"{method!r} is for one machine: comm= is not for it")
     if method.by_weights and chosen:
         raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
     return False if comm is not None or method.by_weights else eliminate
@@ -90,7 +90,7 @@ def checked_measurement(
     if method.batch is not None or not method.measures:
         raise ValueError(
             f"measurement= is not for {method!r}: GradientDescent() without batch=, GaussNewton(), "
-            "GradientFlow(), ExponentialFlow() and LinearisedFlow() take it"
+            "GradientFlow(), ExponentialFlow(), ExactFlow() and LinearisedFlow() take it"
         )
     k = network.outputs
     return Measured(measuring_operator(measurement, samples, k, network.readout), k)

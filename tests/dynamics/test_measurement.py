@@ -359,7 +359,7 @@ def broken(**products):
         ({"y": np.ones(10)}, r"y has shape \(10,\) but measurement has 9 rows"),
         ({"y": np.full(9, np.nan)}, "y contains NaN"),
         ({"method": of.GradientDescent(batch=3)}, "measurement= is not for .*batch=3"),
-        ({"method": of.TruncatedFlow(order=1)}, "measurement= is not for TruncatedFlow"),
+        ({"method": of.TruncatedFlow(order=1)}, "is not for TruncatedFlow.*ExactFlow"),
         ({"method": of.GaussNewton(preconditioner="kfac")}, "measurement= needs GaussNewton"),
         ({"observe": [of.observe.HessianEigenvalues()]}, "measurement="),
     ],

@@ -474,6 +474,8 @@ def test_errors_say_what_would_do(monkeypatch):
         of.train(net, X, y, method=of.ExactFlow(), until=1, objective="huber")
     with pytest.raises(ValueError, match="eliminate= and gram= are not for it"):
         of.train(net, X, y, method=of.ExactFlow(), until=1, eliminate=True)
+    with pytest.raises(ValueError, match=r"ExactFlow\(.* is for one machine: comm= is not for it"):
+        of.train(net, X, y, method=of.ExactFlow(), until=1, comm=object())
     with pytest.raises(TypeError, match="sliding must be True or False"):
         of.ExactFlow(sliding=1)
     with pytest.raises(ValueError, match="tol"):
