@@ -99,6 +99,14 @@ class Method(ABC):
     kept = 0.0
     #: λ of the decay of all parameters
     weight_decay = 0.0
+    #: vectors of a Krylov basis at most
+    size = 0
+    #: samples of a step, if not all
+    batch: int | None = None
+    #: β of the heavy ball
+    momentum = 0.0
+    #: the dtype of parameters and sums, if it is not that of the network
+    accumulate: str | None = None
 
     @property
     def by_weights(self) -> bool:
@@ -114,26 +122,6 @@ class Method(ABC):
     def extra(self) -> float:
         """Sets of parameters held besides those of the state."""
         return 0.0
-
-    @property
-    def size(self) -> int:
-        """Vectors of a Krylov basis at most."""
-        return 0
-
-    @property
-    def batch(self) -> int | None:
-        """Samples of a step, if not all."""
-        return None
-
-    @property
-    def momentum(self) -> float:
-        """β of the heavy ball."""
-        return 0.0
-
-    @property
-    def accumulate(self) -> str | None:
-        """The dtype of parameters and sums, if it is not that of the network."""
-        return None
 
     @abstractmethod
     def start(self, state: State, share: float) -> Integrator:
