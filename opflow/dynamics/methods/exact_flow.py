@@ -215,13 +215,11 @@ class ExactIntegrator(ParameterIntegrator):
                 kind = "slide out"
             for member in np.flatnonzero(run.index == sample).tolist():
                 self._events.append((self._time, layer, unit, member, kind))
-        last = self._events[-1:]
-        if not self.method.sliding and any(kind == "slide in" for *_, kind in last):
-            _, layer, unit, member, _ = last[0]
-            raise ArithmeticError(
-                f"unit {unit} of layer {layer + 1} slides on sample {member} {here}: "
-                "sliding=True follows it"
-            )
+                if kind == "slide in" and not self.method.sliding:
+                    raise ArithmeticError(
+                        f"unit {unit} of layer {layer + 1} slides on sample {member} {here}: "
+                        "sliding=True follows it"
+                    )
         most = self.method.events
         if most is not None and len(self._events) > most:
             raise ArithmeticError(f"more than events={most} {here}")
