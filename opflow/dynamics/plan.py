@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from opflow.dynamics.checks import checked_gram
-from opflow.dynamics.first_layer import DualLayer, FirstLayer, WeightLayer
+from opflow.dynamics.first_layer import DualLayer, FirstLayer
 from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.routes import (
@@ -132,9 +132,8 @@ def plan(
         # The same row blocks again, unless there is less memory now: sums in the same order.
         if all(b <= now for b, now in zip(before, allowance, strict=True)):
             allowance = before
-    first: FirstLayer
     if chosen.kind == "weights":
-        first = WeightLayer(X)
+        first = FirstLayer(X)
     else:
         operator = Gram(input_operator(X)) if kernel is None else kernel
         if chosen.name.endswith("dense Gram"):

@@ -261,7 +261,7 @@ def train(
             found.first,
             y,
             accumulate=method.accumulate,
-            memory=allowance.fields,
+            memory=max(allowance.fields, 1.0),  # where nothing is left, fields are recomputed
             space=space,
             objective=goal,
             decay=method.weight_decay / share,

@@ -36,6 +36,10 @@ class RowDistribution:
         """Which of `n` rows are held here."""
         return slice(0, n)
 
+    def all_rows(self, here: int) -> int:
+        """How many rows there are on all ranks, of which `here` are held here."""
+        return here
+
     def part(self, rows: slice, n: int) -> slice:
         """Which of the rows held here are among some of all `n` rows."""
         span = self.span(n)
@@ -227,6 +231,9 @@ class Sharded(RowDistribution):
         if rest:
             raise ValueError(f"{n} rows are not a multiple of the {self.size} that are sharded")
         return slice(copies * self.start, copies * (self.start + self.counts[self.rank]))
+
+    def all_rows(self, here: int) -> int:
+        return self.size
 
     def total(self, x: Data) -> Data:
         return self._reduced(x, self._mpi.SUM)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
@@ -297,7 +297,7 @@ class StochasticDescent(Descent):
         X = state.first.inputs
         drawn = State(
             state.network,
-            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
+            FirstLayer(input_rows(X, chosen if is_rows(X) else rows)),
             state.targets[rows],
             state.parameters,
             state.accumulate,
