@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.routes import (
+    METHOD,
     Route,
     RunShapes,
-    best,
-    chosen_first,
     explain,
     possible_routes,
-    run_shapes,
+    ranked,
     steps_expected,
 )
 from opflow.machine.arrays import Data, module_name
@@ -30,9 +28,8 @@ from opflow.machine.cost import machine_profile
 from opflow.machine.workspace import parse_memory
 from opflow.operators import Cost
 from opflow.operators.describe import duration, human
+from opflow.relu.inputs import is_whole
 from opflow.relu.network import ReLUNetwork
-
-NO_METHOD: Method = GradientDescent()
 
 
 class Estimate(NamedTuple):
@@ -75,7 +72,7 @@ def estimate(
     *,
     steps: int | None = None,
     memory: float | str | None = None,
-    method: Method = NO_METHOD,
+    method: Method = METHOD,
     eliminate: bool | None = None,
     X: Data = None,
 ) -> Estimate:
@@ -93,24 +90,24 @@ def estimate(
     network = shape_network(widths, outputs, np.dtype(dtype))
     if X is None:
         X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
-    shapes = run_shapes(network, X, int(X.shape[0]), method)
-    routes = possible_routes(shapes, X, None, False if method.by_weights else eliminate)
+    shapes = RunShapes(network, X, int(X.shape[0]), method)
+    routes = possible_routes(shapes, None, False if method.by_weights else eliminate)
     count = steps_expected(steps)
     budget = parse_memory(memory, module_name(X))
     fitting = [r for r in routes if r.held <= budget]
-    chosen = best(fitting or routes, count, network.dtype)
+    routes = ranked(routes, fitting or routes, count, network.dtype)
     ways = ["cached"]
-    if not shapes.whole:  # these read X by rows
+    if not is_whole(X):  # these read X by rows
         ways += ["packed", "recomputed"]
-    stored = shapes.entries * (shapes.item + 4.0 * shapes.whole)
+    stored = shapes.entries * (shapes.item + 4.0 * is_whole(X))
     return Estimate(
-        chosen_first(routes, chosen),
+        routes,
         bool(fitting),
         budget,
         count,
         network.dtype,
         {storage: shapes.kernel_product(storage) for storage in ways},
-        _checkpoint_bytes(shapes, chosen),
+        _checkpoint_bytes(shapes, routes[0]),
         stored + shapes.residuals,
         (float(samples) * outputs) ** 2 * shapes.item,
     )

@@ -20,7 +20,7 @@ from opflow.cli.observers import LABELS
 from opflow.cli.predict import outputs_of
 from opflow.data.load import DataSet
 from opflow.data.task import Task
-from opflow.dynamics.routes import run_shapes
+from opflow.dynamics.routes import RunShapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import Array, Data, module_name, to_host
@@ -28,6 +28,7 @@ from opflow.machine.files import atomic
 from opflow.machine.ranks import space_of
 from opflow.machine.workspace import THREAD_MEMORY, most_workspace, workspace_limit
 from opflow.operators.describe import duration, human
+from opflow.relu.inputs import is_whole
 
 #: what draws each picture, by file name
 Pictures = dict[str, Callable[[], Any]]
@@ -60,13 +61,13 @@ def analyse(
     answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    shapes = run_shapes(network, X, int(X.shape[0]))
+    shapes = RunShapes(network, X, int(X.shape[0]))
     product, held = shapes.kernel_product("cached")
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
     # a Krylov basis, then the pairs that are measured, and a block through the first layer
     held += (7 * EIGENVALUES + 2 * BLOCK + 12) * shapes.residuals
     held += 3.0 * network.parameters * shapes.item * (EIGENVALUES - 1)
-    held += 2.0 * shapes.whole * shapes.samples * network.widths[1] * shapes.item * BLOCK
+    held += 2.0 * is_whole(X) * shapes.samples * network.widths[1] * shapes.item * BLOCK
     held += shapes.workspace()
     budget = space.budget(memory, module_name(X))
     # all ranks skip, or none

@@ -255,7 +255,7 @@ def train(
         print(explained(found.routes, network.dtype, count, budget))
     allowance = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
-    with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):
+    with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.spread):
         state = State(
             network,
             found.first,
