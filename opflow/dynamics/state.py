@@ -97,6 +97,14 @@ class State:
         """The same training set at other parameters."""
         return replace(self, parameters=parameters)
 
+    def arrays(self) -> dict[str, Array]:
+        """The parameters by name."""
+        return {f"parameter_{i}": p for i, p in enumerate(self.parameters)}
+
+    def restored(self, arrays: dict[str, Array]) -> State:
+        """The state at the parameters that :meth:`arrays` gave."""
+        return self.at([arrays[f"parameter_{i}"] for i in range(len(self.parameters))])
+
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from opflow.dynamics.measurement import Outputs
-from opflow.dynamics.methods.method import parameter_arrays, restored
 from opflow.dynamics.objectives import driven
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, module_name, namespace
@@ -114,7 +113,7 @@ class FieldState:
         """What a checkpoint holds; ψ^L is the readout."""
         arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
         arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
-        arrays |= self.network.arrays() | parameter_arrays(self._exact)
+        arrays |= self.network.arrays() | self._exact.arrays()
         if self.network.readout_rate is None:  # it stays
             del arrays["readout"]
         return arrays
@@ -122,7 +121,7 @@ class FieldState:
     def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`arrays` gave."""
         layers = range(self.network.depth)
-        self._exact = restored(self._exact, arrays)
+        self._exact = self._exact.restored(arrays)
         self.hidden = [arrays[f"hidden_{i}"] for i in layers]
         pairs = [(f"weight_{i}", f"bias_{i}") for i in layers]
         if self.network.readout_rate is not None:
