@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -106,10 +106,7 @@ def jacobian(
     >>> J.shape
     (10, 50)
     """
-    network = Network(
-        module, X, parameters=parameters, outputs=outputs, memory=memory, forward=forward
-    )
-    return network.jacobian()
+    return Network(module, X, parameters, outputs, memory, forward).jacobian()
 
 
 def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
@@ -230,7 +227,6 @@ class Network:
         self,
         module: torch.nn.Module,
         X: Any,
-        *,
         parameters: Iterable[str] | None = None,
         outputs: Outputs | None = None,
         memory: float | str | None = None,
@@ -241,28 +237,28 @@ class Network:
             self.model = Model(module, parameters, self.outputs, forward)
             self.samples = self.model.samples(X)
             self.plan = make_plan(self.model, self.samples)
-            where = module_name(self.model.like)
             each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
-            budget = parse_memory(memory, where)
-            size = self.samples.size
+            budget = parse_memory(memory, module_name(self.model.like))
             #: samples of a row block
             self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
             #: of how many samples the factors are held
-            self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
-            blocks = self.samples.blocks(0, self.count, self.block)
-            self.held: dict[str, Operator] = {}
+            self.count = self.samples.size
+            if self.count * each > budget:
+                self.count = int(max(budget - 2 * BLOCK, 0) // each)
             if self.count:
+                blocks = self.samples.blocks(0, self.count, self.block)
                 self.held = held_jacobians(self.model, self.plan, blocks, self.count)
 
-    def jacobian(self, names: Iterable[str] | None = None) -> Operator:
+    def jacobian(self, names: Sequence[str] = ()) -> Operator:
         """J by these parameters, or all."""
-        model = self.model if names is None else self.model.only(names)
+        model = self.model.only(names or self.model.trained)
         parts: list[Operator] = []
         if self.count:
             parts.append(HStack([self.held[name] for name in model.trained], symbol="J"))
         if self.count < self.samples.size:
             plan = self.plan.only(model.trained)
-            rest = RecomputedJacobian(model, self.samples, plan, self.count, self.block)
-            parts.append(rest)
+            parts.append(RecomputedJacobian(model, self.samples, plan, self.count, self.block))
         J = parts[0] if len(parts) == 1 else VStack(parts, symbol="J")
-        return of_outputs(J, self.plan.outputs, "trace") if self.outputs == "trace" else J
+        if self.outputs == "trace":
+            return of_outputs(J, self.plan.outputs, "trace")
+        return J

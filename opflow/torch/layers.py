@@ -83,8 +83,7 @@ def _convolution(module: nn.Conv2d, name: str, x: torch.Tensor) -> Rule:
     if name == "weight":
         return lambda weight: module._conv_forward(x, weight, None)
     sizes = (torch.empty(t.shape, device="meta") for t in (x, module.weight))
-    shape = module._conv_forward(*sizes, None).shape
-    return lambda bias: bias.view(-1, *[1] * (len(shape) - 2)).expand(shape)
+    return _by_channel(name, module._conv_forward(*sizes, None))
 
 
 @linear_in.register
@@ -109,12 +108,16 @@ def _bag(
 ) -> Rule | None:
     if offsets is not None or ids.ndim != 2 or module.mode == "max" or module.max_norm is not None:
         return None
-    size = torch.ones_like(ids) if module.padding_idx is None else ids != module.padding_idx
-    each = size.sum(1, keepdim=True).clamp(min=1) if module.mode == "mean" else 1
+    each: Any = 1
+    if module.mode == "mean":
+        padding = -1 if module.padding_idx is None else module.padding_idx
+        each = (ids != padding).sum(1, keepdim=True).clamp(min=1)
 
     def bag(weight: torch.Tensor) -> torch.Tensor:
         rows = _looked_up(weight, ids, module.padding_idx)
-        return (rows if weights is None else rows * weights[..., None]).sum(1) / each
+        if weights is not None:
+            rows = rows * weights[..., None]
+        return rows.sum(1) / each
 
     return bag
 
@@ -127,30 +130,31 @@ def _looked_up(weight: torch.Tensor, ids: torch.Tensor, padding: int | None) -> 
 
 @linear_in.register
 def _layer_norm(module: nn.LayerNorm, name: str, x: torch.Tensor) -> Rule:
-    if name == "bias":
-        return lambda bias: bias.expand(x.shape)
-    normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    return lambda weight: normalised * weight
+    return _affine(name, F.layer_norm(x, module.normalized_shape, eps=module.eps))
 
 
 @linear_in.register
 def _group_norm(module: nn.GroupNorm, name: str, x: torch.Tensor) -> Rule:
-    normalised = F.group_norm(x, module.num_groups, eps=module.eps)
-    return _by_channel(name, normalised)
+    return _by_channel(name, F.group_norm(x, module.num_groups, eps=module.eps))
 
 
 @linear_in.register(nn.BatchNorm1d)
 @linear_in.register(nn.BatchNorm2d)
 @linear_in.register(nn.BatchNorm3d)
 def _batch_norm(module: nn.BatchNorm2d, name: str, x: torch.Tensor) -> Rule:
-    return _by_channel(
-        name, F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
-    )
+    normalised = F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
+    return _by_channel(name, normalised)
 
 
 def _by_channel(name: str, x: torch.Tensor) -> Rule:
     """Scale and shift of the channels, the second axis."""
     ends = [1] * (x.ndim - 2)
+    rule = _affine(name, x)
+    return lambda parameter: rule(parameter.view(-1, *ends))
+
+
+def _affine(name: str, x: torch.Tensor) -> Rule:
+    """Scale and shift of x."""
     if name == "bias":
-        return lambda bias: bias.view(-1, *ends).expand(x.shape)
-    return lambda weight: x * weight.view(-1, *ends)
+        return lambda bias: bias.expand(x.shape)
+    return lambda weight: x * weight

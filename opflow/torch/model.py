@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opflow.machine.arrays import Array, check_integer
 from opflow.torch.bridge import to_array
-from opflow.torch.data import Batch, Samples, cast
+from opflow.torch.data import Batch, Samples, cast, mapped
 
 #: bytes that the passes of a block of samples save at most
 BLOCK = 256e6
@@ -37,7 +37,9 @@ class Whole(torch.nn.Module):
             return self.how(self.module, batch)
         if isinstance(batch, Mapping):
             return self.module(**batch)
-        return self.module(*batch) if isinstance(batch, tuple) else self.module(batch)
+        if isinstance(batch, tuple):
+            return self.module(*batch)
+        return self.module(batch)
 
 
 class Model:
@@ -61,16 +63,17 @@ class Model:
         self.whole = Whole(module, forward)
         named = dict(module.named_parameters())
         names = _chosen(named, parameters)
+        values = dict(module.named_buffers()) | named
+        #: all parameters and buffers
+        self._values = mapped(lambda tensor: tensor.detach().contiguous(), values)
         #: the trained parameters by their names
-        self.trained = {name: named[name].detach().contiguous() for name in names}
+        self.trained = {name: self._values[name] for name in names}
         #: for error messages and symbols: the type of the module
         self.title = type(module).__name__
         first = next(iter(self.trained.values()))
         self.device = first.device
         self.dtype = first.dtype
         self._check_parameters()
-        rest = dict(module.named_buffers()) | {n: p for n, p in named.items() if n not in names}
-        self._rest = {name: tensor.detach().contiguous() for name, tensor in rest.items()}
         self._whole_output = outputs
         #: whether Jᵀu is no transpose of torch's J v: padding of embeddings has no gradient
         self.padded = any(
@@ -105,9 +108,9 @@ class Model:
         """An array where the operators are, in their dtype."""
         return to_array(next(iter(self.trained.values())))
 
-    def __call__(self, trained: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """The outputs (b, k) that were asked for, with these trained parameters."""
-        values = {f"module.{name}": t for name, t in {**self._rest, **trained}.items()}
+    def __call__(self, trained: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """The outputs (b, k) that were asked for, with these parameters; others are as held."""
+        values = {f"module.{name}": t for name, t in (self._values | trained).items()}
         out = functional_call(self.whole, values, (batch,))
         if not isinstance(out, torch.Tensor) or not out.ndim:
             raise TypeError(
@@ -125,8 +128,7 @@ class Model:
     def only(self, names: Iterable[str]) -> Model:
         """The same with fewer trained parameters."""
         other = copy.copy(self)
-        other.trained = {name: self.trained[name] for name in names}
-        other._rest = self._rest | self.trained
+        other.trained = {name: self._values[name] for name in names}
         return other
 
     def astype(self, dtype: torch.dtype) -> Model:
@@ -135,13 +137,12 @@ class Model:
             return self
         other = copy.copy(self)
         other.dtype = dtype
-        other.trained = cast(self.trained, dtype)
-        other._rest = cast(self._rest, dtype)
-        return other
+        other._values = cast(self._values, dtype)
+        return other.only(self.trained)
 
     def leaves(self) -> dict[str, torch.Tensor]:
         """The trained parameters, as what derivatives are taken by."""
-        return {name: t.detach().requires_grad_() for name, t in self.trained.items()}
+        return mapped(lambda tensor: tensor.detach().requires_grad_(), self.trained)
 
 
 def block_of(model: Model, samples: Samples) -> tuple[int, int]:
@@ -179,15 +180,16 @@ def _chosen(named: Mapping[str, torch.Tensor], wanted: Iterable[str] | None) -> 
         if not names:
             raise ValueError("module has no parameter that requires gradients; give parameters=")
         return names
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    if not wanted:
-        raise ValueError("parameters names nothing: leave it out for all that require gradients")
+    if isinstance(wanted, str):
+        wanted = [wanted]
     names = []
     for part in wanted:
         found = [name for name in named if name == part or name.startswith(f"{part}.")]
         if not found:
             raise ValueError(f"parameters names {part!r}, but the module has {', '.join(named)}")
         names += found
+    if not names:
+        raise ValueError("parameters names nothing: leave it out for all that require gradients")
     return [name for name in named if name in names]
 
 
