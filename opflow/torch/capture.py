@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opflow.torch.data import Batch, length
+from opflow.torch.data import Batch, Tensors, length
 from opflow.torch.layers import known_rule
 from opflow.torch.model import Model
 
@@ -32,15 +32,15 @@ class Call(NamedTuple):
     layer: nn.Module
     #: as the layer names it
     local: str
-    inputs: tuple[torch.Tensor, ...]
-    output: torch.Tensor
+    inputs: tuple[Tensor, ...]
+    output: Tensor
     #: how the samples stand in these tensors, see :func:`samples_first`; None if it is not used
     layout: int | None
     #: whether the rows of the Jacobian are held, which are fewer numbers than the factors
     by_rows: bool = False
 
 
-def samples_first(tensor: torch.Tensor, layout: int | None, samples: int) -> torch.Tensor:
+def samples_first(tensor: Tensor, layout: int | None, samples: int) -> Tensor:
     """A tensor with the samples as its first axis.
 
     They are the first axis (0) or the second (1), or one axis holds the positions of a sample after
@@ -65,17 +65,15 @@ def _layout(layer: nn.Module, shape: torch.Size, samples: int) -> int | None:
     return None
 
 
-def evaluated(
-    model: Model, trained: dict[str, torch.Tensor], batch: Batch
-) -> tuple[torch.Tensor, list[Call]]:
+def evaluated(model: Model, trained: Tensors, batch: Batch) -> tuple[Tensor, list[Call]]:
     """The outputs of a batch with these parameters, and the calls of layers of known rules."""
     calls: list[Call] = []
     names = {id(tensor): name for name, tensor in trained.items()}
     samples = length(batch)
 
-    def note(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> torch.Tensor | None:
+    def note(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Tensor | None:
         inputs = tuple(part for part in arguments if part is not None)
-        if not inputs or not all(isinstance(part, torch.Tensor) for part in (output, *inputs)):
+        if not inputs or not all(isinstance(part, Tensor) for part in (output, *inputs)):
             return None
         inputs = tuple(part.detach() for part in inputs)
         layout = _layout(layer, output.shape, samples)
@@ -87,9 +85,7 @@ def evaluated(
         calls.extend(found)
         return output.clone() if found else None  # for what changes it in place
 
-    def multiply(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A multiplication inside of an attention layer, whose axes are (positions, samples)."""
         output = plain(x, weight, bias)
         layout = 3 if x.ndim == 2 else 1
@@ -116,8 +112,8 @@ def evaluated(
 
 
 def factors(
-    outputs: torch.Tensor, calls: list[Call], samples: int
-) -> list[tuple[Call, tuple[torch.Tensor, ...]]]:
+    outputs: Tensor, calls: list[Call], samples: int
+) -> list[tuple[Call, tuple[Tensor, ...]]]:
     """Every call that is used, and its φ = ∂f/∂(its output), (b, k, …), and inputs (b, …)."""
     used = [call for call in calls if call.layout is not None]
     if not used:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from opflow.torch.bridge import to_tensor
 
 #: a tensor whose first axis is the samples, or a dict or a tuple of them
 Batch = Any
+#: tensors by the names of parameters
+Tensors = dict[str, Tensor]
 
 
 def mapped(function: Callable[..., Any], *batches: Batch) -> Batch:
@@ -24,9 +27,9 @@ def mapped(function: Callable[..., Any], *batches: Batch) -> Batch:
     return function(*batches)
 
 
-def tensors(batch: Batch) -> list[torch.Tensor]:
+def tensors(batch: Batch) -> list[Tensor]:
     """Every tensor of a batch."""
-    found: list[torch.Tensor] = []
+    found: list[Tensor] = []
     mapped(found.append, batch)
     return found
 
@@ -61,7 +64,7 @@ class Samples:
         self.dtype = dtype
         #: whether a batch of an iterable is handed on whole, not its first part alone
         self.whole = whole
-        held = isinstance(X, torch.Tensor | np.ndarray | Mapping | tuple)
+        held = isinstance(X, Tensor | np.ndarray | Mapping | tuple)
         if not held and not isinstance(X, Iterable):
             raise TypeError(
                 f"X must be a tensor, an array, a dict or tuple of them, or an iterable of batches,"
@@ -92,9 +95,9 @@ class Samples:
             yield place, checked
             place += length(checked)
 
-    def _checked(self, part: Any) -> torch.Tensor:
+    def _checked(self, part: Any) -> Tensor:
         tensor = to_tensor(part) if isinstance(part, np.ndarray) else part
-        if not isinstance(tensor, torch.Tensor) or not tensor.ndim:
+        if not isinstance(tensor, Tensor) or not tensor.ndim:
             raise TypeError(f"X must hold tensors of samples, not {type(part).__name__}")
         if tensor.device != self.device:
             raise ValueError(f"X is on {tensor.device} but the module is on {self.device}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from opflow.machine.arrays import module_name
 from opflow.operators import HStack, Matrix, Operator, Zero
@@ -15,7 +16,7 @@ from opflow.operators.operator import placed
 from opflow.operators.rules import add
 from opflow.torch.bridge import to_array, to_tensor
 from opflow.torch.capture import Call, evaluated, factors
-from opflow.torch.data import Batch, Samples, length, mapped, rows_of, tensors
+from opflow.torch.data import Batch, Samples, Tensors, length, mapped, rows_of, tensors
 from opflow.torch.model import Model, differentiable
 from opflow.torch.shares import per_sample, share
 
@@ -101,9 +102,7 @@ def make_plan(model: Model, samples: Samples) -> Plan:
     return plan
 
 
-def _check_rows(
-    model: Model, trained: dict[str, torch.Tensor], batch: Batch, outputs: torch.Tensor
-) -> None:
+def _check_rows(model: Model, trained: Tensors, batch: Batch, outputs: Tensor) -> None:
     """Raise if the outputs of a sample depend on the others, or are not one row a sample."""
     if len(outputs) != length(batch):
         raise ValueError(
@@ -152,7 +151,7 @@ def held_jacobians(
     return {name: _joined(terms[name]) for name in model.trained}
 
 
-def _pieces(model: Model, plan: Plan, batch: Batch) -> list[tuple[torch.Tensor, ...]]:
+def _pieces(model: Model, plan: Plan, batch: Batch) -> list[tuple[Tensor, ...]]:
     """What is held of a batch: the rows of each call, or φ and its inputs; then generic rows."""
     with differentiable():
         outputs, calls = evaluated(model, model.leaves(), batch)
@@ -165,7 +164,7 @@ def _pieces(model: Model, plan: Plan, batch: Batch) -> list[tuple[torch.Tensor, 
     return [*pieces, *((rows,) for rows in _generic_rows(model, plan, batch))]
 
 
-def _row_matrix(part: torch.Tensor, rows: int) -> Operator:
+def _row_matrix(part: Tensor, rows: int) -> Operator:
     return Matrix(to_array(part.reshape(rows, -1)), symbol="∂f")
 
 
@@ -175,13 +174,13 @@ def _joined(parts: dict[Any, list[Operator]]) -> Operator:
     return sums[0] if len(sums) == 1 else HStack(sums)
 
 
-def _generic_rows(model: Model, plan: Plan, batch: Batch) -> list[torch.Tensor]:
+def _generic_rows(model: Model, plan: Plan, batch: Batch) -> list[Tensor]:
     """The Jacobian (b, k, …) of the outputs of every sample by each generic parameter."""
     if not plan.generic:
         return []
     some = model.only(plan.generic)
 
-    def outputs(trained: dict[str, torch.Tensor], sample: Batch) -> torch.Tensor:
+    def outputs(trained: Tensors, sample: Batch) -> Tensor:
         return model(trained, rows_of(sample, None))[0]
 
     with differentiable():
@@ -201,8 +200,8 @@ def _at_once(
     model: Model,
     plan: Plan,
     batch: Batch,
-    force: torch.Tensor,
-    exact: Mapping[str, torch.Tensor],
+    force: Tensor,
+    exact: Tensors,
     largest: float,
 ) -> bool:
     """Whether torch takes the derivatives of all samples at once, and rightly."""
@@ -216,7 +215,7 @@ def _at_once(
     )
 
 
-def _agree(ours: torch.Tensor, exact: torch.Tensor, largest: float) -> bool:
+def _agree(ours: Tensor, exact: Tensor, largest: float) -> bool:
     """Whether two derivatives are one, to the rounding of these and of the largest of all."""
     error = float((ours.reshape(-1) - exact.reshape(-1)).abs().max())
     size = 1e3 * float(exact.abs().max()) + 30 * largest

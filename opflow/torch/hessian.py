@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from opflow.dynamics.hessian import CONVEX, check_bent
 from opflow.dynamics.objectives import Objective, RunObjective, targets_of
@@ -15,7 +16,7 @@ from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Samples, cast, mapped, over_columns
+from opflow.torch.data import Samples, Tensors, cast, mapped, over_columns
 from opflow.torch.model import Model, block_of, differentiable
 from opflow.torch.recomputed import directions, pulled, pushed, vectors
 
@@ -29,7 +30,7 @@ def hessian(
     *,
     part: str = "full",
     parameters: Iterable[str] | None = None,
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+    forward: Callable[[torch.nn.Module, Any], Tensor] | None = None,
 ) -> Operator:
     r"""Return the Hessian of a loss with respect to the trained parameters of a module.
 
@@ -87,7 +88,7 @@ def hessian(
     samples = model.samples(X)
     rows, outputs = block_of(model, samples)
     goal = check_bent(objective, outputs, part)
-    if isinstance(y, torch.Tensor):
+    if isinstance(y, Tensor):
         y = to_array(y)
     targets = targets_of(y, model.like.dtype, samples.size, outputs, goal)
     return ModuleHessian(model, samples, rows, targets, goal, part)
@@ -122,13 +123,11 @@ class ModuleHessian(Operator):
         return Cost(flops, self._vector_bytes(columns))
 
     def _matmat(self, X: Array) -> Array:
-        V = to_tensor(X)
-        model = self.model.astype(V.dtype)
-        tangents = directions(model, V)
+        model, tangents = directions(self.model, X)
         total = mapped(torch.zeros_like, tangents)
         rows = max(1, self.at_once // (2 * X.shape[1]))
         for s, batch in self.samples.blocks(0, self.samples.size, rows):
-            batch = cast(batch, V.dtype)
+            batch = cast(batch, model.dtype)
             with differentiable(), torch.no_grad():
                 f = to_array(model(model.trained, batch))
                 y = self.data[s].astype(f.dtype)
@@ -150,10 +149,10 @@ class ModuleHessian(Operator):
 def _bent(
     model: Model,
     batch: Any,
-    force: torch.Tensor,
-    tangent: dict[str, torch.Tensor],
-    moved: torch.Tensor,
-) -> dict[str, torch.Tensor]:
+    force: Tensor,
+    tangent: Tensors,
+    moved: Tensor,
+) -> Tensors:
     """How Jᵀ g moves with the parameters, and with the force by S J v."""
     with suppress(NotImplementedError):
         back = partial(pulled, model, batch)

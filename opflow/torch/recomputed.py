@@ -9,6 +9,7 @@ from operator import add
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from opflow.machine.arrays import Array, Index, to_host
 from opflow.machine.workspace import op_namespace
@@ -16,31 +17,30 @@ from opflow.operators import HStack, Operator
 from opflow.operators.entries import column_squares, gram_diagonal
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Batch, Samples, cast, length, over_columns
+from opflow.torch.data import Batch, Samples, Tensors, cast, length, over_columns
 from opflow.torch.held import Plan, held_jacobians
 from opflow.torch.model import Model, differentiable
 
 
-def directions(model: Model, X: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Vectors (P, c) as directions (c, …) of the parameters."""
+def directions(model: Model, X: Array) -> tuple[Model, Tensors]:
+    """The model in the precision of vectors (P, c), and they as directions (c, …) of parameters."""
+    V = to_tensor(X).T
     sizes = [p.numel() for p in model.trained.values()]
-    parts = zip(model.trained.items(), X.T.split(sizes, dim=1), strict=True)
-    return {name: part.reshape(-1, *p.shape) for (name, p), part in parts}
+    parts = zip(model.trained.items(), V.split(sizes, dim=1), strict=True)
+    return model.astype(V.dtype), {n: part.reshape(-1, *p.shape) for (n, p), part in parts}
 
 
-def vectors(parts: Iterable[torch.Tensor]) -> Array:
+def vectors(parts: Iterable[Tensor]) -> Array:
     """Directions (c, …) of the parameters as vectors (P, c)."""
     return to_array(torch.cat([part.reshape(len(part), -1) for part in parts], dim=1).T)
 
 
-def pulled(
-    model: Model, batch: Batch, trained: dict[str, torch.Tensor], force: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def pulled(model: Model, batch: Batch, trained: Tensors, force: Tensor) -> Tensors:
     """Jᵀ g, as parameters."""
     return torch.func.vjp(partial(model, batch=batch), trained)[1](force)[0]
 
 
-def pushed(model: Model, batch: Batch, tangent: dict[str, torch.Tensor]) -> torch.Tensor:
+def pushed(model: Model, batch: Batch, tangent: Tensors) -> Tensor:
     """J v (b, k), by a tangent pass; where torch has none, by the transpose of a backward pass."""
     outputs = partial(model, batch=batch)
     if not model.padded:
@@ -112,15 +112,13 @@ class RecomputedJacobian(Operator):
         return vectors(total)
 
     def _matmat(self, X: Array) -> Array:
-        V = to_tensor(X)
-        model = self.model.astype(V.dtype)
-        tangents = directions(model, V)
-        out = V.new_empty(self.shape[0], X.shape[1])
-        for place, batch in self._blocks(X.shape[1], V.dtype):
+        model, tangents = directions(self.model, X)
+        out = op_namespace(self).empty((self.shape[0], X.shape[1]), X.dtype)
+        for place, batch in self._blocks(X.shape[1], model.dtype):
             with differentiable(), torch.no_grad():
                 moved = over_columns(partial(pushed, model, batch), tangents)
-            out[place] = moved.flatten(1).T
-        return to_array(out)
+            out[place] = to_array(moved.flatten(1)).T
+        return out
 
     def rows(self, index: Index) -> Array:
         k = self.plan.outputs
@@ -141,8 +139,7 @@ class RecomputedJacobian(Operator):
 
 @gram_diagonal.register
 def _gram_diagonal(J: RecomputedJacobian, weights: Array | None = None) -> Array:
-    parts = [to_tensor(gram_diagonal(block, weights)) for block in J.held()]
-    return to_array(torch.cat(parts))
+    return op_namespace(J).concatenate([gram_diagonal(block, weights) for block in J.held()])
 
 
 @column_squares.register

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor, nn
 
 from opflow.machine.arrays import Array, Index
 from opflow.machine.workspace import op_namespace, row_slices
@@ -18,18 +19,18 @@ from opflow.torch.data import cast, over_columns, rows_of
 from opflow.torch.layers import Rule, known_rule, linear_in
 
 
-def rule_of(call: Call, *inputs: torch.Tensor) -> Rule:
+def rule_of(call: Call, *inputs: Tensor) -> Rule:
     """The rule of a call, which has one, for other inputs."""
     rule = known_rule(call.layer, call.local, *inputs)
     assert rule is not None
     return rule
 
 
-def per_sample(call: Call, phi: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+def per_sample(call: Call, phi: Tensor, *inputs: Tensor) -> Tensor:
     """The rows (b, k, …) of the Jacobian, from φ (b, k, …) and inputs (b, …)."""
     zero = phi.new_zeros(call.shape)
 
-    def one(phi: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    def one(phi: Tensor, *inputs: Tensor) -> Tensor:
         rule = rule_of(call, *(part[None] for part in inputs))
         _, pull = torch.func.vjp(lambda weight: rule(weight)[0], zero)
         return torch.vmap(pull)(phi)[0]
@@ -58,7 +59,7 @@ class LayerJacobian(Operator):
     row_access = True
     rows_stored = False
 
-    def __init__(self, call: Call, phi: torch.Tensor, *inputs: torch.Tensor) -> None:
+    def __init__(self, call: Call, phi: Tensor, *inputs: Tensor) -> None:
         self.call = call
         self.phi = phi
         self.inputs = inputs
@@ -73,9 +74,7 @@ class LayerJacobian(Operator):
         stored = sum(part.nbytes for part in (*self.inputs, self.phi))
         return Cost(flops, stored + self._vector_bytes(columns))
 
-    def _blocks(
-        self, columns: int, dtype: torch.dtype
-    ) -> Iterator[tuple[slice, Rule, torch.Tensor]]:
+    def _blocks(self, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Rule, Tensor]]:
         """Row blocks: their samples, and the rule for the inputs and φ of these."""
         numbers = sum(part[0].numel() for part in self.inputs)
         numbers += self.phi[0].numel() * (1 + 2 * columns)
@@ -109,10 +108,10 @@ class LayerJacobian(Operator):
         return to_array(per_sample(self.call, phi, *rows_of(self.inputs, sample)).flatten(1))
 
 
-def share(call: Call, phi: torch.Tensor, *inputs: torch.Tensor) -> Operator:
+def share(call: Call, phi: Tensor, *inputs: Tensor) -> Operator:
     """The Jacobian from factors; ``φ ⊙ a`` itself where there is one position a sample."""
     rule = linear_in.dispatch(type(call.layer))
-    if rule is linear_in.dispatch(torch.nn.Linear) and call.local == "weight" and phi.ndim == 3:
+    if rule is linear_in.dispatch(nn.Linear) and call.local == "weight" and phi.ndim == 3:
         return KhatriRao(
             Matrix(to_array(phi).reshape(-1, phi.shape[2]), symbol="φ"),
             Matrix(to_array(inputs[0]), symbol="a"),
@@ -126,12 +125,12 @@ def _layer_factors(J: LayerJacobian) -> Factors:
     layer = J.call.layer
     a = J.inputs[0]
     channels = J.phi.ndim - 1
-    plain = isinstance(layer, torch.nn.Conv2d) and not isinstance(layer.padding, str)
+    plain = isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str)
     if plain and layer.groups == 1 and layer.padding_mode == "zeros":
-        unfolded = torch.nn.Unfold(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        unfolded = nn.Unfold(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
         a = unfolded(a).transpose(1, 2)
         channels = 2
-    elif not isinstance(layer, torch.nn.Linear):
+    elif not isinstance(layer, nn.Linear):
         raise TypeError(f"kfac knows no factors of {layer}")
     phi = J.phi.movedim(channels, -1).flatten(0, -2)
     a = a.flatten(0, -2)
