@@ -88,7 +88,9 @@ def fit_ranks(eigenvalues: Data) -> Fit | None:
     jumps = np.flatnonzero(values[first - 1 : last - 1] > GAP * values[first:last])
     if jumps.size:
         last = first + int(jumps[0])
-    return (first, last) if last - first >= 2 else None
+    if last - first < 2:
+        return None
+    return first, last
 
 
 def eigenvalues(

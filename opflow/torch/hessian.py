@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opflow.dynamics.hessian import CONVEX, check_bent
 from opflow.dynamics.objectives import Objective, RunObjective, targets_of
@@ -23,14 +23,14 @@ from opflow.torch.recomputed import directions, pulled, pushed, vectors
 
 @torch.inference_mode(False)
 def hessian(
-    module: torch.nn.Module,
+    module: nn.Module,
     X: Any,
     y: Any,
     objective: str | Objective = "quadratic",
     *,
     part: str = "full",
     parameters: Iterable[str] | None = None,
-    forward: Callable[[torch.nn.Module, Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Operator:
     r"""Return the Hessian of a loss with respect to the trained parameters of a module.
 

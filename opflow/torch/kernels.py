@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
+from torch import Tensor, nn
 
 from opflow.machine.arrays import module_name
 from opflow.machine.workspace import parse_memory
@@ -23,17 +24,17 @@ class Options(TypedDict, total=False):
     parameters: Iterable[str] | None
     outputs: Outputs | None
     memory: float | str | None
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None
+    forward: Callable[[nn.Module, Any], Tensor] | None
 
 
 def jacobian(
-    module: torch.nn.Module,
+    module: nn.Module,
     X: Any,
     *,
     parameters: Iterable[str] | None = None,
     outputs: Outputs | None = None,
     memory: float | str | None = None,
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Operator:
     r"""Return the Jacobian of a module's outputs with respect to its trained parameters.
 
@@ -109,7 +110,7 @@ def jacobian(
     return Network(module, X, parameters, outputs, memory, forward).jacobian()
 
 
-def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
+def kernel(module: nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
     r"""Return the empirical neural tangent kernel of a module.
 
     Parameters
@@ -149,9 +150,7 @@ def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Opera
     return Gram(Network(module, X, **options).jacobian(), symbol="K")
 
 
-def layer_kernels(
-    module: torch.nn.Module, X: Any, **options: Unpack[Options]
-) -> dict[str, Operator]:
+def layer_kernels(module: nn.Module, X: Any, **options: Unpack[Options]) -> dict[str, Operator]:
     r"""Return the share of each layer in the kernel, which is their sum.
 
     Parameters
@@ -188,9 +187,7 @@ def layer_kernels(
     }
 
 
-def cross_kernel(
-    module: torch.nn.Module, X_new: Any, X: Any, **options: Unpack[Options]
-) -> Operator:
+def cross_kernel(module: nn.Module, X_new: Any, X: Any, **options: Unpack[Options]) -> Operator:
     r"""Return the kernel between new points and others, ``J(X_new) J(X)ᵀ``.
 
     Parameters
@@ -225,7 +222,7 @@ class Network:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: nn.Module,
         X: Any,
         parameters: Iterable[str] | None = None,
         outputs: Outputs | None = None,
