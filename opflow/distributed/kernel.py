@@ -8,6 +8,7 @@ from opflow.distributed.extra import pylops_mpi
 from opflow.machine.arrays import Array
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.operators.operator import Operator
+from opflow.operators.rules import converted
 
 
 class ShardedOperator(pylops_mpi.MPILinearOperator):
@@ -92,3 +93,8 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
     def _rmatvec(self, x: Any) -> Any:
         op = self.operator
         return self._wrapped(op.rmatvec(x.local_array), op.shape[1], op.domain)
+
+
+@converted.register
+def _ours(x: ShardedOperator, symbol: str | None) -> Operator:
+    return x.operator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, is_array, is_sparse
+from opflow.machine.arrays import Array, Data, as_array, is_array, is_arraylike, is_sparse
 from opflow.operators import rules
 from opflow.operators.products import Products
 
@@ -72,7 +72,7 @@ class Arithmetic(Products):
     def __rmatmul__(self, other: Data) -> Any:
         if rules.is_operator(other) or is_sparse(other):
             return rules.as_operator(other) @ rules.as_operator(self)
-        if hasattr(other, "__array__") or is_array(other):
+        if is_arraylike(other):
             other = as_array(other, "the operand")
             if other.ndim in (1, 2):
                 return self.T.dot(other.T).T

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, in_dtype, mixed, module_name, namespace
+from opflow.machine.arrays import (
+    Array,
+    Data,
+    as_array,
+    in_dtype,
+    is_arraylike,
+    mixed,
+    module_name,
+    namespace,
+)
 from opflow.machine.workspace import op_namespace, operator_module
 from opflow.operators.interop import Interop
 
@@ -93,7 +102,7 @@ class Products(Interop):
 
     def _operand(self, x: Data) -> Array:
         """`x` as an array; a sequence where the operator is."""
-        if not (hasattr(x, "dtype") or hasattr(x, "__array__")):
+        if not (hasattr(x, "dtype") or is_arraylike(x)):
             x = op_namespace(self).asarray(x)
         return as_array(x, "the operand")
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, is_sparse, to_host
+from opflow.machine.arrays import Array, Data, as_array, is_sparse, multiplies, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.streams import host_rows
 from opflow.machine.workspace import op_namespace
+from opflow.operators import Operator
 from opflow.operators.rules import is_operator
 from opflow.relu.inputs import input_rows
 
@@ -96,7 +97,7 @@ def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:
         shape = (space.size, *shape[1:])
     yield f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode()
     value = host_rows(value)
-    if hasattr(value, "matvec"):
+    if multiplies(value):
         yield _norms(value, shape, space).encode()
     elif not shape:
         yield _bytes(value)
@@ -110,7 +111,7 @@ def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:
 
 def _norms(op: Any, shape: tuple[int, ...], space: RowDistribution) -> str:
     vector = np.random.default_rng(0).standard_normal(shape[1]).astype(op.dtype)
-    if hasattr(op, "operands"):  # one of ours, which may be on a device
+    if isinstance(op, Operator):  # which may be on a device
         vector = op_namespace(op).asarray(vector)
     product = np.asarray(to_host(op.matvec(vector)), dtype=np.float64)
     weighted = np.linspace(1, 2, shape[0])[space.span(shape[0])] * product
