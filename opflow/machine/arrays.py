@@ -183,8 +183,7 @@ _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 def in_dtype(x: Data, name: str, dtype: DTypeLike | None = None) -> Any:
     """An array or sparse matrix in `dtype`, by default the float type that holds its numbers.
 
-    Rounding warns.  Entries that are no real numbers or beyond the range, and files on disk, are
-    refused.
+    Rounding warns; entries that are no real numbers or out of range, and rows on disk are refused.
     """
     given = x.dtype
     if given == dtype or (dtype is None and given in REAL_DTYPES):

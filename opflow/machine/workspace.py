@@ -142,8 +142,11 @@ def operator_module(op: Any) -> str | None:
     """
     if "_where" not in vars(op):
         data = op.data
-        found = map(operator_module, op.operands) if data is None else [module_name(data)]
-        op._where = next((where for where in found if where is not None), None)
+        if data is not None:
+            op._where = module_name(data)
+        else:
+            found = map(operator_module, op.operands)
+            op._where = next((where for where in found if where is not None), None)
     return op._where
 
 
