@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from opflow.interface.keywords import Seed, advance
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import Array, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.convert import External
@@ -134,13 +134,13 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
         raise TypeError(f"{name} must be real, not {op.dtype}")
     if not op.symmetric:
         x = gaussian(op, 2, np.random.default_rng(0x5EED))
-        product = Normalised(op.matmat, op.space)
-        y = finite(product(x), name, op.space)
+        product = Normalised(op)
+        y = product.finite(x, name)
         unit = product.unit
         cross = op.space.gram(x, y)
         gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
         size = float(op.space.norm(x)) * float(op.space.norm(y))
-        rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * size
+        rounding = 10 * rounding_of(op) * size
         if gap > rounding:
             raise ValueError(
                 f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by "
@@ -154,14 +154,15 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
 class Normalised:
     """Block products divided by a power of four near their size, which the first of them tells.
 
-    The `product` is ``X -> A X`` for blocks of vectors about as long as they have entries.  The
-    `unit` is 1, unless the squares of squares of what the first product gave leave the range of its
-    dtype: nothing that is made of these products overflows or vanishes, whatever the units are.
+    The `product` is ``X -> A X``, by default that of `op`, for blocks of vectors about as long as
+    they have entries.  The `unit` is 1, unless the squares of squares of what the first product
+    gave leave the range of its dtype: nothing that is made of these products overflows or vanishes,
+    whatever the units are.
     """
 
-    def __init__(self, product: Callable[[Array], Array], space: RowDistribution = LOCAL) -> None:
-        self._product = product
-        self._space = space
+    def __init__(self, op: Operator, product: Callable[[Array], Array] | None = None) -> None:
+        self._product = product or op.matmat
+        self._space = op.space
         self._seen = False
         self.unit = 1.0
 
@@ -170,11 +171,15 @@ class Normalised:
         advance(X.shape[1])
         if not self._seen:
             self._seen = True
-            self.unit = float(unit_of(np.max(peaks(Y, self._space), initial=0.0), Y.dtype))
+            self.unit = float(unit_of(largest_entry(Y, self._space), Y.dtype))
         return Y if self.unit == 1 else Y / self.unit
 
+    def finite(self, X: Array, name: str = "op") -> Array:
+        """The product, or a ``ValueError`` that blames `name` if it has NaN or infinity."""
+        return finite(self(X), name, self._space)
 
-def unit_of(peak: Array, dtype: DTypeLike) -> Array:
+
+def unit_of(peak: Array | float, dtype: DTypeLike) -> Array:
     """The power of four nearest to numbers `peak`, or 1 where their fourth powers are safe.
 
     Powers of four divide exactly, and so do their roots.
@@ -191,23 +196,54 @@ def peaks(block: Array, space: RowDistribution = LOCAL) -> np.ndarray:
     """The largest absolute value in every column of a block, float64 on the host."""
     here = np.zeros(block.shape[1])
     if len(block):
-        here = to_host(abs(block).max(axis=0))
-    return np.asarray(space.largest(here.astype(np.float64)))
+        here = on_host(abs(block).max(axis=0))
+    return np.asarray(space.largest(here))
+
+
+def largest_entry(values: Array, space: RowDistribution = LOCAL) -> float:
+    """The largest absolute value of all; 0 where there are none."""
+    here = 0.0
+    if values.size:
+        here = float(abs(values).max())
+    return float(space.largest(here))
+
+
+def on_host(x: Array) -> np.ndarray:
+    """`x` in float64 on the host: itself if it is that."""
+    return to_host(x).astype(np.float64, copy=False)
+
+
+def matching(x: Array, like: Array) -> Array:
+    """`x` in the dtype of `like`, on its device."""
+    return namespace(like).asarray(x, dtype=like.dtype)
+
+
+def as_columns(x: Array) -> Array:
+    """A vector as a block of one column; a block itself."""
+    return x if x.ndim == 2 else x[:, None]
+
+
+def eps_of(x: Array | Operator) -> float:
+    """The rounding unit of a dtype."""
+    return float(np.finfo(x.dtype).eps)
+
+
+def rounding_of(op: Operator) -> float:
+    """√n·ε: what rounding makes of a product, relative to the norm of `op`."""
+    return max(op.shape) ** 0.5 * eps_of(op)
 
 
 def finite(values: Array, name: str = "op", space: RowDistribution = LOCAL) -> Array:
     """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
-    return check_finite(values, f"products with {name}", space, plural=True)
+    return check_finite(values, f"products with {name}", space, "contain")
 
 
 def check_finite(
-    values: Array, name: str, space: RowDistribution = LOCAL, *, plural: bool = False
+    values: Array, name: str, space: RowDistribution = LOCAL, verb: str = "contains"
 ) -> Array:
     """`values`, or a ``ValueError`` if some are not finite, on any rank."""
     # a flag, because what the maximum of a number and NaN is depends on the MPI
-    bad = bool(values.size) and not np.isfinite(float(abs(values).max()))
-    if any(space.either(bad)):
-        verb = "contain" if plural else "contains"
+    if any(space.either(not np.isfinite(largest_entry(values)))):
         raise ValueError(f"{name} {verb} NaN or infinity")
     return values
 
@@ -259,5 +295,5 @@ def check_psd(op: Operator, values: Array, name: str = "op") -> None:
     """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
     top = float(np.abs(values).max(initial=0.0))
     least = float(np.min(values, initial=0.0))
-    if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
+    if least < -10 * rounding_of(op) * top:
         raise not_psd(name, least / top)

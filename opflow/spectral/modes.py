@@ -8,9 +8,18 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, as_array, check_real, namespace, to_host
+from opflow.machine.arrays import Array, Data, as_array, check_real, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.checks import Estimate, check_finite, check_shift, finite, symmetric_operator
+from opflow.spectral.checks import (
+    Estimate,
+    check_finite,
+    check_shift,
+    eps_of,
+    finite,
+    largest_entry,
+    on_host,
+    symmetric_operator,
+)
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.norms import lanczos_estimate, spectrum_by_lapack
 from opflow.spectral.traces.trace import trace
@@ -98,8 +107,7 @@ def decay(
         )
     if times.ndim != 1:
         raise ValueError(f"times must be one-dimensional, not of shape {times.shape}")
-    top = abs(values).max() if values.size else 0.0
-    null = abs(values) <= 10 * xp.finfo(values.dtype).eps * top  # rounding of zero is no rate
+    null = abs(values) <= 10 * eps_of(values) * largest_entry(values)  # rounding of zero is no rate
     with np.errstate(under="ignore"):
         return xp.exp(-times[:, None] * xp.where(null, 0, values)) * start
 
@@ -132,7 +140,7 @@ def layer_shares(kernels: Sequence[Data], *, rng: Seed = 0, seed: Seed = 0) -> A
         raise ValueError("kernels must not be empty")
     traces = np.array([float(trace(kernel, rng=rng)) for kernel in kernels])
     total = traces.sum()
-    return traces / total if total else traces
+    return traces / (total or 1.0)
 
 
 def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
@@ -174,12 +182,11 @@ def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
         if op.domain.here(op.shape[0]) != len(U):
             raise ValueError(f"kernels[{i}] has shape {op.shape} but the eigenvectors {U.shape}")
         images = finite(op.matmat(U), f"kernels[{i}]", op.space)
-        forms = op.space.total((U * images).sum(axis=0))
-        parts.append(to_host(forms).astype(np.float64))
+        parts.append(on_host(op.space.total((U * images).sum(axis=0))))
     shares = np.array(parts)
     total = shares.sum(axis=0)
     size = np.abs(shares).sum(axis=0).max(initial=0.0)
-    known = np.abs(total) > op.shape[0] * np.finfo(U.dtype).eps * size
+    known = np.abs(total) > op.shape[0] * eps_of(U) * size
     return np.where(known, shares / np.where(known, total, 1.0), 0.0)
 
 
@@ -224,8 +231,8 @@ def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> A
     rest = V - U @ both
     if space.sharded:
         rest = space.qr(rest)[1]
-    cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
-    sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
+    cosines = on_host(xp.linalg.svd(both, compute_uv=False))
+    sines = on_host(xp.linalg.svd(rest, compute_uv=False))[::-1]
     near = np.arcsin(np.minimum(sines, 1.0))
     return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
 
@@ -236,8 +243,8 @@ def _orthonormal(U: Array, name: str, space: RowDistribution) -> Array:
     if not n or not 0 < U.shape[1] <= n:
         raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {U.shape}")
     Q, R = space.qr(check_finite(U, name, space))
-    sizes = np.abs(np.diag(to_host(R)))
-    if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
+    sizes = np.abs(np.diag(on_host(R)))
+    if not sizes.min() > n * eps_of(U) * sizes.max():
         raise ValueError(f"{name} must have linearly independent columns")
     return Q
 

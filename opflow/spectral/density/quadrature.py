@@ -15,7 +15,7 @@ from opflow.interface.keywords import Seed, advance, keywords
 from opflow.machine.arrays import check_integer
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import distribution_of, gaussian, symmetric_operator
+from opflow.spectral.checks import distribution_of, eps_of, gaussian, symmetric_operator
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.density.rule import Quadrature, with_zeros
 from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
@@ -87,7 +87,7 @@ def quadrature(
     alpha, beta, basis, products = batched_lanczos(
         op, gaussian(op, probes, rng), steps, reorthogonalise
     )
-    eps = float(np.finfo(op.dtype).eps)
+    eps = eps_of(op)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2
     m = alpha.shape[1]
@@ -106,7 +106,7 @@ def quadrature(
         radau_nodes, radau_vectors = ritz(np.hstack([alpha, corner]), padded, eps)
         radau = (np.maximum(radau_nodes, 0.0), n * radau_vectors[:, 0] ** 2)
     count = np.zeros_like(plain)
-    if basis is not None:
+    if reorthogonalise:
         count = multiplicities(nodes, vectors, residual, basis, op)
     free = np.where(count > 0, 0.0, plain)
     left = n - count[0].sum()

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from opflow.evaluation.packed import PackedSymmetric
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array, namespace
 from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, distribution_of, finite, gaussian, not_converged
+from opflow.spectral.checks import (
+    Normalised,
+    distribution_of,
+    gaussian,
+    matching,
+    not_converged,
+    on_host,
+)
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
 from opflow.spectral.krylov.block import BlockKrylov
@@ -52,13 +59,19 @@ def sharpened(
     That takes half the time of a search in float64, to which it leaves a step or two.  Also how
     many products were spent.
     """
-    if not isinstance(op, Matrix | PackedSymmetric) or op.dtype != np.float64:
+    if (
+        not isinstance(op, Matrix | PackedSymmetric)
+        or op.sparse
+        or op.dtype != np.float64
+        or op.shape[0] < ROUNDED_ORDER
+        or tolerance.relative < ROUNDED_TOL
+        or steps < 1
+        or distribution_of(op).sharded
+        or op.data.nbytes / 2 > budget
+    ):
         return block, 0
-    if isinstance(op, Matrix) and op.sparse:
-        return block, 0
-    if op.shape[0] < ROUNDED_ORDER or tolerance.relative < ROUNDED_TOL or steps < 1:
-        return block, 0
-    if distribution_of(op).sharded or op.data.nbytes / 2 > budget or (half := _rounded(op)) is None:
+    half = _rounded(op)
+    if half is None:
         return block, 0
     space = BlockKrylov(half, block.astype(half.dtype), size, rng)
     near = Tolerance(tolerance.relative / 2, ROUNDED)
@@ -180,20 +193,19 @@ def measured(
     """Rayleigh–Ritz in the span of the vectors, and true residuals."""
     op = space.op
     rows = op.space
-    xp = namespace(vectors)
     k = vectors.shape[1]
     vectors = rows.qr(vectors)[0]
-    product = Normalised(op.matmat, rows)
-    W = finite(product(vectors), space=rows)
+    product = Normalised(op)
+    W = product.finite(vectors)
     unit = product.unit
-    small = to_host(rows.gram(vectors, W)).astype(np.float64)
+    small = on_host(rows.gram(vectors, W))
     values, turn = np.linalg.eigh((small + small.T) / 2)
     values = values[::-1]
-    turn = xp.asarray(turn[:, ::-1], dtype=op.dtype)
+    turn = matching(turn[:, ::-1], vectors)
     vectors = vectors @ turn
     W = W @ turn
-    gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
-    residuals = to_host(rows.norm(gaps, axis=0)).astype(np.float64)
+    gaps = W - vectors * matching(values, vectors)
+    residuals = on_host(rows.norm(gaps, axis=0))
     scale = max(space.unit * space.scale / unit, float(rows.norm(W, axis=0).max()))
     met = residuals <= tolerance.allowed(values, scale)
     if not met.all():
@@ -203,6 +215,6 @@ def measured(
             stacklevel=4,
         )
     spent = products + space.products + k
-    values = unit * values
-    residuals = unit * residuals
-    return Eigenpairs(values, vectors, residuals, bool(met.all()), spent, how, following)
+    return Eigenpairs(
+        unit * values, vectors, unit * residuals, bool(met.all()), spent, how, following
+    )

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.evaluation.dense import dense
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, namespace, to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, finite
-from opflow.spectral.traces.structure import forming_products
+from opflow.spectral.checks import Normalised, eps_of, finite, rounding_of
+from opflow.spectral.traces.structure import forming_products, matrix_of
 
 #: where the recursive residual stops, relative to the tolerance, so that the true one meets it
 RECURSIVE_TOLERANCE = 0.9
@@ -40,14 +39,13 @@ class System:
         self.space = op.space
         self._op = op
         self._shift = shift
-        self._product = Normalised(lambda v: op.matmat(v) + shift * v, op.space)
-        self._inverse = None if inverse is None else Normalised(inverse.matmat, op.space)
+        self._product = Normalised(op, lambda v: op.matmat(v) + shift * v)
+        self._inverse = None if inverse is None else Normalised(inverse)
         self.iterations = 0
         self.products = 0
-        eps = float(np.finfo(op.dtype).eps)
         #: rounding of v·Av over |v||Av|: of zero, and of a PSD operator that sums n terms
-        self._rounding = 4 * eps
-        self._slack = 10 * op.shape[0] ** 0.5 * eps
+        self._rounding = 4 * eps_of(op)
+        self._slack = 10 * rounding_of(op)
 
     @property
     def unit(self) -> float:
@@ -86,11 +84,11 @@ class System:
         xp = namespace(b)
         self.products += forming_products(self._op)
         advance(0, f"LAPACK, order {self._op.shape[0]}")
-        A = dense(self._op).astype(np.float64) / self.unit
+        A = matrix_of(self._op).astype(np.float64) / self.unit
         diagonal = xp.arange(len(A))
         A[diagonal, diagonal] += self._shift / self.unit
         try:
-            direct = xp.linalg.solve(finite(A), b).astype(b.dtype)
+            direct = xp.linalg.solve(A, b).astype(b.dtype)
         except np.linalg.LinAlgError:  # singular: what the iterations gave is all there is
             return x, sizes
         after = self._sizes(b - self._times(direct))

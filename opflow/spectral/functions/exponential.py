@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
-from opflow.spectral.checks import check_tol, not_converged, symmetric_operator
+from opflow.spectral.checks import check_tol, matching, not_converged, symmetric_operator
 from opflow.spectral.krylov.flow import Krylov
 
 #: Spaces in a row at most: a time that needs more is out of reach.
@@ -162,8 +162,7 @@ def phi(
 def _factors(times: Array, out: Array) -> Array:
     """Times (or a power) in front of results `out`, one each."""
     times = np.asarray(times, dtype=np.float64)
-    factors = times.reshape(times.shape + (1,) * (out.ndim - times.ndim))
-    return namespace(out).asarray(factors, dtype=out.dtype)
+    return matching(times.reshape(times.shape + (1,) * (out.ndim - times.ndim)), out)
 
 
 def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | None) -> Array:
@@ -202,7 +201,7 @@ def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | 
         left = end - start
         # The bounds of the spaces add up: half of the tolerance is shared by time, half by number.
         half = 0.5 * tol * norm / np.where(krylov.norm, krylov.norm, 1)
-        share = left / end if end else 1.0
+        share = left / (end or 1.0)
         reached = left
         if not krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
             reached = krylov.horizon(half * share, left, half / SPACES)

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
-from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
+from opflow.spectral.checks import (
+    as_columns,
+    check_psd,
+    check_tol,
+    eps_of,
+    not_converged,
+    symmetric_operator,
+)
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
 #: Points at which funm looks at f, about.
@@ -188,8 +195,8 @@ def _by_lanczos(
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)
-    space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
-    eps = float(np.finfo(r.dtype).eps)
+    space = Recursion(op, as_columns(r), size)
+    eps = eps_of(op)
     unsolved = space.norms > 0
     if not unsolved.any():
         return namespace(r).zeros_like(r)
@@ -210,8 +217,7 @@ def _by_lanczos(
             f"{len(error)} columns are within {float(error[unsolved].max()):.1e} of the answer "
             f"(relative to max|f|·‖r‖), not {tol:.1e}; give a larger size",
         )
-    coefficients = (values * ritz.first)[:, None, :] @ ritz.vectors.transpose(0, 2, 1)  # f(T) e₁
-    return space.combine(coefficients[:, 0]).reshape(r.shape)
+    return space.combine(values).reshape(r.shape)
 
 
 def _between(ritz: Ritz) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from opflow.evaluation.dense import dense
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
 from opflow.machine.threads import cached_property
@@ -20,8 +19,8 @@ from opflow.operators.rules import as_operator
 from opflow.spectral import checks
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
-from opflow.spectral.functions.solve import break_even, solve
-from opflow.spectral.traces.structure import diagonal_products, exact_diagonal
+from opflow.spectral.functions.solve import TOLERANCES, break_even, solve
+from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, matrix_of
 from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, Diagonal
 from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
 
@@ -30,7 +29,8 @@ class Inverse(Operator):
     """(op + shift)⁻¹ of a PSD `op`, by :func:`solve` and its `options`."""
 
     def __init__(self, op: Operator, **options: Any) -> None:
-        self.op, self.options = op, options
+        self.op = op
+        self.options = options
         super().__init__(op.shape, op.dtype, psd=True, symbol=f"({op.symbol} + μ)⁻¹")
 
     @property
@@ -125,11 +125,9 @@ class Posterior:
         if checks.distribution_of(op).sharded:
             raise ValueError("posterior takes no sharded op: all of its rows have to be here")
         self._noise = noise = checks.check_shift(noise, "noise")
-        self.y, flattened = check_targets(op, y)
-        self._y = self.y.reshape(-1) if flattened else self.y
-        self._outputs = self.y.shape[1:] if flattened else ()
+        self.y, self._y, self._outputs = check_targets(op, y)
         self._products = check_integer(products, "products", MIN_PRODUCTS)
-        tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
+        tol = checks.check_tol(tol or TOLERANCES[op.dtype])
         small = how is None and op.shape[0] <= checks.DENSE
         self._tol = 0.0 if small or break_even(op, how, products, None) <= 50 else tol
         if self._tol and not noise:
@@ -165,8 +163,10 @@ class Posterior:
             options = {"preconditioner": P, "tol": self._tol, "how": "iterative"}
             return Inverse(self._op, shift=self._noise, **options)
         xp = op_namespace(self._op)
-        A = checks.finite(dense(self._op)).astype(np.float64)
-        least = 0.0 if self._noise else 10 * float(np.finfo(self.y.dtype).eps * A.trace())
+        A = matrix_of(self._op).astype(np.float64)
+        least = 0.0
+        if not self._noise:
+            least = 10 * checks.eps_of(self.y) * float(A.trace())
         A[xp.arange(len(A)), xp.arange(len(A))] += self._noise
         with contextlib.suppress(np.linalg.LinAlgError):
             root = xp.tril(xp.linalg.inv(xp.linalg.cholesky(A)))
@@ -188,9 +188,12 @@ class Posterior:
 
     @cached_property
     def variance(self) -> Array:
-        if self._prior is None and self._cross is not self._op:
+        left = self._prior
+        if left is None and self._cross is not self._op:
             raise ValueError("variance needs prior_diagonal, the diagonal of K(X*, X*)")
-        left = (exact_diagonal(self._op) if self._prior is None else self._prior).copy()
+        if left is None:
+            left = exact_diagonal(self._op)
+        left = left.copy()
         held = 12 * self._op.shape[0] * left.itemsize  # by a solve, a column
         for rows in row_slices(len(left), held, self._budget):
             C = self._cross.block(rows, slice(None)).T
@@ -233,7 +236,7 @@ class Posterior:
         U = inverse.options["preconditioner"].data
         shares = 1 - noise / ((U * self._op.matmat(U)).sum(axis=0) + noise)
         signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
-        G = op_namespace(self._op).asarray(signs, dtype=U.dtype)
+        G = checks.matching(signs, U)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
         error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1) / k**0.5)
         error += self._tol * len(U) ** 0.5

@@ -72,21 +72,24 @@ class KernelRegression(Pictured):
         array (M,) or (M, c)
         """
         cross = as_operator(cross)
-        size = self.coefficients.size if self._flattened else len(self.coefficients)
-        if cross.domain.here(cross.shape[1]) != size:
+        alpha = self.coefficients
+        if self._flattened:
+            alpha = alpha.reshape(-1)
+        if cross.domain.here(cross.shape[1]) != len(alpha):
             raise ValueError(
-                f"cross has shape {cross.shape}; it needs {size} columns, one a row of the kernel"
+                f"cross has shape {cross.shape}; it needs {len(alpha)} columns, one a row of the "
+                "kernel"
             )
         if not self._flattened:
-            return cross @ self.coefficients
+            return cross @ alpha
         outputs = self.coefficients.shape[1]
         if cross.shape[0] % outputs:
             raise ValueError(f"cross has {cross.shape[0]} rows, no multiple of {outputs} outputs")
-        return cross.matvec(self.coefficients.reshape(-1)).reshape(-1, outputs)
+        return cross.matvec(alpha).reshape(-1, outputs)
 
 
-def check_targets(op: Operator, y: Data) -> tuple[Array, bool]:
-    """The targets, and whether the outputs of a sample are rows of the kernel."""
+def check_targets(op: Operator, y: Data) -> tuple[Array, Array, tuple[int, ...]]:
+    """The targets; the same as vectors of the order of `op`; and the outputs flattened in them."""
     y = check_real(y, "y", dtype=op.dtype)
     rows = size = 0
     if not is_sparse(y) and y.ndim in (1, 2):
@@ -96,7 +99,10 @@ def check_targets(op: Operator, y: Data) -> tuple[Array, bool]:
             f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
             "as its entries flattened sample-major, are expected"
         )
-    return check_finite(y, "y", op.space), y.ndim == 2 and op.shape[0] == size
+    check_finite(y, "y", op.space)
+    if y.ndim == 2 and op.shape[0] == size:
+        return y, y.reshape(-1), y.shape[1:]
+    return y, y, ()
 
 
 def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> KernelRegression:
@@ -156,13 +162,11 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
     (True, (2, 1))
     """
     op = symmetric_operator(op)
-    y, flattened = check_targets(op, y)
-    targets = y.reshape(-1) if flattened else y
+    y, targets, outputs = check_targets(op, y)
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)
-    return KernelRegression(
-        solution.x.reshape(y.shape), fitted, y - fitted, solution, _flattened=flattened
-    )
+    alpha = solution.x.reshape(y.shape)
+    return KernelRegression(alpha, fitted, y - fitted, solution, _flattened=bool(outputs))
 
 
 def leave_one_out(K: Array, y: Array) -> tuple[float, float]:

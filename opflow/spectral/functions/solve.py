@@ -18,9 +18,11 @@ from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
 from opflow.spectral.checks import (
+    as_columns,
     check_finite,
     check_shift,
     distribution_of,
+    matching,
     not_converged,
     peaks,
     symmetric_operator,
@@ -34,6 +36,8 @@ from opflow.spectral.traces.structure import NOMINAL
 ITERATIONS_BEFORE_FACTORISING = 20
 #: bytes an entry of the factorisation takes besides the matrix: a copy in float64, and LAPACK's
 FACTORISATION_BYTES = 16.0
+#: relative residuals that are asked for by default
+TOLERANCES = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-5}
 
 
 class Solution(NamedTuple):
@@ -168,22 +172,23 @@ def solve(
         raise ValueError(f"b has shape {b.shape} but op has shape {op.shape}")
     b = check_finite(b, "b", op.space)
     if tol is None:
-        tol = 1e-8 if b.dtype == np.float64 else 1e-5
+        tol = TOLERANCES[b.dtype]
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, not {tol!r}")
-    most = min(10 * n, 10_000) if maxiter is None else check_integer(maxiter, "maxiter", 1)
+    if maxiter is None:
+        maxiter = min(10 * n, 10_000)
+    check_integer(maxiter, "maxiter", 1)
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
-    block = b if b.ndim == 2 else b[:, None]
-    xp = namespace(block)
-    units = xp.asarray(unit_of(peaks(block, op.space), b.dtype), dtype=b.dtype)
+    block = as_columns(b)
+    units = matching(unit_of(peaks(block, op.space), b.dtype), b)
     norms = op.space.norm(block / units, axis=0)
-    sizes = xp.where(norms > 0, norms, xp.ones_like(norms)) * units
+    sizes = namespace(b).where(norms > 0, norms, 1) * units
     system = System(op, shift, inverse)
     iterations = break_even(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
-        x, residuals = system.iterate(block / sizes, tol, int(min(most, iterations)))
+        x, residuals = system.iterate(block / sizes, tol, int(min(maxiter, iterations)))
         unsolved = np.max(residuals, initial=0.0) > tol
-        if unsolved and system.iterations < most and iterations < most:
+        if unsolved and max(system.iterations, iterations) < maxiter:
             x, residuals = system.factorise(block / sizes, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:

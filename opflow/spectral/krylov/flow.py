@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, check_integer, check_real, namespace
+from opflow.machine.arrays import Array, check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import check_psd
+from opflow.spectral.checks import as_columns, check_psd, eps_of, matching
 from opflow.spectral.krylov.recursion import Recursion
 
 
@@ -82,13 +82,13 @@ class Krylov:
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
         self._start = r
-        self._space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
+        self._space = Recursion(op, as_columns(r), size)
         self.op = op
         self.size = self._space.size
         self.top = 0.0
         self.norm = self._shaped(self._space.norms)
         #: relative rounding that is allowed for
-        self._rounding_unit = 10 * float(np.finfo(r.dtype).eps)
+        self._rounding_unit = 10 * eps_of(op)
 
     def _shaped(self, columns: Array) -> Any:
         """Numbers (…, c), without the axis of the columns if r is a vector."""
@@ -198,16 +198,14 @@ class Krylov:
         """
         if not self._space.counts.any():  # it is asked for at t = 0 only, or r = 0
             return self._multiples(function(np.zeros((1, 1))))
-        ritz = self._space.ritz()
-        along = (function(self._rates()) * ritz.first)[..., None, :]
-        out = self._space.combine((along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :])
-        return out[..., 0] if self._start.ndim == 1 else out
+        out = self._space.combine(function(self._rates()))
+        return out.reshape(*out.shape[:-2], *self._start.shape)
 
     def _multiples(self, factors: Array) -> Array:
         """r times each of the factors (…, 1, 1)."""
         start = self._start
         factors = factors.reshape(factors.shape[:-2] + (1,) * start.ndim)
-        return namespace(start).asarray(factors, dtype=start.dtype) * start
+        return matching(factors, start) * start
 
     def _decreasing(self, function: Callable[[Array], Array]) -> Array:
         """``function(op) r``, as r times its least value and what the slower modes have more.

@@ -10,9 +10,9 @@ from scipy.optimize import bisect
 from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, check_real, namespace
+from opflow.machine.arrays import Array, check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import gaussian, symmetric_operator
+from opflow.spectral.checks import gaussian, matching, rounding_of, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion
 
 
@@ -78,7 +78,7 @@ def lanczos(
     space = _krylov_space(op, v, steps, rng, tol, reorthogonalise)
     alpha, beta = space.tridiagonal()
     basis = space.basis[0].T if reorthogonalise else None
-    return alpha[0], np.append(beta[0], space.residuals), basis
+    return alpha[0], beta[0], basis
 
 
 def _krylov_space(
@@ -126,9 +126,9 @@ class Largest(NamedTuple):
     products : int
         Products that were spent.
     tol : float
-        The tolerance that was asked for.
+        The tolerance that was asked for, relative to the value.
     vector : array (n,)
-        The Ritz vector, of norm one.
+        The Ritz vector, of norm one: where to begin with a nearby operator.
 
     See Also
     --------
@@ -142,15 +142,10 @@ class Largest(NamedTuple):
     (True, 3)
     """
 
-    #: from below, up to rounding
     value: float
-    #: an eigenvalue is within that of the value
     bound: float
-    #: with the operator
     products: int
-    #: the bound that was asked for, relative to the value
     tol: float = 1e-2
-    #: of norm one: where to begin with a nearby operator
     vector: Any = None
 
     @property
@@ -210,7 +205,7 @@ def largest_eigenvalue(
     ritz = space.ritz()
     # LAPACK leaves the sign open: the vector points where the search began
     weights = np.copysign(1.0, ritz.first[0, -1]) * ritz.vectors[0, :, -1]
-    vector = namespace(basis).asarray(weights, dtype=basis.dtype) @ basis
+    vector = matching(weights, basis) @ basis
     return Largest(value, bound, space.products, tol, vector)
 
 
@@ -234,14 +229,14 @@ def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) 
 
     With `both` the two bounds hold together with 95 %, else each does.
     """
-    n = op.shape[0]
     space = _krylov_space(op, None, products, rng)
     ritz = space.ritz().values[0]
-    beta = np.append(space.tridiagonal()[1][0], space.residuals)
+    beta = space.tridiagonal()[1][0]
     if not (np.isfinite(ritz).all() and np.isfinite(beta).all()):
         raise ValueError("products with op contain NaN or infinity")
-    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
-    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
+    rounding = 10 * rounding_of(op) * float(np.abs(ritz).max())
+    quantile = beta_law.ppf(0.05 / (1 + both), 0.5, (op.shape[0] - 1) / 2)
+    reach = -0.5 * math.log(quantile)
     above = _beyond(ritz, beta, reach) + rounding
     below = _beyond(-ritz[::-1], beta, reach) + rounding
     return Extremes(float(ritz[0]), -below, float(ritz[-1]), above, space.products)

@@ -16,6 +16,7 @@ from opflow.spectral.checks import (
     distribution_of,
     gaussian,
     not_converged,
+    rounding_of,
     symmetric_operator,
 )
 from opflow.spectral.density.quadrature import quadrature_cost
@@ -74,7 +75,7 @@ def frobenius_norm(
     if exact is not None:
         return Estimate(exact[0], products=exact[1])
     omega = gaussian(op, products // 2, rng)
-    once = Normalised(op.matmat, op.space)
+    once = Normalised(op)
     square = xnystrace(lambda X: once(once(X)), omega, space=op.space)
     square.products *= 2
     return square.mapped(lambda x: once.unit * math.sqrt(max(x, 0.0)))
@@ -196,17 +197,19 @@ def condition_number(
     op = symmetric_operator(op)
     shift = check_shift(shift)
     check_integer(products, "products", 2)
-    n = op.shape[0]
-    singular = rank_bound(op) < n  # known without a product
+    singular = rank_bound(op) < op.shape[0]  # known without a product
     if singular and shift == 0:
         return Estimate(math.inf)
     spectrum = spectrum_by_lapack(op, products)
+    floor = 0.0
     if spectrum is not None:
         values = spectrum.all()
-        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
+        if op.psd:
+            values = np.maximum(values, 0.0)
+            floor = shift
+        sizes = np.abs(values + shift)
         bottom = float(sizes.min())
         top = ceiling = float(sizes.max())
-        floor = shift if op.psd else 0.0
         spent = spectrum.products
     elif op.psd:
         ends = extremes(op, products, rng, both=True)
@@ -214,23 +217,25 @@ def condition_number(
         spent = ends.products
     else:
         raise ValueError(
-            f"op of order {n} must be known to be PSD for an estimate from {products} "
+            f"op of order {op.shape[0]} must be known to be PSD for an estimate from {products} "
             "products; with more of them all eigenvalues may be computed"
         )
-    rounding = n**0.5 * float(np.finfo(op.dtype).eps) * top
+    rounding = rounding_of(op) * top
     if singular and op.psd:
         bottom = floor = shift
         rounding = 0.0
     if top == 0:
         return Estimate(math.inf, products=spent)
-    if spectrum is not None and bottom > rounding:
+    known = bottom > rounding
+    if known and spectrum is not None:
         return Estimate(top / bottom, products=spent)
     low = top / max(bottom, rounding)
-    high = max(low, ceiling / floor) if floor > 0 else math.inf
-    value = low if bottom > rounding else high
+    high = math.inf
+    if floor > 0:
+        high = max(low, ceiling / floor)
     if spectrum is not None:
-        return Estimate(value, low, high, products=spent, how="LAPACK")
-    return lanczos_estimate(value, low, high, spent)
+        return Estimate(high, low, high, products=spent, how="LAPACK")
+    return lanczos_estimate(low if known else high, low, high, spent)
 
 
 @keywords
@@ -271,18 +276,18 @@ def participation_ratio(
     rng = distribution_of(op).generator(rng)
     size = frobenius_norm(op, products=products, rng=rng)
     total = trace(op, products=products, rng=rng)
+    spent = size.products + total.products
     if size == 0:
-        return Estimate(0.0, products=size.products + total.products)
+        return Estimate(0.0, products=spent)
     least, most = sorted([abs(total.low), abs(total.high)])
     if total.low <= 0 <= total.high:
         least = 0.0
-    return Estimate(
-        (total / size) ** 2,
-        (least / size.high) ** 2,
-        (most / size.low) ** 2 if size.low > 0 else math.inf,
-        products=size.products + total.products,
-        how=size.how if total.exact else total.how,
-    )
+    low = (least / size.high) ** 2
+    high = math.inf
+    if size.low > 0:
+        high = (most / size.low) ** 2
+    how = size.how if total.exact else total.how
+    return Estimate((total / size) ** 2, low, high, products=spent, how=how)
 
 
 def spectrum_by_lapack(op: Operator, products: int) -> Spectrum | None:

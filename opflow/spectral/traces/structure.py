@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from opflow.evaluation.dense import dense_plan
+from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.function_gram import FunctionGram
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import Array
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
@@ -24,7 +24,7 @@ from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work
-from opflow.spectral.checks import DENSE, distribution_of, finite
+from opflow.spectral.checks import DENSE, distribution_of, finite, largest_entry, on_host
 
 #: The rates at which exact numbers and estimates are compared, on every machine.
 NOMINAL = MachineProfile()
@@ -64,8 +64,17 @@ def diagonal_products(op: Operator) -> int:
     if isinstance(op, Sum | Scaled):
         return max(map(diagonal_products, op.operands))
     if isinstance(op, Product) and op.is_gram:
-        return 0 if entries_are_cheap(op.operands[0]) else op.shape[0]
+        return forming_products(op.operands[0])
     return forming_products(op)
+
+
+def matrix_of(op: Operator, memory: float | str | None = None) -> Array:
+    """All entries of `op`, or of its rows on this rank by as many products as it has columns."""
+    if op.space.sharded:
+        return _sharded_columns(op)
+    if distribution_of(op).sharded:
+        return finite(op.todense())
+    return finite(dense(op, memory))
 
 
 def exact_diagonal(op: Operator) -> Array:
@@ -135,11 +144,11 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.nda
         blocks = [block / unit for block, unit in zip(blocks, units, strict=True)]
         sums.append(xp.stack([(A * B).sum() for A in blocks for B in blocks]))
         peaks.append(peak)
-    peak = to_host(finite(xp.stack(peaks)))
+    peak = on_host(finite(xp.stack(peaks)))
     units = np.where(peak.max(axis=0) > 0, peak.max(axis=0), 1.0)
     share = peak / units
     copies = np.array([copies for _, _, copies in pieces])
-    products = to_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
+    products = on_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
     return np.einsum("t,tij,ti,tj->ij", copies, products, share, share), units
 
 
@@ -156,7 +165,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     """
     if isinstance(op, Scaled):
         inner = entries_norm(op.operands[0], products)
-        return None if inner is None else (abs(op.scalar) * inner[0], inner[1])
+        return inner and (abs(op.scalar) * inner[0], inner[1])
     if distribution_of(op).sharded:
         return _sharded_norm(op, products)
     if isinstance(op, Matrix) and op.sparse:
@@ -174,7 +183,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
 
 def _norm(A: Array, space: RowDistribution = LOCAL) -> float:
     """The norm of all entries; no square of one leaves the range of float64."""
-    peak = float(space.largest(float(abs(A).max()) if A.size else 0.0))
+    peak = largest_entry(A, space)
     if not peak:
         return 0.0
     return peak * float(space.total(((A / peak) ** 2).sum(dtype=np.float64))) ** 0.5
@@ -184,12 +193,11 @@ def _sharded_norm(op: Operator, products: int) -> tuple[float, int] | None:
     """The norm from no more than `products` columns: of op, or of FᵀF if it is a Gram."""
     n = op.shape[0]
     if n <= products:
-        A = _sharded_columns(op) if op.space.sharded else finite(op.todense())
-        return _norm(A, op.space), n
+        return _norm(matrix_of(op), op.space), n
     if isinstance(op, Gram) and op.weights is None and not op.factor.domain.sharded:
         width = op.factor.shape[1]
         if width <= products:
-            return _norm(finite((op.factor.T @ op.factor).todense())), width
+            return _norm(matrix_of(op.factor.T @ op.factor)), width
     return None
 
 
