@@ -81,11 +81,13 @@ class Density(Pictured):
         self._psd = psd
         #: how many more zeros there may be than were taken for granted
         self._doubt = 0.0
-        self.null = self._zeros(zero, self.order - rank)
+        self.null = self._zeros(zero, float(self.order - rank))
         real = np.where(zero, 0.0, rule.weights) > 0
-        seen = self._rule.nodes[real]
-        self.support = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-        self.width = self._default_width(real, steps) if width is None else width
+        self.support = (0.0, 0.0)
+        if real.any():
+            seen = rule.nodes[real]
+            self.support = (float(seen.min()), float(seen.max()))
+        self.width = width or self._default_width(real, steps)
 
     def __call__(self, grid: Data) -> Array:
         """The density at eigenvalues `grid` (any shape, positive on a log axis), same shape."""
@@ -149,16 +151,16 @@ class Density(Pictured):
 
     def _cumulative(self, grid: Array) -> tuple[Array, Array, Array]:
         """Value, low and high."""
-        nodes = self._rule.nodes[..., None]
-        mean, spread = self._rule.mean(nodes <= grid)
+        rule = self._rule
+        n = self.order
+        nodes = rule.nodes[..., None]
+        mean, spread = rule.mean(nodes <= grid)
         # rounding may carry an eigenvalue across the point, but not a zero
-        shift = np.where(nodes == 0, 0.0, self._rule.level)
+        shift = np.where(nodes == 0, 0.0, rule.level)
         fewer = nodes + shift <= grid
         more = nodes - shift <= grid
-        low = self._rule.mean(fewer)[0] - spread - self._rule.slack(fewer)[0]
-        high = self._rule.mean(more)[0] + spread + self._rule.slack(more)[1]
-        high = high + self._doubt * (grid >= 0)
-        n = self.order
+        low = rule.mean(fewer)[0] - spread - rule.slack(fewer)[0]
+        high = rule.mean(more)[0] + spread + rule.slack(more)[1] + self._doubt * (grid >= 0)
         return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
 
     def __repr__(self) -> str:
@@ -169,24 +171,25 @@ class Density(Pictured):
             f"{low:.4g} to {high:.4g}, null {self.null}>"
         )
 
-    def _zeros(self, zero: Array, least: int) -> Estimate:
+    def _zeros(self, zero: Array, least: float) -> Estimate:
         """Count zeros; those that structure demands are taken as all of them if they may be."""
-        value, spread = map(float, self._rule.mean(zero))
-        if self._rule.exact:
+        rule = self._rule
+        value, spread = map(float, rule.mean(zero))
+        if rule.exact:
             return Estimate(round(value), products=self.products)
-        last, following = map(float, self._rule.slack(self._rule.nodes <= 0))
+        last, following = map(float, rule.slack(rule.nodes <= 0))
         low = value - spread - last
         high = value + spread + following
         if not self._psd:  # from below they may be uncertain as well
-            last, following = map(float, self._rule.slack(self._rule.nodes < 0))
+            last, following = map(float, rule.slack(rule.nodes < 0))
             low -= following
             high += last
-        low = max(low, float(least))
-        high = max(high, float(least))
-        if low == least > 0 and self._settle_zeros(zero, float(least)):
-            value = float(least)
+        low = max(low, least)
+        high = max(high, least)
+        if low == least > 0 and self._settle_zeros(zero, least):
+            value = least
             self._doubt = high - least
-        return Estimate(max(value, float(least)), low, high, products=self.products, how=self.how)
+        return Estimate(max(value, least), low, high, products=self.products, how=self.how)
 
     def _settle_zeros(self, zero: Array, least: float) -> bool:
         """Give the nodes that are zero the weight `least` in all; False if that cannot be."""

@@ -142,26 +142,21 @@ def exact_rule(op: Operator) -> Quadrature:
     return with_zeros(rule, found.zeros)
 
 
-def choose_rule(
-    op: Operator,
-    how: str | None,
-    probes: int,
-    steps: int,
-    rng: Seed,
-    *,
-    estimate: bool = True,
-) -> Any:
-    """The exact rule or an estimated one, as `how` says; by default the exact one if not slower.
-
-    ``None`` instead of an estimated one if not `estimate`.
-    """
+def chosen_exact_rule(op: Operator, how: str | None, probes: int, steps: int) -> Quadrature | None:
+    """The exact rule if `how` asks for it or, by default, if it is not slower than an estimate."""
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
     price = quadrature_cost(op, probes, steps)
     if how != "estimate" and use_lapack(op, price, asked=how == "exact"):
         return exact_rule(op)
-    if not estimate:
-        return None
+    return None
+
+
+def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
+    """The exact rule or an estimated one, as `how` says."""
+    rule = chosen_exact_rule(op, how, probes, steps)
+    if rule is not None:
+        return rule
     # the zeros that the structure demands are left out of what is estimated
     rng = distribution_of(op).generator(rng)
     F = factor(op)

@@ -17,6 +17,7 @@ from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
 from opflow.spectral import checks
+from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
 from opflow.spectral.functions.solve import TOLERANCES, break_even, solve
@@ -206,8 +207,8 @@ class Posterior:
     @cached_property
     def log_marginal_likelihood(self) -> checks.Estimate:
         form = float((self.y * self.coefficients).sum(dtype=np.float64))
-        log = lambda x: np.log(2 * np.pi * (x + self._noise))  # noqa: E731
-        return self._evidence(form, self._slack * self._size, log)
+        doubt = self._slack * self._size
+        return self._evidence(form, doubt, lambda x: np.log(2 * np.pi * (x + self._noise)))
 
     @cached_property
     def noise_gradient(self) -> checks.Estimate:
@@ -216,13 +217,13 @@ class Posterior:
 
     def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> checks.Estimate:
         """−½ (form + tr f(K) for every column of y)."""
-        part = rule_trace(self._rule, lambda x: f(np.maximum(x, 0.0)))
+        part = rule_trace(self._rule, f)
         pairs = ((part, form), (part.high, form + doubt), (part.low, form - doubt))
         ends = (-0.5 * (form + self._y.size / len(self._y) * trace) for trace, form in pairs)
         return checks.Estimate(*ends, products=part.products, how=part.how)
 
     @cached_property
-    def _rule(self) -> Any:
+    def _rule(self) -> Quadrature:
         return psd_rule(self._op, "estimate" if self._tol else "exact", *self._quadrature)
 
     @cached_property

@@ -230,15 +230,22 @@ def learning_curve(
     eta, a, sizes = (np.asarray(x, dtype=float) for x in (eigenvalues, coefficients, samples))
     if eta.ndim != 1 or eta.shape != a.shape or not ((eta >= 0).all() and (sizes >= 0).all()):
         raise ValueError("eigenvalues >= 0 and coefficients must be of one length, samples >= 0")
-    noise, ridge = check_shift(noise, "noise"), check_shift(ridge, "ridge")
+    noise = check_shift(noise, "noise")
+    ridge = check_shift(ridge, "ridge")
     unit = (ridge + eta.sum()) or 1.0  # of κ, η and λ, whose ratios count
-    eta, ridge = eta / unit, ridge / unit
+    eta = eta / unit
+    ridge = ridge / unit
 
     def error(P: float) -> float:
-        f = lambda x: ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1  # noqa: E731
-        kappa = np.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
-        shares = eta / (kappa + P * eta)
-        left, gamma = a - P * shares * a, P * (shares @ shares)
+        def excess(x: float) -> float:
+            return ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1
+
+        log_kappa = -100.0
+        if excess(log_kappa) > 0:
+            log_kappa = brentq(excess, log_kappa, 0.01)
+        shares = eta / (np.exp(log_kappa) + P * eta)
+        left = a - P * shares * a
+        gamma = P * (shares @ shares)
         return float((left @ left + gamma * noise) / max(1 - gamma, np.finfo(float).tiny))
 
     return np.array([error(P) for P in sizes.ravel()]).reshape(sizes.shape)
