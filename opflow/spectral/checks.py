@@ -5,13 +5,12 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from opflow.interface.keywords import Seed, advance
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array, Data, namespace, to_host
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace
 from opflow.operators.convert import External
@@ -119,7 +118,7 @@ class Estimate(float):
         return f"{text} ({self.how}, {self.products} products)"
 
 
-def symmetric_operator(op: Any, name: str = "op") -> Operator:
+def symmetric_operator(op: Data, name: str = "op") -> Operator:
     """`op` as an opflow operator that is square, real and, as far as can be seen, symmetric.
 
     Where the tags do not say that it is symmetric, one product with a block of two random

@@ -236,8 +236,10 @@ def _compared(
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")
     if use_entries(A, m) and use_entries(B, m):
         G, units = inner_products([A, B], change=change)
-        unit = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
-        return Estimate(unit * float(number(G)), products=forming_products(A) + forming_products(B))
+        value = float(number(G))
+        if change:  # units are of no consequence for an angle
+            value *= float(units[1] / units[0])
+        return Estimate(value, products=forming_products(A) + forming_products(B))
     V = gaussian(A, m, rng)
     A_times = Normalised(A)
     B_times = Normalised(B)

@@ -17,6 +17,7 @@ from opflow.spectral.checks import (
     eps_of,
     finite,
     largest_entry,
+    matching,
     on_host,
     symmetric_operator,
 )
@@ -97,10 +98,9 @@ def decay(
     if start.ndim != 1:
         n = len(eigenvectors)
         raise ValueError(f"r must be one vector of {n} entries, not of shape {(n, len(start.T))}")
-    values = xp.asarray(as_array(eigenvalues, "eigenvalues"), dtype=start.dtype)
+    values = matching(as_array(eigenvalues, "eigenvalues"), start)
     values = check_real(values, "eigenvalues", finite=True)
-    times = xp.asarray(as_array(times, "times"), dtype=start.dtype)
-    times = check_real(times, "times", finite=True)
+    times = check_real(matching(as_array(times, "times"), start), "times", finite=True)
     if values.shape != start.shape:
         raise ValueError(
             f"eigenvalues has shape {values.shape} but there are {start.size} eigenvectors"

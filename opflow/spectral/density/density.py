@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -241,7 +240,7 @@ class Density(Pictured):
 
 @keywords
 def density(
-    op: Any,
+    op: Data,
     *,
     probes: int = 10,
     steps: int = 100,

@@ -7,12 +7,10 @@ eigenvalues that every vector finds are counted exactly and removed before avera
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from opflow.interface.keywords import Seed, advance, keywords
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.spectral.checks import distribution_of, eps_of, gaussian, symmetric_operator
@@ -23,7 +21,7 @@ from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level,
 
 @keywords
 def quadrature(
-    op: Any,
+    op: Data,
     *,
     probes: int = 10,
     steps: int = 60,

@@ -6,13 +6,11 @@ is in it with probability one; residuals are measured on the result, not inferre
 
 from __future__ import annotations
 
-from typing import Any
-
 from opflow.evaluation.dense import Tiled, dense_plan
 from opflow.evaluation.materialise import candidates, materialise
 from opflow.evaluation.packed import PackedSymmetric
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -48,7 +46,7 @@ METHODS = ("lanczos", "lapack")
 
 @keywords
 def eigsh(
-    op: Any,
+    op: Data,
     k: int = 6,
     *,
     which: str = "LM",
@@ -56,7 +54,7 @@ def eigsh(
     method: str | None = None,
     block: int | None = None,
     steps: int = 1000,
-    start: Any = None,
+    start: Data = None,
     memory: float | str | None = None,
     how: str | None = None,
     rng: Seed = 0,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import namespace
+from opflow.machine.arrays import Data, namespace
 from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import largest_entry, on_host, symmetric_operator, unit_of
@@ -14,7 +12,7 @@ from opflow.spectral.eigen.selection import Tolerance, choose, next_to
 from opflow.spectral.traces.structure import forming_products, matrix_of
 
 
-def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
+def eigh(op: Data, *, memory: float | str | None = None) -> Eigenpairs:
     """All eigenpairs of a symmetric operator, through its tiles and LAPACK.
 
     Parameters

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer, namespace
+from opflow.machine.arrays import Data, check_integer, namespace
 from opflow.operators.gram import Gram
 from opflow.operators.rules import as_operator, scale
 from opflow.spectral.checks import (
@@ -27,7 +27,7 @@ from opflow.spectral.eigen.selection import Tolerance
 
 @keywords
 def svds(
-    op: Any,
+    op: Data,
     k: int = 6,
     *,
     tol: float = 0.0,

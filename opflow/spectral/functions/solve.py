@@ -186,10 +186,11 @@ def solve(
     system = System(op, shift, inverse)
     iterations = break_even(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
-        x, residuals = system.iterate(block / sizes, tol, int(min(maxiter, iterations)))
+        block = block / sizes
+        x, residuals = system.iterate(block, tol, int(min(maxiter, iterations)))
         unsolved = np.max(residuals, initial=0.0) > tol
         if unsolved and max(system.iterations, iterations) < maxiter:
-            x, residuals = system.factorise(block / sizes, x, residuals)
+            x, residuals = system.factorise(block, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
         not_converged(

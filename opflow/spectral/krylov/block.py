@@ -6,12 +6,10 @@ that is left out of it is the residual of the last block: ``op Q = Q T + V R Eáµ
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, check_real, module_name, namespace
+from opflow.machine.arrays import Array, Data, check_integer, check_real, module_name, namespace
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import (
@@ -173,7 +171,7 @@ class BlockKrylov:
 
 @keywords
 def block_lanczos(
-    op: Any, steps: int, V: Array | None = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
+    op: Data, steps: int, V: Array | None = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
 ) -> tuple[Array, Array, Array]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 

@@ -10,7 +10,7 @@ from scipy.optimize import bisect
 from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, check_real
+from opflow.machine.arrays import Array, Data, check_integer, check_real
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import gaussian, matching, rounding_of, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion
@@ -18,7 +18,7 @@ from opflow.spectral.krylov.recursion import Recursion
 
 @keywords
 def lanczos(
-    op: Any,
+    op: Data,
     steps: int,
     v: Array | None = None,
     *,
