@@ -17,19 +17,18 @@ from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
 from opflow.operators.rules import add
 from opflow.operators.sharded import ShardedRows
-from opflow.spectral.checks import (
-    Estimate,
+from opflow.spectral.blocks import (
     Normalised,
     as_columns,
+    block_unit,
     check_finite,
     eps_of,
     finite,
     gaussian,
     largest_entry,
     on_host,
-    symmetric_operator,
-    unit_of,
 )
+from opflow.spectral.checks import Estimate, symmetric_operator
 from opflow.spectral.traces.estimators import skew_quantile
 from opflow.spectral.traces.norms import frobenius_norm
 from opflow.spectral.traces.structure import forming_products, inner_products, use_entries
@@ -99,7 +98,7 @@ def alignment(
     Y, outputs = _columns(y, n, space)
     Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
     spent = Y.shape[1]
-    Y = Y / unit_of(largest_entry(Y, space), op.dtype)
+    Y = Y / block_unit(Y, space)
     largest = largest_entry(Y, space)
     if centred:
         op, Y = _centred(op, Y, outputs)

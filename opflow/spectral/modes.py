@@ -10,17 +10,8 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, as_array, check_real, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.checks import (
-    Estimate,
-    check_finite,
-    check_shift,
-    eps_of,
-    finite,
-    largest_entry,
-    matching,
-    on_host,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import check_finite, eps_of, finite, largest_entry, matching, on_host
+from opflow.spectral.checks import Estimate, check_shift, symmetric_operator
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.norms import lanczos_estimate, spectrum_by_lapack
 from opflow.spectral.traces.trace import trace

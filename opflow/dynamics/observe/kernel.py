@@ -10,7 +10,7 @@ import numpy as np
 from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, as_array, check_integer, to_device_of
-from opflow.spectral.checks import gaussian
+from opflow.spectral.blocks import gaussian
 from opflow.spectral.compare import alignment
 from opflow.spectral.density.density import density
 from opflow.spectral.krylov.lanczos import largest_eigenvalue

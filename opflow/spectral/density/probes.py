@@ -9,7 +9,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import eps_of, on_host
+from opflow.spectral.blocks import eps_of, on_host
 from opflow.spectral.krylov.recursion import Recursion, tridiagonal_eigh
 
 

@@ -13,7 +13,8 @@ from opflow.interface.keywords import Seed, advance, keywords
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import distribution_of, eps_of, gaussian, symmetric_operator
+from opflow.spectral.blocks import distribution_of, eps_of, gaussian
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.density.rule import Quadrature, with_zeros
 from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack

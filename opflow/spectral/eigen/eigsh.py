@@ -14,7 +14,8 @@ from opflow.machine.arrays import Data, check_integer
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import DENSE, distribution_of, symmetric_operator
+from opflow.spectral.blocks import distribution_of
+from opflow.spectral.checks import DENSE, symmetric_operator
 from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.search import NARROW, measured, search, sharpened, start_block

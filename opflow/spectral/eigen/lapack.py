@@ -6,7 +6,8 @@ from opflow.interface.keywords import advance
 from opflow.machine.arrays import Data, namespace
 from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import largest_entry, on_host, symmetric_operator, unit_of
+from opflow.spectral.blocks import block_unit, on_host
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to
 from opflow.spectral.traces.structure import forming_products, matrix_of
@@ -62,7 +63,7 @@ def eigh(op: Data, *, memory: float | str | None = None) -> Eigenpairs:
     advance(0, f"LAPACK, order {n}")
     A = matrix_of(op, memory)
     linalg = namespace(A).linalg
-    unit = unit_of(largest_entry(A), op.dtype)
+    unit = block_unit(A)
     A /= unit
     values, vectors = linalg.eigh(A)
     values = values[::-1]

@@ -10,14 +10,15 @@ from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
     Normalised,
     distribution_of,
     gaussian,
+    gram_eigh,
     matching,
-    not_converged,
     on_host,
 )
+from opflow.spectral.checks import not_converged
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
 from opflow.spectral.krylov.block import BlockKrylov
@@ -198,8 +199,7 @@ def measured(
     product = Normalised(op)
     W = product.finite(vectors)
     unit = product.unit
-    small = on_host(rows.gram(vectors, W))
-    values, turn = np.linalg.eigh((small + small.T) / 2)
+    values, turn = gram_eigh(vectors, W, rows)
     values = values[::-1]
     turn = matching(turn[:, ::-1], vectors)
     vectors = vectors @ turn

@@ -8,7 +8,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, to_device_of
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import rounding_of
+from opflow.spectral.blocks import rounding_of
 
 
 class Tolerance(NamedTuple):

@@ -11,15 +11,8 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Data, check_integer, namespace
 from opflow.operators.gram import Gram
 from opflow.operators.rules import as_operator, scale
-from opflow.spectral.checks import (
-    ConvergenceWarning,
-    Normalised,
-    distribution_of,
-    finite,
-    gaussian,
-    not_converged,
-    on_host,
-)
+from opflow.spectral.blocks import Normalised, distribution_of, finite, gaussian, on_host
+from opflow.spectral.checks import ConvergenceWarning, not_converged
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import SingularTriplets
 from opflow.spectral.eigen.selection import Tolerance

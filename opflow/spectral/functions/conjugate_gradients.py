@@ -13,7 +13,7 @@ import numpy as np
 from opflow.interface.keywords import advance
 from opflow.machine.arrays import Array, namespace, to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, eps_of, finite, rounding_of
+from opflow.spectral.blocks import Normalised, eps_of, finite, rounding_of
 from opflow.spectral.traces.structure import forming_products, matrix_of
 
 #: where the recursive residual stops, relative to the tolerance, so that the true one meets it

@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
-from opflow.spectral.checks import check_tol, matching, not_converged, symmetric_operator
+from opflow.spectral.blocks import matching
+from opflow.spectral.checks import check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.flow import Krylov
 
 #: Spaces in a row at most: a time that needs more is out of reach.

@@ -15,14 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
-from opflow.spectral.checks import (
-    as_columns,
-    check_psd,
-    check_tol,
-    eps_of,
-    not_converged,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import as_columns, eps_of
+from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
 #: Points at which funm looks at f, about.

@@ -16,7 +16,8 @@ from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral import checks
+from opflow.spectral.blocks import distribution_of, eps_of, matching
+from opflow.spectral.checks import DENSE, Estimate, check_shift, check_tol, symmetric_operator
 from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
@@ -122,14 +123,14 @@ class Posterior:
         rng: Seed = 0,
         seed: Seed = 0,
     ) -> None:
-        self._op = op = checks.symmetric_operator(op)
-        if checks.distribution_of(op).sharded:
+        self._op = op = symmetric_operator(op)
+        if distribution_of(op).sharded:
             raise ValueError("posterior takes no sharded op: all of its rows have to be here")
-        self._noise = noise = checks.check_shift(noise, "noise")
+        self._noise = noise = check_shift(noise, "noise")
         self.y, self._y, self._outputs = check_targets(op, y)
         self._products = check_integer(products, "products", MIN_PRODUCTS)
-        tol = checks.check_tol(tol or TOLERANCES[op.dtype])
-        small = how is None and op.shape[0] <= checks.DENSE
+        tol = check_tol(tol or TOLERANCES[op.dtype])
+        small = how is None and op.shape[0] <= DENSE
         self._tol = 0.0 if small or break_even(op, how, products, None) <= 50 else tol
         if self._tol and not noise:
             raise ValueError("noise must be positive unless how='direct'")
@@ -167,7 +168,7 @@ class Posterior:
         A = matrix_of(self._op).astype(np.float64)
         least = 0.0
         if not self._noise:
-            least = 10 * checks.eps_of(self.y) * float(A.trace())
+            least = 10 * eps_of(self.y) * float(A.trace())
         A[xp.arange(len(A)), xp.arange(len(A))] += self._noise
         with contextlib.suppress(np.linalg.LinAlgError):
             root = xp.tril(xp.linalg.inv(xp.linalg.cholesky(A)))
@@ -205,22 +206,22 @@ class Posterior:
         return self._by_sample(left.clip(min=0))
 
     @cached_property
-    def log_marginal_likelihood(self) -> checks.Estimate:
+    def log_marginal_likelihood(self) -> Estimate:
         form = float((self.y * self.coefficients).sum(dtype=np.float64))
         doubt = self._slack * self._size
         return self._evidence(form, doubt, lambda x: np.log(2 * np.pi * (x + self._noise)))
 
     @cached_property
-    def noise_gradient(self) -> checks.Estimate:
+    def noise_gradient(self) -> Estimate:
         size = float(self._op.space.norm(self.coefficients.astype(np.float64)))
         return self._evidence(-(size**2), 2 * size * self._slack, lambda x: 1 / (x + self._noise))
 
-    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> checks.Estimate:
+    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> Estimate:
         """−½ (form + tr f(K) for every column of y)."""
         part = rule_trace(self._rule, f)
         pairs = ((part, form), (part.high, form + doubt), (part.low, form - doubt))
         ends = (-0.5 * (form + self._y.size / len(self._y) * trace) for trace, form in pairs)
-        return checks.Estimate(*ends, products=part.products, how=part.how)
+        return Estimate(*ends, products=part.products, how=part.how)
 
     @cached_property
     def _rule(self) -> Quadrature:
@@ -237,7 +238,7 @@ class Posterior:
         U = inverse.options["preconditioner"].data
         shares = 1 - noise / ((U * self._op.matmat(U)).sum(axis=0) + noise)
         signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
-        G = checks.matching(signs, U)
+        G = matching(signs, U)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
         error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1) / k**0.5)
         error += self._tol * len(U) ** 0.5

@@ -21,18 +21,17 @@ from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.operators.diagonal import Diagonal, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
     Normalised,
     check_finite,
-    check_shift,
     eps_of,
     gaussian,
+    gram_eigh,
     matching,
-    not_psd,
     on_host,
     rounding_of,
-    symmetric_operator,
 )
+from opflow.spectral.checks import check_shift, not_psd, symmetric_operator
 from opflow.spectral.traces.structure import exact_diagonal
 
 
@@ -225,8 +224,7 @@ def nystrom(
     shift /= product.unit
     jitter = rounding_of(op) * float(space.norm(image))
     # The small matrices are done in float64 on the host, whatever the data is.
-    core = on_host(space.gram(sketch, image))
-    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    values, vectors = gram_eigh(sketch, image, space)
     if values[0] < -10 * jitter:
         raise not_psd("op", values[0] / np.abs(values).max())
     scale = (np.maximum(values, 0.0) + jitter) ** -0.5 if jitter else np.zeros(rank)

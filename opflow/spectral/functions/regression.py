@@ -13,7 +13,8 @@ from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, check_real, is_sparse
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.checks import check_finite, check_shift, symmetric_operator
+from opflow.spectral.blocks import check_finite
+from opflow.spectral.checks import check_shift, symmetric_operator
 from opflow.spectral.functions.solve import Solution, solve
 
 

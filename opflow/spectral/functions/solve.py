@@ -17,17 +17,8 @@ from opflow.machine.arrays import Array, Data, check_integer, check_real, is_spa
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.checks import (
-    as_columns,
-    check_finite,
-    check_shift,
-    distribution_of,
-    matching,
-    not_converged,
-    peaks,
-    symmetric_operator,
-    unit_of,
-)
+from opflow.spectral.blocks import as_columns, check_finite, column_units, distribution_of, matching
+from opflow.spectral.checks import check_shift, not_converged, symmetric_operator
 from opflow.spectral.functions.conjugate_gradients import System
 from opflow.spectral.functions.preconditioners import jacobi, nystrom
 from opflow.spectral.traces.structure import NOMINAL
@@ -180,7 +171,7 @@ def solve(
     check_integer(maxiter, "maxiter", 1)
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
     block = as_columns(b)
-    units = matching(unit_of(peaks(block, op.space), b.dtype), b)
+    units = matching(column_units(block, op.space), b)
     norms = op.space.norm(block / units, axis=0)
     sizes = namespace(b).where(norms > 0, norms, 1) * units
     system = System(op, shift, inverse)

@@ -12,19 +12,19 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, module_name, namespace
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
     Normalised,
+    column_units,
     distribution_of,
     eps_of,
     finite,
     gaussian,
+    gram_eigh,
     matching,
     on_host,
-    peaks,
     rounding_of,
-    symmetric_operator,
-    unit_of,
 )
+from opflow.spectral.checks import symmetric_operator
 
 
 class BlockKrylov:
@@ -115,8 +115,7 @@ class BlockKrylov:
         if keep == 0:
             return W[:, :0], np.zeros((0, b))
         least = 10 * rounding_of(self.op) * scale
-        G = on_host(space.gram(W, W))
-        values, left = np.linalg.eigh((G + G.T) / 2)
+        values, left = gram_eigh(W, W, space)
         if values[0] > max(least**2, eps_of(self.op) ** 0.25 * values[-1]) and keep == b:
             rank = b
             V = W @ matching(left / np.sqrt(values), W)
@@ -243,5 +242,4 @@ def check_start(op: Operator, V: Array, name: str) -> Array:
             f"{name} has shape {V.shape} but op of order {n} needs ({n}, b), 1 <= b <= {n}"
         )
     V = finite(V, name, op.space)
-    units = unit_of(peaks(V, op.space), V.dtype)  # only directions count
-    return V / matching(units, V)
+    return V / matching(column_units(V, op.space), V)  # only directions count

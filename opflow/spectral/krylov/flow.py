@@ -14,7 +14,8 @@ import numpy as np
 
 from opflow.machine.arrays import Array, check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import as_columns, check_psd, eps_of, matching
+from opflow.spectral.blocks import as_columns, eps_of, matching
+from opflow.spectral.checks import check_psd
 from opflow.spectral.krylov.recursion import Recursion
 
 

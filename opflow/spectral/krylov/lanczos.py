@@ -12,7 +12,8 @@ from scipy.stats import beta as beta_law
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import gaussian, matching, rounding_of, symmetric_operator
+from opflow.spectral.blocks import gaussian, matching, rounding_of
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion
 
 

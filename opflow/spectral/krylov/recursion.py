@@ -14,7 +14,7 @@ import numpy as np
 from opflow.machine.arrays import Array, Index, namespace
 from opflow.machine.ranks import RowDistribution
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, matching, on_host, peaks, rounding_of, unit_of
+from opflow.spectral.blocks import Normalised, column_units, matching, on_host, rounding_of
 
 
 def tridiagonal_eigh(alpha: Array, beta: Array) -> tuple[Array, Array]:
@@ -75,7 +75,7 @@ class Recursion:
         if op.shape != (n, n) or r.shape[0] != op.domain.here(n):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         xp = namespace(r)
-        units = unit_of(peaks(r, op.space), r.dtype)
+        units = column_units(r, op.space)
         if (units != 1).any():
             r = r / matching(units, r)
         norms = op.space.norm(r, axis=0)

@@ -25,7 +25,8 @@ from scipy.stats import t as student
 
 from opflow.machine.arrays import Array
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.checks import Estimate, eps_of, finite, matching, not_psd, on_host
+from opflow.spectral.blocks import eps_of, finite, gram_eigh, matching, on_host
+from opflow.spectral.checks import Estimate, not_psd
 
 Product = Callable[[Array], Array]
 
@@ -105,8 +106,7 @@ def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -
     size = float(space.norm(Y))
     if size == 0:
         return Estimate(0.0, products=m, how="XNysTrace")
-    core = on_host(space.gram(Q, Y))
-    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    values, vectors = gram_eigh(Q, Y, space)
     if values[0] < -10 * n**0.5 * eps * size:
         raise not_psd("op", values[0] / size)
     shift = 2 * eps * size

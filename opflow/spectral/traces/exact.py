@@ -21,7 +21,8 @@ from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import scale
 from opflow.operators.stack import HStack
-from opflow.spectral.checks import DENSE, distribution_of, finite, on_host, rounding_of
+from opflow.spectral.blocks import distribution_of, finite, on_host, rounding_of
+from opflow.spectral.checks import DENSE
 from opflow.spectral.traces.structure import NOMINAL, forming_products, matrix_of
 
 #: Flops of LAPACK's eigenvalues of order m, over m³, at the rate of a matrix product.

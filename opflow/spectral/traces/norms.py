@@ -9,16 +9,8 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
-    Estimate,
-    Normalised,
-    check_shift,
-    distribution_of,
-    gaussian,
-    not_converged,
-    rounding_of,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import Normalised, distribution_of, gaussian, rounding_of
+from opflow.spectral.checks import Estimate, check_shift, not_converged, symmetric_operator
 from opflow.spectral.density.quadrature import quadrature_cost
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.estimators import xnystrace

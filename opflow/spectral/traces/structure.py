@@ -24,7 +24,8 @@ from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work
-from opflow.spectral.checks import DENSE, distribution_of, finite, largest_entry, on_host
+from opflow.spectral.blocks import distribution_of, finite, largest_entry, on_host
+from opflow.spectral.checks import DENSE
 
 #: The rates at which exact numbers and estimates are compared, on every machine.
 NOMINAL = MachineProfile()

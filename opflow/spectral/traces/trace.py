@@ -11,16 +11,15 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer
 from opflow.machine.workspace import op_namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
-    Estimate,
+from opflow.spectral.blocks import (
     Normalised,
     distribution_of,
     gaussian,
     largest_entry,
     matching,
     rounding_of,
-    symmetric_operator,
 )
+from opflow.spectral.checks import Estimate, symmetric_operator
 from opflow.spectral.traces.estimators import xnystrace, xtrace
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
