@@ -215,6 +215,6 @@ def measured(
             stacklevel=4,
         )
     spent = products + space.products + k
-    return Eigenpairs(
-        unit * values, vectors, unit * residuals, bool(met.all()), spent, how, following
-    )
+    values = unit * values
+    residuals = unit * residuals
+    return Eigenpairs(values, vectors, residuals, bool(met.all()), spent, how, following)

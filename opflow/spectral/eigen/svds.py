@@ -105,12 +105,7 @@ def svds(
             f"{sized.unit * sigma.max():.2g}"
         )
     left, right = (near, far) if wide else (far, near)
-    return SingularTriplets(
-        sized.unit * sigma,
-        left,
-        right,
-        sized.unit * residuals,
-        bool(met.all()),
-        2 * pairs.products + 3 * k + 1,
-        pairs.how,
-    )
+    spent = 2 * pairs.products + 3 * k + 1
+    values = sized.unit * sigma
+    residuals = sized.unit * residuals
+    return SingularTriplets(values, left, right, residuals, bool(met.all()), spent, pairs.how)

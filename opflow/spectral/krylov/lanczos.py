@@ -213,16 +213,11 @@ def largest_eigenvalue(
 class Extremes(NamedTuple):
     """Both ends of a spectrum, as far as Lanczos has shown them."""
 
-    #: the smallest Ritz value
-    bottom: float
-    #: the bound below all eigenvalues, with a probability of 95 %
-    floor: float
-    #: the largest Ritz value
-    top: float
-    #: the bound above all eigenvalues, with a probability of 95 %
-    ceiling: float
-    #: with the operator
-    products: int
+    bottom: float  #: the smallest Ritz value
+    floor: float  #: the bound below all eigenvalues, with a probability of 95 %
+    top: float  #: the largest Ritz value
+    ceiling: float  #: the bound above all eigenvalues, with a probability of 95 %
+    products: int  #: with the operator
 
 
 def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) -> Extremes:

@@ -1,4 +1,4 @@
-r"""The Lanczos recurrence: its step, Krylov spaces of many columns, eigenpairs of T.
+r"""The Lanczos recurrence: Krylov spaces of many columns, and eigenpairs of T.
 
 ``op V = V T + β_m v_{m+1} e_mᵀ`` holds for every column of its own.  Columns share only the block
 products and the reorthogonalisations.
@@ -6,13 +6,11 @@ products and the reorthogonalisations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace
-from opflow.machine.ranks import RowDistribution
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import Normalised, column_units, matching, on_host, rounding_of
 
@@ -28,37 +26,17 @@ def tridiagonal_eigh(alpha: Array, beta: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-def lanczos_step(
-    v: Array, w: Array, remove: Callable[[Array, Array], Array], space: RowDistribution
-) -> tuple[Array, Array, Array]:
-    """α, β and the next vectors, from rows v (k, n) and ``w = op v``.
-
-    ``α = v·w`` and ``β v_next = remove(w, α)``, w without its part in the span of all vectors yet.
-    """
-    alpha = space.total((v * w).sum(axis=1))
-    rest = remove(w, alpha)
-    beta = space.norm(rest, axis=1)
-    # what comes after an invariant space is not used
-    after = rest / namespace(w).maximum(beta, np.finfo(w.dtype).tiny)[:, None]
-    return alpha, beta, after
-
-
 class Ritz(NamedTuple):
     """The spectrum of T of every column (c), and how it is seen from both ends of the space.
 
     Spaces of fewer than m vectors are filled up with values that `first` does not see.
     """
 
-    #: Ritz values, (c, m), ascending
-    values: Array
-    #: eigenvectors of T as columns, (c, m, m)
-    vectors: Array
-    #: their components along the first Lanczos vector, (c, m)
-    first: Array
-    #: their components along the last one, (c, m)
-    last: Array
-    #: the norm of the next residual, (c,): 0 for an invariant space
-    beta: Array
+    values: Array  #: Ritz values, (c, m), ascending
+    vectors: Array  #: eigenvectors of T as columns, (c, m, m)
+    first: Array  #: their components along the first Lanczos vector, (c, m)
+    last: Array  #: their components along the last one, (c, m)
+    beta: Array  #: the norm of the next residual, (c,): 0 for an invariant space
 
 
 class Recursion:
@@ -123,19 +101,20 @@ class Recursion:
         v = self._next[where]
         w = self._product(v.T).T
         self.products += grown.size
-        if self.keep and (at == at[0]).all():
-            self._basis[where, int(at[0])] = v
-        elif self.keep:
-            self._basis[xp.asarray(grown), xp.asarray(at)] = v
-
-        def remove(w: Array, alpha: Array) -> Array:
-            if self.keep:
-                return self._orthogonal(w, grown, where)
+        alpha = space.total((v * w).sum(axis=1))
+        if not self.keep:
             before = self._before[where][:, None] * self._basis[where, 0]
+            rest = w - alpha[:, None] * v - before
             self._basis[where, 0] = v
-            return w - alpha[:, None] * v - before
-
-        alpha, beta, self._next[where] = lanczos_step(v, w, remove, space)
+        else:
+            place = (where, int(at[0]))
+            if (at != at[0]).any():
+                place = (xp.asarray(grown), xp.asarray(at))
+            self._basis[place] = v
+            rest = self._orthogonal(w, grown, where)
+        beta = space.norm(rest, axis=1)
+        # what comes after an invariant space is not used
+        self._next[where] = rest / xp.maximum(beta, np.finfo(w.dtype).tiny)[:, None]
         self._before[where] = beta
         alphas, betas, sizes = on_host(xp.stack([alpha, beta, space.norm(w, axis=1)]))
         if not np.isfinite(sizes).all():

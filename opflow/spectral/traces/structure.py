@@ -52,7 +52,10 @@ def use_diagonal(op: Operator, products: int) -> bool:
 
 def use_entries(op: Operator, products: int) -> bool:
     """Whether a pass over all entries of `op` takes no longer than `products` products."""
-    return not distribution_of(op).sharded and is_cheaper(entries_cost(op), op, products)
+    if distribution_of(op).sharded:
+        return False
+    # every entry once, the symmetric half where it can be
+    return is_cheaper(dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0), op, products)
 
 
 def forming_products(op: Operator) -> int:
@@ -110,11 +113,6 @@ def diagonal_cost(op: Operator) -> Cost:
         F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
         return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
     return block_work(op, 1, 1).cost.times(op.shape[0])
-
-
-def entries_cost(op: Operator) -> Cost:
-    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
-    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
 
 
 def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.ndarray, np.ndarray]:
