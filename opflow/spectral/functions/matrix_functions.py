@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
+from opflow.operators.operator import Operator
 from opflow.spectral.blocks import as_columns, eps_of
 from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
@@ -88,7 +89,7 @@ def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
         roots = np.sqrt(relative) * np.sqrt(top)[:, None]
         return Judgement(roots, error, 10 * eps * safe.min(axis=1) ** -0.5)
 
-    return _by_lanczos(op, r, judge, "sqrtm", tol, size, psd=True)
+    return _by_lanczos(symmetric_operator(op), r, judge, "sqrtm", tol, size, psd=True)
 
 
 def funm(
@@ -180,10 +181,9 @@ def funm(
 
 
 def _by_lanczos(
-    op: Data, r: Data, judge: Judge, name: str, tol: float, size: int, *, psd: bool
+    op: Operator, r: Data, judge: Judge, name: str, tol: float, size: int, *, psd: bool
 ) -> Array:
     """f(op) r from spaces that grow until `judge` is content with them."""
-    op = symmetric_operator(op)
     tol = check_tol(tol)
     r = check_real(r, "r", dtype=op.dtype)
     if r.ndim not in (1, 2):

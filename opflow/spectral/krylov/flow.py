@@ -115,12 +115,12 @@ class Krylov:
     def _look(self) -> None:
         values = self._space.ritz().values
         check_psd(self.op, values)
-        self.top = max(float(values.max()), 0.0)
+        self.top = float(values.max(initial=0.0))
 
     def _level(self) -> Array:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
-        top = self._space.ritz().values.max(axis=1, keepdims=True)
-        return self._rounding_unit * np.maximum(top, 0.0)
+        values = self._space.ritz().values
+        return self._rounding_unit * values.max(axis=1, keepdims=True, initial=0.0)
 
     def _rates(self) -> Array:
         """The Ritz values (c, m); those that are zero to rounding do not decay."""
@@ -128,9 +128,9 @@ class Krylov:
         return np.where(values > self._level(), values, 0.0)
 
     def _defects(self, t: Array | float) -> Array:
-        t = np.asarray(t, dtype=np.float64)
         space = self._space
-        unknown = np.where((t[..., None] > 0) & (space.norms > 0), np.inf, 0.0)
+        later = np.asarray(t)[..., None] > 0
+        unknown = np.where(later & (space.norms > 0), np.inf, 0.0)
         if not space.counts.any():
             return unknown
         ritz = space.ritz()
@@ -151,9 +151,8 @@ class Krylov:
 
     def _rounding(self, t: Array | float) -> Array:
         """Rates are moved by ε·λ_max, which tells until they have decayed."""
-        t = np.asarray(t, dtype=np.float64)
         space = self._space
-        moved = np.zeros((*t.shape, len(space.norms)))
+        moved = np.zeros((*np.shape(t), len(space.norms)))
         if space.counts.any():
             rates = self._rates()
             ages = np.where(rates > 0, integrated(rates, t), 0.0)
@@ -213,7 +212,7 @@ class Krylov:
 
         So the basis rounds only what it has to tell apart.
         """
-        least = function(np.full((1, 1), self.top))
+        least = function(np.array([[self.top]]))
         return self._multiples(least) + self.apply(lambda theta: function(theta) - least)
 
     def at(self, t: Array | float) -> Array:

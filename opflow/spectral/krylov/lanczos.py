@@ -76,7 +76,7 @@ def lanczos(
     >>> bool(np.allclose(np.trace(Q.T @ Q), 3)), round(float(alpha.sum()), 8)
     (True, 14.0)
     """
-    space = _krylov_space(op, v, steps, rng, tol, reorthogonalise)
+    space = _krylov_space(symmetric_operator(op), v, steps, rng, tol, reorthogonalise)
     alpha, beta = space.tridiagonal()
     basis = space.basis[0].T if reorthogonalise else None
     return alpha[0], beta[0], basis
@@ -91,7 +91,6 @@ def _krylov_space(
     keep: bool = True,
 ) -> Recursion:
     """The Krylov space of `v`, or of a random vector: see :func:`lanczos`."""
-    op = symmetric_operator(op)
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
@@ -198,6 +197,7 @@ def largest_eigenvalue(
     >>> round(of.spectral.largest_eigenvalue(of.Gram(np.diag([3.0, 2.0, 1.0]))).value, 3)
     9.0
     """
+    op = symmetric_operator(op)
     if start is not None:
         start = start + gaussian(op, 1, rng)[:, 0] * (0.1 / op.shape[0] ** 0.5)
     space = _krylov_space(op, start, steps, rng, tol)
