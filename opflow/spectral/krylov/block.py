@@ -185,7 +185,6 @@ def block_lanczos(
     block : int, default 8
         b, where `V` is not given.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random start comes from.
 
     Returns
     -------
