@@ -124,6 +124,11 @@ def as_columns(x: Array) -> Array:
     return x if x.ndim == 2 else x[:, None]
 
 
+def divisor(x: Array) -> Array:
+    """`x`, but 1 where it is not positive."""
+    return namespace(x).where(x > 0, x, 1)
+
+
 def eps_of(x: Array | Operator) -> float:
     """The rounding unit of a dtype."""
     return float(np.finfo(x.dtype).eps)

@@ -15,6 +15,7 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, as_array, check_integer
+from opflow.spectral.blocks import divisor
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.density.quadrature import choose_rule
 from opflow.spectral.density.rule import Quadrature
@@ -202,7 +203,7 @@ class Density(Pictured):
         left = self.order - least - weight(~zero & rule.pinned)
         if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
             return False
-        scale = np.where(rule.pinned, 1.0, left / np.where(free > 0, free, 1.0))
+        scale = np.where(rule.pinned, 1.0, left / divisor(free))
         weights = rule.weights * np.where(zero, least / own, scale)
         self._rule = replace(rule, weights=weights, pinned=rule.pinned | zero)
         return True

@@ -9,7 +9,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array
 from opflow.operators.operator import Operator
-from opflow.spectral.blocks import eps_of, on_host
+from opflow.spectral.blocks import divisor, eps_of, on_host
 from opflow.spectral.krylov.recursion import Recursion, tridiagonal_eigh
 
 
@@ -42,7 +42,7 @@ def ritz(alpha: Array, beta: Array, eps: float) -> tuple[Array, Array]:
     belongs = (first[:, :, None] == index) * vectors[:, 0, :, None]
     merged = np.matmul(vectors, belongs)
     norms = np.linalg.norm(merged, axis=1, keepdims=True)
-    return values, merged / np.where(norms > 0, norms, 1.0)
+    return values, merged / divisor(norms)
 
 
 def multiplicities(

@@ -13,6 +13,7 @@ from opflow.operators.operator import Operator
 from opflow.spectral.blocks import (
     Normalised,
     distribution_of,
+    divisor,
     gaussian,
     gram_eigh,
     matching,
@@ -106,13 +107,11 @@ def start_block(op: Operator, start: Array | None, width: int, rng: np.random.Ge
     block = gaussian(op, max(width - known, 1), rng) / op.shape[0] ** 0.5
     if start is None:
         return block
-    xp = op_namespace(op)
-    norms = op.space.norm(start, axis=0)
-    start = start / xp.where(norms > 0, norms, 1)
+    start = start / divisor(op.space.norm(start, axis=0))
     if known == width:  # it holds what comes next, which need not be known as well
         block = start[:, -1:] + block
         start = start[:, :-1]
-    return xp.concatenate([start, block], axis=1)
+    return namespace(start).concatenate([start, block], axis=1)
 
 
 def search(

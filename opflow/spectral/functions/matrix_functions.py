@@ -16,7 +16,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.blocks import as_columns, eps_of
+from opflow.spectral.blocks import as_columns, divisor, eps_of
 from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
@@ -175,7 +175,7 @@ def funm(
         if theta.shape[1] < MIN_VECTORS:
             error = np.where(ritz.beta > 0, np.inf, error)
         rounding = np.full(len(values), 10 * eps)
-        return Judgement(values, error / np.where(scale > 0, scale, 1.0), rounding)
+        return Judgement(values, error / divisor(scale), rounding)
 
     return _by_lanczos(op, r, judge, "funm", tol, size, psd=False)
 

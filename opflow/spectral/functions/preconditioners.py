@@ -8,15 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import (
-    Array,
-    Data,
-    Index,
-    check_integer,
-    check_real,
-    is_sparse,
-    namespace,
-)
+from opflow.machine.arrays import Array, Data, Index, check_integer, check_real, is_sparse
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.operators.diagonal import Diagonal, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
@@ -24,6 +16,7 @@ from opflow.operators.operator import Cost, Operator
 from opflow.spectral.blocks import (
     Normalised,
     check_finite,
+    divisor,
     eps_of,
     gaussian,
     gram_eigh,
@@ -278,7 +271,7 @@ def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
     if least < 0:
         raise ValueError(f"op must be PSD, but has {least:.4g} on its diagonal")
     diagonal = diagonal + op.dtype.type(shift)
-    inverse = 1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1))
+    inverse = 1 / divisor(diagonal)
     return Jacobi(inverse, space=op.space)
 
 

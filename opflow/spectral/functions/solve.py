@@ -13,11 +13,18 @@ import numpy as np
 
 from opflow.evaluation.dense import dense_plan
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.blocks import as_columns, check_finite, column_units, distribution_of, matching
+from opflow.spectral.blocks import (
+    as_columns,
+    check_finite,
+    column_units,
+    distribution_of,
+    divisor,
+    matching,
+)
 from opflow.spectral.checks import check_shift, not_converged, symmetric_operator
 from opflow.spectral.functions.conjugate_gradients import System
 from opflow.spectral.functions.preconditioners import jacobi, nystrom
@@ -172,8 +179,7 @@ def solve(
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
     block = as_columns(b)
     units = matching(column_units(block, op.space), b)
-    norms = op.space.norm(block / units, axis=0)
-    sizes = namespace(b).where(norms > 0, norms, 1) * units
+    sizes = divisor(op.space.norm(block / units, axis=0)) * units
     system = System(op, shift, inverse)
     iterations = break_even(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.blocks import Normalised, column_units, matching, on_host, rounding_of
+from opflow.spectral.blocks import Normalised, column_units, divisor, matching, on_host, rounding_of
 
 
 def tridiagonal_eigh(alpha: Array, beta: Array) -> tuple[Array, Array]:
@@ -78,7 +78,7 @@ class Recursion:
         #: the Lanczos vectors, or the last one only
         self._basis = xp.zeros((columns, int(not keep), len(r)), dtype=r.dtype)
         #: the vectors that are multiplied next
-        self._next = (r / xp.where(norms > 0, norms, 1)).T.copy()
+        self._next = (r / divisor(norms)).T.copy()
         #: the last β, where the operator's data are and in its units
         self._before = xp.zeros(columns, dtype=r.dtype)
         #: what :meth:`ritz` gave, until a space grows

@@ -25,7 +25,7 @@ from scipy.stats import t as student
 
 from opflow.machine.arrays import Array
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.blocks import eps_of, finite, gram_eigh, matching, on_host
+from opflow.spectral.blocks import divisor, eps_of, finite, gram_eigh, matching, on_host
 from opflow.spectral.checks import Estimate, not_psd
 
 Product = Callable[[Array], Array]
@@ -151,7 +151,7 @@ def _second_directions(S: Array) -> Iterator[tuple[int, Array]]:
         D = S - np.outer(S[:, i], S[:, i] @ S)
         D[:, i] = 0
         size = np.linalg.norm(D, axis=0)
-        yield i, D / np.where(size > 0, size, 1.0)
+        yield i, D / divisor(size)
 
 
 def _error(samples: Array, without: Array | None) -> float:

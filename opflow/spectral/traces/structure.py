@@ -24,7 +24,7 @@ from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work
-from opflow.spectral.blocks import distribution_of, finite, largest_entry, on_host
+from opflow.spectral.blocks import distribution_of, divisor, finite, largest_entry, on_host
 from opflow.spectral.checks import DENSE
 
 #: The rates at which exact numbers and estimates are compared, on every machine.
@@ -139,12 +139,12 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.nda
             blocks[1] = blocks[1] - blocks[0]
         blocks = [block.astype(np.float64, copy=False) for block in blocks]
         peak = xp.stack([abs(block).max() for block in blocks])
-        units = xp.where(peak > 0, peak, 1)
+        units = divisor(peak)
         blocks = [block / unit for block, unit in zip(blocks, units, strict=True)]
         sums.append(xp.stack([(A * B).sum() for A in blocks for B in blocks]))
         peaks.append(peak)
     peak = on_host(finite(xp.stack(peaks)))
-    units = np.where(peak.max(axis=0) > 0, peak.max(axis=0), 1.0)
+    units = divisor(peak.max(axis=0))
     share = peak / units
     copies = np.array([copies for _, _, copies in pieces])
     products = on_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
