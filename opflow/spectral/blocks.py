@@ -139,6 +139,12 @@ def rounding_of(op: Operator) -> float:
     return max(op.shape) ** 0.5 * eps_of(op)
 
 
+def column_products(space: RowDistribution, *pairs: tuple[Array, Array]) -> Array:
+    """a·b of columns for every pair (a, b), completed in one sum: (pairs, c), float64."""
+    sums = [(a * b).sum(axis=0, dtype=np.float64) for a, b in pairs]
+    return space.total(namespace(*pairs[0]).stack(sums))
+
+
 def gram_eigh(A: Array, B: Array, space: RowDistribution) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, ascending, and vectors of ``Aᵀ B``, which is symmetric to rounding."""
     G = on_host(space.gram(A, B))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype, namespace
+from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
 from opflow.operators.diagonal import Zero
@@ -22,6 +22,7 @@ from opflow.spectral.blocks import (
     as_columns,
     block_unit,
     check_finite,
+    column_products,
     eps_of,
     finite,
     gaussian,
@@ -244,9 +245,8 @@ def _compared(
     BV = B_times.finite(V, "K1")
     if change:
         BV = BV * (B_times.unit / A_times.unit) - AV
-    Y = (AV, BV)
-    sums = namespace(V).stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
-    G = on_host(A.space.total(sums)).T.reshape(-1, 2, 2)
+    pairs = [(a, b) for a in (AV, BV) for b in (AV, BV)]
+    G = on_host(column_products(A.space, *pairs)).T.reshape(-1, 2, 2)
     value = float(number(G.mean(axis=0)))
     if not (math.isfinite(value) and value):
         return Estimate(value, products=2 * m, how="Hutchinson")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.blocks import Normalised, eps_of, finite, rounding_of
+from opflow.spectral.blocks import Normalised, column_products, eps_of, finite, on_host, rounding_of
 from opflow.spectral.traces.structure import forming_products, matrix_of
 
 #: where the recursive residual stops, relative to the tolerance, so that the true one meets it
@@ -106,7 +106,7 @@ class System:
         best_rr = xp.full(r.shape[1], np.inf)
         columns = np.arange(r.shape[1])
         z, rz = self._precondition(r)
-        self._check_positive(Form(*to_host(xp.stack([*rz]))), "preconditioner")
+        self._check_positive(Form(*on_host(xp.stack([*rz]))), "preconditioner")
         p = z
         while columns.size and self.iterations < maxiter:
             self.iterations += 1
@@ -122,7 +122,7 @@ class System:
             best = xp.where(rz.v_v < best_rr, x, best)
             best_rr = xp.fmin(rz.v_v, best_rr)
             # One transfer to the host brings all that the iteration is judged by.
-            numbers = to_host(xp.stack([*pw, *rz]))
+            numbers = on_host(xp.stack([*pw, *rz]))
             product = Form(*numbers[:3])
             inverse = Form(*numbers[3:])
             self._check(product, inverse, w, z)
@@ -145,21 +145,16 @@ class System:
     def _precondition(self, r: Array) -> tuple[Array, Form]:
         """z = P⁻¹ r, and the inner products of r and z."""
         if self._inverse is None:
-            rr = self._inner((r, r))[0]
+            rr = column_products(self.space, (r, r))[0]
             return r, Form(rr, rr, rr)
         z = self._inverse(r).astype(r.dtype, copy=False)
         return z, self._forms(r, z)
 
     def _forms(self, v: Array, Av: Array) -> Form:
-        return Form(*self._inner((v, Av), (v, v), (Av, Av)))
-
-    def _inner(self, *pairs: tuple[Array, Array]) -> Array:
-        """a·b of columns for every pair (a, b), completed in one sum: (pairs, c), float64."""
-        sums = [(a * b).sum(axis=0, dtype=np.float64) for a, b in pairs]
-        return self.space.total(namespace(*pairs[0]).stack(sums))
+        return Form(*column_products(self.space, (v, Av), (v, v), (Av, Av)))
 
     def _sizes(self, r: Array) -> np.ndarray:
-        return np.sqrt(to_host(self._inner((r, r)))[0])
+        return np.sqrt(on_host(column_products(self.space, (r, r)))[0])
 
     def _check(self, product: Form, inverse: Form, w: Array, z: Array) -> None:
         """Raise if the products or the preconditioner are not finite or not PSD."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
@@ -22,6 +21,7 @@ from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
 from opflow.spectral.functions.solve import TOLERANCES, break_even, solve
+from opflow.spectral.traces.estimators import half_width
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, matrix_of
 from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, Diagonal
 from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
@@ -232,16 +232,14 @@ class Posterior:
         """The diagonal of A⁻¹ and the ends of its 95 % intervals, from 1/Aᵢᵢ where A knows it."""
         inverse = self.inverse
         noise = self._noise
-        k = self._products
         if not isinstance(inverse, Inverse):
             return [inverse.diagonal()] * 3
         U = inverse.options["preconditioner"].data
         shares = 1 - noise / ((U * self._op.matmat(U)).sum(axis=0) + noise)
-        signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
-        G = matching(signs, U)
+        rng = np.random.default_rng(self._seeds[1])
+        G = matching(inverse.space.signs(rng, len(U), self._products), U)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
-        error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1) / k**0.5)
-        error += self._tol * len(U) ** 0.5
+        error = half_width(rest) + self._tol * len(U) ** 0.5
         middle = 1 - U**2 @ shares - rest.mean(axis=1)
         least = 0 if diagonal_products(self._op) else noise / (exact_diagonal(self._op) + noise)
         return [x.clip(least, 1) / noise for x in (middle, middle - error, middle + error)]

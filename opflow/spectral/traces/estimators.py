@@ -25,7 +25,15 @@ from scipy.stats import t as student
 
 from opflow.machine.arrays import Array
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.blocks import divisor, eps_of, finite, gram_eigh, matching, on_host
+from opflow.spectral.blocks import (
+    column_products,
+    divisor,
+    eps_of,
+    finite,
+    gram_eigh,
+    matching,
+    on_host,
+)
 from opflow.spectral.checks import Estimate, not_psd
 
 Product = Callable[[Array], Array]
@@ -66,8 +74,7 @@ def xtrace(
     V = matching(W - S * (S * W).sum(axis=0), Q)
     E = omega - Q @ V
     F = Y - Z @ V
-    quad = on_host(space.total((E * F).sum(axis=0, dtype=np.float64)))
-    square = on_host(space.total((E * E).sum(axis=0, dtype=np.float64)))
+    quad, square = on_host(column_products(space, (E, F), (E, E)))
     C = on_host(space.gram(Z, E))
     dim = n - min(rank, m - 1)
     total = float(np.trace(H))
@@ -173,6 +180,12 @@ def _normal(m: int) -> float:
 def skew_quantile(m: int) -> float:
     """The same for m samples of χ² with one degree of freedom."""
     return max(_normal(m), float((m / chi2.ppf(0.025, m) - 1) * (m / 2) ** 0.5))
+
+
+def half_width(samples: Array) -> Array:
+    """Half of the 95 % interval of the mean of every row of samples."""
+    k = samples.shape[1]
+    return samples.std(axis=1, ddof=1) * (_normal(k) / k**0.5)
 
 
 def _estimate(

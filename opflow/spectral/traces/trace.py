@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer
@@ -20,7 +19,7 @@ from opflow.spectral.blocks import (
     rounding_of,
 )
 from opflow.spectral.checks import Estimate, symmetric_operator
-from opflow.spectral.traces.estimators import xnystrace, xtrace
+from opflow.spectral.traces.estimators import half_width, xnystrace, xtrace
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
 #: Fewest products that make an interval.
@@ -209,9 +208,7 @@ def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:
     signs = matching(space.signs(rng, op.shape[0], k), Q)
     Y = product.finite(signs - Q @ space.gram(Q, signs))
     samples = signs * (Y - Q @ space.gram(Q, Y))
-    quantile = float(student.ppf(0.975, k - 1))
-    errors = samples.std(axis=1, ddof=1) * (quantile / k**0.5)
-    errors = errors + rounding_of(op) * largest_entry(Z, space)
+    errors = half_width(samples) + rounding_of(op) * largest_entry(Z, space)
     values = core + samples.mean(axis=1)
     if op.psd:  # no entry is negative, and zero is nearer to all that may be
         values = values.clip(min=0)
