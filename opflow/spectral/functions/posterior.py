@@ -162,8 +162,9 @@ class Posterior:
     def inverse(self) -> Operator:
         if self._tol:
             P = nystrom(self._op, self._noise, self._rank, rng=self._seeds[0])
-            options = {"preconditioner": P, "tol": self._tol, "how": "iterative"}
-            return Inverse(self._op, shift=self._noise, **options)
+            return Inverse(
+                self._op, shift=self._noise, preconditioner=P, tol=self._tol, how="iterative"
+            )
         xp = op_namespace(self._op)
         A = matrix_of(self._op).astype(np.float64)
         least = 0.0
@@ -263,12 +264,7 @@ class Posterior:
 
 
 def posterior(
-    op: Data,
-    y: Data,
-    noise: float,
-    cross: Data = None,
-    prior_diagonal: Data = None,
-    **options: Any,
+    op: Data, y: Data, noise: float, cross: Data = None, prior_diagonal: Data = None, **options: Any
 ) -> Posterior:
     """Gaussian-process regression on a kernel.
 

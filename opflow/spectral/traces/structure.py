@@ -68,14 +68,17 @@ def diagonal_products(op: Operator) -> int:
     if isinstance(op, Sum | Scaled):
         return max(map(diagonal_products, op.operands))
     if isinstance(op, Product) and op.is_gram:
-        return forming_products(op.operands[0])
+        op = op.operands[0]
     return forming_products(op)
 
 
 def matrix_of(op: Operator, memory: float | str | None = None) -> Array:
-    """All entries of `op`, or of its rows on this rank by as many products as it has columns."""
+    """All entries of `op`; of a sharded one those of the rows of this rank, by n products."""
+    n = op.shape[0]
     if op.space.sharded:
-        return _sharded_columns(op)
+        span = op.space.span(n)
+        identity = op_namespace(op).eye(span.stop - span.start, n, span.start, dtype=op.dtype)
+        return finite(op.matmat(identity), space=op.space)
     if distribution_of(op).sharded:
         return finite(op.todense())
     return finite(dense(op, memory))
@@ -91,15 +94,7 @@ def exact_diagonal(op: Operator) -> Array:
             f"op is sharded and its structure does not give its diagonal: for an order of "
             f"{n} > {DENSE} it can only be estimated"
         )
-    return _sharded_columns(op).diagonal(op.space.span(n).start)
-
-
-def _sharded_columns(op: Operator) -> Array:
-    """The rows of this rank, all their columns, by n products."""
-    n = op.shape[0]
-    span = op.space.span(n)
-    identity = op_namespace(op).eye(span.stop - span.start, n, span.start, dtype=op.dtype)
-    return finite(op.matmat(identity), space=op.space)
+    return matrix_of(op).diagonal(op.space.span(n).start)
 
 
 def diagonal_cost(op: Operator) -> Cost:

@@ -31,12 +31,7 @@ WAYS = ("exact", "xtrace", "xnystrace")
 
 @keywords
 def trace(
-    op: Data,
-    *,
-    how: str | None = None,
-    products: int = PRODUCTS,
-    rng: Seed = 0,
-    seed: Seed = 0,
+    op: Data, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
