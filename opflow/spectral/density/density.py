@@ -15,10 +15,9 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, as_array, check_integer
-from opflow.spectral.blocks import divisor
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.density.quadrature import choose_rule
-from opflow.spectral.density.rule import Quadrature
+from opflow.spectral.density.rule import Quadrature, settled_zeros
 from opflow.spectral.traces.exact import rank_bound
 
 
@@ -30,8 +29,7 @@ class Density(Pictured):
     rule : Quadrature
     rank : int, the largest that the structure of the operator allows
     psd : bool, whether no eigenvalue is negative
-    log : bool
-        Whether the density is one per unit of log₁₀ λ, rather than per unit of λ.
+    log : bool, whether the density is one per unit of log₁₀ λ, rather than per unit of λ
     width : float, optional
         Standard deviation of the Gaussian that stands for an eigenvalue, in the same unit.
     steps : int, for the default width
@@ -40,14 +38,11 @@ class Density(Pictured):
     ----------
     null : Estimate
         How many eigenvalues are zero, to rounding.
-    order : int
-        How many eigenvalues there are.
+    order : int, how many eigenvalues there are
     support : tuple of float
         The least and the largest eigenvalue seen that is not zero; (0, 0) if there is none.
-    products : int
-        Products with one vector that were spent.
-    how : str
-        ``"exact"``, or the name of the estimator.
+    products : int, with one vector, that were spent
+    how : str, ``"exact"`` or the name of the estimator
 
     See Also
     --------
@@ -186,27 +181,12 @@ class Density(Pictured):
             high += last
         low = max(low, least)
         high = max(high, least)
-        if low == least > 0 and self._settle_zeros(zero, least):
-            value = least
+        settled = settled_zeros(rule, zero, least)
+        if low == least > 0 and settled is not None:
+            self._rule = settled
             self._doubt = high - least
+            value = least
         return Estimate(max(value, least), low, high, products=self.products, how=self.how)
-
-    def _settle_zeros(self, zero: Array, least: float) -> bool:
-        """Give the nodes that are zero the weight `least` in all; False if that cannot be."""
-        rule = self._rule
-
-        def weight(part: Array) -> Array:
-            return np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
-
-        own = weight(zero)
-        free = weight(~zero & ~rule.pinned)
-        left = self.order - least - weight(~zero & rule.pinned)
-        if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
-            return False
-        scale = np.where(rule.pinned, 1.0, left / divisor(free))
-        weights = rule.weights * np.where(zero, least / own, scale)
-        self._rule = replace(rule, weights=weights, pinned=rule.pinned | zero)
-        return True
 
     def _axis(self, nodes: Array) -> Array:
         if not self.log:
@@ -228,9 +208,8 @@ class Density(Pictured):
         """What two neighbouring nodes that lie further apart than the width leave open."""
         rule = self._rule
         each, last, following = rule.neighbours(rule.nodes[..., None] <= grid)
-        places = np.pad(self._axis(rule.nodes), ((0, 0), (1, 1)))
-        places[:, 0] = -np.inf
-        places[:, -1] = np.inf
+        ends = ((0, 0), (-np.inf, np.inf))
+        places = np.pad(self._axis(rule.nodes), ((0, 0), (1, 1)), constant_values=ends)
         gap = (places[each, following] - places[each, last]) / self.width
         loose = rule.loose()
         weight = loose[each, last] + loose[each, following]
@@ -257,7 +236,6 @@ def density(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     probes, steps, rng, seed
         As in :func:`quadrature`; of no effect on an exact spectrum.
     log : bool, default False
@@ -267,8 +245,7 @@ def density(
         that holds all but 2 % of the nonzero eigenvalues, at least 1e-3 of where that ends or
         0.05 decades; more steps show more.
     how : {None, "exact", "estimate"}
-        The exact eigenvalues, or an estimate; exact if the order, or the width of the factor of
-        a Gram, is at most ``checks.DENSE`` (1024), by default.
+        As in :func:`logdet`.
     progress : bool, default False
         Count the products on standard error.
 

@@ -35,7 +35,6 @@ def quadrature(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     probes : int, default 10
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60

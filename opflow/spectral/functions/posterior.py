@@ -20,29 +20,11 @@ from opflow.spectral.checks import DENSE, Estimate, check_shift, check_tol, symm
 from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
-from opflow.spectral.functions.solve import TOLERANCES, break_even, solve
+from opflow.spectral.functions.solve import TOLERANCES, Inverse, break_even
 from opflow.spectral.traces.estimators import half_width
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, matrix_of
 from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, Diagonal
 from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
-
-
-class Inverse(Operator):
-    """(op + shift)⁻¹ of a PSD `op`, by :func:`solve` and its `options`."""
-
-    def __init__(self, op: Operator, **options: Any) -> None:
-        self.op = op
-        self.options = options
-        super().__init__(op.shape, op.dtype, psd=True, symbol=f"({op.symbol} + μ)⁻¹")
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.op,)
-
-    def _matmat(self, X: Array) -> Array:
-        return solve(self.op.astype(X.dtype), X, **self.options).x
-
-    _rmatmat = _matmat
 
 
 class Posterior:

@@ -7,7 +7,7 @@ factorised.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -246,3 +246,21 @@ def break_even(op: Operator, how: str | None, columns: int, preconditioner: Data
     factorising = NOMINAL.seconds(Cost(2 / 3 * float(n) ** 3, 0.0), np.float64)
     iteration = NOMINAL.seconds(op.cost(columns), op.dtype)
     return max(ITERATIONS_BEFORE_FACTORISING, math.ceil((forming + factorising) / iteration))
+
+
+class Inverse(Operator):
+    """(op + shift)⁻¹ of a PSD `op`, by :func:`solve` and its `options`."""
+
+    def __init__(self, op: Operator, **options: Any) -> None:
+        self.op = op
+        self.options = options
+        super().__init__(op.shape, op.dtype, psd=True, symbol=f"({op.symbol} + μ)⁻¹")
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.op,)
+
+    def _matmat(self, X: Array) -> Array:
+        return solve(self.op.astype(X.dtype), X, **self.options).x
+
+    _rmatmat = _matmat

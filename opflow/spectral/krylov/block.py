@@ -177,7 +177,6 @@ def block_lanczos(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     steps : int
         Block products to spend at most; fewer once the basis spans everything.
     V : array (n, b), optional

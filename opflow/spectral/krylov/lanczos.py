@@ -33,7 +33,6 @@ def lanczos(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     steps : int
         Products to spend at most.
     v : array (n,), optional

@@ -268,9 +268,8 @@ def participation_ratio(
     spent = size.products + total.products
     if size == 0:
         return Estimate(0.0, products=spent)
-    least, most = sorted([abs(total.low), abs(total.high)])
-    if total.low <= 0 <= total.high:
-        least = 0.0
+    least = max(total.low, -total.high, 0.0)
+    most = max(-total.low, total.high)
     low = (least / size.high) ** 2
     high = math.inf
     if size.low > 0:
@@ -287,13 +286,11 @@ def spectrum_by_lapack(op: Operator, products: int) -> Spectrum | None:
 
 
 def lanczos_estimate(
-    value: float, low: float, high: float, products: int, size: float | None = None
+    value: float, low: float, high: float, products: int, size: float = 0.0
 ) -> Estimate:
     """An estimate, with a warning if its interval is too wide for `size` (`high` by default)."""
     how = "Lanczos"
-    if size is None:
-        size = high
-    if not high - low <= INTERVAL_WIDTH * size < math.inf:
+    if not high - low <= INTERVAL_WIDTH * (size or high) < math.inf:
         how += ", not converged"
         not_converged(
             f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "
