@@ -72,9 +72,11 @@ class System:
             residual_new = b.take(which, axis=1) - self._times(x_new)
             before = sizes[unsolved]
             after = self._sizes(residual_new)
-            better = xp.asarray(after < before)
-            x[:, which] = xp.where(better, x_new, x.take(which, axis=1))
-            residual[:, which] = xp.where(better, residual_new, residual.take(which, axis=1))
+            better = np.flatnonzero(after < before)
+            new = xp.asarray(better)
+            which = xp.asarray(unsolved[better])
+            x[:, which] = x_new.take(new, axis=1)
+            residual[:, which] = residual_new.take(new, axis=1)
             sizes[unsolved] = np.minimum(after, before)
             unsolved = unsolved[(after > tol) & (after < 0.5 * before)]
         return x, sizes
