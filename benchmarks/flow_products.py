@@ -99,10 +99,10 @@ def heun(net: Any, X: Any, y: Any, T: float, steps: int) -> tuple[Any, int]:
     """The residual by the second-order method of Heun in equal steps: none of the competitors."""
     import numpy as np
 
-    from opflow.dynamics.first_layer import WeightLayer
+    from opflow.dynamics.first_layer import FirstLayer
     from opflow.dynamics.state import State
 
-    now, spare = State(net, WeightLayer(X), y), np.empty_like(y)
+    now, spare = State(net, FirstLayer(X), y), np.empty_like(y)
     for _ in range(steps):
         _, slope = now.loss_and_velocity(spare)
         _, ahead = now.moved(slope, T / steps).loss_and_velocity(spare)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = None
         if not launched():  # of several ranks, the first alone says what is wrong
             try:
-                args = parse(sys.argv[1:] if argv is None else argv)
+                args = parse(argv)
             finally:  # help is shown, and the reader may be gone
                 sys.stdout.flush()
         from opflow.cli import commands

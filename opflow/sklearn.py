@@ -48,7 +48,8 @@ class _Estimator(BaseEstimator):
 
     def _regression(self, X: Data, y: Data) -> tuple[Any, Any, Task]:
         X, y = self._checked(X, y, multi_output=True, y_numeric=True)
-        y = column_or_1d(y, warn=True) if y.shape[1:] == (1,) else y
+        if y.shape[1:] == (1,):
+            y = column_or_1d(y, warn=True)
         targets = Standardiser.fit(y.reshape(len(y), -1), dtype=X.dtype)
         return X, y, Task(targets, inputs=self._inputs(X))
 

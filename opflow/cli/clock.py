@@ -1,12 +1,15 @@
-"""The seconds that an analysis may take, shared among its parts."""
+"""The seconds that an analysis may take, shared among its parts; what a command took."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from opflow.cli.folder import Numbers
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.operators.describe import duration
@@ -18,7 +21,7 @@ class Clock:
     def __init__(self, seconds: float, progress: bool) -> None:
         self._end = time.monotonic() + seconds
         self._progress = progress
-        self.pace = 0.0  #: seconds per product with a vector
+        self.pace = 0.0  #: seconds per product with a vector; 0: they take none to speak of
 
     def part(self, name: str, left: int) -> None:
         """Begin a part, after which there are `left` − 1 more."""
@@ -33,7 +36,9 @@ class Clock:
 
     def fits(self, most: int, products: int, share: float = 1.0) -> int:
         """How many things of so many products each fit into a share of the time, at most `most`."""
-        return int(min(most, share * self.left() / max(products * self.pace, 1e-9)))
+        if not self.pace:
+            return most
+        return int(min(most, share * self.left() / (products * self.pace)))
 
     def run(
         self,
@@ -65,3 +70,22 @@ class Clock:
         takes = f"it takes about {duration(need)} or more"
         self.skipped[name] = f"{takes}, and {duration(left)} are left: {hint}--seconds"
         return None
+
+
+def taken(started: float) -> Numbers:
+    """Seconds since then, and bytes held at the peak; 0 where the system does not say."""
+    peak = 0
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"seconds": time.perf_counter() - started, "peak_memory": peak}
+
+
+def used(s: Numbers) -> str:
+    """The seconds and the memory of a summary, in words."""
+    seconds = f"{s['seconds']:.1f} s"
+    if not s["peak_memory"]:
+        return seconds
+    return f"{seconds}, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"

@@ -7,7 +7,6 @@ says how to go on.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -17,12 +16,14 @@ import signal
 import sys
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import opflow as of
 from opflow.cli import options, run_report, spectrum, spectrum_report
+from opflow.cli.clock import taken
 from opflow.cli.devices import check_device
 from opflow.cli.estimate import estimate, numbers
 from opflow.cli.estimate import report as estimated
@@ -31,7 +32,6 @@ from opflow.cli.kernel import Ask
 from opflow.cli.predict import predictions
 from opflow.cli.ranks import World
 from opflow.cli.training import train
-from opflow.cli.words import HINT
 from opflow.data.load import load, reading
 from opflow.dynamics.storage.signals import Signals
 from opflow.machine.communicator import RankError
@@ -39,7 +39,7 @@ from opflow.machine.files import write_npz
 from opflow.machine.workspace import parse_memory
 
 
-def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None, args: Namespace | None = None) -> int:
     """Run a command, from its words or from its parsed options, and return the exit code."""
     try:
         world = World()
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = No
     Signals.last = ""
     with world.quiet(), Signals(at_once=True):
         try:
-            args = args or options.parse(sys.argv[1:] if argv is None else argv)
+            args = args or options.parse(argv)
         except SystemExit as stop:  # argparse has said what is wrong
             return int(stop.code or 0)
         try:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, args: argparse.Namespace | None = No
             return _fail(f"stopped by {name}", 128 + signal.Signals[name], world)
 
 
-def _run(args: argparse.Namespace, world: World) -> int:
+def _run(args: Namespace, world: World) -> int:
     if args.command == "train":
         return train(args, world)
     if world.comm is not None:
@@ -100,7 +100,7 @@ def _warnings(quiet: bool) -> Iterator[None]:
         yield
 
 
-def _estimate(args: argparse.Namespace) -> None:
+def _estimate(args: Namespace) -> None:
     samples = args.samples
     features = args.features
     outputs = args.outputs or 1
@@ -127,7 +127,7 @@ def _estimate(args: argparse.Namespace) -> None:
         )
 
 
-def _spectrum(args: argparse.Namespace) -> None:
+def _spectrum(args: Namespace) -> None:
     check_device(args.device)
     what = spectrum.subject(args.run, args.data, args.targets, args.device)
     if args.out is None and not args.run.is_dir():
@@ -135,34 +135,31 @@ def _spectrum(args: argparse.Namespace) -> None:
     out = args.out or args.run / "spectrum"
     asked = {name: value for name, value in vars(args).items() if name in Ask._fields}
     ask = Ask(**asked, progress=not args.quiet)
-    say = str if args.quiet else partial(print, file=sys.stderr)
     with ResultFolder(out, args.overwrite) as folder:
         started = time.perf_counter()
-        summary, arrays = spectrum.analyse(what, ask, say)
-        summary["seconds"] = time.perf_counter() - started
-        summary["peak_memory"] = run_report.peak_memory()
+        summary, arrays = spectrum.analyse(what, ask)
+        summary |= taken(started)
         table = spectrum_report.table(summary)
-        write_npz(folder.path / "spectrum.npz", arrays)
-        write_text(folder.path / "spectrum.json", json.dumps(summary, indent=2) + "\n")
-        write_text(folder.path / "spectrum.txt", table + "\n")
+        write_npz(out / "spectrum.npz", arrays)
         draw = partial(spectrum_report.pictures, arrays, summary["outputs"])
-        pictures = run_report.attempt(folder.path, draw)
+        report = run_report.results(folder, "spectrum", summary, table, draw)
     args.found = summary
     if not (args.quiet or args.json):
-        print(f"{table}\n\n{pictures}; everything is in {out}\n{HINT}")
+        print(report)
 
 
-def _predict(args: argparse.Namespace) -> None:
+def _predict(args: Namespace) -> None:
     if args.out is not None and args.out.exists() and not args.overwrite:
         raise ValueError(f"--out {args.out} is there already; --overwrite replaces it")
     file = args.run
     if file.is_dir():
         file /= "trajectory.npz"
     run = of.Trajectory.load(file)
-    names, columns, about = predictions(run, args.data, args.targets, args.proba)
-    args.found = {name: c.tolist() for name, c in zip(names, columns, strict=True)}
+    columns, about = predictions(run, args.data, args.targets, args.proba)
+    args.found = {name: column.tolist() for name, column in columns.items()}
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([names, *zip(*columns, strict=True)])
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    csv.writer(text, lineterminator="\n").writerows(rows)
     if args.out is not None:
         write_text(args.out, text.getvalue())
     elif not args.json:
@@ -171,19 +168,17 @@ def _predict(args: argparse.Namespace) -> None:
         print(f"opflow: {about}", file=sys.stderr)
 
 
-def _plot(args: argparse.Namespace) -> None:
-    drawn: list[Path] = []
-    failed: dict[str, str] = {}
-    places = {args.run: run_report.saved(args.run) | spectrum_report.saved(args.run)}
-    places[args.run / "spectrum"] = spectrum_report.saved(args.run / "spectrum")
-    for place, pictures in places.items():
-        made, missing = run_report.write(place, pictures)
-        drawn += [place / name for name in made]
-        failed |= {str(place / name): why for name, why in missing.items()}
-    if not (drawn or failed):
+def _plot(args: Namespace) -> None:
+    inside = args.run / "spectrum"
+    found = run_report.saved(args.run) | spectrum_report.saved(args.run)
+    pictures = {str(args.run / name): draw for name, draw in found.items()}
+    found = spectrum_report.saved(inside)
+    pictures |= {str(inside / name): draw for name, draw in found.items()}
+    if not pictures:
         raise ValueError(f"{args.run} holds neither trajectory.npz nor spectrum.npz")
+    told = run_report.said(*run_report.write(Path(), pictures))
     if not args.quiet:
-        print(run_report.said(drawn, failed))
+        print(told)
 
 
 #: what runs in one process alone

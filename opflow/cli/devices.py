@@ -13,7 +13,6 @@ from opflow.machine.ranks import Sharded, space_of
 from opflow.machine.streams import Streamed, prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.describe import human
-from opflow.relu.network import ReLUNetwork
 
 
 def check_device(device: str, comm: Any = None) -> None:
@@ -28,24 +27,21 @@ def check_device(device: str, comm: Any = None) -> None:
         cuda.Device(Sharded(comm, 1).rank_here % cuda.runtime.getDeviceCount()).use()
 
 
-def placed(
-    network: ReLUNetwork, data: DataSet, device: str, comm: Any = None
-) -> tuple[ReLUNetwork, DataSet]:
-    """Network and data where they are to be computed with.
+def placed(data: DataSet, device: str, comm: Any = None) -> DataSet:
+    """Data where they are to be computed with.
 
     X is copied to the device if it takes at most half of what is free there and is
-    :class:`~opflow.Streamed` if it takes more (``MemoryError`` if it is sparse); network, targets
-    and labels are copied.  Ranks that compute on one device share what is free, and the X of all
-    is streamed if that of one is.
+    :class:`~opflow.Streamed` if it takes more (``MemoryError`` if it is sparse); targets and labels
+    are copied.  Ranks that compute on one device share what is free, and the X of all is streamed
+    if that of one is.
     """
     if device == "cpu":
-        return network, data
-    network = network.to(device)
+        return data
     y = to_device(data.targets, device)
-    data = data._replace(inputs=placed_inputs(data.inputs, comm), targets=y)
-    if data.labels is not None:
-        data = data._replace(labels=to_device(data.labels, device))
-    return network, data
+    labels = data.labels
+    if labels is not None:
+        labels = to_device(labels, device)
+    return data._replace(inputs=placed_inputs(data.inputs, comm), targets=y, labels=labels)
 
 
 def placed_inputs(X: Data, comm: Any = None) -> Data:

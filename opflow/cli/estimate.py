@@ -13,58 +13,39 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.dynamics.methods.descent import GradientDescent
+import opflow as of
+from opflow.cli.folder import Numbers
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.routes import (
+    METHOD,
     Route,
     RunShapes,
-    best,
-    chosen_first,
     explain,
     possible_routes,
-    run_shapes,
+    ranked,
     steps_expected,
 )
 from opflow.machine.arrays import Data, module_name
-from opflow.machine.cost import machine_profile
 from opflow.machine.workspace import parse_memory
-from opflow.operators import Cost
 from opflow.operators.describe import duration, human
-from opflow.relu.network import ReLUNetwork
-
-NO_METHOD: Method = GradientDescent()
+from opflow.relu.inputs import is_whole
 
 
 class Estimate(NamedTuple):
     """What a run would take; sizes are in bytes."""
 
-    #: the one that would be taken first
+    #: the first one would be taken; it fits the budget if any does
     routes: list[Route]
-    #: whether any fits the budget
-    fits: bool
     budget: float
     steps: int
     dtype: np.dtype[Any]
     #: one product with the kernel, and what is held for it, by the way to hold the fields
-    products: dict[str, tuple[Cost, float]]
+    products: dict[str, tuple[of.Cost, float]]
     checkpoint: float
     #: X and y, in memory or on disk
     data: float
     #: a dense K, which is never formed unasked
     dense: float
-
-    @property
-    def seconds(self) -> float:
-        """Time of the whole run."""
-        return self.routes[0].seconds(self.steps, self.dtype)
-
-
-def shape_network(widths: Sequence[int], outputs: int, dtype: DTypeLike) -> ReLUNetwork:
-    """A network of these shapes that takes no memory: every weight is one and the same zero."""
-    start = ReLUNetwork.random([1] * len(widths), outputs=outputs, seed=0, dtype=dtype)
-    zero = np.zeros((), dtype=dtype)
-    weights = [np.broadcast_to(zero, (n, m)) for m, n in itertools.pairwise(widths)]
-    return start.with_parameters(weights)
 
 
 def estimate(
@@ -75,7 +56,7 @@ def estimate(
     *,
     steps: int | None = None,
     memory: float | str | None = None,
-    method: Method = NO_METHOD,
+    method: Method = METHOD,
     eliminate: bool | None = None,
     X: Data = None,
 ) -> Estimate:
@@ -90,27 +71,29 @@ def estimate(
     >>> found.routes[0].name, found.routes[0].step.flops
     ('weights', 1605632000000000.0)
     """
-    network = shape_network(widths, outputs, np.dtype(dtype))
+    zero = np.zeros((), dtype=dtype)  # every weight, and every entry of X: they take no memory
+    start = of.ReLUNetwork.random([1] * len(widths), outputs=outputs, seed=0, dtype=zero.dtype)
+    weights = [np.broadcast_to(zero, (n, m)) for m, n in itertools.pairwise(widths)]
+    network = start.with_parameters(weights)
     if X is None:
-        X = np.broadcast_to(np.zeros((), dtype=dtype), (samples, widths[0]))
-    shapes = run_shapes(network, X, int(X.shape[0]), method)
-    routes = possible_routes(shapes, X, None, False if method.by_weights else eliminate)
+        X = np.broadcast_to(zero, (samples, widths[0]))
+    shapes = RunShapes(network, X, int(X.shape[0]), method)
+    routes = possible_routes(shapes, None, False if method.by_weights else eliminate)
     count = steps_expected(steps)
     budget = parse_memory(memory, module_name(X))
     fitting = [r for r in routes if r.held <= budget]
-    chosen = best(fitting or routes, count, network.dtype)
+    routes = ranked(routes, fitting or routes, count, network.dtype)
     ways = ["cached"]
-    if not shapes.whole:  # these read X by rows
+    if not is_whole(X):  # these read X by rows
         ways += ["packed", "recomputed"]
-    stored = shapes.entries * (shapes.item + 4.0 * shapes.whole)
+    stored = shapes.entries * (shapes.item + 4.0 * is_whole(X))
     return Estimate(
-        chosen_first(routes, chosen),
-        bool(fitting),
+        routes,
         budget,
         count,
         network.dtype,
         {storage: shapes.kernel_product(storage) for storage in ways},
-        _checkpoint_bytes(shapes, chosen),
+        _checkpoint_bytes(shapes, routes[0]),
         stored + shapes.residuals,
         (float(samples) * outputs) ** 2 * shapes.item,
     )
@@ -125,9 +108,9 @@ def _checkpoint_bytes(shapes: RunShapes, route: Route) -> float:
     return numbers * shapes.item
 
 
-def numbers(found: Estimate) -> dict[str, Any]:
+def numbers(found: Estimate) -> Numbers:
     """The estimate for JSON: seconds, flops and bytes, the route that would be taken first."""
-    rates = machine_profile()
+    rates = of.machine_profile()
     routes = [
         {
             "route": route.name,
@@ -159,12 +142,12 @@ def numbers(found: Estimate) -> dict[str, Any]:
 def report(found: Estimate) -> str:
     """The estimate as a table for people; its first part is what `train` explains itself with."""
     lines = [explain(found.routes, found.dtype, found.steps, found.budget)]
-    if not found.fits:
+    if found.routes[0].held > found.budget:
         least = min(route.held for route in found.routes)
         lines.append(f"no route fits: --memory {math.ceil(least)} would do")
     lines += ["", f"{'one product with K, fields':38}{'work':>12}{'':10}{'held':>10}"]
     for name, (cost, held) in found.products.items():
-        seconds = machine_profile().seconds(cost, found.dtype)
+        seconds = of.machine_profile().seconds(cost, found.dtype)
         lines.append(
             f"  {name:36}{human(cost.flops, 'flop'):>12}{'':10}"
             f"{human(held, 'B', 1024):>10}{duration(seconds):>14}"

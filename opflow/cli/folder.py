@@ -10,11 +10,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from opflow.machine.files import atomic
+
+#: what a JSON file holds, by name
+Numbers: TypeAlias = dict[str, Any]
+#: what a ``.npz`` file holds, by name
+Arrays: TypeAlias = dict[str, Any]
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -47,6 +52,12 @@ SPECTRUM = (
     "projections.png",
     "heat_map.png",
 )
+#: options that a run which goes on must have in common with its beginning
+FIXED = (
+    *("widths", "scaling", "seed", "dtype", "method", "step", "momentum", "batch", "weight_decay"),
+    *("tol", "eliminate", "target", "task", "missing", "encode", "standardise", "test_fraction"),
+    "test_data",
+)
 #: where the files of an earlier run wait for the one that replaces it to succeed
 ASIDE = ".replaced"
 
@@ -60,6 +71,19 @@ def write_text(path: Path, text: str) -> None:
         raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
 
 
+def write_json(path: Path, values: Numbers) -> None:
+    """Write what JSON can hold, and paths as text."""
+    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Numbers:
+    """What :func:`write_json` wrote."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 class ResultFolder:
     """A folder for the files `names`; those it replaces come back if the ``with`` block fails."""
 
@@ -67,7 +91,7 @@ class ResultFolder:
     names: Sequence[str] = SPECTRUM
     #: all that a command may write here
     files: Sequence[str] = SPECTRUM
-    #: whether results are gone on with
+    #: whether an earlier run goes on
     resumed = False
 
     def __init__(self, path: Path, overwrite: bool, hint: str = "") -> None:
@@ -131,25 +155,19 @@ class RunFolder(ResultFolder):
         """Whether there is a state to go on from."""
         return any((self.path / name).exists() for name in (CHECKPOINT, OLDER))
 
-    def configure(self, config: Mapping[str, Any], fixed: Sequence[str]) -> None:
-        """Write the configuration, or compare it with that of the run that goes on.
-
-        `fixed` are the options in which the two must agree.
-        """
+    def configure(self, config: Numbers) -> None:
+        """Write the configuration, if it agrees with that of the run that goes on."""
         file = self.path / CONFIG
         if self.resumed and file.exists():
-            try:
-                before = dict(json.loads(file.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise ValueError(f"{file} cannot be read: {error}") from error
-            for name in fixed:
-                if before.get(name) != config[name]:
-                    option = f"--{name.replace('_', '-')}"
-                    now, then = (json.dumps(c.get(name)) for c in (config, before))
-                    raise ValueError(
-                        f"--resume: {option} is {now} but the run in {self.path} has {then}"
-                    )
-        write_text(file, json.dumps(config, indent=2) + "\n")
+            before = read_json(file)
+            for name in FIXED:
+                now = config[name]
+                then = before.get(name)
+                if now != then:
+                    told = f"--{name.replace('_', '-')} is {json.dumps(now)}"
+                    other = f"the run in {self.path} has {json.dumps(then)}"
+                    raise ValueError(f"--resume: {told} but {other}")
+        write_json(file, config)
 
     def failed(self, hopeless: bool) -> bool:
         """Leave nothing that blocks the next run; whether there is a state to go on from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +12,17 @@ import numpy as np
 
 import opflow as of
 from opflow.cli.clock import Clock
+from opflow.cli.folder import Arrays, Numbers
 from opflow.evaluation.materialise import candidates
 from opflow.machine.arrays import Array, to_host
 from opflow.machine.workspace import op_namespace
 from opflow.operators.describe import human
 from opflow.plot.spectra import fit_ranks, power_law
-from opflow.spectral import Eigenpairs, Estimate
+from opflow.spectral import Estimate
 from opflow.spectral.checks import DENSE
 from opflow.spectral.traces.exact import WHOLE_BYTES
 
-#: predicted seconds of the products from which on the analysis reports its progress
+#: predicted seconds of the products beyond which the analysis reports its progress
 LONG = 10.0
 #: vectors of the product that is timed
 PACED = 4
@@ -64,10 +66,6 @@ class Kernel:
         self.trace = float(traces.sum())
         self.shares = traces / (self.trace or 1.0)
 
-    def eigenpairs(self, top: int, memory: float, **options: Any) -> Eigenpairs:
-        """The largest eigenvalues, or all of fewer."""
-        return of.spectral.eigsh(self.op, min(top, self.op.shape[0]), memory=memory, **options)
-
 
 class Analysis(Kernel):
     """The numbers and arrays of a kernel on one machine, within a time and a memory.
@@ -75,13 +73,11 @@ class Analysis(Kernel):
     Numbers that do not fit, or were not asked for, stay None; `clock` keeps the reasons.
     """
 
-    def __init__(
-        self, fields: of.Fields, ask: Ask, budget: float, clock: Clock, say: Callable[[str], object]
-    ) -> None:
+    def __init__(self, fields: of.Fields, ask: Ask, budget: float, clock: Clock) -> None:
         super().__init__(fields)
         self.ask = ask
         self.clock = clock
-        self.arrays: dict[str, Any] = {"layer_shares": self.shares}
+        self.arrays: Arrays = {"layer_shares": self.shares}
         self.vectors: Any = None
         self.parameters = fields.network.parameters
         self.factored = self.op
@@ -99,30 +95,41 @@ class Analysis(Kernel):
         used = next((form for form in forms if form.fits), factored)
         if used.seconds > clock.left():  # forming K may not pay for what fits
             products = max(1, int(products * clock.left() / used.seconds))
-        self.say = say
-        if used.seconds <= LONG:
-            self.say = str
+        self.talks = ask.progress and used.seconds > LONG
         self.how = used.how
         #: bytes left of --memory
         self.left = budget - used.held
+        #: options of sums over the spectrum: estimates where all eigenvalues do not fit
+        self.sums: Numbers = {}
+        if not self.whole and WHOLE_BYTES * float(n) ** 2 > self.left:
+            self.sums["how"] = "estimate"
         # factors tell how many eigenvalues are zero, a dense matrix does not
         self.op = of.materialise(self.op, products=products, columns=columns, memory=budget / 2)
-        started = time.perf_counter()
-        self.op.matmat(op_namespace(self.op).ones((n, PACED), dtype=self.op.dtype))
-        clock.pace = (time.perf_counter() - started) / PACED
+        clock.pace = 0.0
+        if not self.whole:
+            started = time.perf_counter()
+            self.op.matmat(op_namespace(self.op).ones((n, PACED), dtype=self.op.dtype))
+            clock.pace = (time.perf_counter() - started) / PACED
 
-    def numbers(self, y: Array) -> dict[str, Any]:
+    def numbers(self, y: Array) -> Numbers:
         """Everything that is a number, for targets y; arrays are kept."""
         found = {"layer_shares": self.shares.tolist(), "trace": number(self.trace)}
         shares = ", ".join(f"{100 * share:.3g} %" for share in self.shares)
-        self.say(f"{self.clock.name}: tr K = {self.trace:.5g}, by layers {shares} ({self.how})")
+        self._say(f"{self.clock.name}: tr K = {self.trace:.5g}, by layers {shares} ({self.how})")
         if self._allowed("eigenpairs", 8 * self.top + 40, ": ask for fewer by --top"):
             found |= self._eigenpairs()
         if self._allowed("norms", 80):
             found |= self._norms(found)
             found["alignment"] = self._alignments(y.ravel())
-            found["effective_rank"] = self._effective_rank()
+            probes = max(2, self.clock.fits(10, RANK_STEPS, 0.5))
+            rank = partial(of.spectral.effective_rank, probes=probes, steps=RANK_STEPS, **self.sums)
+            products = probes * RANK_STEPS
+            found["effective_rank"] = self._number("effective_rank", products, rank, self.op)
         return found | self._null() | {"skipped": self.clock.skipped}
+
+    def _say(self, text: str) -> None:
+        if self.talks:
+            print(text, file=sys.stderr)
 
     def _allowed(self, name: str, vectors: float, hint: str = "") -> bool:
         """Whether that many vectors fit into the memory left; if not, the reason is kept."""
@@ -134,17 +141,13 @@ class Analysis(Kernel):
             self.clock.skipped[name] = f"it would hold {sizes} left of --memory{hint}"
         return need <= self.left
 
-    def _eigenpairs(self) -> dict[str, Any]:
+    def _eigenpairs(self) -> Numbers:
         """The largest eigenpairs; a few of them rather than none."""
         clock = self.clock
-        least = 0
-        if not self.whole:
-            self.top = max(1, clock.fits(self.top + 4, DECAYING, 0.7) - 4)
-            least = 5 * DECAYING
-        work = partial(
-            self.eigenpairs, self.top, self.left, tol=TOL, how="factored", rng=self.ask.seed
-        )
-        pairs = clock.run("eigenpairs", least, work, "fewer by --top, or more ")
+        self.top = max(1, clock.fits(self.top + 4, DECAYING, 0.7) - 4)
+        options: Any = {"memory": self.left, "tol": TOL, "how": "factored", "rng": self.ask.seed}
+        work = partial(of.spectral.eigsh, self.op, self.top, **options)
+        pairs = clock.run("eigenpairs", 5 * DECAYING, work, "fewer by --top, or more ")
         if pairs is None:
             return {}
         self.vectors = pairs.eigenvectors
@@ -154,13 +157,13 @@ class Analysis(Kernel):
             "eigenvectors": to_host(pairs.eigenvectors),
             "mode_shares": of.spectral.spectrum_shares(self.layers, self.vectors),
         }
-        self.say(f"{clock.name}: λ_max(K) = {pairs.eigenvalues[0]:.5g}")
+        self._say(f"{clock.name}: λ_max(K) = {pairs.eigenvalues[0]:.5g}")
         if self.top < min(self.ask.top, self.op.shape[0]):
             clock.skipped["more eigenpairs"] = f"time is short after {self.top}: --seconds"
         law = None
-        if (ranks := fit_ranks(pairs.eigenvalues)) is not None:
+        if ranks := fit_ranks(pairs.eigenvalues):
             fitted = power_law(pairs.eigenvalues, ranks)
-            law = fitted and [fitted.exponent, fitted.factor, *ranks, fitted.r2]
+            law = [fitted.exponent, fitted.factor, *ranks, fitted.r2]
         return {
             "eigenvalues": pairs.eigenvalues.tolist(),
             "largest_residual": float(pairs.residuals.max()),
@@ -170,7 +173,7 @@ class Analysis(Kernel):
             "power_law": law,
         }
 
-    def _norms(self, found: dict[str, Any]) -> dict[str, Any]:
+    def _norms(self, found: Numbers) -> Numbers:
         """The largest eigenvalue, the Frobenius norm, and the participation ratio of both."""
         if self.vectors is not None and not self.whole:
             top = found["eigenvalues"][0]
@@ -186,30 +189,20 @@ class Analysis(Kernel):
             norms["participation_ratio"] = size | ratios
         return norms
 
-    def _alignments(self, y: Array) -> list[dict[str, Any] | None]:
+    def _alignments(self, y: Array) -> list[Numbers | None]:
         """The alignment with y of the kernel, then of each layer's."""
         align = of.spectral.alignment
         found = [self._number("alignment", SCALARS, align, self.op, y)]
         for layer in self.layers:
             found.append(self._number("alignment", SCALARS // len(self.layers), align, layer, y))
-        values = [None if value is None else value["value"] for value in found]
+        values = [value and value["value"] for value in found]
         self.arrays["alignment"] = np.array(values, dtype=np.float64)
         return found
 
-    def _effective_rank(self) -> dict[str, Any] | None:
-        probes = 10
-        if not self.whole:
-            probes = max(2, self.clock.fits(10, RANK_STEPS, 0.5))
-        options: Any = {"how": self._spectrum_how(), "probes": probes, "steps": RANK_STEPS}
-        rank = partial(of.spectral.effective_rank, **options)
-        return self._number("effective_rank", probes * RANK_STEPS, rank, self.op)
-
     def _number(
         self, name: str, products: int, function: Callable[..., float], *operands: Any
-    ) -> dict[str, Any] | None:
+    ) -> Numbers | None:
         """A number that not every kernel has; the reason is kept if this one has none."""
-        if self.whole:
-            products = 0
         try:
             found = self.clock.run(name, products, partial(function, *operands))
         except ValueError as error:
@@ -221,36 +214,31 @@ class Analysis(Kernel):
             self.clock.skipped[name] = "it is not finite"
         return number(found)
 
-    def _null(self) -> dict[str, Any]:
+    def _null(self) -> Numbers:
         """The density, with as many probes as there is time for unless it is asked for."""
         ask = self.ask
         if ask.density is False:
             return {}
         probes = ask.probes
-        products = 0
-        if not self.whole:
-            if not ask.density:
-                probes = max(2, self.clock.fits(probes, ask.steps))
-            products = probes * ask.steps
+        if not ask.density:
+            probes = max(2, self.clock.fits(probes, ask.steps))
         vectors = probes * (min(ask.steps, self.op.shape[0]) + 6)
         if not self._allowed("density", vectors, ": fewer --steps or --probes"):
             return {}
         work = partial(self._density, probes)
         hint = "--density, or more "
+        products = probes * ask.steps
         null = self.clock.run("density", products, work, hint, asked=bool(ask.density))
-        return {} if null is None else {"null": null, "probes": probes}
+        if null is None:
+            return {}
+        return {"null": null, "probes": probes}
 
-    def _spectrum_how(self) -> str | None:
-        """The `how` of a spectral sum: an estimate where all eigenvalues do not fit in memory."""
-        held = WHOLE_BYTES * float(self.op.shape[0]) ** 2
-        return None if self.whole or held <= self.left else "estimate"
-
-    def _density(self, probes: int) -> dict[str, Any]:
+    def _density(self, probes: int) -> Numbers:
         op = self.op
         if self.parameters < op.shape[0]:
             op = self.factored
-        options: Any = {"how": self._spectrum_how(), "probes": probes, "steps": self.ask.steps}
-        rho = of.spectral.density(op, log=True, rng=self.ask.seed, **options)
+        options: Any = {"probes": probes, "steps": self.ask.steps, "rng": self.ask.seed}
+        rho = of.spectral.density(op, log=True, **options, **self.sums)
         grid = rho.grid()
         low, high = rho.band(grid)
         below, above = rho.cdf_band(grid)
@@ -272,7 +260,7 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def number(value: float) -> dict[str, Any]:
+def number(value: float) -> Numbers:
     """An estimate for JSON; plain numbers are exact."""
     if not isinstance(value, Estimate):
         value = Estimate(value)

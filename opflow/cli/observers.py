@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import opflow as of
@@ -26,39 +27,24 @@ LABELS = {
 }
 
 
-class TrainingAccuracy:
+def accuracy(labels: Array, moment: Moment) -> float:
     """The share of training samples whose largest output is that of their class; 2·N·k flops."""
-
-    name = "accuracy"
-
-    def __init__(self, labels: Array) -> None:
-        self.labels = labels
-
-    def __call__(self, moment: Moment) -> float:
-        right = (moment.residual + moment.targets).argmax(axis=1) == self.labels
-        return float(moment.space.total(right.sum())) / moment.samples
+    right = (moment.residual + moment.targets).argmax(axis=1) == labels
+    return float(moment.space.total(right.sum())) / moment.samples
 
 
-class Fit:
+def fitted(name: str, scale: Array, test: DataSet | None, moment: Moment) -> float:
     """One number of :func:`opflow.data.fit.fit`; the loss of held-out data is per sample."""
-
-    def __init__(self, name: str, scale: Array, test: DataSet | None = None) -> None:
-        self.name = name
-        self.scale = scale
-        self.test = test
-
-    def __call__(self, moment: Moment) -> float:
-        key = ("fit", self.test is None)  # the numbers of one fit are computed once
-        if key not in moment.shared:
-            moment.shared[key] = self._numbers(moment)
-        return float(moment.shared[key][self.name])
-
-    def _numbers(self, moment: Moment) -> dict[str, float]:
-        if self.test is None:
-            return fit(moment.residual, moment.targets, self.scale, moment.space)
-        y = self.test.targets
-        found = fit(moment.predict(self.test.inputs) - y, y, self.scale)
-        return found | {"loss": found["loss"] / len(y)}
+    key = ("fit", test is None)  # the numbers of one fit are computed once
+    if key not in moment.shared:
+        if test is None:
+            found = fit(moment.residual, moment.targets, scale, moment.space)
+        else:
+            y = test.targets
+            found = fit(moment.predict(test.inputs) - y, y, scale)
+            found["loss"] /= len(y)
+        moment.shared[key] = found
+    return moment.shared[key][name]
 
 
 class Drift(of.observe.Balancedness):
@@ -83,12 +69,14 @@ def observers(data: DataSet, test: DataSet | None, depth: int) -> dict[str, Call
         seen["balancedness_drift"] = Drift()
     if data.labels is None and data.task is not None:
         scale = data.task.targets.scale
-        seen |= {name: Fit(name, scale) for name in ("loss", "residual_norm", "rmse", "r2")}
+        for name in ("loss", "residual_norm", "rmse", "r2"):
+            seen[name] = partial(fitted, name, scale, None)
         if test is not None:
-            seen |= {f"held_out_{name}": Fit(name, scale, test) for name in ("loss", "rmse", "r2")}
+            for name in ("loss", "rmse", "r2"):
+                seen[f"held_out_{name}"] = partial(fitted, name, scale, test)
         return seen
     if data.labels is not None:
-        seen["accuracy"] = TrainingAccuracy(data.labels)
+        seen["accuracy"] = partial(accuracy, data.labels)
     if test is not None:
         seen["held_out_loss"] = of.observe.HeldOutLoss(test.inputs, test.targets)
         if test.labels is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import opflow as of
 from opflow.data.files import Reading
@@ -15,8 +14,8 @@ from opflow.machine.arrays import Array, Data
 
 def predictions(
     run: of.Trajectory, data: str, targets: str | None, shares: bool
-) -> tuple[list[str], list[Any], str]:
-    """Names and values of the columns of predictions for a file, and how good they are.
+) -> tuple[dict[str, Array], str]:
+    """The columns of predictions for a file by name, and how good they are.
 
     With `shares` the columns are probabilities of the classes, and not labels; `data` and
     `targets` are as of :func:`opflow.data.load.load`.
@@ -45,7 +44,7 @@ def predictions(
         names = [*map(str, task.classes)]
     elif values.shape[1] > 1:
         names = [f"{task.name}_{i}" for i in range(values.shape[1])]
-    return names, [*values.T], "; ".join([about, *found.notes])
+    return dict(zip(names, values.T, strict=True)), "; ".join([about, *found.notes])
 
 
 def outputs_of(run: of.Trajectory, prepared: Data) -> Array:

@@ -51,8 +51,10 @@ class World:
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on the first rank, which alone does it; an error is one on all."""
+        if self.comm is None:
+            return work()
         done = together(self.comm, work if self.leads else lambda: None)
-        return done if self.comm is None else self.comm.bcast(done)
+        return self.comm.bcast(done)
 
     def fail(self, text: str, code: int) -> int:
         """Tell an error, and end all ranks unless all have one; the exit code."""
@@ -64,7 +66,8 @@ class World:
         return code
 
     def _all_here(self) -> bool:
-        barrier, end = self._alarm.Ibarrier(), time.monotonic() + PATIENCE
+        barrier = self._alarm.Ibarrier()
+        end = time.monotonic() + PATIENCE
         while not barrier.Test():
             if time.monotonic() > end:
                 return False

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +13,15 @@ import numpy as np
 
 import opflow as of
 from opflow import plot
+from opflow.cli.clock import taken, used
+from opflow.cli.folder import Numbers, ResultFolder, read_json, write_json, write_text
 from opflow.cli.kernel import Kernel, finite
 from opflow.cli.observers import LABELS
 from opflow.cli.predict import outputs_of
+from opflow.cli.words import HINT
 from opflow.data.load import DataSet
 from opflow.data.task import Task
-from opflow.dynamics.routes import run_shapes
+from opflow.dynamics.routes import RunShapes
 from opflow.interface.keywords import product_bar
 from opflow.interface.progress import OutOfTime
 from opflow.machine.arrays import Array, Data, module_name, to_host
@@ -28,6 +29,7 @@ from opflow.machine.files import atomic
 from opflow.machine.ranks import space_of
 from opflow.machine.workspace import THREAD_MEMORY, most_workspace, workspace_limit
 from opflow.operators.describe import duration, human
+from opflow.relu.inputs import is_whole
 
 #: what draws each picture, by file name
 Pictures = dict[str, Callable[[], Any]]
@@ -52,7 +54,7 @@ def analyse(
     memory: str | None = None,
     label: str = "",
     comm: Any = None,
-) -> dict[str, Any]:
+) -> Numbers:
     """Eigenvalues of K and layer shares of its trace, or why they are ``"skipped"``.
 
     The analysis must be small beside the `seconds` that the run is expected to take; `label` is
@@ -60,13 +62,13 @@ def analyse(
     answer.
     """
     space = space_of(comm, int(X.shape[0]))
-    shapes = run_shapes(network, X, int(X.shape[0]))
+    shapes = RunShapes(network, X, int(X.shape[0]))
     product, held = shapes.kernel_product("cached")
     needed = of.machine_profile().seconds(product.times(PRODUCTS), network.dtype)
     # a Krylov basis, then the pairs that are measured, and a block through the first layer
     held += (7 * EIGENVALUES + 2 * BLOCK + 12) * shapes.residuals
     held += 3.0 * network.parameters * shapes.item * (EIGENVALUES - 1)
-    held += 2.0 * shapes.whole * shapes.samples * network.widths[1] * shapes.item * BLOCK
+    held += 2.0 * is_whole(X) * shapes.samples * network.widths[1] * shapes.item * BLOCK
     held += shapes.workspace()
     budget = space.budget(memory, module_name(X))
     # all ranks skip, or none
@@ -83,7 +85,7 @@ def analyse(
     # ranks must stop at one product, and no clock is the same on all
     limit = math.inf if space.sharded else allowed
     with workspace_limit(workspace, min(float(THREAD_MEMORY), spare / 2 - workspace)):
-        kernel = Kernel(network.fields(X, comm=space if space.sharded else None))
+        kernel = Kernel(network.fields(X, comm=space))
         try:
             with product_bar(label, seconds=limit, disable=not label):
                 values = _largest(kernel, budget - held)
@@ -96,20 +98,21 @@ def analyse(
 
 def _largest(kernel: Kernel, spare: float) -> Array:
     """The largest eigenvalues; of a dense kernel, where that pays and fits into what is spare."""
-    n = kernel.op.shape[0]
-    space = kernel.op.space
-    least = (EIGENVALUES + 5 * BLOCK) * max(space.here(n), 1) * kernel.op.dtype.itemsize
+    op = kernel.op
+    n = op.shape[0]
+    top = min(EIGENVALUES, n)
+    least = (EIGENVALUES + 5 * BLOCK) * max(op.space.here(n), 1) * op.dtype.itemsize
     method = "lanczos"
-    if n <= 3 * (min(EIGENVALUES, n) + BLOCK) and not space.sharded:
+    if n <= 3 * (top + BLOCK) and not op.space.sharded:
         method = "lapack"
-    options = {"tol": 1e-3, "block": min(BLOCK, n), "method": method}
-    return kernel.eigenpairs(EIGENVALUES, spare + least, **options).eigenvalues
+    options: Any = {"tol": 1e-3, "block": min(BLOCK, n), "method": method}
+    return of.spectral.eigsh(op, top, memory=spare + least, **options).eigenvalues
 
 
 def summary(
-    run: of.Trajectory, before: dict[str, Any], after: dict[str, Any], stopped: str, seconds: float
-) -> dict[str, Any]:
-    """The numbers of a run."""
+    run: of.Trajectory, before: Numbers, after: Numbers, stopped: str, started: float
+) -> Numbers:
+    """The numbers of a run that `started` at that moment of ``time.perf_counter``."""
 
     def ends(name: str) -> list[float] | None:
         values = run.observations.get(name)
@@ -117,8 +120,10 @@ def summary(
             return None
         return [float(values[0]), float(values[-1])]
 
-    both = (before, after)
-    top = [moment.get("eigenvalues", [None])[0] for moment in both]
+    def both(name: str) -> list[Any]:
+        return [moment.get(name) for moment in (before, after)]
+
+    top = [values and values[0] for values in both("eigenvalues")]
     drift = ends("balancedness_drift")
     return {
         "samples": int(run.residual.shape[0]),
@@ -137,17 +142,16 @@ def summary(
         "loss": ends("loss") or [float(run.losses[0]), float(run.losses[-1])],
         "largest_eigenvalue": top,
         "stability_limit": [2 / value if value else None for value in top],
-        "trace": [moment.get("trace") for moment in both],
-        "eigenvalues": [moment.get("eigenvalues") for moment in both],
-        "layer_shares": [moment.get("shares") for moment in both],
-        "kernel_skipped": [moment.get("skipped") for moment in both],
+        "trace": both("trace"),
+        "eigenvalues": both("eigenvalues"),
+        "layer_shares": both("shares"),
+        "kernel_skipped": both("skipped"),
         "balancedness_drift": drift and drift[1],
-        "seconds": seconds,
-        "peak_memory": peak_memory(),
+        **taken(started),
     }
 
 
-def table(s: dict[str, Any]) -> str:
+def table(s: Numbers) -> str:
     """The numbers of a run for people."""
 
     def pair(name: str) -> str | None:
@@ -180,12 +184,14 @@ def table(s: dict[str, Any]) -> str:
     return "\n".join(f"{name:20}{value}" for name, value in rows.items() if value is not None)
 
 
-def used(s: Mapping[str, Any]) -> str:
-    """The seconds and the memory that a command took."""
-    seconds = f"{s['seconds']:.1f} s"
-    if not s["peak_memory"]:
-        return seconds
-    return f"{seconds}, {s['peak_memory'] / 2**20:,.0f} MiB at the peak"
+def results(
+    folder: ResultFolder, name: str, numbers: Numbers, table: str, draw: Callable[[], Pictures]
+) -> str:
+    """Write the numbers, the table and the pictures of a command, and say what there is."""
+    write_json(folder.path / f"{name}.json", numbers)
+    write_text(folder.path / f"{name}.txt", table + "\n")
+    pictures = attempt(folder.path, draw)
+    return f"{table}\n\n{pictures}; everything is in {folder.path}\n{HINT}"
 
 
 def attempt(folder: Path, make: Callable[[], Pictures]) -> str:
@@ -217,28 +223,20 @@ def write(folder: Path, drawings: Pictures) -> tuple[list[str], dict[str, str]]:
     return [name for name in drawings if name not in failed], failed
 
 
-def said(made: Sequence[object], failed: Mapping[str, str]) -> str:
+def said(made: Sequence[str], failed: Mapping[str, str]) -> str:
     """The sentence that says which pictures there are, and which there are not."""
-    text = f"pictures: {', '.join(map(str, made)) or 'none'}"
+    text = f"pictures: {', '.join(made) or 'none'}"
     return "; ".join([text, *(f"no {name}: {why}" for name, why in failed.items())])
 
 
 def pictures(
-    run: of.Trajectory,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    data: DataSet | None = None,
-    test: DataSet | None = None,
+    run: of.Trajectory, s: Numbers, data: DataSet | None = None, test: DataSet | None = None
 ) -> Pictures:
-    """What draws the pictures of a run, by file name; those of its answers need its data."""
-    moments = {"start": before, "end": after}
-    known = {when: m for when, m in moments.items() if m.get("eigenvalues") and m.get("shares")}
+    """What draws the pictures of a run, by file name, from its summary and its data."""
     found: Pictures = {"loss.png": partial(plot.loss, run)}
-    if known:
-        values = {when: moment["eigenvalues"] for when, moment in known.items()}
-        shares = {when: moment["shares"] for when, moment in known.items()}
+    if values := _known(s.get("eigenvalues", ())):
         found["eigenvalues.png"] = partial(plot.eigenvalues, values)
-        found["layer_shares.png"] = partial(plot.layer_shares, shares)
+        found["layer_shares.png"] = partial(plot.layer_shares, _known(s["layer_shares"]))
     if "held_out_loss" in run.observations:
         found["held_out.png"] = partial(plot.held_out, run)
     if "accuracy" in run.observations:
@@ -252,6 +250,11 @@ def pictures(
         else:
             found["confusion.png"] = lambda: confusion(draw(), task.classes)
     return found
+
+
+def _known(ends: Sequence[Any]) -> dict[str, Any]:
+    """What there is at the start and at the end of a run."""
+    return {when: found for when, found in zip(("start", "end"), ends, strict=False) if found}
 
 
 def answers(
@@ -279,24 +282,7 @@ def saved(folder: Path) -> Pictures:
     if not (folder / "trajectory.npz").exists():
         return {}
     run = of.Trajectory.load(folder / "trajectory.npz")
-    numbers: dict[str, Any] = {}
-    file = folder / "summary.json"
-    if file.exists():
-        try:
-            numbers = dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
-    none = [None, None]
-    found = zip(numbers.get("eigenvalues", none), numbers.get("layer_shares", none), strict=True)
-    before, after = ({"eigenvalues": values, "shares": shares} for values, shares in found)
-    return pictures(run, before, after)
-
-
-def peak_memory() -> int:
-    """Bytes that the process held at its peak; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    summary: Numbers = {}
+    if (folder / "summary.json").exists():
+        summary = read_json(folder / "summary.json")
+    return pictures(run, summary)

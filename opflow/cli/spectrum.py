@@ -6,20 +6,19 @@ would take long, is left out, and the reason is given.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import opflow as of
+from opflow.cli import options
 from opflow.cli.clock import Clock
 from opflow.cli.devices import placed
-from opflow.cli.folder import CONFIG
+from opflow.cli.folder import CONFIG, Arrays, Numbers, read_json
 from opflow.cli.kernel import SCALARS, Analysis, Ask, finite, number
 from opflow.data.files import Reading
 from opflow.data.load import DataSet, load, reading
@@ -47,12 +46,12 @@ class Subject(NamedTuple):
 
 def subject(path: Path, data: str | None, targets: str | None, device: str = "cpu") -> Subject:
     """The networks and the data of a run folder, or of a trajectory file and DATA."""
-    config: dict[str, Any] = {}
+    config: Numbers = {}
     file = path
     if path.is_dir():
         file = path / "trajectory.npz"
         try:
-            config = dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+            config = read_json(path / CONFIG)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} is no run folder: {CONFIG} cannot be read") from error
     if not file.exists():
@@ -61,13 +60,15 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
         raise ValueError(f"{path} does not say what data it was trained on: give DATA")
     run = of.Trajectory.load(file)
     network = run.network
-    how = Reading(standardise=False)
-    if run.task is not None:
-        how = reading(config if data is None else {})
+    how = Reading()
     if data is None:
-        data, targets = config["data"], targets or config.get("targets")
+        how = reading(config)
+        data = config["data"]
+        targets = targets or config.get("targets")
         if data != "digits" and not located(data).exists():
             raise FileNotFoundError(f"{data}, the data of {path}, does not exist: give DATA")
+    if run.task is None:
+        how = Reading(standardise=False)
     found = load(data, targets, network.dtype, how, like=run.task)
     if run.task is None and found.labels is None:  # a run of Python takes targets as they are
         y = found.task.targets.inverse(found.targets)  # type: ignore[union-attr]
@@ -80,25 +81,15 @@ def subject(path: Path, data: str | None, targets: str | None, device: str = "cp
         raise ValueError(f"the model of {path} is not its network: no file keeps its kernel")
     networks = {"network": network}
     if config:
-        start = of.ReLUNetwork.random(
-            [d, *config["widths"]],
-            outputs=k,
-            scaling=config["scaling"],
-            seed=config["seed"],
-            dtype=network.dtype,
-        )
-        networks = {"start": start}
+        networks = {"start": options.start(config, d, k)}
         if run.model:  # the kernel of a linearised run is that of its start
             networks["end"] = network
-    found = placed(network, found, device)[1]
     networks = {when: net.to(device) for when, net in networks.items()}
-    return Subject(networks, found, run.step, float(run.times[-1]))
+    return Subject(networks, placed(found, device), run.step, float(run.times[-1]))
 
 
-def analyse(
-    what: Subject, ask: Ask, say: Callable[[str], object] = print
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The numbers (JSON) and the arrays of an analysis; `say` tells how it gets on.
+def analyse(what: Subject, ask: Ask) -> tuple[Numbers, Arrays]:
+    """The numbers (JSON) and the arrays of an analysis.
 
     Per moment some 26·(top + 4) products for the eigenpairs, steps · probes for the density and a
     hundred or two for the norms, through the cheapest form of the kernel that fits; the heat map
@@ -109,7 +100,7 @@ def analyse(
     limits = (min(float(most), budget / 16) for most in (most_workspace(where), THREAD_MEMORY))
     with workspace_limit(*limits), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", of.spectral.ConvergenceWarning)
-        moments, arrays, drift = _moments(what, ask, budget, say)
+        moments, arrays, drift = _moments(what, ask, budget)
     network = next(iter(what.networks.values()))
     summary = {
         "samples": int(what.data.targets.shape[0]),
@@ -127,24 +118,22 @@ def analyse(
     return summary, arrays
 
 
-def _moments(
-    what: Subject, ask: Ask, budget: float, say: Callable[[str], object]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _moments(what: Subject, ask: Ask, budget: float) -> tuple[Numbers, Arrays, Numbers]:
     """The numbers of each moment, the arrays of all, and how far the kernel has moved."""
     y = what.data.targets
     count = len(what.networks)
     clock = Clock(ask.seconds, ask.progress)
-    moments: dict[str, Any] = {}
-    arrays: dict[str, Any] = {}
-    drift: dict[str, Any] = {}
+    moments: Numbers = {}
+    arrays: Arrays = {}
+    drift: Numbers = {}
     found: list[Analysis] = []
-    # at the worst there are the fields of all, a dense kernel of one, the work on another
+    # at worst: the fields of all moments, the dense kernel of one, the work on another
     share = budget / (4 * count)
     work = budget * (1 - count / 4)
-    for left, (when, network) in zip(range(count + 1, 1, -1), what.networks.items(), strict=True):
-        clock.part(when, left)
+    for i, (when, network) in enumerate(what.networks.items()):
+        clock.part(when, count + 1 - i)
         fields = network.fields(what.data.inputs, memory=share)
-        kernel = Analysis(fields, ask, work, clock, say)
+        kernel = Analysis(fields, ask, work, clock)
         moments[when] = kernel.numbers(y)
         found.append(kernel)
         residual = (fields.outputs - y).ravel()
@@ -164,20 +153,18 @@ def _moments(
         limit = math.inf
         if not ask.heat_map:
             limit = min(ALLOWED, clock.left() / 2)
-        _heat_map(kernel.factored, what.data, arrays, budget, limit, clock.skipped)
+        _heat_map(kernel.factored, what.data, arrays, budget, limit, clock)
     moments[when]["skipped"] |= clock.skipped
     return moments, arrays, drift
 
 
-def _drift(
-    before: Analysis, after: Analysis, arrays: dict[str, Any], clock: Clock
-) -> dict[str, Any]:
+def _drift(before: Analysis, after: Analysis, arrays: Arrays, clock: Clock) -> Numbers:
     """Distance and angles between two kernels, and between their leading eigenvectors."""
-    found: dict[str, Any] = {}
-    products = 0 if before.whole else SCALARS
-    for name in ("kernel_distance", "kernel_alignment"):
-        work = partial(getattr(of.spectral, name), before.op, after.op)
-        if (value := clock.run(name, products, work)) is not None:
+    found: Numbers = {}
+    for measure in (of.spectral.kernel_distance, of.spectral.kernel_alignment):
+        name = measure.__name__
+        value = clock.run(name, SCALARS, partial(measure, before.op, after.op))
+        if value is not None:
             found[name] = number(value)
     U = before.vectors
     V = after.vectors
@@ -190,19 +177,14 @@ def _drift(
 
 
 def _heat_map(
-    K: of.Operator,
-    data: DataSet,
-    arrays: dict[str, Any],
-    budget: float,
-    limit: float,
-    skipped: dict[str, str],
+    K: of.Operator, data: DataSet, arrays: Arrays, budget: float, limit: float, clock: Clock
 ) -> None:
     """Block means of the kernel, classes or clusters of samples side by side."""
     outputs = data.targets.shape[1]
     seconds = of.machine_profile().seconds(dense_plan(K, budget).cost, K.dtype) / outputs
     if seconds > limit:
         takes = f"it takes about {duration(seconds)}"
-        skipped["heat map"] = f"{takes}, and {duration(limit)} are left: --heat-map"
+        clock.skipped["heat map"] = f"{takes}, and {duration(limit)} are left: --heat-map"
         return
     if data.task is None or data.labels is None:
         order = clustered(K, outputs=outputs)

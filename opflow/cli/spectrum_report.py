@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from opflow import plot
-from opflow.cli.run_report import Pictures, used
+from opflow.cli.clock import used
+from opflow.cli.folder import Arrays, Numbers
+from opflow.cli.run_report import Pictures
 from opflow.machine.arrays import Array
+from opflow.machine.files import under
 from opflow.plot.kernel import show_means
 from opflow.spectral import Density, Estimate
 
@@ -27,7 +30,7 @@ NAMES = {
 }
 
 
-def table(s: Mapping[str, Any]) -> str:
+def table(s: Numbers) -> str:
     """The numbers for people, a column per moment."""
     moments = list(s["moments"].values())
     widths = "-".join(map(str, [*s["widths"], s["outputs"]]))
@@ -40,16 +43,20 @@ def table(s: Mapping[str, Any]) -> str:
         if text:
             lines.append(f"{name:24}{text}")
 
+    def known(name: str, key: str, cell: Callable[[Numbers], str]) -> None:
+        """A row of the moments that have a number of that key."""
+        row(name, (cell(m) if key in m else "" for m in moments))
+
     if len(moments) > 1:
         row("", s["moments"])
-    row("λ_max(K)", (f"{m['eigenvalues'][0]:.5g}" if "eigenvalues" in m else "" for m in moments))
+    known("λ_max(K)", "eigenvalues", lambda m: f"{m['eigenvalues'][0]:.5g}")
     if s["step"] is not None:
         row("2/step", [f"{2 / s['step']:.5g}"] * len(moments))
     for name, label in NAMES.items():
         row(label, (_bars(m.get(name)) for m in moments))
     order = s["samples"] * s["outputs"]
-    row("zero eigenvalues", (_zeros(m.get("null"), order, m.get("probes")) for m in moments))
-    row("power law", (_law(m.get("power_law")) for m in moments))
+    known("zero eigenvalues", "null", lambda m: _zeros(m["null"], order, m["probes"]))
+    known("power law", "power_law", _law)
     none = [None] * len(s["widths"])
     alignments = [m.get("alignment", none) for m in moments]
     row("alignment of K with y", (_bars(found[0]) for found in alignments))
@@ -59,8 +66,8 @@ def table(s: Mapping[str, Any]) -> str:
             (f"{100 * m['layer_shares'][i]:.3g} %" for m in moments),
         )
         row("   alignment with y", (_bars(found[i + 1]) for found in alignments))
-    row("‖r‖² in the top modes", map(_within, moments))
-    row("‖K u − λ u‖ at most", map(_pairs, moments))
+    known("‖r‖² in the top modes", "residual_in_top", _within)
+    known("‖K u − λ u‖ at most", "largest_residual", _pairs)
     drift = s.get("drift", {})
     row("‖K(t) − K(0)‖/‖K(0)‖", [_bars(drift.get("kernel_distance"))])
     row("alignment K(t), K(0)", [_bars(drift.get("kernel_alignment"))])
@@ -79,7 +86,7 @@ def table(s: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _bars(value: Mapping[str, Any] | None) -> str:
+def _bars(value: Numbers | None) -> str:
     """A number, with its interval if it is not exact."""
     if value is None or value["value"] is None:
         return ""
@@ -90,38 +97,35 @@ def _bars(value: Mapping[str, Any] | None) -> str:
     return f"{text} [{', '.join(ends)}]"
 
 
-def _zeros(null: Mapping[str, Any] | None, order: int, probes: int | None) -> str:
+def _zeros(null: Numbers, order: int, probes: int) -> str:
     """How many eigenvalues are zero, if that is known to one in twenty of all."""
-    if null is None or null["how"] == "exact":
+    if null["how"] == "exact":
         return _bars(null)
     if null["high"] - null["low"] <= order / 20:
         return f"{_bars(null)}, {probes} probes"
     return f"open ({probes} probes): more --steps"
 
 
-def _law(found: Sequence[float] | None) -> str:
-    if not found:
+def _law(moment: Numbers) -> str:
+    if moment["power_law"] is None:
         return ""
-    return f"rank^{found[0]:.2f}, {found[2]} to {found[3]}, R² {found[4]:.3f}"
+    exponent, _, first, last, r2 = moment["power_law"]
+    return f"rank^{exponent:.2f}, {first} to {last}, R² {r2:.3f}"
 
 
-def _within(moment: Mapping[str, Any]) -> str:
-    if "residual_in_top" not in moment:
-        return ""
+def _within(moment: Numbers) -> str:
     return f"{100 * moment['residual_in_top']:.3g} % in {len(moment['eigenvalues'])}"
 
 
-def _pairs(moment: Mapping[str, Any]) -> str:
-    if "largest_residual" not in moment:
-        return ""
+def _pairs(moment: Numbers) -> str:
     state = "NOT CONVERGED, " * (not moment["converged"])
     return f"{moment['largest_residual']:.1e} ({state}{moment['products']:,} products)"
 
 
-def pictures(arrays: Mapping[str, Any], outputs: int) -> Pictures:
+def pictures(arrays: Arrays, outputs: int) -> Pictures:
     """What draws the pictures that the arrays give, by file name."""
 
-    def every(name: str) -> dict[str, Any]:
+    def every(name: str) -> Arrays:
         """The arrays of that name by moment."""
         end = f"_{name}"
         return {key.removesuffix(end): a for key, a in arrays.items() if key.endswith(end)}
@@ -166,9 +170,8 @@ class Saved(Density):
 
     log = True
 
-    def __init__(self, arrays: Mapping[str, Any], when: str) -> None:
-        prefix = f"{when}_"
-        self._kept = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+    def __init__(self, arrays: Arrays, when: str) -> None:
+        self._kept = under(f"{when}_", arrays)
         value, low, high, order, *width = map(float, self._kept["null"])
         self.null = Estimate(value, low, high, how="exact" if low == high else "estimated")
         self.order = int(order)

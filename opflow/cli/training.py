@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -19,21 +16,21 @@ import opflow as of
 from opflow.cli import observers, options, run_report
 from opflow.cli.devices import check_device, placed
 from opflow.cli.estimate import estimate
-from opflow.cli.folder import RunFolder, write_text
+from opflow.cli.folder import Numbers, RunFolder
 from opflow.cli.ranks import World
-from opflow.cli.words import HINT
 from opflow.data.load import DataSet, load, reading
 from opflow.dynamics.storage.signals import Signals
 from opflow.interface.words import counted
 from opflow.machine.ranks import space_of
 
 
-def train(args: argparse.Namespace, world: World) -> int:
+def train(args: Namespace, world: World) -> int:
     """Run the command and return its exit code; the summary is left in ``args.found``."""
     _check(args)
     check_device(args.device, world.comm)
     data, test, samples = _data(args, world)
-    resume = args.resume or args.resume_from is not None
+    again = _go_on(args, world)
+    resume = bool(args.resume or args.resume_from)
     folder = world.lead(lambda: RunFolder(args.out, args.overwrite, resume))
     if not args.quiet:
         about = f"target: {data.about}, {counted(data.inputs.shape[1], 'feature')}"
@@ -41,39 +38,32 @@ def train(args: argparse.Namespace, world: World) -> int:
         if test is not None:
             about += f", {counted(test.inputs.shape[0], 'sample')} held out"
         print("; ".join([about, *data.notes]), flush=True)
-    if world.comm is not None and world.leads:
-        print(
-            f"opflow: {world.comm.size} ranks; if one dies all end: go on with: "
-            f"{_go_on(args, world)}",
-            file=sys.stderr,
-        )
+    if world.comm is not None:
+        told = f"opflow: {world.comm.size} ranks; if one dies all end: go on with: {again}"
+        print(told, file=sys.stderr)
     try:
-        run, summary, known = _run(args, data, test, folder, world)
-        report = world.lead(lambda: _finish(args, folder, run, summary, known))
+        summary, report = _run(args, data, test, folder, world)
     except BaseException as error:
         hopeless = isinstance(error, of.DivergenceError)
         if world.leads and folder.failed(hopeless) and not folder.resumed:
-            error.add_note(f"what it reached is kept: {_go_on(args, world)}")
+            error.add_note(f"what it reached is kept: {again}")
         raise
     args.found = summary
-    if not (args.quiet or args.json) and world.leads:
+    if not (args.quiet or args.json):
         print(report)
-    if not summary["stopped"]:
+    stopped = summary["stopped"]
+    if not stopped:
         return 0
-    if world.leads:
-        print(
-            f"opflow: stopped by {summary['stopped']} at step {summary['steps']:,}; go on with: "
-            f"{_go_on(args, world)}",
-            file=sys.stderr,
-        )
-    return 128 + signal.Signals[summary["stopped"]]
+    told = f"opflow: stopped by {stopped} at step {summary['steps']:,}; go on with: {again}"
+    print(told, file=sys.stderr)
+    return 128 + signal.Signals[stopped]
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: Namespace) -> None:
     """Raise ``ValueError`` for options that do not go together."""
     if args.steps is None and args.until is None:
         raise ValueError("--steps or --until is needed to know when to stop")
-    if args.overwrite and (args.resume or args.resume_from is not None):
+    if args.overwrite and (args.resume or args.resume_from):
         raise ValueError("--resume and --overwrite exclude each other")
     if args.data == args.test_data == "-":
         raise ValueError("- is standard input, which is read once: give DATA or --test-data a file")
@@ -84,7 +74,7 @@ def _check(args: argparse.Namespace) -> None:
     options.chosen(args)
 
 
-def _data(args: argparse.Namespace, world: World) -> tuple[DataSet, DataSet | None, int]:
+def _data(args: Namespace, world: World) -> tuple[DataSet, DataSet | None, int]:
     """The training set, the test set, and the samples to train on of all ranks."""
     how = reading(vars(args))
     data = load(args.data, args.targets, args.dtype, how, comm=world.comm)
@@ -106,29 +96,27 @@ def _data(args: argparse.Namespace, world: World) -> tuple[DataSet, DataSet | No
 
 
 def _run(
-    args: argparse.Namespace, data: DataSet, test: DataSet | None, folder: RunFolder, world: World
-) -> tuple[of.Trajectory | None, dict[str, Any], list[Any]]:
-    """The run (on the rank that leads), its summary, and what its pictures need besides."""
+    args: Namespace, data: DataSet, test: DataSet | None, folder: RunFolder, world: World
+) -> tuple[Numbers, str]:
+    """Train and write the results; the summary, and what to say of it."""
     config = {name: value for name, value in vars(args).items() if name not in ("command", "argv")}
     config |= {"held_out": test is not None, "about": data.about, "version": of.__version__}
-    config |= {name: str(value) for name, value in config.items() if isinstance(value, Path)}
-    world.lead(lambda: folder.configure(config, options.FIXED))
-    widths = [data.inputs.shape[1], *args.widths]
-    outputs = data.targets.shape[1]
-    network = of.ReLUNetwork.random(
-        widths, outputs=outputs, scaling=args.scaling, seed=args.seed, dtype=args.dtype
-    )
-    network, data = placed(network, data, args.device, world.comm)
+    world.lead(lambda: folder.configure(config))
+    network = options.start(config, data.inputs.shape[1], data.targets.shape[1])
+    network = network.to(args.device)
+    data = placed(data, args.device, world.comm)
     if test is not None:
-        test = placed(network, test, args.device, world.comm)[1]
+        test = placed(test, args.device, world.comm)
     chosen = options.chosen(args)
-    expected = estimate(data.inputs.shape[0], widths, outputs, args.dtype, X=data.inputs, **chosen)
+    shapes = (data.inputs.shape[0], network.widths, network.outputs, network.dtype)
+    expected = estimate(*shapes, X=data.inputs, **chosen)
+    seconds = expected.routes[0].seconds(expected.steps, expected.dtype)
 
-    def analysed(network: of.ReLUNetwork, when: str) -> dict[str, Any]:
+    def analysed(network: of.ReLUNetwork, when: str) -> Numbers:
         if args.no_analysis:
             return {"skipped": "--no-analysis was given"}
         label = f"eigenvalues of K {when} the run" * (not args.quiet)
-        how = {"seconds": expected.seconds, "memory": args.memory, "comm": world.comm}
+        how = {"seconds": seconds, "memory": args.memory, "comm": world.comm}
         return run_report.analyse(network, data.inputs, label=label, **how)
 
     started = time.perf_counter()
@@ -156,41 +144,30 @@ def _run(
     after = {"skipped": "the run was stopped"}
     if not stopped:
         after = analysed(run.network, "after")
-    seconds = time.perf_counter() - started
     whole = run.gathered(space)
-    summary = world.lead(
-        lambda: whole and run_report.summary(whole, before, after, stopped, seconds)
-    )
     shown = data._replace(targets=space.gather(data.targets))
-    return whole, summary, [before, after, shown, test]
+
+    def finish() -> tuple[Numbers, str]:
+        assert whole is not None  # on the rank that leads
+        summary = run_report.summary(whole, before, after, stopped, started)
+        whole.save(folder.path / "trajectory.npz")
+        draw = partial(run_report.pictures, whole, summary, shown, test)
+        table = run_report.table(summary)
+        report = run_report.results(folder, "summary", summary, table, draw)
+        folder.done()
+        return summary, report
+
+    return world.lead(finish)
 
 
-def _finish(
-    args: argparse.Namespace,
-    folder: RunFolder,
-    run: of.Trajectory | None,
-    summary: dict[str, Any],
-    known: Sequence[Any],
-) -> str:
-    """Write the results, and say what they are."""
-    assert run is not None  # of the rank that leads
-    table = run_report.table(summary)
-    write_text(folder.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    write_text(folder.path / "summary.txt", table + "\n")
-    run.save(folder.path / "trajectory.npz")
-    pictures = run_report.attempt(folder.path, lambda: run_report.pictures(run, *known))
-    folder.done()
-    return f"{table}\n\n{pictures}; everything is in {args.out}\n{HINT}"
-
-
-def _go_on(args: argparse.Namespace, world: World) -> str:
+def _go_on(args: Namespace, world: World) -> str:
     """The command that goes on with the run."""
-    command = [word for word in args.argv if word not in ("--overwrite", "--resume")]
-    command = [word for word in command if not word.startswith("--resume-from=")]
-    if "--resume-from" in command:
-        at = command.index("--resume-from")
-        del command[at : at + 2]
-    ranks = []
+    words = [word for word in args.argv if word not in ("--overwrite", "--resume")]
+    words = [word for word in words if not word.startswith("--resume-from=")]
+    if "--resume-from" in words:
+        at = words.index("--resume-from")
+        del words[at : at + 2]
+    command = ["opflow", *words, "--resume"]
     if world.comm is not None:
-        ranks = ["mpiexec", "-n", str(world.comm.size)]
-    return shlex.join([*ranks, "opflow", *command, "--resume"])
+        command = ["mpiexec", "-n", str(world.comm.size), *command]
+    return shlex.join(command)

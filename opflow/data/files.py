@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import scipy.sparse as sp
 
+from opflow.data.numbers import RowRange
 from opflow.data.paths import absent, located
 from opflow.data.tables import Table, read_parquet, some
 from opflow.data.task import Task
 from opflow.data.text import read_text
 from opflow.interface.extras import install
-from opflow.machine.arrays import Array, Data
+from opflow.machine.arrays import Array, Data, Index, is_rows
 
 #: tables of text, which may be compressed
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -57,8 +58,8 @@ class Raw(NamedTuple):
     #: how numbers were made of the columns
     recipe: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
-    #: where a row and a column of X, or None for y, are in a table
-    place: Callable[[int, int | None], str] | None = None
+    #: where a row and a column of X, or −1 for y, are in a table
+    place: Callable[[int, int], str] | None = None
     #: which row of the file each sample is; None: they are all there, in order
     origin: Any = None
     #: the file of X
@@ -66,21 +67,22 @@ class Raw(NamedTuple):
     #: the file of y
     where: str = ""
 
-    def rows(self, chosen: Array) -> Raw:
-        """Some of the samples."""
+    def rows(self, chosen: Index) -> Raw:
+        """Some of the samples; neighbouring ones stay on the disk if they are read by rows."""
+        X = RowRange(self.X, chosen) if is_rows(self.X) else self.X[chosen]
         y = self.y
         if y is not None:
             y = y[chosen]
-        return self._replace(X=self.X[chosen], y=y, origin=self.numbers()[chosen])
+        return self._replace(X=X, y=y, origin=self.numbers()[chosen])
 
     def numbers(self) -> Array:
         """Which row of the file each sample is, counted from 0."""
         return np.arange(self.X.shape[0]) if self.origin is None else self.origin
 
-    def where_target(self, sample: int) -> str:
-        """Where the target of a sample is in the file."""
+    def spot(self, sample: int, column: int = -1) -> str:
+        """Where a feature of a sample, or its target, is in the file."""
         row = int(self.numbers()[sample])
-        return f"y[{row}]" if self.place is None else self.place(row, None)
+        return f"y[{row}]" if self.place is None else self.place(row, column)
 
 
 def read_data(data: str, targets: str | None, how: Reading, like: Task | None, option: str) -> Raw:
@@ -131,49 +133,49 @@ def _of_table(table: Table, how: Reading, like: Task | None, apart: bool) -> Raw
     notes: tuple[str, ...] = ()
     known = None
     target: int | None = None
+    encode: bool | None = None
     if like is not None:
         picked, target = _as_before(table, like)
         known = like.recipe.get("categories")
     else:
+        encode = how.encode == "onehot"
         if not apart:
             target = width - 1
             if how.target is not None:
                 target = table.find(how.target)
-        index = table.row_names()
-        if index is not None and index != target:
+        picked = [i for i in range(width) if i != target]
+        if target != 0 and table.counts_rows():
             notes = (f"{table.title(0)} counts the rows and is left out",)
-        picked = [i for i in range(width) if i not in (target, index)]
+            picked.remove(0)
     if not picked:
         raise ValueError("it needs at least one feature column and a target column")
     blocks = []
     categories = []
-    origin = []
+    origin: list[int | None] = []  # of the columns of X, and the target
     for i, words in zip(picked, known or [None] * len(picked), strict=True):
-        encode: bool | None = how.encode == "onehot"
-        if like is not None and words is None:
-            encode = None
         block, words = table.numbers(i, words, encode)
         blocks.append(block)
         categories.append(words)
         origin += [i] * block.shape[1]
+    origin.append(target)
 
-    def place(row: int, column: int | None) -> str:
-        at = target
-        if column is not None:
-            at = origin[column]
+    def place(row: int, column: int) -> str:
+        at = origin[column]
         return f"target {row + 1}" if at is None else table.place(row, at)
 
-    recipe = {"categories": categories, "width": width, "target": target, "picked": picked}
-    raw = Raw(np.hstack(blocks), None, "target", "", None, recipe, notes, place)
+    y = columns = None
+    name = "target"
+    column = ""
     if table.names is not None:
-        raw = raw._replace(columns=tuple(table.names[i] for i in picked))
-    if target is None:
-        return raw
-    raw = raw._replace(y=table.columns[target])
-    if table.names is None:
-        return raw._replace(column=f", column {target + 1}, no header")
-    last = ", the last column" * (like is None and how.target is None)
-    return raw._replace(name=table.names[target], column=last)
+        columns = tuple(table.names[i] for i in picked)
+    if target is not None:
+        y = table.columns[target]
+        column = f", column {target + 1}, no header"
+        if table.names is not None:
+            name = table.names[target]
+            column = ", the last column" * (like is None and how.target is None)
+    recipe = {"categories": categories, "width": width, "target": target, "picked": picked}
+    return Raw(np.hstack(blocks), y, name, column, columns, recipe, notes, place)
 
 
 def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
@@ -182,17 +184,17 @@ def _as_before(table: Table, like: Task) -> tuple[list[int], int | None]:
     if like.columns is not None:
         if table.names is None:
             raise ValueError(f"it has no header, but the training set: {some(like.columns)}")
-        left = list(enumerate(table.names))
-        found = []
-        for name in (*like.columns, like.name):  # a name may be that of several columns
-            at = next((i for i, other in left if other == name), None)
-            left = [pair for pair in left if pair[0] != at]
-            found.append(at)
-        *picked, target = found
-        lacking = [name for name, i in zip(like.columns, picked, strict=True) if i is None]
+        left: list[Any] = [*table.names]
+        found = {}
+        for i, name in enumerate((*like.columns, like.name)):
+            if name in left:  # it may be that of several columns
+                found[i] = left.index(name)
+                left[found[i]] = None
+        target = found.pop(len(like.columns), None)
+        lacking = [name for i, name in enumerate(like.columns) if i not in found]
         if lacking:
             raise ValueError(f"it lacks the columns {some(lacking)} of the training set")
-        return [i for i in picked if i is not None], target
+        return [*found.values()], target
     if like.recipe.get("width") == width:
         return like.recipe["picked"], like.recipe["target"]
     features = len(like.recipe.get("picked", ())) or like.recipe.get("features", width)
@@ -216,8 +218,6 @@ def _read_h5(path: Path) -> dict[str, Data]:
         import h5py
     except ImportError as error:
         raise ImportError(f"{path} needs h5py: {install('hdf5')}") from error
-    if not path.exists():
-        raise FileNotFoundError
     file = h5py.File(path)  # open as long as its data sets are in use
     found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
     for name in found.keys() & {"X", "y"}:

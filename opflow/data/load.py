@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike
 
 from opflow.data.files import Raw, Reading, read_data, read_targets
-from opflow.data.numbers import RowRange, in_memory, real
+from opflow.data.numbers import in_memory, on_disk, real
 from opflow.data.standardise import Standardiser
 from opflow.data.task import Task
 from opflow.interface.words import counted
-from opflow.machine.arrays import Array, Data, is_rows
+from opflow.machine.arrays import Array, Data
 from opflow.machine.communicator import rows_of_rank
 from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
 from opflow.machine.workspace import free_memory
@@ -89,11 +89,11 @@ def load(
     features = like.recipe.get("features", shape[1]) if like else shape[1]
     if shape[1] != features:
         raise ValueError(f"X in {data} has {shape[1]} features, the training set {features}")
-    raw = raw._replace(data=data, where=where)
     if raw.y is not None:
         if raw.y.shape[:1] != shape[:1]:
             raise ValueError(f"y in {where} has shape {raw.y.shape} but X has {shape[0]} rows")
         raw = raw._replace(y=_read(raw.y))
+    raw = raw._replace(data=data, where=where)
     raw = _complete(raw, how.missing, ask)
     if how.test_fraction is None:
         return _made(raw, dtype, how, like, ask, comm)
@@ -107,7 +107,9 @@ def _read(y: Data) -> Array:
     y = np.array(y[...])
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8")
+    return y
 
 
 def _complete(raw: Raw, missing: str | None, ask: bool) -> Raw:
@@ -127,9 +129,9 @@ def _complete(raw: Raw, missing: str | None, ask: bool) -> Raw:
             note = f"{counted(gaps.sum(), 'row')} with missing values left out"
             raw = raw._replace(notes=(*raw.notes, note))
         return raw._replace(X=X).rows(~gaps)
-    if missing is None and raw.place is not None and gaps.any():
+    if missing is None and gaps.any():
         row = int(gaps.argmax())
-        place = raw.place(row, int(holes[row].argmax()))
+        place = raw.spot(row, int(holes[row].argmax()))
         remedy = "the run was trained without --missing mean, and cannot fill it"
         if ask:
             remedy = "--missing mean fills in the mean of its column, "
@@ -173,21 +175,25 @@ def _made(
     recipe = like.recipe if like else {**raw.recipe, "features": raw.X.shape[1]}
     if how.missing == "mean":
         raw = _filled(raw, recipe, notes, like is None)
-    raw, space = _mine(raw, comm)
+    space = LOCAL
+    if comm is not None:
+        mine = rows_of_rank(raw.X.shape[0], comm)
+        raw = raw.rows(mine)
+        space = Sharded(comm, mine.stop - mine.start)
     standardise = how.standardise
     if like is not None:
         standardise = like.inputs is not None
     elif standardise is None:
         standardise = raw.place is not None
     precision = dtype
-    if standardise and not (is_rows(raw.X) or isinstance(raw.X, np.memmap)):
+    if standardise and not on_disk(raw.X):
         precision = np.float64  # means are taken before numbers are rounded to `dtype`
     X = real(raw.X, f"X in {raw.data}", precision)
     y = raw.y
     why = ""
     try:
         if (gone := _gone(y, X.shape[0])).any():
-            place = raw.where_target(int(gone.argmax()))
+            place = raw.spot(int(gone.argmax()))
             remedy = "; --missing drop leaves the row out" * ask  # predict has no such option
             raise ValueError(f"{place}: the target is missing{remedy}")
         if like is None:
@@ -196,9 +202,9 @@ def _made(
             inputs = Standardiser.fit(X, dtype=dtype, space=space) if standardise else None
             targets = _fitted(raw, classes, dtype, space)
             like = Task(targets, classes, inputs, raw.columns, recipe, raw.name)
-        if y is not None and like.classes is None:
-            y = real(y, "y", np.float64)
         if y is not None:
+            if like.classes is None:
+                y = real(y, "y", np.float64)
             y = like.encode(y)
     except ValueError as error:
         if ask:
@@ -276,13 +282,3 @@ def _classes(raw: Raw, space: RowDistribution, task: str) -> tuple[Array | None,
     if count == samples and kind != "b":
         raise ValueError(f"{raw.name} has {count:,} different values, all once: no classes")
     return found, "", note
-
-
-def _mine(raw: Raw, comm: Any) -> tuple[Raw, RowDistribution]:
-    """The rows of this rank, which stay on the disk if they are there."""
-    if comm is None:
-        return raw, LOCAL
-    mine = rows_of_rank(raw.X.shape[0], comm)
-    X = RowRange(raw.X, mine) if is_rows(raw.X) else raw.X[mine]
-    raw = raw._replace(X=X, y=raw.y[mine], origin=raw.numbers()[mine])
-    return raw, Sharded(comm, mine.stop - mine.start)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import REAL_DTYPES, Array, Data, Index, is_rows
+from opflow.machine.arrays import REAL_DTYPES, Array, Data, Index, is_rows, values_of
 from opflow.machine.workspace import free_memory
 from opflow.operators.describe import human
 
 
+def on_disk(X: Data) -> bool:
+    """Whether X is read from a file when it is used."""
+    return isinstance(X, np.memmap) or is_rows(X)
+
+
 def in_memory(X: Data, name: str) -> Data:
     """X, read from the disk if it fits."""
-    if not (isinstance(X, np.memmap) or is_rows(X)):
+    if not on_disk(X):
         return X
     need = float(math.prod(X.shape) * X.dtype.itemsize)
     if need > 0.5 * free_memory():
@@ -30,7 +34,7 @@ def real(array: Data, name: str, dtype: DTypeLike) -> Data:
     kind = array.dtype.newbyteorder("=")
     if kind.kind not in "iub" and kind not in REAL_DTYPES:
         raise TypeError(f"{name} is {kind}: real float32, float64 or integer is needed")
-    if isinstance(array, np.memmap) or is_rows(array):
+    if on_disk(array):
         if kind == dtype:
             return array  # train reads it for what is not finite
         need = math.prod(array.shape) * dtype.itemsize
@@ -44,8 +48,7 @@ def real(array: Data, name: str, dtype: DTypeLike) -> Data:
             )
         array = np.array(array[...])
     array = array.astype(dtype, copy=False)
-    values = array.data if sp.issparse(array) else array
-    if not np.isfinite(values).all():
+    if not np.isfinite(values_of(array)).all():
         raise ValueError(f"{name} contains NaN or infinity")
     return array
 

@@ -45,7 +45,8 @@ class Patches:
 
     def _windows(self) -> Array:
         """A view of the images, (N, H', W', size, size, C)."""
-        xp, sides = namespace(self.images), (self.size, self.size)
+        xp = namespace(self.images)
+        sides = (self.size, self.size)
         windows = xp.lib.stride_tricks.sliding_window_view(self.images, sides, axis=(1, 2))
         return xp.moveaxis(windows[:, :: self.stride, :: self.stride], 3, -1)
 

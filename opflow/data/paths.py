@@ -15,5 +15,5 @@ def located(text: str | os.PathLike[str]) -> Path:
 
 def absent(path: Path) -> FileNotFoundError:
     """The error of a file or folder that does not exist; it names one whose name is nearly so."""
-    there = os.listdir(path.parent) if path.parent.is_dir() else []
+    there = [other.name for other in path.parent.glob("*")]
     return FileNotFoundError(f"{path} does not exist{near(path.name, ['digits', *there])}")

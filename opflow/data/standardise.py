@@ -111,8 +111,7 @@ class Standardiser:
 
         A sparse X has to have been fitted sparse: ``ValueError`` if `mean` is not 0.
         """
-        X = _checked(X)
-        self._check(X)
+        X = self._checked(X)
         if isinstance(X, Streamed):
             return Streamed(StandardisedRows(X.source, self))
         if is_rows(X):
@@ -128,17 +127,20 @@ class Standardiser:
 
     def inverse(self, Z: Data) -> Data:
         """``Z * scale + mean`` of an array or sparse matrix (M, d), in its dtype."""
-        Z = _checked(as_array(Z, "Z"))
-        self._check(Z)
+        Z = self._checked(as_array(Z, "Z"))
         scale = to_device_of(self.scale, Z)
         out = Z.multiply(scale).tocsr() if is_sparse(Z) else Z * scale + to_device_of(self.mean, Z)
-        return out.astype(Z.dtype, copy=False) if Z.dtype.kind == "f" else out
+        if Z.dtype.kind == "f":
+            out = out.astype(Z.dtype, copy=False)
+        return out
 
-    def _check(self, X: Data) -> None:
+    def _checked(self, X: Data) -> Data:
+        X = _checked(X)
         if X.shape[1] != len(self.mean):
             raise ValueError(f"X has {X.shape[1]} columns but the standardiser {len(self.mean)}")
         if is_sparse(X) and self.mean.any():
             raise ValueError("a sparse X cannot be shifted: fit a sparse one, or give an array")
+        return X
 
 
 class StandardisedRows:
@@ -190,10 +192,10 @@ def _joined(one: tuple[int, Any, Any], other: tuple[int, Any, Any]) -> tuple[int
     """Moments of all rows from those of some and of the others."""
     n, mean, spread = one
     m, other_mean, other_spread = other
-    if not n or not m:
-        return one if n else other
-    here = math.sqrt(n / (n + m))
-    there = math.sqrt(m / (n + m))
+    total = max(n + m, 1)
+    share = m / total  # of the others
+    here = math.sqrt(n / total)
+    there = math.sqrt(share)
     shift = other_mean - mean
     within = np.hypot(here * spread, there * other_spread)
-    return n + m, mean + shift * (m / (n + m)), np.hypot(within, here * there * shift)
+    return n + m, mean + shift * share, np.hypot(within, here * there * shift)

@@ -52,17 +52,15 @@ class Table(NamedTuple):
             title += f" ({self.names[column]})"
         return title
 
-    def row_names(self) -> int | None:
-        """The column that is no feature but counts or names the rows: the first one, or none."""
+    def counts_rows(self) -> bool:
+        """Whether the first column is no feature, but counts or names the rows."""
         first = self.columns[0]
         if first.dtype == object or len(self.columns) < 3:
-            return None
+            return False
         if self.names is None:
-            names = len(first) > 2 and (first == np.arange(len(first))).all()
-        else:
-            names = len(np.unique(first)) == len(first) and (first == np.round(first)).all()
-            names = names and self.names[0] in UNNAMED
-        return 0 if names else None
+            return len(first) > 2 and (first == np.arange(len(first))).all()
+        whole = len(np.unique(first)) == len(first) and (first == np.round(first)).all()
+        return whole and self.names[0] in UNNAMED
 
     def find(self, wanted: str) -> int:
         """The column of a name, or of an index as Python counts."""

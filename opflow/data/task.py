@@ -12,6 +12,7 @@ import numpy as np
 from opflow.data.standardise import Standardiser
 from opflow.data.tables import of_frame
 from opflow.machine.arrays import Array, Data, as_array, to_device_of, to_host
+from opflow.machine.files import under
 
 #: what the arrays of a task are called in a file
 _PREFIX = "task_"
@@ -127,7 +128,7 @@ class Task:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Task | None:
         """The task that a file keeps among other arrays; None if it keeps none."""
-        arrays = {k.removeprefix(_PREFIX): a for k, a in arrays.items() if k.startswith(_PREFIX)}
+        arrays = under(_PREFIX, arrays)
         if not arrays:
             return None
         about = json.loads(arrays["about"].item())

@@ -8,14 +8,13 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from opflow.data.tables import MISSING, Table, is_number, reads, typed
-from opflow.machine.arrays import Array
 
 #: separators, the most telling first: a comma may be part of a number where there is another
 SEPARATORS = "\t;|,"
@@ -34,43 +33,36 @@ def read_text(path: Path) -> Table:
     may be a header or a sample, is a ``ValueError``.  Commas are decimal where another mark
     separates the cells, no number has a point, and not all may be of thousands.
     """
-    piped = ""
-    if str(path) == "-":
-        piped = sys.stdin.read().removeprefix("\ufeff")
-
-    def text() -> IO[str]:
-        if str(path) == "-":
-            return io.StringIO(piped)
-        if path.suffix.lower() == ".gz":
-            return gzip.open(path, "rt", encoding="utf-8-sig")
-        return open(path, encoding="utf-8-sig")
-
     try:
-        with text() as file:
+        with _opened(path) as file:
             layout = _Layout.of(file)
-        with text() as file:
-            columns = _quick(file, layout)
-        if columns is not None:
-            return Table(layout.names, columns, range(1, len(columns[0]) + 1))
-        with text() as file:
-            return _cells(file, layout)
+            return _quick(file, layout) or _cells(file, layout)
     except UnicodeDecodeError as error:
         raise ValueError("it is not text in UTF-8") from error
     except csv.Error as error:
         raise ValueError(f"its quotes or separators are wrong: {error}") from error
 
 
+def _opened(path: Path) -> IO[str]:
+    if str(path) == "-":
+        return io.StringIO(sys.stdin.read().removeprefix("\ufeff"))
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return open(path, encoding="utf-8-sig")
+
+
 class _Layout(NamedTuple):
-    """How a text is read: its first row, the lines before it and with it, and whether it names."""
+    """How a text is read: lines before the samples, the first row and its line, the header."""
 
     separator: str
-    before: int = 0
+    skipped: int = 0
     top: int = 0
     head: list[str] = []  # noqa: RUF012
     names: list[str] | None = None
 
-    def rows(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-        """The rows, with their numbers."""
+    def rows(self, file: IO[str]) -> Iterator[tuple[int, list[str]]]:
+        """The rows from the beginning of the file, with their numbers."""
+        file.seek(0)
         # blanks around a line mean nothing, tabs may be empty cells; a comment is a blank line
         reader = csv.reader(
             (re.sub(r"^\s*#.*", "", line).strip(" ") for line in file),
@@ -93,7 +85,6 @@ class _Layout(NamedTuple):
         same = len({len(line.split()) for _, line in first}) == 1
         if separator not in line and " " in line and same:
             separator = " "
-        file.seek(0)
         top, head = next(cls(separator).rows(file))
         counted = [str(i) for i in range(len(head))]
         if len(head) > 1 and (head == counted or (head[1:] == counted[:-1] and not head[0])):
@@ -101,29 +92,28 @@ class _Layout(NamedTuple):
                 f"row {top} counts the columns, 0 to {head[-1]}: remove it if it is a header, "
                 "write it with decimal points if it is a sample"
             )
-        layout = cls(separator, before, top, head)
-        return layout._replace(names=head) if _is_header(head) else layout
+        if _is_header(head):
+            return cls(separator, top, top, head, head)
+        return cls(separator, before, top, head)
 
 
-def _quick(file: IO[str], layout: _Layout) -> list[Array] | None:
-    """The columns of a text of numbers alone, by pandas; None in any doubt, or without pandas."""
+def _quick(file: IO[str], layout: _Layout) -> Table | None:
+    """A table of numbers alone, by pandas; None in any doubt, or without pandas."""
     try:
         import pandas
     except ImportError:
         return None
-    skipped = layout.before
-    if layout.names:
-        skipped = layout.top
     exact = {}
     if pandas.__version__.startswith("2."):
         exact["float_precision"] = "round_trip"
+    file.seek(0)
     try:
         frame = pandas.read_csv(
             file,
             sep=layout.separator,
             header=None,
             skipinitialspace=True,
-            skiprows=skipped,
+            skiprows=layout.skipped,
             low_memory=False,
             **exact,
         )
@@ -134,7 +124,7 @@ def _quick(file: IO[str], layout: _Layout) -> list[Array] | None:
     values = frame.to_numpy(np.float64)
     if not values.size or not np.isfinite(values).all():
         return None
-    return [*values.T]
+    return Table(layout.names, [*values.T], range(1, len(values) + 1))
 
 
 def _cells(file: IO[str], layout: _Layout) -> Table:

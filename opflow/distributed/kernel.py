@@ -6,8 +6,9 @@ from typing import Any
 
 from opflow.distributed.extra import pylops_mpi
 from opflow.machine.arrays import Array
-from opflow.machine.ranks import RowDistribution, Sharded
+from opflow.machine.ranks import Sharded
 from opflow.operators.operator import Operator
+from opflow.operators.rules import converted
 
 
 class ShardedOperator(pylops_mpi.MPILinearOperator):
@@ -72,11 +73,11 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
         adjoint : bool, default False
             For a product with the adjoint.
         """
+        size = self.shape[1]
+        space = self.operator.domain
         if adjoint:
-            return self._wrapped(x, self.shape[0], self.operator.space)
-        return self._wrapped(x, self.shape[1], self.operator.domain)
-
-    def _wrapped(self, x: Array, size: int, space: RowDistribution) -> Any:
+            size = self.shape[0]
+            space = self.operator.space
         local = dict(base_comm=self._comm, base_comm_nccl=self._nccl, local_array=x)
         if not isinstance(space, Sharded):
             return pylops_mpi.DistributedArray(
@@ -86,9 +87,12 @@ class ShardedOperator(pylops_mpi.MPILinearOperator):
         return pylops_mpi.DistributedArray(size, local_shapes=shapes, **local)
 
     def _matvec(self, x: Any) -> Any:
-        op = self.operator
-        return self._wrapped(op.matvec(x.local_array), op.shape[0], op.space)
+        return self.distribute(self.operator.matvec(x.local_array), adjoint=True)
 
     def _rmatvec(self, x: Any) -> Any:
-        op = self.operator
-        return self._wrapped(op.rmatvec(x.local_array), op.shape[1], op.domain)
+        return self.distribute(self.operator.rmatvec(x.local_array))
+
+
+@converted.register
+def _ours(x: ShardedOperator, symbol: str | None) -> Operator:
+    return x.operator

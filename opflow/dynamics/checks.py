@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.measurement import Measured, Outputs
+from opflow.dynamics.measurement import OUTPUTS, Measured, Outputs
 from opflow.dynamics.methods.method import Method
 from opflow.evaluation import FunctionGram
 from opflow.machine.arrays import Array, Data, check_real, is_array, namespace
@@ -75,10 +74,12 @@ def checked_route(
             "eliminate= and gram= are for one machine: with comm= the first layer moves as weights"
         )
     if comm is not None and not method.sharded:
-        raise ValueError(f"{method!r} is for one machine: its state is fields, not weights")
+        raise ValueError(f"{method!r} is for one machine: comm= is not for it")
     if method.by_weights and chosen:
         raise ValueError(f"{method!r} moves weights: eliminate= and gram= are not for it")
-    return False if comm is not None or method.by_weights else eliminate
+    if comm is not None or method.by_weights:
+        return False
+    return eliminate
 
 
 def checked_measurement(
@@ -86,11 +87,11 @@ def checked_measurement(
 ) -> Outputs:
     """What `measurement` of :func:`opflow.train` sees of the outputs, or why it cannot."""
     if measurement is None:
-        return Outputs()
+        return OUTPUTS
     if method.batch is not None or not method.measures:
         raise ValueError(
             f"measurement= is not for {method!r}: GradientDescent() without batch=, GaussNewton(), "
-            "GradientFlow(), ExponentialFlow() and LinearisedFlow() take it"
+            "GradientFlow(), ExponentialFlow(), ExactFlow() and LinearisedFlow() take it"
         )
     k = network.outputs
     return Measured(measuring_operator(measurement, samples, k, network.readout), k)
@@ -106,17 +107,6 @@ def check_loss(loss: str, diverge: float) -> None:
         raise ValueError(f"diverge must be a factor of at least 1, or math.inf, not {diverge!r}")
 
 
-def checked_resume(resume: object) -> bool | str | os.PathLike[str]:
-    """True, False, or the path of a state."""
-    if resume is None or isinstance(resume, bool | np.bool_):
-        return bool(resume)
-    if not isinstance(resume, str | os.PathLike):
-        raise TypeError(f"resume must be True, False or the path of a state, not {resume!r}")
-    if not os.fspath(resume):
-        raise ValueError("resume must be True, False or the path of a state, not an empty text")
-    return resume
-
-
 #: the kernel between new points and the samples
 Cross = Callable[[Any], Operator]
 
@@ -125,26 +115,28 @@ def checked_gram(gram: Any, network: ReLUNetwork, X: Data) -> tuple[Operator | N
     """The kernel of the first layer as an operator, and its cross kernel where it has one."""
     if gram is None:
         return None, None
+    cross: Cross | None = None
+    if X is not None:
+        cross = _no_cross
     if callable(gram) and not is_operator(gram):
         if X is None or is_whole(X):
             raise ValueError("a callable gram needs X as an array or rows on disk")
         kernel: Operator = FunctionGram(gram, X)
-        cross: Cross = partial(FunctionGram, gram, Y=X)
+        cross = partial(FunctionGram, gram, Y=X)
     else:
         if not is_operator(gram):
             gram = check_real(gram, "gram", dtype=network.dtype, finite=True)
         kernel = as_operator(gram, symbol="G")
-        known = isinstance(gram, FunctionGram) and _same(gram.data, X)
-        cross = partial(FunctionGram, gram.function, Y=X) if known else _no_cross
-    n = kernel.shape[0] if X is None else int(X.shape[0])
+        if isinstance(gram, FunctionGram) and _same(gram.data, X):
+            cross = partial(FunctionGram, gram.function, Y=X)
+    n = int((kernel if X is None else X).shape[0])
     if kernel.shape != (n, n):
         raise ValueError(f"gram has shape {kernel.shape} but there are {n} samples: ({n}, {n})")
     if kernel.dtype != network.dtype:
         raise TypeError(f"gram is {kernel.dtype} but the network is {network.dtype}")
     _check_positive(kernel, namespace(network.readout))
     # positive semidefinite: that is what ``gram=`` means
-    kernel = kernel._changed(psd=True, symmetric=True)
-    return kernel, None if X is None else cross
+    return kernel._changed(psd=True, symmetric=True), cross
 
 
 def _check_positive(kernel: Operator, xp: Any) -> None:

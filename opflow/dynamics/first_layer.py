@@ -8,9 +8,9 @@ any PSD kernel in the place of XXᵀ.  With one hidden layer no weight moves at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from opflow.machine.arrays import Array, Data, namespace
+from opflow.machine.ranks import RowDistribution
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import (
@@ -25,99 +25,65 @@ from opflow.relu.network import ReLUNetwork
 from opflow.relu.passes import blocks, forward, top_outputs
 
 
-class FirstLayer(Protocol):
-    """How the first layer of a run follows from the parameter that stands for it."""
+class FirstLayer:
+    """The first layer of a run, as its weights: h¹ = X W¹ᵀ + b¹.
+
+    A state has one `parameter` for it, W¹ here, and the network of its other parameters, `upper`,
+    whose first weights are W¹ only if they are that parameter.
+    """
 
     #: its name in plans and files
-    route: str
-    #: N on this rank
-    samples: int
-    #: X, None where only a Gram of the samples is known
-    inputs: Data
-    #: whether W¹ exists: not in the space of a kernel
-    has_weights: bool
-
-    def start(self, network: ReLUNetwork) -> Array:
-        """The parameter at the start."""
-
-    def upper(self, network: ReLUNetwork, parameters: list[Array]) -> ReLUNetwork:
-        """`network` at these parameters, W¹ only where it is one of them."""
-
-    def network(self, upper: ReLUNetwork, parameter: Array) -> ReLUNetwork:
-        """The whole network of what :meth:`upper` gave."""
-
-    def hidden(self, upper: ReLUNetwork, parameter: Array) -> RowHidden | StoredHidden:
-        """h¹ of the samples."""
-
-    def pull(self, slopes: Array) -> Array:
-        """∂loss by the parameter from ∂loss/∂h¹ of all samples, where these cannot be read."""
-
-    def entries(self, network: ReLUNetwork) -> int:
-        """Trained numbers that a pass over the samples multiplies."""
-
-    def fields(
-        self, upper: ReLUNetwork, parameter: Array, memory: float | None, comm: object
-    ) -> Fields:
-        """The fields of the samples."""
-
-    def predict(self, upper: ReLUNetwork, parameter: Array, X: Data) -> Array:
-        """Outputs at new inputs."""
-
-
-class WeightLayer:
-    """The first layer as its weights: h¹ = X W¹ᵀ + b¹."""
-
     route = "weights"
+    #: whether W¹ exists: not in the space of a kernel
     has_weights = True
 
     def __init__(self, X: Data) -> None:
+        #: None where only a Gram of the samples is known
         self.inputs = X
+        #: N on this rank
         self.samples = int(X.shape[0])
 
     def start(self, network: ReLUNetwork) -> Array:
+        """The parameter at the start."""
         return network.weights[0]
 
     def upper(self, network: ReLUNetwork, parameters: list[Array]) -> ReLUNetwork:
+        """`network` at these parameters."""
         return network.with_parameters(parameters)
 
     def network(self, upper: ReLUNetwork, parameter: Array) -> ReLUNetwork:
+        """The whole network."""
         return upper
 
     def hidden(self, upper: ReLUNetwork, parameter: Array) -> RowHidden | StoredHidden:
+        """h¹ of the samples."""
         return first_hidden(upper, self.inputs)
 
     def pull(self, slopes: Array) -> Array:
+        """∂loss by the parameter from ∂loss/∂h¹ of all samples, where X is not read by rows."""
         return input_operator(self.inputs).rmatmat(slopes).T
 
     def entries(self, network: ReLUNetwork) -> int:
+        """Trained numbers that a pass over the samples multiplies."""
         return network.parameters
 
     def fields(
-        self, upper: ReLUNetwork, parameter: Array, memory: float | None, comm: object
+        self, upper: ReLUNetwork, parameter: Array, memory: float | None, space: RowDistribution
     ) -> Fields:
-        least = None if memory is None else max(memory, 1.0)  # nothing is left: recomputed
-        return Fields(upper, self.inputs, memory=least, finite=False, comm=comm)
+        """The fields of the samples."""
+        return Fields(upper, self.inputs, memory=memory, finite=False, comm=space)
 
     def predict(self, upper: ReLUNetwork, parameter: Array, X: Data) -> Array:
+        """Outputs at new inputs."""
         return upper(X)
 
 
-class DualLayer:
-    r"""The first layer eliminated: h¹ = h¹(0) + G C + b¹, G the Gram of the inputs or a kernel.
+class DualLayer(FirstLayer):
+    """The first layer eliminated: h¹ = h¹(0) + G C + b¹, G the Gram of the inputs or a kernel.
 
-    Parameters
-    ----------
-    network : ReLUNetwork
-        The start.
-    X : array (N, d), rows on disk, sparse matrix, operator, or None
-        None if only `gram` is known: the first layer then reads the rows of G, its weights are
-        coefficients of the samples themselves, and d = N.
-    gram : Operator (N, N)
-    cross : callable, optional
-        ``cross(X_new)``, the kernel between new points and the samples, for predictions.
+    ``cross(X_new)`` is the kernel between new points and the samples, for predictions.  Without X
+    the first layer reads the rows of G: its weights are coefficients of the samples, and d = N.
 
-    Notes
-    -----
     h¹ is computed from C once a state, so it never drifts from it: one block product of G with
     n_1 columns a step, and 4·N·n_1 numbers.
     """
@@ -147,20 +113,18 @@ class DualLayer:
         return network.with_parameters([network.weights[0], *parameters[1:]])
 
     def network(self, upper: ReLUNetwork, parameter: Array) -> ReLUNetwork:
-        C = parameter.astype(upper.dtype, copy=False)
-        return upper.with_parameters([self._moved_weights(C), *upper.parameter_list()[1:]])
-
-    def _moved_weights(self, C: Array) -> Array:
-        if self.inputs is None:
-            return self._weights + C.T
         if not self.has_weights:
             raise ValueError(
                 "the first layer moved in the space of a kernel: it has no weights on X, but "
                 "coefficients on the samples, and predicts through the kernel"
             )
-        W = input_operator(self.inputs).rmatmat(C).T
-        W += self._weights
-        return W
+        C = parameter.astype(upper.dtype, copy=False)
+        if self.inputs is None:
+            W = self._weights + C.T
+        else:
+            W = input_operator(self.inputs).rmatmat(C).T
+            W += self._weights
+        return upper.with_parameters([W, *upper.parameter_list()[1:]])
 
     def hidden(self, upper: ReLUNetwork, parameter: Array) -> StoredHidden:
         h = self.gram.matmat(parameter.astype(self.gram.dtype, copy=False))
@@ -176,9 +140,9 @@ class DualLayer:
         return network.parameters - network.weights[0].size  # the Gram's product is made before
 
     def fields(
-        self, upper: ReLUNetwork, parameter: Array, memory: float | None, comm: object
+        self, upper: ReLUNetwork, parameter: Array, memory: float | None, space: RowDistribution
     ) -> Fields:
-        return Fields.from_hidden(upper, self.hidden(upper, parameter), self.samples, self.gram)
+        return Fields.from_hidden(upper, self.hidden(upper, parameter), self.gram)
 
     def predict(self, upper: ReLUNetwork, parameter: Array, X: Data) -> Array:
         if self.cross is None:

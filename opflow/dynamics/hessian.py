@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from opflow.dynamics.measurement import Outputs
+from opflow.dynamics.measurement import OUTPUTS
 from opflow.dynamics.objectives import (
     CrossEntropy,
     Given,
@@ -83,7 +83,7 @@ def hessian(
     """
     net = check_fields(fields).network
     chosen = check_bent(objective, net.outputs, part)
-    y = Outputs().targets(y, net, fields.samples, chosen)
+    y = OUTPUTS.targets(y, net, fields.samples, chosen)
     if part == "gauss-newton" and isinstance(chosen, Quadratic):
         J = jacobian(fields, rates=rates)
         return J.T @ J

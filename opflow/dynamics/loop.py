@@ -22,7 +22,7 @@ from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
 from opflow.interface.progress import Bar
 from opflow.machine.arrays import Array, namespace
-from opflow.machine.files import under
+from opflow.machine.files import prefixed, under
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
 
 
@@ -111,18 +111,14 @@ class Loop:
 
     def go(self, progress: bool) -> Trajectory:
         """Until the end, a signal, or an interrupt from the keyboard."""
-        bar = Bar(
-            total=self.table.steps,
-            initial=self.number,
-            disable=not progress,
-            unit="step",
-            desc="train",
-        )
+        steps = self.table.steps
+        bar = Bar(total=steps, initial=self.number, disable=not progress, unit="step", desc="train")
+        signals = Signals()
         # ranks must stop at one step
-        watch = Signals() if self.saver is not None or self.space.sharded else nullcontext()
+        watched = self.saver is not None or self.space.sharded
         try:
-            with watch as signals:
-                while not self._visit(signals is not None and bool(signals.stop)):
+            with bar, signals if watched else nullcontext():
+                while not self._visit(bool(signals.stop)):
                     self._step()
                     if progress:
                         self._show(bar)
@@ -132,7 +128,6 @@ class Loop:
                 raise
             self.interrupted = True
         finally:
-            bar.close()
             if self.log is not None:
                 self.log.close()
         return self.trajectory()
@@ -167,15 +162,17 @@ class Loop:
     def _moment(self) -> None:
         """Evaluate, ask the observers, record, and ask whether to stop."""
         known = self._recorded  # taken up from a checkpoint
+        residual = self.residual
         if not known:
             self._evaluate()
+            residual = self.spare
+        now = (self.number, self.time, self.loss)
+        state = self.integrator.state
         moment = Moment(
-            self.number,
-            self.time,
-            self.loss,
-            self.residual if known else self.spare,
-            self.integrator.state,
-            self.integrator.state.first.inputs,
+            *now,
+            residual,
+            state,
+            state.first.inputs,
             self.share,
             self.integrator.predictor,
             observations=self.record.seen,
@@ -185,13 +182,14 @@ class Loop:
             # From here on an interrupt leaves nothing half done: a moment counts with its loss.
             self._take()
             if self.record.failure is None:
-                self.record.append(self.number, self.time, self.loss, values)
+                self.record.append(*now, values)
                 if self.log is not None:
-                    self.log.write(self.number, self.time, self.loss, values)
+                    self.log.write(*now, values)
         if (stop := self.stop) is not None:
             self.record.agree()
             met = self.space.together(lambda: bool(stop(moment)))
-            self.stopped = next(iter(named([stop]))) if self.space.either(met)[0] else ""
+            if self.space.either(met)[0]:
+                self.stopped = next(iter(named([stop])))
 
     def _evaluate(self) -> None:
         """The loss and, in the spare buffer, the residual; raise if the run has diverged."""
@@ -226,8 +224,6 @@ class Loop:
             bar.set_postfix(said, refresh=False)
         bar.update()
 
-    # -- what it leaves ---------------------------------------------------------------------
-
     def trajectory(self) -> Trajectory:
         """What was recorded, and the state it led to."""
         return Trajectory.of_state(
@@ -247,23 +243,18 @@ class Loop:
         if self.saver is None:
             return
         self.record.agree()  # a state of which an observer failed is not saved
-        arrays = {f"state_{name}": value for name, value in self.integrator.arrays().items()}
-        arrays |= self.record.arrays()
-        by_sample = [f"state_{name}" for name in self.integrator.by_sample]
-        by_sample += self.record.by_sample()
+        arrays = prefixed("state_", self.integrator.arrays()) | self.record.arrays()
+        rows = [f"state_{name}" for name in self.integrator.by_sample] + self.record.by_sample()
         meta = {
+            **self.meta,
             "number": self.number,
             "time": self.time,
             "recorded": self._recorded,
             "products": self.integrator.products,
             "note": self.integrator.note,
         }
-        error = self.saver.save(
-            self.number,
-            arrays,
-            {**self.meta, **meta},
-            [name for name in by_sample if name in arrays],
-        )
+        by_sample = [name for name in rows if name in arrays]
+        error = self.saver.save(self.number, arrays, meta, by_sample)
         if error is not None and not self._warned:
             self._warned = True  # a full disk is no reason to lose the run
             warnings.warn(
@@ -288,19 +279,20 @@ class Loop:
         self.integrator.products = meta["products"]  # the saved run had paid for this already
 
     def _divergence(self) -> str:
-        here, objective = self.reached, self.reached.objective
-        of = "" if isinstance(objective, Quadratic) else " of the quadratic loss"
+        here = self.reached
         if not self.number:
             return (
                 f"the loss of the start is {self.loss:.4g}: the outputs of the network, or "
-                f"their {objective.name} loss, are beyond the range of numbers"
+                f"their {here.objective.name} loss, are beyond the range of numbers"
             )
         top = self.share * (largest_eigenvalue(here.kernel()).value + here.stiffness)
         limit = f"{2 / top:.4g}" if top > 0 else "infinite"
-        kernel = here.measurement.symbol
+        which = f"2/λ_max({here.measurement.symbol})"
+        if not isinstance(here.objective, Quadratic):
+            which += " of the quadratic loss"
         return (
             f"{self.name} diverged at step {self.number}: loss {self.loss:.4g} with step size "
-            f"{self.integrator.step:.4g}; the stability limit 2/λ_max({kernel}){of} was {limit} at "
-            "the last step before. Standardise X and y, take a smaller step or step='auto', or "
+            f"{self.integrator.step:.4g}; the stability limit {which} was {limit} at the last step "
+            "before. Standardise X and y, take a smaller step or step='auto', or "
             "another method, such as GradientFlow()"
         )

@@ -97,19 +97,21 @@ class Outputs:
         return column_squares(J), 0
 
 
+#: where nothing is measured
+OUTPUTS = Outputs()
+
+
 class Measured(Outputs):
     """G times the outputs of all samples, flattened sample-major, (M, 1)."""
 
     symbol = "G K Gᵀ"
     passes = 1
+    #: how the samples are spread over ranks
+    over: Sharded | None = None
 
-    def __init__(
-        self, G: Operator, outputs: int, over: tuple[Sharded, Sharded] | None = None
-    ) -> None:
-        #: G, and as it is applied: `over` the ranks of its rows and of the samples
-        self.whole = G
-        self.G = sharded_operator(G, *over) if over else G
-        self.over = over
+    def __init__(self, G: Operator, outputs: int) -> None:
+        #: G, and as it is applied on ranks
+        self.whole = self.G = G
         self.outputs = outputs
 
     def refuse(self, why: str) -> None:
@@ -135,10 +137,13 @@ class Measured(Outputs):
         same(samples.comm, lambda: fingerprint(self.whole, self.whole.H, y), "measurement and y")
         mine = rows_of_rank(len(y), samples.comm)
         rows = Sharded(samples.comm, mine.stop - mine.start, samples.nccl)
-        return Measured(self.whole, self.outputs, (rows, samples)), y[mine], rows
+        seen = Measured(self.whole, self.outputs)
+        seen.G = sharded_operator(self.whole, rows, samples)
+        seen.over = samples
+        return seen, y[mine], rows
 
     def samples(self, targets: RowDistribution) -> RowDistribution:
-        return self.over[1] if self.over else targets
+        return self.over or targets
 
     def size(self, outputs: int) -> int:
         return self.G.shape[0]

@@ -27,7 +27,7 @@ class Objective(Protocol):
         """∂value/∂f, (rows, k)."""
 
 
-class RunObjective(Objective, Protocol):
+class RunObjective(Objective):
     """An objective with all that a run asks of it."""
 
     name: str  #: for messages
@@ -57,6 +57,9 @@ class Quadratic(RunObjective):
 
     def force(self, f: Array, y: Array) -> Array:
         return f - y
+
+
+QUADRATIC = Quadratic()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class CrossEntropy(RunObjective):
     def targets(self, y: Array, k: int) -> Array:
         """One-hot rows of labels (N,), or probabilities (N, k); a single one is that of class 1."""
         top = max(k - 1, 1)
-        total = y.sum(axis=1, keepdims=True) if y.ndim == 2 and k > 1 else 0 * y + 1
+        total = 0 * y + 1
+        if y.ndim == 2 and k > 1:
+            total = y.sum(axis=1, keepdims=True)
         good = (y >= 0) & (y <= total) & (abs(total - 1) <= 1e-4)
         if y.ndim == 1:
             good = (y >= 0) & (y <= top) & (y == y.round())
@@ -205,10 +210,10 @@ class Given(RunObjective):
 
 def run_objective(objective: str | Objective, outputs: int) -> RunObjective:
     """What ``objective=`` names or is, for a network of so many outputs."""
-    known = {o.name: o for o in (Quadratic(), CrossEntropy(outputs), Huber())}
+    known = {o.name: o for o in (QUADRATIC, CrossEntropy(outputs), Huber())}
     if isinstance(objective, str) and objective in known:
         return known[objective]
-    if isinstance(objective, Quadratic | CrossEntropy | Huber | Given):
+    if isinstance(objective, RunObjective):
         return objective
     parts = (getattr(objective, part, None) for part in ("value", "force"))
     if isinstance(objective, type) or not all(map(callable, parts)):
@@ -243,20 +248,22 @@ def driven(
     objective: RunObjective, y: Array, out: Array
 ) -> tuple[Callable[[slice, Array], Array], Callable[[], Any]]:
     """The force of rows, written to `out`, of the outputs there; after all of them, the loss."""
-    quadratic = isinstance(objective, Quadratic)
-    losses = namespace(y).empty(0 if quadratic else len(y), dtype=np.float64)
+    xp = namespace(y)
+    if isinstance(objective, Quadratic):
+
+        def residual(s: slice, f: Array) -> Array:
+            return xp.subtract(f, y[s], out=out[s])
+
+        def half_square() -> Any:
+            blocks = row_slices(len(out), 24 * out.shape[1], where=module_name(out))
+            return 0.5 * sum((out[s].astype(np.float64) ** 2).sum() for s in blocks)
+
+        return residual, half_square
+    losses = xp.empty(len(y), dtype=np.float64)
 
     def force(s: slice, f: Array) -> Array:
-        if quadratic:
-            return namespace(f).subtract(f, y[s], out=out[s])
         losses[s] = objective.value(f, y[s])
         out[s] = objective.force(f, y[s])
         return out[s]
 
-    def loss() -> Any:
-        if not quadratic:
-            return losses.sum()
-        blocks = row_slices(len(out), 24 * out.shape[1], where=module_name(out))
-        return 0.5 * sum((out[s].astype(np.float64) ** 2).sum() for s in blocks)
-
-    return force, loss
+    return force, losses.sum

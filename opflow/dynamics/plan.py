@@ -7,19 +7,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from opflow.dynamics.checks import checked_gram
-from opflow.dynamics.first_layer import DualLayer, FirstLayer, WeightLayer
-from opflow.dynamics.measurement import Outputs
+from opflow.dynamics.first_layer import DualLayer, FirstLayer
+from opflow.dynamics.measurement import OUTPUTS, Outputs
 from opflow.dynamics.methods.method import Method
-from opflow.dynamics.routes import (
-    OUTPUTS,
-    Route,
-    RunShapes,
-    best,
-    chosen_first,
-    possible_routes,
-    run_shapes,
-    steps_expected,
-)
+from opflow.dynamics.routes import METHOD, Route, RunShapes, possible_routes, ranked
 from opflow.evaluation import materialise
 from opflow.machine.arrays import Data, module_name
 from opflow.machine.workspace import THREAD_MEMORY, most_workspace
@@ -35,7 +26,7 @@ class MemoryAllowance(NamedTuple):
     #: the row blocks of a product
     workspace: float
     #: what several threads take beyond those of one
-    threads: float
+    spread: float
     #: the fields of a frozen kernel
     fields: float
 
@@ -47,8 +38,8 @@ class MemoryAllowance(NamedTuple):
         most = most_workspace(module_name(shapes.network.weights[0]))
         workspace = min(float(most), (least + spare) / 2)
         left = max(0.0, spare - 2 * (workspace - least / 2))
-        threads = min(float(THREAD_MEMORY), left / 2)
-        return cls(workspace, threads, left - threads)
+        spread = min(float(THREAD_MEMORY), left / 2)
+        return cls(workspace, spread, left - spread)
 
 
 class Plan(NamedTuple):
@@ -61,55 +52,32 @@ class Plan(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        workspace, threads, fields = self.allowance
-        return {
-            "route": self.routes[0].name,
-            "workspace": workspace,
-            "spread": threads,
-            "fields": fields,
-        }
+        return {"route": self.routes[0].name, **self.allowance._asdict()}
 
 
 def plan(
     network: ReLUNetwork,
     X: Data,
-    *,
     steps: int | None,
     memory: float,
     eliminate: bool | None = None,
     gram: Any = None,
-    method: Method | None = None,
+    method: Method = METHOD,
     seen: Outputs = OUTPUTS,
     resumed: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Choose the route of a run and its workspace.
+    """Choose the route of a run of checked inputs, or of a kernel, and its workspace.
 
-    Parameters
-    ----------
-    network : ReLUNetwork
-    X : checked inputs, or None where only `gram` is known
-    steps : int, optional
-        How many there will be, if known.
-    memory : float
-        Bytes the run may hold beyond X and y.
-    eliminate : bool, optional
-        Ask for a route; the cheaper one by default.
-    gram : callable, array, sparse matrix or operator, optional
-        A kernel in the place of XXᵀ.
-    method : Method, optional
-    seen : Outputs
-        What is measured of the outputs.
-    resumed : mapping, optional
-        :meth:`Plan.record` of the run that goes on: its route is taken again, so that every sum
-        is over the same blocks.
+    A run that goes on takes the route of its record, `resumed`, so that all sums are over the same
+    blocks.  Other arguments are those of :func:`opflow.train`, with `memory` in bytes.
     """
     kernel, cross = checked_gram(gram, network, X)
     if kernel is not None and eliminate is False:
         raise ValueError("eliminate=False and gram= exclude each other: a kernel has no weights")
-    samples = int(X.shape[0]) if kernel is None else kernel.shape[0]
-    shapes = run_shapes(network, X, samples, method)._replace(seen=seen)
-    routes = possible_routes(shapes, X, kernel, eliminate)
-    if resumed is not None:
+    samples = int((X if kernel is None else kernel).shape[0])
+    shapes = RunShapes(network, X, samples, method, seen)
+    routes = possible_routes(shapes, kernel, eliminate)
+    if resumed:
         # A checkpoint stores either W¹ or C, so a resumed run takes a route of the same kind.
         kind = resumed["route"].split(",")[0]
         routes = [r for r in routes if r.kind == kind]
@@ -122,22 +90,22 @@ def plan(
             f"memory allows {human(memory, 'B', 1024)} but the run needs at least "
             f"{human(least, 'B', 1024)} beyond X and y: memory={math.ceil(least)} would do"
         )
-    if resumed is not None:
+    if resumed:
         fitting = [r for r in fitting if r.name == resumed["route"]] or fitting
-    chosen = best(fitting, steps_expected(steps), network.dtype)
+    routes = ranked(routes, fitting, steps, network.dtype)
+    chosen = routes[0]
     allowance = MemoryAllowance.of(memory, chosen, shapes)
-    if resumed is not None:
-        names = ("workspace", "spread", "fields")
-        before = MemoryAllowance(*(float(resumed.get(name, 0.0)) for name in names))
+    if resumed:
+        parts = MemoryAllowance._fields
+        before = MemoryAllowance(*(float(resumed.get(name, 0.0)) for name in parts))
         # The same row blocks again, unless there is less memory now: sums in the same order.
         if all(b <= now for b, now in zip(before, allowance, strict=True)):
             allowance = before
-    first: FirstLayer
     if chosen.kind == "weights":
-        first = WeightLayer(X)
+        first = FirstLayer(X)
     else:
-        operator = Gram(input_operator(X)) if kernel is None else kernel
+        operator = kernel or Gram(input_operator(X))
         if chosen.name.endswith("dense Gram"):
             operator = materialise(operator, how="dense", memory=memory)
         first = DualLayer(network, X, operator, cross)
-    return Plan(first, allowance, chosen_first(routes, chosen))
+    return Plan(first, allowance, routes)

@@ -11,7 +11,7 @@ from opflow.dynamics.observe.chosen import Snapshots
 from opflow.dynamics.observe.moment import Moment
 from opflow.dynamics.timetable import Timetable
 from opflow.machine.arrays import Array, module_name, to_host
-from opflow.machine.files import under
+from opflow.machine.files import prefixed, under
 from opflow.machine.ranks import RowDistribution
 
 Observer = Callable[[Moment], Any]
@@ -23,11 +23,8 @@ OBSERVED = "observed_"
 class Remembers(Protocol):
     """An observer that remembers earlier moments."""
 
-    def state(self) -> dict[str, Array]:
-        """What it remembers."""
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Take up what :meth:`state` gave."""
+    def state(self) -> dict[str, Array]: ...
+    def restore(self, arrays: Mapping[str, Array]) -> None: ...
 
 
 class Record:
@@ -66,9 +63,8 @@ class Record:
 
     def _check(self, name: str, value: Any, step: int) -> None:
         """Raise unless `value` is like what the observer gave at the start."""
-        seen = self.seen[name]
         now = _kind(value)
-        before = _kind(seen[0] if seen else None)
+        before = _kind(next(iter(self.seen[name]), None))
         if now != before:
             raise ValueError(
                 f"observe[{name!r}] gave {now} at step {step} but {before} at the start"
@@ -103,9 +99,10 @@ class Record:
             if isinstance(observer, Snapshots):
                 kept = observer.networks.items()
                 observations[name] = {step: n for step, n in kept if step in self.steps[:done]}
-        return self._moments(done) | {"observations": observations}
+        return self._moments() | {"observations": observations}
 
-    def _moments(self, done: int | None = None) -> dict[str, Array]:
+    def _moments(self) -> dict[str, Array]:
+        done = len(self.losses)
         return {
             "times": np.array(self.times[:done]),
             "losses": np.array(self.losses),
@@ -118,16 +115,13 @@ class Record:
         arrays |= {OBSERVED + name: np.array(values) for name, values in self.seen.items()}
         for mark, observer in self._marked():
             if self.losses and isinstance(observer, Remembers):
-                arrays |= {mark + key: value for key, value in observer.state().items()}
+                arrays |= prefixed(mark, observer.state())
         return arrays
 
     def by_sample(self) -> list[str]:
         """Which of :meth:`arrays` have a row for every sample, if they are there at all."""
-        return [
-            mark + key
-            for mark, observer in self._marked()
-            for key in getattr(observer, "by_sample", ())
-        ]
+        marked = self._marked()
+        return [mark + key for mark, o in marked for key in getattr(o, "by_sample", ())]
 
     def _marked(self) -> list[tuple[str, Observer]]:
         """The observers, each with what the names of its arrays begin with in a checkpoint."""

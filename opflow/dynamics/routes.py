@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from numpy.typing import DTypeLike
 
-from opflow.dynamics.measurement import Outputs
+from opflow.dynamics.measurement import OUTPUTS, Outputs
 from opflow.dynamics.methods.descent import GradientDescent
 from opflow.dynamics.methods.method import Method
 from opflow.dynamics.methods.step_size import LANCZOS
@@ -36,26 +36,19 @@ SMALL = 0.5
 LEAST_WORKSPACE = 1 << 16
 #: bytes that Python itself needs
 OVERHEAD = 1 << 20
-#: what a run sees of its outputs, if they are not measured
-OUTPUTS = Outputs()
+#: of a run, if none is given
+METHOD: Method = GradientDescent()
 
 
 class Route(NamedTuple):
-    """A way to make the steps of a run.
+    """A way to make the steps of a run."""
 
-    Attributes
-    ----------
-    name : str
-        "weights" or "eliminated", and for the latter how the Gram is evaluated.
-    setup, step : Cost
-        Before the first step, and of each.
-    held : float
-        Bytes it holds at its peak, beyond X and y, with the smallest workspace.
-    """
-
+    #: "weights" or "eliminated", and for the latter how the Gram is evaluated
     name: str
+    #: before the first step, and of each
     setup: Cost
     step: Cost
+    #: bytes at its peak, beyond X and y, with the smallest workspace
     held: float
 
     @property
@@ -73,17 +66,23 @@ class RunShapes(NamedTuple):
     """The shapes of a run, from which its work and its memory follow."""
 
     network: ReLUNetwork
+    #: None where only a Gram is known
+    X: Data
     samples: int
-    #: stored entries of X
-    entries: float
-    sparse: bool
-    #: whether X is applied whole, and not by rows
-    whole: bool
-    #: whether X is an operator: its fields cannot be held but whole
-    operator: bool
-    method: Method
+    method: Method = METHOD
     #: what is measured of the outputs
     seen: Outputs = OUTPUTS
+
+    @property
+    def entries(self) -> float:
+        """Stored entries of X."""
+        if self.X is None:
+            return 0.0
+        if is_sparse(self.X):
+            return float(self.X.nnz)
+        if is_operator(self.X):
+            return as_operator(self.X).cost(1).flops / 2
+        return float(self.samples * self.network.widths[0])
 
     @property
     def item(self) -> int:
@@ -95,15 +94,6 @@ class RunShapes(NamedTuple):
         """Bytes of a residual; a run has two, the losses, and targets that its objective made."""
         return float(self.seen.size(self.samples * self.network.outputs) * self.item)
 
-    @property
-    def passes(self) -> int:
-        """Forward passes of a step besides that of the gradient: one measures the outputs."""
-        return self.seen.passes
-
-    def measuring(self) -> float:
-        """Bytes of outputs, forces on them and their products, if they are measured."""
-        return self.seen.held(self.samples * self.network.outputs)
-
     def upper(self) -> float:
         """Parameters above the first layer."""
         return float(self.network.parameters - self.network.weights[0].size)
@@ -111,12 +101,12 @@ class RunShapes(NamedTuple):
     def first_layer(self, passes: float) -> Cost:
         """So many products of X, or its transpose, with as many columns as the first layer has."""
         flops = 2 * passes * self.entries * self.network.widths[1]
-        return Cost(flops, 0.0, flops if self.sparse else 0.0)
+        return Cost(flops, 0.0, flops * is_sparse(self.X))
 
     def above(self) -> Cost:
         """One step of what is above the first layer, and entry-wise passes over all fields."""
         fields = float(self.samples) * sum(self.network.widths[1:])
-        flops = (6.0 + 2.0 * self.passes) * self.samples * self.upper()
+        flops = (6.0 + 2.0 * self.seen.passes) * self.samples * self.upper()
         return Cost(flops, (8 * fields + 6 * self.upper()) * self.item) + self.seen.cost()
 
     def cached_fields(self) -> float:
@@ -133,10 +123,17 @@ class RunShapes(NamedTuple):
         net = self.network
         row = (net.widths[0] + 5 * (1 + net.outputs) * sum(net.widths[1:])) * self.item
         least = 2.0 * max(LEAST_WORKSPACE, row)
-        if self.sparse:  # a block of rows is copied with its indices
+        if is_sparse(self.X):  # a block of rows is copied with its indices
             block = min(float(self.samples), least / (sum(net.widths[1:]) * self.item))
             least += 1.5 * block / max(self.samples, 1) * self.entries * (self.item + 8)
         return least
+
+    def peak(self, stepping: float, frozen: float) -> float:
+        """Bytes at most: of its steps, or of a kernel at frozen gates if one is needed."""
+        held = max(stepping, frozen * self.method.frozen)
+        seen = self.seen.held(self.samples * self.network.outputs)
+        held += 4 * self.residuals + seen + self.workspace() + OVERHEAD
+        return held + self.method.kept * self.cached_fields()
 
     def kernel_product(self, storage: str) -> tuple[Cost, float]:
         """One product with K, and the bytes held for it, the fields being held in this way."""
@@ -159,38 +156,15 @@ class RunShapes(NamedTuple):
         return first + Cost(work, held), held
 
 
-def run_shapes(
-    network: ReLUNetwork, X: Data, samples: int, method: Method | None = None
-) -> RunShapes:
-    """The shapes of a run; X is None where only a Gram is known."""
-    entries = 0.0 if X is None else float(samples * network.widths[0])
-    if is_sparse(X):
-        entries = float(X.nnz)
-    elif is_operator(X):
-        entries = as_operator(X).cost(1).flops / 2
-    return RunShapes(
-        network,
-        samples,
-        entries,
-        is_sparse(X),
-        is_whole(X),
-        is_operator(X),
-        method or GradientDescent(),
-    )
-
-
 def possible_routes(
-    shapes: RunShapes, X: Data, kernel: Operator | None, eliminate: bool | None
+    shapes: RunShapes, kernel: Operator | None, eliminate: bool | None
 ) -> list[Route]:
     """The routes that the arguments allow; a kernel stands in the place of the Gram of X."""
     routes = []
     if kernel is None and not eliminate:
         routes.append(weight_route(shapes))
-    if kernel is not None:
-        routes += eliminated_routes(shapes, kernel, given=True, weights=X is None)
-    elif eliminate is not False:
-        gram = Gram(input_operator(X))
-        routes += eliminated_routes(shapes, gram, given=False, weights=True)
+    if eliminate is not False:
+        routes += eliminated_routes(shapes, kernel)
     return routes
 
 
@@ -198,78 +172,71 @@ def weight_route(shapes: RunShapes) -> Route:
     """All layers as weights."""
     net = shapes.network
     item = shapes.item
+    passes = shapes.seen.passes
     first = float(net.weights[0].size) * item
-    hidden = float(shapes.samples) * net.widths[1] * item
-    again = 0 if shapes.whole else shapes.passes  # h¹ is computed anew, or copied
-    step = shapes.above() + shapes.first_layer(2 + again) + Cost(0.0, 6.0 * first)
     held = (4 + shapes.method.extra) * net.parameters * item + first
-    if shapes.whole:  # h¹, and both operands of a whole product
-        held += (2 + shapes.passes) * hidden + 2 * first
-    if shapes.method.frozen:
-        frozen = shapes.krylov(net.parameters)
-        if shapes.whole:
-            frozen += 2 * hidden
-        if shapes.operator:
-            frozen += shapes.cached_fields()
-        held = max(held, frozen)
-    held += 4 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
-    held += shapes.method.kept * shapes.cached_fields()
-    return Route("weights", Cost(0.0, 0.0), step, held)
+    frozen = shapes.krylov(net.parameters)
+    again = passes  # h¹ is computed anew, or copied
+    if is_whole(shapes.X):  # h¹, and both operands of a whole product
+        hidden = float(shapes.samples) * net.widths[1] * item
+        held += (2 + passes) * hidden + 2 * first
+        frozen += 2 * hidden
+        again = 0
+    if is_operator(shapes.X):  # its fields cannot be held but whole
+        frozen += shapes.cached_fields()
+    step = shapes.above() + shapes.first_layer(2 + again) + Cost(0.0, 6.0 * first)
+    return Route("weights", Cost(0.0, 0.0), step, shapes.peak(held, frozen))
 
 
-def eliminated_routes(
-    shapes: RunShapes, gram: Operator, *, given: bool, weights: bool
-) -> list[Route]:
-    """The first layer through its Gram, as it is and dense.
-
-    `given` says that the Gram is a kernel of its own, `weights` that W¹ is wanted in the end.
-    """
+def eliminated_routes(shapes: RunShapes, kernel: Operator | None) -> list[Route]:
+    """The first layer through its Gram, as it is and dense."""
     net = shapes.network
+    X = shapes.X
     item = shapes.item
     width = net.widths[1]
     n = float(shapes.samples)
     hidden = n * width * item
     extra = shapes.method.extra
-    held = (5 + shapes.passes + extra) * hidden + (4 + extra) * shapes.upper() * item
-    if weights:  # W¹ as it comes out, and what forms it
+    held = (5 + shapes.seen.passes + extra) * hidden + (4 + extra) * shapes.upper() * item
+    if kernel is None or X is None:  # W¹ as it comes out, and what forms it
         held += 2.0 * net.weights[0].size * item
-    if shapes.method.frozen:
-        frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
-        held = max(held, frozen)
-    held += 4 * shapes.residuals + shapes.measuring() + shapes.workspace() + OVERHEAD
-    if given:
+    frozen = shapes.krylov(shapes.upper()) + 6 * hidden + shapes.cached_fields()
+    held = shapes.peak(held, frozen)
+    if kernel is not None:
+        gram = kernel
         name = "Gram as given"
         through = gram.cost(width)
         between = 2 * hidden
     else:
+        gram = Gram(input_operator(X))
         name = "factored Gram"
         through = shapes.first_layer(2) + Cost(0.0, 2 * hidden)
         # Xᵀ C, of which a sparse X takes a few columns at a time
-        between = float(net.widths[0] * (32 if shapes.sparse else width) * item)
+        between = float(net.widths[0] * (32 if is_sparse(X) else width) * item)
     square = n * n * item
     forming, most = dense_plan(gram)[2:]
-    nothing = Cost(0.0, 0.0)
     dense = shapes.above() + Cost(2.0 * n * n * width, square)
     return [
-        Route(f"eliminated, {name}", nothing, shapes.above() + through, held + between),
+        Route(f"eliminated, {name}", Cost(0.0, 0.0), shapes.above() + through, held + between),
         Route("eliminated, dense Gram", forming, dense, held + max(most, square)),
     ]
 
 
-def best(routes: list[Route], steps: int, dtype: DTypeLike) -> Route:
-    """The fastest; but weights, which are what is wanted in the end, unless the gain is clear."""
-    seconds = {r.name: r.seconds(steps, dtype) for r in routes}
-    fastest = min(routes, key=lambda r: seconds[r.name])
-    near = [r for r in routes if GAIN * seconds[r.name] <= seconds[fastest.name]]
+def ranked(
+    routes: list[Route], fitting: list[Route], steps: int | None, dtype: DTypeLike
+) -> list[Route]:
+    """All routes, the one to take first: the fastest that fits, or weights if these are nearly so.
+
+    Weights are what is wanted in the end.
+    """
+    count = steps_expected(steps)
+    seconds = {r.name: r.seconds(count, dtype) for r in fitting}
+    chosen = min(fitting, key=lambda r: seconds[r.name])
+    near = [r for r in fitting if GAIN * seconds[r.name] <= seconds[chosen.name]]
     for weights in near:
         if weights.name == "weights":
             least = min(near, key=lambda r: r.held)
-            return least if least.held < SMALL * weights.held else weights
-    return fastest
-
-
-def chosen_first(routes: list[Route], chosen: Route) -> list[Route]:
-    """All routes, the one that is taken before the others."""
+            chosen = least if least.held < SMALL * weights.held else weights
     return sorted(routes, key=lambda r: r is not chosen)
 
 

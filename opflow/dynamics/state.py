@@ -7,15 +7,16 @@ eliminated, C stands in the place of W¹.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from numpy.typing import DTypeLike
 
 from opflow.dynamics.first_layer import FirstLayer
-from opflow.dynamics.measurement import Block, Force, Outputs
-from opflow.dynamics.objectives import Quadratic, RunObjective, driven
+from opflow.dynamics.measurement import OUTPUTS, Block, Force, Outputs
+from opflow.dynamics.objectives import QUADRATIC, RunObjective, driven
 from opflow.machine.arrays import Array, Data, is_rows, namespace
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.threads import cached_property, over_rows
 from opflow.operators import Operator
 from opflow.relu.fields import Fields
@@ -29,82 +30,54 @@ from opflow.relu.passes import activation_blocks, gradients, layer_inputs, top_o
 ENTRY = 50.0
 
 
+@dataclass(eq=False, repr=False)
 class State:
-    """Parameters on a training set.  States are immutable; moving one gives another.
+    """Parameters on a training set.  States are immutable; moving one gives another."""
 
-    Parameters
-    ----------
-    network : ReLUNetwork
-        The start of the run.
-    first : FirstLayer
-    targets : array (N, k), or (M, 1) if measured
-    parameters : list of arrays, optional
-        ``[W¹ or C, b¹, W², b², …]``, a bias only where there is one; those of `network` by
-        default.
-    accumulate : dtype, optional
-        Parameters and sums over row blocks are held in this dtype, GEMMs stay in the network's.
-    memory : float, optional
-        Bytes that the fields of :meth:`kernel` may hold.
-    space : RowDistribution, optional
-        How the targets are held: all here, or those of this rank, as the samples of `first`.
-    objective : RunObjective, optional
-    decay : float, default 0
-        λ of weight decay over what multiplies the summed loss.
-    measurement : Outputs, optional
-        What the targets are compared with: the outputs by default.
-    """
+    #: the network at the start of the run
+    start: ReLUNetwork
+    first: FirstLayer
+    #: (N, k), or (M, 1) if measured
+    targets: Array
+    #: ``[W¹ or C, b¹, W², b², …]``, a bias only where there is one; those of the start by default
+    parameters: list[Array] = field(default_factory=list)
+    #: the dtype of parameters and of sums over row blocks; GEMMs stay in the network's
+    accumulate: DTypeLike | None = None
+    #: bytes that the fields of :meth:`kernel` may hold
+    memory: float | None = None
+    #: how the targets are held: all here, or those of this rank, as the samples of `first`
+    space: RowDistribution = LOCAL
+    objective: RunObjective = QUADRATIC
+    #: λ of weight decay over what multiplies the summed loss
+    decay: float = 0.0
+    #: what the targets are compared with
+    measurement: Outputs = OUTPUTS
 
     #: what a state of fields has besides: the fields themselves, and the exact run next to them
     fields = exact = None
 
-    def __init__(
-        self,
-        network: ReLUNetwork,
-        first: FirstLayer,
-        targets: Array,
-        parameters: list[Array] | None = None,
-        accumulate: DTypeLike | None = None,
-        memory: float | None = None,
-        space: RowDistribution = LOCAL,
-        objective: RunObjective | None = None,
-        decay: float = 0.0,
-        measurement: Outputs | None = None,
-    ) -> None:
-        self._start = network
-        self.first = first
-        self.targets = targets
-        self.memory = memory
-        self.space = space
-        self.objective = objective or Quadratic()
-        self.decay = decay
-        self.measurement = measurement or Outputs()
-        self.accumulate = None if accumulate == network.dtype else accumulate
-        if parameters is None:
-            parameters = [first.start(network), *network.parameter_list()[1:]]
-            if self.accumulate is not None:
-                parameters = [p.astype(self.accumulate) for p in parameters]
-        self.parameters = parameters
-        if self.accumulate is not None:
-            parameters = [p.astype(network.dtype, copy=False) for p in parameters]
+    def __post_init__(self) -> None:
+        dtype = self.start.dtype
+        if not self.parameters:
+            given = [self.first.start(self.start), *self.start.parameter_list()[1:]]
+            self.parameters = [p.astype(self.accumulate or dtype, copy=False) for p in given]
+        parameters = [p.astype(dtype, copy=False) for p in self.parameters]
         #: the network above the first layer, and its bias
-        self.upper = first.upper(network, parameters)
+        self.upper = self.first.upper(self.start, parameters)
         #: what weight decay adds to λ_max(K) at most
-        self.stiffness = decay * max(network.parameter_rates())
+        self.stiffness = self.decay * max(self.start.parameter_rates())
+        #: how the samples are held
+        self.over = self.measurement.samples(self.space)
 
     @property
     def samples(self) -> int:
         """Of all ranks."""
-        return self.comm.size if isinstance(self.comm, Sharded) else self.first.samples
+        return self.over.all_rows(self.first.samples)
 
     @property
     def rows(self) -> int:
         """Of the targets, on all ranks."""
-        return self.space.size if isinstance(self.space, Sharded) else len(self.targets)
-
-    @property
-    def comm(self) -> RowDistribution | None:
-        """The `comm` of fields on these samples."""
-        return self.measurement.samples(self.space) if self.space.sharded else None
+        return self.space.all_rows(len(self.targets))
 
     @cached_property
     def network(self) -> ReLUNetwork:
@@ -122,18 +95,15 @@ class State:
 
     def at(self, parameters: list[Array]) -> State:
         """The same training set at other parameters."""
-        return State(
-            self._start,
-            self.first,
-            self.targets,
-            parameters,
-            self.accumulate,
-            self.memory,
-            self.space,
-            self.objective,
-            self.decay,
-            self.measurement,
-        )
+        return replace(self, parameters=parameters)
+
+    def arrays(self) -> dict[str, Array]:
+        """The parameters by name."""
+        return {f"parameter_{i}": p for i, p in enumerate(self.parameters)}
+
+    def restored(self, arrays: dict[str, Array]) -> State:
+        """The state at the parameters that :meth:`arrays` gave."""
+        return self.at([arrays[f"parameter_{i}"] for i in range(len(self.parameters))])
 
     def loss_and_velocity(self, residual: Array) -> tuple[Array, list[Array]]:
         """Fill `residual` with the force; the loss (a number on the device) and the velocity.
@@ -222,7 +192,7 @@ class State:
 
     def snapshot(self) -> Fields:
         """The fields at this state."""
-        return self.first.fields(self.upper, self.parameters[0], self.memory, self.comm)
+        return self.first.fields(self.upper, self.parameters[0], self.memory, self.over)
 
     def kernel(self) -> Operator:
         """K of what is compared with the targets at this state, gates frozen."""

@@ -12,21 +12,14 @@ from opflow.machine.arrays import check_integer
 
 
 class Timetable(NamedTuple):
-    """When a run records, and when it ends.
+    """When a run records, and when it ends."""
 
-    Attributes
-    ----------
-    limit, end : float
-        Steps and time at which it ends, infinite where not given.
-    stops : list of float, optional
-        The only times to record, besides the start and the end.
-    every : int
-        Steps from one record to the next, where there are no stops.
-    """
-
+    #: steps and time at which it ends, infinite where not given
     limit: float
     end: float
+    #: the only times to record, besides the start and the end
     stops: list[float] | None
+    #: steps from one record to the next, where there are no stops
     every: int
 
     @classmethod
@@ -40,28 +33,27 @@ class Timetable(NamedTuple):
         """The timetable of these arguments of :func:`opflow.train`, checked."""
         if steps is None and until is None and times is None:
             raise ValueError("steps or until (or times) is needed to know when to stop")
+        limit = end = math.inf
         if steps is not None:
             if not isinstance(steps, numbers.Integral) or isinstance(steps, bool):
                 raise TypeError(f"steps must be an integer, not {steps!r}")
             if steps < 0:
                 raise ValueError(f"steps must not be negative, not {steps}")
-        if until is not None and not 0 <= until < math.inf:
-            raise ValueError(f"until must be a finite time, not {until!r}")
+            limit = int(steps)
+        if until is not None:
+            if not 0 <= until < math.inf:
+                raise ValueError(f"until must be a finite time, not {until!r}")
+            end = until
         stops = None
         if times is not None:
             if until is not None:
                 raise ValueError("until and times exclude each other: the last of times is the end")
             stops = [float(t) for t in times]
-            increasing = all(a < b for a, b in itertools.pairwise([-1.0, *stops]))
-            if not stops or not increasing or not 0 <= stops[0] <= stops[-1] < math.inf:
+            increasing = all(a < b for a, b in itertools.pairwise([*stops, math.inf]))
+            if not stops or stops[0] < 0 or not increasing:
                 raise ValueError(f"times must be increasing and not negative, not {times!r}")
-            until = stops[-1]
-        return cls(
-            math.inf if steps is None else int(steps),
-            math.inf if until is None else until,
-            stops,
-            check_integer(every, "every", 1),
-        )
+            end = stops[-1]
+        return cls(limit, end, stops, check_integer(every, "every", 1))
 
     @property
     def steps(self) -> int | None:

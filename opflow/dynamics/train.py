@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from opflow.dynamics import checks
+from opflow.dynamics import checks, routes
 from opflow.dynamics.loop import DivergenceError, Loop
 from opflow.dynamics.measurement import Outputs
 from opflow.dynamics.methods.descent import GradientDescent
@@ -17,16 +16,18 @@ from opflow.dynamics.methods.method import Method
 from opflow.dynamics.objectives import Objective, Quadratic, run_objective
 from opflow.dynamics.plan import plan
 from opflow.dynamics.record import Observer, Record, named
-from opflow.dynamics.routes import explain as explained
 from opflow.dynamics.state import State
-from opflow.dynamics.storage.checkpoint import Checkpoint, Saver, exists, load
-from opflow.dynamics.storage.fingerprint import run_identity
+from opflow.dynamics.storage.checkpoint import Checkpoint
+from opflow.dynamics.storage.fingerprint import fingerprint, kernel_mark
 from opflow.dynamics.storage.log import Log
+from opflow.dynamics.storage.resume import resumed
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
-from opflow.machine.arrays import Array, Data, module_name
-from opflow.machine.ranks import RowDistribution, Sharded, same, space_of, together
+from opflow.machine.arrays import Array, module_name
+from opflow.machine.files import FilePath
+from opflow.machine.ranks import same, space_of, together
 from opflow.machine.workspace import workspace_limit
+from opflow.operators.rules import is_operator
 from opflow.relu.network import ReLUNetwork
 
 __all__ = ["DivergenceError", "train"]
@@ -51,9 +52,9 @@ def train(
     eliminate: bool | None = None,
     gram: Any = None,
     measurement: Any = None,
-    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
-    resume: bool | str | os.PathLike[str] | None = False,
-    log: str | os.PathLike[str] | None = None,
+    checkpoint: Checkpoint | FilePath | None = None,
+    resume: bool | FilePath | None = False,
+    log: FilePath | None = None,
     explain: bool = False,
     progress: bool = False,
     comm: Any = None,
@@ -186,24 +187,22 @@ def train(
     >>> bool(run.losses[-1] < 0.5 * run.losses[0]), run.residual.shape
     (True, (20, 1))
     """
-    method = GradientDescent() if method is None else method
+    if method is None:
+        method = GradientDescent()
     eliminate = checks.checked_route(method, eliminate, gram, comm)
     goal = run_objective(objective, network.outputs if measurement is None else 1)
     if method.quadratic and not isinstance(goal, Quadratic):
         flows = "GradientFlow(), GradientDescent() or TruncatedFlow(...)"
         raise ValueError(f"{method!r} needs objective='quadratic'; of {goal.name} take {flows}")
-
-    def inputs() -> tuple[dict[str, Observer], Data]:
-        return named(observe), checks.checked_X(X, network, gram, comm is not None)
-
     names = getattr(X, "columns", None)
-    observers, X = together(comm, inputs)
-    here = gram.shape[0] if X is None else X.shape[0]
+    observers, X = together(
+        comm, lambda: (named(observe), checks.checked_X(X, network, gram, comm is not None))
+    )
+    here = (gram if X is None else X).shape[0]
     rows = space_of(comm, here)
 
     def targets() -> tuple[Outputs, Array]:
-        n = rows.size if isinstance(rows, Sharded) else here
-        seen = checks.checked_measurement(measurement, network, n, method)
+        seen = checks.checked_measurement(measurement, network, rows.all_rows(here), method)
         return seen, seen.targets(y, network, here, goal)
 
     seen, y = together(comm, targets)
@@ -214,7 +213,7 @@ def train(
     what = "steps, until, times, every, loss, objective, diverge, measurement and names in observe"
     same(comm, lambda: repr(options), what)
     seen, y, space = seen.spread(y, rows)
-    samples = space.size if isinstance(space, Sharded) else y.shape[0]
+    samples = space.all_rows(len(y))
     table = Timetable.of(steps, until, times, every)
     if not method.timed and table.end < math.inf:
         raise ValueError(f"until and times are moments, and {method!r} has none: give steps")
@@ -233,35 +232,34 @@ def train(
         how += f", objective={goal!r}"
 
     def identity() -> dict[str, str]:
-        return run_identity(how, network.digest(), X, y, gram, rows, space) | seen.identity()
+        """What a checkpoint and the run that goes on from it have in common."""
+        matrix = gram if hasattr(gram, "shape") else None
+        found = {
+            "network": network.digest(),
+            "inputs": fingerprint(X, matrix, space=rows),
+            "targets": fingerprint(y, space=space),
+            "method": how,
+        }
+        if callable(gram) and not is_operator(gram):
+            found["gram"] = kernel_mark(gram, X)
+        return found | seen.identity()
 
-    saver, held = _checkpoint(checkpoint, checks.checked_resume(resume), identity, space)
+    saver, arrays, meta = resumed(checkpoint, resume, identity, space)
     budget = space.budget(memory, module_name(network.readout))
     found = together(
-        comm,
-        lambda: plan(
-            network,
-            X,
-            steps=count,
-            memory=budget,
-            eliminate=eliminate,
-            gram=gram,
-            method=method,
-            seen=seen,
-            resumed=None if held is None else held[1],
-        ),
+        comm, lambda: plan(network, X, count, budget, eliminate, gram, method, seen, meta)
     )
     if explain and space.leads:
-        print(explained(found.routes, network.dtype, count, budget))
-    allowance = found.allowance
+        print(routes.explain(found.routes, network.dtype, count, budget))
+    workspace, spread, held = found.allowance
     # a square that rounds to zero is no fault, whatever NumPy is told to do about it
-    with np.errstate(under="ignore"), workspace_limit(allowance.workspace, allowance.threads):
+    with np.errstate(under="ignore"), workspace_limit(workspace, spread):
         state = State(
             network,
             found.first,
             y,
             accumulate=method.accumulate,
-            memory=allowance.fields,
+            memory=max(held, 1.0),  # where nothing is left, fields are recomputed
             space=space,
             objective=goal,
             decay=method.weight_decay / share,
@@ -279,42 +277,10 @@ def train(
             stop,
         )
         last = None
-        if held is not None:
-            loop.resume(*held)
+        if meta:
+            loop.resume(arrays, meta)
             # a moment that was recorded only because the run ended is not kept
-            last = held[1]["number"] - (not held[1]["recorded"])
+            last = meta["number"] - (not meta["recorded"])
         if log is not None:
             loop.log = space.together(lambda: Log(log, last) if space.leads else None)
         return loop.go(progress and space.leads)
-
-
-def _checkpoint(
-    checkpoint: Checkpoint | str | os.PathLike[str] | None,
-    resume: bool | str | os.PathLike[str],
-    identity: Callable[[], dict[str, str]],
-    space: RowDistribution,
-) -> tuple[Saver | None, tuple[dict[str, Array], dict[str, Any]] | None]:
-    """What saves the run, and the state it goes on from."""
-    if checkpoint is None:
-        if resume is True:
-            raise ValueError("resume=True needs checkpoint= to say which run goes on")
-        if resume is False:
-            return None, None
-    elif not isinstance(checkpoint, Checkpoint):
-        checkpoint = Checkpoint(checkpoint)
-    known = identity()
-    held = None
-    if not isinstance(resume, bool):
-        held = space.together(lambda: load(resume, known, space))
-    elif checkpoint is not None and space.agreed(exists(checkpoint)):
-        if not resume:
-            raise ValueError(
-                f"{checkpoint.path} holds a run already: resume=True goes on from it; remove it, "
-                "or give another path, to begin anew"
-            )
-        held = space.together(lambda: load(checkpoint, known, space))
-    if checkpoint is None:
-        return None, held
-    saver = Saver(checkpoint, known, 0 if held is None else held[1]["number"], space)
-    space.together(lambda: saver.prepare() if space.leads else None)
-    return saver, held

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from opflow.machine import threads
 from opflow.machine.arrays import Array, Index
-from opflow.machine.cost import MachineProfile
+from opflow.machine.cost import NOMINAL
 from opflow.machine.threads import over_items
 from opflow.machine.workspace import (
     block_module,
@@ -20,6 +20,7 @@ from opflow.machine.workspace import (
     tiles,
     workspace_bytes,
 )
+from opflow.operators.composite import Composite
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, product_bytes
@@ -34,19 +35,18 @@ from opflow.operators.tiles import (
 )
 
 
-def dense_plan(op: Operator, budget: float = math.inf, size: float | None = None) -> TilePlan:
+def dense_plan(op: Operator, budget: float = math.inf, size: float = 0.0) -> TilePlan:
     """The cheaper of square tiles and whole rows, made smaller until the budget holds them.
 
     `held` counts the matrix and the temporaries. The matrix takes `size` bytes, if not all entries.
     """
-    nominal = MachineProfile()
-    size = array_bytes(op, *op.shape) if size is None else size
+    size = size or array_bytes(op, *op.shape)
     row = 3 * array_bytes(op, 1, op.shape[1])
     slab = block_rows(row, workspace_bytes(block_module(op)))
     choice = min(
         tile_plan(op),
         plan(op, slab, op.shape[1]),
-        key=lambda plan: nominal.seconds(plan.cost, op.dtype),
+        key=lambda plan: NOMINAL.seconds(plan.cost, op.dtype),
     )
     while True:
         # Mirroring may copy a tile once more.
@@ -69,15 +69,15 @@ def dense(op: Operator, memory: float | str | None = None) -> Array:
 
     def store(r: slice, c: slice, tile: Array) -> None:
         out[r, c] = tile
-        if op.symmetric and r != c:
-            below = slice(r.stop, c.stop) if r.start == c.start else c
-            out[below, r] = tile[:, below.start - c.start :].T.conj()
+        if op.symmetric:  # what is right of the diagonal block is mirrored below it
+            start = max(r.stop, c.start)
+            out[start : c.stop, r] = tile[:, start - c.start :].T.conj()
 
     form_tiles(op, plan, budget, store, out.nbytes)
     return out
 
 
-def fitting_plan(op: Operator, budget: float, size: float | None = None) -> TilePlan:
+def fitting_plan(op: Operator, budget: float, size: float = 0.0) -> TilePlan:
     """:func:`dense_plan`, or a MemoryError if it holds more than the budget."""
     plan = dense_plan(op, budget, size)
     if plan.held > budget:
@@ -114,11 +114,12 @@ def form_tiles(
             del tile  # before the next one is formed
 
     passing = plan.held - size  # what one tile takes on the way
-    room = plan.held + (threads.count() - 1) * passing <= budget
-    over_items(pieces, form, plan.cost.flops, *leaves(op), sums=passing if room else math.inf)
+    if plan.held + (threads.count() - 1) * passing > budget:
+        passing = math.inf  # one thread
+    over_items(pieces, form, plan.cost.flops, *leaves(op), sums=passing)
 
 
-class Tiled(Operator):
+class Tiled(Composite):
     """An operator evaluated from its exact sub-blocks, one tile per thread at a time.
 
     Parameters
@@ -145,15 +146,12 @@ class Tiled(Operator):
     ('Tiled', array([1., 1., 1.]))
     """
 
+    row_access = False
+
     def __init__(self, op: Operator) -> None:
         self.op = op
-        super().__init__(
-            op.shape, op.dtype, symmetric=op.symmetric, psd=op.psd, dims=op.dims, dimsd=op.dimsd
-        )
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.op,)
+        tags = {"symmetric": op.symmetric, "psd": op.psd}
+        super().__init__([op], op.shape, op.dtype, dims=op.dims, dimsd=op.dimsd, **tags)
 
     @property
     def symbol(self) -> str:

@@ -43,7 +43,8 @@ class FunctionGram(Operator):
     array([1., 1., 1.])
     """
 
-    row_access, rows_stored = True, False
+    row_access = True
+    rows_stored = False
 
     def __init__(
         self, function: Callable[[Any, Any], Any], X: Data, Y: Data = None, *, symbol: str = "κ"
@@ -66,16 +67,14 @@ class FunctionGram(Operator):
         left, right = _rows(self._X, rows), _rows(self._Y, cols)
         block = self.function(left, right)
         wanted = (left.shape[0], right.shape[0])
-        if getattr(block, "shape", None) != wanted:
-            raise ValueError(
-                f"function must give a block of shape {wanted}, not "
-                f"{getattr(block, 'shape', type(block).__name__)}"
-            )
+        found = getattr(block, "shape", type(block).__name__)
+        if found != wanted:
+            raise ValueError(f"function must give a block of shape {wanted}, not {found}")
         return block
 
     def cost(self, columns: int = 1) -> Cost:
         m, n = self.shape
-        evaluated = m * n * (0.5 if self.symmetric else 1.0)
+        evaluated = m * n / (1 + self.symmetric)
         flops = 2.0 * (evaluated * self._X.shape[1] + m * n * columns)
         return Cost(flops, self._vector_bytes(columns))
 

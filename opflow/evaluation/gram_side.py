@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.workspace import op_namespace, row_slices, workspace_bytes
-from opflow.operators.composite import unify
+from opflow.operators.composite import Composite, unify
+from opflow.operators.describe import bracketed
 from opflow.operators.entries import (
     cheap_in_operands,
     entries_are_cheap,
@@ -16,7 +17,7 @@ from opflow.operators.entries import (
     gram_diagonal,
 )
 from opflow.operators.khatri_rao import as_rows
-from opflow.operators.operator import Cost, Operator, bracketed
+from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work, product_bytes
 from opflow.operators.rules import as_operator
 from opflow.operators.tiles import tiled_cost, tiled_product, tiles_bytes
@@ -25,7 +26,7 @@ from opflow.operators.tiles import tiled_cost, tiled_product, tiles_bytes
 LEAST_FEATURES = 16
 
 
-class GramSide(Operator):
+class GramSide(Composite):
     r"""The kernel ``(A Aᵀ) ∘ G``, with A kept as a factor and G as a matrix.
 
     Parameters
@@ -62,6 +63,8 @@ class GramSide(Operator):
            [ 3., 18.]])
     """
 
+    row_access = False
+
     def __init__(self, A: Data, gram: Operator, *, symbol: str | None = None) -> None:
         A, gram = unify([as_rows(A), as_operator(gram)])
         for name, op in (("A", A), ("gram", gram)):
@@ -77,11 +80,8 @@ class GramSide(Operator):
                 f"A has {A.shape[0]} rows, which is not a multiple of the order of gram, "
                 f"{gram.shape[0]}"
             )
-        super().__init__((A.shape[0],) * 2, A.dtype, psd=gram.psd, symmetric=True, symbol=symbol)
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.A, self.gram)
+        shape = (A.shape[0],) * 2
+        super().__init__([A, gram], shape, A.dtype, psd=gram.psd, symmetric=True, symbol=symbol)
 
     @property
     def symbol(self) -> str:
@@ -101,7 +101,9 @@ class GramSide(Operator):
         return cost + Cost(both_ways, moved)
 
     def _matmat(self, X: Array) -> Array:
-        return tiled_product(self, X) if self._takes_tiles(X.shape[1]) else self._sweep(X)
+        if self._takes_tiles(X.shape[1]):
+            return tiled_product(self, X)
+        return self._sweep(X)
 
     _rmatmat = _matmat
 
@@ -158,7 +160,7 @@ def _gram_side(op: GramSide, rows: int, cols: int) -> Work:
     left = gram_work(op.A, rows, cols)
     right = block_work(op.gram, rows, cols)
     size = array_bytes(op, rows, cols)
-    copies = 0.0 if op.repeat == 1 else 2 * size
+    copies = 2 * size * (op.repeat > 1)
     cost = left.cost + right.cost + (float(rows * cols), 0.0)
     return Work(cost, max(left.held, size + right.held + copies))
 

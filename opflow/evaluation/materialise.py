@@ -116,7 +116,7 @@ def candidates(
     ['dense', 'factored', 'tiled']
     """
     budget = parse_memory(memory, operator_module(op))
-    rates = machine_profile() if profile is None else profile
+    rates = profile or machine_profile()
     found = []
 
     def add(
@@ -243,12 +243,13 @@ def materialise(
     budget = parse_memory(memory, operator_module(op))
     chosen = how or "factored"
     choosing = how is None and products is not None
+    products = products or 1
     if explain or choosing:
-        forms = candidates(op, products or 1, columns, budget, profile)
+        forms = candidates(op, products, columns, budget, profile)
         if choosing:
             chosen = next((form.how for form in forms if form.fits), chosen)
         if explain:
-            print(_table(op, forms, products or 1, columns, chosen))
+            print(_table(op, forms, products, columns, chosen))
     if chosen == "factored":
         return op
     if chosen == "tiled":
@@ -262,10 +263,11 @@ def materialise(
         return Matrix(data, symmetric=op.symmetric, psd=op.psd, symbol=op.symbol)
     if chosen != "gram":
         return op._alternatives[chosen]()
-    if products is None or how is not None:
-        return gram_sided(op, [best_side(kernel, columns) for kernel in kernels(op)], budget)
-    rates = machine_profile() if profile is None else profile
-    return gram_sided(op, paying_sides(op, products, columns, budget, rates), budget)
+    if choosing:
+        sides = paying_sides(op, products, columns, budget, profile or machine_profile())
+    else:
+        sides = [best_side(kernel, columns) for kernel in kernels(op)]
+    return gram_sided(op, sides, budget)
 
 
 def _table(op: Operator, forms: list[Candidate], products: int, columns: int, chosen: str) -> str:
@@ -278,10 +280,11 @@ def _table(op: Operator, forms: list[Candidate], products: int, columns: int, ch
         f"{'':10}{'set-up':>12}{'a product':>12}{'moved':>10}{'held':>10}{'time':>10}",
     ]
     for form in forms:
-        note = "  chosen" if form.how == chosen else ""
+        over = "  over the budget" * (not form.fits)
+        note = over + "  chosen" * (form.how == chosen)
         lines.append(
             f"{form.how:10}{human(form.setup, 'flop'):>12}{human(form.product, 'flop'):>12}"
             f"{human(form.moved, 'B', 1024):>10}{human(form.held, 'B', 1024):>10}"
-            f"{form.seconds:>8.2g} s{note if form.fits else '  over the budget' + note}"
+            f"{form.seconds:>8.2g} s{note}"
         )
     return "\n".join(lines)

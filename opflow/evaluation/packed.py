@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import iadd
 from typing import Any
 
 import numpy as np
@@ -86,8 +88,8 @@ class PackedSymmetric(Operator):
         tiles = n * n / (2 * HEIGHT * width)
         # Each tile adds to its part of the result twice: read, added to, written.
         sums = 3 * tiles * array_bytes(self, HEIGHT + width, columns)
-        stored = packed_size(n) * self.dtype.itemsize
-        return Cost(2.0 * n * n * columns, stored + sums + self._vector_bytes(columns))
+        moved = self.data.nbytes + sums + self._vector_bytes(columns)
+        return Cost(2.0 * n * n * columns, moved)
 
     def width(self, columns: int) -> int:
         """Columns of a tile that multiplies so many vectors."""
@@ -100,7 +102,7 @@ class PackedSymmetric(Operator):
         n = self.shape[0]
         start = b * HEIGHT
         rows = min(HEIGHT, n - start)
-        return self.data[packed_size(n, b) :][: rows * (n - start)].reshape(rows, n - start)
+        return self.data[_before(n, b) :][: rows * (n - start)].reshape(rows, n - start)
 
     def store(self, rows: slice, cols: slice, tile: Array) -> None:
         """Write those entries of a tile that are stored."""
@@ -137,10 +139,7 @@ class PackedSymmetric(Operator):
             return out
 
         flops = 2.0 * n * n * columns
-        total, *others = over_items(pieces, apply, flops, self.data, sums=float(X.nbytes))
-        for other in others:
-            total += other
-        return total
+        return reduce(iadd, over_items(pieces, apply, flops, self.data, sums=float(X.nbytes)))
 
     def rows(self, index: Index) -> Array:
         return self._block(checked_index(index, self.shape[0], "rows"), slice(0, self.shape[0]))
@@ -152,7 +151,7 @@ class PackedSymmetric(Operator):
             i, j = xp.arange(n)[rows][:, None], xp.arange(n)[cols]
             i, j = xp.minimum(i, j), xp.maximum(i, j)
             b = i // HEIGHT
-            return self.data[packed_size(n, b) + (i % HEIGHT) * (n - b * HEIGHT) + j - b * HEIGHT]
+            return self.data[_before(n, b) + (i % HEIGHT) * (n - b * HEIGHT) + j - b * HEIGHT]
         out = xp.empty([max(s.stop - s.start, 0) for s in (rows, cols)], dtype=self.dtype)
         for r, strip in self._strips():
             # what the strip has of the rows, and by symmetry of the columns
@@ -193,11 +192,14 @@ def packed_stand_in(op: Operator) -> PackedSymmetric:
     return PackedSymmetric(zeros, op.shape[0], psd=op.psd, symbol=op.symbol)
 
 
-def packed_size(n: int, blocks: Any = None) -> Any:
-    """Numbers stored of a matrix of order `n`, or of its first `blocks` blocks of rows."""
-    b = n // HEIGHT if blocks is None else blocks
-    rest = n - b * HEIGHT if blocks is None else 0
-    return HEIGHT * (b * n - HEIGHT * (b * (b - 1) // 2)) + rest * rest
+def packed_size(n: int) -> int:
+    """Numbers stored of a matrix of order `n`."""
+    return _before(n, n // HEIGHT) + (n % HEIGHT) ** 2
+
+
+def _before(n: int, b: Any) -> Any:
+    """Numbers stored of the first `b` blocks of rows."""
+    return HEIGHT * (b * n - HEIGHT * (b * (b - 1) // 2))
 
 
 block_work.register(PackedSymmetric, stored_block)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.gram_side import GramSide
-from opflow.machine.cost import MachineProfile
+from opflow.machine.cost import NOMINAL, MachineProfile
 from opflow.operators.algebra import Sum
 from opflow.operators.composite import Scaled
 from opflow.operators.gram import Gram
@@ -60,8 +60,7 @@ def best_side(kernel: Gram, columns: int) -> Side:
     sides = [Side(kernel, A, Gram(B))]
     if A.shape[0] == B.shape[0]:
         sides.append(Side(kernel, B, Gram(A)))
-    nominal = MachineProfile()
-    return min(sides, key=lambda side: nominal.seconds(side.stand_in().cost(columns), kernel.dtype))
+    return min(sides, key=lambda side: NOMINAL.seconds(side.stand_in().cost(columns), kernel.dtype))
 
 
 def paying_sides(

@@ -1,8 +1,7 @@
 """Arrays of NumPy or CuPy: which module one belongs to, checks of dtype and entries, and moves.
 
-Code in opflow never names NumPy for data it was given, but calls :func:`namespace`.  Mixing host
-and device arrays is an error: only :func:`to_host`, :func:`to_device` and :func:`to_device_of`
-move data.
+Mixing host and device arrays is an error: only :func:`to_host`, :func:`to_device` and
+:func:`to_device_of` move data.  Code for data of either takes its module from :func:`namespace`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 
 from opflow.interface.extras import install
@@ -36,33 +34,25 @@ def module_name(array: Data) -> str:
     where = getattr(array, "_where", None)  # an operator that knows; of pandas it is a method
     if isinstance(where, str):
         return where
-    if isinstance(array, np.ndarray | np.generic) or sp.issparse(array):
-        return "numpy"
-    name = type(array).__module__.partition(".")[0]
-    if name == "cupyx":
+    if _package(array) == "cupyx" or (is_array(array) and not isinstance(array, np.ndarray)):
         return "cupy"
-    if is_array(array):
-        return name
     return "numpy"  # rows on disk come out as NumPy arrays
 
 
+def _package(x: object) -> str:
+    return type(x).__module__.partition(".")[0]
+
+
 def namespace(*arrays: Data) -> ModuleType:
-    """The module (``numpy`` or ``cupy``) that the arrays belong to.
+    """The module (``numpy`` or ``cupy``) of arrays and sparse matrices; None counts as neither.
 
-    Parameters
-    ----------
-    *arrays : array, sparse matrix or None
-
-    Examples
-    --------
-    >>> import numpy as np
     >>> namespace(np.ones(3), None).__name__
     'numpy'
     """
-    names = {module_name(a) for a in arrays if a is not None}
+    names = {module_name(a) for a in arrays if a is not None} or {"numpy"}
     if len(names) > 1:
         raise TypeError(mixed(*arrays))
-    return sys.modules[names.pop()] if names else np
+    return sys.modules[names.pop()]
 
 
 def mixed(*arrays: Data) -> str:
@@ -81,7 +71,7 @@ def mixed(*arrays: Data) -> str:
 
 def is_sparse(x: Data) -> bool:
     """Whether `x` is a SciPy or CuPy sparse matrix."""
-    return hasattr(x, "tocsr") and hasattr(x, "nnz")
+    return hasattr(x, "tocsr")
 
 
 def values_of(x: Data) -> Array:
@@ -91,9 +81,22 @@ def values_of(x: Data) -> Array:
 
 def is_array(x: Data) -> bool:
     """Whether `x` is a NumPy or CuPy array (not a scalar, not sparse)."""
-    return isinstance(x, np.ndarray) or (
-        type(x).__module__.partition(".")[0] == "cupy" and hasattr(x, "ndim")
-    )
+    return isinstance(x, np.ndarray) or (_package(x) == "cupy" and hasattr(x, "ndim"))
+
+
+def is_arraylike(x: Data) -> bool:
+    """Whether `x` is an array, or what NumPy makes one of (of pandas, PyTorch, JAX, a number)."""
+    return is_array(x) or hasattr(x, "__array__")
+
+
+def multiplies(x: Data) -> bool:
+    """Whether `x` is a linear operator, of any library."""
+    return hasattr(x, "matvec")
+
+
+def is_sliced(x: Data) -> bool:
+    """Whether `x` has rows that can be sliced; an operator, which gives entries too, does not."""
+    return hasattr(x, "shape") and hasattr(x, "__getitem__") and not multiplies(x)
 
 
 def is_rows(x: Data) -> bool:
@@ -101,12 +104,10 @@ def is_rows(x: Data) -> bool:
 
     A memory map in the other byte order is one: the bytes of its rows are swapped when read.
     """
-    if isinstance(x, np.memmap):
-        return x.ndim > 1 and not x.dtype.isnative
+    if isinstance(x, np.ndarray):
+        return isinstance(x, np.memmap) and x.ndim > 1 and not x.dtype.isnative
     return (
-        hasattr(x, "shape")
-        and hasattr(x, "__getitem__")
-        and not hasattr(x, "matvec")  # an operator gives entries too
+        is_sliced(x)
         and isinstance(getattr(x, "dtype", None), np.dtype)
         and len(x.shape) > 1
         and not (is_array(x) or is_sparse(x) or hasattr(x, "__dlpack__"))  # those are in memory
@@ -116,18 +117,10 @@ def is_rows(x: Data) -> bool:
 def as_array(x: Data, name: str) -> Any:
     """`x` as an array to compute with, whatever kind of array it is.
 
-    Parameters
-    ----------
-    x : array, sparse matrix, operator, sequence, or an array of pandas, PyTorch or JAX
-        NumPy and CuPy arrays, sparse matrices and operators are returned as they are, in the
-        machine's byte order; whatever else is on the host becomes a NumPy array, without a copy
-        if that is possible.
-    name : str
-        What the caller's argument is called.
+    NumPy and CuPy arrays, sparse matrices and operators are returned as they are, in the machine's
+    byte order.  Sequences and arrays of pandas, PyTorch or JAX become NumPy arrays, without a copy
+    if that is possible.  `name` is that of the caller's argument.
 
-    Examples
-    --------
-    >>> import numpy as np
     >>> as_array(np.ma.masked_invalid([1.0, 2.0]), "x")
     array([1., 2.])
     """
@@ -140,7 +133,7 @@ def as_array(x: Data, name: str) -> Any:
                 f"them one with {name}.filled(value)"
             )
         x = x.data
-    if hasattr(x, "matvec"):  # an operator
+    if multiplies(x):
         return x
     elsewhere = is_array(x) and not isinstance(x, np.ndarray)
     if not (elsewhere or is_sparse(x) or isinstance(x, np.memmap)):
@@ -148,7 +141,9 @@ def as_array(x: Data, name: str) -> Any:
             x = np.asarray(x.detach() if hasattr(x, "detach") else x)  # PyTorch keeps gradients
         except (TypeError, RuntimeError) as error:
             raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
-    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+    if x.dtype.isnative:
+        return x
+    return x.astype(x.dtype.newbyteorder("="))
 
 
 def as_samples(X: Data, name: str) -> Any:
@@ -188,15 +183,13 @@ _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 def in_dtype(x: Data, name: str, dtype: DTypeLike | None = None) -> Any:
     """An array or sparse matrix in `dtype`, by default the float type that holds its numbers.
 
-    Rounding gives a ``RuntimeWarning``; entries that are no real numbers or beyond the range, and
-    files on disk, are refused.
+    Rounding warns; entries that are no real numbers or out of range, and rows on disk are refused.
     """
     given = x.dtype
     if given == dtype or (dtype is None and given in REAL_DTYPES):
         return x
-    mixed_columns = given.kind == "O" and not is_sparse(x)  # pandas, of booleans and numbers
-    if mixed_columns and all(isinstance(n, _NUMBERS) for n in x.flat):
-        given = np.dtype(np.float64)
+    if given.kind == "O" and not is_sparse(x) and all(isinstance(n, _NUMBERS) for n in x.flat):
+        given = np.dtype(np.float64)  # of pandas: columns of booleans and of numbers
     if given.kind not in "biuf" or given.itemsize > 8:
         check_real_dtype(given, name)
     dtype = np.dtype(dtype or (np.float32 if given == np.float16 else np.float64))
@@ -211,9 +204,9 @@ def in_dtype(x: Data, name: str, dtype: DTypeLike | None = None) -> Any:
         largest = max(int(before.max()), -int(before.min()))
         rounded = largest > 2 ** (np.finfo(dtype).nmant + 1)
     elif x.dtype.kind == "O" or not np.can_cast(given, dtype):
-        rounded = bool(((after != before) & (before == before)).any())
+        rounded = ((after != before) & (before == before)).any()
     if rounded:
-        if bool((np.isinf(after) & (abs(before) < np.inf)).any()):
+        if (np.isinf(after) & (abs(before) < np.inf)).any():
             raise ValueError(f"{name} has numbers beyond the range of {dtype}")
         depth = 1
         while sys._getframe(depth).f_globals.get("__name__", "").startswith("opflow."):
@@ -242,17 +235,9 @@ def check_on_disk(x: Data, name: str, dtype: DTypeLike | None = None) -> None:
 
 
 def check_real(x: Data, name: str, *, dtype: DTypeLike | None = None, finite: bool = False) -> Any:
-    """Return `x` as an array of `dtype`, by default float32 or float64.
+    """``in_dtype(as_array(x))``: an array or sparse matrix of `dtype`, or of float32 or float64.
 
-    Parameters
-    ----------
-    x : array, sparse matrix or sequence of numbers
-        Returned itself if nothing has to change; see :func:`as_array` and :func:`in_dtype`.
-    name : str
-        What the caller's argument is called.
-    dtype : dtype, optional
-    finite : bool
-        Also refuse NaN and infinity (one pass for the minimum, one for the maximum; no copy).
+    `finite` also refuses NaN and infinity (one pass for the minimum, one for the maximum; no copy).
     """
     x = in_dtype(as_array(x, name), name, dtype)
     if finite:
@@ -289,16 +274,16 @@ def to_device(x: Data, device: str) -> Any:
     """An array or sparse matrix on ``"cpu"`` or ``"gpu"``: itself if it is there, else a copy."""
     if device not in ("cpu", "gpu"):
         raise ValueError(f"device must be 'cpu' or 'gpu', not {device!r}")
-    if device == "cpu":
-        return x.get() if module_name(x) == "cupy" else x
-    xp = cupy_module()
-    if module_name(x) == "cupy":
+    if (device == "gpu") == (module_name(x) == "cupy"):
         return x
+    if device == "cpu":
+        return x.get()
+    xp = cupy_module()
     if not is_sparse(x):
         return xp.asarray(x)
     from cupyx.scipy import sparse
 
-    return getattr(sparse, f"{x.format}_matrix")(x)
+    return vars(sparse)[f"{x.format}_matrix"](x)
 
 
 def cupy_module() -> ModuleType:

@@ -44,11 +44,17 @@ def show_config() -> None:
     ...
     """
     engines = ", ".join(gate_tables.gate_engines())
+    blas = [
+        f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
+        f"{pool.get('architecture') or 'unknown kernels'}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    ]
     rows = [
         ("opflow", __version__),
         ("gate products", f"{gate_tables.gate_engine()} (of {engines})"),
         ("threads", str(threads.count())),
-        *(("BLAS", blas) for blas in _blas()),
+        *(("BLAS", text) for text in blas),
         ("numpy", np.__version__),
         ("scipy", scipy.__version__),
         ("pylops", pylops.__version__),
@@ -56,12 +62,3 @@ def show_config() -> None:
     ]
     for name, value in rows:
         print(f"{name:13}  {value}")
-
-
-def _blas() -> list[str]:
-    return [
-        f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads, "
-        f"{pool.get('architecture') or 'unknown kernels'}"
-        for pool in threadpool_info()
-        if pool["user_api"] == "blas"
-    ]

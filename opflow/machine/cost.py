@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import operator
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Cost(NamedTuple):
     gates: float = 0.0
 
     def __add__(self, other: tuple[Any, ...]) -> Cost:
-        return Cost(*(a + b for a, b in zip(self, Cost(*other), strict=True)))
+        return Cost(*map(operator.add, self, Cost(*other)))
 
     def times(self, count: float) -> Cost:
         """The cost of `count` such products."""
@@ -116,6 +117,10 @@ class MachineProfile:
         return computing + cost.bytes / self.bandwidth
 
 
+#: the rates where no other are given
+NOMINAL = MachineProfile()
+
+
 def machine_profile() -> MachineProfile:
     """Return the rates that choices are made by: those of ``OPFLOW_PROFILE``, or the nominal ones.
 
@@ -153,7 +158,7 @@ def machine_profile() -> MachineProfile:
 @functools.cache
 def _profile(file: str) -> MachineProfile:
     if file in ("", "default"):
-        return MachineProfile()
+        return NOMINAL
     try:
         return MachineProfile(**json.loads(Path(file).read_text()))
     except (OSError, ValueError, TypeError) as error:

@@ -10,20 +10,21 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from opflow.machine.arrays import to_host
+
+#: where a file is
+FilePath: TypeAlias = str | os.PathLike[str]
 
 SCHEMA = 1
 #: what the file of a run's state says that it is
 CHECKPOINT = "opflow checkpoint"
 
 
-def save_arrays(
-    path: str | os.PathLike[str], arrays: Mapping[str, Any], meta: Mapping[str, Any]
-) -> None:
+def save_arrays(path: FilePath, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
     """Write arrays of numbers or text, and what JSON can hold, with a checksum of the arrays."""
     arrays = {name: np.ascontiguousarray(to_host(value)) for name, value in arrays.items()}
     for name, array in arrays.items():
@@ -34,14 +35,14 @@ def save_arrays(
     write_npz(path, arrays | {"metadata": np.array(json.dumps(meta))})
 
 
-def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+def write_npz(path: FilePath, arrays: Mapping[str, Any]) -> None:
     """``numpy.savez`` to a file that is complete or not there."""
     with atomic(os.path.expanduser(path)) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(
-    path: str | os.PathLike[str], what: str, needed: str
+    path: FilePath, what: str, needed: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What :func:`save_arrays` was given for a file of the kind `what`, which has `needed`."""
     try:
@@ -69,6 +70,11 @@ def under(mark: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(mark): a for name, a in arrays.items() if name.startswith(mark)}
 
 
+def prefixed(mark: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays with `mark` before their names: :func:`under` gives them back."""
+    return {mark + name: a for name, a in arrays.items()}
+
+
 def checksum(arrays: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and values of NumPy arrays."""
     digest = hashlib.sha256()
@@ -85,7 +91,7 @@ def label(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic(path: FilePath) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes the file at `path` when the block ends.
 
     It is on the disk by then.  After an error, or a kill at any moment, `path` is as it was.

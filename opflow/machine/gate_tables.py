@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import reduce
+from operator import iadd
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -106,10 +107,9 @@ def gate_options(engine: str | None = None, *, threads: int | None = None) -> It
 
 
 def _checked(name: str, argument: str) -> str:
-    if name not in gate_engines():
-        raise ValueError(
-            f"{argument} must be one of {', '.join(map(repr, gate_engines()))}, not {name!r}"
-        )
+    engines = gate_engines()
+    if name not in engines:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, engines))}, not {name!r}")
     return name
 
 
@@ -168,16 +168,14 @@ def weighted_sums(bits: Array, n: int, X: Array, r: Array | None = None) -> Arra
     """
     N, c = X.shape
     columns = 1 if r is None else len(r)
-    total: Any = None
-    for s in row_slices(N, bits.shape[1] + 8):
-        part = np.empty((columns, n, c), dtype=X.dtype)
+
+    def sums(s: slice) -> Array:
+        out = np.empty((columns, n, c), dtype=X.dtype)
         weights = None if r is None else _plain(r[:, s])
-        _product(_BACK, bits[s], n, c, columns, weights, X[s], part)
-        if total is None:
-            total = part
-        else:
-            total += part
-    return total
+        _product(_BACK, bits[s], n, c, columns, weights, X[s], out)
+        return out
+
+    return reduce(iadd, map(sums, row_slices(N, bits.shape[1] + 8)))
 
 
 def gram_product(bits: Array, n: int, X: Array, r: Array, v: Array) -> Array:

@@ -36,6 +36,10 @@ class RowDistribution:
         """Which of `n` rows are held here."""
         return slice(0, n)
 
+    def all_rows(self, here: int) -> int:
+        """How many rows there are on all ranks, of which `here` are held here."""
+        return here
+
     def part(self, rows: slice, n: int) -> slice:
         """Which of the rows held here are among some of all `n` rows."""
         span = self.span(n)
@@ -116,9 +120,9 @@ LOCAL = RowDistribution()
 
 def space_of(comm: Comm, here: int) -> RowDistribution:
     """The distribution of vectors with `here` rows on this rank, or all where `comm` is None."""
-    if comm is None:
-        return LOCAL
-    return comm if isinstance(comm, RowDistribution) else Sharded(comm, here)
+    if comm is None or isinstance(comm, RowDistribution):
+        return comm or LOCAL
+    return Sharded(comm, here)
 
 
 def together(comm: Comm, work: Callable[[], T]) -> T:
@@ -204,7 +208,6 @@ class Sharded(RowDistribution):
         self.comm = comm
         self.nccl = nccl
         self.rank = comm.rank
-        self.ranks = comm.size
         self.leads = comm.rank == 0
         self.counts = tuple(comm.allgather(int(here)))
         self.size = sum(self.counts)
@@ -227,6 +230,9 @@ class Sharded(RowDistribution):
         if rest:
             raise ValueError(f"{n} rows are not a multiple of the {self.size} that are sharded")
         return slice(copies * self.start, copies * (self.start + self.counts[self.rank]))
+
+    def all_rows(self, here: int) -> int:
+        return self.size
 
     def total(self, x: Data) -> Data:
         return self._reduced(x, self._mpi.SUM)
@@ -259,8 +265,7 @@ class Sharded(RowDistribution):
         for s in row_slices(n, columns * out.itemsize):
             block = draw((s.stop - s.start, columns))
             part = self.part(s, n)
-            if part.start < part.stop:
-                out[part] = block[start + part.start - s.start :][: part.stop - part.start]
+            out[part] = block[start + part.start - s.start :][: part.stop - part.start]
         return out
 
     def budget(self, memory: float | str | None, where: str = "numpy") -> float:
@@ -307,10 +312,8 @@ class Sharded(RowDistribution):
     def _on_device(self, x: Array, operation: Any) -> Array:
         """NCCL if there is a communicator, else MPI: CUDA-aware, or through the host."""
         flat = namespace(x).ascontiguousarray(x).reshape(-1)
-        if self.nccl is not None:
-            nccl = importlib.import_module("pylops_mpi.utils._nccl")
-            out = nccl.nccl_allreduce(self.nccl, flat, op=operation)
-        else:
+        if self.nccl is None:
             mpi = importlib.import_module("pylops_mpi.utils._mpi")
-            out = mpi.mpi_allreduce(self.comm, flat, engine="cupy", op=operation)
-        return out.reshape(x.shape)
+            return mpi.mpi_allreduce(self.comm, flat, engine="cupy", op=operation).reshape(x.shape)
+        nccl = importlib.import_module("pylops_mpi.utils._nccl")
+        return nccl.nccl_allreduce(self.nccl, flat, op=operation).reshape(x.shape)

@@ -18,9 +18,11 @@ from opflow.machine.arrays import (
     as_samples,
     check_on_disk,
     cupy_module,
+    is_sliced,
     is_sparse,
     mixed,
     module_name,
+    multiplies,
 )
 
 
@@ -83,8 +85,7 @@ class Streamed:
     _where = "cupy"
 
     def __init__(self, X: Data) -> None:
-        rows = hasattr(X, "shape") and hasattr(X, "__getitem__") and not hasattr(X, "matvec")
-        if is_sparse(X) or not rows:
+        if is_sparse(X) or not is_sliced(X):
             raise TypeError(
                 f"X must be a dense matrix that is read by rows, not {type(X).__name__}: what is "
                 "sparse or an operator has to be on the device whole"
@@ -105,10 +106,9 @@ class Streamed:
         # Buffers are released after their copies: their memory could be reused too early.
         weakref.finalize(self, _sent, self._sent, self._buffers)
         self._turn = 0  # the buffer of the next copy
-        self._announced: tuple[int, int] | None = None  # rows to copy after the next request
-        self._coming: Any = (
-            None  # rows that are being copied, their block, the event of its arrival
-        )
+        self._announced: slice | None = None  # rows to copy after the next request
+        # Rows that are being copied, their block, the event of its arrival.
+        self._coming: tuple[slice, Any, Any] | None = None
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -120,14 +120,14 @@ class Streamed:
     def __getitem__(self, index: Index) -> Any:
         """Rows on the device: of a slice of step 1, or of increasing host indices."""
         span = _span(index, self.shape[0])
-        if self._coming is not None and self._coming[0] == span is not None:
+        if self._coming is not None and self._coming[0] == span:
             _, block, done = self._coming
             self._coming = None
         else:
-            block, done = self._send(index if span is None else slice(*span))
+            block, done = self._send(span or index)
         self._xp.cuda.get_current_stream().wait_event(done)
         if self._announced is not None and self._coming is None:
-            self._coming = (self._announced, *self._send(slice(*self._announced)))
+            self._coming = (self._announced, *self._send(self._announced))
             self._announced = None
         return block
 
@@ -143,7 +143,8 @@ class Streamed:
 
     def _send(self, index: Index) -> tuple[Any, Any]:
         """Start the copy of some rows: their block, and the event of its arrival."""
-        xp, rows = self._xp, self.source[index]
+        xp = self._xp
+        rows = self.source[index]
         if self._stream is None:
             self._stream = xp.cuda.Stream(non_blocking=True)
         # Made on the stream that will read it, so that its memory is that stream's to reuse.
@@ -181,12 +182,13 @@ def _event(xp: Any) -> Any:
     return xp.cuda.Event(disable_timing=True)
 
 
-def _span(index: Index, size: int) -> tuple[int, int] | None:
-    """First and last of consecutive rows; None if they are not."""
-    if not isinstance(index, slice):
-        return None
-    start, stop, step = index.indices(size)
-    return (start, max(start, stop)) if step == 1 else None
+def _span(index: Index, size: int) -> slice | None:
+    """Consecutive rows, by the first and the last; None for other rows."""
+    if isinstance(index, slice):
+        start, stop, step = index.indices(size)
+        if step == 1:
+            return slice(start, max(start, stop))
+    return None
 
 
 def prefetched(slices: list[slice], *data: Data) -> Iterable[slice]:
@@ -196,10 +198,12 @@ def prefetched(slices: list[slice], *data: Data) -> Iterable[slice]:
     """
     streams: dict[int, Streamed] = {}
     for x in data:
-        rows = getattr(x, "data", None) if hasattr(x, "matvec") else x
+        rows = x.data if multiplies(x) else x
         if isinstance(rows, Streamed):
             streams[id(rows)] = rows
-    return _announcing(slices, list(streams.values())) if streams else slices
+    if not streams:
+        return slices
+    return _announcing(slices, list(streams.values()))
 
 
 def _announcing(slices: list[slice], streams: list[Streamed]) -> Iterable[slice]:
@@ -222,5 +226,5 @@ def host_rows(X: Data) -> Data:
 def check_place(X: Data, other: Data) -> None:
     """Raise ``TypeError`` with the remedy if one of X and an array is on the host alone."""
     if module_name(X) != module_name(other):
-        hint = "" if module_name(X) == "cupy" else ", or stream the rows with of.Streamed(X)"
+        hint = ", or stream the rows with of.Streamed(X)" * (module_name(X) == "numpy")
         raise TypeError(mixed(X, other) + hint)

@@ -81,22 +81,10 @@ def over_rows(
 ) -> list[R]:
     """``work`` of contiguous ranges that cover ``range(n)``, one per thread; results in order.
 
-    Parameters
-    ----------
-    n : int
-    work : callable
-        Called in several threads at a time, each with its part of the workspace.
-    flops : float
-        Total flops of the call.  Below `SHARE` flops per thread it stays on the calling thread.
-    *data : arrays
-        What rows are read of: only plain arrays in host memory may be read by several threads.
-    sums : float
-        Bytes that a range holds besides its row blocks, for sums over its rows.
-
-    Notes
-    -----
-    Where it does not pay, or the workspace does not allow for so many sums, there is one range, in
-    this thread, and BLAS keeps its own threads.  Ranges follow from the number of threads: sums of
+    Several threads call `work` at a time, each with its part of the workspace.  There is one range,
+    in this thread, and BLAS keeps its own threads, if the call has too few `flops` (fewer than
+    `SHARE` per thread), if the `data` that rows are read of is not all plain arrays in host memory,
+    or if the workspace does not hold the `sums`: bytes for sums over the rows of a range.  Sums of
     different numbers of threads differ by rounding.
     """
     whole = slice(0, n)

@@ -43,8 +43,8 @@ _limit: ContextVar[tuple[float, float]] = ContextVar("workspace", default=(math.
 def workspace_bytes(where: str | None = "numpy") -> float:
     """The workspace in force: :func:`most_workspace`, or what :func:`workspace_limit` allows.
 
-    `where` is the array module of the data.  On a device a limit is the workspace, so that it does
-    not change with the free memory, and sums in a run are over the same blocks.
+    On a device a limit is the workspace: it does not change with the free memory, so that sums in a
+    run are over the same blocks.
     """
     limit = _limit.get()[0]
     if where == "cupy" and limit < math.inf:
@@ -71,8 +71,6 @@ def workspace_limit(limit: float, spread: float = 0.0) -> Iterator[None]:
 
     A product run on several threads may take `spread` bytes more, for all of them together.
 
-    Examples
-    --------
     >>> with workspace_limit(16):
     ...     row_slices(5, 8)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
@@ -106,8 +104,6 @@ def row_slices(
 
     `n` may be a range itself, as a slice; `where` is the array module of the data.
 
-    Examples
-    --------
     >>> row_slices(5, 8, workspace=16)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
@@ -144,13 +140,12 @@ def operator_module(op: Any) -> str | None:
 
     Found once and kept: operators do not change.
     """
-    known = vars(op)
-    if "_where" not in known:
-        data = getattr(op, "data", None)
+    if "_where" not in vars(op):
+        data = op.data
         if data is not None:
             op._where = module_name(data)
         else:
-            found = (operator_module(child) for child in getattr(op, "operands", ()))
+            found = map(operator_module, op.operands)
             op._where = next((where for where in found if where is not None), None)
     return op._where
 
@@ -161,19 +156,21 @@ def block_module(op: Any) -> str | None:
     Those sum over ranks block by block, so blocks must not depend on the memory of each.
     """
     where = operator_module(op)
-    return None if where == "cupy" and _spread(op) else where
+    if where == "cupy" and _spread(op):
+        return None
+    return where
 
 
 def _spread(op: Any) -> bool:
     """Whether ranks hold parts of the operator."""
-    spaces = (getattr(op, name, None) for name in ("space", "domain"))
-    sharded = any(getattr(space, "sharded", False) for space in spaces)
-    return sharded or any(map(_spread, getattr(op, "operands", ())))
+    return op.space.sharded or op.domain.sharded or any(map(_spread, op.operands))
 
 
 def row_data(op: Any) -> Any:
     """The data that an operator reads its rows from; None if it does not store rows."""
-    return getattr(op, "data", None) if op.row_access and op.rows_stored else None
+    if op.row_access and op.rows_stored:
+        return op.data
+    return None
 
 
 def blocked_matmat(op: Any, X: Array) -> Array:
@@ -216,11 +213,6 @@ def tiles(m: int, n: int, symmetric: bool, side: int) -> Iterator[tuple[slice, s
 def parse_memory(memory: float | str | None, where: str | None = "numpy") -> float:
     """Bytes from a number, a text such as ``"4GB"`` or ``"512MiB"``, or half of what is free.
 
-    `where` is the array module of the data, as in :func:`operator_module`: the free memory is that
-    of the device for ``"cupy"``, and that of the host otherwise.
-
-    Examples
-    --------
     >>> parse_memory("1.5GB"), parse_memory("2KiB")
     (1500000000.0, 2048.0)
     """
@@ -259,7 +251,7 @@ def free_memory(where: str | None = "numpy") -> float:
             table = dict(line.split(":") for line in lines)
         return float(table["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        if not hasattr(os, "sysconf"):  # Windows
+        if os.name == "nt":  # Windows has no sysconf
             return float(4 << 30)
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from opflow.machine.arrays import Array, Index
 from opflow.machine.ranks import RowDistribution
-from opflow.operators.composite import Adjoint, Composite, Scaled, unify
+from opflow.operators.composite import Adjoint, Composite, Scaled, common_tags, unify
 from opflow.operators.diagonal import Identity
 from opflow.operators.entries import gram_diagonal
 from opflow.operators.operator import Operator, agreed_space
@@ -48,14 +48,12 @@ class Sum(Composite):
             terms,
             terms[0].shape,
             terms[0].dtype,
-            psd=all(t.psd for t in terms),
-            symmetric=all(t.symmetric for t in terms),
             dims=_agreed([t.dims for t in terms]),
             dimsd=_agreed([t.dimsd for t in terms]),
+            **common_tags(terms),
         )
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return " + ".join(t.symbol for t in self.parts)
 
     @property
@@ -127,8 +125,7 @@ class Product(Composite):
 
     row_access = False
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return " ".join(f._factor_symbol for f in self.parts)
 
     def _matmat(self, X: Array) -> Array:
@@ -148,7 +145,9 @@ class Product(Composite):
         return left.T.conj()
 
     def _diagonal(self) -> Array:
-        return gram_diagonal(self.parts[0]) if self.is_gram else super()._diagonal()
+        if self.is_gram:
+            return gram_diagonal(self.parts[0])
+        return super()._diagonal()
 
     @property
     def is_gram(self) -> bool:

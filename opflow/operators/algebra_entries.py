@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from opflow.machine.arrays import Array, Index
-from opflow.operators.algebra import Sum
-from opflow.operators.composite import Adjoint, Cast, Scaled
+from opflow.operators.algebra import Product, Sum
+from opflow.operators.composite import Adjoint, Scaled
 from opflow.operators.entries import (
-    cheap_in_operands,
     column_squares,
     cross_block,
     entries_are_cheap,
@@ -16,8 +18,8 @@ from opflow.operators.entries import (
 from opflow.operators.operator import Operator
 from opflow.operators.prices import Work, block_work, entrywise_block, gram_of_parts, gram_work
 
-for kind in (Sum, Scaled, Adjoint, Cast):
-    entries_are_cheap.register(kind, cheap_in_operands)
+# Blocks of a product are products with its factors.
+entries_are_cheap.register(Product, entries_are_cheap.general)
 for kind in (Sum, Scaled):
     block_work.register(kind, entrywise_block)
     gram_work.register(kind, gram_of_parts)
@@ -31,7 +33,7 @@ def _adjoint_work(op: Adjoint, rows: int, cols: int) -> Work:
 @gram_diagonal.register
 def _adjoint_gram_diagonal(F: Adjoint, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     return column_squares(F.parts[0])
 
 
@@ -40,34 +42,23 @@ def _adjoint_column_squares(F: Adjoint) -> Array:
     return gram_diagonal(F.parts[0])
 
 
-def _moderate(op: Scaled) -> bool:
-    """Whether squares of the unscaled entries stay in range if those of the scaled ones do."""
-    return 2.0**-40 < abs(op.scalar) < 2.0**40
+def _of_multiple(rule: Any) -> Callable[..., Array]:
+    """The rule for a multiple of an operator, from that for the operator."""
+
+    def scaled(F: Scaled, *arguments: Any) -> Array:
+        if not 2.0**-40 < abs(F.scalar) < 2.0**40:  # unscaled squares may leave the range
+            return NotImplemented
+        return F.scalar**2 * rule(F.parts[0], *arguments)
+
+    return scaled
 
 
-@gram_block.register
-def _scaled_gram_block(F: Scaled, rows: Index, cols: Index, weights: Array | None = None) -> Array:
-    if not _moderate(F):
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
-    return F.scalar**2 * gram_block(F.parts[0], rows, cols, weights)
-
-
-@gram_diagonal.register
-def _scaled_gram_diagonal(F: Scaled, weights: Array | None = None) -> Array:
-    if not _moderate(F):
-        return gram_diagonal.dispatch(Operator)(F, weights)
-    return F.scalar**2 * gram_diagonal(F.parts[0], weights)
-
-
-@column_squares.register
-def _scaled_column_squares(F: Scaled) -> Array:
-    if not _moderate(F):
-        return column_squares.dispatch(Operator)(F)
-    return F.scalar**2 * column_squares(F.parts[0])
+for rule in (gram_block, gram_diagonal, column_squares):
+    rule.register(Scaled, _of_multiple(rule))
 
 
 @cross_block.register
 def _scaled_cross_block(F: Scaled, G: Operator, rows: Index, cols: Index) -> Array:
     if not isinstance(G, Scaled):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     return F.scalar * G.scalar * cross_block(F.parts[0], G.parts[0], rows, cols)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, is_array, is_sparse
+from opflow.machine.arrays import Array, Data, as_array, is_array, is_arraylike, is_sparse
 from opflow.operators import rules
 from opflow.operators.products import Products
 
@@ -33,7 +33,7 @@ def _as_ours(name: str) -> Callable[..., Operator]:
 
 
 class Arithmetic(Products):
-    """The signs of an operator; what they build is told by :mod:`~opflow.operators.rules`."""
+    """The signs of an operator; :mod:`~opflow.operators.rules` says what they build."""
 
     def dot(self, x: Data) -> Any:
         """Product with an operator (lazy), a scalar (lazy) or an array."""
@@ -42,13 +42,13 @@ class Arithmetic(Products):
         if is_scalar(x):
             return rules.scale(x, self)
         x = self._operand(x)
-        # A vector gives a vector and a block a block, whatever `dims` and `dimsd` are; only what
-        # can be neither is a field.
-        if x.ndim > 2 or (x.ndim == 2 and x.shape[0] != self.shape[1]):
-            fields = (x.shape, x.shape[:-1]) if x.ndim > 2 else (x.shape,)
-            if self.dims in fields:
-                return super().dot(x)
-        return self.matvec(x) if x.ndim == 1 else self.matmat(x)
+        if x.ndim == 1:
+            return self.matvec(x)
+        # A block gives a block, whatever `dims` and `dimsd` are; only what can be none is a field.
+        block = x.ndim == 2 and x.shape[0] == self.shape[1]
+        if not block and self.dims in (x.shape, x.shape[:-1]):
+            return super().dot(x)
+        return self.matmat(x)
 
     @overload
     def __matmul__(self, other: Operator) -> Operator: ...
@@ -67,12 +67,14 @@ class Arithmetic(Products):
         return self.dot(other)
 
     def __rmul__(self, other: Data) -> Operator:
-        return self.dot(other) if is_scalar(other) else self.__rmatmul__(other)
+        if is_scalar(other):
+            return self.dot(other)
+        return self.__rmatmul__(other)
 
     def __rmatmul__(self, other: Data) -> Any:
         if rules.is_operator(other) or is_sparse(other):
             return rules.as_operator(other) @ rules.as_operator(self)
-        if hasattr(other, "__array__") or is_array(other):
+        if is_arraylike(other):
             other = as_array(other, "the operand")
             if other.ndim in (1, 2):
                 return self.T.dot(other.T).T
@@ -82,7 +84,9 @@ class Arithmetic(Products):
         if is_scalar(other) and other == 0:  # what sum() starts from
             return rules.as_operator(self)
         term = rules.as_term(other)
-        return NotImplemented if term is None else rules.add(self, term)
+        if term is None:
+            return NotImplemented
+        return rules.add(self, term)
 
     def __radd__(self, other: Data) -> Operator:
         return self.__add__(other)
@@ -91,9 +95,10 @@ class Arithmetic(Products):
         return rules.scale(-1, self)
 
     def __sub__(self, other: Data) -> Operator:
-        # -1 times an operator of SciPy is float64, whatever that is
         term = rules.as_term(other)
-        return self.__add__(other if term is None else rules.scale(-1, term))
+        if term is not None:  # -1 times an operator of SciPy is float64, whatever that is
+            other = rules.scale(-1, term)
+        return self.__add__(other)
 
     def __rsub__(self, other: Data) -> Operator:
         return (-self).__add__(other)
@@ -115,7 +120,9 @@ class Arithmetic(Products):
 
     def conj(self) -> Operator:
         """The complex conjugate: a real operator itself."""
-        return rules.as_operator(super().conj() if self.dtype.kind == "c" else self)
+        if self.dtype.kind == "c":
+            return rules.as_operator(super().conj())
+        return rules.as_operator(self)
 
     apply_columns, toimag, toreal = map(_as_ours, ("apply_columns", "toimag", "toreal"))
 

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Index, mixed, module_name
 from opflow.machine.workspace import operator_module
+from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator, placed
 
 
@@ -60,6 +61,17 @@ class Composite(Operator):
         return sum((part.cost(columns) for part in self.parts), Cost(0.0, 0.0))
 
 
+entries_are_cheap.register(Composite, cheap_in_operands)
+
+
+def common_tags(operators: Sequence[Operator]) -> dict[str, bool]:
+    """The tags that all the operators have."""
+    return {
+        "psd": all(op.psd for op in operators),
+        "symmetric": all(op.symmetric for op in operators),
+    }
+
+
 class Scaled(Composite):
     """The lazy multiple ``c A``, made by ``*``; PSD if A is and c >= 0.
 
@@ -83,6 +95,7 @@ class Scaled(Composite):
         if not math.isfinite(scalar):
             raise ValueError(f"an operator cannot be scaled by {scalar}")
         self.scalar = scalar
+        self.dtype_free = op.dtype_free
         super().__init__(
             [op],
             op.shape,
@@ -93,15 +106,9 @@ class Scaled(Composite):
             dimsd=op.dimsd,
         )
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         inner = self.parts[0]._factor_symbol
         return f"-{inner}" if self.scalar == -1 else f"{self.scalar:.4g} {inner}"
-
-    @property
-    def dtype_free(self) -> bool:  # type: ignore[override]
-        """Whether the dtype is a choice, not a property of stored data."""
-        return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:
         return self.scalar * self.parts[0]._matmat(X)
@@ -140,18 +147,13 @@ class Adjoint(Composite):
     row_access = False
 
     def __init__(self, op: Operator) -> None:
-        super().__init__([op], (op.shape[1], op.shape[0]), op.dtype, dims=op.dimsd, dimsd=op.dims)
+        self.dtype_free = op.dtype_free
+        super().__init__([op], op.shape[::-1], op.dtype, dims=op.dimsd, dimsd=op.dims)
         self.space = op.domain
         self.domain = op.space
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return f"{self.parts[0].symbol}ᵀ"
-
-    @property
-    def dtype_free(self) -> bool:  # type: ignore[override]
-        """Whether the dtype is a choice, not a property of stored data."""
-        return self.parts[0].dtype_free
 
     def _matmat(self, X: Array) -> Array:
         return self.parts[0]._rmatmat(X)
@@ -160,8 +162,9 @@ class Adjoint(Composite):
         return self.parts[0]._matmat(X)
 
     def rows(self, index: Index) -> Array:
-        op = self.parts[0]
-        return self._block(index, slice(0, op.shape[0])) if op.row_access else super().rows(index)
+        if not self.parts[0].row_access:
+            return super().rows(index)
+        return self._block(index, slice(0, self.shape[1]))
 
     def _block(self, rows: Index, cols: Index) -> Array:
         return self.parts[0]._block(cols, rows).T.conj()
@@ -196,8 +199,7 @@ class Cast(Composite):
             [op], op.shape, dtype, psd=op.psd, symmetric=op.symmetric, dims=op.dims, dimsd=op.dimsd
         )
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return self.parts[0].symbol
 
     # Vectors may be complex where the operator is real: its own products take care of that.
@@ -209,5 +211,6 @@ class Cast(Composite):
         return self.parts[0].rmatmat(X)
 
     def rows(self, index: Index) -> Array:
-        op = self.parts[0]
-        return op.rows(index).astype(self.dtype) if op.row_access else super().rows(index)
+        if not self.row_access:
+            return super().rows(index)
+        return self.parts[0].rows(index).astype(self.dtype)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pylops
 import scipy.sparse.linalg as spla
 
-from opflow.machine.arrays import Array, Data, is_array, is_rows, is_sparse, module_name, namespace
+from opflow.machine.arrays import (
+    Array,
+    Data,
+    is_array,
+    is_arraylike,
+    is_rows,
+    is_sparse,
+    module_name,
+)
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Operator
 from opflow.operators.rules import converted, is_operator
@@ -28,11 +35,9 @@ def _of_another_library(x: object, symbol: str | None) -> Operator:
 
 @converted.register(object)
 def _stored(x: Data, symbol: str | None) -> Operator:
-    if isinstance(getattr(x, "operator", None), Operator):  # one for PyLops-MPI, made of ours
-        return x.operator
     if is_rows(x):
         return RowMatrix(x, symbol=symbol)
-    if is_array(x) or is_sparse(x) or isinstance(x, list | tuple) or hasattr(x, "__array__"):
+    if is_arraylike(x) or is_sparse(x) or isinstance(x, list | tuple):
         return Matrix(x, symbol=symbol)
     raise TypeError(
         f"expected an array, a sparse matrix or a linear operator, not {type(x).__name__}"
@@ -72,14 +77,14 @@ class External(Operator):
             raise TypeError(f"{type(op).__name__} has dtype {dtype}; float32 or float64 is needed")
         self.op = op
         self.self_adjoint = self_adjoint
-        # SciPy's have neither dims nor a name
-        dims = getattr(op, "dims", None)
+        # SciPy's have none of these
+        dims, dimsd, name = (getattr(op, known, None) for known in ("dims", "dimsd", "name"))
         super().__init__(
             (int(op.shape[0]), int(op.shape[1])),
             dtype,
-            symbol=symbol or getattr(op, "name", None) or type(op).__name__.strip("_"),
+            symbol=symbol or name or type(op).__name__.strip("_"),
             dims=(dims,) if isinstance(dims, int) else dims,  # of some columns, PyLops 2
-            dimsd=getattr(op, "dimsd", None),
+            dimsd=dimsd,
         )
 
     @property
@@ -88,13 +93,13 @@ class External(Operator):
         return _device_array(self.op)
 
     def _matmat(self, X: Array) -> Array:
-        return self._block_product(self.op.matmat, X, self.shape[0])
+        return self.op.matmat(X).reshape(self.shape[0], X.shape[1]).astype(X.dtype, copy=False)
 
     def _rmatmat(self, X: Array) -> Array:
         if self.self_adjoint:
             return self._matmat(X)
         try:
-            return self._block_product(self.op.rmatmat, X, self.shape[1])
+            product = self.op.rmatmat(X)
         except (NotImplementedError, TypeError) as error:
             # what SciPy calls where no adjoint was given
             if isinstance(error, TypeError) and "'NoneType' object is not" not in str(error):
@@ -102,12 +107,7 @@ class External(Operator):
             raise TypeError(
                 f"{self.symbol} of shape {self.shape} has no adjoint: give it rmatvec or rmatmat"
             ) from error
-
-    def _block_product(self, product: Callable[[Array], Array], X: Array, height: int) -> Array:
-        shape = (height, X.shape[1])
-        if X.shape[1] == 0:  # PyLops stacks columns and cannot stack none
-            return namespace(X).empty(shape, dtype=X.dtype)
-        return product(X).reshape(shape).astype(X.dtype, copy=False)
+        return product.reshape(self.shape[1], X.shape[1]).astype(X.dtype, copy=False)
 
 
 def _device_array(op: object, seen: frozenset[int] = frozenset()) -> Array | None:

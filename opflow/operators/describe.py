@@ -8,10 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-_PREFIXES = {
-    1000: ("", "k", "M", "G", "T", "P", "E"),
-    1024: ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"),
-}
+_PREFIXES = {1000: ["", *"kMGTPE"], 1024: ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]}
 
 
 def human(number: float, unit: str, base: int = 1000) -> str:
@@ -22,12 +19,11 @@ def human(number: float, unit: str, base: int = 1000) -> str:
     >>> human(64.2e9, "flop"), human(2048, "B", 1024)
     ('64.2 Gflop', '2 KiB')
     """
-    prefixes = _PREFIXES[base]
-    for prefix in prefixes:
-        if abs(number) < 999.5 or prefix == prefixes[-1]:
-            return f"{number:.3g} {prefix}{unit}"
+    prefix, *larger = _PREFIXES[base]
+    while larger and not abs(number) < 999.5:
+        prefix, *larger = larger
         number /= base
-    raise AssertionError
+    return f"{number:.3g} {prefix}{unit}"
 
 
 def duration(seconds: float) -> str:
@@ -95,7 +91,12 @@ def tags(op: Node) -> str:
     """What is known of an operator, in a word."""
     if op.psd:
         return "psd"
-    return "symmetric" if op.symmetric else ""
+    return "symmetric" * op.symmetric
+
+
+def bracketed(op: Node) -> str:
+    """The symbol of `op` where it has to be one thing."""
+    return f"({op.symbol})" if " " in op.symbol else op.symbol
 
 
 def describe(op: object) -> Description:

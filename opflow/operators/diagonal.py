@@ -28,9 +28,6 @@ class Diagonal(Operator):
     def _matmat(self, X: Array) -> Array:
         return self._diagonal()[:, None] * X
 
-    def _rmatmat(self, X: Array) -> Array:
-        return self._matmat(X)
-
     def _block(self, rows: Index, cols: Index) -> Array:
         i, j = entry_indices(self, rows, cols)
         return (i == j) * self._diagonal()[cols]
@@ -45,7 +42,9 @@ entries_are_cheap.register(Diagonal, cheap_in_operands)
 @gram_diagonal.register
 def _diagonal_squared(F: Diagonal, weights: Array | None = None) -> Array:
     squares = F._diagonal() ** 2
-    return squares if weights is None else squares * weights
+    if weights is None:
+        return squares
+    return squares * weights
 
 
 class Identity(Diagonal):
@@ -122,10 +121,12 @@ class Zero(Operator):
     def __init__(
         self, rows: int, columns: int | None = None, dtype: DTypeLike = np.float64
     ) -> None:
-        shape = (rows, rows if columns is None else columns)
-        if rows < 0 or shape[1] < 1:
+        if columns is None:
+            columns = rows
+        shape = (rows, columns)
+        if rows < 0 or columns < 1:
             raise ValueError(f"rows must be at least 0 and columns at least 1, not {shape}")
-        super().__init__(shape, dtype, psd=shape[0] == shape[1], symbol="0")
+        super().__init__(shape, dtype, psd=rows == columns, symbol="0")
 
     def _matmat(self, X: Array) -> Array:
         return namespace(X).zeros((self.shape[0], X.shape[1]), dtype=X.dtype)

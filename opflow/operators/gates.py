@@ -10,19 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from opflow.machine import gate_tables
 from opflow.machine.arrays import Array, Data, Index, check_gates, check_real, namespace
-from opflow.machine.workspace import (
-    blocked_matmat,
-    blocked_rmatmat,
-    row_slices,
-    workspace_bytes,
-)
+from opflow.machine.workspace import blocked_matmat, blocked_rmatmat, row_slices, workspace_bytes
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
@@ -59,6 +54,8 @@ def checked_slope(slope: float) -> float:
 
 def slope_values(gates: Array, slope: float, dtype: DTypeLike) -> Array:
     """1 where a gate is open, and `slope` elsewhere; exactly."""
+    if not slope:
+        return gates.astype(dtype)
     values = (gates == 0).astype(dtype)
     values *= slope
     values += gates
@@ -108,26 +105,19 @@ class PackedGates(Operator):
         super().__init__(gates.shape, dtype, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
-        m, n = self.shape
-        flops = 2.0 * m * n * columns
-        gates = flops if gate_tables.tabulated(self.dtype, self.data) else 0.0
-        return Cost(flops, self.data.nbytes + self._vector_bytes(columns), gates=gates)
+        cost = super().cost(columns) + Cost(0.0, self.data.nbytes)
+        return cost._replace(gates=cost.flops * gate_tables.tabulated(self.dtype, self.data))
 
     def rows(self, index: Index) -> Array:
-        gates = unpack(self.data[index], self.shape[1])
-        if not self.slope:
-            return gates.astype(self.dtype)
-        return slope_values(gates, self.slope, self.dtype)
+        return slope_values(unpack(self.data[index], self.shape[1]), self.slope, self.dtype)
 
     @classmethod
-    def from_bits(
-        cls, bits: Array, width: int, dtype: DTypeLike, slope: float = 0.0, *, symbol: str = "θ"
-    ) -> PackedGates:
+    def from_bits(cls, bits: Array, width: int, dtype: DTypeLike, slope: float) -> PackedGates:
         """Gates packed already as by ``numpy.packbits(gates, axis=1)``; not copied or checked."""
         self = object.__new__(cls)
         self.data = bits
         self.slope = slope
-        Operator.__init__(self, (len(bits), width), dtype, symbol=symbol)
+        Operator.__init__(self, (len(bits), width), dtype, symbol="θ")
         return self
 
     def _matmat(self, X: Array) -> Array:
@@ -145,7 +135,7 @@ class PackedGates(Operator):
 
 
 def corrected(product: Array, slope: float, whole: Callable[[], Array]) -> Array:
-    """A product with slopes, in place, from that with gates and that with a matrix of ones."""
+    """Make of a product with gates that with slopes, in place; `whole` gives that with ones."""
     if slope:
         product *= 1 - slope
         product += slope * whole()
@@ -186,14 +176,15 @@ class ScaledGates(Operator):
     def __init__(
         self, gates: Array | PackedGates, scale: Array, *, symbol: str = "θ diag(v)"
     ) -> None:
-        packed = gates if isinstance(gates, PackedGates) else PackedGates(gates)
+        if not isinstance(gates, PackedGates):
+            gates = PackedGates(gates)
         scale = check_real(scale, "scale")
-        if scale.shape != packed.shape[1:]:
-            raise ValueError(f"scale has shape {scale.shape} but there are {packed.shape[1]} gates")
-        self.gates = packed.astype(scale.dtype)
-        self.data = packed.data
+        if scale.shape != gates.shape[1:]:
+            raise ValueError(f"scale has shape {scale.shape} but there are {gates.shape[1]} gates")
+        self.gates = gates.astype(scale.dtype)
+        self.data = gates.data
         self.scale = scale
-        super().__init__(packed.shape, scale.dtype, symbol=symbol)
+        super().__init__(gates.shape, scale.dtype, symbol=symbol)
 
     def cost(self, columns: int = 1) -> Cost:
         return self.gates.cost(columns)
@@ -248,9 +239,6 @@ class GateGradient(NamedTuple):
         return (self.T @ np.ones((len(self.r), 1), dtype=self.r.dtype))[:, 0]
 
 
-# -- prices and entries ---------------------------------------------------------------------------
-
-
 @product_bytes.register(PackedGates)
 @product_bytes.register(ScaledGates)
 def _product_bytes(op: Operator, columns: int) -> float:
@@ -267,39 +255,34 @@ def tables_pay(units: int, dtype: DTypeLike, *arrays: Data) -> bool:
     return units >= gate_tables.FEWEST and gate_tables.tabulated(dtype, *arrays)
 
 
-def _by_tables(F: KhatriRao, dtype: DTypeLike) -> TypeGuard[Any]:
+def _by_tables(F: KhatriRao, dtype: DTypeLike) -> bool:
     """Whether products of `dtype` with ``F = ScaledGates ⊙ B`` go through tables."""
-    A, B = F.A, F.B
-    return (
-        isinstance(A, ScaledGates)
-        and F.repeat == 1
-        and type(B) is Matrix
-        and B.dtype == dtype
-        and gate_tables.tabulated(dtype, A.data, B.data)
-    )
+    if F.repeat > 1 or type(F.B) is not Matrix or F.B.dtype != dtype:
+        return False
+    return gate_tables.tabulated(dtype, F.A.data, F.B.data)
 
 
 @product_cost.register
 def _table_cost(A: ScaledGates, F: KhatriRao, columns: int) -> Cost:
-    cost = product_cost.dispatch(Operator)(A, F, columns)
     if not _by_tables(F, F.dtype):
-        return cost
+        return NotImplemented
+    cost = product_cost.general(A, F, columns)
     return cost._replace(gates=2.0 * F.shape[0] * F.shape[1] * columns)
 
 
 @push.register
-def _push_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
+def _push_tables(A: ScaledGates, F: KhatriRao, X: Array) -> Array:
     if not _by_tables(F, X.dtype):
-        return push.dispatch(Operator)(A, F, X)
+        return NotImplemented
     M = X.T.reshape(-1, A.shape[1], F.B.shape[1]) * A.scale[:, None]
     dots = gate_tables.row_dots(A.data, A.shape[1], M, F.B.data)
     return corrected(dots, A.gates.slope, lambda: M.sum(axis=1) @ F.B.data.T).T
 
 
 @pull.register
-def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
+def _pull_tables(A: ScaledGates, F: KhatriRao, X: Array) -> Array:
     if not _by_tables(F, X.dtype):
-        return pull.dispatch(Operator)(A, F, X)
+        return NotImplemented
     sums = gate_tables.weighted_sums(A.data, A.shape[1], F.B.data, X.T)
     corrected(sums, A.gates.slope, lambda: (X.T @ F.B.data)[:, None])
     sums *= A.scale[:, None]
@@ -307,9 +290,9 @@ def _pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
 
 
 @push_pull.register
-def _push_pull_tables(A: ScaledGates, F: KhatriRao, X: Any) -> Array:
+def _push_pull_tables(A: ScaledGates, F: KhatriRao, X: Array) -> Array:
     if not _by_tables(F, X.dtype):
-        return push_pull.dispatch(Operator)(A, F, X)
+        return NotImplemented
     if A.gates.slope:
         return _push_tables(A, F, _pull_tables(A, F, X))
     return gate_tables.gram_product(A.data, A.shape[1], F.B.data, X.T, A.scale).T

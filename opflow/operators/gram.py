@@ -6,26 +6,47 @@ they cost what they weigh.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from opflow.machine.arrays import Array, Data, Index, check_real, mixed, module_name, namespace
 from opflow.machine.workspace import operator_module, row_slices, workspace_bytes
-from opflow.operators.composite import unify
+from opflow.operators.composite import Composite, unify
+from opflow.operators.describe import bracketed
 from opflow.operators.entries import (
-    cheap_in_operands,
     cross_block,
     cross_diagonal,
-    entries_are_cheap,
     gram_block,
     gram_diagonal,
     gram_product,
 )
-from opflow.operators.operator import Cost, Operator, bracketed
+from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work
 from opflow.operators.rules import as_operator
 
 
-class Gram(Operator):
+class _OfFactors(Composite):
+    """Products of the rows of the first factor with those of `G`: what Grams have in common."""
+
+    row_access = False
+
+    def __init__(self, factors: Sequence[Operator], G: Operator, **known: Any) -> None:
+        F = factors[0]
+        shape = (F.shape[0], G.shape[0])
+        super().__init__(factors, shape, F.dtype, dims=G.dimsd, dimsd=F.dimsd, **known)
+        self.space = F.space
+        self.domain = G.space
+
+    def rows(self, index: Index) -> Array:
+        return self._block(index, slice(0, self.shape[1]))
+
+
+def _check_factor(F: Operator) -> None:
+    if F.dtype.kind == "c":
+        raise TypeError(f"the factor of a Gram must be real, not {F.dtype}")
+
+
+class Gram(_OfFactors):
     r"""The Gram operator ``F diag(w) Fᵀ`` of the rows of `F`, never formed.
 
     Parameters
@@ -61,8 +82,7 @@ class Gram(Operator):
 
     def __init__(self, F: Data, weights: Array | None = None, *, symbol: str | None = None) -> None:
         factor = as_operator(F)
-        if factor.dtype.kind == "c":
-            raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
+        _check_factor(factor)
         if weights is not None:
             wanted = None if factor.dtype_free else factor.dtype
             weights = check_real(weights, "weights", dtype=wanted, finite=True)
@@ -70,47 +90,27 @@ class Gram(Operator):
                 raise ValueError(
                     f"weights has shape {weights.shape}, the factor has {factor.shape[1]} columns"
                 )
-            if factor.dtype_free:
-                factor = factor.astype(weights.dtype)
+            factor = factor.astype(weights.dtype)
             if operator_module(factor) not in (None, module_name(weights)):
                 raise TypeError(mixed(factor, weights))
-        self.factor, self.weights = factor, weights
-        super().__init__(
-            (factor.shape[0],) * 2,
-            factor.dtype,
-            psd=weights is None or bool((weights >= 0).all()),
-            symmetric=True,
-            symbol=symbol,
-            dims=factor.dimsd,
-            dimsd=factor.dimsd,
-        )
-        self.space = self.domain = factor.space
+        self.factor = factor
+        self.weights = weights
+        self.dtype_free = weights is None and factor.dtype_free
+        psd = weights is None or bool((weights >= 0).all())
+        super().__init__([factor], factor, psd=psd, symmetric=True, symbol=symbol)
 
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.factor,)
-
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         F = bracketed(self.factor)
-        return self._symbol or (f"{F} {F}ᵀ" if self.weights is None else f"{F} diag(w) {F}ᵀ")
-
-    @property
-    def dtype_free(self) -> bool:  # type: ignore[override]
-        """Whether the dtype is a choice, not a property of stored data."""
-        return self.weights is None and self.factor.dtype_free
+        return f"{F} {F}ᵀ" if self.weights is None else f"{F} diag(w) {F}ᵀ"
 
     def cost(self, columns: int = 1) -> Cost:
         return self.factor.cost(columns).times(2)
 
     def _matmat(self, X: Array) -> Array:
+        columns = X.shape[1]
         if self.factor.sparse:
-            return self._by_columns(X)
-        return self._product(X)
-
-    def _by_columns(self, X: Array) -> Array:
-        # A sparse factor may be far wider than it is heavy, and then Fᵀ X, which is dense, too.
-        columns = max(16, int(workspace_bytes() // (self.factor.shape[1] * X.dtype.itemsize)))
+            # Fᵀ X is dense: of a wide sparse factor it may be far heavier than the factor itself.
+            columns = max(16, int(workspace_bytes() // (self.factor.shape[1] * X.dtype.itemsize)))
         if columns >= X.shape[1]:
             return self._product(X)
         out = namespace(X).empty(X.shape, dtype=X.dtype)
@@ -125,9 +125,6 @@ class Gram(Operator):
 
     _rmatmat = _matmat
 
-    def rows(self, index: Index) -> Array:
-        return self._block(index, slice(0, self.shape[0]))
-
     def _block(self, rows: Index, cols: Index) -> Array:
         return gram_block(self.factor, rows, cols, self.weights)
 
@@ -135,7 +132,7 @@ class Gram(Operator):
         return gram_diagonal(self.factor, self.weights)
 
 
-class CrossGram(Operator):
+class CrossGram(_OfFactors):
     r"""The Gram operator ``F Gᵀ`` between the rows of two factors.
 
     Parameters
@@ -165,42 +162,25 @@ class CrossGram(Operator):
         F, G = unify([as_operator(F), as_operator(G)])
         if F.shape[1] != G.shape[1]:
             raise ValueError(f"F has shape {F.shape} but G has shape {G.shape}")
-        self.F, self.G = F, G
-        super().__init__(
-            (F.shape[0], G.shape[0]),
-            np.result_type(F.dtype, G.dtype),
-            symbol=symbol,
-            dims=G.dimsd,
-            dimsd=F.dimsd,
-        )
-        self.space, self.domain = F.space, G.space
+        super().__init__([F, G], G, symbol=symbol)
 
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.F, self.G)
-
-    @property
-    def symbol(self) -> str:
-        F, G = map(bracketed, self.operands)
-        return self._symbol or f"{F} {G}ᵀ"
-
-    def cost(self, columns: int = 1) -> Cost:
-        return self.F.cost(columns) + self.G.cost(columns)
+    def _formula(self) -> str:
+        F, G = map(bracketed, self.parts)
+        return f"{F} {G}ᵀ"
 
     def _matmat(self, X: Array) -> Array:
-        return self.F.matmat(self.G.rmatmat(X))
+        F, G = self.parts
+        return F.matmat(G.rmatmat(X))
 
     def _rmatmat(self, X: Array) -> Array:
-        return self.G.matmat(self.F.rmatmat(X))
-
-    def rows(self, index: Index) -> Array:
-        return self._block(index, slice(0, self.shape[1]))
+        F, G = self.parts
+        return G.matmat(F.rmatmat(X))
 
     def _block(self, rows: Index, cols: Index) -> Array:
-        return cross_block(self.F, self.G, rows, cols)
+        return cross_block(*self.parts, rows, cols)
 
 
-class GramVelocity(Operator):
+class GramVelocity(_OfFactors):
     r"""The time derivative ``Ḟ Fᵀ + F Ḟᵀ`` of a Gram whose factor moves.
 
     Parameters
@@ -235,64 +215,41 @@ class GramVelocity(Operator):
         F, dF = unify([as_operator(F), as_operator(dF)])
         if F.shape != dF.shape:
             raise ValueError(f"dF has shape {dF.shape} but F has shape {F.shape}")
-        for factor in (F, dF):
-            if factor.dtype.kind == "c":
-                raise TypeError(f"the factor of a Gram must be real, not {factor.dtype}")
-        self.F, self.dF = F, dF
-        super().__init__(
-            (F.shape[0],) * 2,
-            F.dtype,
-            symmetric=True,
-            symbol=symbol,
-            dims=F.dimsd,
-            dimsd=F.dimsd,
-        )
-        self.space = self.domain = F.space
+        _check_factor(F)
+        super().__init__([F, dF], F, symmetric=True, symbol=symbol)
 
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.F, self.dF)
-
-    @property
-    def symbol(self) -> str:
-        if self._symbol:
-            return self._symbol
-        F, dF = map(bracketed, self.operands)
+    def _formula(self) -> str:
+        F, dF = map(bracketed, self.parts)
         return f"({dF} {F}ᵀ + {F} {dF}ᵀ)"
 
     def cost(self, columns: int = 1) -> Cost:
-        return (self.F.cost(columns) + self.dF.cost(columns)).times(2)
+        return super().cost(columns).times(2)
 
     def _matmat(self, X: Array) -> Array:
-        return self.F._matmat(self.dF._rmatmat(X)) + self.dF._matmat(self.F._rmatmat(X))
+        F, dF = self.parts
+        return F._matmat(dF._rmatmat(X)) + dF._matmat(F._rmatmat(X))
 
     _rmatmat = _matmat
 
-    def rows(self, index: Index) -> Array:
-        return self._block(index, slice(0, self.shape[1]))
-
     def _block(self, rows: Index, cols: Index) -> Array:
-        upper = cross_block(self.F, self.dF, rows, cols)
-        return upper + cross_block(self.F, self.dF, cols, rows).T
+        upper = cross_block(*self.parts, rows, cols)
+        return upper + cross_block(*self.parts, cols, rows).T
 
     def _diagonal(self) -> Array:
-        return 2 * cross_diagonal(self.F, self.dF)
-
-
-for _kind in (Gram, CrossGram, GramVelocity):
-    entries_are_cheap.register(_kind, cheap_in_operands)
+        return 2 * cross_diagonal(*self.parts)
 
 
 @block_work.register
 def _gram_block_work(op: Gram, rows: int, cols: int) -> Work:
     work = gram_work(op.factor, rows, cols)
-    weighted = 0.0 if op.weights is None else array_bytes(op, rows, op.factor.shape[1])
-    return Work(work.cost, work.held + weighted)
+    if op.weights is None:
+        return work
+    return work._replace(held=work.held + array_bytes(op, rows, op.factor.shape[1]))
 
 
 @block_work.register
 def _velocity_block_work(op: GramVelocity, rows: int, cols: int) -> Work:
-    works = [gram_work(F, rows, cols) for F in op.operands]
+    works = [gram_work(F, rows, cols) for F in op.parts]
     size = array_bytes(op, rows, cols)
     cost = works[0].cost + works[1].cost + (0.0, size)
     return Work(cost, 2 * size + 2 * max(work.held for work in works))

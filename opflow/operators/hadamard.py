@@ -7,14 +7,13 @@ product of Grams is a Gram again.  Operands with no factor are multiplied tile b
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from functools import reduce
+from operator import mul
 
 from opflow.machine.arrays import Array, Data, Index
 from opflow.machine.workspace import op_namespace
 from opflow.operators.algebra import Sum
-from opflow.operators.composite import Scaled, unify
-from opflow.operators.entries import cheap_in_operands, entries_are_cheap
+from opflow.operators.composite import Composite, Scaled, common_tags, unify
 from opflow.operators.gram import Gram
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.operator import Cost, Operator
@@ -75,7 +74,7 @@ def Hadamard(*operands: Data, symbol: str | None = None) -> Operator:
     return _simplified(ops, symbol)
 
 
-class TiledHadamard(Operator):
+class TiledHadamard(Composite):
     """The entry-wise product of any operators, evaluated in exact tiles; made by :func:`Hadamard`.
 
     Parameters
@@ -103,27 +102,12 @@ class TiledHadamard(Operator):
     """
 
     def __init__(self, operands: Sequence[Operator], symbol: str | None = None) -> None:
-        self._operands = tuple(operands)
-        super().__init__(
-            operands[0].shape,
-            np.result_type(*(op.dtype for op in operands)),
-            psd=all(op.psd for op in operands),
-            symmetric=all(op.symmetric for op in operands),
-            symbol=symbol,
-        )
+        first = operands[0]
+        tags = common_tags(operands)
+        super().__init__(operands, first.shape, first.dtype, symbol=symbol, **tags)
 
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return self._operands
-
-    @property
-    def symbol(self) -> str:
-        return self._symbol or " ∘ ".join(op._factor_symbol for op in self.operands)
-
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        """Whether rows can be read at the cost of the memory they occupy."""
-        return all(op.row_access for op in self.operands)
+    def _formula(self) -> str:
+        return " ∘ ".join(op._factor_symbol for op in self.parts)
 
     def cost(self, columns: int = 1) -> Cost:
         return tiled_cost(self, columns)
@@ -132,18 +116,14 @@ class TiledHadamard(Operator):
         return self._block(index, slice(0, self.shape[1]))
 
     def _block(self, rows: Index, cols: Index) -> Array:
-        first, *others = self.operands
+        first, *others = self.parts
         block = first._block(rows, cols)
         for op in others:
             block = block * op._block(rows, cols)
         return block
 
     def _diagonal(self) -> Array:
-        first, *others = self.operands
-        out = first._diagonal()
-        for op in others:
-            out = out * op._diagonal()
-        return out
+        return reduce(mul, (op._diagonal() for op in self.parts))
 
     def _matmat(self, X: Array) -> Array:
         return tiled_product(self, X)
@@ -152,7 +132,6 @@ class TiledHadamard(Operator):
         return tiled_product(self, X, adjoint=True)
 
 
-entries_are_cheap.register(TiledHadamard, cheap_in_operands)
 block_work.register(TiledHadamard, entrywise_block)
 product_bytes.register(TiledHadamard, tiled_product_bytes)
 
@@ -160,29 +139,31 @@ product_bytes.register(TiledHadamard, tiled_product_bytes)
 def _simplified(ops: list[Operator], symbol: str | None = None) -> Operator:
     """The product with scalars pulled out, sums distributed and Grams merged."""
     for i, op in enumerate(ops):
-        before, after = ops[:i], ops[i + 1 :]
+        before = ops[:i]
+        after = ops[i + 1 :]
         if isinstance(op, Scaled):
-            return scale(op.scalar, _simplified([*before, op.operands[0], *after], symbol))
+            return scale(op.scalar, _simplified([*before, op.parts[0], *after], symbol))
         if isinstance(op, Sum) and all(map(_only_grams, ops)):
-            return add(*(_simplified([*before, term, *after]) for term in op.operands))
-    rest = [op for op in ops if not isinstance(op, Gram)]
+            return add(*(_simplified([*before, term, *after]) for term in op.parts))
     merged: list[Gram] = []
+    rest = []
     for op in ops:
         if not isinstance(op, Gram):
-            continue
-        if merged and (len(ops) == 2 or _width(merged[-1]) * _width(op) <= op.shape[0]):
+            rest.append(op)
+        elif merged and (len(ops) == 2 or _width(merged[-1]) * _width(op) <= op.shape[0]):
             merged[-1] = _merge(merged[-1], op)
         else:
             merged.append(op)
     if rest or len(merged) > 1:
         return TiledHadamard([*merged, *rest], symbol)
-    gram = merged[0]
-    return gram if symbol is None else Gram(gram.factor, gram.weights, symbol=symbol)
+    if symbol is None:
+        return merged[0]
+    return Gram(merged[0].factor, merged[0].weights, symbol=symbol)
 
 
 def _only_grams(op: Operator) -> bool:
     if isinstance(op, Sum | Scaled):
-        return all(map(_only_grams, op.operands))
+        return all(map(_only_grams, op.parts))
     return isinstance(op, Gram)
 
 

@@ -37,9 +37,9 @@ def checked_index(index: Index, size: int, name: str) -> Index:
 
 
 def checked_block(op: Operator, rows: Index, cols: Index) -> tuple[list[Index], str | None]:
-    """The checked rows and columns of a block, in the array module of its entries, which is told.
+    """The checked rows and columns of a block, and the array module of its entries, if on a device.
 
-    Without data of its own, an operator makes its entries where the indices are.
+    An operator without data makes its entries where the indices are.
     """
     indices = [checked_index(rows, op.shape[0], "rows"), checked_index(cols, op.shape[1], "cols")]
     arrays = [index for index in indices if not isinstance(index, slice)]

@@ -70,16 +70,21 @@ def kfac(J: Data, damping: float | None = None) -> Operator:
     if damping is not None and not damping > 0:
         raise ValueError(f"damping must be positive, or None for no inverse, not {damping!r}")
     blocks = kfac_blocks(as_operator(J))
-    factors = [M if is_operator(M) else Matrix(M, psd=True) for block in blocks for M in block]
-    op = Kronecker(*zip(factors[::2], factors[1::2], strict=True), symbol="K-FAC")
-    return op if damping is None else damped_inverse(op)(float(damping))
+    op = Kronecker(*((_psd(Phi), _psd(A)) for Phi, A in blocks), symbol="K-FAC")
+    if damping is None:
+        return op
+    return damped_inverse(op)(float(damping))
+
+
+def _psd(M: Data) -> Operator:
+    """`M` as an operator: PSD if it is an array."""
+    return M if is_operator(M) else Matrix(M, psd=True)
 
 
 def damped_inverse(op: Operator) -> Callable[[float], Operator]:
     """λ ↦ (op + λ)⁻¹ of a Kronecker product of PSD factors, by the eigenpairs of each, once."""
     xp = op_namespace(op)
-    found = [xp.linalg.eigh(M.todense()) for M in op.operands]
-    pairs = list(zip(found[::2], found[1::2], strict=True))
+    pairs = [[xp.linalg.eigh(M.todense()) for M in pair] for pair in op.pairs]
     values = xp.concatenate([xp.outer(a.clip(0), b.clip(0)).ravel() for (a, _), (b, _) in pairs])
     turn = Kronecker(*((U, V) for (_, U), (_, V) in pairs), symbol="U")
     return lambda damping: Gram(turn, 1 / (values + damping), symbol=f"({op.symbol} + λ)⁻¹")

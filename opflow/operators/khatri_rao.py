@@ -6,7 +6,9 @@ two matrix products instead of an N × N array.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import add
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -16,13 +18,11 @@ from opflow.machine.streams import prefetched
 from opflow.machine.threads import bytes_over_rows, cached_property, over_rows
 from opflow.machine.workspace import op_namespace, operator_module, row_data, row_slices
 from opflow.operators.algebra import Sum
-from opflow.operators.composite import unify
+from opflow.operators.composite import Composite, unify
 from opflow.operators.entries import (
-    cheap_in_operands,
     column_squares,
     cross_block,
     cross_diagonal,
-    entries_are_cheap,
     gram_block,
     gram_diagonal,
     gram_product,
@@ -34,7 +34,7 @@ from opflow.operators.row_products import product_cost, pull, push, push_pull
 from opflow.operators.rules import as_operator, is_operator
 
 
-class KhatriRao(Operator):
+class KhatriRao(Composite):
     r"""The row-wise Khatri–Rao (face-splitting) product ``A ⊙ B``, whose row μ is ``A_μ ⊗ B_μ``.
 
     Parameters
@@ -79,27 +79,19 @@ class KhatriRao(Operator):
             raise ValueError(
                 f"A has {A.shape[0]} rows, which is not a multiple of the {B.shape[0]} rows of B"
             )
-        # One side is read row by row and scaled, the other only enters a GEMM: scale the
+        # Of `_sides`, one is read row by row and scaled, the other only enters a GEMM: scale the
         # narrower, unless the other cannot be scaled (k rows a sample, sparse, no rows to read).
         a_scales = A.row_access and not A.sparse
         b_scales = B.row_access and not B.sparse
-        narrower = A.shape[1] <= B.shape[1]
-        self._scale_a = self.repeat > 1 or (narrower if a_scales == b_scales else a_scales)
-        dtype = np.result_type(A.dtype, B.dtype)
-        super().__init__((A.shape[0], A.shape[1] * B.shape[1]), dtype, symbol=symbol)
+        if a_scales == b_scales:
+            a_scales = A.shape[1] <= B.shape[1]
+        self._scale_a = self.repeat > 1 or a_scales
+        self._sides = (A, B) if self._scale_a else (B, A)
+        shape = (A.shape[0], A.shape[1] * B.shape[1])
+        super().__init__([A, B], shape, A.dtype, symbol=symbol)
 
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        """Whether rows can be read at the cost of the memory they occupy."""
-        return self.A.row_access and self.B.row_access
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.A, self.B)
-
-    @property
-    def symbol(self) -> str:
-        return self._symbol or f"{self.A.symbol} ⊙ {self.B.symbol}"
+    def _formula(self) -> str:
+        return f"{self.A.symbol} ⊙ {self.B.symbol}"
 
     def cost(self, columns: int = 1) -> Cost:
         return product_cost(self.A, self, columns)
@@ -114,10 +106,6 @@ class KhatriRao(Operator):
         left = self.A.rows(index)
         right = self.B.rows(self._sample_index(index))
         return (left[:, :, None] * right[:, None, :]).reshape(len(left), self.shape[1])
-
-    def _sides(self) -> tuple[Operator, Operator]:
-        """(the scaled side, the GEMM side)."""
-        return (self.A, self.B) if self._scale_a else (self.B, self.A)
 
     def _samples(self, s: slice) -> slice:
         """Rows of A that belong to the samples `s`."""
@@ -137,15 +125,16 @@ class KhatriRao(Operator):
         return prefetched(slices, *streamed)
 
     def _over_samples(
-        self, work: Callable[[Iterable[slice]], Any], columns: int, item: int, sums: float = 0.0
+        self, work: Callable[[Iterable[slice]], Any], X: Array, sums: float = 0.0
     ) -> list[Any]:
         """`work` of the row blocks of ranges of samples, in threads where several can read rows."""
-        gemm = self._sides()[1]
+        gemm = self._sides[1]
+        columns = X.shape[1]
 
         def of_range(samples: slice) -> Any:
             if not gemm.row_access:
                 return work([samples])
-            return work(self._prefetched(samples, self._block_width(columns), item))
+            return work(self._prefetched(samples, self._block_width(columns), X.dtype.itemsize))
 
         data = (row_data(self.A), row_data(self.B))
         return over_rows(self.B.shape[0], of_range, self._flops(columns), *data, sums=sums)
@@ -155,20 +144,20 @@ class KhatriRao(Operator):
 
     def _block_width(self, columns: int) -> int:
         """Numbers that a block of a product holds for a sample."""
-        scaled, gemm = self._sides()
+        scaled, gemm = self._sides
         return (columns + self.repeat) * scaled.shape[1] + gemm.shape[1]
 
     @cached_property
     def _arrays(self) -> tuple[Array, Array] | None:
-        """(the scaled side, the GEMM side), if both are arrays in host memory."""
-        sides = self._sides()
-        if all(type(op) is Matrix and isinstance(op.data, np.ndarray) for op in sides):
-            return sides[0].data, sides[1].data
+        """`_sides`, if both are arrays in host memory."""
+        scaled, gemm = self._sides
+        if all(type(op) is Matrix and isinstance(op.data, np.ndarray) for op in self._sides):
+            return scaled.data, gemm.data
         return None
 
 
 @gram_product.register
-def _gram_product(F: KhatriRao, X: Any) -> Array:
+def _gram_product(F: KhatriRao, X: Array) -> Array:
     return push_pull(F.A, F, X)
 
 
@@ -176,20 +165,18 @@ def _gram_product(F: KhatriRao, X: Any) -> Array:
 def _product_bytes(F: KhatriRao, columns: int) -> float:
     # Operand and result of the GEMM, in the other order and summed over row blocks.
     rows = 2 * array_bytes(F, F.B.shape[0], F._block_width(columns))
-    if F._sides()[1].row_access:
+    if F._sides[1].row_access:
         rows = bytes_over_rows(rows, 2 * array_bytes(F, F.shape[1], columns))
     return 3 * array_bytes(F, max(F.shape), columns) + rows
 
 
 # -- entries: (A ⊙ B)(C ⊙ D)ᵀ = (A Cᵀ) ∘ (B Dᵀ), so no row as wide as p · q is formed --
 
-entries_are_cheap.register(KhatriRao, cheap_in_operands)
-
 
 @gram_block.register
-def _gram_block(F: KhatriRao, rows: Any, cols: Any, weights: Any = None) -> Array:
+def _gram_block(F: KhatriRao, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     block = gram_block(F.A, rows, cols)
     samples = F._sample_index(rows)
     block *= gram_block(F.B, samples, samples if rows is cols else F._sample_index(cols))
@@ -201,33 +188,38 @@ def _gram_work(F: KhatriRao, rows: int, cols: int) -> Work:
     left = gram_work(F.A, rows, cols)
     right = gram_work(F.B, rows, cols)
     size = array_bytes(F, rows, cols)
-    copies = 0.0 if F.repeat == 1 else array_bytes(F, rows + cols, F.B.shape[1])
+    copies = (F.repeat > 1) * array_bytes(F, rows + cols, F.B.shape[1])
     cost = left.cost + right.cost + (float(rows * cols), size)
     return Work(cost, max(left.held, size + right.held + copies))
 
 
 @gram_diagonal.register
-def _gram_diagonal(F: KhatriRao, weights: Any = None) -> Array:
+def _gram_diagonal(F: KhatriRao, weights: Array | None = None) -> Array:
     if weights is None:
         return gram_diagonal(F.A) * gram_diagonal(F.B).repeat(F.repeat)
     parts = []
     W = weights.reshape(F.A.shape[1], F.B.shape[1])
-    width = F.A.shape[1] * F.repeat + F.B.shape[1]
-    for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
+    for s, left in _squares(F):
         right = F.B.rows(s) ** 2 @ W.T
-        parts.append((F.A.rows(F._samples(s)) ** 2 * right.repeat(F.repeat, 0)).sum(1))
+        parts.append((left * right[:, None]).sum(axis=2).reshape(-1))
     return namespace(*parts).concatenate(parts)
+
+
+def _squares(F: KhatriRao) -> Iterator[tuple[slice, Array]]:
+    """Blocks of samples, and the squares of A for them, (samples, k, p)."""
+    p = F.A.shape[1]
+    width = p * F.repeat + F.B.shape[1]
+    for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
+        yield s, (F.A.rows(F._samples(s)) ** 2).reshape(-1, F.repeat, p)
 
 
 @column_squares.register
 def _column_squares(F: KhatriRao) -> Array:
-    p = F.A.shape[1]
-    width = p * F.repeat + F.B.shape[1]
     total: Any = 0
-    for s in F._prefetched(F.B.shape[0], 3 * width, F.dtype.itemsize):
-        left = (F.A.rows(F._samples(s)) ** 2).reshape(-1, F.repeat, p).sum(axis=1)
+    for s, squares in _squares(F):
+        left = squares.sum(axis=1)
         if F.B.sparse:
-            right = F.B.slab(s)
+            right = F.B.data[s]
             total = total + (right.multiply(right).T @ left).T
         else:
             total = total + left.T @ F.B.rows(s) ** 2
@@ -235,12 +227,11 @@ def _column_squares(F: KhatriRao) -> Array:
 
 
 @cross_block.register
-def _cross_block(F: KhatriRao, G: Operator, rows: Any, cols: Any) -> Array:
+def _cross_block(F: KhatriRao, G: Operator, rows: Index, cols: Index) -> Array:
     if isinstance(G, Sum):
-        parts = [cross_block(F, term, rows, cols) for term in G.operands]
-        return sum(parts[1:], parts[0])
+        return reduce(add, (cross_block(F, term, rows, cols) for term in G.parts))
     if not _aligned(F, G):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     block = cross_block(F.A, G.A, rows, cols)
     return block * cross_block(F.B, G.B, F._sample_index(rows), G._sample_index(cols))
 
@@ -248,10 +239,9 @@ def _cross_block(F: KhatriRao, G: Operator, rows: Any, cols: Any) -> Array:
 @cross_diagonal.register
 def _cross_diagonal(F: KhatriRao, G: Operator) -> Array:
     if isinstance(G, Sum):
-        parts = [cross_diagonal(F, term) for term in G.operands]
-        return sum(parts[1:], parts[0])
+        return reduce(add, (cross_diagonal(F, term) for term in G.parts))
     if not _aligned(F, G):
-        return cross_diagonal.dispatch(Operator)(F, G)
+        return NotImplemented
     return cross_diagonal(F.A, G.A) * cross_diagonal(F.B, G.B).repeat(F.repeat)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from opflow.machine.arrays import Array, Data, Index, check_integer, namespace
 from opflow.machine.cost import Cost
-from opflow.operators.composite import Composite, unify
+from opflow.operators.composite import Composite, common_tags, unify
 from opflow.operators.diagonal import Identity, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Operator
@@ -58,9 +58,8 @@ class Kronecker(Composite):
             parts,
             (sum(heights), sum(widths)),
             parts[0].dtype,
-            symmetric=all(part.symmetric for part in parts),
-            psd=all(part.psd for part in parts),
             symbol=symbol,
+            **common_tags(parts),
             **dims,
         )
 
@@ -69,10 +68,8 @@ class Kronecker(Composite):
         """The factors of each block."""
         return list(zip(self.parts[::2], self.parts[1::2], strict=True))
 
-    @property
-    def symbol(self) -> str:
-        products = (f"({A._factor_symbol} ⊗ {B._factor_symbol})" for A, B in self.pairs)
-        return self._symbol or " ⊕ ".join(products)
+    def _formula(self) -> str:
+        return " ⊕ ".join(f"({A._factor_symbol} ⊗ {B._factor_symbol})" for A, B in self.pairs)
 
     def cost(self, columns: int = 1) -> Cost:
         costs = (B.cost(columns * A.shape[1]) + A.cost(columns * B.shape[0]) for A, B in self.pairs)
@@ -86,7 +83,9 @@ class Kronecker(Composite):
 
     def _product(self, X: Array, side: int) -> Array:
         """The operator times X, or its adjoint for the side 0."""
-        start, c, out = 0, X.shape[1], []
+        c = X.shape[1]
+        start = 0
+        out = []
         for A, B in self.pairs:
             n, m = A.shape[side], B.shape[side]
             Y = X[start : start + n * m]
@@ -99,7 +98,9 @@ class Kronecker(Composite):
                 Y = Y.reshape(n, -1)
                 Y = A._matmat(Y) if side else A._rmatmat(Y)
             out.append(Y.reshape(-1, c))
-        return namespace(X).concatenate(out) if len(out) > 1 else out[0]
+        if len(out) == 1:
+            return out[0]
+        return namespace(X).concatenate(out)
 
     def _diagonal(self) -> Array:
         if any(part.shape[0] != part.shape[1] for part in self.parts):
@@ -111,8 +112,9 @@ class Kronecker(Composite):
         if len(self.parts) > 2:
             return super()._block(rows, cols)
         A, B = self.parts
-        i, j = entry_indices(self, rows, cols)
-        (p, q), i = B.shape, i[:, 0]
+        column, j = entry_indices(self, rows, cols)
+        i = column[:, 0]
+        p, q = B.shape
         return A._block(i // p, j // q) * B._block(i % p, j % q)
 
 
@@ -149,7 +151,8 @@ class SampleLift(Kronecker):
     """
 
     def __init__(self, W: Data, samples: int) -> None:
-        W, copies = as_operator(W), Identity(check_integer(samples, "samples", 1))
+        W = as_operator(W)
+        copies = Identity(check_integer(samples, "samples", 1))
         super().__init__((copies, W), dims=(samples, W.shape[1]), dimsd=(samples, W.shape[0]))
 
 
@@ -179,5 +182,6 @@ class FeatureLift(Kronecker):
     """
 
     def __init__(self, A: Data, features: int) -> None:
-        A, copies = as_operator(A), Identity(check_integer(features, "features", 1))
+        A = as_operator(A)
+        copies = Identity(check_integer(features, "features", 1))
         super().__init__((A, copies), dims=(A.shape[1], features), dimsd=(A.shape[0], features))

@@ -68,13 +68,15 @@ class Mask(Diagonal):
         )
 
     def cost(self, columns: int = 1) -> Cost:
-        return Cost(float(self.shape[0] * columns), self.data.nbytes + self._vector_bytes(columns))
+        return super().cost(columns) + Cost(0.0, self.data.nbytes)
 
     def _values(self, s: slice, dtype: DTypeLike) -> Array:
         """What the entries of a field are multiplied by, from the bytes `s`."""
         xp = namespace(self.data)
         bits = xp.unpackbits(self.data[s])[: self.shape[0] - 8 * (s.start or 0)]
-        return slope_values(bits, self.slope, dtype) if self.slope else bits
+        if not self.slope:
+            return bits
+        return slope_values(bits, self.slope, dtype)
 
     def _matmat(self, X: Array) -> Array:
         xp = namespace(X)

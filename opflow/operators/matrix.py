@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
 from opflow.machine.arrays import (
+    Array,
+    Data,
+    Index,
     as_array,
     check_on_disk,
     check_real,
@@ -28,9 +31,10 @@ from opflow.operators.entries import (
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work, stored_block
 
-#: flops that building one entry of a sparse-times-sparse product costs beyond its
-#: multiplications, and how much slower than sparse-times-dense those are
-SPARSE_ENTRY, SPARSE_PAIR = 0.5, 30.0
+#: flops that an entry of a sparse-times-sparse product costs beyond its multiplications
+SPARSE_ENTRY = 0.5
+#: how much slower these multiplications are than those of sparse-times-dense
+SPARSE_PAIR = 30.0
 
 
 class Matrix(Operator):
@@ -65,7 +69,7 @@ class Matrix(Operator):
     name_of_argument = "data"
 
     def __init__(
-        self, data: Any, *, symmetric: bool = False, psd: bool = False, symbol: str | None = None
+        self, data: Data, *, symmetric: bool = False, psd: bool = False, symbol: str | None = None
     ) -> None:
         data = self._checked(data)
         if len(data.shape) != 2 or 0 in data.shape:
@@ -75,21 +79,21 @@ class Matrix(Operator):
         if (symmetric or psd) and data.shape[0] != data.shape[1]:
             raise ValueError(f"a matrix of shape {data.shape} cannot be symmetric")
         self.sparse = is_sparse(data)
-        self.data = data.tocsr() if self.sparse else data
+        if self.sparse:
+            data = data.tocsr()
+        self.data = data
+        symbol = symbol or "M"
         super().__init__(data.shape, data.dtype, symmetric=symmetric, psd=psd, symbol=symbol)
 
-    def _checked(self, data: Any) -> Any:
+    def _checked(self, data: Data) -> Data:
         return check_real(data, self.name_of_argument)
 
-    @property
-    def symbol(self) -> str:
-        return self._symbol or "M"
-
     def cost(self, columns: int = 1) -> Cost:
-        entries = self.data.nnz if self.sparse else self.data.size
-        stored = entries * (self.dtype.itemsize + (4 if self.sparse else 0))
-        flops = 2.0 * entries * columns
-        return Cost(flops, stored + self._vector_bytes(columns), flops if self.sparse else 0.0)
+        if not self.sparse:
+            return super().cost(columns) + Cost(0.0, array_bytes(self, *self.shape))
+        flops = 2.0 * self.data.nnz * columns
+        stored = self.data.nnz * (self.dtype.itemsize + 4)
+        return Cost(flops, stored + self._vector_bytes(columns), flops)
 
     @cached_property
     def pairs(self) -> float:
@@ -97,26 +101,23 @@ class Matrix(Operator):
         counts = namespace(self.data).bincount(self.data.indices, minlength=self.shape[1])
         return float((counts.astype(float) ** 2).sum())
 
-    def _matmat(self, X: Any) -> Any:
+    def _matmat(self, X: Array) -> Array:
         # A product in a wider dtype would copy all the data: go by row blocks instead.
         if X.dtype != self.dtype and not self.sparse:
             return blocked_matmat(self, X)
         return self.data @ X
 
-    def _rmatmat(self, X: Any) -> Any:
+    def _rmatmat(self, X: Array) -> Array:
         if X.dtype != self.dtype and not self.sparse:
             return blocked_rmatmat(self, X)
         return self.data.T @ X
 
-    def slab(self, index: Any) -> Any:
-        """Rows as they are stored: a view where possible, sparse if the data is."""
-        return self.data[index]
+    def rows(self, index: Index) -> Array:
+        if self.sparse:
+            return self.data[index].toarray()
+        return read_only(self.data[index])
 
-    def rows(self, index: Any) -> Any:
-        rows = self.data[index]
-        return rows.toarray() if self.sparse else read_only(rows)
-
-    def _block(self, rows: Any, cols: Any) -> Any:
+    def _block(self, rows: Index, cols: Index) -> Array:
         if self.sparse:
             return self.data[rows][:, cols].toarray()
         if isinstance(rows, slice):
@@ -125,7 +126,7 @@ class Matrix(Operator):
             return self.data[:, cols][rows]
         return self.data[rows[:, None], cols]
 
-    def _diagonal(self) -> Any:
+    def _diagonal(self) -> Array:
         return self.data.diagonal().copy()
 
 
@@ -161,28 +162,17 @@ class RowMatrix(Matrix):
     array([1., 5., 9.])
     """
 
-    def cost(self, columns: int = 1) -> Cost:
-        entries = float(self.shape[0]) * self.shape[1]
-        return Cost(
-            2.0 * entries * columns, entries * self.dtype.itemsize + self._vector_bytes(columns)
-        )
+    _matmat = blocked_matmat
+    _rmatmat = blocked_rmatmat
+    _diagonal = Operator._diagonal
 
-    def _matmat(self, X: Any) -> Any:
-        return blocked_matmat(self, X)
-
-    def _rmatmat(self, X: Any) -> Any:
-        return blocked_rmatmat(self, X)
-
-    def slab(self, index: Any) -> Any:
-        return self.rows(index)
-
-    def _checked(self, data: Any) -> Any:
+    def _checked(self, data: Data) -> Data:
         if not is_rows(data):
             return super()._checked(data)
         check_on_disk(data, self.name_of_argument)
         return data
 
-    def rows(self, index: Any) -> Any:
+    def rows(self, index: Index) -> Array:
         # h5py reads slices forwards, and increasing indices of which there is at least one
         if isinstance(index, slice):
             span = range(self.shape[0])[index]
@@ -199,14 +189,11 @@ class RowMatrix(Matrix):
         found = self._read(wanted)
         return found[namespace(found).asarray(inverse)]
 
-    def _read(self, index: Any) -> Any:
+    def _read(self, index: Index) -> Array:
         return as_array(self.data[index], self.name_of_argument)
 
-    def _block(self, rows: Any, cols: Any) -> Any:
+    def _block(self, rows: Index, cols: Index) -> Array:
         return self.rows(rows)[:, cols]
-
-    def _diagonal(self) -> Any:
-        return Operator._diagonal(self)
 
 
 class Weight(Matrix):
@@ -235,7 +222,7 @@ class Weight(Matrix):
 
     name_of_argument = "W"
 
-    def __init__(self, W: Any, *, symbol: str = "W") -> None:
+    def __init__(self, W: Data, *, symbol: str = "W") -> None:
         super().__init__(W, symbol=symbol)
 
 
@@ -243,26 +230,28 @@ class Weight(Matrix):
 
 
 @gram_block.register
-def _gram_block(F: Matrix, rows: Any, cols: Any, weights: Any = None) -> Any:
+def _gram_block(F: Matrix, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if not F.sparse:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     left = F.data[rows]
-    left = left if weights is None else left.multiply(weights[None, :]).tocsr()
+    if weights is not None:
+        left = left.multiply(weights[None, :]).tocsr()
     return (left @ F.data[cols].T).toarray()
 
 
 @gram_diagonal.register
-def _gram_diagonal(F: Matrix, weights: Any = None) -> Any:
+def _gram_diagonal(F: Matrix, weights: Array | None = None) -> Array:
     if not F.sparse:
-        return gram_diagonal.dispatch(Operator)(F, weights)
-    weights = namespace(F.data).ones(F.shape[1], F.dtype) if weights is None else weights
+        return NotImplemented
+    if weights is None:
+        weights = namespace(F.data).ones(F.shape[1], F.dtype)
     return F.data.multiply(F.data) @ weights
 
 
 @column_squares.register
-def _column_squares(F: Matrix) -> Any:
+def _column_squares(F: Matrix) -> Array:
     if not F.sparse:
-        return column_squares.dispatch(Operator)(F)
+        return NotImplemented
     return F.data.multiply(F.data).T @ namespace(F.data).ones(F.shape[0], F.dtype)
 
 
@@ -271,16 +260,16 @@ def _both_sparse(F: Matrix, G: Operator) -> TypeGuard[Matrix]:
 
 
 @cross_block.register
-def _cross_block(F: Matrix, G: Operator, rows: Any, cols: Any) -> Any:
+def _cross_block(F: Matrix, G: Operator, rows: Index, cols: Index) -> Array:
     if not _both_sparse(F, G):
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     return (F.data[rows] @ G.data[cols].T).toarray()
 
 
 @cross_diagonal.register
-def _cross_diagonal(F: Matrix, G: Operator) -> Any:
+def _cross_diagonal(F: Matrix, G: Operator) -> Array:
     if not _both_sparse(F, G):
-        return cross_diagonal.dispatch(Operator)(F, G)
+        return NotImplemented
     return F.data.multiply(G.data) @ namespace(F.data).ones(F.shape[1], F.dtype)
 
 
@@ -293,7 +282,7 @@ def _gram_work(F: Matrix, rows: int, cols: int) -> Work:
     size = array_bytes(F, rows, cols)
     if not F.sparse:
         read = array_bytes(F, rows + cols, width)
-        held = size + (read if isinstance(F, RowMatrix) else 0.0)  # rows on disk are copied
+        held = size + read * isinstance(F, RowMatrix)  # rows on disk are copied
         return Work(Cost(2.0 * width * rows * cols, read + size), held)
     flops = 2.0 * SPARSE_PAIR * F.pairs * rows * cols / height**2 + SPARSE_ENTRY * rows * cols
     slabs = (rows + cols) / height * F.cost(0).bytes

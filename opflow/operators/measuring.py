@@ -11,7 +11,7 @@ from opflow.machine.workspace import op_namespace, operator_module
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator, is_operator
 
-#: eps to this power is what a dot test may miss by: any order of sums does, no wrong adjoint
+#: a dot test may be wrong by eps to this power: more than rounding, less than a wrong adjoint
 ADJOINT = 0.4
 
 
@@ -22,7 +22,8 @@ def measuring_operator(measurement: Any, samples: int, outputs: int, like: Array
     """
     if not is_operator(measurement):
         measurement = check_real(measurement, "measurement", dtype=like.dtype, finite=True)
-    shape, wanted = measurement.shape, samples * outputs
+    shape = measurement.shape
+    wanted = samples * outputs
     if len(shape) != 2 or not shape[0] or shape[1] != wanted:
         each = f"; of.FeatureLift(measurement, {outputs}) measures each output alike"
         raise ValueError(
@@ -47,7 +48,8 @@ def _check_products(G: Operator, xp: Any) -> None:
     rng = np.random.default_rng(0)
     u, v = (xp.asarray(rng.standard_normal(n), dtype=G.dtype) for n in reversed(G.shape))
     try:
-        Gu, Gv = G.matvec(u), G.rmatvec(v)
+        Gu = G.matvec(u)
+        Gv = G.rmatvec(v)
     except (TypeError, ValueError) as error:  # there is no adjoint, or a product of another length
         raise type(error)(f"measurement cannot be applied: {error}") from error
     if not all(bool(xp.isfinite(product).all()) for product in (Gu, Gv)):

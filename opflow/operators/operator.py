@@ -9,17 +9,14 @@ conversions.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import (
-    Array,
-    Index,
-    namespace,
-)
+from opflow.machine.arrays import Array, Index, namespace
 from opflow.machine.cost import Cost
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.threads import cached_property
@@ -132,11 +129,15 @@ class Operator(Arithmetic):
     @property
     def symbol(self) -> str:
         """How this operator is written in a formula."""
-        return self._symbol or type(self).__name__
+        return self._symbol or self._formula()
+
+    def _formula(self) -> str:
+        """The symbol of an operator that was given none."""
+        return type(self).__name__
 
     @property
     def _factor_symbol(self) -> str:
-        """How it is written as a factor of a product: a sum in brackets."""
+        """The symbol as a factor of a product: a sum in brackets."""
         return self.symbol
 
     def cost(self, columns: int = 1) -> Cost:
@@ -207,8 +208,7 @@ class Operator(Arithmetic):
         array([[11., 25.]])
         """
         (rows, cols), where = checked_block(self, rows, cols)
-        op = self if where is None else placed(self, where)
-        block = op._block(rows, cols)
+        block = placed(self, where)._block(rows, cols)
         return block if block.flags.owndata else block.copy()  # for the caller to write to
 
     def __getitem__(self, key: Index) -> Array:
@@ -232,11 +232,8 @@ class Operator(Arithmetic):
 
     def _diagonal(self) -> Array:
         row = 3 * self.shape[1] * self.dtype.itemsize
-        where = block_module(self)
-        parts = [
-            self._block(s, s).diagonal().copy()  # a view would keep the whole block
-            for s in row_slices(self.shape[0], row, where=where)
-        ]
+        slices = row_slices(self.shape[0], row, where=block_module(self))
+        parts = [self._block(s, s).diagonal().copy() for s in slices]  # a view keeps the block
         return namespace(*parts).concatenate(parts)
 
     def trace(
@@ -273,6 +270,7 @@ class Operator(Arithmetic):
         """A copy with other attributes, and with `change` applied to the operators it holds."""
         other = copy.copy(self)
         if change is not None:
+            change = functools.cache(change)  # one copy of what is held twice
             for name, part in vars(self).items():
                 if isinstance(part, Operator):
                     vars(other)[name] = change(part)
@@ -282,16 +280,11 @@ class Operator(Arithmetic):
         return other
 
 
-def placed(op: Operator, where: str) -> Operator:
-    """`op`; if it has no data, a copy that makes its entries in that array module."""
-    if operator_module(op) is not None:
+def placed(op: Operator, where: str | None) -> Operator:
+    """`op`; if it has no data, a copy that makes its entries in the array module `where`."""
+    if where is None or operator_module(op) is not None:
         return op
     return op._changed(lambda part: placed(part, where), _where=where)
-
-
-def bracketed(op: Operator) -> str:
-    """The symbol of `op` where it has to be one thing."""
-    return f"({op.symbol})" if " " in op.symbol else op.symbol
 
 
 def agreed_space(spaces: Iterable[RowDistribution]) -> RowDistribution:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from functools import reduce, singledispatch
+from functools import reduce
 from operator import add
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, check_integer, namespace
 from opflow.machine.workspace import op_namespace
-from opflow.operators.composite import Scaled
-from opflow.operators.entries import (
-    cheap_in_operands,
-    entries_are_cheap,
-    gram_block,
-    gram_diagonal,
-)
+from opflow.operators.by_class import by_class
+from opflow.operators.composite import Composite, Scaled
+from opflow.operators.entries import gram_block, gram_diagonal
 from opflow.operators.khatri_rao import KhatriRao
 from opflow.operators.kronecker import SampleLift
 from opflow.operators.matrix import Matrix
@@ -36,48 +32,27 @@ def check_outputs(outputs: str | int) -> str | int:
     return outputs
 
 
-class OutputTrace(Operator):
-    r"""All outputs of a sample in columns of their own, ``[J_1 … J_k]`` with N rows.
+class OutputTrace(Composite):
+    """The k outputs of each sample in columns of their own, ``[J_1 … J_k]`` (N, P·k).
 
-    Parameters
-    ----------
-    J : Operator (N·k, P)
-        Rows sample-major.
-    outputs : int
-        k, the number of outputs.
-
-    Notes
-    -----
-    Its Gram is :math:`\sum_p J_p J_p^T`, the sum of the kernels of all outputs.  A product costs
-    that of J with k columns for each.
+    J (N·k, P) has its rows sample-major.  The Gram ``Σ_p J_p J_pᵀ`` is the sum of the kernels of
+    all outputs.  A product costs that of J with k columns for each.
     """
 
     def __init__(self, J: Operator, outputs: int) -> None:
         self.J = J
         self.outputs = outputs
         shape = (J.shape[0] // outputs, J.shape[1] * outputs)
-        super().__init__(shape, J.dtype, symbol=f"tr {J.symbol}")
-
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        """Whether rows can be read at the cost of the memory they occupy."""
-        return self.J.row_access
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.J,)
+        super().__init__([J], shape, J.dtype, symbol=f"tr {J.symbol}")
 
     def cost(self, columns: int = 1) -> Cost:
         return self.J.cost(columns * self.outputs)
 
     def rows(self, index: Index) -> Array:
-        samples = op_namespace(self).arange(self.shape[0])[index]
-        return self.J.rows(self._rows_of(samples)).reshape(len(samples), self.shape[1])
-
-    def _rows_of(self, samples: Array) -> Array:
-        """The rows of J of these samples."""
-        own = namespace(samples).arange(self.outputs)
-        return (samples[:, None] * self.outputs + own).reshape(-1)
+        xp = op_namespace(self)
+        samples = xp.arange(self.shape[0])[index]
+        rows = samples[:, None] * self.outputs + xp.arange(self.outputs)
+        return self.J.rows(rows.reshape(-1)).reshape(len(samples), self.shape[1])
 
     def _matmat(self, X: Array) -> Array:
         k, c = self.outputs, X.shape[1]
@@ -94,20 +69,17 @@ class OutputTrace(Operator):
         return pulled.reshape(-1, k, c).transpose(1, 0, 2).reshape(-1, c)
 
 
-entries_are_cheap.register(OutputTrace, cheap_in_operands)
-
-
 @gram_diagonal.register
 def _gram_diagonal(F: OutputTrace, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(F, weights)
+        return NotImplemented
     return gram_diagonal(F.J).reshape(-1, F.outputs).sum(axis=1)
 
 
 @gram_block.register
 def _gram_block(F: OutputTrace, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(F, rows, cols, weights)
+        return NotImplemented
     xp, k = op_namespace(F), F.outputs
     i, j = (xp.arange(F.shape[0])[index] * k for index in (rows, cols))
     return reduce(add, (gram_block(F.J, i + p, j + p) for p in range(k)))
@@ -122,10 +94,13 @@ def of_outputs(J: Operator, k: int, outputs: str | int) -> Operator:
         return J
     if outputs == "trace":
         return OutputTrace(J, k)
-    return contracted(J, np.arange(k) == outputs if isinstance(outputs, int) else np.ones(k, bool))
+    chosen = np.ones(k, bool)
+    if outputs != "sum":
+        chosen = np.arange(k) == outputs
+    return contracted(J, chosen)
 
 
-@singledispatch
+@by_class
 def contracted(J: Operator, chosen: Array) -> Operator:
     """The sum of the rows of the outputs that are `chosen` (k,)."""
     row = op_namespace(J).asarray(chosen[None], dtype=J.dtype)
@@ -146,7 +121,7 @@ def _contracted_stack(J: HStack | VStack, chosen: Array) -> Operator:
 @contracted.register
 def _contracted_matrix(J: Matrix, chosen: Array) -> Operator:
     if J.sparse or type(J) is not Matrix:
-        return contracted.dispatch(Operator)(J, chosen)
+        return NotImplemented
     rows = J.data.reshape(-1, len(chosen), J.shape[1])
     if chosen.sum() == 1:  # a view
         return Matrix(rows[:, int(chosen.argmax())], symbol=J._symbol)
@@ -156,5 +131,5 @@ def _contracted_matrix(J: Matrix, chosen: Array) -> Operator:
 @contracted.register
 def _contracted_khatri_rao(J: KhatriRao, chosen: Array) -> Operator:
     if type(J.A) is not Matrix or J.A.sparse:
-        return contracted.dispatch(Operator)(J, chosen)
+        return NotImplemented
     return KhatriRao(contracted(J.A, chosen), J.B)

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, in_dtype, mixed, module_name, namespace
+from opflow.machine.arrays import (
+    Array,
+    Data,
+    as_array,
+    in_dtype,
+    is_arraylike,
+    mixed,
+    module_name,
+    namespace,
+)
 from opflow.machine.workspace import op_namespace, operator_module
 from opflow.operators.interop import Interop
 
@@ -85,7 +94,8 @@ class Products(Interop):
             if x.dtype.kind == "c" != working.kind:
                 parts = (self._apply(product, x, size, height, vector) for x in (x.real, x.imag))
                 return next(parts) + 1j * next(parts)
-            working = self._working(x)
+            if x.dtype.char in "efdFD":  # of a wider `x`, in its dtype
+                working = np.result_type(working, x.dtype)
             x = x.astype(working) if x.dtype.kind == "c" else in_dtype(x, "the operand", working)
         if columns == (0,):  # no column to reshape by
             return namespace(x).empty((height, 0), dtype=working)
@@ -93,10 +103,6 @@ class Products(Interop):
 
     def _operand(self, x: Data) -> Array:
         """`x` as an array; a sequence where the operator is."""
-        if not (hasattr(x, "dtype") or hasattr(x, "__array__")):
+        if not (hasattr(x, "dtype") or is_arraylike(x)):
             x = op_namespace(self).asarray(x)
         return as_array(x, "the operand")
-
-    def _working(self, x: Array) -> np.dtype[Any]:
-        """The dtype of a product with `x`: the operator's, or that of a wider `x`."""
-        return np.result_type(self.dtype, x.dtype) if x.dtype.char in "efdFD" else self.dtype

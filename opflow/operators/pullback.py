@@ -53,7 +53,9 @@ def pullback(B: Data, J: Data, J2: Data | None = None) -> Operator:
     (True, [[1.0, 2.0], [2.0, 4.0]])
     """
     J = as_operator(J)
-    return compose(J.H, as_operator(B), J if J2 is None else as_operator(J2))
+    if J2 is None:
+        J2 = J
+    return compose(J.H, as_operator(B), as_operator(J2))
 
 
 def pushforward(B: Data, J: Data, J2: Data | None = None) -> Operator:
@@ -90,5 +92,6 @@ def pushforward(B: Data, J: Data, J2: Data | None = None) -> Operator:
            [2., 4.]])
     """
     J = as_operator(J)
-    J2 = J if J2 is None else as_operator(J2)
-    return compose(J, as_operator(B), J2.H)
+    if J2 is None:
+        J2 = J
+    return compose(J, as_operator(B), as_operator(J2).H)

@@ -7,13 +7,13 @@ row.  Gates have rules of their own, through tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opflow.machine.arrays import Array, namespace
 from opflow.machine.workspace import workspace_bytes
+from opflow.operators.by_class import by_class
 from opflow.operators.operator import Cost, Operator
 
 if TYPE_CHECKING:
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 SMALL = 1e6
 
 
-@singledispatch
+@by_class
 def product_cost(A: Operator, F: KhatriRao, columns: int) -> Cost:
     """The cost of a product with ``F = A ⊙ B``."""
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = columns * scaled.shape[1]
     product = gemm.cost(width)
     stored = F.A.cost(0).bytes + F.B.cost(0).bytes + F._vector_bytes(columns)
     return Cost(product.flops + 2.0 * F.shape[0] * width, stored, product.sparse)
 
 
-@singledispatch
+@by_class
 def push(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``F X`` for ``F = A ⊙ B``."""
     xp = namespace(X)
     dtype = X.dtype
     c = X.shape[1]
     k = F.repeat
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = scaled.shape[1]
     by_column = X.reshape(F.A.shape[1], F.B.shape[1], c)
     order = (1, 2, 0) if F._scale_a else (0, 2, 1)
@@ -54,7 +54,7 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
             rows = F._samples(s)
             factor = scaled.rows(rows).astype(dtype, copy=False)
             if gemm.sparse:
-                pushed = gemm.slab(s) @ right
+                pushed = gemm.data[s] @ right
             elif not gemm.row_access:
                 pushed = gemm.matmat(right)
             else:
@@ -74,18 +74,18 @@ def push(A: Operator, F: KhatriRao, X: Array) -> Array:
             else:
                 out[rows] = xp.einsum("bn,bcn->bc", factor, pushed)
 
-    F._over_samples(push_rows, c, dtype.itemsize)
+    F._over_samples(push_rows, X)
     return out
 
 
-@singledispatch
+@by_class
 def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``Fᵀ X`` for ``F = A ⊙ B``."""
     xp = namespace(X)
     dtype = X.dtype
     c = X.shape[1]
     k = F.repeat
-    scaled, gemm = F._sides()
+    scaled, gemm = F._sides
     width = scaled.shape[1]
 
     def pull_rows(blocks: Iterable[slice]) -> Array:
@@ -106,7 +106,7 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
                 xp.multiply(factor[:, None, :], r[:, :, None], out=left)
             left = left.reshape(b, c * width)
             if gemm.sparse:
-                part = (gemm.slab(s).T @ left).T
+                part = (gemm.data[s].T @ left).T
                 total = part if total is None else total + part
             elif not gemm.row_access:  # `s` is all samples
                 total = gemm.rmatmat(left.conj()).conj().T
@@ -117,16 +117,15 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
                 total += xp.matmul(left.T, gemm.rows(s), out=part)
         return total
 
-    total, *others = F._over_samples(
-        pull_rows, c, dtype.itemsize, sums=2.0 * F.shape[1] * c * dtype.itemsize
-    )
+    sums = 2.0 * F.shape[1] * c * dtype.itemsize
+    total, *others = F._over_samples(pull_rows, X, sums)
     for other in others:
         total += other
     total = total.reshape(c, width, gemm.shape[1])
     return total.transpose((1, 2, 0) if F._scale_a else (2, 1, 0)).reshape(-1, c)
 
 
-@singledispatch
+@by_class
 def push_pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     """``F Fᵀ X`` for ``F = A ⊙ B``."""
     n, c = X.shape
@@ -135,7 +134,7 @@ def push_pull(A: Operator, F: KhatriRao, X: Array) -> Array:
     if sides is None or not small or F.repeat > 1 or F._flops(c) > SMALL:
         return push(A, F, pull(A, F, X))
     factor, other = sides  # one block, on one thread
-    left = factor if c == 1 else factor[:, None, :]
-    sums = (left * (X if c == 1 else X[:, :, None])).reshape(n, -1).T @ other
+    left = factor * X if c == 1 else factor[:, None, :] * X[:, :, None]
+    sums = left.reshape(n, -1).T @ other
     pushed = (other @ sums.T).reshape(n, c, -1)
     return np.einsum("bn,bcn->bc", factor, pushed)

@@ -67,8 +67,9 @@ def converted(x: Data, symbol: str | None) -> Operator:
 def as_term(x: Data) -> Operator | None:
     """`x` as an operator that can be added to another; None if it is not one."""
     foreign = hasattr(x, "__array__") and not isinstance(x, np.ndarray | np.generic)
-    array = foreign or (is_array(x) and x.ndim > 0)
-    return as_operator(x) if is_operator(x) or is_sparse(x) or array else None
+    if is_operator(x) or is_sparse(x) or foreign or (is_array(x) and x.ndim > 0):
+        return as_operator(x)
+    return None
 
 
 @singledispatch

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from numpy.typing import DTypeLike
 
 from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.ranks import Sharded
-from opflow.operators.entries import (
-    cheap_in_operands,
-    column_squares,
-    entries_are_cheap,
-    gram_block,
-    gram_diagonal,
-)
+from opflow.operators.composite import Composite
+from opflow.operators.entries import column_squares, gram_diagonal
 from opflow.operators.matrix import Matrix, RowMatrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
 
 
-class ShardedRows(Operator):
+class ShardedRows(Composite):
     r"""The rows of an operator, some on every rank: ``F = [F_0; F_1; …]``.
 
     Parameters
@@ -44,7 +39,7 @@ class ShardedRows(Operator):
     ``Fᵀ y`` takes the rows of y that are here and gives every rank the sum
     :math:`\sum_i F_i^T y_i`, by one allreduce of m numbers a column.  A product with the Gram
     ``F Fᵀ`` is a local product, one allreduce that does not grow with the rows, and a local
-    product.
+    product.  Costs are those of this rank, without the communication.
 
     Examples
     --------
@@ -56,6 +51,8 @@ class ShardedRows(Operator):
     [2.0, 2.0, 2.0]
     """
 
+    row_access = False
+
     def __init__(self, local: Data, space: Sharded, outputs: int = 1) -> None:
         self.local = as_operator(local)
         rows = space.size * outputs
@@ -64,20 +61,11 @@ class ShardedRows(Operator):
                 f"local has shape {self.local.shape} but this rank holds {space.here(rows)} of "
                 f"{rows} rows"
             )
-        super().__init__((rows, self.local.shape[1]), self.local.dtype)
+        super().__init__([self.local], (rows, self.local.shape[1]), self.local.dtype)
         self.space = space
 
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.local,)
-
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return self.local.symbol
-
-    def cost(self, columns: int = 1) -> Cost:
-        """Of this rank, without the communication."""
-        return self.local.cost(columns)
 
     def _matmat(self, X: Array) -> Array:
         return self.local._matmat(X)
@@ -126,19 +114,11 @@ def sharded_operator(op: Operator, rows: Sharded, columns: Sharded) -> Operator:
     return of_rows @ ShardedRows(own.H, columns, n // columns.size).H
 
 
-entries_are_cheap.register(ShardedRows, cheap_in_operands)
-
-
-@gram_block.register
-def _gram_block(F: ShardedRows, rows: Any, cols: Any, weights: Any = None) -> NoReturn:
-    F.rows(rows)
-
-
 @gram_diagonal.register
-def _gram_diagonal(F: ShardedRows, weights: Any = None) -> Any:
+def _gram_diagonal(F: ShardedRows, weights: Array | None = None) -> Array:
     return gram_diagonal(F.local, weights)
 
 
 @column_squares.register
-def _column_squares(F: ShardedRows) -> Any:
+def _column_squares(F: ShardedRows) -> Array:
     return F.space.total(column_squares(F.local))

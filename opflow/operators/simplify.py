@@ -8,17 +8,25 @@ operator is itself.
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 
 from opflow.operators.algebra import Product, Sum
-from opflow.operators.composite import Adjoint, Cast, Scaled, unify
+from opflow.operators.composite import Adjoint, Cast, Composite, Scaled, unify
 from opflow.operators.diagonal import Identity, Zero
 from opflow.operators.operator import Operator
 from opflow.operators.rules import add, adjoint, cast, compose, multiple
 
 
+def _flat(kind: type[Composite], ops: Iterable[Operator]) -> list[Operator]:
+    """The operators, with the parts of those of this kind in their place."""
+    parts = (op.parts if isinstance(op, kind) else (op,) for op in ops)
+    return list(itertools.chain.from_iterable(parts))
+
+
 @add.register(Operator)
 def _add(*terms: Operator) -> Operator:
-    flat = [t for term in terms for t in (term.parts if isinstance(term, Sum) else (term,))]
+    flat = _flat(Sum, terms)
     if len({t.shape for t in flat}) == 1:  # Sum says what is wrong with other shapes
         flat = [t for t in flat if not isinstance(t, Zero)] or flat[:1]
     return flat[0] if len(flat) == 1 else Sum(flat)
@@ -32,18 +40,12 @@ def _compose(*factors: Operator) -> Operator:
                 f"cannot multiply {type(left).__name__} of shape {left.shape} by "
                 f"{type(right).__name__} of shape {right.shape}"
             )
-    scalar = 1.0
-    flat: list[Operator] = []
-    for factor in factors:
-        if isinstance(factor, Scaled):
-            scalar *= factor.scalar
-            factor = factor.parts[0]
-        flat.extend(factor.parts if isinstance(factor, Product) else [factor])
+    scalar = math.prod(factor.scalar for factor in factors if isinstance(factor, Scaled))
+    flat = _flat(Product, _flat(Scaled, factors))
     if any(isinstance(f, Zero) for f in flat):
         return Zero(flat[0].shape[0], flat[-1].shape[1], unify(flat)[0].dtype)
-    data = [f for f in flat if not isinstance(f, Identity)]
     # An identity still has a say in the dtype when nothing else has.
-    flat = unify(data) if data else flat[:1]
+    flat = unify([f for f in flat if not isinstance(f, Identity)] or flat[:1])
     return multiple(flat[0] if len(flat) == 1 else Product(flat), scalar)
 
 

@@ -24,7 +24,35 @@ from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import gram_of_parts, gram_work
 
 
-class HStack(Composite):
+class _Stack(Composite):
+    """Operators one after another along an axis of the matrix."""
+
+    #: 0 for rows, 1 for columns
+    _axis: int
+    #: how an error says what is wrong, and what a formula has between the operators
+    _needs: str
+    _between: str
+
+    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
+        across = {op.shape[1 - self._axis] for op in operators}
+        if len(across) != 1:
+            raise ValueError(f"operators {self._needs}, not {sorted(across)}")
+        operators = unify(operators)
+        self.edges = np.cumsum([0, *(op.shape[self._axis] for op in operators)]).tolist()
+        shape = list(operators[0].shape)
+        shape[self._axis] = self.edges[-1]
+        super().__init__(operators, (shape[0], shape[1]), operators[0].dtype, symbol=symbol)
+
+    def _formula(self) -> str:
+        return f"[{self._between.join(op.symbol for op in self.parts)}]"
+
+    def spans(self) -> list[tuple[Operator, slice]]:
+        """Each operator, and which of the rows or columns are its."""
+        edges = map(slice, self.edges[:-1], self.edges[1:])
+        return list(zip(self.parts, edges, strict=True))
+
+
+class HStack(_Stack):
     """The lazy row ``[A₁ A₂ …]`` of operators side by side: the Jacobian of several layers.
 
     Parameters
@@ -47,27 +75,9 @@ class HStack(Composite):
            [0., 1., 1.]])
     """
 
-    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
-        heights = {op.shape[0] for op in operators}
-        if len(heights) != 1:
-            raise ValueError(f"operators side by side need one height, not {sorted(heights)}")
-        operators = unify(operators)
-        self.edges = np.cumsum([0, *(op.shape[1] for op in operators)]).tolist()
-        super().__init__(
-            operators,
-            (heights.pop(), self.edges[-1]),
-            operators[0].dtype,
-            symbol=symbol,
-        )
-
-    @property
-    def symbol(self) -> str:
-        return self._symbol or f"[{' '.join(op.symbol for op in self.parts)}]"
-
-    def spans(self) -> list[tuple[Operator, slice]]:
-        """Each operator, and which of the columns are its."""
-        edges = map(slice, self.edges[:-1], self.edges[1:])
-        return list(zip(self.parts, edges, strict=True))
+    _axis = 1
+    _needs = "side by side need one height"
+    _between = " "
 
     def _matmat(self, X: Array) -> Array:
         return reduce(add, (op._matmat(X[span]) for op, span in self.spans()))
@@ -80,7 +90,6 @@ class HStack(Composite):
         return namespace(*parts).concatenate(parts, axis=1)
 
 
-entries_are_cheap.register(HStack, cheap_in_operands)
 gram_work.register(HStack, gram_of_parts)
 
 
@@ -109,12 +118,12 @@ def _stack_column_squares(F: HStack) -> Array:
 @cross_block.register
 def _stack_cross_block(F: HStack, G: Operator, rows: Index, cols: Index) -> Array:
     if not isinstance(G, HStack) or F.edges != G.edges:
-        return cross_block.dispatch(Operator)(F, G, rows, cols)
+        return NotImplemented
     pairs = zip(F.parts, G.parts, strict=True)
     return reduce(add, (cross_block(f, g, rows, cols) for f, g in pairs))
 
 
-class VStack(Composite):
+class VStack(_Stack):
     """The lazy column of operators one upon another: the Jacobian of several sets of samples.
 
     Parameters
@@ -137,38 +146,25 @@ class VStack(Composite):
            [1., 1.]])
     """
 
-    def __init__(self, operators: Sequence[Operator], *, symbol: str | None = None) -> None:
-        widths = {op.shape[1] for op in operators}
-        if len(widths) != 1:
-            raise ValueError(f"operators one upon another need one width, not {sorted(widths)}")
-        operators = unify(operators)
-        self.edges = np.cumsum([0, *(op.shape[0] for op in operators)]).tolist()
-        shape = (self.edges[-1], widths.pop())
-        super().__init__(operators, shape, operators[0].dtype, symbol=symbol)
-
-    @property
-    def symbol(self) -> str:
-        return self._symbol or f"[{'; '.join(op.symbol for op in self.parts)}]"
+    _axis = 0
+    _needs = "one upon another need one width"
+    _between = "; "
 
     def _matmat(self, X: Array) -> Array:
         return namespace(X).concatenate([op._matmat(X) for op in self.parts])
 
     def _rmatmat(self, X: Array) -> Array:
-        edges = map(slice, self.edges[:-1], self.edges[1:])
-        return reduce(add, (op._rmatmat(X[s]) for op, s in zip(self.parts, edges, strict=True)))
+        return reduce(add, (op._rmatmat(X[span]) for op, span in self.spans()))
 
     def rows(self, index: Index) -> Array:
         xp = op_namespace(self)
         wanted = xp.arange(self.shape[0])[index]
         out = xp.empty((len(wanted), self.shape[1]), dtype=self.dtype)
-        for op, low, high in zip(self.parts, self.edges, self.edges[1:], strict=False):
-            here = xp.flatnonzero((wanted >= low) & (wanted < high))
+        for op, span in self.spans():
+            here = xp.flatnonzero((wanted >= span.start) & (wanted < span.stop))
             if here.size:
-                out[here] = op.rows(wanted[here] - low)
+                out[here] = op.rows(wanted[here] - span.start)
         return out
-
-
-entries_are_cheap.register(VStack, cheap_in_operands)
 
 
 @gram_diagonal.register
@@ -218,14 +214,14 @@ class BlockDiagonal(Operator):
                 f"blocks must be a non-empty dense array (N, k, n) or (N, n), not of shape "
                 f"{blocks.shape}"
             )
-        self.data = blocks[:, None, :] if blocks.ndim == 2 else blocks
+        self.data = blocks.reshape(len(blocks), -1, blocks.shape[-1])
         samples, k, n = self.data.shape
         super().__init__(
             (samples * k, samples * n),
             blocks.dtype,
             symbol=symbol,
             dims=(samples, n),
-            dimsd=(samples, k) if blocks.ndim == 3 else (samples,),
+            dimsd=blocks.shape[:-1],
         )
 
     def cost(self, columns: int = 1) -> Cost:

@@ -75,7 +75,7 @@ def tiled_product(op: Operator, X: Array, adjoint: bool = False) -> Array:
     side = tile_side(3 * op.dtype.itemsize, n, block_module(op))
 
     def apply(mine: Iterator[tuple[slice, slice]]) -> Array:
-        out = namespace(X).zeros((n if adjoint else m, columns), dtype=X.dtype)
+        out = namespace(X).zeros((op.shape[adjoint], columns), dtype=X.dtype)
         for r, c in mine:
             tile = op._block(r, c)
             if adjoint and not op.symmetric:

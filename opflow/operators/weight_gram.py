@@ -58,15 +58,16 @@ class WeightGram(Gram):
         symbol: str = "WᵀDDW",
     ) -> None:
         W = as_operator(W, symbol="W")
-        first = _unit_gates(gates, "gates", W)
-        second = first if gates2 is None else _unit_gates(gates2, "gates2", W)
-        slope = checked_slope(slope)
-        weights = slope_values(first, slope, W.dtype) * slope_values(second, slope, W.dtype)
-        super().__init__(W.T, weights, symbol=symbol)
+        first = _diagonal(gates, "gates", W, slope)
+        second = first
+        if gates2 is not None:
+            second = _diagonal(gates2, "gates2", W, slope)
+        super().__init__(W.T, first * second, symbol=symbol)
 
 
-def _unit_gates(gates: Array, name: str, W: Operator) -> Array:
+def _diagonal(gates: Array, name: str, W: Operator, slope: float) -> Array:
+    """The diagonal of D."""
     gates = check_gates(gates, name)
     if gates.shape != (W.shape[0],):
         raise ValueError(f"{name} has shape {gates.shape} but W has {W.shape[0]} output units")
-    return gates
+    return slope_values(gates, checked_slope(slope), W.dtype)

@@ -9,9 +9,9 @@ matplotlib is imported when one is drawn: ``pip install '.[plot]'``.
 """
 
 from opflow.plot.axes import COLOURS, ROLES
-from opflow.plot.decay import decay, projections
 from opflow.plot.kernel import block_means, clustered, heat_map
-from opflow.plot.layers import hierarchy_norms, layer_shares, mode_shares, modes, network
+from opflow.plot.layers import hierarchy_norms, layer_shares, mode_shares, network
+from opflow.plot.modes import decay, modes, projections
 from opflow.plot.predictions import confusion, predicted, residuals
 from opflow.plot.spectra import density, eigenvalues, power_law
 from opflow.plot.training import accuracy, alignment, held_out, loss, sharpness

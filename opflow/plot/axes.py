@@ -69,7 +69,7 @@ def _figure_class() -> Any:
     return Figure
 
 
-def styled(style: Mapping[str, Any], label: str | None = None, **ours: Any) -> dict[str, Any]:
+def styled(style: Mapping[str, Any], label: str = "", **ours: Any) -> dict[str, Any]:
     """The keywords of an artist: the caller's, by whichever alias, and ours for the rest."""
     from matplotlib.cbook import normalize_kwargs
     from matplotlib.lines import Line2D
@@ -84,13 +84,13 @@ def finish(
     title: str,
     x: str,
     y: str,
-    legend: Mapping[str, Any] | None = None,
+    legend: Mapping[str, Any] = {},
     grid: str = "both",
 ) -> Axes:
     """The axes with its words and a legend of what is labelled, without what distracts."""
     ax.set(title=title, xlabel=x or ax.get_xlabel(), ylabel=y)
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(frameon=False, **(legend or {}))
+        ax.legend(frameon=False, **legend)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, axis=grid, which="major", alpha=0.25, linewidth=0.6)
     return ax
@@ -124,6 +124,11 @@ def colours(labels: Iterable[str]) -> list[Any]:
         free = shades(len(others))
     found |= zip(others, free, strict=False)
     return [found[label] for label in labels]
+
+
+def layer_names(count: int) -> list[str]:
+    """The labels of layers 1 to `count`."""
+    return [f"layer {i}" for i in range(1, count + 1)]
 
 
 def coloured(sets: Mapping[str, T], role: str = "") -> Iterator[tuple[str, T, Any]]:

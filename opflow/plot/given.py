@@ -15,6 +15,13 @@ from opflow.operators.rules import as_operator
 from opflow.plot.axes import Axes, axes, coloured, finish, logarithmic, number, styled
 from opflow.relu.fields import Fields
 from opflow.relu.kernels import collective_kernel
+from opflow.spectral.eigen.eigsh import eigsh
+from opflow.spectral.eigen.results import Eigenpairs
+
+#: eigenvalues computed of an operator, at most
+TOP = 20
+#: dashes of the lines that are not solid, by label
+DASHES = {"held out": "--", "2/step": "--"}
 
 
 def by_label(found: Data, name: str, take: Callable[[Any], Any]) -> dict[str, Any]:
@@ -43,6 +50,12 @@ def kernel_of(found: Data) -> Operator:
     return collective_kernel(found) if isinstance(found, Fields) else as_operator(found)
 
 
+def top_pairs(found: Data) -> Eigenpairs:
+    """The largest eigenpairs of an operator, or of the kernel of fields."""
+    K = kernel_of(found)
+    return eigsh(K, min(TOP, K.shape[0]), tol=1e-6)
+
+
 def observed(run: Trajectory, name: str, observer: str) -> Any:
     """What an observer saw, or what to ask of the next run."""
     if name not in run.observations:
@@ -54,8 +67,9 @@ def moments(times: Data, count: int) -> Any:
     """The times of a run, or those given, or the numbers of moments."""
     if times is None:
         return np.arange(count)
-    at = times.times if isinstance(times, Trajectory) else times
-    at = numbers(at, "times", "a Trajectory, or an array (T,)")
+    if isinstance(times, Trajectory):
+        times = times.times
+    at = numbers(times, "times", "a Trajectory, or an array (T,)")
     if len(at) != count:
         raise ValueError(f"the values have shape ({count}, …), but there are {len(at)} times")
     return at
@@ -66,15 +80,16 @@ def name_moments(ax: Axes, times: Data) -> None:
     ax.set_xlabel("moment" if times is None else "time")
     if not isinstance(times, Trajectory) or times.steps is None or len(times.steps) < 2:
         return
-    at = np.asarray(times.times, dtype=float)
-    steps = np.asarray(times.steps, dtype=float)
+    both = np.array([times.times, times.steps], dtype=float)
+    at, steps = both
     # adaptive methods have no step of their own, and a descent may have made it smaller
     if np.allclose(at, times.step * steps):
         ax.set_xlabel(f"time = step × steps, step = {number(times.step)}")
-    if min(np.diff(at).min(), np.diff(steps).min()) <= 0:
+    if np.diff(both).min() <= 0:
         return
-    at = _stretched(at)
-    steps = _stretched(steps)
+    first = both[:, :1]
+    last = both[:, -1:]
+    at, steps = np.hstack([2 * first - last, both, 2 * last - first])  # with room for the margins
     forth = partial(np.interp, xp=at, fp=steps)
     back = partial(np.interp, xp=steps, fp=at)
     top = ax.secondary_xaxis("top", functions=(forth, back))
@@ -84,13 +99,9 @@ def name_moments(ax: Axes, times: Data) -> None:
         top.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _stretched(x: Array) -> Array:
-    """As far again on both sides, for the margins."""
-    return np.r_[2 * x[0] - x[-1], x, 2 * x[-1] - x[0]]
-
-
 def over_time(
-    lines: Mapping[str, tuple[Any, Any]],
+    lines: Mapping[str, Array],
+    times: Mapping[str, Data],
     ax: Axes,
     style: Mapping[str, Any],
     title: str,
@@ -98,20 +109,17 @@ def over_time(
     *,
     role: str = "",
     log: bool = False,
-    legend: Mapping[str, Any] | None = None,
+    legend: Mapping[str, Any] = {},
 ) -> Any:
-    """Lines over moments: (run, times or None, and values) by label; `role` colours one without."""
-    clocks = {label: moments(run, len(values)) for label, (run, values) in lines.items()}
+    """Lines over their times, see :func:`moments`; `role` colours one without a label."""
+    at = {label: moments(times[label], len(values)) for label, values in lines.items()}
     ax = axes(ax)
-    for label, (_, values), colour in coloured(lines, role):
-        dash = "--" if label in ("held out", "2/step") else "-"
+    for label, values, colour in coloured(lines, role):
+        ours = {"color": colour, "linewidth": 1.8, "linestyle": DASHES.get(label, "-")}
         own = {} if label == "2/step" else style
-        ax.plot(
-            clocks[label], values, **styled(own, label, color=colour, linewidth=1.8, linestyle=dash)
-        )
-    first, *others = (run for run, _ in lines.values())
-    alike = all(run is first for run in others)
-    name_moments(ax, first if alike else ())
-    if log and all((values > 0).all() for _, values in lines.values()):
+        ax.plot(at[label], values, **styled(own, label, **ours))
+    first, *others = times.values()
+    name_moments(ax, first if all(run is first for run in others) else ())
+    if log and all((values > 0).all() for values in lines.values()):
         logarithmic(ax.yaxis)
     return finish(ax, title, "", y, legend)

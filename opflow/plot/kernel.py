@@ -58,9 +58,12 @@ def block_means(op: Data, order: Data = None, *, cells: int = 400, outputs: int 
            [3., 9.]])
     """
     op, samples = _samples(op, outputs)
-    order = np.arange(samples) if order is None else _index(order, samples)
+    if order is None:
+        order = np.arange(samples)
+    order = _index(order, samples)
     check_integer(cells, "cells", 1)
-    xp, m = op_namespace(op), len(order)
+    xp = op_namespace(op)
+    m = len(order)
     c = min(cells, m)
     edges = -(-m * np.arange(c + 1) // c)  # blocks of nearly equal size
     size = np.diff(edges)
@@ -218,10 +221,9 @@ def heat_map(
     elif order is None:
         order = clustered(op, outputs=outputs)
         words = "samples, clustered"
-    order = _index(order, samples)
-    if labels is not None:
-        labels = labels[order]
     means = block_means(op, order, cells=cells, outputs=outputs)
+    if labels is not None:
+        labels = labels[np.asarray(order)]
     return show_means(means, len(order), words, ax, labels=labels, outputs=outputs, **style)
 
 
@@ -237,10 +239,8 @@ def show_means(
 ) -> Axes:
     """The picture of :func:`heat_map` from block means, with the labels in the order drawn."""
     ax = axes(ax, (5.6, 4.6))
-    off = means
-    if len(means) > 1:
-        off = means[~np.eye(len(means), dtype=bool)]
-    low, high = (float(q) for q in np.quantile(off, (0.003, 0.997)))
+    off = ~np.eye(len(means), dtype=bool) | (len(means) == 1)
+    low, high = np.quantile(means[off], (0.003, 0.997)).tolist()
     colours = SEQUENTIAL
     if -low > 0.25 * high:
         colours = DIVERGING
@@ -250,7 +250,9 @@ def show_means(
     extent = (0, samples, samples, 0)
     ours = styled(style, cmap=colours, vmin=low, vmax=high, extent=extent, interpolation="nearest")
     image = ax.imshow(means, **ours)
-    name = "kernel, mean over outputs" if outputs > 1 else "kernel"
+    name = "kernel"
+    if outputs > 1:
+        name += ", mean over outputs"
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond]
     ax.figure.colorbar(image, ax=ax, shrink=0.85, label=name, extend=extend)
     if len(means) < samples:

@@ -124,11 +124,14 @@ def confusion(
     f = _labels(predicted, "predicted")
     if len(y) != len(f) or not len(y):
         raise ValueError(f"true has {len(y)} labels and predicted has {len(f)}")
-    kinds = np.union1d(y, f) if classes is None else np.asarray(classes)
+    if classes is None:
+        classes = np.union1d(y, f)
+    kinds = np.asarray(classes)
+    n = len(kinds)
     index = {kind: i for i, kind in enumerate(kinds.tolist())}
     if kinds.dtype.kind not in "iu":  # labels may be numbers of classes
-        index |= {i: i for i in range(len(kinds))}
-    counts = np.zeros((len(kinds), len(kinds)), dtype=int)
+        index |= {i: i for i in range(n)}
+    counts = np.zeros((n, n), dtype=int)
     try:
         for right, found in zip(y.tolist(), f.tolist(), strict=True):
             counts[index[right], index[found]] += 1
@@ -136,18 +139,19 @@ def confusion(
         label = error.args[0]
         raise ValueError(f"{label!r} is a label, but none of classes: {kinds.tolist()}") from None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(0.42 * len(kinds) + 1.6, 3.6, 9.0))
+    side = float(np.clip(0.42 * n + 1.6, 3.6, 9.0))
     ax = axes(ax, (side + 1.0, side))
     image = ax.imshow(shares, **styled(style, cmap=SEQUENTIAL, vmin=0, vmax=100))
     ax.figure.colorbar(image, ax=ax, shrink=0.85, label="share of the true class (%)")
-    for (i, j), count in np.ndenumerate(counts if len(kinds) <= FEW else counts[:0]):
-        text = {"ha": "center", "va": "center", "fontsize": 8}
-        tint = "black" if image.norm(shares[i, j]) > 0.5 else "white"
-        ax.text(j, i, f"{count:,}" if count else "", color=tint, **text)
-    shown = range(0, len(kinds), -(-len(kinds) // 40))
+    if n <= FEW:
+        for (i, j), count in np.ndenumerate(counts):
+            text = {"ha": "center", "va": "center", "fontsize": 8}
+            text["color"] = "black" if image.norm(shares[i, j]) > 0.5 else "white"
+            ax.text(j, i, f"{count:,}" if count else "", **text)
+    shown = range(0, n, -(-n // 40))
     names = [str(kinds[i]) for i in shown]
     ax.set_yticks(shown, names)
-    ax.set_xticks(shown, names, rotation=90 if max(map(len, names)) > 2 else 0)
+    ax.set_xticks(shown, names, rotation=90 * (max(map(len, names)) > 2))
     right = 100 * np.trace(counts) / counts.sum()
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.set_title(f"Confusion matrix, {right:.3g} % right")
@@ -169,16 +173,15 @@ def _regressions(true: Data, predicted: Data) -> dict[str, tuple[Array, Array]]:
 
     def take(pair: tuple[Data, Data]) -> tuple[Array, Array]:
         what = "numbers (N,) or (N, k)"
-        true = numbers(pair[0], "true", what, (1, 2))
-        predicted = numbers(pair[1], "predicted", what, (1, 2))
-        y = true.reshape(len(true), -1)
-        f = predicted.reshape(len(predicted), -1)
-        if y.shape != f.shape:
-            raise ValueError(f"true has shape {true.shape}, predicted has {predicted.shape}")
-        return y, f
+        y = numbers(pair[0], "true", what, (1, 2))
+        f = numbers(pair[1], "predicted", what, (1, 2))
+        if len(y) != len(f) or y.size != f.size:
+            raise ValueError(f"true has shape {y.shape}, predicted has {f.shape}")
+        return y.reshape(len(y), -1), f.reshape(len(f), -1)
 
-    sets = true if isinstance(true, Mapping) else _pair(true, predicted)
-    return by_label(sets, "true", take)
+    if not isinstance(true, Mapping):
+        true = _pair(true, predicted)
+    return by_label(true, "true", take)
 
 
 def _labels(values: Data, name: str) -> Any:
@@ -203,5 +206,7 @@ def _points(style: Mapping[str, Any], name: str, count: int, colour: Any) -> dic
 def _goodness(y: Array, f: Array) -> str:
     """R² and RMSE as the table of a run has them; constants have no R²."""
     good = fit(f - y, y)
-    rmse = f"RMSE {number(good['rmse'])}"
-    return rmse if np.isnan(good["r2"]) else f"R² {good['r2']:.3g}, {rmse}"
+    words = f"RMSE {number(good['rmse'])}"
+    if not np.isnan(good["r2"]):
+        words = f"R² {good['r2']:.3g}, {words}"
+    return words

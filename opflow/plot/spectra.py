@@ -12,17 +12,16 @@ from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
 from opflow.plot.axes import NOTHING, Axes, axes, coloured, finish, logarithmic, marked, styled
-from opflow.plot.given import by_label, kernel_of, numbers, observed
+from opflow.plot.given import by_label, kernel_of, numbers, observed, top_pairs
 from opflow.relu.fields import Fields
 from opflow.spectral.density.density import Density
 from opflow.spectral.density.density import density as density_of
-from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import Eigenpairs, SingularTriplets
 
 Fit = tuple[int, int]
 
-#: eigenvalues computed of an operator, at most
-TOP = 20
+#: of a density that is logarithmic or not: the scale of its eigenvalues, and what it is
+SCALES = {True: ("log", "density per decade"), False: ("linear", "density")}
 #: ratio of neighbouring eigenvalues above which there is a gap between them
 GAP = 10.0
 
@@ -89,7 +88,9 @@ def fit_ranks(eigenvalues: Data) -> Fit | None:
     jumps = np.flatnonzero(values[first - 1 : last - 1] > GAP * values[first:last])
     if jumps.size:
         last = first + int(jumps[0])
-    return (first, last) if last - first >= 2 else None
+    if last - first < 2:
+        return None
+    return first, last
 
 
 def eigenvalues(
@@ -141,13 +142,16 @@ def eigenvalues(
     ax = axes(ax)
     for (label, found, own), dash in zip(marked(sets), cycle(("--", "-.", ":")), strict=False):
         seen = found[found > NOTHING * max(found[0], 0.0)]
-        name = label
-        if not seen.size:
-            name = _labelled(label, "none is positive")
+        name = label if seen.size else _labelled(label, "none is positive")
         ours = styled(style, name, **own, linewidth=1, alpha=0.8, markersize=4)
         (line,) = ax.plot(np.arange(1, len(seen) + 1), seen, **ours)
         if label in laws:
-            _draw_law(ax, *laws[label], label, line.get_color(), dash)
+            ranks, law = laws[label]
+            words = f"rank^{law.exponent:.2f}, ranks {ranks[0]}–{ranks[1]}, R² {law.r2:.3f}"
+            ours = {"linestyle": dash, "linewidth": 2.2, "color": line.get_color(), "zorder": 3}
+            ours["label"] = _labelled(label, words.replace("^-", "^−"))
+            ends = np.array(ranks, dtype=float)
+            ax.plot(ends, law.factor * ends**law.exponent, marker="|", markersize=11, **ours)
     if any(line.get_xdata().size for line in ax.lines):
         logarithmic(ax.xaxis)
         logarithmic(ax.yaxis)
@@ -156,23 +160,13 @@ def eigenvalues(
     return finish(ax, "Largest eigenvalues of K", "rank", "eigenvalue of K")
 
 
-def _draw_law(ax: Axes, ranks: Fit, law: PowerLaw, label: str, colour: object, dash: str) -> None:
-    """A broken line with the ends of its range marked."""
-    words = f"rank^{law.exponent:.2f}, ranks {ranks[0]}–{ranks[1]}, R² {law.r2:.3f}"
-    words = _labelled(label, words.replace("^-", "^−"))
-    ends = np.array(ranks, dtype=float)
-    line = {"linestyle": dash, "linewidth": 2.2, "zorder": 3, "color": colour, "label": words}
-    ax.plot(ends, law.factor * ends**law.exponent, marker="|", markersize=11, **line)
-
-
 def _labelled(label: str, words: str) -> str:
     return f"{label}: {words}" if label else words
 
 
 def _eigenvalues(found: Data) -> Any:
     if isinstance(found, (Fields, Operator)):
-        K = kernel_of(found)
-        found = eigsh(K, min(TOP, K.shape[0]), tol=1e-6)
+        found = top_pairs(found)
     if isinstance(found, SingularTriplets):
         found = found.kernel
     if isinstance(found, Eigenpairs):
@@ -225,7 +219,6 @@ def density(
     logs = {bool(curve.log) for curve in curves.values()}
     if len(logs) != 1:
         raise ValueError("found must hold densities on the same axis, linear or logarithmic")
-    log = logs.pop()
     top = 0.0
     ax = axes(ax)
     for label, curve, colour in coloured(curves):
@@ -246,12 +239,13 @@ def density(
         band = "95 % band" if len(curves) == 1 else None
         ax.fill_between(points, low, high, color=tint, alpha=0.25, linewidth=0, label=band)
         # where nothing is known, neither curve nor band says how high the rest is
-        seen = height[known] if known.any() else height
+        seen = height[known | ~known.any()]
         top = max(top, float(seen.max()), 0.3 * float(height.max()))
     zeros = [_labelled(label, _zeros(c)) for label, c in curves.items() if _zeros(c)]
     legend = {"title": "\n".join(zeros), "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
     x = "eigenvalue of K"
-    ax.set_xscale("log" if log else "linear")
+    scale, y = SCALES[logs.pop()]
+    ax.set_xscale(scale)
     if cumulative:
         ax.set_ylim(0, 1.02)
         title = "Cumulative spectral density of K"
@@ -264,7 +258,6 @@ def density(
     else:
         ax.set_ylim(0, 1.35 * top or None)
     legend["loc"] = "upper right"
-    y = "density per decade" if log else "density"
     return finish(ax, "Spectral density of K", x, y, legend)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.machine.arrays import Array, Data
-from opflow.plot.axes import ROLES, Axes
+from opflow.plot.axes import ROLES, Axes, layer_names
 from opflow.plot.given import by_label, moments, numbers, observed, over_time
 
 
@@ -39,15 +39,22 @@ def loss(run: Data, ax: Axes = None, **style: Any) -> Axes:
     'black'
     """
 
-    def take(found: Trajectory | Data) -> tuple[Trajectory | None, Array]:
-        at = None
-        if isinstance(found, Trajectory):  # in the units of the targets, where they were observed
-            at = found
-            found = found.observations.get("loss", found.losses)
-        return at, numbers(found, "run", "a Trajectory or losses (T,)")
+    lines = by_label(run, "run", _losses)
+    times = by_label(run, "run", _times)
+    title = "Training loss"
+    return over_time(lines, times, ax, style, title, "loss", role="training set", log=True)
 
-    lines = by_label(run, "run", take)
-    return over_time(lines, ax, style, "Training loss", "loss", role="training set", log=True)
+
+def _losses(found: Data) -> Array:
+    """Losses; those of a run in the units of the targets, where they were observed."""
+    if isinstance(found, Trajectory):
+        found = found.observations.get("loss", found.losses)
+    return numbers(found, "run", "a Trajectory or losses (T,)")
+
+
+def _times(found: Data) -> Trajectory | None:
+    """The run, which has times; arrays have none."""
+    return found if isinstance(found, Trajectory) else None
 
 
 def held_out(run: Data, ax: Axes = None, **style: Any) -> Axes:
@@ -78,9 +85,10 @@ def held_out(run: Data, ax: Axes = None, **style: Any) -> Axes:
     """
     lines = _observed(run, {"held out": "held_out_loss"}, "of.observe.HeldOutLoss(X, y)")
     if isinstance(run, Trajectory):
-        losses = np.asarray(run.observations.get("loss", run.losses))  # in units of the targets
-        lines = {"training set": (run, losses / len(run.residual))} | lines
-    return over_time(lines, ax, style, "Training and held-out loss", "loss per sample", log=True)
+        lines = {"training set": _losses(run) / len(run.residual)} | lines
+    times = dict.fromkeys(lines, _times(run))
+    title = "Training and held-out loss"
+    return over_time(lines, times, ax, style, title, "loss per sample", log=True)
 
 
 def accuracy(run: Data, ax: Axes = None, **style: Any) -> Axes:
@@ -111,21 +119,22 @@ def accuracy(run: Data, ax: Axes = None, **style: Any) -> Axes:
     """
     names = {"training set": "accuracy", "held out": "held_out_accuracy"}
     lines = _observed(run, names, "of.observe.Accuracy(X, labels)")
-    lines = {label: (at, 100 * values) for label, (at, values) in lines.items()}
+    lines = {label: 100 * values for label, values in lines.items()}
+    times = dict.fromkeys(lines, _times(run))
+    words = ("Accuracy", "accuracy (%)")
     legend = {"loc": "lower right"}
-    role = "training set"
-    ax = over_time(lines, ax, style, "Accuracy", "accuracy (%)", role=role, legend=legend)
+    ax = over_time(lines, times, ax, style, *words, role="training set", legend=legend)
     ax.set_ylim(0, 102)
     return ax
 
 
-def _observed(run: Data, names: Mapping[str, str], observer: str) -> dict[str, Any]:
+def _observed(run: Data, names: Mapping[str, str], observer: str) -> dict[str, Array]:
     """Lines of what a run observed, of one of these names at least, or of arrays."""
     if not isinstance(run, Trajectory):
         what = "a Trajectory or an array (T,)"
-        return by_label(run, "run", lambda found: (None, numbers(found, "run", what)))
+        return by_label(run, "run", lambda found: numbers(found, "run", what))
     there = [label for label in names if names[label] in run.observations] or list(names)[:1]
-    return {label: (run, observed(run, names[label], observer)) for label in there}
+    return {label: observed(run, names[label], observer) for label in there}
 
 
 def alignment(times: Data, values: Data = None, ax: Axes = None, **style: Any) -> Axes:
@@ -172,13 +181,11 @@ def alignment(times: Data, values: Data = None, ax: Axes = None, **style: Any) -
     lines = by_label(values, "values", lambda v: numbers(v, "values", what, (1, 2)))
     if "" in lines:
         columns = lines[""].reshape(len(lines[""]), -1).T
-        names = ["K", *(f"layer {i}" for i in range(1, len(columns)))]
-        lines = dict(zip(names, columns, strict=True))
+        lines = dict(zip(["K", *layer_names(len(columns) - 1)], columns, strict=True))
     low = min(float(np.nanmin(v, initial=0.0)) for v in lines.values())
-    series = {label: (times, v) for label, v in lines.items()}
-    title = "Alignment with the targets"
+    words = ("Alignment with the targets", "alignment with the targets")
     legend = {"ncols": 1 + (len(lines) > 4)}
-    ax = over_time(series, ax, style, title, title.lower(), legend=legend)
+    ax = over_time(lines, dict.fromkeys(lines, times), ax, style, *words, legend=legend)
     ax.set_ylim(bottom=1.05 * low, top=1.08 * ax.get_ylim()[1])
     return ax
 
@@ -231,15 +238,15 @@ def sharpness(
             step = times.step
     values = numbers(values, "values", "eigenvalues (T,) or (T, k)", (1, 2))
     values = values.reshape(len(values), -1)
-    lines = {"λ_max(K)": (times, values[:, 0])}
+    lines = {"λ_max(K)": values[:, 0]}
     if step is not None:
         step = numbers(step, "step", "a number or an array (T,)", (0, 1))
         if not (step > 0).all():
             raise ValueError("step must be positive")
-        lines["2/step"] = (times, np.broadcast_to(2 / step, len(values)))
-    top = 1.15 * max(float(np.nanmax(line)) for _, line in lines.values()) or 1.0
-    title = "Sharpness and the edge of stability"
-    ax = over_time(lines, ax, style, title, "eigenvalue of K")
+        lines["2/step"] = np.broadcast_to(2 / step, len(values))
+    top = 1.15 * max(float(np.nanmax(line)) for line in lines.values()) or 1.0
+    words = ("Sharpness and the edge of stability", "eigenvalue of K")
+    ax = over_time(lines, dict.fromkeys(lines, times), ax, style, *words)
     ax.set_ylim(0, top)
     at = moments(times, len(values))
     for others in values.T[1:]:

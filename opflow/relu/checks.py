@@ -1,8 +1,8 @@
-"""Checks of arguments: fields, layers, samples and orders of truncation."""
+"""Checks of arguments: fields, layers, samples, orders of truncation and residuals."""
 
 from __future__ import annotations
 
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse, namespace
 from opflow.relu.fields import Fields
 
 
@@ -31,3 +31,17 @@ def check_order(fields: Fields, order: int | None) -> int:
     """An order of truncation; None is the depth, at which nothing is cut off."""
     depth = check_fields(fields).network.depth
     return depth if order is None else check_integer(order, "order", 0)
+
+
+def check_residual(fields: Fields, residual: Data) -> Array:
+    """A residual (N, k) or (N·k,) in the network's dtype and on its device, else raise."""
+    n = check_fields(fields).samples
+    k = fields.network.outputs
+    r = check_real(residual, "residual", dtype=fields.network.dtype)
+    if is_sparse(r) or r.shape not in ((n, k), (n * k,)):
+        raise ValueError(
+            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
+            f"{(n, k)} or {(n * k,)} is expected"
+        )
+    namespace(r, fields.network.readout)
+    return r

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opflow.interface.extras import install
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import to_host
 
 if TYPE_CHECKING:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -68,7 +69,7 @@ def from_torch(
     elif isinstance(readout_rate, str):
         raise ValueError(f"readout_rate must be a number, 'auto' or None, not {readout_rate!r}")
     *weights, readout = [_array(layer.weight) for layer in layers]
-    *biases, output_bias = [None if layer.bias is None else _array(layer.bias) for layer in layers]
+    *biases, output_bias = [_array(layer.bias) for layer in layers]
     return cls(
         weights,
         readout,
@@ -104,13 +105,21 @@ def to_torch(self: ReLUNetwork) -> nn.Sequential:
     >>> groups = [{"params": module[0].parameters(), "lr": 0.1 * net.rates[0]}]
     >>> optimiser = torch.optim.SGD(groups)
     """
-    nn = _torch("to_torch").nn
-    module = nn.Sequential()
+    torch = _torch("to_torch")
+    nn = torch.nn
     kinds = {0.0: nn.ReLU, 1.0: nn.Identity}
-    for W, b, rate, slope in zip(self.weights, self.biases, self.rates, self.slopes, strict=True):
-        module.append(_linear(W, b, rate > 0))
-        module.append(kinds[slope]() if slope in kinds else nn.LeakyReLU(slope))
-    return module.append(_linear(self.readout, self.output_bias, bool(self.readout_rate)))
+    hidden = zip(self.weights, self.biases, self.rates, self.slopes, strict=True)
+    module = nn.Sequential()
+    for W, b, rate, slope in [*hidden, (self.readout, self.output_bias, self.readout_rate, None)]:
+        # of the device "meta": it draws no numbers
+        layer = nn.Linear(*W.shape[::-1], bias=b is not None, device="meta")
+        arrays = {"weight": W} if b is None else {"weight": W, "bias": b}
+        tensors = {name: torch.from_numpy(np.array(to_host(a))) for name, a in arrays.items()}
+        layer.load_state_dict(tensors, assign=True)
+        module.append(layer.requires_grad_(bool(rate)))
+        if slope is not None:
+            module.append(kinds[slope]() if slope in kinds else nn.LeakyReLU(slope))
+    return module
 
 
 def from_sklearn(cls: type[ReLUNetwork], estimator: MLPRegressor | MLPClassifier) -> ReLUNetwork:
@@ -178,24 +187,24 @@ def _layers(module: nn.Module) -> list[tuple[str, Any, float]]:
     held: dict[int, str] = {}
     last = ""
     for path, part in module.named_modules(remove_duplicate=False):
-        keys = path.split(".") if path else []
-        name = "module" + "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys)
+        name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f"module.{path}".rstrip("."))
         kind = type(part)
         what = f"{name} is {kind.__name__}"
         if kind is nn.Linear:
             for own, parameter in part.named_parameters():
                 if own not in ("weight", "bias"):
                     raise TypeError(f"{name} computes its weight of {own}: a plain Linear would do")
-                other = held.setdefault(parameter.data_ptr() or id(parameter), f"{name}.{own}")
-                if other != f"{name}.{own}":
-                    raise TypeError(f"{name}.{own} is tied to {other}: a copy of it would do")
+                here = f"{name}.{own}"
+                other = held.setdefault(parameter.data_ptr() or id(parameter), here)
+                if other != here:
+                    raise TypeError(f"{here} is tied to {other}: a copy of it would do")
             layers.append((name, part, 1.0))
         elif kind in (nn.ReLU, nn.LeakyReLU):
             if not layers:
                 raise TypeError(f"{what}, before the first Linear: apply it to the inputs")
             at, layer, slope = layers[-1]
             if slope > 0:  # numbers that another slope has made positive or 0 stay as they are
-                slope *= 0.0 if kind is nn.ReLU else part.negative_slope
+                slope *= getattr(part, "negative_slope", 0.0)
             layers[-1] = (at, layer, slope)
             last = what
         elif kind is nn.Dropout:
@@ -229,17 +238,11 @@ def _trained(name: str, layer: Any) -> bool:
     return required == {True}
 
 
-def _array(parameter: Any) -> Array:
-    """A copy in host memory; halves as float32."""
+def _array(parameter: Any) -> Any:
+    """A copy in host memory, halves as float32; None of None."""
+    if parameter is None:
+        return None
     tensor = parameter.detach().cpu()
-    return np.array((tensor.float() if tensor.dtype.itemsize < 4 else tensor).numpy())
-
-
-def _linear(W: Array, b: Array | None, trained: bool) -> Any:
-    """A Linear with copies of these numbers."""
-    torch = _torch("to_torch")
-    layer = torch.nn.Linear(*W.shape[::-1], bias=b is not None, device="meta")  # draws no numbers
-    arrays = {"weight": W} if b is None else {"weight": W, "bias": b}
-    tensors = {name: torch.from_numpy(np.array(to_host(a))) for name, a in arrays.items()}
-    layer.load_state_dict(tensors, assign=True)
-    return layer.requires_grad_(trained)
+    if tensor.dtype.itemsize < 4:
+        tensor = tensor.float()
+    return np.array(tensor.numpy())

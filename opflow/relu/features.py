@@ -58,8 +58,7 @@ def agop(fields: Fields, layer: int) -> Operator:
     True
     """
     layer = check_layer(fields, layer)
-    phi = fields.conjugates[layer - 1]
-    covariance = Gram(Matrix(phi.reshape(-1, phi.shape[-1]), symbol="φ").T)
+    covariance = Gram(Matrix(fields.conjugate(layer), symbol="φ").T)
     W = Weight(fields.network.weights[layer - 1])
     return pullback(scale(1 / fields.samples, covariance), W)
 
@@ -200,7 +199,8 @@ def target_linearity(fields: Fields, targets: Data, layer: int) -> float:
     if not is_array(H):
         raise ValueError("layer 0 is sparse, on disk or an operator: an array is needed")
     Y = check_real(targets, "targets", dtype=H.dtype, finite=True)
-    Y = Y[:, None] if Y.ndim == 1 else Y
+    if Y.ndim == 1:
+        Y = Y[:, None]
     if Y.ndim != 2 or len(Y) != fields.samples:
         raise ValueError(f"targets has shape {Y.shape} but the fields have {fields.samples} rows")
     xp = namespace(H, Y)

@@ -9,32 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from opflow.machine.arrays import (
-    Array,
-    Data,
-    Index,
-    locked,
-    module_name,
-    namespace,
-)
+from opflow.machine.arrays import Array, Data, Index, locked, module_name, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution, same, space_of, together
 from opflow.machine.threads import cached_property, over_rows
 from opflow.machine.workspace import parse_memory
 from opflow.operators import Operator
-from opflow.operators.gates import pack, unpack
+from opflow.operators.gates import unpack
 from opflow.operators.rules import is_operator
-from opflow.relu.inputs import RowHidden, StoredHidden, check_inputs, first_hidden, input_rows
+from opflow.relu.inputs import StoredHidden, check_inputs, first_hidden, input_rows
 from opflow.relu.passes import (
     all_conjugates,
     blocks,
     forward,
     layer_activation,
     lower_conjugates,
+    new_array,
     preactivation,
     top_conjugate,
     top_outputs,
 )
-from opflow.relu.storage import STORAGES, packs_top, storage_within
+from opflow.relu.storage import STORAGES, held_activations, packs_top, storage_within
 from opflow.relu.units import activate, packed_gates, sloped, slopes
 
 if TYPE_CHECKING:
@@ -128,30 +122,12 @@ class Fields:
             storage = storage_within(network, self.samples, budget)
         if storage is not None and not is_operator(X):
             self.storage = storage
-        self._kept = self._held(first_hidden(network, self.inputs), self.storage)
+        self._kept = self._held(self.storage)
 
-    def _held(self, first: RowHidden | StoredHidden, storage: str) -> list[Array]:
+    def _held(self, storage: str) -> list[Array]:
         """What a storage keeps of ``[ã^1, …, ã^L]``."""
-        if storage == "recomputed":
-            return []
-        net = self.network
-        xp = namespace(net.readout)
-        packed = packs_top(net, storage)
-        kept = [xp.empty((self.samples, width), dtype=net.dtype) for width in net.widths[1:]]
-        if packed:
-            kept[-1] = xp.empty((self.samples, -(-net.widths[-1] // 8)), dtype=xp.uint8)
-
-        def fill(samples: slice) -> None:
-            for s in blocks(net, samples, 0, first.data):
-                places = [a[s] for a in kept]
-                if packed:
-                    places[-1] = None
-                activations = forward(net, first.read(s, places[0])[1], out=places)
-                if packed:
-                    kept[-1][s] = pack(activations[-1] > 0)
-
-        over_rows(self.samples, fill, 2.0 * self.samples * net.parameters, first.data)
-        return [locked(a) for a in kept]
+        first = first_hidden(self.network, self.inputs)
+        return held_activations(self.network, self.samples, first, storage)
 
     @classmethod
     def from_state(
@@ -161,32 +137,33 @@ class Fields:
 
         `preactivations` [h^1, …, h^L] is referenced; `psi` is [ψ^1, …, ψ^L], each (N, k, n_ℓ).
         """
-        self = object.__new__(cls)
-        self.network = network
-        self.inputs = X
+        pairs = list(zip(preactivations, network.slopes, strict=True))
+        kept = [locked(activate(h.copy(), slope)) for h, slope in pairs]
+        self = cls.from_rows(network, [X, *kept])
         self.derived = False
-        self.samples = int(X.shape[0])
         self.preactivations = preactivations
-        self._kept = []
         self.conjugates = []
-        for psi_l, h, slope in zip(psi, preactivations, network.slopes, strict=True):
-            self._kept.append(locked(activate(h.copy(), slope)))
+        for psi_l, (h, slope) in zip(psi, pairs, strict=True):
             phi = psi_l * slopes(h, slope, h.dtype)[:, None, :]
             self.conjugates.append(locked(phi[:, 0] if network.outputs == 1 else phi))
         self.lower_conjugates = self.conjugates[:-1]
         return self
 
     @classmethod
-    def from_hidden(
-        cls, network: ReLUNetwork, first: StoredHidden, samples: int, gram: Operator
-    ) -> Fields:
+    def from_hidden(cls, network: ReLUNetwork, first: StoredHidden, gram: Operator) -> Fields:
         """Fields from h^1, where the inputs are known by their Gram alone."""
+        kept = held_activations(network, len(first.data), first, cls.storage)
+        self = cls.from_rows(network, [None, *kept])
+        self.gram = gram
+        return self
+
+    @classmethod
+    def from_rows(cls, network: ReLUNetwork, rows: list[Data]) -> Fields:
+        """Fields with the inputs and the signed activations that :meth:`rows` gives."""
         self = object.__new__(cls)
         self.network = network
-        self.inputs = None
-        self.gram = gram
-        self.samples = samples
-        self._kept = self._held(first, self.storage)
+        self.inputs, *self._kept = rows
+        self.samples = len(self._kept[0])
         return self
 
     @property
@@ -199,7 +176,7 @@ class Fields:
         """``[ã^1, …, ã^L]``."""
         if self.storage == "cached":
             return self._kept
-        return self._held(first_hidden(self.network, self.inputs), "cached")
+        return self._held("cached")
 
     def rows(self, index: Index, inputs: bool = True) -> list[Data]:
         """``[X, ã^1, …]`` of some samples; zeros and ones of θ^L for ã^L where that is packed.
@@ -226,7 +203,7 @@ class Fields:
         net = self.network
         found = [preactivation(net, i, a) for i, a in enumerate(self.activations[1:-1], start=2)]
         first = first_hidden(net, self.inputs)
-        h = namespace(net.readout).empty((self.samples, net.widths[1]), dtype=net.dtype)
+        h = new_array(net, self.samples, net.widths[1])
         for s in blocks(net, self.samples, 0, first.data):
             first.read(s, h[s])
         return [h, *found]
@@ -249,7 +226,7 @@ class Fields:
         net = self.network
         if self.storage == "cached":
             return locked(top_outputs(net, self._kept[-1]))
-        out = namespace(net.readout).empty((self.samples, net.outputs), dtype=net.dtype)
+        out = new_array(net, self.samples, net.outputs)
         for s in blocks(net, self.samples, X=self.inputs):
             *_, below, top = self.rows(s, net.depth == 1)
             if packs_top(net, self.storage):  # |s|, which makes ã^L of h^L
@@ -280,30 +257,22 @@ class Fields:
 
     def _conjugates(self, layers: slice, write: Callable[..., None]) -> list[Array]:
         """Conjugates of some layers, which `write` computes for a row block."""
-        assert self.derived
         net = self.network
         n = self.samples
-        middle = () if net.outputs == 1 else (net.outputs,)
-        out = [
-            namespace(net.readout).empty((n, *middle, width), dtype=net.dtype)
-            for width in net.widths[1:][layers]
-        ]
+        V = net.readout
+        if net.outputs == 1:
+            V = V[0]
+        out = [new_array(net, n, *V.shape[:-1], width) for width in net.widths[1:][layers]]
 
         def fill(samples: slice) -> None:
             for s in blocks(net, samples, net.outputs, self.inputs):
-                rows = self.rows(s, inputs=False)
-                seed = self.seed(rows)
-                write(net, rows, seed if middle else seed[:, 0], [phi[s] for phi in out])
+                seed = namespace(V).broadcast_to(V, (s.stop - s.start, *V.shape))
+                write(net, self.rows(s, inputs=False), seed, [phi[s] for phi in out])
 
         read = self.inputs if self.storage == "recomputed" else self._kept[0]
         upper = net.parameters - net.weights[0].size
         over_rows(n, fill, 2.0 * n * net.outputs * upper, read)
         return [locked(phi) for phi in out]
-
-    def seed(self, rows: list[Data]) -> Array:
-        """ψ^L of some samples, (b, k, n_L): the readout for each."""
-        V = self.network.readout
-        return namespace(V).broadcast_to(V, (rows[-1].shape[0], *V.shape))
 
     @property
     def nbytes(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,9 +12,7 @@ from numpy.typing import DTypeLike
 from opflow.machine.arrays import Array, Data, is_sparse, namespace
 from opflow.machine.ranks import RowDistribution
 from opflow.machine.threads import over_rows
-
-if TYPE_CHECKING:
-    from opflow.relu.network import ReLUNetwork
+from opflow.relu.network_arrays import NetworkArrays
 
 #: what visits a range of samples: for each row block the inputs of all layers (None where they
 #: cannot be read by rows), and ``∂/∂h``; a block is summed before the next is asked for
@@ -21,7 +20,7 @@ Visit = Callable[[slice], Iterable[tuple[list[Data], list[Array]]]]
 
 
 def parameter_gradient(
-    network: ReLUNetwork,
+    network: NetworkArrays,
     samples: int,
     visit: Visit,
     flops: float,
@@ -37,30 +36,29 @@ def parameter_gradient(
     are no rows of inputs.  Samples are divided among threads by `flops`, those of the whole, if
     `data`, of which rows are read, is an array in host memory.
     """
-    has_bias = [b is not None for _, b in network.layers()]
-    count = len(has_bias) + sum(has_bias)
+    layers = network.layers()
+
+    def parts(below: list[Data], gradients: list[Array]) -> Iterator[Array | None]:
+        """The sums over a row block, one after the other."""
+        for a, gradient, (_, bias) in zip(below, gradients, layers, strict=True):
+            yield None if a is None else summed(gradient, a)
+            if bias is not None:
+                yield gradient.sum(axis=0)
+
+    def added(totals: list[Any], others: Iterable[Array | None]) -> list[Any]:
+        return [_added(total, part, dtype) for total, part in zip(totals, others, strict=True)]
 
     def sums(mine: slice) -> list[Any]:
-        totals: list[Any] = [None] * count
-        for below, gradients in visit(mine):
-            i = 0
-            for a, gradient, bias in zip(below, gradients, has_bias, strict=True):
-                if a is not None:
-                    totals[i] = _added(totals[i], summed(gradient, a), dtype)
-                i += 1
-                if bias:
-                    totals[i] = _added(totals[i], gradient.sum(axis=0), dtype)
-                    i += 1
+        totals: list[Any] = [None] * len(network.parameter_list())
+        for block in visit(mine):
+            totals = added(totals, parts(*block))
         return totals
 
     held = columns * sum_bytes(network, dtype)
-    first, *others = over_rows(samples, sums, flops, data, sums=held)
-    for other in others:
-        first = [_added(total, part, dtype) for total, part in zip(first, other, strict=True)]
-    return first
+    return reduce(added, over_rows(samples, sums, flops, data, sums=held))
 
 
-def sum_bytes(network: ReLUNetwork, dtype: DTypeLike | None) -> float:
+def sum_bytes(network: NetworkArrays, dtype: DTypeLike | None) -> float:
     """Bytes that a thread holds for its sums of gradients."""
     return 2.0 * network.parameters * np.dtype(dtype or network.dtype).itemsize
 
@@ -74,7 +72,7 @@ def _added(total: Array | None, part: Array | None, dtype: DTypeLike | None) -> 
     if part is None:
         return total
     if total is None:
-        return part if dtype is None else part.astype(dtype, copy=False)
+        return part.astype(dtype or part.dtype, copy=False)
     total += part
     return total
 

@@ -9,6 +9,7 @@ from opflow.machine.arrays import Array, namespace
 from opflow.machine.threads import over_rows
 from opflow.operators import Operator
 from opflow.operators.operator import Cost
+from opflow.relu.directions import downward
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import summed
 from opflow.relu.jacobian import reads_rows
@@ -49,55 +50,54 @@ class Hessian(Operator):
     def cost(self, columns: int = 1) -> Cost:
         fields = self.jacobian.fields
         upper = fields.network.parameters - fields.network.weights[0].size
-        second = 0.0 if self.force is None else 4.0 * fields.samples * upper * columns
-        return self.jacobian.cost(columns).times(2) + Cost(second, 0.0)
+        first = self.jacobian.cost(columns).times(2)
+        if self.force is None:
+            return first
+        return first + Cost(4.0 * fields.samples * upper * columns, 0.0)
 
     def _matmat(self, X: Array) -> Array:
-        J, fields = self.jacobian, self.jacobian.fields
-        net, layers = fields.network, J.layers()
-        matrices = [*net.weights, net.readout]
+        J = self.jacobian
+        fields = J.fields
+        net = fields.network
+        layers = J.layers
         c = X.shape[1]
         up = J.directions(X)
-        down = [D.reshape(len(D), c, -1).transpose(2, 1, 0).reshape(-1, c * len(D)) for D in up]
+        down = downward(up, c)
 
         def sums(samples: slice) -> Array:
             total = namespace(X).zeros((c, self.shape[0]), dtype=X.dtype)
-            for s in J.blocks(c, X.dtype, samples):
+            for s in J.blocks(c, samples):
                 rows = fields.rows(s)
                 below = layer_inputs(net, rows)
-                *tangents, outputs = J.tangents(rows, below, X, up)
+                *tangents, outputs = J.tangents(rows, below, up)
                 moving = self.curvature(s, outputs)  # δ̇, from the outputs down
                 fixed = []  # δ
                 if self.force is not None:
                     g = self.force[s]
                     fixed = [*conjugates(net, rows, through(g, net.readout)), g]
-                for i in range(net.depth, -1, -1):
+                if len(layers) == net.depth:
+                    moving = through(moving, net.readout)
+                for i in reversed(range(len(layers))):
                     if i < net.depth:
                         moving = sloped(moving, rows[i + 1], net.slopes[i])
-                    both = bool(fixed) and 0 < i < len(layers)
-                    if i < len(layers):
-                        weight, bias, _ = layers[i]
-                        place = total[:, weight].reshape(c, *matrices[i].shape)
-                        flat = moving.reshape(len(moving), -1)
-                        place += summed(flat, below[i]).reshape(place.shape)
-                        if both:
-                            pulled = fixed[i].T @ tangents[i - 1].reshape(len(flat), -1)
-                            place += pulled.reshape(len(pulled), c, -1).transpose(1, 0, 2)
-                        if bias is not None:
-                            total[:, bias] += moving.sum(axis=0)
-                    if i:
-                        moving = through(moving, matrices[i])
-                    if both:
-                        moving += (fixed[i] @ down[i]).reshape(moving.shape)
+                    W, weight, bias, _ = layers[i]
+                    place = total[:, weight].reshape(c, *W.shape)
+                    flat = moving.reshape(len(moving), -1)
+                    place += summed(flat, below[i]).reshape(place.shape)
+                    if bias is not None:
+                        total[:, bias] += moving.sum(axis=0)
+                    if i == 0:
+                        break
+                    moving = through(moving, W)
+                    if fixed:
+                        pulled = fixed[i].T @ tangents[i - 1].reshape(len(flat), -1)
+                        place += pulled.reshape(len(pulled), c, -1).transpose(1, 0, 2)
+                        moving += (fixed[i] @ down[i][0]).reshape(moving.shape)
             return total
 
         held = float(self.shape[0] * c * X.dtype.itemsize)
         parts = over_rows(fields.samples, sums, self.cost(c).flops, fields.inputs, sums=held)
         total: Any = sum(parts)
-        for weight, bias, size in layers:
-            total[:, weight] *= size
-            if bias is not None:
-                total[:, bias] *= size
-        return total.T
+        return J.scaled(total.T)
 
     _rmatmat = _matmat

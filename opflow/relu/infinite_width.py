@@ -15,6 +15,8 @@ from opflow.relu.network import ReLUNetwork
 
 #: arrays of the size of its result that the recursion holds at once
 HELD = 12
+#: how each kernel is written
+SYMBOLS = {"ntk": "K∞", "nngp": "Σ∞"}
 #: σ², β², η·n, the share of a trained bias in the Gram below, and the slope above, if units are
 Map = tuple[float, float, float, float, float | None]
 
@@ -92,36 +94,42 @@ def infinite_width(
     """
     if not isinstance(network, ReLUNetwork):
         raise TypeError(f"network must be a ReLUNetwork, not {type(network).__name__}")
-    if kernel not in ("ntk", "nngp"):
+    if kernel not in SYMBOLS:
         raise ValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
     function = partial(_kernel, _maps(network, variances), kernel)
     if is_whole(X) or is_whole(X2):
         raise ValueError("X and X2 must be arrays or rows on disk: entries are made of rows")
     X = check_inputs(X, network)
-    X2 = None if X2 is None else check_inputs(X2, network, "X2")
-    return FunctionGram(function, X, X2, symbol="K∞" if kernel == "ntk" else "Σ∞")
+    if X2 is not None:
+        X2 = check_inputs(X2, network, "X2")
+    return FunctionGram(function, X, X2, symbol=SYMBOLS[kernel])
 
 
 def _maps(network: ReLUNetwork, variances: Sequence[float] | None) -> list[Map]:
     arrays = [*network.weights, network.readout]
     fans = network.widths
     drawn = [*(2 / (1 + slope**2) for slope in network.slopes), 1.0]
-    found = [_mean_square(W) * n for W, n in zip(arrays, fans, strict=True)]
-    for i, (W, mean, wanted) in enumerate(zip(arrays, found, drawn, strict=True)):
-        x = mean / wanted
-        # by Chernoff's bound a draw has this mean of its squares with probability exp(-15) at most
-        if variances is None and (x == 0 or W.size / 2 * (x - 1 - math.log(x)) > 15):
-            raise ValueError(
-                f"{'readout' if i == network.depth else f'weights[{i}]'} has variance "
-                f"{mean:.4g}/{fans[i]} but ReLUNetwork.random draws {wanted:.4g}/{fans[i]}: "
-                f"variances={[float(f'{v:.4g}') for v in found]} would take what it has"
-            )
-    given = check_real(drawn if variances is None else variances, "variances", finite=True)
+    if variances is None:
+        variances = drawn
+        names = [*(f"weights[{i}]" for i in range(network.depth)), "readout"]
+        found = [_mean_square(W) * n for W, n in zip(arrays, fans, strict=True)]
+        for name, W, n, mean, wanted in zip(names, arrays, fans, found, drawn, strict=True):
+            x = mean / wanted
+            # Chernoff's bound: a draw has this mean square with probability exp(-15) at most
+            if x == 0 or W.size / 2 * (x - 1 - math.log(x)) > 15:
+                raise ValueError(
+                    f"{name} has variance {mean:.4g}/{n} but ReLUNetwork.random draws "
+                    f"{wanted:.4g}/{n}: variances={[float(f'{v:.4g}') for v in found]} would "
+                    "take what it has"
+                )
+    given = check_real(variances, "variances", finite=True)
     if given.shape != (len(arrays),) or not (given > 0).all():
         raise ValueError(f"variances must be {len(arrays)} positive numbers, not {variances}")
     biases = [0.0 if b is None else _mean_square(b) for b in (*network.biases, network.output_bias)]
     rates = [r * n for r, n in zip((*network.rates, network.readout_rate or 0), fans, strict=True)]
-    shares = [0.0 if network.biases[0] is None else 1 / fans[0], *[0.0] * network.depth]
+    shares = [0.0] * len(arrays)
+    if network.biases[0] is not None:
+        shares[0] = 1 / fans[0]
     return list(zip(given.tolist(), biases, rates, shares, (*network.slopes, None), strict=True))
 
 
@@ -174,7 +182,9 @@ def _entries(xp: Any, maps: list[Map], kernel: str, A: Array, B: Array) -> Array
         more = (xp.where(near, 2 * m - m * w, (1 - slope) ** 2 / 2 + slope * w) + arc) / m
         p = m**0.5 * P
         q = m**0.5 * Q
-    return K if kernel == "ntk" else S * (more - less) / 2 + bias
+    if kernel == "nngp":
+        return S * (more - less) / 2 + bias
+    return K
 
 
 def _gaps(xp: Any, U: Array, V: Array) -> tuple[Array, Array]:
@@ -184,9 +194,9 @@ def _gaps(xp: Any, U: Array, V: Array) -> tuple[Array, Array]:
     more = 1 + cos
     i, j = xp.nonzero(abs(cos) > 1 - float(xp.finfo(cos.dtype).eps) ** (1 / 3))
     for s in row_slices(len(i), 4 * U.shape[1] * U.dtype.itemsize):
-        pairs = i[s], j[s]
+        pairs = rows, cols = i[s], j[s]
         sign = xp.sign(cos[pairs])
-        small = ((U[i[s]] - sign[:, None] * V[j[s]]) ** 2).sum(axis=1) / 2
+        small = ((U[rows] - sign[:, None] * V[cols]) ** 2).sum(axis=1) / 2
         less[pairs] = xp.where(sign > 0, small, 2 - small)
         more[pairs] = xp.where(sign > 0, 2 - small, small)
     return less, more

@@ -7,7 +7,7 @@ X may be an array (a memory map included), anything with ``shape``, ``dtype`` an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +27,11 @@ from opflow.machine.workspace import row_slices
 from opflow.operators import Operator
 from opflow.operators.matrix import RowMatrix
 from opflow.operators.rules import as_operator, is_operator
-
-if TYPE_CHECKING:
-    from opflow.relu.network import ReLUNetwork
+from opflow.relu.network_arrays import NetworkArrays
 
 
 def check_inputs(
-    X: Data, network: ReLUNetwork, name: str = "X", finite: bool = True, empty: bool = False
+    X: Data, network: NetworkArrays, name: str = "X", finite: bool = True, empty: bool = False
 ) -> Any:
     """Return `X` if it can be the input of `network`, else say why not.
 
@@ -49,16 +47,17 @@ def check_inputs(
         raise ValueError(
             f"{name} has shape {X.shape} but the network expects {network.widths[0]} input features"
         )
-    if is_operator(X) and X.dtype != network.dtype:
-        raise TypeError(
-            f"{name} is {X.dtype} but the network is {network.dtype}: an operator is "
-            "not converted, make it of data of that dtype"
-        )
     if is_operator(X):
+        if X.dtype != network.dtype:
+            raise TypeError(
+                f"{name} is {X.dtype} but the network is {network.dtype}: an operator is "
+                "not converted, make it of data of that dtype"
+            )
         return X
     check_place(X, network.readout)
+    if is_sparse(X):
+        X = X.tocsr()
     if not is_rows(X):
-        X = X.tocsr() if is_sparse(X) else X
         return check_real(X, name, dtype=network.dtype, finite=finite)
     check_on_disk(X, name, network.dtype)
     if finite:
@@ -78,7 +77,9 @@ def input_rows(X: Data, index: Index) -> Any:
     if is_rows(X):
         return RowMatrix(X).rows(index)
     rows = X[index]
-    return rows.view(np.ndarray) if isinstance(rows, np.ndarray) else rows  # a memory map's rows
+    if isinstance(rows, np.ndarray):
+        return rows.view(np.ndarray)  # a memory map's rows
+    return rows
 
 
 def input_operator(X: Data, symbol: str = "X") -> Operator:
@@ -99,30 +100,28 @@ def copied_width(X: Data) -> int:
     return int(X.shape[1]) * (3 if isinstance(X, Streamed) else 1)
 
 
-class RowHidden:
+class RowHidden(NamedTuple):
     """h¹ of blocks of samples, computed from the rows of X; nothing of X is kept."""
 
-    def __init__(self, X: Data, W: Array, b: Array | None) -> None:
-        #: what the blocks are read of
-        self.data = X
-        self._W = W
-        self._b = b
+    #: X, which the blocks are read of
+    data: Data
+    W: Array
+    b: Array | None
 
     def read(self, s: slice, out: Array | None = None) -> tuple[Data | None, Array]:
         """The rows of X and h¹, in `out` if that is given: the caller's to overwrite."""
         rows = input_rows(self.data, s)
-        return rows, affine(rows, self._W, self._b, out)
+        return rows, affine(rows, self.W, self.b, out)
 
     def again(self) -> RowHidden:
         """The same h¹ for one more pass."""
         return self
 
 
-class StoredHidden:
+class StoredHidden(NamedTuple):
     """h¹ of all samples (N, n_1), stored: a block is a view, the caller's to overwrite."""
 
-    def __init__(self, hidden: Array) -> None:
-        self.data = hidden
+    data: Array
 
     def again(self) -> StoredHidden:
         """The same h¹ for one more pass, a copy."""
@@ -130,13 +129,18 @@ class StoredHidden:
 
     def read(self, s: slice, out: Array | None = None) -> tuple[None, Array]:
         """As :meth:`RowHidden.read`, without rows of X."""
-        if out is None:
-            return None, self.data[s]
-        out[...] = self.data[s]
-        return None, out
+        block = self.data[s]
+        if out is not None:
+            out[...] = block
+            block = out
+        return None, block
 
 
-def first_hidden(network: ReLUNetwork, X: Data) -> RowHidden | StoredHidden:
+#: h¹ on the inputs, block by block
+Hidden = RowHidden | StoredHidden
+
+
+def first_hidden(network: NetworkArrays, X: Data) -> Hidden:
     """h¹ on inputs, by rows, or at once where X can only be applied whole."""
     W = network.weights[0]
     b = network.biases[0]

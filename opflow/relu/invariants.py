@@ -9,9 +9,8 @@ import numpy as np
 from opflow.machine.arrays import Array, Data, namespace, to_device_of
 from opflow.operators import GramVelocity, Matrix, Operator
 from opflow.operators.rules import scale
-from opflow.relu.checks import check_layer
+from opflow.relu.checks import check_layer, check_residual
 from opflow.relu.fields import Fields
-from opflow.relu.hierarchy.velocities import check_residual
 from opflow.relu.inputs import input_operator
 from opflow.relu.network import ReLUNetwork
 
@@ -90,20 +89,6 @@ def balance_drift(network: ReLUNetwork, start: list[Array], size: float) -> floa
     return max(drifts, default=0.0) / size
 
 
-def weight_gram(network: ReLUNetwork, layer: int, side: str = "input") -> Array:
-    """WᵀW of a layer 1..L, on its input units, or WWᵀ, on its output units.
-
-    Examples
-    --------
-    >>> import opflow as of
-    >>> from opflow.relu.invariants import weight_gram
-    >>> weight_gram(of.ReLUNetwork.random([3, 5, 4], seed=0), 2, "output").shape
-    (4, 4)
-    """
-    W = network.weights[layer - 1]
-    return W.T @ W if side == "input" else W @ W.T
-
-
 def weight_gram_velocity(
     fields: Fields, layer: int, residual: Data, side: str = "input"
 ) -> Operator:
@@ -156,7 +141,7 @@ def weight_gram_velocity(
     if layer == 1 and fields.inputs is None:
         raise ValueError("these fields were built from gram=, without X, so there is no W¹")
     W = fields.network.weights[layer - 1]
-    phi = fields.conjugates[layer - 1].reshape(len(r), -1, len(W))
+    phi = fields.conjugate(layer).reshape(len(r), -1, len(W))
     s = (r[:, None, :] @ phi)[:, 0]
     a = input_operator(fields.activations[layer - 1], "a")
     if side == "input":

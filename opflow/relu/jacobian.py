@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-
 from opflow.machine.arrays import Data, is_sparse, module_name
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import Sharded
-from opflow.operators import HStack, Matrix, Operator, PackedGates, ScaledGates, Zero
+from opflow.operators import HStack, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
-from opflow.operators.gates import tables_pay
 from opflow.operators.kfac import Factors, kfac_blocks
 from opflow.operators.operator import Cost, placed
 from opflow.operators.outputs import check_outputs, of_outputs
 from opflow.operators.rules import is_operator, scale
 from opflow.operators.sharded import ShardedRows
+from opflow.relu.directions import layer_scales
 from opflow.relu.fields import Fields
-from opflow.relu.grams import conjugate_factor
+from opflow.relu.grams import activation_symbol, conjugate_factor
 from opflow.relu.inputs import input_operator
+from opflow.relu.passes import gates_suffice
 from opflow.relu.readout_jacobian import layer_jacobian
 from opflow.relu.storage import packs_top
 from opflow.relu.transport import Transport
@@ -82,9 +81,10 @@ def jacobian(
     check_outputs(outputs)
     if jacobian_route(fields, route) == "transport":
         return chosen_outputs(fields, Transport(fields, rates=rates), outputs)
+    scales = layer_scales(fields.network, rates)
     layers = [
-        scale(math.sqrt(rate) if rates else 1.0, part)
-        for rate, parts in zip(fields.network.layer_rates(), layer_jacobians(fields), strict=True)
+        scale(size, part)
+        for size, parts in zip(scales, layer_jacobians(fields), strict=True)
         for part in parts
     ]
     J = layers[0] if len(layers) == 1 else HStack(layers, symbol="J")
@@ -94,19 +94,15 @@ def jacobian(
 def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
     """For each trained layer from `first`, ``φ ⊙ a`` and, with a bias, φ itself (no rates)."""
     net = fields.network
-    if not fields.samples:  # other ranks have some
-        return [
-            [placed(Zero(0, p.size, net.dtype), module_name(p)) for p in pair if p is not None]
-            for pair in net.layers()
-        ]
+    if not fields.samples:
+        return [[_no_rows(fields, p.size) for p in pair if p is not None] for pair in net.layers()]
     out: list[list[Operator]] = []
     layers = net.layers()
     below = fields.activations if len(layers) > 1 else [fields.inputs]
     for layer in range(first, len(layers) + 1):
         a = below[layer - 1]
-        symbol = "X" if layer == 1 else f"a{superscript(layer - 1)}"
         conjugate = _conjugate(fields, layer, a)
-        parts = [layer_jacobian(conjugate, input_operator(a, symbol))]
+        parts = [layer_jacobian(conjugate, input_operator(a, activation_symbol(layer - 1)))]
         if layers[layer - 1][1] is not None:
             parts.append(conjugate)
         out.append(parts)
@@ -116,20 +112,10 @@ def layer_jacobians(fields: Fields, first: int = 1) -> list[list[Operator]]:
 def _conjugate(fields: Fields, layer: int, below: Data) -> Operator:
     """φ^ℓ, (N·k, n_ℓ): as gates where it is no more than these and their products are faster."""
     net = fields.network
-    if layer > net.depth:
-        return conjugate_factor(fields, layer)
-    symbol = f"φ{superscript(layer)}"
-    if layer == net.depth and _gates_suffice(fields, below):
+    if layer == net.depth and fields.derived and gates_suffice(net, below):
         gates = PackedGates.from_bits(fields.top_bits, net.widths[-1], net.dtype, net.slopes[-1])
-        return ScaledGates(gates, net.readout[0], symbol=symbol)
-    return Matrix(fields.conjugate(layer), symbol=symbol)
-
-
-def _gates_suffice(fields: Fields, below: Data) -> bool:
-    """Whether the top conjugates are gates times the readout, and `below` multiplies them fast."""
-    net = fields.network
-    one_output = fields.derived and net.outputs == 1 and net.slopes[-1] != 1
-    return one_output and tables_pay(net.widths[-1], net.dtype, below)
+        return ScaledGates(gates, net.readout[0], symbol=f"φ{superscript(layer)}")
+    return conjugate_factor(fields, layer)
 
 
 def reads_rows(fields: Fields) -> bool:
@@ -151,38 +137,41 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
         return route
     net = fields.network
     n = fields.samples
-    held = packs_top(net, fields.storage) and net.depth == 1
-    if held and _gates_suffice(fields, fields.inputs):
-        return "cached"  # the conjugates are what is held
     if fields.storage != "cached":
-        return "transport"
-    if net.outputs == 1 or is_sparse(fields.inputs):
-        return "cached"
-    if not (fields.derived and reads_rows(fields)):
+        held = net.depth == 1 and packs_top(net, fields.storage)  # the conjugates, as gates
+        return "cached" if held and gates_suffice(net, fields.inputs) else "transport"
+    recomputable = fields.derived and reads_rows(fields)
+    if net.outputs == 1 or is_sparse(fields.inputs) or not recomputable:
         return "cached"
     # Both do the same GEMMs with the parameters; cached then reads N·k·Σn conjugates twice,
     # transport pays a second chain of GEMMs through the layers above the first.
     # The rates are nominal: the form of K does not depend on the machine unless materialise asks.
     entries = n * net.outputs * sum(net.widths[1:])
     upper = sum(W.size for W in net.weights[1:])
-    cached = Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize)
-    transport = Cost(4.0 * n * (upper + net.readout.size), 0.0)
-    nominal = MachineProfile()
-    faster = nominal.seconds(transport, net.dtype) < nominal.seconds(cached, net.dtype)
-    return "transport" if faster else "cached"
+    costs = {
+        "cached": Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize),
+        "transport": Cost(4.0 * n * (upper + net.readout.size), 0.0),
+    }
+    return min(costs, key=lambda name: MachineProfile().seconds(costs[name], net.dtype))
 
 
 def chosen_outputs(fields: Fields, rows: Operator, outputs: str | int) -> Operator:
-    """Of a Jacobian of the samples of this rank what `outputs` names, on the samples of all."""
+    """The rows of a Jacobian that `outputs` names, with those of other ranks."""
     k = fields.network.outputs
     if fields.samples or outputs == "all":
         chosen = of_outputs(rows, k, outputs)
-    else:  # other ranks have some
+    else:
         width = rows.shape[1] * (k if outputs == "trace" else 1)
-        chosen = placed(Zero(0, width, rows.dtype), module_name(fields.network.readout))
+        chosen = _no_rows(fields, width)
     if not isinstance(fields.space, Sharded):
         return chosen
     return ShardedRows(chosen, fields.space, k if outputs == "all" else 1)
+
+
+def _no_rows(fields: Fields, width: int) -> Operator:
+    """Columns of the Jacobian of no samples: other ranks have some."""
+    V = fields.network.readout
+    return placed(Zero(0, width, V.dtype), module_name(V))
 
 
 @kfac_blocks.register

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from opflow.machine.arrays import Array, Data
+from opflow.machine.arrays import Data
 from opflow.operators import GramVelocity, KhatriRao, Matrix, Operator, Zero
 from opflow.operators.describe import superscript
-from opflow.operators.gates import slope_values
 from opflow.operators.rules import add, scale
+from opflow.relu.checks import check_residual
 from opflow.relu.fields import Fields
 from opflow.relu.grams import activation_factor, conjugate_factor
-from opflow.relu.hierarchy.velocities import check_residual, field_velocities, split
+from opflow.relu.hierarchy.velocities import field_velocities, split
 from opflow.relu.readout_jacobian import layer_jacobian
+from opflow.relu.units import sloped
 
 __all__ = ["KernelVelocity", "kernel_velocity", "layer_kernel_velocities"]
 
@@ -94,8 +95,7 @@ def kernel_velocity(fields: Fields, residual: Data) -> Operator:
     >>> dK.symmetric, dK.psd, dK.shape
     (True, False, (3, 3))
     """
-    parts = [part for layer in _layers(fields, residual) for part in layer.velocities()]
-    return add(_zero(fields), *parts)
+    return add(*(layer.velocity() for layer in _layers(fields, residual)))
 
 
 def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVelocity]:
@@ -131,12 +131,10 @@ def layer_kernel_velocities(fields: Fields, residual: Data) -> list[KernelVeloci
     >>> first.activations.symbol, second.conjugates.symbol
     ('0', '0')
     """
-    velocities = []
-    for layer in _layers(fields, residual):
-        by_activations = add(_zero(fields), *layer._replace(dphi=None).velocities())
-        by_conjugates = add(_zero(fields), *layer._replace(da=None).velocities())
-        velocities.append(KernelVelocity(by_activations, by_conjugates))
-    return velocities
+    return [
+        KernelVelocity(layer._replace(dphi=None).velocity(), layer._replace(da=None).velocity())
+        for layer in _layers(fields, residual)
+    ]
 
 
 class _Layer(NamedTuple):
@@ -149,48 +147,39 @@ class _Layer(NamedTuple):
     dphi: Operator | None
     da: Operator | None
 
-    def velocities(self) -> list[Operator]:
-        """What adds up to the velocity of the layer's kernel."""
+    def velocity(self) -> Operator:
+        """The velocity of the layer's kernel."""
         moved: list[Operator] = []
         if self.dphi is not None:
             moved.append(KhatriRao(self.dphi, self.a))
         if self.da is not None:
             moved.append(layer_jacobian(self.phi, self.da))
-        grams = []
+        grams: list[Operator] = [Zero(self.phi.shape[0], dtype=self.phi.dtype)]
         if moved:  # one Gram a layer: both parts share the products with φ ⊙ a
             grams.append(GramVelocity(layer_jacobian(self.phi, self.a), add(*moved)))
         if self.bias and self.dphi is not None:  # the 1 that a bias adds to A
             grams.append(GramVelocity(self.phi, self.dphi))
-        return [scale(self.rate, gram) for gram in grams]
+        return add(*(scale(self.rate, gram) for gram in grams))
 
 
 def _layers(fields: Fields, residual: Data) -> list[_Layer]:
     """Layer by layer, the factors of the kernel and their velocities along gradient flow."""
     r = check_residual(fields, residual).reshape(-1)
     net = fields.network
-    dh, dpsi = split(fields, field_velocities(fields) @ r)
+    dh, dpsi = split(fields, field_velocities(fields) @ -r)
+    slopes = list(zip(fields.gates, net.slopes, strict=True))
     layers = []
     trained = net.layers()
     for i, rate in enumerate(net.layer_rates()):
         dphi = da = None
         if i + 1 < len(trained):
-            velocity = _sloped(fields, i + 1, dpsi[i])
+            velocity = sloped(dpsi[i], *slopes[i], dpsi[i])
             velocity = velocity.reshape(-1, velocity.shape[-1])
             dphi = Matrix(velocity, symbol=f"dφ{superscript(i + 1)}")
         if i:
-            da = Matrix(_sloped(fields, i, dh[i - 1]), symbol=f"da{superscript(i)}")
+            velocity = sloped(dh[i - 1], *slopes[i - 1], dh[i - 1])
+            da = Matrix(velocity, symbol=f"da{superscript(i)}")
         phi = conjugate_factor(fields, i + 1)
         a = activation_factor(fields, i)
         layers.append(_Layer(rate, trained[i][1] is not None, phi, a, dphi, da))
     return layers
-
-
-def _sloped(fields: Fields, layer: int, velocity: Array) -> Array:
-    """``−s ∘ velocity``, in place."""
-    s = -slope_values(fields.gates[layer - 1], fields.network.slopes[layer - 1], velocity.dtype)
-    velocity *= s[:, None, :] if velocity.ndim == 3 else s  # a row of a sample for each output
-    return velocity
-
-
-def _zero(fields: Fields) -> Operator:
-    return Zero(fields.samples * fields.network.outputs, dtype=fields.network.dtype)

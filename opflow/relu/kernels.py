@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from opflow.evaluation import GramSide
-from opflow.machine.arrays import Data, is_sparse
-from opflow.operators import CrossGram, Gram, Matrix, Operator
+from opflow.machine.arrays import Data, is_sparse, namespace
+from opflow.operators import CrossGram, Gram, Operator
 from opflow.operators.describe import superscript
 from opflow.operators.measuring import measuring_operator
 from opflow.operators.outputs import check_outputs
@@ -18,6 +18,7 @@ from opflow.operators.pullback import pushforward
 from opflow.operators.rules import add, scale
 from opflow.relu.checks import check_fields
 from opflow.relu.fields import Fields
+from opflow.relu.grams import conjugate_factor
 from opflow.relu.jacobian import (
     chosen_outputs,
     jacobian,
@@ -73,7 +74,11 @@ def layer_kernels(fields: Fields, *, outputs: str | int = "all") -> list[Operato
     if fields.gram is not None:
         if outputs != "all":
             raise ValueError("fields that know their inputs by a Gram alone take outputs='all'")
-        kernels.append(scale(rates[0], _first_kernel_by_gram(fields, fields.gram)))
+        phi = conjugate_factor(fields, 1)
+        terms: list[Operator] = [GramSide(phi, fields.gram)]  # the Gram need not have a factor
+        if fields.network.biases[0] is not None:
+            terms.append(Gram(phi))
+        kernels.append(scale(rates[0], add(*terms)))
     first = 1 + len(kernels)
     for layer, parts in enumerate(layer_jacobians(fields, first), start=first):
         D = f"D{superscript(layer)}"
@@ -84,13 +89,6 @@ def layer_kernels(fields: Fields, *, outputs: str | int = "all") -> list[Operato
         ]
         kernels.append(scale(rates[layer - 1], add(*grams)))
     return kernels
-
-
-def _first_kernel_by_gram(fields: Fields, gram: Operator) -> Operator:
-    """``A⁰ ∘ D¹`` for a Gram A⁰ that need not have a factor."""
-    phi = Matrix(fields.conjugate(1), symbol="φ¹")
-    kernel = GramSide(phi, gram)
-    return kernel if fields.network.biases[0] is None else add(kernel, Gram(phi))
 
 
 def collective_kernel(
@@ -244,8 +242,6 @@ def measured_kernel(fields: Fields, measurement: Data, *, route: str | None = No
     ((1, 1), True, True)
     """
     net = check_fields(fields).network
-    if fields.space.sharded:
-        raise ValueError("measurement needs all samples here: fields without comm=")
     G = measuring_operator(measurement, fields.samples, net.outputs, net.readout)
     return pushforward(collective_kernel(fields, route=route), G)
 
@@ -257,7 +253,9 @@ def _equal(one: ReLUNetwork, other: ReLUNetwork) -> bool:
     others = other.arrays()
     return (
         one.settings() == other.settings()
-        and {name: a.shape for name, a in arrays.items()}
-        == {name: b.shape for name, b in others.items()}
-        and all(bool((a == others[name]).all()) for name, a in arrays.items())
+        and arrays.keys() == others.keys()
+        and all(
+            bool(namespace(a, b).array_equal(a, b))
+            for a, b in zip(arrays.values(), others.values(), strict=True)
+        )
     )

@@ -16,21 +16,12 @@ from numpy.typing import DTypeLike
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.interface.pictured import Pictured
-from opflow.machine.arrays import Array, Data, namespace, to_device
+from opflow.machine.arrays import Array, Data, to_device
 from opflow.machine.files import load_arrays, save_arrays
 from opflow.relu import convert
 from opflow.relu.fields import Fields
 from opflow.relu.inputs import check_inputs
 from opflow.relu.network_arrays import NetworkArrays
-from opflow.relu.parameters import (
-    checked_biases,
-    checked_output_bias,
-    checked_rate,
-    checked_rates,
-    checked_readout,
-    checked_slopes,
-    checked_weights,
-)
 from opflow.relu.passes import outputs
 from opflow.relu.scalings import draw
 
@@ -88,30 +79,6 @@ class ReLUNetwork(NetworkArrays, Pictured):
     >>> net.depth, net.widths, net.parameters
     (2, (4, 8, 8), 96)
     """
-
-    def __init__(
-        self,
-        weights: Sequence[Array],
-        readout: Array,
-        *,
-        biases: Sequence[Array | None] | None = None,
-        rates: Sequence[float] | None = None,
-        slope: float | Sequence[float] = 0.0,
-        readout_rate: float | None = None,
-        output_bias: Array | None = None,
-    ) -> None:
-        self.weights = checked_weights(weights)
-        self.readout = checked_readout(readout, len(self.weights[-1]))
-        self.biases = checked_biases(biases, self.weights)
-        self.rates = checked_rates(rates, len(weights))
-        self.slopes = checked_slopes(slope, len(weights))
-        self.readout_rate = None if readout_rate is None else checked_rate(readout_rate)
-        self.output_bias = checked_output_bias(output_bias, self.outputs)
-        arrays = list(self.arrays().values())
-        namespace(*arrays)  # raises where they are not at one place
-        dtypes = sorted({str(a.dtype) for a in arrays})
-        if len(dtypes) > 1:
-            raise TypeError(f"weights, readout and biases mix {' and '.join(dtypes)}")
 
     _picture = "network"
 

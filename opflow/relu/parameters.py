@@ -35,7 +35,7 @@ def checked_readout(readout: Array, units: int) -> Array:
     readout = check_real(readout, "readout", finite=True)
     if readout.ndim == 1:
         readout = readout[None, :]
-    if readout.ndim != 2 or 0 in readout.shape or readout.shape[1] != units:
+    if readout.ndim != 2 or readout.shape[1] != units or not len(readout):
         raise ValueError(
             f"readout has shape {readout.shape} but the last layer has {units} units: "
             f"(outputs, {units}) is expected"
@@ -51,29 +51,26 @@ def checked_biases(
         return (None,) * len(weights)
     if len(biases) != len(weights):
         raise ValueError(f"biases has {len(biases)} entries for {len(weights)} layers")
-    checked = []
-    for i, (b, W) in enumerate(zip(biases, weights, strict=True)):
-        if b is not None:
-            b = check_real(b, f"biases[{i}]", finite=True)
-            if b.shape != W.shape[:1]:
-                raise ValueError(
-                    f"biases[{i}] has shape {b.shape} but layer {i + 1} has {W.shape[0]} units"
-                )
-        checked.append(b)
-    return tuple(checked)
+    return tuple(
+        _checked_vector(b, f"biases[{i}]", len(W), f"layer {i + 1} has {len(W)} units")
+        for i, (b, W) in enumerate(zip(biases, weights, strict=True))
+    )
 
 
 def checked_output_bias(bias: Array | None, outputs: int) -> Array | None:
     """c as a vector (k,), if there is one."""
-    if bias is None:
+    needed = f"the readout has {outputs} rows: ({outputs},) is expected"
+    return _checked_vector(bias, "output_bias", outputs, needed)
+
+
+def _checked_vector(b: Array | None, name: str, size: int, needed: str) -> Array | None:
+    """A vector of this size, if there is one."""
+    if b is None:
         return None
-    bias = check_real(bias, "output_bias", finite=True)
-    if bias.shape != (outputs,):
-        raise ValueError(
-            f"output_bias has shape {bias.shape} but the readout has {outputs} rows: "
-            f"({outputs},) is expected"
-        )
-    return bias
+    b = check_real(b, name, finite=True)
+    if b.shape != (size,):
+        raise ValueError(f"{name} has shape {b.shape} but {needed}")
+    return b
 
 
 def checked_rates(rates: Sequence[float] | None, depth: int) -> tuple[float, ...]:

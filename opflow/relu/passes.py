@@ -7,54 +7,45 @@ Activations are kept with the sign of h (:mod:`opflow.relu.units`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opflow.machine.arrays import Array, Data, module_name, namespace
 from opflow.machine.streams import prefetched
 from opflow.machine.workspace import row_slices
 from opflow.operators.gates import GateGradient, PackedGates, ScaledGates, pack, tables_pay
-from opflow.relu.inputs import RowHidden, StoredHidden, affine, copied_width, first_hidden
+from opflow.relu.inputs import Hidden, affine, copied_width, first_hidden
+from opflow.relu.network_arrays import NetworkArrays
 from opflow.relu.units import activate, activation, sloped
-
-if TYPE_CHECKING:
-    from opflow.relu.network import ReLUNetwork
 
 #: multiplications in a product of gates with a matrix, below which BLAS is faster than tables
 LEAST_PRODUCTS = 1 << 19
 
 
-def preactivation(network: ReLUNetwork, layer: int, below: Data, out: Array | None = None) -> Array:
+def preactivation(
+    network: NetworkArrays, layer: int, below: Data, out: Array | None = None
+) -> Array:
     """``h^ℓ`` from ``ã^{ℓ-1}``, layers counted from 1."""
     a = layer_activation(network, layer - 1, below)
     return affine(a, network.weights[layer - 1], network.biases[layer - 1], out)
 
 
-def layer_activation(network: ReLUNetwork, layer: int, signed: Data) -> Data:
+def layer_activation(network: NetworkArrays, layer: int, signed: Data) -> Data:
     """``a^ℓ`` from ``ã^ℓ``; the inputs for ℓ = 0."""
     return activation(signed, network.slopes[layer - 1]) if layer else signed
 
 
-def layer_inputs(network: ReLUNetwork, signed: Sequence[Data]) -> list[Data]:
+def layer_inputs(network: NetworkArrays, signed: Sequence[Data]) -> list[Data]:
     """The inputs of every trained layer, ``[X, a^1, …]``, from ``[X, ã^1, …, ã^L]``."""
-    inputs = list(signed if network.readout_rate is not None else signed[:-1])
-    for layer, slope in enumerate(network.slopes[: len(inputs) - 1], start=1):
-        inputs[layer] = activation(inputs[layer], slope)
-    return inputs
+    inputs = signed[: len(network.layers())]
+    return [layer_activation(network, layer, a) for layer, a in enumerate(inputs)]
 
 
-def top_outputs(network: ReLUNetwork, top: Array) -> Array:
+def top_outputs(network: NetworkArrays, top: Array) -> Array:
     """``f = a^L Vᵀ + c`` from ``ã^L``."""
     f = layer_activation(network, network.depth, top) @ network.readout.T
     if network.output_bias is not None:
         f += network.output_bias
     return f
-
-
-def output_conjugates(network: ReLUNetwork, samples: int) -> Array:
-    """∂f/∂f, (b, k, k): what the conjugates of a layer are for the readout, of a row block."""
-    xp = namespace(network.readout)
-    k = network.outputs
-    return xp.broadcast_to(xp.eye(k, dtype=network.dtype), (samples, k, k))
 
 
 def through(field: Array, W: Array, out: Array | None = None) -> Array:
@@ -66,19 +57,31 @@ def through(field: Array, W: Array, out: Array | None = None) -> Array:
 
 
 def blocks(
-    network: ReLUNetwork, samples: int | slice, copies: int = 1, X: Data = None
+    network: NetworkArrays, samples: int | slice, copies: int = 1, X: Data = None
 ) -> Iterable[slice]:
     """Row blocks in which all layers of a pass fit the workspace, with rows read from disk.
 
     `samples` is their number or a range of them; `X` what the pass reads the rows of, if any.
     """
     width = sum(network.widths[1:]) * (1 + copies) + copied_width(X)
+    return row_blocks(network, samples, width * network.dtype.itemsize, X)
+
+
+def row_blocks(
+    network: NetworkArrays, samples: int | slice, bytes_per_row: float, X: Data
+) -> Iterable[slice]:
+    """Row blocks that fit the workspace, with rows of X read from disk, where the network is."""
     where = module_name(network.weights[0])
-    return prefetched(row_slices(samples, width * network.dtype.itemsize, where=where), X)
+    return prefetched(row_slices(samples, bytes_per_row, where=where), X)
+
+
+def new_array(network: NetworkArrays, *shape: int) -> Array:
+    """An empty array of the network's dtype, where the network is."""
+    return namespace(network.readout).empty(shape, dtype=network.dtype)
 
 
 def forward(
-    network: ReLUNetwork,
+    network: NetworkArrays,
     hidden: Array,
     below: Data | None = None,
     out: Sequence[Array | None] | None = None,
@@ -87,21 +90,21 @@ def forward(
 
     `out` may hold arrays for ``[ã^1, …, ã^L]``, None for a new one; that of ã^1 is not used.
     """
+    places: Sequence[Array | None] = out or [None] * network.depth
     activations: list[Any] = [below, activate(hidden, network.slopes[0])]
     for layer in range(2, network.depth + 1):
-        place = None if out is None else out[layer - 1]
-        h = preactivation(network, layer, activations[-1], place)
+        h = preactivation(network, layer, activations[-1], places[layer - 1])
         activations.append(activate(h, network.slopes[layer - 1]))
     return activations
 
 
-def forward_blocks(network: ReLUNetwork, X: Data) -> Iterator[tuple[slice, list[Array]]]:
+def forward_blocks(network: NetworkArrays, X: Data) -> Iterator[tuple[slice, list[Array]]]:
     """:func:`activation_blocks` of all samples of checked inputs."""
     return activation_blocks(network, X.shape[0], first_hidden(network, X))
 
 
 def activation_blocks(
-    network: ReLUNetwork, samples: int | slice, first: RowHidden | StoredHidden, copies: int = 0
+    network: NetworkArrays, samples: int | slice, first: Hidden, copies: int = 0
 ) -> Iterator[tuple[slice, list[Array]]]:
     """Row block by row block, the slice and ``[X, ã^1, …, ã^L]`` of its samples.
 
@@ -112,16 +115,16 @@ def activation_blocks(
         yield s, forward(network, hidden, below)
 
 
-def outputs(network: ReLUNetwork, X: Data) -> Array:
+def outputs(network: NetworkArrays, X: Data) -> Array:
     """f on checked inputs, (N, k)."""
-    out = namespace(network.readout).empty((X.shape[0], network.outputs), dtype=network.dtype)
+    out = new_array(network, X.shape[0], network.outputs)
     for s, activations in forward_blocks(network, X):
         out[s] = top_outputs(network, activations[-1])
     return out
 
 
 def conjugates(
-    network: ReLUNetwork,
+    network: NetworkArrays,
     activations: list[Array],
     seed: Array,
     top: int | None = None,
@@ -132,45 +135,46 @@ def conjugates(
     `seed` is ψ^L, of shape (b, n_L), or (b, m, n_L) for m vectors a sample; `activations` are
     signed, as :func:`forward` gives them.  `out` may hold the arrays for the result.
     """
+    top = top or network.depth
+    places: Sequence[Array | None] = out or [None] * top
     psi = seed
     found = []
-    for layer in range(top or network.depth, 0, -1):
-        place = None if out is None else out[layer - 1]
-        phi = sloped(psi, activations[layer], network.slopes[layer - 1], place)
+    for layer in range(top, 0, -1):
+        phi = sloped(psi, activations[layer], network.slopes[layer - 1], places[layer - 1])
         found.append(phi)
         if layer > 1:
-            below = None if out is None else out[layer - 2]
-            psi = through(phi, network.weights[layer - 1], below)
+            psi = through(phi, network.weights[layer - 1], places[layer - 2])
     return found[::-1]
 
 
-def gradients(network: ReLUNetwork, activations: list[Array], r: Array) -> list[Any]:
+def gradients(network: NetworkArrays, activations: list[Array], r: Array) -> list[Any]:
     """∂loss/∂h of every trained layer, r for the readout, from r (b, k) or (b, c, k), c at a time.
 
     Arrays (b, n_ℓ) or (b, c·n_ℓ), but that of the top is :class:`GateGradient` where it is faster.
     """
     *_, below, top = activations
-    own = [] if network.readout_rate is None else [r]
+    trained = len(network.layers())
     if r.ndim == 3 or not tables_pay_at_top(network, below, len(r)) or r.dtype != network.dtype:
-        found = [*conjugates(network, activations, through(r, network.readout)), *own]
-        return [part.reshape(len(part), -1) for part in found] if r.ndim == 3 else found
-    bits = pack(top > 0)
-    gradient = GateGradient(bits, r[:, 0], network.readout[0], network.slopes[-1])
+        found = [*conjugates(network, activations, through(r, network.readout)), r][:trained]
+        if r.ndim == 3:
+            found = [part.reshape(len(part), -1) for part in found]
+        return found
+    gradient = GateGradient(pack(top > 0), r[:, 0], network.readout[0], network.slopes[-1])
     if network.depth == 1:
-        return [gradient, *own]
+        return [gradient, r][:trained]
     psi = gradient @ network.weights[-1]
-    return [*conjugates(network, activations, psi, network.depth - 1), gradient, *own]
+    return [*conjugates(network, activations, psi, network.depth - 1), gradient, r][:trained]
 
 
 def top_conjugate(
-    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+    network: NetworkArrays, activations: list[Array], seed: Array, out: Sequence[Array]
 ) -> None:
     """Write ``[φ^L]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
     sloped(seed, activations[-1], network.slopes[-1], out[0])
 
 
 def lower_conjugates(
-    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+    network: NetworkArrays, activations: list[Array], seed: Array, out: Sequence[Array]
 ) -> None:
     """Write ``[φ^1, …, φ^{L-1}]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
     top = activations[-1]
@@ -184,7 +188,7 @@ def lower_conjugates(
 
 
 def all_conjugates(
-    network: ReLUNetwork, activations: list[Array], seed: Array, out: Sequence[Array]
+    network: NetworkArrays, activations: list[Array], seed: Array, out: Sequence[Array]
 ) -> None:
     """Write ``[φ^1, …, φ^L]`` to `out`; `seed` is ψ^L as for :func:`conjugates`."""
     top_conjugate(network, activations, seed, out[-1:])
@@ -192,13 +196,18 @@ def all_conjugates(
         lower_conjugates(network, activations, seed, out[:-1])
 
 
-def tables_pay_at_top(network: ReLUNetwork, factor: Data, samples: int) -> bool:
-    """Whether φ^L is gates times the readout, and multiplies `factor` faster through tables."""
-    width = network.widths[-1]
+def tables_pay_at_top(network: NetworkArrays, factor: Data, samples: int) -> bool:
+    """Whether φ^L of so many samples multiplies `factor` faster through tables."""
+    if factor is None or samples * network.widths[-1] * factor.shape[1] < LEAST_PRODUCTS:
+        return False
+    return gates_suffice(network, factor)
+
+
+def gates_suffice(network: NetworkArrays, factor: Data) -> bool:
+    """Whether φ^L is gates times the readout, and these multiply `factor` fast."""
+    one_slope = network.slopes[-1] == 1  # then there are no gates
     return (
         network.outputs == 1
-        and network.slopes[-1] != 1  # then there are no gates
-        and factor is not None
-        and samples * width * factor.shape[1] >= LEAST_PRODUCTS
-        and tables_pay(width, network.dtype, factor)
+        and not one_slope
+        and tables_pay(network.widths[-1], network.dtype, factor)
     )

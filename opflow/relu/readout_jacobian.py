@@ -21,27 +21,15 @@ from opflow.operators.operator import Cost
 class ReadoutJacobian(Operator):
     """``∂f/∂vec V``: ``a ⊗ I_k`` with its columns in the order of V, and so ``∂f/∂c`` for a = 1.
 
-    Parameters
-    ----------
-    a : Operator (N, n)
-    outputs : int
-        k, the number of outputs.
-
-    Notes
-    -----
-    Its Gram is A ⊗ I_k.  2·N·n·k flops a column each way.
+    `a` is (N, n) and `outputs` k.  Its Gram is A ⊗ I_k.  2·N·n·k flops a column each way.
     """
 
     def __init__(self, a: Operator, outputs: int) -> None:
         self.a = a
         self.outputs = outputs
+        self.row_access = a.row_access
         shape = (a.shape[0] * outputs, a.shape[1] * outputs)
         super().__init__(shape, a.dtype, symbol=f"{a.symbol} ⊗ I" if outputs > 1 else a.symbol)
-
-    @property
-    def row_access(self) -> bool:  # type: ignore[override]
-        """Whether rows can be read at the cost of the memory they occupy."""
-        return self.a.row_access
 
     @property
     def operands(self) -> tuple[Operator, ...]:

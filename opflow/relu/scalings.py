@@ -5,26 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from opflow.machine.arrays import Array, check_integer, check_real_dtype
+from opflow.machine.arrays import check_integer, check_real_dtype
 from opflow.relu.parameters import checked_slopes
 
 SCALINGS = ("standard", "ntk", "mean-field")
-
-
-class Draw(TypedDict):
-    """The arguments of a network."""
-
-    weights: list[Array]
-    readout: Array
-    biases: list[Array] | None
-    rates: list[float] | None
-    slope: tuple[float, ...]
-    readout_rate: float | None
 
 
 def draw(
@@ -36,8 +25,8 @@ def draw(
     readout_rate: float | str | None,
     rng: np.random.Generator,
     dtype: DTypeLike,
-) -> Draw:
-    """Draw a network; the numbers are the same for both dtypes, to rounding."""
+) -> dict[str, Any]:
+    """Draw the arguments of a network; the numbers are the same for both dtypes, to rounding."""
     widths = [_count(n, f"widths[{i}]") for i, n in enumerate(widths)]
     if len(widths) < 2:
         raise ValueError(f"widths must be [d, n_1, ...], not {widths}")
@@ -53,17 +42,16 @@ def draw(
         for variance, (m, n) in zip(variances, itertools.pairwise(widths), strict=True)
     ]
     last = widths[-1]
+    # the deviation of the readout, the rates, and the automatic rate of the readout
+    std, rates, automatic = {
+        "standard": (1 / math.sqrt(last), None, 1.0),
+        "ntk": (1 / math.sqrt(last), variances, 1 / last),
+        "mean-field": (1 / last, [float(last)] * len(weights), 1 / last),
+    }[scaling]
     if readout_rate == "auto":
-        readout_rate = 1.0 if scaling == "standard" else 1 / last
+        readout_rate = automatic
     elif isinstance(readout_rate, str):
         raise ValueError(f"readout_rate must be a number, 'auto' or None, not {readout_rate!r}")
-    std = 1 / math.sqrt(last)
-    rates = None
-    if scaling == "mean-field":
-        std = 1 / last
-        rates = [float(last)] * len(weights)
-    elif scaling == "ntk":
-        rates = variances
     return {
         "weights": weights,
         "readout": (std * rng.standard_normal((outputs, last))).astype(dtype),

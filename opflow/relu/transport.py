@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from numpy.typing import DTypeLike
-
-from opflow.machine.arrays import Array, Data, Index, is_sparse, module_name, namespace
-from opflow.machine.streams import prefetched
+from opflow.machine.arrays import Array, Data, Index, is_sparse, namespace
 from opflow.machine.threads import bytes_over_rows, over_rows
-from opflow.machine.workspace import row_slices
 from opflow.operators import Matrix, Operator
 from opflow.operators.entries import (
     cheap_in_operands,
@@ -22,24 +17,20 @@ from opflow.operators.entries import (
 )
 from opflow.operators.operator import Cost
 from opflow.operators.prices import Work, array_bytes, gram_work, product_bytes
+from opflow.relu.directions import Direction, OnParameters, TrainedLayer
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import parameter_gradient
 from opflow.relu.inputs import copied_width
-from opflow.relu.passes import conjugates, gradients, layer_inputs, output_conjugates, through
+from opflow.relu.passes import conjugates, gradients, layer_inputs, row_blocks, through
 from opflow.relu.units import sloped
 
+#: a trained layer, its inputs and its φ
+Factors = tuple[TrainedLayer, Data, Array]
 
-class Transport(Operator):
+
+class Transport(OnParameters):
     r"""The Jacobian by transport: backpropagate, then push tangents forward.
 
-    Parameters
-    ----------
-    fields : Fields
-    rates : bool, default True
-        As in :func:`jacobian`.
-
-    Notes
-    -----
     ``Jᵀ r`` backpropagates r through the gates, ``J m`` pushes the tangent
     :math:`\dot h^\ell = a^{\ell-1} M_\ell^T + \dot a^{\ell-1} W^{\ell T}` forward; together
     8·N·P − 4·N·P_1 + 4·N·k·n_L flops a column for any number k of outputs, and no conjugate is
@@ -47,17 +38,7 @@ class Transport(Operator):
     """
 
     def __init__(self, fields: Fields, *, rates: bool = True) -> None:
-        net = fields.network
-        self.fields = fields
-        self.rates = rates
-        #: √η of each trained layer
-        self.scales = [math.sqrt(rate) if rates else 1.0 for rate in net.layer_rates()]
-        super().__init__((fields.samples * net.outputs, net.parameters), net.dtype, symbol="J")
-
-    @property
-    def data(self) -> Array:
-        """The readout: the operator is where it is."""
-        return self.fields.network.readout
+        super().__init__(fields, fields.samples * fields.network.outputs, "J", rates)
 
     def cost(self, columns: int = 1) -> Cost:
         net = self.fields.network
@@ -68,31 +49,23 @@ class Transport(Operator):
         stored = array_bytes(self, n, net.widths[0]) + self.fields.nbytes
         return Cost(n * flops * columns, stored + self._vector_bytes(columns))
 
-    def layers(self) -> list[tuple[slice, slice | None, float]]:
-        """Where weights and bias of each trained layer stand among the columns, and √η."""
-        places = self.fields.network.parameter_slices()
-        return [(*place, size) for place, size in zip(places, self.scales, strict=True)]
-
-    def blocks(self, columns: int, dtype: DTypeLike, samples: slice) -> Iterable[slice]:
+    def blocks(self, columns: int, samples: int | slice) -> Iterable[slice]:
+        """Row blocks in which a product with so many columns fits the workspace."""
         X = self.fields.inputs
         net = self.fields.network
         width = (sum(net.widths[1:]) + net.outputs) * (2 + 3 * columns) + copied_width(X)
-        where = module_name(net.weights[0])
-        return prefetched(row_slices(samples, width * self.dtype.itemsize, where=where), X)
+        return row_blocks(net, samples, width * self.dtype.itemsize, X)
 
-    def _conjugate_blocks(self) -> Iterator[tuple[slice, list[Data], list[Array]]]:
-        """Row block by row block, the slice, and of each trained layer the inputs and φ."""
+    def factors(self, index: Index) -> list[Factors]:
+        """Each trained layer with its inputs and φ, (b, k, n), of some samples."""
         net = self.fields.network
-        for s in self.blocks(net.outputs, self.dtype, slice(0, self.fields.samples)):
-            yield s, *self._factors(self.fields.rows(s))
-
-    def _factors(self, rows: list[Data]) -> tuple[list[Data], list[Array]]:
-        """Of each trained layer the inputs and φ, (b, k, n), from ``[X, ã^1, …]``."""
-        net = self.fields.network
-        phis = conjugates(net, rows, self.fields.seed(rows))
+        rows = self.fields.rows(index)
+        xp = namespace(self.data)
+        b, k = len(rows[-1]), net.outputs
+        phis = conjugates(net, rows, xp.broadcast_to(self.data, (b, *self.data.shape)))
         if net.readout_rate is not None:
-            phis.append(output_conjugates(net, len(phis[0])))
-        return layer_inputs(net, rows), phis
+            phis.append(xp.broadcast_to(xp.eye(k, dtype=net.dtype), (b, k, k)))
+        return list(zip(self.layers, layer_inputs(net, rows), phis, strict=True))
 
     def _rmatmat(self, X: Array) -> Array:
         net = self.fields.network
@@ -100,28 +73,21 @@ class Transport(Operator):
         c = X.shape[1]
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
-            for s in self.blocks(c, X.dtype, samples):
+            for s in self.blocks(c, samples):
                 rows = self.fields.rows(s)
-                r = X[s.start * k : s.stop * k].reshape(-1, k, c)
-                r = r[:, :, 0] if c == 1 else r.transpose(0, 2, 1)
+                r = X[s.start * k : s.stop * k].reshape(-1, k, c).transpose(0, 2, 1)
+                if c == 1:
+                    r = r[:, 0]
                 yield layer_inputs(net, rows), gradients(net, rows, r)
 
+        flops = self.cost(c).flops / 2
         sums = parameter_gradient(
-            net,
-            self.fields.samples,
-            visit,
-            self.cost(c).flops / 2,
-            self.fields.inputs,
-            columns=c,
+            net, self.fields.samples, visit, flops, self.fields.inputs, columns=c
         )
-        out = namespace(X).empty((self.shape[1], c), dtype=X.dtype)
-        totals = iter(sums)
-        for weight, bias, size in self.layers():
-            out[weight] = next(totals).reshape(c, -1).T
-            out[weight] *= size
-            if bias is not None:
-                out[bias] = size * next(totals).reshape(c, -1).T
-        return out
+        xp = namespace(X)
+        out = xp.empty((self.shape[1], c), dtype=X.dtype)
+        xp.concatenate([total.reshape(c, -1).T for total in sums], out=out)
+        return self.scaled(out)
 
     def _matmat(self, X: Array) -> Array:
         net = self.fields.network
@@ -131,32 +97,24 @@ class Transport(Operator):
         out = namespace(X).empty((self.shape[0], c), dtype=X.dtype)
 
         def push(samples: slice) -> None:
-            for s in self.blocks(c, X.dtype, samples):
+            for s in self.blocks(c, samples):
                 rows = self.fields.rows(s)
-                outputs = self.tangents(rows, layer_inputs(net, rows), X, directions)[-1]
+                outputs = self.tangents(rows, layer_inputs(net, rows), directions)[-1]
                 out[s.start * k : s.stop * k] = outputs.transpose(0, 2, 1).reshape(-1, c)
 
         over_rows(self.fields.samples, push, self.cost(c).flops / 2, self.fields.inputs)
         return out
 
-    def directions(self, X: Array) -> list[Array]:
-        """What multiplies the inputs of each trained layer, (n_{ℓ-1}, c·n_ℓ), for c vectors."""
-        layers = zip(self.layers(), self.fields.network.layers(), strict=True)
-        return [
-            size * X[weight].reshape(*W.shape, -1).transpose(1, 2, 0).reshape(W.shape[1], -1)
-            for (weight, _, size), (W, _) in layers
-        ]
-
     def tangents(
-        self, rows: list[Data], below: list[Data], X: Array, directions: list[Array]
+        self, rows: list[Data], below: list[Data], directions: list[Direction]
     ) -> list[Array]:
         """``[ȧ^1, …, ȧ^L, ḟ]``, each (b, c, n), of ``[X, ã^1, …]`` and the layers' inputs."""
         net = self.fields.network
         own = []  # what each layer's parameters move at its outputs
-        for a, direction, (_, bias, size) in zip(below, directions, self.layers(), strict=True):
-            moved = (a @ direction).reshape(a.shape[0], X.shape[1], -1)
-            if bias is not None:
-                moved += size * X[bias].T
+        for a, (D, shift), layer in zip(below, directions, self.layers, strict=True):
+            moved = (a @ D).reshape(a.shape[0], -1, len(layer.W))
+            if shift is not None:
+                moved += shift
             own.append(moved)
         found: list[Array] = []
         for i, W in enumerate(net.weights):
@@ -176,26 +134,26 @@ entries_are_cheap.register(Transport, cheap_in_operands)
 
 
 @gram_diagonal.register
-def _gram_diagonal(J: Transport, weights: Any = None) -> Array:
+def _gram_diagonal(J: Transport, weights: Array | None = None) -> Array:
     if weights is not None:
         return gram_diagonal.dispatch(Operator)(J, weights)
-    net = J.fields.network
-    shape = (J.fields.samples, net.outputs)
-    out = namespace(net.readout).zeros(shape, dtype=J.dtype)
-    for s, inputs, phis in J._conjugate_blocks():
-        for size, (_, b), below, phi in zip(J.scales, net.layers(), inputs, phis, strict=True):
-            norms = gram_diagonal(Matrix(below)) + (b is not None)
-            out[s] += size**2 * norms[:, None] * (phi**2).sum(axis=2)
+    n = J.fields.samples
+    out = namespace(J.data).zeros((n, J.fields.network.outputs), dtype=J.dtype)
+    for s in J.blocks(out.shape[1], n):
+        factors = J.factors(s)
+        for layer, below, phi in factors:
+            norms = gram_diagonal(Matrix(below)) + (layer.bias is not None)
+            out[s] += layer.scale**2 * norms[:, None] * (phi**2).sum(axis=2)
     return out.reshape(-1)
 
 
 @column_squares.register
 def _column_squares(J: Transport) -> Array:
-    layers = J.layers()
     out = namespace(J.data).zeros(J.shape[1], dtype=J.dtype)
-    for _, inputs, phis in J._conjugate_blocks():
-        for (weight, bias, size), below, phi in zip(layers, inputs, phis, strict=True):
-            squares = size**2 * (phi**2).sum(axis=1)
+    for s in J.blocks(J.fields.network.outputs, J.fields.samples):
+        factors = J.factors(s)
+        for (_, weight, bias, scale), below, phi in factors:
+            squares = scale**2 * (phi**2).sum(axis=1)
             entries = below.multiply(below) if is_sparse(below) else below**2
             out[weight] += (entries.T @ squares).T.reshape(-1)
             if bias is not None:
@@ -204,30 +162,28 @@ def _column_squares(J: Transport) -> Array:
 
 
 @gram_block.register
-def _gram_block(J: Transport, rows: Index, cols: Index, weights: Any = None) -> Array:
+def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
         return gram_block.dispatch(Operator)(J, rows, cols, weights)
-    left, phis = _fields_of(J, rows)
-    right, others = _fields_of(J, cols)
     block: Any = 0
-    for i, (_, b) in enumerate(J.fields.network.layers()):
-        gram = left[i] @ right[i].T
+    pairs = zip(_row_factors(J, rows), _row_factors(J, cols), strict=True)
+    for (layer, left, phi), (_, right, other) in pairs:
+        gram = left @ right.T
         if is_sparse(gram):
             gram = gram.toarray()
-        if b is not None:
+        if layer.bias is not None:
             gram = gram + 1
-        block = block + J.scales[i] ** 2 * gram * (phis[i] @ others[i].T)
+        block = block + layer.scale**2 * gram * (phi @ other.T)
     return block
 
 
-def _fields_of(J: Transport, index: Index) -> tuple[list[Data], list[Array]]:
-    """The inputs and φ of each trained layer, of some rows of J."""
-    net = J.fields.network
-    xp = namespace(net.readout)
+def _row_factors(J: Transport, index: Index) -> list[Factors]:
+    """The factors of some rows of J, φ (b, n)."""
+    xp = namespace(J.data)
+    k = J.fields.network.outputs
     wanted = xp.arange(J.shape[0])[index]
-    inputs, phis = J._factors(J.fields.rows(wanted // net.outputs))
-    place = (xp.arange(len(wanted)), wanted % net.outputs)
-    return inputs, [phi[place] for phi in phis]
+    place = (xp.arange(len(wanted)), wanted % k)
+    return [(layer, below, phi[place]) for layer, below, phi in J.factors(wanted // k)]
 
 
 @gram_work.register

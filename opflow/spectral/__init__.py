@@ -28,15 +28,14 @@ from opflow.spectral.krylov.block import block_lanczos
 from opflow.spectral.krylov.flow import Krylov
 from opflow.spectral.krylov.lanczos import Largest, lanczos, largest_eigenvalue
 from opflow.spectral.modes import (
-    Sharpness,
     decay,
     layer_shares,
     principal_angles,
     projections,
-    sharpness,
     spectrum_shares,
 )
 from opflow.spectral.traces.norms import condition_number, frobenius_norm, norm, participation_ratio
+from opflow.spectral.traces.stability import Sharpness, sharpness
 from opflow.spectral.traces.trace import Diagonal, diagonal, trace
 from opflow.spectral.traces.trace_functions import effective_dimension, effective_rank, logdet
 

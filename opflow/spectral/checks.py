@@ -1,22 +1,18 @@
-"""Checks of operators and of their products, and `Estimate`, a number with its interval."""
+"""Checks of operators and numbers, and `Estimate`, a number with its interval."""
 
 from __future__ import annotations
 
 import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from opflow.interface.keywords import Seed, advance
-from opflow.machine.arrays import Array, to_host
-from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.machine.workspace import op_namespace
+from opflow.machine.arrays import Array, Data
 from opflow.operators.convert import External
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
+from opflow.spectral.blocks import Normalised, gaussian, rounding_of
 
 #: orders up to which LAPACK's whole spectrum (a second or less) is preferred to an estimate
 DENSE = 1024
@@ -119,7 +115,7 @@ class Estimate(float):
         return f"{text} ({self.how}, {self.products} products)"
 
 
-def symmetric_operator(op: Any, name: str = "op") -> Operator:
+def symmetric_operator(op: Data, name: str = "op") -> Operator:
     """`op` as an opflow operator that is square, real and, as far as can be seen, symmetric.
 
     Where the tags do not say that it is symmetric, one product with a block of two random
@@ -134,13 +130,13 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
         raise TypeError(f"{name} must be real, not {op.dtype}")
     if not op.symmetric:
         x = gaussian(op, 2, np.random.default_rng(0x5EED))
-        product = Normalised(op.matmat, op.space)
-        y = finite(product(x), name, op.space)
+        product = Normalised(op)
+        y = product.finite(x, name)
         unit = product.unit
         cross = op.space.gram(x, y)
         gap = abs(float(cross[0, 1]) - float(cross[1, 0]))
         size = float(op.space.norm(x)) * float(op.space.norm(y))
-        rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * size
+        rounding = 10 * rounding_of(op) * size
         if gap > rounding:
             raise ValueError(
                 f"{name} must be symmetric, but x·({name} y) and y·({name} x) differ by "
@@ -149,85 +145,6 @@ def symmetric_operator(op: Any, name: str = "op") -> Operator:
         if isinstance(op, External):
             return External(op.op, symbol=op.symbol, self_adjoint=True)
     return op
-
-
-class Normalised:
-    """Block products divided by a power of four near their size, which the first of them tells.
-
-    The `product` is ``X -> A X`` for blocks of vectors about as long as they have entries.  The
-    `unit` is 1, unless the squares of squares of what the first product gave leave the range of its
-    dtype: nothing that is made of these products overflows or vanishes, whatever the units are.
-    """
-
-    def __init__(self, product: Callable[[Array], Array], space: RowDistribution = LOCAL) -> None:
-        self._product = product
-        self._space = space
-        self._seen = False
-        self.unit = 1.0
-
-    def __call__(self, X: Array) -> Array:
-        Y = self._product(X)
-        advance(X.shape[1])
-        if not self._seen:
-            self._seen = True
-            self.unit = float(unit_of(np.max(peaks(Y, self._space), initial=0.0), Y.dtype))
-        return Y if self.unit == 1 else Y / self.unit
-
-
-def unit_of(peak: Array, dtype: DTypeLike) -> Array:
-    """The power of four nearest to numbers `peak`, or 1 where their fourth powers are safe.
-
-    Powers of four divide exactly, and so do their roots.
-    """
-    most = float(np.finfo(dtype).max)
-    limit = most**0.2
-    safe = (peak == 0) | ((1 / limit <= peak) & (peak <= limit)) | ~np.isfinite(peak)
-    power = np.rint(np.log2(np.where(safe, 1.0, peak)) / 2)
-    reach = np.floor(np.log2(most) / 2)  # of powers that are numbers themselves
-    return np.where(safe, 1.0, 4.0 ** np.clip(power, -reach, reach))[()]
-
-
-def peaks(block: Array, space: RowDistribution = LOCAL) -> np.ndarray:
-    """The largest absolute value in every column of a block, float64 on the host."""
-    here = np.zeros(block.shape[1])
-    if len(block):
-        here = to_host(abs(block).max(axis=0))
-    return np.asarray(space.largest(here.astype(np.float64)))
-
-
-def finite(values: Array, name: str = "op", space: RowDistribution = LOCAL) -> Array:
-    """`values`, or a ``ValueError`` if a product of `name` gave NaN or infinity."""
-    return check_finite(values, f"products with {name}", space, plural=True)
-
-
-def check_finite(
-    values: Array, name: str, space: RowDistribution = LOCAL, *, plural: bool = False
-) -> Array:
-    """`values`, or a ``ValueError`` if some are not finite, on any rank."""
-    # a flag, because what the maximum of a number and NaN is depends on the MPI
-    bad = bool(values.size) and not np.isfinite(float(abs(values).max()))
-    if any(space.either(bad)):
-        verb = "contain" if plural else "contains"
-        raise ValueError(f"{name} {verb} NaN or infinity")
-    return values
-
-
-def distribution_of(op: Operator) -> RowDistribution:
-    """How the rows of an operator, or of some part of it, are sharded; `LOCAL` if none are.
-
-    All ranks hold the same vectors of ``J.T @ J`` of a sharded J, so they must draw the same random
-    numbers and take the same branches.
-    """
-    for space in (op.space, op.domain, *map(distribution_of, op.operands)):
-        if space.sharded:
-            return space
-    return LOCAL
-
-
-def gaussian(op: Operator, columns: int, rng: Seed) -> Array:
-    """Independent standard normal vectors, (n, columns), of the operator's dtype and device."""
-    draw = op.domain.normal(distribution_of(op).generator(rng), op.shape[1], columns)
-    return op_namespace(op).asarray(draw, dtype=op.dtype)
 
 
 def check_tol(tol: object) -> float:
@@ -259,5 +176,5 @@ def check_psd(op: Operator, values: Array, name: str = "op") -> None:
     """Raise ``ValueError`` if some of the spectrum of `op` proves that it is not PSD."""
     top = float(np.abs(values).max(initial=0.0))
     least = float(np.min(values, initial=0.0))
-    if least < -10 * op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top:
+    if least < -10 * rounding_of(op) * top:
         raise not_psd(name, least / top)

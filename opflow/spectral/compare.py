@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype, namespace, to_host
+from opflow.machine.arrays import Array, Data, as_array, check_integer, in_dtype
 from opflow.machine.ranks import RowDistribution, Sharded
 from opflow.machine.workspace import op_namespace
 from opflow.operators.diagonal import Zero
@@ -17,16 +17,19 @@ from opflow.operators.gram import GramVelocity
 from opflow.operators.operator import Operator
 from opflow.operators.rules import add
 from opflow.operators.sharded import ShardedRows
-from opflow.spectral.checks import (
-    Estimate,
+from opflow.spectral.blocks import (
     Normalised,
+    as_columns,
+    block_unit,
     check_finite,
+    column_products,
+    eps_of,
     finite,
     gaussian,
-    peaks,
-    symmetric_operator,
-    unit_of,
+    largest_entry,
+    on_host,
 )
+from opflow.spectral.checks import Estimate, symmetric_operator
 from opflow.spectral.traces.estimators import skew_quantile
 from opflow.spectral.traces.norms import frobenius_norm
 from opflow.spectral.traces.structure import forming_products, inner_products, use_entries
@@ -57,7 +60,6 @@ def alignment(
     products : int, default 60
         To spend on an estimate of the norm, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random vectors come from.
 
     Returns
     -------
@@ -96,16 +98,16 @@ def alignment(
     Y, outputs = _columns(y, n, space)
     Y = check_finite(in_dtype(Y, "y", op.dtype), "y", space)
     spent = Y.shape[1]
-    Y = Y / unit_of(peaks(Y, space).max(), op.dtype)
-    largest = float(peaks(Y, space).max())
+    Y = Y / block_unit(Y, space)
+    largest = largest_entry(Y, space)
     if centred:
         op, Y = _centred(op, Y, outputs)
         spent += outputs
-    small = to_host(space.gram(Y, Y)).astype(np.float64)
-    if not small.trace() > n * Y.shape[1] * (float(np.finfo(op.dtype).eps) * largest) ** 2:
+    small = on_host(space.gram(Y, Y))
+    if not small.trace() > n * Y.shape[1] * (eps_of(op) * largest) ** 2:
         raise ValueError(f"y must not be {'constant' if centred else 'zero'}")
-    product = Normalised(op.matmat, space)
-    image = finite(product(Y), space=space)
+    product = Normalised(op)
+    image = product.finite(Y)
     form = product.unit * float(space.total((Y * image).sum(dtype=np.float64)))
     form /= float(np.linalg.norm(small))
     size = frobenius_norm(op, products=products, rng=rng)
@@ -128,7 +130,6 @@ def kernel_alignment(
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random vectors come from.
 
     Returns
     -------
@@ -233,18 +234,19 @@ def _compared(
         raise ValueError("K1 must be sharded if K0 is, and not if it is not")
     if use_entries(A, m) and use_entries(B, m):
         G, units = inner_products([A, B], change=change)
-        unit = float(units[1] / units[0]) if change else 1.0  # of no consequence for an angle
-        return Estimate(unit * float(number(G)), products=forming_products(A) + forming_products(B))
+        value = float(number(G))
+        if change:  # units are of no consequence for an angle
+            value *= float(units[1] / units[0])
+        return Estimate(value, products=forming_products(A) + forming_products(B))
     V = gaussian(A, m, rng)
-    A_times = Normalised(A.matmat, A.space)
-    B_times = Normalised(B.matmat, A.space)
-    AV = finite(A_times(V), "K0", A.space)
-    BV = finite(B_times(V), "K1", A.space)
+    A_times = Normalised(A)
+    B_times = Normalised(B)
+    AV = A_times.finite(V, "K0")
+    BV = B_times.finite(V, "K1")
     if change:
         BV = BV * (B_times.unit / A_times.unit) - AV
-    Y = (AV, BV)
-    sums = namespace(V).stack([(a * b).sum(axis=0, dtype=np.float64) for a in Y for b in Y])
-    G = to_host(A.space.total(sums)).T.reshape(-1, 2, 2)
+    pairs = [(a, b) for a in (AV, BV) for b in (AV, BV)]
+    G = on_host(column_products(A.space, *pairs)).T.reshape(-1, 2, 2)
     value = float(number(G.mean(axis=0)))
     if not (math.isfinite(value) and value):
         return Estimate(value, products=2 * m, how="Hutchinson")
@@ -266,7 +268,7 @@ def _columns(y: Data, n: int, space: RowDistribution) -> tuple[Array, int]:
         y = y.reshape(-1)
     if y.ndim not in (1, 2) or len(y) != space.here(n) or size == 0:
         raise ValueError(f"y has shape {y.shape} but op has order {n}")
-    return (y if y.ndim == 2 else y[:, None]), outputs
+    return as_columns(y), outputs
 
 
 def _centred(op: Operator, Y: Array, outputs: int) -> tuple[Operator, Array]:

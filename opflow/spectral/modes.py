@@ -1,18 +1,16 @@
-"""Eigenvectors: residuals on them, their decay, layer shares, angles between spaces, stability."""
+"""Eigenvectors: residuals on them, their decay, layer shares, angles between spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, as_array, check_real, namespace, to_host
+from opflow.machine.arrays import Array, Data, as_array, check_real, namespace
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.checks import Estimate, check_finite, check_shift, finite, symmetric_operator
-from opflow.spectral.krylov.lanczos import extremes
-from opflow.spectral.traces.norms import lanczos_estimate, spectrum_by_lapack
+from opflow.spectral.blocks import check_finite, eps_of, finite, largest_entry, matching, on_host
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.traces.trace import trace
 
 
@@ -88,18 +86,16 @@ def decay(
     if start.ndim != 1:
         n = len(eigenvectors)
         raise ValueError(f"r must be one vector of {n} entries, not of shape {(n, len(start.T))}")
-    values = xp.asarray(as_array(eigenvalues, "eigenvalues"), dtype=start.dtype)
+    values = matching(as_array(eigenvalues, "eigenvalues"), start)
     values = check_real(values, "eigenvalues", finite=True)
-    times = xp.asarray(as_array(times, "times"), dtype=start.dtype)
-    times = check_real(times, "times", finite=True)
+    times = check_real(matching(as_array(times, "times"), start), "times", finite=True)
     if values.shape != start.shape:
         raise ValueError(
             f"eigenvalues has shape {values.shape} but there are {start.size} eigenvectors"
         )
     if times.ndim != 1:
         raise ValueError(f"times must be one-dimensional, not of shape {times.shape}")
-    top = abs(values).max() if values.size else 0.0
-    null = abs(values) <= 10 * xp.finfo(values.dtype).eps * top  # rounding of zero is no rate
+    null = abs(values) <= 10 * eps_of(values) * largest_entry(values)  # rounding of zero is no rate
     with np.errstate(under="ignore"):
         return xp.exp(-times[:, None] * xp.where(null, 0, values)) * start
 
@@ -132,7 +128,7 @@ def layer_shares(kernels: Sequence[Data], *, rng: Seed = 0, seed: Seed = 0) -> A
         raise ValueError("kernels must not be empty")
     traces = np.array([float(trace(kernel, rng=rng)) for kernel in kernels])
     total = traces.sum()
-    return traces / total if total else traces
+    return traces / (total or 1.0)
 
 
 def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
@@ -174,12 +170,11 @@ def spectrum_shares(kernels: Sequence[Data], eigenvectors: Array) -> Array:
         if op.domain.here(op.shape[0]) != len(U):
             raise ValueError(f"kernels[{i}] has shape {op.shape} but the eigenvectors {U.shape}")
         images = finite(op.matmat(U), f"kernels[{i}]", op.space)
-        forms = op.space.total((U * images).sum(axis=0))
-        parts.append(to_host(forms).astype(np.float64))
+        parts.append(on_host(op.space.total((U * images).sum(axis=0))))
     shares = np.array(parts)
     total = shares.sum(axis=0)
     size = np.abs(shares).sum(axis=0).max(initial=0.0)
-    known = np.abs(total) > op.shape[0] * np.finfo(U.dtype).eps * size
+    known = np.abs(total) > op.shape[0] * eps_of(U) * size
     return np.where(known, shares / np.where(known, total, 1.0), 0.0)
 
 
@@ -224,8 +219,8 @@ def principal_angles(U: Array, V: Array, *, space: RowDistribution = LOCAL) -> A
     rest = V - U @ both
     if space.sharded:
         rest = space.qr(rest)[1]
-    cosines = to_host(xp.linalg.svd(both, compute_uv=False)).astype(np.float64)
-    sines = to_host(xp.linalg.svd(rest, compute_uv=False)).astype(np.float64)[::-1]
+    cosines = on_host(xp.linalg.svd(both, compute_uv=False))
+    sines = on_host(xp.linalg.svd(rest, compute_uv=False))[::-1]
     near = np.arcsin(np.minimum(sines, 1.0))
     return np.where(cosines**2 > 0.5, near, np.arccos(np.minimum(cosines, 1.0)))
 
@@ -236,81 +231,10 @@ def _orthonormal(U: Array, name: str, space: RowDistribution) -> Array:
     if not n or not 0 < U.shape[1] <= n:
         raise ValueError(f"{name} must be an array (n, k) with 1 <= k <= n, not of shape {U.shape}")
     Q, R = space.qr(check_finite(U, name, space))
-    sizes = np.abs(np.diag(to_host(R)))
-    if not sizes.min() > n * np.finfo(U.dtype).eps * sizes.max():
+    sizes = np.abs(np.diag(on_host(R)))
+    if not sizes.min() > n * eps_of(U) * sizes.max():
         raise ValueError(f"{name} must have linearly independent columns")
     return Q
-
-
-class Sharpness(NamedTuple):
-    """The largest eigenvalue beside 2/step, the limit of stability.
-
-    Attributes
-    ----------
-    largest : Estimate
-    limit : float, 2 / step
-    ratio : Estimate
-        largest / limit: above 1, gradient descent at this step amplifies the top mode.
-
-    See Also
-    --------
-    opflow.spectral.sharpness : Computes it.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.spectral.sharpness(np.eye(2), 0.5).limit
-    4.0
-    """
-
-    largest: Estimate
-    limit: float
-    ratio: Estimate
-
-
-@keywords
-def sharpness(
-    op: Data, step: float, *, products: int = 40, rng: Seed = 0, seed: Seed = 0
-) -> Sharpness:
-    r"""The largest eigenvalue beside 2/step, the edge of stability of gradient descent.
-
-    Parameters
-    ----------
-    op : operator, array (n, n) or sparse matrix
-        The kernel with the rates of its layers, whose largest eigenvalue is that of the
-        Gauss–Newton matrix, or the Hessian of the loss, which has another one unless f is fitted.
-    step : float
-    products, rng, seed
-        As for :func:`norm`.
-
-    See Also
-    --------
-    opflow.observe.Sharpness : The largest eigenvalue along a run.
-
-    Notes
-    -----
-    A step of gradient descent takes a mode from c to :math:`(1 - h\lambda)\,c`, which grows for
-    :math:`\lambda > 2/h`.  Bounds are those of :func:`norm`, here of the largest
-    eigenvalue, and so is the warning if their interval is wider than a tenth of the norm.
-
-    Examples
-    --------
-    >>> import numpy as np, opflow as of
-    >>> of.spectral.sharpness(np.diag([1.0, 4.0]), 0.25).ratio
-    0.5 (exact, 0 products)
-    """
-    op = symmetric_operator(op)
-    step = check_shift(step, "step")
-    if step == 0:
-        raise ValueError("step must be positive, not 0")
-    spectrum = spectrum_by_lapack(op, products)
-    if spectrum is not None:
-        largest = Estimate(float(spectrum.all()[-1]), products=spectrum.products)
-    else:
-        ends = extremes(op, products, rng)
-        size = max(-ends.bottom, ends.ceiling)
-        largest = lanczos_estimate(ends.top, ends.top, ends.ceiling, ends.products, size)
-    return Sharpness(largest, 2 / step, largest.mapped(lambda x: x * step / 2))
 
 
 def _vectors(U: Array) -> Array:

@@ -11,12 +11,15 @@ from opflow.machine.arrays import Array, cupy_module
 def to_array(tensor: torch.Tensor) -> Array:
     """The array of a tensor's memory, by DLPack on a device."""
     tensor = tensor.detach()
-    return cupy_module().from_dlpack(tensor) if tensor.is_cuda else tensor.numpy()
+    if tensor.is_cuda:
+        return cupy_module().from_dlpack(tensor)
+    return tensor.numpy()
 
 
 def to_tensor(array: Array) -> torch.Tensor:
     """The tensor of an array's memory; of a copy, where tensors cannot have that memory."""
     if not isinstance(array, np.ndarray):
         return torch.from_dlpack(array)
-    plain = array.flags.writeable and min(array.strides, default=0) >= 0
-    return torch.from_numpy(array if plain else array.copy())
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()
+    return torch.from_numpy(array)

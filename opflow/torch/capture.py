@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opflow.torch.data import Batch, length
+from opflow.torch.data import Batch, Tensors, length
 from opflow.torch.layers import known_rule
-from opflow.torch.model import Model, differentiable
+from opflow.torch.model import Model
 
 #: layers that treat every axis but the last, or all of them, as positions
 _ANYWHERE = nn.Linear | nn.LayerNorm | nn.Embedding
+#: what stands for the multiplications of attention layers
+_LINEAR = nn.Linear(1, 1, device="meta")
 
 
 class Call(NamedTuple):
@@ -25,18 +26,21 @@ class Call(NamedTuple):
 
     #: the parameter, as the module names it
     name: str
-    #: its rows that were used, of how many; None for all
-    rows: tuple[int, int] | None
+    #: the first of its rows that are used, and their shape
+    first: int
+    shape: torch.Size
     layer: nn.Module
     #: as the layer names it
     local: str
-    inputs: tuple[torch.Tensor, ...]
-    output: torch.Tensor
+    inputs: tuple[Tensor, ...]
+    output: Tensor
     #: how the samples stand in these tensors, see :func:`samples_first`; None if it is not used
     layout: int | None
+    #: whether the rows of the Jacobian are held, which are fewer numbers than the factors
+    by_rows: bool = False
 
 
-def samples_first(tensor: torch.Tensor, layout: int, samples: int) -> torch.Tensor:
+def samples_first(tensor: Tensor, layout: int | None, samples: int) -> Tensor:
     """A tensor with the samples as its first axis.
 
     They are the first axis (0) or the second (1), or one axis holds the positions of a sample after
@@ -49,120 +53,79 @@ def samples_first(tensor: torch.Tensor, layout: int, samples: int) -> torch.Tens
     return tensor.transpose(0, 1) if layout else tensor
 
 
-def _layout(layer: nn.Module, tensor: torch.Tensor, samples: int) -> int | None:
+def _layout(layer: nn.Module, shape: torch.Size, samples: int) -> int | None:
     """How the samples stand in a tensor, as far as its shape tells; None if it has not all."""
-    if not tensor.ndim or len(tensor) == samples:
-        return 0 if tensor.ndim else None
-    if not isinstance(layer, _ANYWHERE):
-        return None
-    if tensor.ndim > 2 and tensor.shape[1] == samples:
-        return 1
-    return None if len(tensor) % samples else 2
+    if shape[:1] == (samples,):
+        return 0
+    if shape and isinstance(layer, _ANYWHERE):
+        if len(shape) > 2 and shape[1] == samples:
+            return 1
+        if shape[0] % samples == 0:
+            return 2
+    return None
 
 
-@contextmanager
-def recorded(
-    model: Model, trained: Mapping[str, torch.Tensor], samples: int
-) -> Iterator[list[Call]]:
-    """The calls of layers of known rules, while the model is evaluated with these parameters."""
+def evaluated(model: Model, trained: Tensors, batch: Batch) -> tuple[Tensor, list[Call]]:
+    """The outputs of a batch with these parameters, and the calls of layers of known rules."""
     calls: list[Call] = []
     names = {id(tensor): name for name, tensor in trained.items()}
+    samples = length(batch)
 
-    def note(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> torch.Tensor | None:
+    def note(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> Tensor | None:
         inputs = tuple(part for part in arguments if part is not None)
-        if not inputs or not all(isinstance(part, torch.Tensor) for part in (output, *inputs)):
+        if not inputs or not all(isinstance(part, Tensor) for part in (output, *inputs)):
             return None
         inputs = tuple(part.detach() for part in inputs)
-        layout = _layout(layer, output, samples)
-        before = len(calls)
-        for local, tensor in layer.named_parameters(recurse=False):
-            name = names.get(id(tensor))
-            if name is not None and known_rule(layer, local, *inputs) is not None:
-                calls.append(Call(name, None, layer, local, inputs, output, layout))
-        return None if len(calls) == before else output.clone()  # for what changes it in place
+        layout = _layout(layer, output.shape, samples)
+        found = [
+            Call(names[id(tensor)], 0, tensor.shape, layer, local, inputs, output, layout)
+            for local, tensor in layer.named_parameters(recurse=False)
+            if id(tensor) in names and known_rule(layer, local, *inputs)
+        ]
+        calls.extend(found)
+        return output.clone() if found else None  # for what changes it in place
 
-    def multiply(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A multiplication inside of an attention layer, whose axes are (positions, samples)."""
         output = plain(x, weight, bias)
+        layout = 3 if x.ndim == 2 else 1
         for local, tensor in (("weight", weight), ("bias", bias)):
-            base = tensor if tensor is None or tensor._base is None else tensor._base
-            if tensor is not None and id(base) in names:
-                first = tensor.storage_offset() // max(tensor.stride(0), 1)
-                rows = None if base is tensor else (first, first + len(tensor))
-                layout = 3 if x.ndim == 2 else 1
-                name = names[id(base)]
-                calls.append(Call(name, rows, _LINEAR, local, (x.detach(),), output, layout))
+            if tensor is None:
+                continue
+            name = names.get(id(tensor)) or names.get(id(tensor._base))
+            if name:
+                ahead = tensor.storage_offset() - trained[name].storage_offset()
+                first = ahead // max(tensor.stride(0), 1)
+                used = (x.detach(),)
+                calls.append(Call(name, first, tensor.shape, _LINEAR, local, used, output, layout))
         return output
 
     plain = F.linear
     with ExitStack() as stack:
         for layer in model.whole.modules():
             if isinstance(layer, nn.MultiheadAttention):
-                attend = partial(_attend, layer.forward, multiply)
+                attend = patch.object(F, "linear", multiply)(layer.forward)
                 stack.enter_context(patch.object(layer, "forward", attend))
             elif next(layer.parameters(recurse=False), None) is not None:
-                handle = layer.register_forward_hook(note)
-                stack.callback(handle.remove)
-        yield calls
-
-
-#: what stands for the multiplications of attention layers
-_LINEAR = nn.Linear(1, 1, device="meta")
-
-
-def _attend(
-    forward: Callable[..., Any], multiply: Callable[..., Any], *args: Any, **kw: Any
-) -> Any:
-    with patch.object(F, "linear", multiply):
-        return forward(*args, **kw)
-
-
-class Factors(NamedTuple):
-    """A call, with its inputs and φ = ∂f/∂(its output), (b, k, …), the samples first."""
-
-    call: Call
-    inputs: tuple[torch.Tensor, ...]
-    phi: torch.Tensor
+                stack.callback(layer.register_forward_hook(note).remove)
+        return model(trained, batch), calls
 
 
 def factors(
-    model: Model, batch: Batch, calls_before: list[tuple[str, int | None]] | None = None
-) -> list[Factors]:
-    """Those of every call of a batch, by k backward passes; none of calls that are not used.
-
-    `calls_before` are the parameters and layouts of all calls, as an earlier batch had them.
-    """
-    samples = length(batch)
-    with differentiable():
-        trained = model.leaves()
-        with recorded(model, trained, samples) as calls:
-            outputs = model(trained, batch)
-        if calls_before is not None:
-            if [call.name for call in calls] != [name for name, _ in calls_before]:
-                raise ValueError("the module calls its layers otherwise from batch to batch")
-            pairs = zip(calls, calls_before, strict=True)
-            calls = [call._replace(layout=layout) for call, (_, layout) in pairs]
-        used = [call.output for call in calls if call.layout is not None]
-        passes = [
-            torch.autograd.grad(
-                outputs[:, p].sum(), used, retain_graph=True, materialize_grads=True
-            )
-            for p in range(outputs.shape[1] if used else 0)
-        ]
-    gradients = zip(*passes, strict=True)
-    empty = outputs.new_empty(0)
-    return [
-        Factors(call, (), empty)
-        if call.layout is None
-        else _factors(call, next(gradients), samples)
-        for call in calls
+    outputs: Tensor, calls: list[Call], samples: int
+) -> list[tuple[Call, tuple[Tensor, ...]]]:
+    """Every call that is used, and its φ = ∂f/∂(its output), (b, k, …), and inputs (b, …)."""
+    used = [call for call in calls if call.layout is not None]
+    if not used:
+        return []
+    tensors = [call.output for call in used]
+    passes = [
+        torch.autograd.grad(f, tensors, retain_graph=True, materialize_grads=True)
+        for f in outputs.sum(0)
     ]
-
-
-def _factors(call: Call, gradients: tuple[torch.Tensor, ...], samples: int) -> Factors:
-    layout = call.layout or 0
-    phi = [samples_first(gradient, layout, samples) for gradient in gradients]
-    inputs = tuple(samples_first(part, layout, samples) for part in call.inputs)
-    return Factors(call, inputs, torch.stack(phi, dim=1))
+    found = []
+    for call, *gradients in zip(used, *passes, strict=True):
+        first = partial(samples_first, layout=call.layout, samples=samples)
+        phi = torch.stack([first(part) for part in gradients], dim=1)
+        found.append((call, (phi, *map(first, call.inputs))))
+    return found

@@ -7,25 +7,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from opflow.torch.bridge import to_tensor
 
 #: a tensor whose first axis is the samples, or a dict or a tuple of them
 Batch = Any
+#: tensors by the names of parameters
+Tensors = dict[str, Tensor]
 
 
-def mapped(function: Callable[[torch.Tensor], Any], batch: Batch) -> Batch:
-    """`function` of every tensor of a batch."""
-    if isinstance(batch, Mapping):
-        return {name: mapped(function, part) for name, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(mapped(function, part) for part in batch)
-    return function(batch)
+def mapped(function: Callable[..., Any], *batches: Batch) -> Batch:
+    """`function` of every tensor of a batch, or of the tensors in the same place of several."""
+    first = batches[0]
+    if isinstance(first, Mapping):
+        return {name: mapped(function, *(batch[name] for batch in batches)) for name in first}
+    if isinstance(first, tuple | list):
+        return tuple(mapped(function, *parts) for parts in zip(*batches, strict=True))
+    return function(*batches)
 
 
-def tensors(batch: Batch) -> list[torch.Tensor]:
+def tensors(batch: Batch) -> list[Tensor]:
     """Every tensor of a batch."""
-    found: list[torch.Tensor] = []
+    found: list[Tensor] = []
     mapped(found.append, batch)
     return found
 
@@ -45,6 +49,13 @@ def length(batch: Batch) -> int:
     return len(tensors(batch)[0])
 
 
+def over_columns(function: Callable[..., Any], *columns: Batch) -> Batch:
+    """`function` of every column of its arguments, all at once."""
+    if length(columns) > 1:
+        return torch.vmap(function)(*columns)
+    return mapped(lambda tensor: tensor[None], function(*rows_of(columns, 0)))
+
+
 class Samples:
     """The inputs of a module, block by block; `X` as in :func:`opflow.torch.jacobian`."""
 
@@ -53,7 +64,7 @@ class Samples:
         self.dtype = dtype
         #: whether a batch of an iterable is handed on whole, not its first part alone
         self.whole = whole
-        held = isinstance(X, torch.Tensor | np.ndarray | Mapping | tuple)
+        held = isinstance(X, Tensor | np.ndarray | Mapping | tuple)
         if not held and not isinstance(X, Iterable):
             raise TypeError(
                 f"X must be a tensor, an array, a dict or tuple of them, or an iterable of batches,"
@@ -64,27 +75,29 @@ class Samples:
         loader = isinstance(X, torch.utils.data.DataLoader)
         if loader and isinstance(X.sampler, torch.utils.data.RandomSampler):
             raise ValueError("X shuffles its samples on every reading: give shuffle=False")
-        self.batches: Iterable[Batch] = [X] if held else X
-        if not held:
-            self.size = sum(length(batch) for batch in self._read())
-        else:
-            self.batches = list(self._read())
-            self.size = length(self.batches[0])
+        self.batches: Iterable[Batch] = X
+        if held:
+            self.batches = [X]
+            self.batches = [batch for _, batch in self._read()]
+        self.size = sum(length(batch) for _, batch in self._read())
         if not self.size:
             raise ValueError("X has no samples")
 
-    def _read(self) -> Iterator[Batch]:
+    def _read(self) -> Iterator[tuple[int, Batch]]:
+        """The number of the first sample of every batch, and the batch."""
+        place = 0
         for batch in self.batches:
             if isinstance(batch, list) and not self.whole:
                 batch = batch[0]  # what a DataLoader of inputs and targets gives
             checked = mapped(self._checked, batch)
             if len({len(tensor) for tensor in tensors(checked)}) != 1:
                 raise ValueError("the tensors of X must have the same samples as their first axis")
-            yield checked
+            yield place, checked
+            place += length(checked)
 
-    def _checked(self, part: Any) -> torch.Tensor:
+    def _checked(self, part: Any) -> Tensor:
         tensor = to_tensor(part) if isinstance(part, np.ndarray) else part
-        if not isinstance(tensor, torch.Tensor) or not tensor.ndim:
+        if not isinstance(tensor, Tensor) or not tensor.ndim:
             raise TypeError(f"X must hold tensors of samples, not {type(part).__name__}")
         if tensor.device != self.device:
             raise ValueError(f"X is on {tensor.device} but the module is on {self.device}")
@@ -92,37 +105,27 @@ class Samples:
             raise TypeError(
                 f"X has dtype {tensor.dtype} but the parameters have {self.dtype}: convert one"
             )
-        return tensor.clone() if tensor.is_inference() else tensor.detach()
+        if tensor.is_inference():
+            return tensor.clone()
+        return tensor.detach()
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, Batch]]:
         """The samples from `start` to `stop`, at most `rows` at a time, and where they stand."""
-        place = 0
-        for batch in self._read():
+        for place, batch in self._read():
             end = place + length(batch)
             for first in range(max(start, place), min(stop, end), rows):
                 s = slice(first, min(first + rows, stop, end))
                 yield s, rows_of(batch, slice(s.start - place, s.stop - place))
-            place = end
 
     def take(self, index: np.ndarray) -> Batch:
         """The samples of these numbers, in their order."""
-        parts, found, place = [], [], 0
-        for batch in self._read():
+        parts = []
+        found = []
+        for place, batch in self._read():
             here = np.flatnonzero((index >= place) & (index < place + length(batch)))
             if here.size:
                 where = torch.as_tensor(index[here] - place, device=self.device)
                 parts.append(rows_of(batch, where))
                 found.append(here)
-            place += length(batch)
         order = torch.as_tensor(np.argsort(np.concatenate(found)), device=self.device)
-        return joined(parts, order)
-
-
-def joined(parts: list[Batch], order: torch.Tensor) -> Batch:
-    """The batches as one, in another order."""
-    first = parts[0]
-    if isinstance(first, Mapping):
-        return {name: joined([part[name] for part in parts], order) for name in first}
-    if isinstance(first, tuple):
-        return tuple(joined([part[i] for part in parts], order) for i in range(len(first)))
-    return torch.cat(parts)[order]
+        return mapped(lambda *pieces: torch.cat(pieces)[order], *parts)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from opflow.dynamics.hessian import CONVEX, check_bent
 from opflow.dynamics.objectives import Objective, RunObjective, targets_of
@@ -15,21 +16,21 @@ from opflow.machine.arrays import Array
 from opflow.operators import Operator
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Samples, cast
+from opflow.torch.data import Samples, Tensors, cast, mapped, over_columns
 from opflow.torch.model import Model, block_of, differentiable
-from opflow.torch.recomputed import directions, over_columns, pulled, pushed
+from opflow.torch.recomputed import directions, pulled, pushed, vectors
 
 
 @torch.inference_mode(False)
 def hessian(
-    module: torch.nn.Module,
+    module: nn.Module,
     X: Any,
     y: Any,
     objective: str | Objective = "quadratic",
     *,
     part: str = "full",
     parameters: Iterable[str] | None = None,
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Operator:
     r"""Return the Hessian of a loss with respect to the trained parameters of a module.
 
@@ -87,7 +88,8 @@ def hessian(
     samples = model.samples(X)
     rows, outputs = block_of(model, samples)
     goal = check_bent(objective, outputs, part)
-    y = to_array(y) if isinstance(y, torch.Tensor) else y
+    if isinstance(y, Tensor):
+        y = to_array(y)
     targets = targets_of(y, model.like.dtype, samples.size, outputs, goal)
     return ModuleHessian(model, samples, rows, targets, goal, part)
 
@@ -121,27 +123,25 @@ class ModuleHessian(Operator):
         return Cost(flops, self._vector_bytes(columns))
 
     def _matmat(self, X: Array) -> Array:
-        vectors = to_tensor(X)
-        model = self.model.astype(vectors.dtype)
-        tangents = directions(model, vectors)
-        total = {name: torch.zeros_like(tangent) for name, tangent in tangents.items()}
+        model, tangents = directions(self.model, X)
+        total = mapped(torch.zeros_like, tangents)
         rows = max(1, self.at_once // (2 * X.shape[1]))
         for s, batch in self.samples.blocks(0, self.samples.size, rows):
-            batch = cast(batch, vectors.dtype)
+            batch = cast(batch, model.dtype)
             with differentiable(), torch.no_grad():
                 f = to_array(model(model.trained, batch))
-            y = self.data[s].astype(f.dtype)
-            force = to_tensor(self.objective.force(f, y))
-            moved = over_columns(partial(pushed, model, batch), tangents)
-            bent = [self.objective.hessian(f, y, to_array(u)) for u in moved]
-            S = torch.stack([to_tensor(u) for u in bent])
-            if self.part == "full":
-                parts = over_columns(partial(_bent, model, batch, force), tangents, S)
-            else:
-                parts = over_columns(partial(pulled, model, batch, model.trained), S)
+                y = self.data[s].astype(f.dtype)
+                force = to_tensor(self.objective.force(f, y))
+                moved = over_columns(partial(pushed, model, batch), tangents)
+                bent = [self.objective.hessian(f, y, to_array(u)) for u in moved]
+                S = torch.stack([to_tensor(u) for u in bent])
+                if self.part == "full":
+                    parts = over_columns(partial(_bent, model, batch, force), tangents, S)
+                else:
+                    parts = over_columns(partial(pulled, model, batch, model.trained), S)
             for name, part in parts.items():
                 total[name] += part
-        return to_array(torch.cat([part.flatten(1) for part in total.values()], dim=1).T)
+        return vectors(total.values())
 
     _rmatmat = _matmat
 
@@ -149,10 +149,10 @@ class ModuleHessian(Operator):
 def _bent(
     model: Model,
     batch: Any,
-    force: torch.Tensor,
-    tangent: dict[str, torch.Tensor],
-    moved: torch.Tensor,
-) -> dict[str, torch.Tensor]:
+    force: Tensor,
+    tangent: Tensors,
+    moved: Tensor,
+) -> Tensors:
     """How Jᵀ g moves with the parameters, and with the force by S J v."""
     with suppress(NotImplementedError):
         back = partial(pulled, model, batch)
@@ -160,4 +160,4 @@ def _bent(
     # torch has no such tangent: how Jᵀ g moves with the parameters is symmetric
     across = torch.func.vjp(lambda p: pulled(model, batch, p, force), model.trained)[1](tangent)[0]
     along = pulled(model, batch, model.trained, moved)
-    return {name: across[name] + along[name] for name in across}
+    return mapped(torch.add, across, along)

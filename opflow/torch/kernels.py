@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
+from torch import Tensor, nn
 
 from opflow.machine.arrays import module_name
 from opflow.machine.workspace import parse_memory
@@ -23,17 +24,17 @@ class Options(TypedDict, total=False):
     parameters: Iterable[str] | None
     outputs: Outputs | None
     memory: float | str | None
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None
+    forward: Callable[[nn.Module, Any], Tensor] | None
 
 
 def jacobian(
-    module: torch.nn.Module,
+    module: nn.Module,
     X: Any,
     *,
     parameters: Iterable[str] | None = None,
     outputs: Outputs | None = None,
     memory: float | str | None = None,
-    forward: Callable[[torch.nn.Module, Any], torch.Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Operator:
     r"""Return the Jacobian of a module's outputs with respect to its trained parameters.
 
@@ -106,13 +107,10 @@ def jacobian(
     >>> J.shape
     (10, 50)
     """
-    network = Network(
-        module, X, parameters=parameters, outputs=outputs, memory=memory, forward=forward
-    )
-    return network.jacobian()
+    return Network(module, X, parameters, outputs, memory, forward).jacobian()
 
 
-def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
+def kernel(module: nn.Module, X: Any, **options: Unpack[Options]) -> Operator:
     r"""Return the empirical neural tangent kernel of a module.
 
     Parameters
@@ -152,9 +150,7 @@ def kernel(module: torch.nn.Module, X: Any, **options: Unpack[Options]) -> Opera
     return Gram(Network(module, X, **options).jacobian(), symbol="K")
 
 
-def layer_kernels(
-    module: torch.nn.Module, X: Any, **options: Unpack[Options]
-) -> dict[str, Operator]:
+def layer_kernels(module: nn.Module, X: Any, **options: Unpack[Options]) -> dict[str, Operator]:
     r"""Return the share of each layer in the kernel, which is their sum.
 
     Parameters
@@ -191,9 +187,7 @@ def layer_kernels(
     }
 
 
-def cross_kernel(
-    module: torch.nn.Module, X_new: Any, X: Any, **options: Unpack[Options]
-) -> Operator:
+def cross_kernel(module: nn.Module, X_new: Any, X: Any, **options: Unpack[Options]) -> Operator:
     r"""Return the kernel between new points and others, ``J(X_new) J(X)ᵀ``.
 
     Parameters
@@ -228,9 +222,8 @@ class Network:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: nn.Module,
         X: Any,
-        *,
         parameters: Iterable[str] | None = None,
         outputs: Outputs | None = None,
         memory: float | str | None = None,
@@ -241,28 +234,28 @@ class Network:
             self.model = Model(module, parameters, self.outputs, forward)
             self.samples = self.model.samples(X)
             self.plan = make_plan(self.model, self.samples)
-            where = module_name(self.model.like)
             each = max(self.plan.numbers, 1) * self.model.dtype.itemsize
-            budget = parse_memory(memory, where)
-            size = self.samples.size
+            budget = parse_memory(memory, module_name(self.model.like))
             #: samples of a row block
             self.block = min(block_of(self.model, self.samples)[0], int(max(1, budget / 4 // each)))
             #: of how many samples the factors are held
-            self.count = size if size * each <= budget else int(max(budget - 2 * BLOCK, 0) // each)
-            blocks = self.samples.blocks(0, self.count, self.block)
-            self.held: dict[str, Operator] = {}
+            self.count = self.samples.size
+            if self.count * each > budget:
+                self.count = int(max(budget - 2 * BLOCK, 0) // each)
             if self.count:
+                blocks = self.samples.blocks(0, self.count, self.block)
                 self.held = held_jacobians(self.model, self.plan, blocks, self.count)
 
-    def jacobian(self, names: Iterable[str] | None = None) -> Operator:
+    def jacobian(self, names: Sequence[str] = ()) -> Operator:
         """J by these parameters, or all."""
-        model = self.model if names is None else self.model.only(names)
+        model = self.model.only(names or self.model.trained)
         parts: list[Operator] = []
         if self.count:
             parts.append(HStack([self.held[name] for name in model.trained], symbol="J"))
         if self.count < self.samples.size:
             plan = self.plan.only(model.trained)
-            rest = RecomputedJacobian(model, self.samples, plan, self.count, self.block)
-            parts.append(rest)
+            parts.append(RecomputedJacobian(model, self.samples, plan, self.count, self.block))
         J = parts[0] if len(parts) == 1 else VStack(parts, symbol="J")
-        return of_outputs(J, self.plan.outputs, "trace") if self.outputs == "trace" else J
+        if self.outputs == "trace":
+            return of_outputs(J, self.plan.outputs, "trace")
+        return J

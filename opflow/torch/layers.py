@@ -7,15 +7,15 @@ from functools import singledispatch
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: the outputs (b, …) of a layer, given one of its parameters
-Rule = Callable[[torch.Tensor], torch.Tensor]
+Rule = Callable[[Tensor], Tensor]
 
 
 @singledispatch
-def linear_in(module: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | None:
+def linear_in(module: nn.Module, name: str, *inputs: Tensor) -> Rule | None:
     """Return the rule of how a layer's outputs depend on its parameter `name`; register others.
 
     The rule leaves out what does not depend on the parameter.  A rule for a layer of one's own is
@@ -59,7 +59,7 @@ def linear_in(module: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | Non
     return None
 
 
-def known_rule(layer: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | None:
+def known_rule(layer: nn.Module, name: str, *inputs: Tensor) -> Rule | None:
     """The rule of a layer; none where a class inherits it but computes in a way of its own."""
     kind: Any = next(kind for kind in type(layer).__mro__ if kind in linear_in.registry)
     rule = linear_in.registry[kind]
@@ -70,7 +70,7 @@ def known_rule(layer: nn.Module, name: str, *inputs: torch.Tensor) -> Rule | Non
 
 
 @linear_in.register
-def _linear(module: nn.Linear, name: str, x: torch.Tensor) -> Rule:
+def _linear(module: nn.Linear, name: str, x: Tensor) -> Rule:
     if name == "bias":
         return lambda bias: bias.expand(*x.shape[:-1], len(bias))
     return lambda weight: F.linear(x, weight)
@@ -79,21 +79,20 @@ def _linear(module: nn.Linear, name: str, x: torch.Tensor) -> Rule:
 @linear_in.register(nn.Conv1d)
 @linear_in.register(nn.Conv2d)
 @linear_in.register(nn.Conv3d)
-def _convolution(module: nn.Conv2d, name: str, x: torch.Tensor) -> Rule:
+def _convolution(module: nn.Conv2d, name: str, x: Tensor) -> Rule:
     if name == "weight":
         return lambda weight: module._conv_forward(x, weight, None)
     sizes = (torch.empty(t.shape, device="meta") for t in (x, module.weight))
-    shape = module._conv_forward(*sizes, None).shape
-    return lambda bias: bias.view(-1, *[1] * (len(shape) - 2)).expand(shape)
+    return _by_channel(name, module._conv_forward(*sizes, None))
 
 
 @linear_in.register
-def _prelu(module: nn.PReLU, name: str, x: torch.Tensor) -> Rule:
+def _prelu(module: nn.PReLU, name: str, x: Tensor) -> Rule:
     return _by_channel("weight", x.clamp(max=0))
 
 
 @linear_in.register
-def _embedding(module: nn.Embedding, name: str, ids: torch.Tensor) -> Rule | None:
+def _embedding(module: nn.Embedding, name: str, ids: Tensor) -> Rule | None:
     if module.max_norm is not None:  # the rows that are read change
         return None
     return lambda weight: _looked_up(weight, ids, module.padding_idx)
@@ -103,54 +102,59 @@ def _embedding(module: nn.Embedding, name: str, ids: torch.Tensor) -> Rule | Non
 def _bag(
     module: nn.EmbeddingBag,
     name: str,
-    ids: torch.Tensor,
-    offsets: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
+    ids: Tensor,
+    offsets: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Rule | None:
     if offsets is not None or ids.ndim != 2 or module.mode == "max" or module.max_norm is not None:
         return None
-    size = torch.ones_like(ids) if module.padding_idx is None else ids != module.padding_idx
-    each = size.sum(1, keepdim=True).clamp(min=1) if module.mode == "mean" else 1
+    each: Any = 1
+    if module.mode == "mean":
+        padding = -1 if module.padding_idx is None else module.padding_idx
+        each = (ids != padding).sum(1, keepdim=True).clamp(min=1)
 
-    def bag(weight: torch.Tensor) -> torch.Tensor:
+    def bag(weight: Tensor) -> Tensor:
         rows = _looked_up(weight, ids, module.padding_idx)
-        return (rows if weights is None else rows * weights[..., None]).sum(1) / each
+        if weights is not None:
+            rows = rows * weights[..., None]
+        return rows.sum(1) / each
 
     return bag
 
 
-def _looked_up(weight: torch.Tensor, ids: torch.Tensor, padding: int | None) -> torch.Tensor:
+def _looked_up(weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
     """Rows of an embedding; none of the padding, which is not trained."""
     rows = F.embedding(ids, weight)
     return rows if padding is None else rows * (ids != padding)[..., None]
 
 
 @linear_in.register
-def _layer_norm(module: nn.LayerNorm, name: str, x: torch.Tensor) -> Rule:
-    if name == "bias":
-        return lambda bias: bias.expand(x.shape)
-    normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-    return lambda weight: normalised * weight
+def _layer_norm(module: nn.LayerNorm, name: str, x: Tensor) -> Rule:
+    return _affine(name, F.layer_norm(x, module.normalized_shape, eps=module.eps))
 
 
 @linear_in.register
-def _group_norm(module: nn.GroupNorm, name: str, x: torch.Tensor) -> Rule:
-    normalised = F.group_norm(x, module.num_groups, eps=module.eps)
-    return _by_channel(name, normalised)
+def _group_norm(module: nn.GroupNorm, name: str, x: Tensor) -> Rule:
+    return _by_channel(name, F.group_norm(x, module.num_groups, eps=module.eps))
 
 
 @linear_in.register(nn.BatchNorm1d)
 @linear_in.register(nn.BatchNorm2d)
 @linear_in.register(nn.BatchNorm3d)
-def _batch_norm(module: nn.BatchNorm2d, name: str, x: torch.Tensor) -> Rule:
-    return _by_channel(
-        name, F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
-    )
+def _batch_norm(module: nn.BatchNorm2d, name: str, x: Tensor) -> Rule:
+    normalised = F.batch_norm(x, module.running_mean, module.running_var, eps=module.eps)
+    return _by_channel(name, normalised)
 
 
-def _by_channel(name: str, x: torch.Tensor) -> Rule:
+def _by_channel(name: str, x: Tensor) -> Rule:
     """Scale and shift of the channels, the second axis."""
     ends = [1] * (x.ndim - 2)
+    rule = _affine(name, x)
+    return lambda parameter: rule(parameter.view(-1, *ends))
+
+
+def _affine(name: str, x: Tensor) -> Rule:
+    """Scale and shift of x."""
     if name == "bias":
-        return lambda bias: bias.view(-1, *ends).expand(x.shape)
-    return lambda weight: x * weight.view(-1, *ends)
+        return lambda bias: bias.expand(x.shape)
+    return lambda weight: x * weight

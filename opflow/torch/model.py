@@ -8,26 +8,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opflow.machine.arrays import Array, check_integer
 from opflow.torch.bridge import to_array
-from opflow.torch.data import Batch, Samples, cast
+from opflow.torch.data import Batch, Samples, Tensors, cast, mapped
 
 #: bytes that the passes of a block of samples save at most
 BLOCK = 256e6
 #: how the outputs of a sample are taken: as they are, as their sum, or one of them
 Outputs = str | int
 #: normalisations that average over the batch while they are in training mode
-_OVER_BATCH = torch.nn.modules.batchnorm._BatchNorm
-_RANDOM = torch.nn.modules.dropout._DropoutNd
+_OVER_BATCH = nn.modules.batchnorm._BatchNorm
+_RANDOM = nn.modules.dropout._DropoutNd
 
 
-class Whole(torch.nn.Module):
+class Whole(nn.Module):
     """The module and how a batch is given to it, as one module."""
 
-    def __init__(self, module: torch.nn.Module, forward: Callable[..., Any] | None) -> None:
+    def __init__(self, module: nn.Module, forward: Callable[..., Any] | None) -> None:
         super().__init__()
         self.module = module
         self.how = forward
@@ -37,7 +38,9 @@ class Whole(torch.nn.Module):
             return self.how(self.module, batch)
         if isinstance(batch, Mapping):
             return self.module(**batch)
-        return self.module(*batch) if isinstance(batch, tuple) else self.module(batch)
+        if isinstance(batch, tuple):
+            return self.module(*batch)
+        return self.module(batch)
 
 
 class Model:
@@ -45,12 +48,12 @@ class Model:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: nn.Module,
         parameters: Iterable[str] | None,
         outputs: Outputs,
         forward: Callable[..., Any] | None,
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
+        if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
         _check_evaluation(module)
         if forward is not None and not callable(forward):
@@ -61,22 +64,23 @@ class Model:
         self.whole = Whole(module, forward)
         named = dict(module.named_parameters())
         names = _chosen(named, parameters)
+        values = dict(module.named_buffers()) | named
+        #: all parameters and buffers
+        self._values = mapped(lambda tensor: tensor.detach().contiguous(), values)
         #: the trained parameters by their names
-        self.trained = {name: named[name].detach().contiguous() for name in names}
+        self.trained = {name: self._values[name] for name in names}
         #: for error messages and symbols: the type of the module
         self.title = type(module).__name__
         first = next(iter(self.trained.values()))
         self.device = first.device
         self.dtype = first.dtype
         self._check_parameters()
-        rest = dict(module.named_buffers()) | {n: p for n, p in named.items() if n not in names}
-        self._rest = {name: tensor.detach().contiguous() for name, tensor in rest.items()}
         self._whole_output = outputs
         #: whether Jᵀu is no transpose of torch's J v: padding of embeddings has no gradient
         self.padded = any(
             part.weight.requires_grad and part.padding_idx is not None
             for part in module.modules()
-            if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag)
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag)
         )
 
     def _check_parameters(self) -> None:
@@ -105,11 +109,11 @@ class Model:
         """An array where the operators are, in their dtype."""
         return to_array(next(iter(self.trained.values())))
 
-    def __call__(self, trained: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """The outputs (b, k) that were asked for, with these trained parameters."""
-        values = {f"module.{name}": t for name, t in {**self._rest, **trained}.items()}
+    def __call__(self, trained: Tensors, batch: Batch) -> Tensor:
+        """The outputs (b, k) that were asked for, with these parameters; others are as held."""
+        values = {f"module.{name}": t for name, t in (self._values | trained).items()}
         out = functional_call(self.whole, values, (batch,))
-        if not isinstance(out, torch.Tensor) or not out.ndim:
+        if not isinstance(out, Tensor) or not out.ndim:
             raise TypeError(
                 f"the module must give a tensor of one row a sample, not {type(out).__name__}; "
                 "forward=lambda module, batch: ... can pick it"
@@ -125,8 +129,7 @@ class Model:
     def only(self, names: Iterable[str]) -> Model:
         """The same with fewer trained parameters."""
         other = copy.copy(self)
-        other.trained = {name: self.trained[name] for name in names}
-        other._rest = self._rest | self.trained
+        other.trained = {name: self._values[name] for name in names}
         return other
 
     def astype(self, dtype: torch.dtype) -> Model:
@@ -135,20 +138,19 @@ class Model:
             return self
         other = copy.copy(self)
         other.dtype = dtype
-        other.trained = cast(self.trained, dtype)
-        other._rest = cast(self._rest, dtype)
-        return other
+        other._values = cast(self._values, dtype)
+        return other.only(self.trained)
 
-    def leaves(self) -> dict[str, torch.Tensor]:
+    def leaves(self) -> Tensors:
         """The trained parameters, as what derivatives are taken by."""
-        return {name: t.detach().requires_grad_() for name, t in self.trained.items()}
+        return mapped(lambda tensor: tensor.detach().requires_grad_(), self.trained)
 
 
 def block_of(model: Model, samples: Samples) -> tuple[int, int]:
     """Samples of a row block, by what autograd saves for one of them, and k."""
     saved = [0]
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def note(tensor: Tensor) -> Tensor:
         saved[0] += tensor.nbytes
         return tensor
 
@@ -172,26 +174,27 @@ def differentiable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _chosen(named: Mapping[str, torch.Tensor], wanted: Iterable[str] | None) -> list[str]:
+def _chosen(named: Tensors, wanted: Iterable[str] | None) -> list[str]:
     """Names of trained parameters: those that require gradients, or those that are asked for."""
     if wanted is None:
         names = [name for name, tensor in named.items() if tensor.requires_grad]
         if not names:
             raise ValueError("module has no parameter that requires gradients; give parameters=")
         return names
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    if not wanted:
-        raise ValueError("parameters names nothing: leave it out for all that require gradients")
+    if isinstance(wanted, str):
+        wanted = [wanted]
     names = []
     for part in wanted:
         found = [name for name in named if name == part or name.startswith(f"{part}.")]
         if not found:
             raise ValueError(f"parameters names {part!r}, but the module has {', '.join(named)}")
         names += found
+    if not names:
+        raise ValueError("parameters names nothing: leave it out for all that require gradients")
     return [name for name in named if name in names]
 
 
-def _check_evaluation(module: torch.nn.Module) -> None:
+def _check_evaluation(module: nn.Module) -> None:
     for name, part in module.named_modules():
         kind = f"{name!r} ({type(part).__name__})"
         over_batch = isinstance(part, _OVER_BATCH)

@@ -2,55 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial, reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from opflow.machine.arrays import Array, Index, to_host
 from opflow.machine.workspace import op_namespace
-from opflow.operators import Operator
+from opflow.operators import HStack, Operator
 from opflow.operators.entries import column_squares, gram_diagonal
 from opflow.operators.operator import Cost
 from opflow.torch.bridge import to_array, to_tensor
-from opflow.torch.data import Batch, Samples, cast, length, mapped, rows_of
-from opflow.torch.held import Plan, stacked
+from opflow.torch.data import Batch, Samples, Tensors, cast, length, over_columns
+from opflow.torch.held import Plan, held_jacobians
 from opflow.torch.model import Model, differentiable
 
 
-def directions(model: Model, X: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Vectors (P, c) as directions (c, …) of the parameters."""
+def directions(model: Model, X: Array) -> tuple[Model, Tensors]:
+    """The model in the precision of vectors (P, c), and they as directions (c, …) of parameters."""
+    V = to_tensor(X).T
     sizes = [p.numel() for p in model.trained.values()]
-    parts = zip(model.trained.items(), X.T.split(sizes, dim=1), strict=True)
-    return {name: part.reshape(-1, *p.shape) for (name, p), part in parts}
+    parts = zip(model.trained.items(), V.split(sizes, dim=1), strict=True)
+    return model.astype(V.dtype), {n: part.reshape(-1, *p.shape) for (n, p), part in parts}
 
 
-def over_columns(function: Callable[..., Any], *columns: Any) -> Any:
-    """`function` of every column of its arguments, all at once."""
-    with differentiable(), torch.no_grad():
-        if length(columns) > 1:
-            return torch.vmap(function)(*columns)
-        single = function(*(rows_of(part, 0) for part in columns))
-        return mapped(lambda tensor: tensor[None], single)
+def vectors(parts: Iterable[Tensor]) -> Array:
+    """Directions (c, …) of the parameters as vectors (P, c)."""
+    return to_array(torch.cat([part.reshape(len(part), -1) for part in parts], dim=1).T)
 
 
-def pulled(
-    model: Model, batch: Batch, trained: dict[str, torch.Tensor], force: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def pulled(model: Model, batch: Batch, trained: Tensors, force: Tensor) -> Tensors:
     """Jᵀ g, as parameters."""
-    return torch.func.vjp(lambda p: model(p, batch), trained)[1](force)[0]
+    return torch.func.vjp(partial(model, batch=batch), trained)[1](force)[0]
 
 
-def pushed(model: Model, batch: Batch, tangent: dict[str, torch.Tensor]) -> torch.Tensor:
+def pushed(model: Model, batch: Batch, tangent: Tensors) -> Tensor:
     """J v (b, k), by a tangent pass; where torch has none, by the transpose of a backward pass."""
-
-    def outputs(trained: dict[str, torch.Tensor]) -> torch.Tensor:
-        return model(trained, batch)
-
+    outputs = partial(model, batch=batch)
     if not model.padded:
         with suppress(NotImplementedError):
             return torch.func.jvp(outputs, (model.trained,), (tangent,))[1]
@@ -90,7 +82,7 @@ class RecomputedJacobian(Operator):
         count = self.shape[0] // self.plan.outputs
         return Cost(4.0 * count * self.shape[1] * columns, self._vector_bytes(columns))
 
-    def _blocks(self, columns: int, dtype: torch.dtype) -> Any:
+    def _blocks(self, columns: int, dtype: torch.dtype) -> Iterator[tuple[slice, Batch]]:
         """Row blocks: where they stand among the rows, and their samples."""
         k = self.plan.outputs
         rows = max(1, self.at_once // columns)
@@ -111,43 +103,43 @@ class RecomputedJacobian(Operator):
                 parts = torch.autograd.grad(
                     outputs,
                     list(trained.values()),
-                    u if columns > 1 else u[0],
+                    u.squeeze(0),  # of a single column
                     is_grads_batched=columns > 1,
                     materialize_grads=True,
                 )
             for sums, part in zip(total, parts, strict=True):
                 sums += part
-        return to_array(torch.cat([sums.reshape(columns, -1) for sums in total], dim=1).T)
+        return vectors(total)
 
     def _matmat(self, X: Array) -> Array:
-        vectors = to_tensor(X)
-        model = self.model.astype(vectors.dtype)
-        tangents = directions(model, vectors)
-        out = vectors.new_empty(self.shape[0], X.shape[1])
-        for place, batch in self._blocks(X.shape[1], vectors.dtype):
-            moved = over_columns(partial(pushed, model, batch), tangents)
-            out[place] = moved.flatten(1).T
-        return to_array(out)
+        model, tangents = directions(self.model, X)
+        out = op_namespace(self).empty((self.shape[0], X.shape[1]), X.dtype)
+        for place, batch in self._blocks(X.shape[1], model.dtype):
+            with differentiable(), torch.no_grad():
+                moved = over_columns(partial(pushed, model, batch), tangents)
+            out[place] = to_array(moved.flatten(1)).T
+        return out
 
     def rows(self, index: Index) -> Array:
         k = self.plan.outputs
         which = to_host(op_namespace(self).arange(self.shape[0])[index])
         batch = self.samples.take(self.start + which // k)
-        return self._held(batch, len(which)).rows(np.arange(len(which)) * k + which % k)
+        return self._held(batch).rows(np.arange(len(which)) * k + which % k)
 
-    def held(self) -> Any:
+    def held(self) -> Iterator[Operator]:
         """Row block by row block, the Jacobian with its factors, for a while."""
-        for s, batch in self.samples.blocks(self.start, self.samples.size, self.at_once):
-            yield self._held(batch, s.stop - s.start)
+        for _, batch in self.samples.blocks(self.start, self.samples.size, self.at_once):
+            yield self._held(batch)
 
-    def _held(self, batch: Batch, size: int) -> Operator:
-        return stacked(self.model, self.plan, [(slice(0, size), batch)], size)
+    def _held(self, batch: Batch) -> Operator:
+        size = length(batch)
+        parts = held_jacobians(self.model, self.plan, [(slice(size), batch)], size)
+        return HStack(list(parts.values()), symbol="J")
 
 
 @gram_diagonal.register
 def _gram_diagonal(J: RecomputedJacobian, weights: Array | None = None) -> Array:
-    parts = [to_tensor(gram_diagonal(block, weights)) for block in J.held()]
-    return to_array(torch.cat(parts))
+    return op_namespace(J).concatenate([gram_diagonal(block, weights) for block in J.held()])
 
 
 @column_squares.register

@@ -12,7 +12,7 @@ import numpy as np
 
 import opflow as of
 from opflow.machine.ranks import LOCAL
-from opflow.spectral import checks, compare
+from opflow.spectral import blocks, compare
 from opflow.spectral.density import quadrature
 from opflow.spectral.eigen import eigsh
 from opflow.spectral.traces import exact, norms, structure
@@ -236,7 +236,7 @@ def big(K):
 if __name__ == "__main__":
     from tests.distributed.groups import groups
 
-    assert checks.distribution_of(of.Identity(3)) is LOCAL
+    assert blocks.distribution_of(of.Identity(3)) is LOCAL
     for comm in groups():
         results = found(comm)
         agreed(comm, results)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.measurement import Measured, Outputs
 from opflow.dynamics.methods import gauss_newton
 from opflow.dynamics.plan import plan
@@ -210,7 +210,7 @@ def test_kept_activations_are_those_computed_anew(inputs, monkeypatch):
     monkeypatch.setattr(budgets, "WORKSPACE", 700)
     found = []
     for memory in (None, 1e3, 1e9):
-        state = State(net, WeightLayer(inputs(X)), d[:, None], memory=memory,
+        state = State(net, FirstLayer(inputs(X)), d[:, None], memory=memory,
                       measurement=Measured(of.as_operator(G), net.outputs))  # fmt: skip
         r = np.empty((9, 1))
         found.append([state.loss_and_velocity(r)[0], *state.loss_and_velocity(r)[1], r])
@@ -359,7 +359,7 @@ def broken(**products):
         ({"y": np.ones(10)}, r"y has shape \(10,\) but measurement has 9 rows"),
         ({"y": np.full(9, np.nan)}, "y contains NaN"),
         ({"method": of.GradientDescent(batch=3)}, "measurement= is not for .*batch=3"),
-        ({"method": of.TruncatedFlow(order=1)}, "measurement= is not for TruncatedFlow"),
+        ({"method": of.TruncatedFlow(order=1)}, "is not for TruncatedFlow.*ExactFlow"),
         ({"method": of.GaussNewton(preconditioner="kfac")}, "measurement= needs GaussNewton"),
         ({"observe": [of.observe.HessianEigenvalues()]}, "measurement="),
     ],

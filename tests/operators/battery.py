@@ -34,8 +34,8 @@ from opflow.machine import workspace as row_blocks
 from opflow.machine.arrays import is_sparse, to_host
 from opflow.operators.outputs import of_outputs
 from opflow.relu.readout_jacobian import ReadoutJacobian
-from opflow.spectral.functions.posterior import Inverse
 from opflow.spectral.functions.preconditioners import Jacobi, Nystrom
+from opflow.spectral.functions.solve import Inverse
 
 #: the array module of the cases
 xp = np

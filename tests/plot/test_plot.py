@@ -722,9 +722,9 @@ def test_a_run_on_the_command_line_draws_its_answers_in_their_own_units(tmp_path
         data, test = DataSet(X[:15], y[:15]), DataSet(X[15:], y[15:])
         net = of.ReLUNetwork.random([3, 16], outputs=y.shape[1], seed=0)
         run = replace(of.train(net, data.inputs, data.targets, steps=5), task=task)
-        found = run_report.pictures(run, {}, {}, data, test)
+        found = run_report.pictures(run, {}, data, test)
         assert list(found) == ["loss.png", *drawn[kind]]
-        assert "predicted.png" not in run_report.pictures(run, {}, {})
+        assert "predicted.png" not in run_report.pictures(run, {})
         ax = found[drawn[kind][0]]()
         if kind == "labels":
             assert ax.get_title().endswith("right (held out)")

@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral.checks import ConvergenceWarning
-from opflow.spectral.modes import (
-    decay,
-    layer_shares,
-    projections,
-    sharpness,
-    spectrum_shares,
-)
+from opflow.spectral.modes import decay, layer_shares, projections, spectrum_shares
+from opflow.spectral.traces.stability import sharpness
 from opflow.spectral.traces.trace import trace
 from tests.spectral.products import Products, large, rotated  # noqa: F401
 

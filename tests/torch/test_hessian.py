@@ -92,6 +92,23 @@ def test_attention_takes_the_same_way_for_forces_and_derivatives():
     assert np.abs(H @ v - want).max() <= 1e-11 * np.abs(want).max()
 
 
+def test_a_parameter_may_have_no_axes():
+    class Scaled(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 2)
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return self.scale * torch.tanh(super().forward(x))
+
+    torch.manual_seed(0)
+    module = Scaled().double()
+    X = torch.randn(SAMPLES, 4, dtype=torch.float64)
+    dense = dense_hessian(module, X, LOSSES["quadratic"][1])
+    H = of.torch.hessian(module, X, TARGETS)
+    assert np.abs(H.todense() - dense).max() <= 1e-12 * np.abs(dense).max()
+
+
 def test_padding_has_no_hessian():
     module, X = built("embedding")
     with pytest.raises(ValueError, match="padding_idx"):

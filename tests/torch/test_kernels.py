@@ -530,6 +530,29 @@ def test_recurrent_layers_go_one_by_one(make):
     assert close(J.todense(), torch.stack(rows).numpy())
 
 
+class Scaled(nn.Module):
+    """Its scale is a single number, of no axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.scale * torch.tanh(self.layer(x))
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_a_parameter_may_have_no_axes(memory):
+    module, X = built("scaled", modules={"scaled": (Scaled, lambda: torch.randn(SAMPLES, 4))})
+    D = dense_jacobian(module, X)
+    with pytest.warns(UserWarning, match="'scale'"):
+        J = jacobian(module, X, memory)
+    D = D.reshape(J.shape)
+    assert close(J.todense(), D)
+    assert close(J.T @ D, D.T @ D)
+
+
 def test_unused_parameters_hold_nothing():
     X = torch.randn(3, 4, dtype=torch.float64)
     wrapped = nn.ModuleDict({"used": nn.Linear(4, 2), "unused": nn.Linear(400, 1000)}).double()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.methods.step_size import RISE, AutoStep, check_step
 from opflow.dynamics.state import State
@@ -98,19 +98,16 @@ class GradientDescent(Method):
 
     @property
     def by_weights(self) -> bool:
-        """Whether the first layer cannot be eliminated."""
         return self.batch is not None or super().by_weights
 
     @property
     def frozen(self) -> bool:
-        """Whether a kernel at frozen gates is needed, for its λ_max."""
         return self.step == "auto"
 
     @property
     def extra(self) -> float:
-        """Sets of parameters kept besides those of the state."""
-        wide = 2.0 if self.accumulate else 0.0
-        return wide * 3 + (2.0 + wide if self.momentum else 0.0)
+        wide = 2.0 * bool(self.accumulate)
+        return 3 * wide + (2.0 + wide) * bool(self.momentum)
 
     def __post_init__(self, seed: int | np.random.Generator | None) -> None:
         if seed is not None:
@@ -137,7 +134,6 @@ class GradientDescent(Method):
         return f"GradientDescent(step={step}{''.join(shown)})"
 
     def start(self, state: State, share: float) -> Descent:
-        """The integrator of a run."""
         if self.batch is None:
             return Descent(self, state, share)
         if is_operator(state.first.inputs):
@@ -159,7 +155,7 @@ class Descent(ParameterIntegrator):
         self.number = 0
         self._auto: AutoStep | None = None
         #: momentum: what the last step moved by
-        self._motion: list[Array] | None = None
+        self._motion: list[Array] = []
         #: of the state, where a step may be taken back
         self._residual: Any = None
         self._loss = math.nan
@@ -172,17 +168,6 @@ class Descent(ParameterIntegrator):
         else:
             self.step = float(method.step)
             self.note = f"step {self.step:.4g}, as given"
-
-    def size(self) -> float:
-        """The size of the next step."""
-        if self._auto is not None:
-            self._follow(self._auto)
-        if not callable(self.method.step):
-            return self.step
-        size = float(self.method.step(self.number))
-        if not 0 < size < math.inf:
-            raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
-        return size
 
     def _follow(self, auto: AutoStep) -> None:
         spent = auto.follow(self.state)
@@ -230,10 +215,8 @@ class Descent(ParameterIntegrator):
             # half way back; the slope that led here is not held any more
             halves = zip(start.parameters, self.state.parameters, strict=True)
             self.state = start.at([p + (q - p) / 2 for p, q in halves])
-            if self._motion is not None:
-                self._motion = [m / 2 for m in self._motion]
+            self._motion = [m / 2 for m in self._motion]
             self._loss = self._evaluated(self._residual)
-        if tries:
             self.step = auto.size
             self.note = auto.note
         return tries
@@ -243,13 +226,18 @@ class Descent(ParameterIntegrator):
         return super().evaluate(residual)
 
     def _move(self, velocity: list[Array], weight: float) -> float:
-        size = self.size()
+        if self._auto is not None:
+            self._follow(self._auto)
+        size = self.step
+        if callable(self.method.step):
+            size = float(self.method.step(self.number))
+            if not 0 < size < math.inf:
+                raise ValueError(f"step({self.number}) must be positive and finite, not {size}")
         rate = size * self.share * weight
         if self.method.momentum:
             velocity = [rate * v for v in velocity]
-            if self._motion is not None:
-                for m, v in zip(self._motion, velocity, strict=True):
-                    v += self.method.momentum * m
+            for m, v in zip(self._motion, velocity, strict=False):  # none before the first step
+                v += self.method.momentum * m
             self._motion = velocity
             rate = 1.0
         self.state = self.state.moved(velocity, rate)
@@ -257,7 +245,7 @@ class Descent(ParameterIntegrator):
         return size
 
     def arrays(self) -> dict[str, Array]:
-        arrays = super().arrays() | {f"motion_{i}": m for i, m in enumerate(self._motion or [])}
+        arrays = super().arrays() | {f"motion_{i}": m for i, m in enumerate(self._motion)}
         arrays |= {"number": np.array(self.number), "step": np.array(self.step)}
         if self._auto is not None:
             arrays |= self._auto.arrays()
@@ -286,29 +274,29 @@ class StochasticDescent(Descent):
         self._drawn = 0
 
     def advance(self, remaining: float) -> float:
-        assert self.method.batch is not None
         self.velocity = []  # that of all samples is not needed
         state = self.state
         n = state.samples
-        chosen = np.sort(self._rng.choice(n, self.method.batch, replace=False))
+        batch = self.method.batch or n
+        chosen = np.sort(self._rng.choice(n, batch, replace=False))
         here = state.space.span(n)
         chosen = chosen[(chosen >= here.start) & (chosen < here.stop)] - here.start
         rows = to_device_of(chosen, state.targets)
         X = state.first.inputs
         drawn = State(
             state.network,
-            WeightLayer(input_rows(X, chosen if is_rows(X) else rows)),
+            FirstLayer(input_rows(X, chosen if is_rows(X) else rows)),
             state.targets[rows],
             state.parameters,
             state.accumulate,
             space=state.space,
             objective=state.objective,
-            decay=state.decay * self.method.batch / n,  # that of n samples, once they are weighted
+            decay=state.decay * batch / n,  # that of n samples, once they are weighted
         )
         velocity = drawn.loss_and_velocity(namespace(drawn.targets).empty_like(drawn.targets))[1]
-        spent, self._drawn = divmod(self._drawn + self.method.batch, n)  # N rows make a product
+        spent, self._drawn = divmod(self._drawn + batch, n)  # N rows make a product
         self.products += spent
-        return self._move(velocity, n / self.method.batch)
+        return self._move(velocity, n / batch)
 
     def arrays(self) -> dict[str, Array]:
         state = json.dumps(self._rng.bit_generator.state)

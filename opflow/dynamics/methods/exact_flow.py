@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from opflow.dynamics.methods.exact.distinct import Distinct
-from opflow.dynamics.methods.exact.gates import Gates, Unsettled
+from opflow.dynamics.methods.exact.gates import Gates
 from opflow.dynamics.methods.exact.series import ORDERS, SLIDES, Series
-from opflow.dynamics.methods.method import Integrator, Method
+from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, is_sparse
 from opflow.spectral.checks import check_tol
@@ -23,7 +23,6 @@ KEYS = ("time", "layer", "unit", "sample", "kind")
 EVENT = np.dtype(list(zip(KEYS, ("f8", "i4", "i4", "i4", "U9"), strict=True)))
 #: what happens to a gate that has not been sliding and is now closed, open or sliding
 KINDS = ("off", "on", "slide in")
-NOTE = "pre-activations to {:g} of the largest"
 #: neglected terms of a series, in parts of the tolerance
 NEGLECTED = 1e-3
 #: flops that a run may take, by the estimate of one event a pre-activation
@@ -123,17 +122,16 @@ class ExactFlow(Method):
             check_integer(self.events, "events", 0)
 
     def start(self, state: State, share: float) -> ExactIntegrator:
-        """The integrator of a run."""
         return ExactIntegrator(self, state, share)
 
 
-class ExactIntegrator(Integrator):
+class ExactIntegrator(ParameterIntegrator):
     """From event to event, by Taylor series."""
 
-    state: State
     stochastic = True  # a moment that is not recorded needs no pass
 
     def __init__(self, method: ExactFlow, state: State, share: float) -> None:
+        super().__init__(state, share)
         X = state.first.inputs
         network = state.upper
         if type(X) is not np.ndarray and not is_sparse(X):
@@ -141,22 +139,17 @@ class ExactIntegrator(Integrator):
         if network.dtype != np.float64:
             raise TypeError(f"{method!r} needs a network of float64, not {network.dtype}")
         self.method = method
-        self.share = share
-        self.state = state
-        self.products = 0
-        self.note = NOTE.format(method.tol)
-        self._distinct = Distinct(state, X)
-        flowing = self._distinct.flowing(share)
-        hidden = network.fields(self._distinct.rows).preactivations
-        pairs = sum(h.size for h in hidden)
+        self._run = Distinct(state, X, share)
+        hidden = np.hstack(network.fields(self._run.rows).preactivations)
         one = 6.0 * TYPICAL * state.samples * network.parameters
-        if pairs * one > WORK:
+        if hidden.size * one > WORK:
             raise ValueError(
-                f"{method!r} may meet {pairs:.2g} events, one a pre-activation, of {one:.2g} flops "
-                f"each: more than {WORK:g} in all; take fewer samples or units, or GradientFlow()"
+                f"{method!r} may meet {hidden.size:.2g} events, one a pre-activation, of {one:.2g} "
+                f"flops each: more than {WORK:g} in all; take fewer samples or units, or "
+                "GradientFlow()"
             )
-        self._weights = self._distinct.joined(network)
-        self._gates = Gates(flowing, hidden)
+        self._weights = self._run.weights()
+        self._gates = Gates(self._run, hidden)
         self._events: list[tuple[float, int, int, int, str]] = []
         #: so far
         self._time = 0.0
@@ -164,7 +157,7 @@ class ExactIntegrator(Integrator):
         self._series: Series
         for _ in range(2):  # first the size of the velocity, then how fast that changes
             self._gates.unit /= self._gates.series(self._weights).speed()
-        self._settle(self._gates.copies(), False)
+        self._settle(self._gates.values.copy(), False)
 
     def evaluate(self, residual: Array) -> float:
         r = self._series.residuals[0]
@@ -176,59 +169,63 @@ class ExactIntegrator(Integrator):
         for attempt in range(HALTED):
             self._step(remaining, attempt >= STUCK)
             if self._time > start:
-                self.state = self.state.at(self._distinct.parameters(self._weights))
+                self.state = self.state.at(self._run.parameters(self._weights))
                 return self._time - start
         raise ArithmeticError(f"more than {HALTED} events follow each other {self._here()}")
 
     def _step(self, remaining: float, stuck: bool) -> None:
         """To the next event, or as far as the series goes."""
         series = self._series
-        unit = self._gates.unit
+        gates = self._gates
+        unit = gates.unit
         size = series.reach(min(1.0, remaining / unit), NEGLECTED * self.method.tol)
         self.products += series.order
-        time, places = self._gates.first_event(series, size)
-        happens = places.size > 0
+        time, places = gates.first_event(series, size)
         size = min(size, time)
-        self._gates.unit *= max(2 * size, 0.5) if happens else 4 * size
         self._weights = series.moved(size)
         self._time += size * unit
-        self._gates.leave()
-        if happens:
-            before = self._gates.copies()
-            self._gates.change(places)
-            self._settle(before, stuck)
-        else:
-            self._series = self._gates.series(self._weights)
+        gates.zero[:] = False  # but for those that slide
+        if not places.size:
+            gates.unit *= 4 * size
+            self._series = gates.series(self._weights)
+            return
+        gates.unit *= max(2 * size, 0.5)
+        before = gates.values.copy()
+        gates.change(places)
+        self._settle(before, stuck)
 
     def _here(self) -> str:
         return f"at t = {self._time:.6g}"
 
-    def _settle(self, before: list[Array], stuck: bool) -> None:
+    def _settle(self, before: Array, stuck: bool) -> None:
         """Take the gates that fit their velocities, and note which have changed."""
+        run = self._run
+        gates = self._gates
         here = self._here()
         try:
-            self._series = self._gates.settle(self._weights, before, stuck)
-        except Unsettled as error:
+            self._series = gates.settle(self._weights, before, stuck)
+        except ArithmeticError as error:
             raise ArithmeticError(f"{error} {here}") from None
-        for i, (old, new) in enumerate(zip(before, self._gates.values, strict=True)):
-            for sample, unit in zip(*np.nonzero(old != new), strict=True):
-                kind = KINDS[new[sample, unit]]
-                if old[sample, unit] == SLIDES:
-                    kind = "slide out"
-                for member in self._distinct.members(sample):
-                    self._events.append((self._time, i, int(unit), int(member), kind))
-        last = self._events[-1:]
-        if not self.method.sliding and any(kind == "slide in" for *_, kind in last):
-            _, layer, unit, member, _ = last[0]
-            raise ArithmeticError(
-                f"unit {unit} of layer {layer + 1} slides on sample {member} {here}: "
-                "sliding=True follows it"
-            )
+        changed = np.argwhere(before != gates.values).tolist()
+        for sample, column in sorted(changed, key=lambda pair: run.layers[pair[1]]):
+            layer = int(run.layers[column])
+            unit = column - run.cuts[layer].start
+            kind = KINDS[gates.values[sample, column]]
+            if before[sample, column] == SLIDES:
+                kind = "slide out"
+            for member in np.flatnonzero(run.index == sample).tolist():
+                self._events.append((self._time, layer, unit, member, kind))
+                if kind == "slide in" and not self.method.sliding:
+                    raise ArithmeticError(
+                        f"unit {unit} of layer {layer + 1} slides on sample {member} {here}: "
+                        "sliding=True follows it"
+                    )
         most = self.method.events
         if most is not None and len(self._events) > most:
             raise ArithmeticError(f"more than events={most} {here}")
-        if self._gates.unclear:
-            self.note = f"{NOTE.format(self.method.tol)}; {self._gates.unclear} closed at will"
+        self.note = f"pre-activations to {self.method.tol:g} of the largest"
+        if gates.unclear:
+            self.note += f"; {gates.unclear} closed at will"
 
     @property
     def events(self) -> Array:
@@ -236,24 +233,25 @@ class ExactIntegrator(Integrator):
         return np.array(self._events, EVENT)
 
     def arrays(self) -> dict[str, Array]:
-        numbers = [self._time, self._gates.unit, self._gates.unclear]
         events = self.events
         arrays = {f"event_{name}": events[name] for name in KEYS}
-        arrays["numbers"] = np.array(numbers, dtype=np.float64)
-        for name, parts in self._parts().items():
-            arrays |= {f"{name}_{i}": part for i, part in enumerate(parts)}
-        return arrays
+        numbers = [self._time, self._gates.unit, self._gates.unclear]
+        return arrays | {"numbers": np.array(numbers, dtype=np.float64)} | self._parts()
 
     def restore(self, arrays: dict[str, Array]) -> None:
         columns = [arrays[f"event_{name}"].tolist() for name in KEYS]
         self._events = list(zip(*columns, strict=True))
         self._time, self._gates.unit, unclear = arrays["numbers"].tolist()
         self._gates.unclear = int(unclear)
-        for name, parts in self._parts().items():
-            parts[:] = [arrays[f"{name}_{i}"] for i in range(len(parts))]
-        self.state = self.state.at(self._distinct.parameters(self._weights))
+        for name, part in self._parts().items():
+            part[...] = arrays[name]
+        self.state = self.state.at(self._run.parameters(self._weights))
         self._series = self._gates.series(self._weights)
 
-    def _parts(self) -> dict[str, list[Array]]:
-        gates = self._gates
-        return {"weights": self._weights, "gates": gates.values, "zero": gates.zero}
+    def _parts(self) -> dict[str, Array]:
+        """The weights, and by layer the gates and which are at zero: as they are, to write to."""
+        parts = {f"weights_{i}": W for i, W in enumerate(self._weights)}
+        for i, cut in enumerate(self._run.cuts):
+            parts[f"gates_{i}"] = self._gates.values[:, cut]
+            parts[f"zero_{i}"] = self._gates.zero[:, cut]
+        return parts

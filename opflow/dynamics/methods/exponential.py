@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Point, Trial
+from opflow.dynamics.methods.flow import AdaptiveIntegrator, KrylovFlow, Trial
 from opflow.dynamics.state import State
-from opflow.machine.arrays import Array, namespace
+from opflow.machine.arrays import Array
 from opflow.spectral.krylov.flow import Krylov, integrated
 
 #: the error of the Krylov solution, in parts of what a step may have
@@ -76,7 +76,6 @@ class ExponentialFlow(KrylovFlow):
     extra = 1.0
 
     def start(self, state: State, share: float) -> ExponentialIntegrator:
-        """The integrator of a run."""
         return ExponentialIntegrator(state, share, self.tol, self.size)
 
 
@@ -122,8 +121,8 @@ class ExponentialIntegrator(AdaptiveIntegrator):
             size = krylov.horizon(allowed, size)
         u = moving_integral(krylov, size).reshape(r.shape)
         state = self.state.moved(self.state.direction(u), 1.0)
-        end = Point.of(state, namespace(r).empty_like(r))
-        self.products += krylov.products - before + 2
+        end = self.evaluated(state)
+        self.products += krylov.products - before + 1
         return self.trial(end, size, end.residual - krylov.at(size).reshape(r.shape))
 
     def accepted(self) -> None:

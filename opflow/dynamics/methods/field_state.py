@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from opflow.dynamics.measurement import Outputs
-from opflow.dynamics.methods.method import parameter_arrays, restored
 from opflow.dynamics.objectives import driven
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, module_name, namespace
@@ -64,9 +63,8 @@ class FieldState:
         self._exact = state
         fields = Fields(network, self.inputs, finite=False)
         self.hidden = fields.hidden()
-        n, k = fields.samples, network.outputs
         self.psi = [
-            through(phi.reshape(n, k, -1), W)
+            through(phi.reshape(len(phi), network.outputs, -1), W)
             for phi, W in zip(fields.conjugates[1:], network.weights[1:], strict=True)
         ] + [self._top()]
 
@@ -114,7 +112,7 @@ class FieldState:
         """What a checkpoint holds; ψ^L is the readout."""
         arrays = {f"hidden_{i}": h for i, h in enumerate(self.hidden)}
         arrays |= {f"psi_{i}": p for i, p in enumerate(self.psi[:-1])}
-        arrays |= self.network.arrays() | parameter_arrays(self._exact)
+        arrays |= self.network.arrays() | self._exact.arrays()
         if self.network.readout_rate is None:  # it stays
             del arrays["readout"]
         return arrays
@@ -122,21 +120,18 @@ class FieldState:
     def restore(self, arrays: dict[str, Array]) -> None:
         """Take up what :meth:`arrays` gave."""
         layers = range(self.network.depth)
-        self._exact = restored(self._exact, arrays)
+        self._exact = self._exact.restored(arrays)
         self.hidden = [arrays[f"hidden_{i}"] for i in layers]
-        pairs = [(f"weight_{i}", f"bias_{i}") for i in layers]
-        if self.network.readout_rate is not None:
-            pairs.append(("readout", "output_bias"))
-        self.network = self.network.with_parameters(
-            [arrays[name] for pair in pairs for name in pair if name in arrays]
-        )
+        network = self.network
+        self.network = ReLUNetwork.from_arrays(network.arrays() | arrays, network.settings())
         self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self._top()]
 
     def evaluate(self, residual: Array) -> float:
         """Fill `residual` from the fields, keep both velocities, return the summed loss."""
         force, loss = driven(self.objective, self.targets, residual)
-        net, xp = self.network, namespace(residual)
-        self._exact_velocity = self._exact.loss_and_velocity(xp.empty_like(residual))[1]
+        net = self.network
+        other = namespace(residual).empty_like(residual)
+        self._exact_velocity = self._exact.loss_and_velocity(other)[1]
 
         def visit(samples: slice) -> Iterator[tuple[list[Data], list[Array]]]:
             for s in blocks(net, samples, 2):

@@ -67,7 +67,34 @@ class Trial(NamedTuple):
     error: float
 
 
-class AdaptiveIntegrator(ParameterIntegrator):
+class PointIntegrator(ParameterIntegrator):
+    """An integrator that evaluates its state once."""
+
+    _point: Point | None = None
+
+    @property
+    def point(self) -> Point:
+        """The state, evaluated."""
+        if self._point is None:
+            point = self.evaluated(self.state)
+            self._point = point._replace(loss=float(point.loss))
+        return self._point
+
+    def evaluated(self, state: State) -> Point:
+        """A state with its residual, loss and velocity: one product."""
+        self.products += 1
+        return Point.of(state, namespace(state.targets).empty_like(state.targets))
+
+    def evaluate(self, residual: Array) -> float:
+        residual[...] = self.point.residual
+        return float(self.point.loss)
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        super().restore(arrays)
+        self._point = None
+
+
+class AdaptiveIntegrator(PointIntegrator):
     """Steps whose size follows an estimate of their error; time is in units of 1/share."""
 
     def __init__(self, state: State, share: float, tol: float, note: str) -> None:
@@ -78,47 +105,31 @@ class AdaptiveIntegrator(ParameterIntegrator):
         self.size = math.nan
         #: the error of a step, in parts of ‖r‖: tol is in units of the loss
         self.allowed = tol**0.5
-        self._point: Point | None = None
         #: errors of this norm or less are rounding of f
         self._rounding = math.nan
-
-    @property
-    def point(self) -> Point:
-        """The state, evaluated."""
-        assert self._point is not None  # a moment is evaluated before a step
-        return self._point
 
     @property
     def step(self) -> float:
         """The size of the next step, if nothing cuts it short."""
         return self.size / self.share
 
-    def evaluate(self, residual: Array) -> float:
-        if self._point is None:
-            point = Point.of(self.state, namespace(residual).empty_like(residual))
-            self._point = point._replace(loss=float(point.loss))
-            self.products += 1
-        residual[...] = self._point.residual
-        return float(self._point.loss)
-
     def advance(self, remaining: float) -> float:
         left = remaining * self.share
         if math.isnan(self.size):
             self.size = self.first_size()
         least = 1e-14 * self.size
-        clipped = left < self.size
-        trial = self.attempt(min(self.size, left))
-        while not trial.error <= 1:
+        while True:
+            tried = self.size
+            trial = self.attempt(min(tried, left))
             self.size = change_of_size(trial.error) * trial.size
+            if trial.error <= 1:
+                break
             if not self.size > least:
                 raise ArithmeticError(
                     f"the step size fell to {self.step:.3g} without meeting tol={self.tol:g}"
                 )
-            clipped = left < self.size
-            trial = self.attempt(min(self.size, left))
-        size = change_of_size(trial.error) * trial.size
-        # A step cut short by `remaining` says nothing against the size it was cut from.
-        self.size = max(self.size, size) if clipped else size
+        if left < tried:  # a step cut short says nothing against the size it was cut from
+            self.size = max(tried, self.size)
         self._point = trial.end
         self.state = trial.end.state
         self.accepted()
@@ -126,7 +137,7 @@ class AdaptiveIntegrator(ParameterIntegrator):
 
     def trial(self, end: Point, size: float, mismatch: Array) -> Trial:
         """A step of this size to `end`, whose error on the outputs is `mismatch`."""
-        xp, space = namespace(mismatch), self.state.space
+        space = self.state.space
         if math.isnan(self._rounding):
             y = self.state.targets
             self._rounding = 1e3 * float(np.finfo(y.dtype).eps * space.norm(y))
@@ -134,11 +145,12 @@ class AdaptiveIntegrator(ParameterIntegrator):
         if not isinstance(self.state.objective, Quadratic):
             scale = float(space.norm(self.point.residual))
         scale = max(scale, self._rounding)
-        # both come to the host together
-        loss, error = map(float, to_host(xp.stack([end.loss, space.norm(mismatch)])))
+        both = namespace(mismatch).stack([end.loss, space.norm(mismatch)])
+        loss, error = map(float, to_host(both))
         if error:
             error /= self.allowed * scale
-        error = error if math.isfinite(error) else math.inf
+        if not math.isfinite(error):
+            error = math.inf
         return Trial(end._replace(loss=loss), size, error)
 
     @abstractmethod
@@ -159,14 +171,9 @@ class AdaptiveIntegrator(ParameterIntegrator):
     def restore(self, arrays: dict[str, Array]) -> None:
         super().restore(arrays)
         self.size = float(arrays["size"])
-        self._point = None
         self.accepted()
 
 
 def change_of_size(error: float) -> float:
     """The ratio of the next step to one with this error, which is of second order in it."""
-    if not error < math.inf:
-        return SHRINK
-    if not error:
-        return GROW
-    return min(GROW, max(SHRINK, SAFETY * error**-0.5))
+    return min(GROW, max(SHRINK, SAFETY * max(error, 1e-99) ** -0.5))

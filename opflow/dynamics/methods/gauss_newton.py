@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opflow.dynamics.methods.flow import Point
-from opflow.dynamics.methods.method import Method, ParameterIntegrator
+from opflow.dynamics.methods.flow import Point, PointIntegrator
+from opflow.dynamics.methods.method import Method
 from opflow.dynamics.methods.step_size import check_step
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, check_integer, namespace
-from opflow.machine.threads import cached_property
 from opflow.operators.kfac import damped_inverse, kfac
 from opflow.operators.operator import Operator
 from opflow.relu.jacobian import jacobian
@@ -117,7 +116,6 @@ class GaussNewton(Method):
             )
 
     def start(self, state: State, share: float) -> GaussNewtonIntegrator:
-        """The integrator of a run."""
         if self.preconditioner == "kfac":
             diagonal = "GaussNewton(preconditioner='diagonal'), not kfac"
             state.measurement.refuse(f"measurement= needs {diagonal}")
@@ -130,18 +128,18 @@ class Equations:
     def __init__(self, point: Point, preconditioner: str) -> None:
         self.state = state = point.state
         self.force = point.residual.reshape(-1)
-        self.fields = state.snapshot()
-        #: spent so far
+        fields = state.snapshot()
+        #: what is compared with the targets
+        self.seen = state.measurement.seen(fields.outputs)
         self.products = 1
-        size = sum(p.size for p in state.parameters)
-        few = MANY * state.rows * state.targets.shape[1] < size
-        self.by_samples = few or self.fields.gram is not None
+        wide = sum(p.size for p in state.parameters) > MANY * state.rows * state.targets.shape[1]
+        self.by_samples = wide or fields.gram is not None
         if self.by_samples:
-            self.operator: Operator = state.measurement.kernel(collective_kernel(self.fields))
+            self.operator: Operator = state.measurement.kernel(collective_kernel(fields))
             self.right = self.force
             self.slope = self.over_samples(self.force, self.image(self.force))  # ‖Jᵀg‖²
         else:
-            J = jacobian(self.fields)
+            J = jacobian(fields)
             self.operator = state.measurement.rows(J)
             moving = zip(point.velocity, state.upper.parameter_rates(), strict=True)
             parts = [(-v / (rate**0.5 or 1.0)).reshape(-1) for v, rate in moving]
@@ -160,22 +158,22 @@ class Equations:
         signs = self.state.space.signs(np.random.default_rng(0), self.operator.shape[0], SIGNS)
         return namespace(self.force).asarray(signs, dtype=self.force.dtype)
 
-    @cached_property
-    def seen(self) -> Array:
-        """What is compared with the targets."""
-        return self.state.measurement.seen(self.fields.outputs)
-
     def solve(self, damping: float, start: Array | None, how: GaussNewton) -> tuple[Array, float]:
         """x by conjugate gradients from `start`, or zero, and the decrease that it predicts."""
         xp = namespace(self.force)
-        x = xp.zeros_like(self.right) if start is None else KEPT * start
-        Jx = xp.zeros_like(self.force) if start is None else self.image(x)
+        x = xp.zeros_like(self.right)
+        Jx = xp.zeros_like(self.force)
+        if start is not None:
+            x = KEPT * start
+            Jx = self.image(x)
         r = self.right - damping * x - self.pulled(self.curved(Jx))
         d = xp.zeros_like(x)
         Jd = xp.zeros_like(Jx)
-        inverse = None if self.by_samples else self.inverse(damping)
-        b = self.right
-        goal = how.tol**2 * (float(dot(b, inverse @ b)) if inverse else self.slope)
+        goal = how.tol**2 * self.slope
+        inverse: Operator | None = None
+        if not self.by_samples:
+            inverse = self.inverse(damping)
+            goal = how.tol**2 * float(dot(self.right, inverse @ self.right))
         before = math.inf
         for _ in range(how.products):
             z = inverse @ r if inverse else r
@@ -234,7 +232,7 @@ def dot(a: Array, b: Array) -> Array:
     return namespace(a).multiply(a, b, dtype=np.float64).sum()
 
 
-class GaussNewtonIntegrator(ParameterIntegrator):
+class GaussNewtonIntegrator(PointIntegrator):
     """Gauss–Newton steps."""
 
     by_sample = ("dual",)
@@ -244,28 +242,20 @@ class GaussNewtonIntegrator(ParameterIntegrator):
         self.method = method
         self.auto = isinstance(method.damping, str)
         #: of the summed loss; infinite where no step lowers it
-        self.damping = math.nan if self.auto else float(method.damping) / share
+        self.damping = math.nan
+        if not self.auto:
+            self.damping = float(method.damping) / share
         self.note = f"damping {method.damping}"
         #: steps that were taken back
         self.refused = 0
         #: the last step, where the search for the next one starts: p ("search") or u ("dual")
         self._search: dict[str, Array] = {}
-        self._point: Point | None = None
-
-    def evaluate(self, residual: Array) -> float:
-        self._point = self._point or self._evaluated(self.state)
-        residual[...] = self._point.residual
-        return float(self._point.loss)
-
-    def _evaluated(self, state: State) -> Point:
-        self.products += 1
-        return Point.of(state, namespace(state.targets).empty_like(state.targets))
 
     def advance(self, remaining: float) -> float:
-        if self._point is not None and not math.isinf(self.damping):
-            equations = Equations(self._point, self.method.preconditioner)
+        if not math.isinf(self.damping):
+            equations = Equations(self.point, self.method.preconditioner)
             if equations.slope > 0:
-                self._step(equations, float(self._point.loss))
+                self._step(equations, float(self.point.loss))
             self.products += equations.products
         if self.auto:
             back = f"{self.refused:,} times a step raised the loss and was taken back"
@@ -281,7 +271,7 @@ class GaussNewtonIntegrator(ParameterIntegrator):
         for tries in range(TRIES):
             start = next(iter(self._search.values()), None)
             x, decrease = equations.solve(self.damping, start, self.method)
-            end = self._evaluated(equations.moved(x))
+            end = self.evaluated(equations.moved(x))
             gain = loss - float(end.loss)
             if gain > 0 or not self.auto:
                 break
@@ -307,4 +297,3 @@ class GaussNewtonIntegrator(ParameterIntegrator):
         self.damping = float(arrays["damping"])
         self.refused = int(arrays["refused"])
         self._search = {name: arrays[name] for name in ("search", "dual") if name in arrays}
-        self._point = None

@@ -112,7 +112,6 @@ class GradientFlow(Flow):
         return f"GradientFlow(tol={self.tol!r}{decay})"
 
     def start(self, state: State, share: float) -> ChebyshevIntegrator:
-        """The integrator of a run."""
         return ChebyshevIntegrator(state, share, self.tol)
 
 
@@ -152,7 +151,7 @@ class ChebyshevIntegrator(AdaptiveIntegrator):
             self.measure()
         # without a step of like size before it, one stage would have no error estimate
         known = self._before is not None and GROW * self._before.size >= size
-        stages, size = stable_stages(1.05 * self._top, size, 1 if known else 2)
+        stages, size = stable_stages(1.05 * self._top, size, 2 - known)
         start, r, _, velocity = self.point
         w0 = damped(stages)
         w1, T, consistent, curved = chebyshev(stages)

@@ -12,7 +12,7 @@ import numpy as np
 
 from opflow.dynamics.methods.exponential import moving_integral
 from opflow.dynamics.methods.flow import KrylovFlow
-from opflow.dynamics.methods.method import Integrator, LinearModel
+from opflow.dynamics.methods.method import LinearModel, ParameterIntegrator
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.relu.jacobian import jacobian
@@ -75,26 +75,22 @@ class LinearisedFlow(KrylovFlow):
     extra = 2.0
 
     def start(self, state: State, share: float) -> LinearisedIntegrator:
-        """The integrator of a run."""
         return LinearisedIntegrator(state, share, self.tol, self.size)
 
 
-class LinearisedIntegrator(Integrator):
-    """Evaluates the linear flow at one time after another."""
+class LinearisedIntegrator(ParameterIntegrator):
+    """Evaluates the linear flow at one time after another; its state is parameters −ηJᵀu away."""
 
-    state: State
     note = "exact in time"
     by_sample = ("start", "base")
 
     def __init__(self, state: State, share: float, tol: float, vectors: int) -> None:
+        super().__init__(state, share)
         self.origin = state
-        self.share = share
         self.tol = tol
-        self.products = 0
-        #: the parameters moved by −ηJᵀu
-        self.state = state
         self._vectors = vectors
-        self._krylov: Krylov | None = None
+        #: Krylov spaces begun so far: none before the first moment is evaluated
+        self._pieces = 0
 
     @property
     def predictor(self) -> LinearModel:
@@ -103,24 +99,15 @@ class LinearisedIntegrator(Integrator):
     @property
     def dual(self) -> Array:
         """u(t) but for its part in the null space of K, which moves nothing, (N, k)."""
-        if self._krylov is None:
-            return namespace(self.origin.targets).zeros_like(self.origin.targets)
-        return self._base + self._shaped(moving_integral(self._krylov, self._elapsed))
-
-    @property
-    def krylov(self) -> Krylov:
-        """The Krylov space in use: a moment is evaluated before a step."""
-        assert self._krylov is not None
-        return self._krylov
+        return self._base + self._shaped(moving_integral(self.krylov, self._elapsed))
 
     def evaluate(self, residual: Array) -> float:
-        if self._krylov is None:
+        if not self._pieces:
             self.origin.loss_and_velocity(residual)
             self.products += 2  # with the fields of the kernel
             self._kernel = self.origin.kernel()
             self._norm = float(self.origin.space.norm(residual))
             self._base = namespace(residual).zeros_like(residual)
-            self._pieces = 0
             #: the time at which the Krylov space begins
             self._before = 0.0
             self._begin(residual.copy())
@@ -130,13 +117,14 @@ class LinearisedIntegrator(Integrator):
     def advance(self, remaining: float) -> float:
         krylov = self.krylov
         left = remaining * self.share
-        if not krylov.exhausted and not krylov.products:
-            self._grow()
+        before = krylov.products
+        if not krylov.exhausted and not before:
+            krylov.grow()
         size = self._before + self._elapsed  # the time doubles
-        if not size:
-            size = 1 / krylov.top if krylov.top else 1.0
-        size = min(left, size)
-        if not self._reach(size):
+        size = min(left, size or 1 / (krylov.top or 1.0))
+        met = krylov.reach(self._elapsed + size, self._allowed())
+        self.products += krylov.products - before
+        if not met:
             if self._elapsed:  # what the space could do is done
                 self._base = self.dual
                 self._before += self._elapsed
@@ -170,35 +158,21 @@ class LinearisedIntegrator(Integrator):
         self._start = residual
         self._elapsed = 0.0
         self._pieces += 1
-        self._krylov = Krylov(self._kernel, residual.reshape(-1), size=self._vectors)
+        self.krylov = Krylov(self._kernel, residual.reshape(-1), size=self._vectors)
 
     def _allowed(self) -> float:
         """The tolerance of the n-th space, relative to its start; 1/(n(n + 1)) sums to 1."""
         share = self.tol / (self._pieces * (self._pieces + 1))
         return share * self._norm / self.krylov.norm if self.krylov.norm else share
 
-    def _reach(self, size: float) -> bool:
-        before = self.krylov.products
-        met = self.krylov.reach(self._elapsed + size, self._allowed())
-        self.products += self.krylov.products - before
-        return met
-
-    def _grow(self) -> None:
-        self.krylov.grow()
-        self.products += 1
-
     def _shaped(self, flat: Array) -> Array:
         return flat.reshape(self.origin.targets.shape)
 
     def arrays(self) -> dict[str, Array]:
-        if self._krylov is None:
-            return {}
-        numbers = [self._elapsed, self._before, self._norm, self._pieces, self._krylov.products]
+        numbers = [self._elapsed, self._before, self._norm, self._pieces, self.krylov.products]
         return {"start": self._start, "base": self._base, "numbers": np.array(numbers)}
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        if not arrays:
-            return
         self._kernel = self.origin.kernel()
         self._base = arrays["base"]
         elapsed, self._before, self._norm, pieces, vectors = arrays["numbers"].tolist()
@@ -206,6 +180,6 @@ class LinearisedIntegrator(Integrator):
         self._begin(arrays["start"])
         # The same vectors again: what the space says depends on how many there are.
         for _ in range(int(vectors)):
-            self._grow()
+            self.krylov.grow()
         self._elapsed = elapsed
         self._move()

@@ -1,4 +1,4 @@
-"""Base classes of methods, integrators and states: all attributes that a run reads.
+"""Base classes of methods and integrators: all attributes that a run reads.
 
 A *method* (:class:`opflow.GradientDescent`, :class:`opflow.ExponentialFlow`, …) is a description;
 :meth:`Method.start` makes the *integrator* that moves the *state* of one run.
@@ -8,67 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
-from opflow.dynamics.first_layer import FirstLayer
-from opflow.dynamics.measurement import Outputs
-from opflow.dynamics.objectives import RunObjective
+from opflow.dynamics.methods.field_state import FieldState
 from opflow.dynamics.state import State
 from opflow.machine.arrays import Array, Data
-from opflow.machine.ranks import RowDistribution
-from opflow.operators.operator import Operator
-from opflow.relu.fields import Fields
-from opflow.relu.network import ReLUNetwork
 
-
-class RunState(Protocol):
-    """What a run is at: :class:`State`, or the fields of a truncated flow."""
-
-    targets: Array
-    objective: RunObjective
-    #: what the targets are compared with
-    measurement: Outputs
-    #: how the samples are held
-    space: RowDistribution
-    #: what weight decay adds to λ_max(K) at most
-    stiffness: float
-
-    @property
-    def first(self) -> FirstLayer:
-        """The first layer as a function of its parameter, and the inputs."""
-
-    @property
-    def samples(self) -> int:
-        """N, of all ranks."""
-
-    @property
-    def network(self) -> ReLUNetwork:
-        """The network at this state."""
-
-    @property
-    def upper(self) -> ReLUNetwork:
-        """The network above the first layer, and its bias."""
-
-    @property
-    def fields(self) -> Fields | None:
-        """The state itself, where it is fields and not parameters."""
-
-    @property
-    def exact(self) -> ReLUNetwork | None:
-        """The exact run next to an approximate one."""
-
-    def snapshot(self) -> Fields:
-        """The fields of the network."""
-
-    def kernel(self) -> Operator:
-        """K of what is compared with the targets, gates frozen."""
-
-    def forward_blocks(self) -> Iterator[tuple[slice, list[Any]]]:
-        """Row block by row block, the slice and the activations ``[None, a^1, …, a^L]``."""
-
-    def predict(self, X: Data) -> Array:
-        """Outputs at new inputs, (M, k)."""
+#: what a run is at
+RunState: TypeAlias = State | FieldState
 
 
 class LinearModel(Protocol):
@@ -99,6 +46,14 @@ class Method(ABC):
     kept = 0.0
     #: λ of the decay of all parameters
     weight_decay = 0.0
+    #: vectors of a Krylov basis at most
+    size = 0
+    #: samples of a step, if not all
+    batch: int | None = None
+    #: β of the heavy ball
+    momentum = 0.0
+    #: the dtype of parameters and sums, if it is not that of the network
+    accumulate: str | None = None
 
     @property
     def by_weights(self) -> bool:
@@ -114,26 +69,6 @@ class Method(ABC):
     def extra(self) -> float:
         """Sets of parameters held besides those of the state."""
         return 0.0
-
-    @property
-    def size(self) -> int:
-        """Vectors of a Krylov basis at most."""
-        return 0
-
-    @property
-    def batch(self) -> int | None:
-        """Samples of a step, if not all."""
-        return None
-
-    @property
-    def momentum(self) -> float:
-        """β of the heavy ball."""
-        return 0.0
-
-    @property
-    def accumulate(self) -> str | None:
-        """The dtype of parameters and sums, if it is not that of the network."""
-        return None
 
     @abstractmethod
     def start(self, state: State, share: float) -> Integrator:
@@ -204,17 +139,7 @@ class ParameterIntegrator(Integrator):
         return float(loss)
 
     def arrays(self) -> dict[str, Array]:
-        return parameter_arrays(self.state)
+        return self.state.arrays()
 
     def restore(self, arrays: dict[str, Array]) -> None:
-        self.state = restored(self.state, arrays)
-
-
-def parameter_arrays(state: State) -> dict[str, Array]:
-    """The parameters of a state by name."""
-    return {f"parameter_{i}": p for i, p in enumerate(state.parameters)}
-
-
-def restored(state: State, arrays: dict[str, Array]) -> State:
-    """The state at the parameters that :func:`parameter_arrays` gave."""
-    return state.at([arrays[f"parameter_{i}"] for i in range(len(state.parameters))])
+        self.state = self.state.restored(arrays)

@@ -79,7 +79,7 @@ class AutoStep:
         self.since = 1.0
         change = abs(self.top - before)
         if change <= STEADY * before:
-            passes = 1.0 if self.batch is None else state.samples / self.batch
+            passes = state.samples / (self.batch or state.samples)
             self.wait = min(2 * self.wait, LONGEST * passes)
         elif change > MOVING * before:
             self.wait = max(1.0, self.wait / 4)
@@ -90,8 +90,9 @@ class AutoStep:
     def _begin(self, state: RunState) -> int:
         products, bound = self._measure(state, tol=1e-2, steps=LANCZOS)
         self.first = self.top
-        # where no gate is open anywhere, K = 0 and nothing will move
-        self.size = 1 / (self.share * (self.top + bound)) if self.top > 0 else 1.0
+        self.size = 1.0  # where no gate is open anywhere, K = 0 and nothing will move
+        if self.top > 0:
+            self.size = 1 / (self.share * (self.top + bound))
         return products
 
     def _measure(self, state: RunState, tol: float, steps: int) -> tuple[int, float]:
@@ -124,7 +125,8 @@ class AutoStep:
         of = f"1/λ_max, half the stability limit, with λ_max({self.symbol}) ="
         if self.batch is not None:
             of = f"1/λ, half the stability limit of batches of {self.batch:,}, with λ ="
-        of = of.replace(" =", " + weight decay =") if self.decay else of
+        if self.decay:
+            of = of.replace(" =", " + weight decay =")
         text = f"step {self.size:.4g} (auto: {of} {self.first:.4g} at the start"
         text += f" and {self.top:.4g} when last measured)"
         if self.halved:

@@ -85,7 +85,6 @@ class TruncatedFlow(Method):
         check_step(self.step)
 
     def start(self, state: State, share: float) -> TruncatedIntegrator:
-        """The integrator of a run."""
         return TruncatedIntegrator(self, state, share)
 
 

@@ -12,11 +12,10 @@ arrays of its memory that have rows by sample stand in its attribute ``by_sample
 
 from opflow.dynamics.observe.chosen import Function, Snapshots
 from opflow.dynamics.observe.eigenpairs import HessianEigenvalues, TopEigenpairs
+from opflow.dynamics.observe.fields import GateFlips, TruncationError
 from opflow.dynamics.observe.fit import Accuracy, HeldOutLoss, Loss, ResidualNorm
-from opflow.dynamics.observe.gates import GateFlips
 from opflow.dynamics.observe.kernel import Alignment, KernelDistance, Sharpness, Spectrum
 from opflow.dynamics.observe.moment import Moment
-from opflow.dynamics.observe.truncation import TruncationError
 from opflow.dynamics.observe.weights import Balancedness, GramClosure
 from opflow.relu.invariants import balances
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from opflow.dynamics.observe.moment import Moment
 from opflow.machine.arrays import Array
-from opflow.machine.files import under
+from opflow.machine.files import prefixed, under
 from opflow.relu.fields import Fields
 from opflow.relu.network import ReLUNetwork
 
@@ -113,7 +113,7 @@ def arrays_of(networks: Mapping[int, ReLUNetwork]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for step, network in networks.items():
         parts = network.arrays() | {"settings": np.array([json.dumps(network.settings())])}
-        arrays |= {f"{step}_{name}": part for name, part in parts.items()}
+        arrays |= prefixed(f"{step}_", parts)
     return arrays
 
 

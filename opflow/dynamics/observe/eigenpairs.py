@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ class TopEigenpairs(Remembering):
         self.pairs: Eigenpairs | None = None
         self.first: Any = None  #: the eigenvectors of the start
         self.last: Any = None  #: where the next search begins
-        self.angles = Angles(self)
-        self.modes = Modes(self)
+        self.angles = _OfPairs(self, "eigenvector_angles", self._angles)
+        self.modes = _OfPairs(self, "modes", self._modes)
 
     def __call__(self, moment: Moment) -> Array:
         return self.at(moment).eigenvalues
@@ -102,30 +103,31 @@ class TopEigenpairs(Remembering):
     def _operator(self, moment: Moment) -> Operator:
         return moment.kernel
 
+    def _angles(self, moment: Moment) -> Array:
+        """How far the leading eigenvectors have turned: principal angles to those of the start."""
+        now = self.at(moment).eigenvectors
+        return angles_between(self.first, now, moment.space)
+
+    def _modes(self, moment: Moment) -> Array:
+        """The residual on the eigenvectors of the start."""
+        self.at(moment)
+        modes = moment.space.gram(self.first, moment.residual.reshape(-1))
+        return to_host(modes).astype(np.float64)
+
 
 class _OfPairs:
-    """An observer of the pairs that a :class:`TopEigenpairs` finds."""
+    """What another observer makes of the pairs that a :class:`TopEigenpairs` finds."""
 
     by_sample = TopEigenpairs.by_sample
 
-    def __init__(self, top: TopEigenpairs) -> None:
-        self.top = top
-
-    def state(self) -> dict[str, Array]:
-        return self.top.state()
-
-    def restore(self, arrays: dict[str, Array]) -> None:
-        self.top.restore(arrays)
-
-
-class Angles(_OfPairs):
-    """How far the leading eigenvectors have turned: principal angles to those of the start."""
-
-    name = "eigenvector_angles"
+    def __init__(self, top: TopEigenpairs, name: str, look: Callable[[Moment], Array]) -> None:
+        self.name = name
+        self.state = top.state
+        self.restore = top.restore
+        self._look = look
 
     def __call__(self, moment: Moment) -> Array:
-        now = self.top.at(moment).eigenvectors
-        return angles_between(self.top.first, now, moment.space)
+        return self._look(moment)
 
 
 def angles_between(U: Array, V: Array, space: RowDistribution) -> Array:
@@ -134,17 +136,6 @@ def angles_between(U: Array, V: Array, space: RowDistribution) -> Array:
         both = space.qr(namespace(V).concatenate([U, V], axis=1))[1]
         return principal_angles(both[:, : U.shape[1]], both[:, U.shape[1] :])
     return principal_angles(U, V)
-
-
-class Modes(_OfPairs):
-    """The residual on the eigenvectors of the start."""
-
-    name = "modes"
-
-    def __call__(self, moment: Moment) -> Array:
-        self.top.at(moment)
-        modes = moment.space.gram(self.top.first, moment.residual.reshape(-1))
-        return to_host(modes).astype(np.float64)
 
 
 class HessianEigenvalues(TopEigenpairs):

@@ -10,7 +10,7 @@ import numpy as np
 from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, as_array, check_integer, to_device_of
-from opflow.spectral.checks import gaussian
+from opflow.spectral.blocks import gaussian, largest_entry
 from opflow.spectral.compare import alignment
 from opflow.spectral.density.density import density
 from opflow.spectral.krylov.lanczos import largest_eigenvalue
@@ -154,18 +154,13 @@ class Alignment:
         rest = y
         if self.centred:
             rest = y - moment.space.total(y.sum(axis=0)) / moment.samples
-        sizes = np.array([_largest(rest), _largest(y)])
-        left, size = moment.space.largest(sizes).tolist()
+        left = largest_entry(rest, moment.space)
+        size = largest_entry(y, moment.space)
         kernels = [moment.kernel, *moment.layer_kernels]
         if left <= 10 * float(np.finfo(y.dtype).eps) * size:
             return np.full(len(kernels), np.nan)
         found = [alignment(K, y, centred=self.centred, products=self.products) for K in kernels]
         return np.array(found, dtype=np.float64)
-
-
-def _largest(x: Array) -> float:
-    """The largest absolute value held here, of none 0."""
-    return float(abs(x).max()) if x.size else 0.0
 
 
 class Sharpness:
@@ -272,7 +267,7 @@ class KernelDistance(Remembering):
         self.start = to_device_of(self.start, moment.residual)
         moved = K.matmat(self.vectors) - self.start
         # a power of two near the entries, so that no square of them is lost
-        largest = float(moment.space.largest(np.float64(_largest(self.start))))
+        largest = largest_entry(self.start, moment.space)
         unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
         start = float(moment.space.norm(self.start / unit))
         far = float(moment.space.norm(moved / unit))

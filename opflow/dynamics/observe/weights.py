@@ -10,7 +10,7 @@ from opflow.dynamics.observe.moment import Moment, Remembering
 from opflow.machine.arrays import Array, check_integer, namespace, to_device_of
 from opflow.machine.ranks import LOCAL
 from opflow.relu.fields import Fields
-from opflow.relu.invariants import balance_drift, balances, weight_gram, weight_gram_velocity
+from opflow.relu.invariants import balance_drift, balances, weight_gram_velocity
 
 
 class Balancedness:
@@ -117,7 +117,8 @@ class GramClosure(Remembering):
 
     def __call__(self, moment: Moment) -> float:
         check_integer(self.layer, "layer", 1, moment.network.depth)
-        gram = weight_gram(moment.network, self.layer, self.side)
+        W = moment.network.weights[self.layer - 1]
+        gram = W.T @ W if self.side == "input" else W @ W.T
         velocity = moment.share * moment.space.total(self._by_samples(moment, gram))
         if moment.step == 0:
             self.sum = gram

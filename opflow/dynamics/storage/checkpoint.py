@@ -20,14 +20,23 @@ from typing import Any
 import numpy as np
 
 from opflow._version import __version__
+from opflow.data.paths import located
 from opflow.dynamics.storage.state_file import SCHEMA, Blocks, is_storable, read, write
 from opflow.machine.arrays import Array, check_integer, to_host
-from opflow.machine.files import CHECKPOINT, temporary
+from opflow.machine.files import CHECKPOINT, FilePath, temporary
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import row_slices
 
-#: what numpy.savez or the file itself calls by these names
-RESERVED = {"file", "allow_pickle", "metadata", "checksum"}
+#: arrays that the file has of its own
+RESERVED = {"metadata", "checksum"}
+#: what is said of a state of another run, by the part of the identity that differs
+DIFFERENCES = {
+    "network": "it began from another network",
+    "inputs": "its data set has another X",
+    "targets": "its data set has another y",
+    "gram": "its kernel is another",
+    "measurement": "its measurement= is another",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Checkpoint:
     ValueError: keep must be at least 1, not 0
     """
 
-    path: str | os.PathLike[str]
+    path: FilePath
     steps: int | None = None
     seconds: float | None = 600.0
     keep: int = 2
@@ -73,7 +82,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"path must be a string or a path, not {self.path!r}")
-        if not Path(self.path).name or re.search(r"\.\d+$", Path(self.path).name):
+        if re.search(r"^$|\.\d+$", Path(self.path).name):
             raise ValueError(
                 f"path must name a file and not end in a number, a suffix that is used for older "
                 f"checkpoints, not {os.fspath(self.path)!r}"
@@ -105,15 +114,15 @@ class Saver:
         self.checkpoint = checkpoint
         self.identity = dict(identity)
         self.space = space
-        self.path = _file(checkpoint)
-        self._step = step  # of the last save
-        self._time = time.monotonic()  # of the last save
+        self.path = located(checkpoint.path)
+        #: of the last save
+        self._step = step
+        self._time = time.monotonic()
 
     def prepare(self) -> None:
-        """Find out, before any work, whether states can be written; clear what a kill left.
-
-        The ``OSError`` where they cannot names the folder and the reason.
-        """
+        """Find out, before any work, whether states can be written; clear what a kill left."""
+        if not self.space.leads:
+            return
         if self.path.is_dir():
             raise IsADirectoryError(f"the checkpoint {self.path} is a folder")
         try:
@@ -130,10 +139,9 @@ class Saver:
 
     def due(self, step: int) -> bool:
         """Whether so many steps or seconds have passed since the last save."""
-        steps, seconds = self.checkpoint.steps, self.checkpoint.seconds
-        return (steps is not None and step - self._step >= steps) or (
-            seconds is not None and time.monotonic() - self._time >= seconds
-        )
+        steps = self.checkpoint.steps or math.inf
+        seconds = self.checkpoint.seconds or math.inf
+        return step - self._step >= steps or time.monotonic() - self._time >= seconds
 
     def save(
         self,
@@ -146,9 +154,8 @@ class Saver:
 
         The states before are then as they were, and the next try is due when the next save would
         be.  `arrays`, on the host or a device, are numbers, booleans or text, and are loaded on the
-        host with the same dtype, shape and memory order; those `by_sample` have a row for every
-        sample or output, of which each rank has its own.  `meta` is what JSON can hold.  An array
-        or a name of another kind is a ``TypeError`` or a ``ValueError``.
+        host with the same dtype, shape and memory order; each rank has its own rows of those
+        `by_sample`.  `meta` is what JSON can hold.
         """
         held: dict[str, Any] = {name: to_host(array) for name, array in arrays.items()}
         for name, array in held.items():
@@ -166,17 +173,17 @@ class Saver:
             "by_sample": spread,
         }
         held["metadata"] = np.array(json.dumps(head))
+        blocks: dict[str, Blocks] = {}
         if self.space.sharded:
-            held |= {name: _rows_of_all(held[name], self.space) for name in spread}
+            blocks = {name: _rows_of_all(held[name], self.space) for name in spread}
         error: OSError | None = None
         if self.space.leads:
             try:
-                write(self.path, held, keep=self.checkpoint.keep)
+                write(self.path, held | blocks, keep=self.checkpoint.keep)
             except OSError as caught:
                 error = caught
-        if self.space.sharded:
-            for name in spread:  # the other ranks send their rows, and the first what it left
-                deque(held[name].blocks, maxlen=0)
+        for array in blocks.values():  # other ranks send their rows, and the first what it left
+            deque(array.blocks, maxlen=0)
         self._step = step
         self._time = time.monotonic()
         return self.space.agreed(error)
@@ -191,7 +198,7 @@ def _rows_of_all(array: Array, space: RowDistribution) -> Blocks:
 
 
 def load(
-    checkpoint: Checkpoint | str | os.PathLike[str],
+    file: FilePath,
     identity: Mapping[str, str],
     space: RowDistribution = LOCAL,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -201,7 +208,7 @@ def load(
     is a ``ValueError``, which names the reason and the newest state that is good, if one is; one
     that does not exist or cannot be opened is an ``OSError``.
     """
-    path = _file(checkpoint)
+    path = located(file)
     try:
         return _read(path, identity, space)
     except (ValueError, FileNotFoundError) as error:
@@ -215,15 +222,10 @@ def load(
         raise
 
 
-def exists(checkpoint: Checkpoint) -> bool:
+def exists(file: FilePath) -> bool:
     """Whether there is any state of a run, good or not."""
-    path = _file(checkpoint)
-    return any(file.exists() for file in (path, *_states(path)))
-
-
-def _file(checkpoint: Checkpoint | str | os.PathLike[str]) -> Path:
-    path = checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint
-    return Path(os.path.expanduser(path))
+    path = located(file)
+    return any(state.exists() for state in (path, *_states(path)))
 
 
 def _states(path: Path) -> Iterator[Path]:
@@ -249,24 +251,16 @@ def _read(
             # Damage shows as anything that zipfile, json, NumPy and ast can raise.
             reason = str(error) or type(error).__name__
             raise ValueError(f"{path} cannot be resumed from: {reason}") from error
+    saved = head["identity"]
     differing = [
-        _difference(name, head["identity"].get(name), identity.get(name))
-        for name in {**head["identity"], **identity}
-        if head["identity"].get(name) != identity.get(name)
+        DIFFERENCES.get(
+            name, f"its {name} is {saved.get(name) or 'none'}, not {identity.get(name) or 'none'}"
+        )
+        for name in {**saved, **identity}
+        if saved.get(name) != identity.get(name)
     ]
     if differing:
         raise ValueError(f"{path} is a checkpoint of another run: {'; '.join(differing)}")
     for name in head["by_sample"]:
         arrays[name] = arrays[name][space.span(len(arrays[name]))]
     return arrays, head["meta"]
-
-
-def _difference(name: str, saved: str | None, wanted: str | None) -> str:
-    words = {
-        "network": "it began from another network",
-        "inputs": "its data set has another X",
-        "targets": "its data set has another y",
-        "gram": "its kernel is another",
-        "measurement": "its measurement= is another",
-    }
-    return words.get(name, f"its {name} is {saved or 'none'}, not {wanted or 'none'}")

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, as_array, is_sparse, to_host
-from opflow.machine.ranks import LOCAL, RowDistribution, Sharded
+from opflow.machine.arrays import Array, Data, as_array, is_sparse, multiplies, to_host
+from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.streams import host_rows
 from opflow.machine.workspace import op_namespace
-from opflow.operators.rules import is_operator
+from opflow.operators import Operator
 from opflow.relu.inputs import input_rows
 
 #: bytes of the largest array that is hashed whole
@@ -64,39 +64,14 @@ def kernel_mark(function: Callable[[Array, Array], Array], X: Data) -> str:
     return " ".join(f"{float(np.linalg.norm(to_host(block))):.3e}" for block in blocks)
 
 
-def run_identity(
-    how: str,
-    network: str,
-    X: Data,
-    y: Array,
-    gram: Any,
-    samples: RowDistribution,
-    space: RowDistribution,
-) -> dict[str, str]:
-    """What a checkpoint and the run that goes on from it must have in common.
-
-    `network` is its digest; the rows of X are held as `samples`, those of y as `space`.
-    """
-    matrix = gram if hasattr(gram, "shape") else None
-    identity = {
-        "network": network,
-        "inputs": fingerprint(X, matrix, space=samples),
-        "targets": fingerprint(y, space=space),
-        "method": how,
-    }
-    if callable(gram) and not is_operator(gram):
-        identity["gram"] = kernel_mark(gram, X)
-    return identity
-
-
 def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:
     """The bytes of a value that count, on the first rank."""
     shape = tuple(value.shape)
-    if isinstance(space, Sharded):
-        shape = (space.size, *shape[1:])
+    if space.sharded:
+        shape = (space.all_rows(shape[0]), *shape[1:])
     yield f"{np.dtype(value.dtype).newbyteorder('=').str} {shape}".encode()
     value = host_rows(value)
-    if hasattr(value, "matvec"):
+    if multiplies(value):
         yield _norms(value, shape, space).encode()
     elif not shape:
         yield _bytes(value)
@@ -110,7 +85,7 @@ def _parts(value: Data, space: RowDistribution) -> Iterator[bytes]:
 
 def _norms(op: Any, shape: tuple[int, ...], space: RowDistribution) -> str:
     vector = np.random.default_rng(0).standard_normal(shape[1]).astype(op.dtype)
-    if hasattr(op, "operands"):  # one of ours, which may be on a device
+    if isinstance(op, Operator):  # which may be on a device
         vector = op_namespace(op).asarray(vector)
     product = np.asarray(to_host(op.matvec(vector)), dtype=np.float64)
     weighted = np.linspace(1, 2, shape[0])[space.span(shape[0])] * product

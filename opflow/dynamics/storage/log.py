@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from opflow.machine.files import FilePath
+
 #: entries up to which an array is written out
 LIMIT = 64
 
@@ -23,7 +25,7 @@ class Log:
     stay; the others are dropped.
     """
 
-    def __init__(self, path: str | os.PathLike[str], resumed: int | None = None) -> None:
+    def __init__(self, path: FilePath, resumed: int | None = None) -> None:
         self.path = path
         self._warned = False
         # Unbuffered, in append mode: a line is in the file or not, whatever happens next.
@@ -75,13 +77,17 @@ def _is_before(line: bytes, step: int) -> bool:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # arrays and their scalars, of the host or the device
-        value = value.tolist() if value.size <= LIMIT else {"shape": list(value.shape)}
+        if value.size > LIMIT:
+            return {"shape": list(value.shape)}
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         if len(value) > LIMIT:
             return {"shape": [len(value)]}
         return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int | str | None) else type(value).__name__
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int | float | str | None):
+        return value
+    return type(value).__name__

@@ -99,9 +99,9 @@ def read(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     size = os.fstat(file.fileno()).st_size
     if sum(info.file_size for info in members.values()) > size:
         raise ValueError("it is corrupt: its header declares more data than the file contains")
-    if "metadata" not in members:
-        raise ValueError("it is not a checkpoint")
-    head = json.loads(str(_member(archive, members["metadata"])))
+    head: dict[str, Any] = {}
+    if "metadata" in members:
+        head = json.loads(str(_member(archive, members["metadata"])))
     if head.get("format") != CHECKPOINT:
         raise ValueError("it is not a checkpoint")
     writer = f"written by opflow {head.get('version')}"

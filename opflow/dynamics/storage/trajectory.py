@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,12 +10,15 @@ from opflow.dynamics.observe.chosen import arrays_of, networks_of
 from opflow.interface.pictured import Pictured
 from opflow.interface.words import counted
 from opflow.machine.arrays import Array, Data
-from opflow.machine.files import load_arrays, save_arrays, under
+from opflow.machine.files import FilePath, load_arrays, prefixed, save_arrays, under
 from opflow.machine.ranks import RowDistribution
 from opflow.relu.network import ReLUNetwork
 
 #: attributes that are no arrays, in the metadata of a file
 KEPT = ("products", "step", "note", "interrupted", "stopped", "route", "model")
+#: arrays that a file has, and those that it may have
+ARRAYS = ("times", "losses", "residual")
+OPTIONAL = ("steps", "coefficients", "events")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +129,15 @@ class Trajectory(Pictured):
         """
         if self.task is not None:
             X = self.task.prepare(X)
-        if self._predictor is None and not self.model:
+        if self._predictor is not None:
+            outputs = self._predictor.predict(X)
+        elif self.model:
+            outputs = self.network(X)
+        else:
             raise ValueError(
                 "the model of this run is not its network, but a linearisation or a function of a "
                 "kernel, which no file keeps: predict before saving"
             )
-        predict = self.network if self._predictor is None else self._predictor.predict
-        outputs = predict(X)
         if raw or self.task is None:
             return outputs
         return self.task.answers(outputs)
@@ -159,46 +163,34 @@ class Trajectory(Pictured):
         residual = space.gather(self.residual)
         return None if residual is None else replace(self, residual=residual)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: FilePath) -> None:
         """Write one ``.npz`` file atomically: complete, or not there.
 
         Of a run with a communicator, the first rank saves the result of :meth:`gathered`.  If the
         file cannot be written, one of that name stays as it was.
         """
-        arrays = {"times": self.times, "losses": self.losses, "residual": self.residual}
-        arrays |= self.network.arrays()
+        own = vars(self)
+        arrays = {name: own[name] for name in ARRAYS} | self.network.arrays()
         if self.task is not None:
             arrays |= self.task.arrays()
-        if self.steps is not None:
-            arrays["steps"] = self.steps
-        if self.coefficients is not None:
-            arrays["coefficients"] = self.coefficients
-        if self.events is not None:
-            arrays["events"] = self.events
+        arrays |= {name: own[name] for name in OPTIONAL if own[name] is not None}
         seen = self.observations
         kept = [name for name, value in seen.items() if isinstance(value, dict)]
         arrays |= {f"observation_{name}": seen[name] for name in seen if name not in kept}
         for i, name in enumerate(kept):  # by number, for a name may begin with another
-            arrays |= {f"snapshots_{i}_{key}": a for key, a in arrays_of(seen[name]).items()}
-        meta = {name: getattr(self, name) for name in KEPT} | {"snapshots": kept}
+            arrays |= prefixed(f"snapshots_{i}_", arrays_of(seen[name]))
+        meta = {name: own[name] for name in KEPT} | {"snapshots": kept}
         save_arrays(path, arrays, meta | self.network.settings())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+    def load(cls, path: FilePath) -> Trajectory:
         """Read what :meth:`save` wrote; errors are those of :meth:`opflow.ReLUNetwork.load`."""
         arrays, meta = load_arrays(path, "trajectory", "residual")
         seen = under("observation_", arrays)
         for i, name in enumerate(meta.get("snapshots", ())):
             seen[name] = networks_of(under(f"snapshots_{i}_", arrays))
-        return cls(
-            network=ReLUNetwork.from_arrays(arrays, meta),
-            residual=arrays["residual"],
-            times=arrays["times"],
-            losses=arrays["losses"],
-            observations=seen,
-            coefficients=arrays.get("coefficients"),
-            steps=arrays.get("steps"),
-            events=arrays.get("events"),
-            task=Task.from_arrays(arrays),
-            **{name: meta[name] for name in KEPT if name in meta},  # older files have not all
-        )
+        found: dict[str, Any] = {name: arrays[name] for name in ARRAYS}
+        found |= {name: arrays.get(name) for name in OPTIONAL}
+        found |= {name: meta[name] for name in KEPT if name in meta}  # older files have not all
+        network = ReLUNetwork.from_arrays(arrays, meta)
+        return cls(network, observations=seen, task=Task.from_arrays(arrays), **found)

@@ -7,7 +7,6 @@ Each is built literally by one step of its recursion after the other, ``Wᵀ D_�
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
@@ -15,13 +14,13 @@ import numpy as np
 import scipy.sparse.linalg as spla
 
 from opflow import operators
-from opflow.machine.arrays import Array, check_integer, namespace, to_host
+from opflow.machine.arrays import Array, check_integer, to_host
 from opflow.machine.workspace import op_namespace
-from opflow.operators import Identity, Mask, Operator, Weight
-from opflow.operators.describe import subscript, superscript
+from opflow.operators import Identity, Operator
 from opflow.operators.rules import compose
 from opflow.relu.checks import check_fields, check_layer, check_sample
 from opflow.relu.fields import Fields
+from opflow.relu.grams import sample_mask, weight
 
 
 def pullback(
@@ -83,9 +82,8 @@ def pullback(
     member: Operator = Identity(net.widths[upper] + augmented, dtype=net.dtype)
     for layer in range(upper, lower, -1):
         W = weight(fields, layer, augmented)
-        left = compose(_mask(fields, layer, mu, augmented), W)
-        right = left if mu == nu else compose(_mask(fields, layer, nu, augmented), W)
-        member = operators.pullback(member, left, right)
+        steps = {s: compose(sample_mask(fields, layer, s, augmented), W) for s in {mu, nu}}
+        member = operators.pullback(member, steps[mu], steps[nu])
     return member
 
 
@@ -133,9 +131,8 @@ def pushforward(fields: Fields, upper: int, lower: int, mu: int, nu: int) -> Ope
     member: Operator = Identity(fields.network.widths[lower], dtype=fields.network.dtype)
     for layer in range(lower + 1, upper + 1):
         W = weight(fields, layer)
-        left = compose(W, _mask(fields, layer - 1, mu))
-        right = left if mu == nu else compose(W, _mask(fields, layer - 1, nu))
-        member = operators.pushforward(member, left, right)
+        steps = {s: compose(W, sample_mask(fields, layer - 1, s)) for s in {mu, nu}}
+        member = operators.pushforward(member, steps[mu], steps[nu])
     return member
 
 
@@ -231,7 +228,7 @@ def members(
     if kind not in ("pullback", "pushforward"):
         raise ValueError(f"kind must be 'pullback' or 'pushforward', not {kind!r}")
     if top is not None:
-        top = check_integer(top, "top", 1, math.inf)
+        top = check_integer(top, "top", 1)
     depth = check_fields(fields).network.depth
     if layers is None:
         layers = itertools.combinations(range(1, depth + 1), 2)
@@ -239,22 +236,20 @@ def members(
     samples = [_samples(fields, *_two(pair, "pairs", "(mu, nu)")) for pair in pairs]
     values: list[list[Array]] = [[] for _ in wanted]
     shape = (len(wanted), len(samples))
-    norms = np.zeros(shape)
-    traces = np.zeros(shape)
-    ranks = np.full(shape, -1)
+    found = Members(wanted, samples, values, np.zeros(shape), np.zeros(shape), np.full(shape, -1))
     for i, (lower, upper) in enumerate(wanted):
         for j, (mu, nu) in enumerate(samples):
             if kind == "pullback":
                 member = pullback(fields, lower, upper, mu, nu)
             else:
                 member = pushforward(fields, upper, lower, mu, nu)
-            found, traces[i, j] = _singular_values(member, top)
-            values[i].append(found)
-            norms[i, j] = found[0]
-            if len(found) == member.shape[0]:
-                rounding = len(found) * float(np.finfo(member.dtype).eps) * float(found[0])
-                ranks[i, j] = (found > rounding).sum()
-    return Members(wanted, samples, values, norms, traces, ranks)
+            singular, found.traces[i, j] = _singular_values(member, top)
+            values[i].append(singular)
+            found.norms[i, j] = singular[0]
+            if len(singular) == member.shape[0]:
+                rounding = len(singular) * float(np.finfo(member.dtype).eps) * float(singular[0])
+                found.ranks[i, j] = (singular > rounding).sum()
+    return found
 
 
 def _singular_values(member: Operator, top: int | None) -> tuple[Array, float]:
@@ -290,29 +285,3 @@ def _layers(fields: Fields, lower: int, upper: int) -> tuple[int, int]:
 
 def _samples(fields: Fields, mu: int, nu: int) -> tuple[int, int]:
     return check_sample(fields, mu, "mu"), check_sample(fields, nu, "nu")
-
-
-def weight(fields: Fields, layer: int, augmented: bool = False) -> Weight:
-    """W^ℓ; [[W, b], [0, 1]] if `augmented`."""
-    W = fields.network.weights[layer - 1]
-    if augmented:
-        xp = namespace(W)
-        W = xp.pad(W, (0, 1))
-        W[-1, -1] = 1
-        bias = fields.network.biases[layer - 1]
-        if bias is not None:
-            W[:-1, -1] = bias
-    return Weight(W, symbol=f"W{superscript(layer)}")
-
-
-def _mask(fields: Fields, layer: int, sample: int, augmented: bool = False) -> Mask:
-    """D^ℓ_μ, with a 1 at its end if `augmented`."""
-    gates = fields.rows(slice(sample, sample + 1), inputs=False)[layer][0] > 0
-    if augmented:
-        gates = namespace(gates).pad(gates, (0, 1), constant_values=True)
-    return Mask(
-        gates,
-        fields.network.dtype,
-        slope=fields.network.slopes[layer - 1],
-        symbol=f"D{superscript(layer)}{subscript(sample)}",
-    )

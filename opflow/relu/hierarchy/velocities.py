@@ -10,20 +10,19 @@ import math
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Data, check_real, is_sparse, namespace
-from opflow.operators import (
-    BlockDiagonal,
-    FeatureLift,
-    Operator,
-    SampleLift,
-    Zero,
-)
+from opflow.machine.arrays import Array
+from opflow.operators import BlockDiagonal, FeatureLift, Operator, SampleLift, Zero
 from opflow.operators.describe import superscript
 from opflow.operators.rules import add, compose, scale
 from opflow.relu.checks import check_fields, check_layer, check_order
 from opflow.relu.fields import Fields
-from opflow.relu.grams import activation_factor, activation_gram, conjugate_factor, slope_mask
-from opflow.relu.hierarchy.members import weight
+from opflow.relu.grams import (
+    activation_factor,
+    activation_gram,
+    conjugate_factor,
+    slope_mask,
+    weight,
+)
 from opflow.relu.hierarchy.tangent import FieldTangent
 from opflow.relu.jacobian import jacobian
 from opflow.relu.readout_jacobian import layer_jacobian
@@ -241,11 +240,9 @@ def split(fields: Fields, stacked: Array) -> tuple[list[Array], list[Array]]:
             f"stacked has shape {shape} but the stacked fields are {tangent.shape[:1]}"
         )
     hidden, conjugate = tangent.split(stacked[:, None])
-    one = fields.network.outputs == 1
-    return (
-        [h[:, 0, :, 0] for h in hidden],
-        [p[:, 0, :, 0] if one else p[..., 0] for p in conjugate],
-    )
+    if fields.network.outputs == 1:
+        conjugate = [p[:, 0] for p in conjugate]
+    return [h[:, 0, :, 0] for h in hidden], [p[..., 0] for p in conjugate]
 
 
 def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
@@ -284,20 +281,6 @@ def field_errors(fields: Fields, reference: Fields) -> tuple[float, float]:
         _distance(fields.preactivations, reference.preactivations),
         _distance(fields.conjugates, reference.conjugates),
     )
-
-
-def check_residual(fields: Fields, residual: Data) -> Array:
-    """A residual (N, k) or (N·k,) in the network's dtype and on its device, else raise."""
-    n = check_fields(fields).samples
-    k = fields.network.outputs
-    r = check_real(residual, "residual", dtype=fields.network.dtype)
-    if is_sparse(r) or r.shape not in ((n, k), (n * k,)):
-        raise ValueError(
-            f"residual has shape {r.shape} but the fields have {n} samples and {k} outputs: "
-            f"{(n, k)} or {(n * k,)} is expected"
-        )
-    namespace(r, fields.network.readout)
-    return r
 
 
 def _shape(fields: Fields) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, as_array, check_integer
 from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.density.quadrature import choose_rule
-from opflow.spectral.density.rule import Quadrature
+from opflow.spectral.density.rule import Quadrature, settled_zeros
 from opflow.spectral.traces.exact import rank_bound
 
 
@@ -30,8 +29,7 @@ class Density(Pictured):
     rule : Quadrature
     rank : int, the largest that the structure of the operator allows
     psd : bool, whether no eigenvalue is negative
-    log : bool
-        Whether the density is one per unit of log₁₀ λ, rather than per unit of λ.
+    log : bool, whether the density is one per unit of log₁₀ λ, rather than per unit of λ
     width : float, optional
         Standard deviation of the Gaussian that stands for an eigenvalue, in the same unit.
     steps : int, for the default width
@@ -40,14 +38,11 @@ class Density(Pictured):
     ----------
     null : Estimate
         How many eigenvalues are zero, to rounding.
-    order : int
-        How many eigenvalues there are.
+    order : int, how many eigenvalues there are
     support : tuple of float
         The least and the largest eigenvalue seen that is not zero; (0, 0) if there is none.
-    products : int
-        Products with one vector that were spent.
-    how : str
-        ``"exact"``, or the name of the estimator.
+    products : int, with one vector, that were spent
+    how : str, ``"exact"`` or the name of the estimator
 
     See Also
     --------
@@ -81,11 +76,13 @@ class Density(Pictured):
         self._psd = psd
         #: how many more zeros there may be than were taken for granted
         self._doubt = 0.0
-        self.null = self._zeros(zero, self.order - rank)
+        self.null = self._zeros(zero, float(self.order - rank))
         real = np.where(zero, 0.0, rule.weights) > 0
-        seen = self._rule.nodes[real]
-        self.support = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-        self.width = self._default_width(real, steps) if width is None else width
+        self.support = (0.0, 0.0)
+        if real.any():
+            seen = rule.nodes[real]
+            self.support = (float(seen.min()), float(seen.max()))
+        self.width = width or self._default_width(real, steps)
 
     def __call__(self, grid: Data) -> Array:
         """The density at eigenvalues `grid` (any shape, positive on a log axis), same shape."""
@@ -149,16 +146,16 @@ class Density(Pictured):
 
     def _cumulative(self, grid: Array) -> tuple[Array, Array, Array]:
         """Value, low and high."""
-        nodes = self._rule.nodes[..., None]
-        mean, spread = self._rule.mean(nodes <= grid)
+        rule = self._rule
+        n = self.order
+        nodes = rule.nodes[..., None]
+        mean, spread = rule.mean(nodes <= grid)
         # rounding may carry an eigenvalue across the point, but not a zero
-        shift = np.where(nodes == 0, 0.0, self._rule.level)
+        shift = np.where(nodes == 0, 0.0, rule.level)
         fewer = nodes + shift <= grid
         more = nodes - shift <= grid
-        low = self._rule.mean(fewer)[0] - spread - self._rule.slack(fewer)[0]
-        high = self._rule.mean(more)[0] + spread + self._rule.slack(more)[1]
-        high = high + self._doubt * (grid >= 0)
-        n = self.order
+        low = rule.mean(fewer)[0] - spread - rule.slack(fewer)[0]
+        high = rule.mean(more)[0] + spread + rule.slack(more)[1] + self._doubt * (grid >= 0)
         return mean / n, np.clip(low / n, 0.0, 1.0), np.clip(high / n, 0.0, 1.0)
 
     def __repr__(self) -> str:
@@ -169,41 +166,27 @@ class Density(Pictured):
             f"{low:.4g} to {high:.4g}, null {self.null}>"
         )
 
-    def _zeros(self, zero: Array, least: int) -> Estimate:
+    def _zeros(self, zero: Array, least: float) -> Estimate:
         """Count zeros; those that structure demands are taken as all of them if they may be."""
-        value, spread = map(float, self._rule.mean(zero))
-        if self._rule.exact:
+        rule = self._rule
+        value, spread = map(float, rule.mean(zero))
+        if rule.exact:
             return Estimate(round(value), products=self.products)
-        last, following = map(float, self._rule.slack(self._rule.nodes <= 0))
+        last, following = map(float, rule.slack(rule.nodes <= 0))
         low = value - spread - last
         high = value + spread + following
         if not self._psd:  # from below they may be uncertain as well
-            last, following = map(float, self._rule.slack(self._rule.nodes < 0))
+            last, following = map(float, rule.slack(rule.nodes < 0))
             low -= following
             high += last
-        low = max(low, float(least))
-        high = max(high, float(least))
-        if low == least > 0 and self._settle_zeros(zero, float(least)):
-            value = float(least)
+        low = max(low, least)
+        high = max(high, least)
+        settled = settled_zeros(rule, zero, least)
+        if low == least > 0 and settled is not None:
+            self._rule = settled
             self._doubt = high - least
-        return Estimate(max(value, float(least)), low, high, products=self.products, how=self.how)
-
-    def _settle_zeros(self, zero: Array, least: float) -> bool:
-        """Give the nodes that are zero the weight `least` in all; False if that cannot be."""
-        rule = self._rule
-
-        def weight(part: Array) -> Array:
-            return np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
-
-        own = weight(zero)
-        free = weight(~zero & ~rule.pinned)
-        left = self.order - least - weight(~zero & rule.pinned)
-        if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
-            return False
-        scale = np.where(rule.pinned, 1.0, left / np.where(free > 0, free, 1.0))
-        weights = rule.weights * np.where(zero, least / own, scale)
-        self._rule = replace(rule, weights=weights, pinned=rule.pinned | zero)
-        return True
+            value = least
+        return Estimate(max(value, least), low, high, products=self.products, how=self.how)
 
     def _axis(self, nodes: Array) -> Array:
         if not self.log:
@@ -225,9 +208,8 @@ class Density(Pictured):
         """What two neighbouring nodes that lie further apart than the width leave open."""
         rule = self._rule
         each, last, following = rule.neighbours(rule.nodes[..., None] <= grid)
-        places = np.pad(self._axis(rule.nodes), ((0, 0), (1, 1)))
-        places[:, 0] = -np.inf
-        places[:, -1] = np.inf
+        ends = ((0, 0), (-np.inf, np.inf))
+        places = np.pad(self._axis(rule.nodes), ((0, 0), (1, 1)), constant_values=ends)
         gap = (places[each, following] - places[each, last]) / self.width
         loose = rule.loose()
         weight = loose[each, last] + loose[each, following]
@@ -238,7 +220,7 @@ class Density(Pictured):
 
 @keywords
 def density(
-    op: Any,
+    op: Data,
     *,
     probes: int = 10,
     steps: int = 100,
@@ -254,7 +236,6 @@ def density(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     probes, steps, rng, seed
         As in :func:`quadrature`; of no effect on an exact spectrum.
     log : bool, default False
@@ -264,8 +245,7 @@ def density(
         that holds all but 2 % of the nonzero eigenvalues, at least 1e-3 of where that ends or
         0.05 decades; more steps show more.
     how : {None, "exact", "estimate"}
-        The exact eigenvalues, or an estimate; exact if the order, or the width of the factor of
-        a Gram, is at most ``checks.DENSE`` (1024), by default.
+        As in :func:`logdet`.
     progress : bool, default False
         Count the products on standard error.
 

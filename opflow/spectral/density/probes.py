@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import Array
 from opflow.operators.operator import Operator
+from opflow.spectral.blocks import divisor, eps_of, on_host
 from opflow.spectral.krylov.recursion import Recursion, tridiagonal_eigh
 
 
 def batched_lanczos(
     op: Operator, start: Array, steps: int, keep: bool = True
-) -> tuple[Array, Array, Array | None, int]:
+) -> tuple[Array, Array, Array, int]:
     """Lanczos from each of several vectors at once, a block product a step.
 
     Diagonals and off-diagonals (probes, m), the last of which is the norm of the next residual; the
@@ -25,9 +26,7 @@ def batched_lanczos(
     space.reserve(space.size)
     while space.open.any():
         space.grow()
-    alpha, beta = space.tridiagonal()
-    last = np.where(space.counts == alpha.shape[1], space.residuals, 0.0)
-    return alpha, np.column_stack([beta, last]), space.basis if keep else None, space.products
+    return *space.tridiagonal(), space.basis, space.products
 
 
 def ritz(alpha: Array, beta: Array, eps: float) -> tuple[Array, Array]:
@@ -36,14 +35,14 @@ def ritz(alpha: Array, beta: Array, eps: float) -> tuple[Array, Array]:
     Rounding makes copies of converged eigenvalues, which `eigh` mixes.  The first copy gets the
     whole component of the start vector, the others get none.
     """
-    values, vectors = tridiagonal_eigh(alpha, beta[:, :-1])
+    values, vectors = tridiagonal_eigh(alpha, beta)
     index = np.arange(alpha.shape[1])
     apart = np.diff(values) > 16 * eps * np.abs(values).max()
     first = np.maximum.accumulate(np.pad(apart, ((0, 0), (1, 0))) * index, axis=1)
     belongs = (first[:, :, None] == index) * vectors[:, 0, :, None]
     merged = np.matmul(vectors, belongs)
     norms = np.linalg.norm(merged, axis=1, keepdims=True)
-    return values, merged / np.where(norms > 0, norms, 1.0)
+    return values, merged / divisor(norms)
 
 
 def multiplicities(
@@ -58,8 +57,8 @@ def multiplicities(
     probes, m = nodes.shape
     n = op.shape[0]
     flat = basis.reshape(probes * m, basis.shape[2])
-    gram = to_host(op.space.total(flat @ flat.T)).astype(np.float64).reshape(probes, m, probes * m)
-    eps = float(np.finfo(basis.dtype).eps)
+    gram = on_host(op.space.total(flat @ flat.T)).reshape(probes, m, probes * m)
+    eps = eps_of(op)
     # nodes without weight are not of this probe's space, or rounding's copies of others
     real = [np.nonzero(row**2 > eps**1.5)[0] for row in vectors[:, 0]]
     shortest = min(map(len, real))

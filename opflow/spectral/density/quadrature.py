@@ -7,15 +7,14 @@ eigenvalues that every vector finds are counted exactly and removed before avera
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from opflow.interface.keywords import Seed, advance, keywords
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import distribution_of, gaussian, symmetric_operator
+from opflow.spectral.blocks import distribution_of, eps_of, gaussian
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.density.probes import batched_lanczos, multiplicities, ritz
 from opflow.spectral.density.rule import Quadrature, with_zeros
 from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level, use_lapack
@@ -23,7 +22,7 @@ from opflow.spectral.traces.exact import dense_spectrum, factor, rounding_level,
 
 @keywords
 def quadrature(
-    op: Any,
+    op: Data,
     *,
     probes: int = 10,
     steps: int = 60,
@@ -36,7 +35,6 @@ def quadrature(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     probes : int, default 10
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60
@@ -87,7 +85,7 @@ def quadrature(
     alpha, beta, basis, products = batched_lanczos(
         op, gaussian(op, probes, rng), steps, reorthogonalise
     )
-    eps = float(np.finfo(op.dtype).eps)
+    eps = eps_of(op)
     nodes, vectors = ritz(alpha, beta, eps)
     plain = n * vectors[:, 0] ** 2
     m = alpha.shape[1]
@@ -106,7 +104,7 @@ def quadrature(
         radau_nodes, radau_vectors = ritz(np.hstack([alpha, corner]), padded, eps)
         radau = (np.maximum(radau_nodes, 0.0), n * radau_vectors[:, 0] ** 2)
     count = np.zeros_like(plain)
-    if basis is not None:
+    if reorthogonalise:
         count = multiplicities(nodes, vectors, residual, basis, op)
     free = np.where(count > 0, 0.0, plain)
     left = n - count[0].sum()
@@ -142,26 +140,21 @@ def exact_rule(op: Operator) -> Quadrature:
     return with_zeros(rule, found.zeros)
 
 
-def choose_rule(
-    op: Operator,
-    how: str | None,
-    probes: int,
-    steps: int,
-    rng: Seed,
-    *,
-    estimate: bool = True,
-) -> Any:
-    """The exact rule or an estimated one, as `how` says; by default the exact one if not slower.
-
-    ``None`` instead of an estimated one if not `estimate`.
-    """
+def chosen_exact_rule(op: Operator, how: str | None, probes: int, steps: int) -> Quadrature | None:
+    """The exact rule if `how` asks for it or, by default, if it is not slower than an estimate."""
     if how not in (None, "exact", "estimate"):
         raise ValueError(f"how must be 'exact', 'estimate' or None, not {how!r}")
     price = quadrature_cost(op, probes, steps)
     if how != "estimate" and use_lapack(op, price, asked=how == "exact"):
         return exact_rule(op)
-    if not estimate:
-        return None
+    return None
+
+
+def choose_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) -> Quadrature:
+    """The exact rule or an estimated one, as `how` says."""
+    rule = chosen_exact_rule(op, how, probes, steps)
+    if rule is not None:
+        return rule
     # the zeros that the structure demands are left out of what is estimated
     rng = distribution_of(op).generator(rng)
     F = factor(op)

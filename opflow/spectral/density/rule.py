@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from opflow.machine.arrays import Array
+from opflow.spectral.blocks import divisor
 from opflow.spectral.checks import Estimate, not_converged
 
 
@@ -258,3 +259,19 @@ def with_zeros(rule: Quadrature, count: int) -> Quadrature:
         _coarse=both(rule._coarse),
         _radau=rule._radau and both(rule._radau),
     )
+
+
+def settled_zeros(rule: Quadrature, zero: Array, count: float) -> Quadrature | None:
+    """The rule whose nodes that are `zero` have the weight `count` in all, if there is one."""
+
+    def weight(part: Array) -> Array:
+        return np.where(part, rule.weights, 0.0).sum(axis=1, keepdims=True)
+
+    own = weight(zero)
+    free = weight(~zero & ~rule.pinned)
+    left = rule.order - count - weight(~zero & rule.pinned)
+    if own.min() <= 0 or left.min() < 0 or (free <= 0).any() != (left <= 0).any():
+        return None
+    scale = np.where(rule.pinned, 1.0, left / divisor(free))
+    weights = rule.weights * np.where(zero, count / own, scale)
+    return replace(rule, weights=weights, pinned=rule.pinned | zero)

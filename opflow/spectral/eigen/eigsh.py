@@ -6,21 +6,16 @@ is in it with probability one; residuals are measured on the result, not inferre
 
 from __future__ import annotations
 
-from typing import Any
-
 from opflow.evaluation.dense import Tiled, dense_plan
 from opflow.evaluation.materialise import candidates, materialise
 from opflow.evaluation.packed import PackedSymmetric
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer
+from opflow.machine.arrays import Data, check_integer
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import (
-    DENSE,
-    distribution_of,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import distribution_of
+from opflow.spectral.checks import DENSE, symmetric_operator
 from opflow.spectral.eigen.lapack import few_by_lapack, lapack_bytes
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.search import NARROW, measured, search, sharpened, start_block
@@ -52,7 +47,7 @@ METHODS = ("lanczos", "lapack")
 
 @keywords
 def eigsh(
-    op: Any,
+    op: Data,
     k: int = 6,
     *,
     which: str = "LM",
@@ -60,7 +55,7 @@ def eigsh(
     method: str | None = None,
     block: int | None = None,
     steps: int = 1000,
-    start: Any = None,
+    start: Data = None,
     memory: float | str | None = None,
     how: str | None = None,
     rng: Seed = 0,
@@ -186,14 +181,19 @@ def eigsh(
     if method == "lapack":
         return few_by_lapack(op, k, which, tolerance, memory)
     size = basis_size(op, k, width, budget)
-    evaluated, way = evaluate(op, expected, width, budget - size * n * op.dtype.itemsize, how)
+    budget -= size * n * op.dtype.itemsize
+    evaluated, way = evaluate(op, expected, width, budget, how)
+    if evaluated is not op:
+        budget -= evaluated.cost(0).bytes
     narrow = block is None and start is None and which != "BE" and _narrow_pays(evaluated, k)
-    first = start_block(op, start, NARROW if narrow else width, rng)
+    if narrow:
+        width = NARROW
+    first = start_block(op, start, width, rng)
     spent = 0
     if start is None and not narrow and which != "SA":  # whose tolerance is far below the norm
-        formed = evaluated.cost(0).bytes if evaluated is not op else 0.0
-        room = budget - n * op.dtype.itemsize * size - formed
-        first, spent = sharpened(evaluated, first, k, which, tolerance, steps - 1, size, room, rng)
+        first, spent = sharpened(
+            evaluated, first, k, which, tolerance, steps - 1, size, budget, rng
+        )
         steps -= spent // width
     space = BlockKrylov(evaluated, first, size, rng)
     found, following = search(space, k, which, tolerance, steps, start is not None, narrow)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from opflow.evaluation.dense import dense
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import namespace, to_host
+from opflow.machine.arrays import Data, namespace
 from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import distribution_of, finite, peaks, symmetric_operator, unit_of
+from opflow.spectral.blocks import block_unit, on_host
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to
-from opflow.spectral.traces.structure import forming_products
+from opflow.spectral.traces.structure import forming_products, matrix_of
 
 
-def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
+def eigh(op: Data, *, memory: float | str | None = None) -> Eigenpairs:
     """All eigenpairs of a symmetric operator, through its tiles and LAPACK.
 
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     memory : float or str, optional
         Bytes to hold; half of what is free by default.
 
@@ -65,16 +60,16 @@ def eigh(op: Any, *, memory: float | str | None = None) -> Eigenpairs:
             f"{budget / 1e9:.3g} GB; ask eigsh for a few, or density for their distribution"
         )
     advance(0, f"LAPACK, order {n}")
-    A = finite(op.todense() if distribution_of(op).sharded else dense(op, memory))
-    xp = namespace(A)
-    unit = unit_of(peaks(A).max(), op.dtype)
+    A = matrix_of(op, memory)
+    linalg = namespace(A).linalg
+    unit = block_unit(A)
     A /= unit
-    values, vectors = xp.linalg.eigh(A)
+    values, vectors = linalg.eigh(A)
     values = values[::-1]
     vectors = vectors[:, ::-1]
-    gaps = to_host(xp.linalg.norm(A @ vectors - vectors * values, axis=0)).astype(np.float64)
-    values = unit * to_host(values).astype(np.float64)
-    return Eigenpairs(values, vectors, unit * gaps, True, forming_products(op), "lapack, dense")
+    gaps = unit * on_host(linalg.norm(A @ vectors - vectors * values, axis=0))
+    values = unit * on_host(values)
+    return Eigenpairs(values, vectors, gaps, True, forming_products(op), "lapack, dense")
 
 
 def few_by_lapack(

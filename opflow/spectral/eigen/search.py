@@ -5,12 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from opflow.evaluation.packed import PackedSymmetric
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array, namespace
 from opflow.machine.threads import over_rows
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, distribution_of, finite, gaussian, not_converged
+from opflow.spectral.blocks import (
+    Normalised,
+    distribution_of,
+    divisor,
+    gaussian,
+    gram_eigh,
+    matching,
+    on_host,
+)
+from opflow.spectral.checks import not_converged
 from opflow.spectral.eigen.results import Eigenpairs
 from opflow.spectral.eigen.selection import Tolerance, choose, next_to, settled_next
 from opflow.spectral.krylov.block import BlockKrylov
@@ -52,13 +61,19 @@ def sharpened(
     That takes half the time of a search in float64, to which it leaves a step or two.  Also how
     many products were spent.
     """
-    if not isinstance(op, Matrix | PackedSymmetric) or op.dtype != np.float64:
+    if (
+        not isinstance(op, Matrix | PackedSymmetric)
+        or op.sparse
+        or op.dtype != np.float64
+        or op.shape[0] < ROUNDED_ORDER
+        or tolerance.relative < ROUNDED_TOL
+        or steps < 1
+        or distribution_of(op).sharded
+        or op.data.nbytes / 2 > budget
+    ):
         return block, 0
-    if isinstance(op, Matrix) and op.sparse:
-        return block, 0
-    if op.shape[0] < ROUNDED_ORDER or tolerance.relative < ROUNDED_TOL or steps < 1:
-        return block, 0
-    if distribution_of(op).sharded or op.data.nbytes / 2 > budget or (half := _rounded(op)) is None:
+    half = _rounded(op)
+    if half is None:
         return block, 0
     space = BlockKrylov(half, block.astype(half.dtype), size, rng)
     near = Tolerance(tolerance.relative / 2, ROUNDED)
@@ -92,13 +107,11 @@ def start_block(op: Operator, start: Array | None, width: int, rng: np.random.Ge
     block = gaussian(op, max(width - known, 1), rng) / op.shape[0] ** 0.5
     if start is None:
         return block
-    xp = op_namespace(op)
-    norms = op.space.norm(start, axis=0)
-    start = start / xp.where(norms > 0, norms, 1)
+    start = start / divisor(op.space.norm(start, axis=0))
     if known == width:  # it holds what comes next, which need not be known as well
         block = start[:, -1:] + block
         start = start[:, :-1]
-    return xp.concatenate([start, block], axis=1)
+    return namespace(start).concatenate([start, block], axis=1)
 
 
 def search(
@@ -180,20 +193,18 @@ def measured(
     """Rayleigh–Ritz in the span of the vectors, and true residuals."""
     op = space.op
     rows = op.space
-    xp = namespace(vectors)
     k = vectors.shape[1]
     vectors = rows.qr(vectors)[0]
-    product = Normalised(op.matmat, rows)
-    W = finite(product(vectors), space=rows)
+    product = Normalised(op)
+    W = product.finite(vectors)
     unit = product.unit
-    small = to_host(rows.gram(vectors, W)).astype(np.float64)
-    values, turn = np.linalg.eigh((small + small.T) / 2)
+    values, turn = gram_eigh(vectors, W, rows)
     values = values[::-1]
-    turn = xp.asarray(turn[:, ::-1], dtype=op.dtype)
+    turn = matching(turn[:, ::-1], vectors)
     vectors = vectors @ turn
     W = W @ turn
-    gaps = W - vectors * xp.asarray(values, dtype=op.dtype)
-    residuals = to_host(rows.norm(gaps, axis=0)).astype(np.float64)
+    gaps = W - vectors * matching(values, vectors)
+    residuals = on_host(rows.norm(gaps, axis=0))
     scale = max(space.unit * space.scale / unit, float(rows.norm(W, axis=0).max()))
     met = residuals <= tolerance.allowed(values, scale)
     if not met.all():

@@ -8,6 +8,7 @@ import numpy as np
 
 from opflow.machine.arrays import Array, to_device_of
 from opflow.operators.operator import Operator
+from opflow.spectral.blocks import rounding_of
 
 
 class Tolerance(NamedTuple):
@@ -23,7 +24,7 @@ class Tolerance(NamedTuple):
         """The tolerance asked for, and 10·√n·ε relative to the norm."""
         if not 0 <= tol < 1:
             raise ValueError(f"tol must be at least 0 and below 1, not {tol!r}")
-        return cls(float(tol), 10 * max(op.shape) ** 0.5 * float(np.finfo(op.dtype).eps))
+        return cls(float(tol), 10 * rounding_of(op))
 
     def allowed(self, values: Array | float, scale: float) -> Array:
         """The residuals that are good enough, for an operator of norm `scale`."""
@@ -43,11 +44,15 @@ def choose(values: Array, k: int, which: str) -> Array:
     return best[np.argsort(-values[best], kind="stable")]
 
 
+def _following(values: Array, k: int, which: str) -> Array:
+    """The index of the value that comes after the k asked for, if there is one."""
+    more = min(k + 1, len(values))
+    return np.setdiff1d(choose(values, more, which), choose(values, k, which))
+
+
 def next_to(values: Array, k: int, which: str, vectors: Array) -> Array:
     """The vector of the value that comes after the k asked for, if there is one."""
-    more = min(k + 1, len(values))
-    following = np.setdiff1d(choose(values, more, which), choose(values, k, which))
-    return vectors[:, to_device_of(following, vectors)]
+    return vectors[:, to_device_of(_following(values, k, which), vectors)]
 
 
 def settled_next(
@@ -59,8 +64,7 @@ def settled_next(
     """
     if which == "BE" or len(values) <= k:
         return True
-    chosen = choose(values, k, which)
-    following = int(np.setdiff1d(choose(values, k + 1, which), chosen)[0])
+    following = int(_following(values, k, which)[0])
     ranked = {"LM": abs(values), "LA": values, "SA": -values}[which]
     best = ranked[following] + residuals[following] / doubt
-    return bool(within[following] or best < ranked[chosen].min())
+    return bool(within[following] or best < ranked[choose(values, k, which)].min())

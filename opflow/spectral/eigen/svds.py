@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import check_integer, namespace, to_host
+from opflow.machine.arrays import Data, check_integer, namespace
 from opflow.operators.gram import Gram
 from opflow.operators.rules import as_operator, scale
-from opflow.spectral.checks import ConvergenceWarning, Normalised, distribution_of, finite, gaussian
+from opflow.spectral.blocks import Normalised, distribution_of, finite, gaussian, on_host
+from opflow.spectral.checks import ConvergenceWarning, not_converged
 from opflow.spectral.eigen.eigsh import eigsh
 from opflow.spectral.eigen.results import SingularTriplets
 from opflow.spectral.eigen.selection import Tolerance
@@ -19,7 +20,7 @@ from opflow.spectral.eigen.selection import Tolerance
 
 @keywords
 def svds(
-    op: Any,
+    op: Data,
     k: int = 6,
     *,
     tol: float = 0.0,
@@ -76,7 +77,7 @@ def svds(
         raise ValueError(f"op must not be empty, but has shape {op.shape}")
     check_integer(k, "k", 1, min(op.shape))
     wide = op.shape[0] <= op.shape[1]
-    sized = Normalised(op.matmat, op.space)
+    sized = Normalised(op)
     sized(gaussian(op, 1, np.random.default_rng(0x5EED)))
     if sized.unit != 1:  # the Gram of op would leave the range of the dtype
         op = scale(1 / sized.unit, op)
@@ -92,21 +93,19 @@ def svds(
     near = near @ head
     far = far @ turn.T
     gaps = A.rmatmat(near) - far * sigma
-    residuals = to_host(A.domain.norm(gaps, axis=0)).astype(np.float64)
-    sigma = to_host(sigma).astype(np.float64)
+    residuals = on_host(A.domain.norm(gaps, axis=0))
+    sigma = on_host(sigma)
     tolerance = Tolerance.of(op, tol)
     # three products and two factorisations stand between the vectors and their residuals
     met = residuals <= max(tolerance.relative, 2 * tolerance.rounding) * (sigma.max() or 1.0)
     if not met.all():
-        warnings.warn(
+        not_converged(
             f"{k - int(met.sum())} of {k} singular triplets did not converge: the largest "
             f"residual is {sized.unit * residuals.max():.2g} of a norm of "
-            f"{sized.unit * sigma.max():.2g}",
-            ConvergenceWarning,
-            stacklevel=3,
+            f"{sized.unit * sigma.max():.2g}"
         )
     left, right = (near, far) if wide else (far, near)
     spent = 2 * pairs.products + 3 * k + 1
     values = sized.unit * sigma
-    error = sized.unit * residuals
-    return SingularTriplets(values, left, right, error, bool(met.all()), spent, pairs.how)
+    residuals = sized.unit * residuals
+    return SingularTriplets(values, left, right, residuals, bool(met.all()), spent, pairs.how)

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.evaluation.dense import dense
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, finite
-from opflow.spectral.traces.structure import forming_products
+from opflow.spectral.blocks import Normalised, column_products, eps_of, finite, on_host, rounding_of
+from opflow.spectral.traces.structure import forming_products, matrix_of
 
 #: where the recursive residual stops, relative to the tolerance, so that the true one meets it
 RECURSIVE_TOLERANCE = 0.9
@@ -40,14 +39,13 @@ class System:
         self.space = op.space
         self._op = op
         self._shift = shift
-        self._product = Normalised(lambda v: op.matmat(v) + shift * v, op.space)
-        self._inverse = None if inverse is None else Normalised(inverse.matmat, op.space)
+        self._product = Normalised(op, lambda v: op.matmat(v) + shift * v)
+        self._inverse = None if inverse is None else Normalised(inverse)
         self.iterations = 0
         self.products = 0
-        eps = float(np.finfo(op.dtype).eps)
         #: rounding of v·Av over |v||Av|: of zero, and of a PSD operator that sums n terms
-        self._rounding = 4 * eps
-        self._slack = 10 * op.shape[0] ** 0.5 * eps
+        self._rounding = 4 * eps_of(op)
+        self._slack = 10 * rounding_of(op)
 
     @property
     def unit(self) -> float:
@@ -74,9 +72,11 @@ class System:
             residual_new = b.take(which, axis=1) - self._times(x_new)
             before = sizes[unsolved]
             after = self._sizes(residual_new)
-            better = xp.asarray(after < before)
-            x[:, which] = xp.where(better, x_new, x.take(which, axis=1))
-            residual[:, which] = xp.where(better, residual_new, residual.take(which, axis=1))
+            better = np.flatnonzero(after < before)
+            new = xp.asarray(better)
+            which = xp.asarray(unsolved[better])
+            x[:, which] = x_new.take(new, axis=1)
+            residual[:, which] = residual_new.take(new, axis=1)
             sizes[unsolved] = np.minimum(after, before)
             unsolved = unsolved[(after > tol) & (after < 0.5 * before)]
         return x, sizes
@@ -86,11 +86,11 @@ class System:
         xp = namespace(b)
         self.products += forming_products(self._op)
         advance(0, f"LAPACK, order {self._op.shape[0]}")
-        A = dense(self._op).astype(np.float64) / self.unit
+        A = matrix_of(self._op).astype(np.float64) / self.unit
         diagonal = xp.arange(len(A))
         A[diagonal, diagonal] += self._shift / self.unit
         try:
-            direct = xp.linalg.solve(finite(A), b).astype(b.dtype)
+            direct = xp.linalg.solve(A, b).astype(b.dtype)
         except np.linalg.LinAlgError:  # singular: what the iterations gave is all there is
             return x, sizes
         after = self._sizes(b - self._times(direct))
@@ -108,7 +108,7 @@ class System:
         best_rr = xp.full(r.shape[1], np.inf)
         columns = np.arange(r.shape[1])
         z, rz = self._precondition(r)
-        self._check_positive(Form(*to_host(xp.stack([*rz]))), "preconditioner")
+        self._check_positive(Form(*on_host(xp.stack([*rz]))), "preconditioner")
         p = z
         while columns.size and self.iterations < maxiter:
             self.iterations += 1
@@ -124,7 +124,7 @@ class System:
             best = xp.where(rz.v_v < best_rr, x, best)
             best_rr = xp.fmin(rz.v_v, best_rr)
             # One transfer to the host brings all that the iteration is judged by.
-            numbers = to_host(xp.stack([*pw, *rz]))
+            numbers = on_host(xp.stack([*pw, *rz]))
             product = Form(*numbers[:3])
             inverse = Form(*numbers[3:])
             self._check(product, inverse, w, z)
@@ -147,21 +147,16 @@ class System:
     def _precondition(self, r: Array) -> tuple[Array, Form]:
         """z = P⁻¹ r, and the inner products of r and z."""
         if self._inverse is None:
-            rr = self._inner((r, r))[0]
+            rr = column_products(self.space, (r, r))[0]
             return r, Form(rr, rr, rr)
         z = self._inverse(r).astype(r.dtype, copy=False)
         return z, self._forms(r, z)
 
     def _forms(self, v: Array, Av: Array) -> Form:
-        return Form(*self._inner((v, Av), (v, v), (Av, Av)))
-
-    def _inner(self, *pairs: tuple[Array, Array]) -> Array:
-        """a·b of columns for every pair (a, b), completed in one sum: (pairs, c), float64."""
-        sums = [(a * b).sum(axis=0, dtype=np.float64) for a, b in pairs]
-        return self.space.total(namespace(*pairs[0]).stack(sums))
+        return Form(*column_products(self.space, (v, Av), (v, v), (Av, Av)))
 
     def _sizes(self, r: Array) -> np.ndarray:
-        return np.sqrt(to_host(self._inner((r, r)))[0])
+        return np.sqrt(on_host(column_products(self.space, (r, r)))[0])
 
     def _check(self, product: Form, inverse: Form, w: Array, z: Array) -> None:
         """Raise if the products or the preconditioner are not finite or not PSD."""

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, as_array, check_integer, check_real, namespace
+from opflow.spectral.blocks import divisor, matching
 from opflow.spectral.checks import check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.flow import Krylov
 
@@ -162,8 +163,7 @@ def phi(
 def _factors(times: Array, out: Array) -> Array:
     """Times (or a power) in front of results `out`, one each."""
     times = np.asarray(times, dtype=np.float64)
-    factors = times.reshape(times.shape + (1,) * (out.ndim - times.ndim))
-    return namespace(out).asarray(factors, dtype=out.dtype)
+    return matching(times.reshape(times.shape + (1,) * (out.ndim - times.ndim)), out)
 
 
 def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | None) -> Array:
@@ -201,14 +201,14 @@ def _over_times(op: Data, r: Data, t: Data, order: int, tol: float, size: int | 
     for spaces in range(1, SPACES + 1):
         left = end - start
         # The bounds of the spaces add up: half of the tolerance is shared by time, half by number.
-        half = 0.5 * tol * norm / np.where(krylov.norm, krylov.norm, 1)
-        share = left / end if end else 1.0
+        half = 0.5 * tol * norm / divisor(krylov.norm)
+        share = left / (end or 1.0)
         reached = left
         if not krylov.reach(left, half * max(share, 1 / SPACES) if start else tol):
             reached = krylov.horizon(half * share, left, half / SPACES)
             hopeless = spaces >= 30 and reached * 1000 < left
             if hopeless or spaces == SPACES:
-                error = np.max(krylov.bound(left) / np.where(norm, norm, 1))
+                error = np.max(krylov.bound(left) / divisor(norm))
                 not_converged(
                     f"after {spaces} spaces of {krylov.size} vectors the solution is known up to "
                     f"t = {start + reached:.3g}, and at {end:.3g} within {error:.1e}·‖r‖, not "

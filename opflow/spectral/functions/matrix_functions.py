@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
+from opflow.operators.operator import Operator
+from opflow.spectral.blocks import as_columns, divisor, eps_of
 from opflow.spectral.checks import check_psd, check_tol, not_converged, symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion, Ritz
 
@@ -87,7 +89,7 @@ def sqrtm(op: Data, r: Data, *, tol: float = 1e-8, size: int = 128) -> Array:
         roots = np.sqrt(relative) * np.sqrt(top)[:, None]
         return Judgement(roots, error, 10 * eps * safe.min(axis=1) ** -0.5)
 
-    return _by_lanczos(op, r, judge, "sqrtm", tol, size, psd=True)
+    return _by_lanczos(symmetric_operator(op), r, judge, "sqrtm", tol, size, psd=True)
 
 
 def funm(
@@ -173,23 +175,22 @@ def funm(
         if theta.shape[1] < MIN_VECTORS:
             error = np.where(ritz.beta > 0, np.inf, error)
         rounding = np.full(len(values), 10 * eps)
-        return Judgement(values, error / np.where(scale > 0, scale, 1.0), rounding)
+        return Judgement(values, error / divisor(scale), rounding)
 
     return _by_lanczos(op, r, judge, "funm", tol, size, psd=False)
 
 
 def _by_lanczos(
-    op: Data, r: Data, judge: Judge, name: str, tol: float, size: int, *, psd: bool
+    op: Operator, r: Data, judge: Judge, name: str, tol: float, size: int, *, psd: bool
 ) -> Array:
     """f(op) r from spaces that grow until `judge` is content with them."""
-    op = symmetric_operator(op)
     tol = check_tol(tol)
     r = check_real(r, "r", dtype=op.dtype)
     if r.ndim not in (1, 2):
         raise ValueError(f"r must be a vector or a block of vectors, not of shape {r.shape}")
     check_integer(size, "size", 2)
-    space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
-    eps = float(np.finfo(r.dtype).eps)
+    space = Recursion(op, as_columns(r), size)
+    eps = eps_of(op)
     unsolved = space.norms > 0
     if not unsolved.any():
         return namespace(r).zeros_like(r)
@@ -210,8 +211,7 @@ def _by_lanczos(
             f"{len(error)} columns are within {float(error[unsolved].max()):.1e} of the answer "
             f"(relative to max|f|·‖r‖), not {tol:.1e}; give a larger size",
         )
-    coefficients = (values * ritz.first)[:, None, :] @ ritz.vectors.transpose(0, 2, 1)  # f(T) e₁
-    return space.combine(coefficients[:, 0]).reshape(r.shape)
+    return space.combine(values).reshape(r.shape)
 
 
 def _between(ritz: Ritz) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from opflow.evaluation.dense import dense
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, namespace
 from opflow.machine.threads import cached_property
@@ -17,30 +15,16 @@ from opflow.machine.workspace import op_namespace, operator_module, parse_memory
 from opflow.operators.gram import Gram
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral import checks
+from opflow.spectral.blocks import distribution_of, eps_of, matching
+from opflow.spectral.checks import DENSE, Estimate, check_shift, check_tol, symmetric_operator
+from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.functions.preconditioners import nystrom
 from opflow.spectral.functions.regression import check_targets
-from opflow.spectral.functions.solve import break_even, solve
-from opflow.spectral.traces.structure import diagonal_products, exact_diagonal
+from opflow.spectral.functions.solve import TOLERANCES, Inverse, break_even
+from opflow.spectral.traces.estimators import half_width
+from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, matrix_of
 from opflow.spectral.traces.trace import MIN_PRODUCTS, PRODUCTS, Diagonal
 from opflow.spectral.traces.trace_functions import psd_rule, rule_trace
-
-
-class Inverse(Operator):
-    """(op + shift)⁻¹ of a PSD `op`, by :func:`solve` and its `options`."""
-
-    def __init__(self, op: Operator, **options: Any) -> None:
-        self.op, self.options = op, options
-        super().__init__(op.shape, op.dtype, psd=True, symbol=f"({op.symbol} + μ)⁻¹")
-
-    @property
-    def operands(self) -> tuple[Operator, ...]:
-        return (self.op,)
-
-    def _matmat(self, X: Array) -> Array:
-        return solve(self.op.astype(X.dtype), X, **self.options).x
-
-    _rmatmat = _matmat
 
 
 class Posterior:
@@ -121,16 +105,14 @@ class Posterior:
         rng: Seed = 0,
         seed: Seed = 0,
     ) -> None:
-        self._op = op = checks.symmetric_operator(op)
-        if checks.distribution_of(op).sharded:
+        self._op = op = symmetric_operator(op)
+        if distribution_of(op).sharded:
             raise ValueError("posterior takes no sharded op: all of its rows have to be here")
-        self._noise = noise = checks.check_shift(noise, "noise")
-        self.y, flattened = check_targets(op, y)
-        self._y = self.y.reshape(-1) if flattened else self.y
-        self._outputs = self.y.shape[1:] if flattened else ()
+        self._noise = noise = check_shift(noise, "noise")
+        self.y, self._y, self._outputs = check_targets(op, y)
         self._products = check_integer(products, "products", MIN_PRODUCTS)
-        tol = checks.check_tol(tol or (1e-8 if op.dtype == np.float64 else 1e-5))
-        small = how is None and op.shape[0] <= checks.DENSE
+        tol = check_tol(tol or TOLERANCES[op.dtype])
+        small = how is None and op.shape[0] <= DENSE
         self._tol = 0.0 if small or break_even(op, how, products, None) <= 50 else tol
         if self._tol and not noise:
             raise ValueError("noise must be positive unless how='direct'")
@@ -162,11 +144,14 @@ class Posterior:
     def inverse(self) -> Operator:
         if self._tol:
             P = nystrom(self._op, self._noise, self._rank, rng=self._seeds[0])
-            options = {"preconditioner": P, "tol": self._tol, "how": "iterative"}
-            return Inverse(self._op, shift=self._noise, **options)
+            return Inverse(
+                self._op, shift=self._noise, preconditioner=P, tol=self._tol, how="iterative"
+            )
         xp = op_namespace(self._op)
-        A = checks.finite(dense(self._op)).astype(np.float64)
-        least = 0.0 if self._noise else 10 * float(np.finfo(self.y.dtype).eps * A.trace())
+        A = matrix_of(self._op).astype(np.float64)
+        least = 0.0
+        if not self._noise:
+            least = 10 * eps_of(self.y) * float(A.trace())
         A[xp.arange(len(A)), xp.arange(len(A))] += self._noise
         with contextlib.suppress(np.linalg.LinAlgError):
             root = xp.tril(xp.linalg.inv(xp.linalg.cholesky(A)))
@@ -188,9 +173,12 @@ class Posterior:
 
     @cached_property
     def variance(self) -> Array:
-        if self._prior is None and self._cross is not self._op:
+        left = self._prior
+        if left is None and self._cross is not self._op:
             raise ValueError("variance needs prior_diagonal, the diagonal of K(X*, X*)")
-        left = (exact_diagonal(self._op) if self._prior is None else self._prior).copy()
+        if left is None:
+            left = exact_diagonal(self._op)
+        left = left.copy()
         held = 12 * self._op.shape[0] * left.itemsize  # by a solve, a column
         for rows in row_slices(len(left), held, self._budget):
             C = self._cross.block(rows, slice(None)).T
@@ -201,25 +189,25 @@ class Posterior:
         return self._by_sample(left.clip(min=0))
 
     @cached_property
-    def log_marginal_likelihood(self) -> checks.Estimate:
+    def log_marginal_likelihood(self) -> Estimate:
         form = float((self.y * self.coefficients).sum(dtype=np.float64))
-        log = lambda x: np.log(2 * np.pi * (x + self._noise))  # noqa: E731
-        return self._evidence(form, self._slack * self._size, log)
+        doubt = self._slack * self._size
+        return self._evidence(form, doubt, lambda x: np.log(2 * np.pi * (x + self._noise)))
 
     @cached_property
-    def noise_gradient(self) -> checks.Estimate:
+    def noise_gradient(self) -> Estimate:
         size = float(self._op.space.norm(self.coefficients.astype(np.float64)))
         return self._evidence(-(size**2), 2 * size * self._slack, lambda x: 1 / (x + self._noise))
 
-    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> checks.Estimate:
+    def _evidence(self, form: float, doubt: float, f: Callable[[Array], Array]) -> Estimate:
         """−½ (form + tr f(K) for every column of y)."""
-        part = rule_trace(self._rule, lambda x: f(np.maximum(x, 0.0)))
+        part = rule_trace(self._rule, f)
         pairs = ((part, form), (part.high, form + doubt), (part.low, form - doubt))
         ends = (-0.5 * (form + self._y.size / len(self._y) * trace) for trace, form in pairs)
-        return checks.Estimate(*ends, products=part.products, how=part.how)
+        return Estimate(*ends, products=part.products, how=part.how)
 
     @cached_property
-    def _rule(self) -> Any:
+    def _rule(self) -> Quadrature:
         return psd_rule(self._op, "estimate" if self._tol else "exact", *self._quadrature)
 
     @cached_property
@@ -227,16 +215,14 @@ class Posterior:
         """The diagonal of A⁻¹ and the ends of its 95 % intervals, from 1/Aᵢᵢ where A knows it."""
         inverse = self.inverse
         noise = self._noise
-        k = self._products
         if not isinstance(inverse, Inverse):
             return [inverse.diagonal()] * 3
         U = inverse.options["preconditioner"].data
         shares = 1 - noise / ((U * self._op.matmat(U)).sum(axis=0) + noise)
-        signs = inverse.space.signs(np.random.default_rng(self._seeds[1]), len(U), k)
-        G = op_namespace(self._op).asarray(signs, dtype=U.dtype)
+        rng = np.random.default_rng(self._seeds[1])
+        G = matching(inverse.space.signs(rng, len(U), self._products), U)
         rest = G * (G - noise * (inverse @ G) - U @ (shares[:, None] * (U.T @ G)))
-        error = rest.std(axis=1, ddof=1) * float(student.ppf(0.975, k - 1) / k**0.5)
-        error += self._tol * len(U) ** 0.5
+        error = half_width(rest) + self._tol * len(U) ** 0.5
         middle = 1 - U**2 @ shares - rest.mean(axis=1)
         least = 0 if diagonal_products(self._op) else noise / (exact_diagonal(self._op) + noise)
         return [x.clip(least, 1) / noise for x in (middle, middle - error, middle + error)]
@@ -260,12 +246,7 @@ class Posterior:
 
 
 def posterior(
-    op: Data,
-    y: Data,
-    noise: float,
-    cross: Data = None,
-    prior_diagonal: Data = None,
-    **options: Any,
+    op: Data, y: Data, noise: float, cross: Data = None, prior_diagonal: Data = None, **options: Any
 ) -> Posterior:
     """Gaussian-process regression on a kernel.
 

@@ -8,30 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import (
-    Array,
-    Data,
-    Index,
-    check_integer,
-    check_real,
-    is_sparse,
-    namespace,
-    to_host,
-)
+from opflow.machine.arrays import Array, Data, Index, check_integer, check_real, is_sparse
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.machine.workspace import op_namespace
 from opflow.operators.diagonal import Diagonal, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
     Normalised,
     check_finite,
-    check_shift,
-    finite,
+    divisor,
+    eps_of,
     gaussian,
-    not_psd,
-    symmetric_operator,
+    gram_eigh,
+    matching,
+    on_host,
+    rounding_of,
 )
+from opflow.spectral.checks import check_shift, not_psd, symmetric_operator
 from opflow.spectral.traces.structure import exact_diagonal
 
 
@@ -216,32 +209,29 @@ def nystrom(
     op = symmetric_operator(op)
     shift = check_shift(shift)
     n = op.shape[0]
-    xp = op_namespace(op)
     space = op.space
     rank = min(check_integer(rank, "rank", 1), n)
     sketch = space.qr(gaussian(op, rank, rng))[0]
-    product = Normalised(op.matmat, space)
-    image = finite(product(sketch), space=space)
+    product = Normalised(op)
+    image = product.finite(sketch)
     shift /= product.unit
-    eps = float(np.finfo(op.dtype).eps)
-    jitter = n**0.5 * eps * float(space.norm(image))
+    jitter = rounding_of(op) * float(space.norm(image))
     # The small matrices are done in float64 on the host, whatever the data is.
-    core = to_host(space.gram(sketch, image)).astype(np.float64)
-    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    values, vectors = gram_eigh(sketch, image, space)
     if values[0] < -10 * jitter:
         raise not_psd("op", values[0] / np.abs(values).max())
     scale = (np.maximum(values, 0.0) + jitter) ** -0.5 if jitter else np.zeros(rank)
-    half = (image + jitter * sketch) @ xp.asarray(vectors * scale, dtype=op.dtype)
+    half = (image + jitter * sketch) @ matching(vectors * scale, sketch)
     Q, R = space.qr(half)
-    left, singular, _ = np.linalg.svd(to_host(R).astype(np.float64))
+    left, singular, _ = np.linalg.svd(on_host(R))
     eigenvalues = np.maximum(singular**2 - jitter, 0.0)
-    nonzero = eigenvalues > n * eps * eigenvalues[0]
+    nonzero = eigenvalues > n * eps_of(op) * eigenvalues[0]
     eigenvalues = eigenvalues[nonzero]
     # Beyond the sketch: nothing if it holds all of op, else what is as large as its last one.
     beyond = 0.0 if shift and not nonzero.all() else float(np.min(eigenvalues, initial=np.inf))
-    weights = (beyond + shift) / (eigenvalues + shift) - 1 if eigenvalues.size else eigenvalues
-    U = Q @ xp.asarray(left[:, nonzero], dtype=op.dtype)
-    return Nystrom(U, xp.asarray(weights, dtype=op.dtype), space=space)
+    weights = (beyond + shift) / (eigenvalues + shift) - 1
+    U = Q @ matching(left[:, nonzero], sketch)
+    return Nystrom(U, matching(weights, sketch), space=space)
 
 
 def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
@@ -281,7 +271,7 @@ def jacobi(op: Data, shift: float = 0.0) -> Jacobi:
     if least < 0:
         raise ValueError(f"op must be PSD, but has {least:.4g} on its diagonal")
     diagonal = diagonal + op.dtype.type(shift)
-    inverse = 1 / namespace(diagonal).where(diagonal > 0, diagonal, op.dtype.type(1))
+    inverse = 1 / divisor(diagonal)
     return Jacobi(inverse, space=op.space)
 
 

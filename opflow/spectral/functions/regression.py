@@ -13,7 +13,8 @@ from opflow.interface.pictured import Pictured
 from opflow.machine.arrays import Array, Data, check_real, is_sparse
 from opflow.operators.operator import Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.checks import check_finite, check_shift, symmetric_operator
+from opflow.spectral.blocks import check_finite
+from opflow.spectral.checks import check_shift, symmetric_operator
 from opflow.spectral.functions.solve import Solution, solve
 
 
@@ -72,21 +73,24 @@ class KernelRegression(Pictured):
         array (M,) or (M, c)
         """
         cross = as_operator(cross)
-        size = self.coefficients.size if self._flattened else len(self.coefficients)
-        if cross.domain.here(cross.shape[1]) != size:
+        alpha = self.coefficients
+        if self._flattened:
+            alpha = alpha.reshape(-1)
+        if cross.domain.here(cross.shape[1]) != len(alpha):
             raise ValueError(
-                f"cross has shape {cross.shape}; it needs {size} columns, one a row of the kernel"
+                f"cross has shape {cross.shape}; it needs {len(alpha)} columns, one a row of the "
+                "kernel"
             )
         if not self._flattened:
-            return cross @ self.coefficients
+            return cross @ alpha
         outputs = self.coefficients.shape[1]
         if cross.shape[0] % outputs:
             raise ValueError(f"cross has {cross.shape[0]} rows, no multiple of {outputs} outputs")
-        return cross.matvec(self.coefficients.reshape(-1)).reshape(-1, outputs)
+        return cross.matvec(alpha).reshape(-1, outputs)
 
 
-def check_targets(op: Operator, y: Data) -> tuple[Array, bool]:
-    """The targets, and whether the outputs of a sample are rows of the kernel."""
+def check_targets(op: Operator, y: Data) -> tuple[Array, Array, tuple[int, ...]]:
+    """The targets; the same as vectors of the order of `op`; and the outputs flattened in them."""
     y = check_real(y, "y", dtype=op.dtype)
     rows = size = 0
     if not is_sparse(y) and y.ndim in (1, 2):
@@ -96,7 +100,10 @@ def check_targets(op: Operator, y: Data) -> tuple[Array, bool]:
             f"y has shape {y.shape} but op has order {op.shape[0]}: as many as its rows, or "
             "as its entries flattened sample-major, are expected"
         )
-    return check_finite(y, "y", op.space), y.ndim == 2 and op.shape[0] == size
+    check_finite(y, "y", op.space)
+    if y.ndim == 2 and op.shape[0] == size:
+        return y, y.reshape(-1), y.shape[1:]
+    return y, y, ()
 
 
 def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> KernelRegression:
@@ -156,13 +163,11 @@ def kernel_regression(op: Data, y: Data, shift: float, **options: Any) -> Kernel
     (True, (2, 1))
     """
     op = symmetric_operator(op)
-    y, flattened = check_targets(op, y)
-    targets = y.reshape(-1) if flattened else y
+    y, targets, outputs = check_targets(op, y)
     solution = solve(op, targets, shift, **options)
     fitted = (op @ solution.x).reshape(y.shape)
-    return KernelRegression(
-        solution.x.reshape(y.shape), fitted, y - fitted, solution, _flattened=flattened
-    )
+    alpha = solution.x.reshape(y.shape)
+    return KernelRegression(alpha, fitted, y - fitted, solution, _flattened=bool(outputs))
 
 
 def leave_one_out(K: Array, y: Array) -> tuple[float, float]:
@@ -226,15 +231,22 @@ def learning_curve(
     eta, a, sizes = (np.asarray(x, dtype=float) for x in (eigenvalues, coefficients, samples))
     if eta.ndim != 1 or eta.shape != a.shape or not ((eta >= 0).all() and (sizes >= 0).all()):
         raise ValueError("eigenvalues >= 0 and coefficients must be of one length, samples >= 0")
-    noise, ridge = check_shift(noise, "noise"), check_shift(ridge, "ridge")
+    noise = check_shift(noise, "noise")
+    ridge = check_shift(ridge, "ridge")
     unit = (ridge + eta.sum()) or 1.0  # of κ, η and λ, whose ratios count
-    eta, ridge = eta / unit, ridge / unit
+    eta = eta / unit
+    ridge = ridge / unit
 
     def error(P: float) -> float:
-        f = lambda x: ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1  # noqa: E731
-        kappa = np.exp(brentq(f, -100, 0.01) if f(-100) > 0 else -100)
-        shares = eta / (kappa + P * eta)
-        left, gamma = a - P * shares * a, P * (shares @ shares)
+        def excess(x: float) -> float:
+            return ridge * np.exp(-x) + (eta / (np.exp(x) + P * eta)).sum() - 1
+
+        log_kappa = -100.0
+        if excess(log_kappa) > 0:
+            log_kappa = brentq(excess, log_kappa, 0.01)
+        shares = eta / (np.exp(log_kappa) + P * eta)
+        left = a - P * shares * a
+        gamma = P * (shares @ shares)
         return float((left @ left + gamma * noise) / max(1 - gamma, np.finfo(float).tiny))
 
     return np.array([error(P) for P in sizes.ravel()]).reshape(sizes.shape)

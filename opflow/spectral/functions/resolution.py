@@ -11,7 +11,7 @@ from opflow.operators.measuring import measuring_operator
 from opflow.operators.operator import Operator
 from opflow.operators.pullback import pushforward
 from opflow.operators.rules import compose
-from opflow.spectral import checks
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.functions.posterior import Posterior
 from opflow.spectral.traces.structure import exact_diagonal
 
@@ -97,6 +97,6 @@ def resolution(op: Data, measurement: Data, noise: float, **options: Any) -> Res
     >>> found.diagonal, found.variance, found.columns([1]).ravel()
     (array([0.8, 0.8, 0. ]), array([0.2, 0.2, 1. ]), array([0. , 0.8, 0. ]))
     """
-    K = checks.symmetric_operator(op)
+    K = symmetric_operator(op)
     like = op_namespace(K).zeros(0, dtype=K.dtype)
     return Resolution(K, measuring_operator(measurement, K.shape[0], 1, like), noise, **options)

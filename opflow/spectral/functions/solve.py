@@ -7,25 +7,25 @@ factorised.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from opflow.evaluation.dense import dense_plan
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse, namespace
+from opflow.machine.arrays import Array, Data, check_integer, check_real, is_sparse
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import as_operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
+    as_columns,
     check_finite,
-    check_shift,
+    column_units,
     distribution_of,
-    not_converged,
-    peaks,
-    symmetric_operator,
-    unit_of,
+    divisor,
+    matching,
 )
+from opflow.spectral.checks import check_shift, not_converged, symmetric_operator
 from opflow.spectral.functions.conjugate_gradients import System
 from opflow.spectral.functions.preconditioners import jacobi, nystrom
 from opflow.spectral.traces.structure import NOMINAL
@@ -34,6 +34,8 @@ from opflow.spectral.traces.structure import NOMINAL
 ITERATIONS_BEFORE_FACTORISING = 20
 #: bytes an entry of the factorisation takes besides the matrix: a copy in float64, and LAPACK's
 FACTORISATION_BYTES = 16.0
+#: relative residuals that are asked for by default
+TOLERANCES = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-5}
 
 
 class Solution(NamedTuple):
@@ -168,23 +170,24 @@ def solve(
         raise ValueError(f"b has shape {b.shape} but op has shape {op.shape}")
     b = check_finite(b, "b", op.space)
     if tol is None:
-        tol = 1e-8 if b.dtype == np.float64 else 1e-5
+        tol = TOLERANCES[b.dtype]
     if not 0 < tol < 1:
         raise ValueError(f"tol must be between 0 and 1, not {tol!r}")
-    most = min(10 * n, 10_000) if maxiter is None else check_integer(maxiter, "maxiter", 1)
+    if maxiter is None:
+        maxiter = min(10 * n, 10_000)
+    check_integer(maxiter, "maxiter", 1)
     inverse, spent = _preconditioner(op, shift, preconditioner, rank, rng)
-    block = b if b.ndim == 2 else b[:, None]
-    xp = namespace(block)
-    units = xp.asarray(unit_of(peaks(block, op.space), b.dtype), dtype=b.dtype)
-    norms = op.space.norm(block / units, axis=0)
-    sizes = xp.where(norms > 0, norms, xp.ones_like(norms)) * units
+    block = as_columns(b)
+    units = matching(column_units(block, op.space), b)
+    sizes = divisor(op.space.norm(block / units, axis=0)) * units
     system = System(op, shift, inverse)
     iterations = break_even(op, how, block.shape[1], preconditioner)
     with np.errstate(all="ignore"):
-        x, residuals = system.iterate(block / sizes, tol, int(min(most, iterations)))
+        block = block / sizes
+        x, residuals = system.iterate(block, tol, int(min(maxiter, iterations)))
         unsolved = np.max(residuals, initial=0.0) > tol
-        if unsolved and system.iterations < most and iterations < most:
-            x, residuals = system.factorise(block / sizes, x, residuals)
+        if unsolved and max(system.iterations, iterations) < maxiter:
+            x, residuals = system.factorise(block, x, residuals)
     converged = bool((residuals <= tol).all())
     if not converged:
         not_converged(
@@ -243,3 +246,21 @@ def break_even(op: Operator, how: str | None, columns: int, preconditioner: Data
     factorising = NOMINAL.seconds(Cost(2 / 3 * float(n) ** 3, 0.0), np.float64)
     iteration = NOMINAL.seconds(op.cost(columns), op.dtype)
     return max(ITERATIONS_BEFORE_FACTORISING, math.ceil((forming + factorising) / iteration))
+
+
+class Inverse(Operator):
+    """(op + shift)⁻¹ of a PSD `op`, by :func:`solve` and its `options`."""
+
+    def __init__(self, op: Operator, **options: Any) -> None:
+        self.op = op
+        self.options = options
+        super().__init__(op.shape, op.dtype, psd=True, symbol=f"({op.symbol} + μ)⁻¹")
+
+    @property
+    def operands(self) -> tuple[Operator, ...]:
+        return (self.op,)
+
+    def _matmat(self, X: Array) -> Array:
+        return solve(self.op.astype(X.dtype), X, **self.options).x
+
+    _rmatmat = _matmat

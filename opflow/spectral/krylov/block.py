@@ -6,30 +6,25 @@ that is left out of it is the residual of the last block: ``op Q = Q T + V R Eáµ
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import (
-    Array,
-    check_integer,
-    check_real,
-    module_name,
-    namespace,
-    to_host,
-)
+from opflow.machine.arrays import Array, Data, check_integer, check_real, module_name, namespace
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
+from opflow.spectral.blocks import (
     Normalised,
+    column_units,
     distribution_of,
+    eps_of,
     finite,
     gaussian,
-    peaks,
-    symmetric_operator,
-    unit_of,
+    gram_eigh,
+    matching,
+    on_host,
+    rounding_of,
 )
+from opflow.spectral.checks import symmetric_operator
 
 
 class BlockKrylov:
@@ -60,8 +55,7 @@ class BlockKrylov:
         #: Q, and room for the next block
         columns = min(self.size + start.shape[1], n)
         self._basis = namespace(start).empty((len(start), columns), dtype=op.dtype)
-        self._eps = float(np.finfo(op.dtype).eps)
-        self._product = Normalised(op.matmat, op.space)
+        self._product = Normalised(op)
         #: the block V that is multiplied next, and R of the residual V R Eáµ€
         self._next, self.coupling = self._orthonormal(start, float(op.space.norm(start)))
 
@@ -83,7 +77,7 @@ class BlockKrylov:
     @property
     def full(self) -> bool:
         """Whether the basis spans everything, or must be restarted before it can grow."""
-        return self.filled + self._next.shape[1] > self.size or self.complete
+        return self.filled + self.width > self.size or self.complete
 
     @property
     def complete(self) -> bool:
@@ -93,52 +87,53 @@ class BlockKrylov:
     def expand(self) -> None:
         """Take the next block into the basis and multiply it."""
         m = self.filled
-        stop = m + self._next.shape[1]
+        stop = m + self.width
         self._basis[:, m:stop] = self._next
         self.filled = stop
         space = self.op.space
-        W = finite(self._product(self._basis[:, m:stop]), space=space)
+        W = self._product.finite(self._basis[:, m:stop])
         self.products += stop - m
         Q = self.basis
         self.scale = max(self.scale, float(space.norm(W, axis=0).max()))
         H = space.gram(Q, W)
         W = W - Q @ H
-        H = to_host(H).astype(np.float64)
+        H = on_host(H)
         H[m:] = (H[m:] + H[m:].T) / 2
         self.matrix[:stop, m:stop] = H
         self.matrix[m:stop, :stop] = H.T
         self._next, self.coupling = self._orthonormal(W, self.scale)
 
+    def _outside(self, V: Array) -> Array:
+        """V without its part in the span of the basis."""
+        return V - self.basis @ self.op.space.gram(self.basis, V)
+
     def _orthonormal(self, W: Array, scale: float) -> tuple[Array, Array]:
         """An orthonormal block V orthogonal to the basis, and R with W = V R to rounding."""
-        n = self.op.shape[0]
         b = W.shape[1]
-        keep = min(b, n - self.filled)
-        xp = namespace(W)
+        keep = min(b, self.op.shape[0] - self.filled)
         space = self.op.space
         if keep == 0:
             return W[:, :0], np.zeros((0, b))
-        least = 10 * n**0.5 * self._eps * scale
-        G = to_host(space.gram(W, W)).astype(np.float64)
-        values, left = np.linalg.eigh((G + G.T) / 2)
-        if values[0] > max(least**2, self._eps**0.25 * values[-1]) and keep == b:
+        least = 10 * rounding_of(self.op) * scale
+        values, left = gram_eigh(W, W, space)
+        if values[0] > max(least**2, eps_of(self.op) ** 0.25 * values[-1]) and keep == b:
             rank = b
-            V = W @ xp.asarray(left / np.sqrt(values), dtype=W.dtype)
+            V = W @ matching(left / np.sqrt(values), W)
         else:  # what is small in W drowns in the rounding of its Gram matrix
             V, R = space.qr(W)
-            left, values, _ = np.linalg.svd(to_host(R).astype(np.float64))
+            left, values, _ = np.linalg.svd(on_host(R))
             rank = min(int((values > least).sum()), keep)
-            V = V @ xp.asarray(left[:, :keep], dtype=W.dtype)
+            V = V @ matching(left[:, :keep], W)
         if rank < keep:
             V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
-            V = space.qr(V - self.basis @ space.gram(self.basis, V))[0]
+            V = space.qr(self._outside(V))[0]
         # What was small beside W has picked up the basis again in rounding.
-        V = V - self.basis @ space.gram(self.basis, V)
+        V = self._outside(V)
         # V is orthonormal but for that, so Cholesky is as stable here as QR, and faster
-        turn = np.linalg.inv(np.linalg.cholesky(to_host(space.gram(V, V)).astype(np.float64))).T
-        V = V @ xp.asarray(turn, dtype=W.dtype)
+        turn = np.linalg.inv(np.linalg.cholesky(on_host(space.gram(V, V)))).T
+        V = V @ matching(turn, W)
         R = np.zeros((keep, b))
-        R[:rank] = to_host(space.gram(V[:, :rank], W)).astype(np.float64)
+        R[:rank] = on_host(space.gram(V[:, :rank], W))
         return V, R
 
     def ritz(self) -> tuple[Array, Array, Array]:
@@ -152,7 +147,7 @@ class BlockKrylov:
 
     def combine(self, coordinates: Array) -> Array:
         """Q times coordinates (m, c): (n, c)."""
-        return self.basis @ namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
+        return self.basis @ matching(coordinates, self._basis)
 
     def restart(self, values: Array, coordinates: Array, fresh: int = 0) -> None:
         """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks.
@@ -161,30 +156,27 @@ class BlockKrylov:
         """
         m = self.filled
         kept = len(values)
-        S = namespace(self._basis).asarray(coordinates, dtype=self.op.dtype)
-        row = m * self._basis.dtype.itemsize
-        where = module_name(self._basis)
-        for s in row_slices(len(self._basis), row, where=where):
-            self._basis[s, :kept] = self._basis[s, :m] @ S
+        Q = self._basis
+        S = matching(coordinates, Q)
+        for s in row_slices(len(Q), m * Q.dtype.itemsize, where=module_name(Q)):
+            Q[s, :kept] = Q[s, :m] @ S
         self.matrix[:] = 0.0
         self.matrix[range(kept), range(kept)] = values
         self.filled = kept
         if fresh:
-            V = gaussian(self.op, fresh, self.rng)
-            V = V - self.basis @ self.op.space.gram(self.basis, V)
+            V = self._outside(gaussian(self.op, fresh, self.rng))
             self._next, _ = self._orthonormal(V, float(self.op.space.norm(V)))
 
 
 @keywords
 def block_lanczos(
-    op: Any, steps: int, V: Array | None = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
+    op: Data, steps: int, V: Array | None = None, *, block: int = 8, rng: Seed = 0, seed: Seed = 0
 ) -> tuple[Array, Array, Array]:
     r"""Block-tridiagonalise a symmetric operator on a block Krylov space.
 
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     steps : int
         Block products to spend at most; fewer once the basis spans everything.
     V : array (n, b), optional
@@ -192,7 +184,6 @@ def block_lanczos(
     block : int, default 8
         b, where `V` is not given.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random start comes from.
 
     Returns
     -------
@@ -244,10 +235,9 @@ def check_start(op: Operator, V: Array, name: str) -> Array:
     V = check_real(V, name, dtype=op.dtype)
     if V.ndim == 1:
         V = V[:, None]
-    if V.ndim != 2 or V.shape[0] != n or not 1 <= V.shape[1] <= op.shape[0]:
+    if V.ndim != 2 or len(V) != n or not 1 <= V.shape[1] <= op.shape[0]:
         raise ValueError(
             f"{name} has shape {V.shape} but op of order {n} needs ({n}, b), 1 <= b <= {n}"
         )
     V = finite(V, name, op.space)
-    units = unit_of(peaks(V, op.space), V.dtype)  # only directions count
-    return V / namespace(V).asarray(units, dtype=V.dtype)
+    return V / matching(column_units(V, op.space), V)  # only directions count

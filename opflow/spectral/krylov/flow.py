@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from opflow.machine.arrays import Array, check_integer, check_real, namespace
+from opflow.machine.arrays import Array, check_integer, check_real
 from opflow.operators.operator import Operator
+from opflow.spectral.blocks import as_columns, eps_of, matching
 from opflow.spectral.checks import check_psd
 from opflow.spectral.krylov.recursion import Recursion
 
@@ -82,13 +83,13 @@ class Krylov:
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         check_integer(size, "size", 2)
         self._start = r
-        self._space = Recursion(op, r if r.ndim == 2 else r[:, None], size)
+        self._space = Recursion(op, as_columns(r), size)
         self.op = op
         self.size = self._space.size
         self.top = 0.0
         self.norm = self._shaped(self._space.norms)
         #: relative rounding that is allowed for
-        self._rounding_unit = 10 * float(np.finfo(r.dtype).eps)
+        self._rounding_unit = 10 * eps_of(op)
 
     def _shaped(self, columns: Array) -> Any:
         """Numbers (…, c), without the axis of the columns if r is a vector."""
@@ -114,12 +115,12 @@ class Krylov:
     def _look(self) -> None:
         values = self._space.ritz().values
         check_psd(self.op, values)
-        self.top = max(float(values.max()), 0.0)
+        self.top = float(values.max(initial=0.0))
 
     def _level(self) -> Array:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
-        top = self._space.ritz().values.max(axis=1, keepdims=True)
-        return self._rounding_unit * np.maximum(top, 0.0)
+        values = self._space.ritz().values
+        return self._rounding_unit * values.max(axis=1, keepdims=True, initial=0.0)
 
     def _rates(self) -> Array:
         """The Ritz values (c, m); those that are zero to rounding do not decay."""
@@ -127,9 +128,9 @@ class Krylov:
         return np.where(values > self._level(), values, 0.0)
 
     def _defects(self, t: Array | float) -> Array:
-        t = np.asarray(t, dtype=np.float64)
         space = self._space
-        unknown = np.where((t[..., None] > 0) & (space.norms > 0), np.inf, 0.0)
+        later = np.asarray(t)[..., None] > 0
+        unknown = np.where(later & (space.norms > 0), np.inf, 0.0)
         if not space.counts.any():
             return unknown
         ritz = space.ritz()
@@ -150,9 +151,8 @@ class Krylov:
 
     def _rounding(self, t: Array | float) -> Array:
         """Rates are moved by ε·λ_max, which tells until they have decayed."""
-        t = np.asarray(t, dtype=np.float64)
         space = self._space
-        moved = np.zeros((*t.shape, len(space.norms)))
+        moved = np.zeros((*np.shape(t), len(space.norms)))
         if space.counts.any():
             rates = self._rates()
             ages = np.where(rates > 0, integrated(rates, t), 0.0)
@@ -198,23 +198,21 @@ class Krylov:
         """
         if not self._space.counts.any():  # it is asked for at t = 0 only, or r = 0
             return self._multiples(function(np.zeros((1, 1))))
-        ritz = self._space.ritz()
-        along = (function(self._rates()) * ritz.first)[..., None, :]
-        out = self._space.combine((along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :])
-        return out[..., 0] if self._start.ndim == 1 else out
+        out = self._space.combine(function(self._rates()))
+        return out.reshape(*out.shape[:-2], *self._start.shape)
 
     def _multiples(self, factors: Array) -> Array:
         """r times each of the factors (…, 1, 1)."""
         start = self._start
         factors = factors.reshape(factors.shape[:-2] + (1,) * start.ndim)
-        return namespace(start).asarray(factors, dtype=start.dtype) * start
+        return matching(factors, start) * start
 
     def _decreasing(self, function: Callable[[Array], Array]) -> Array:
         """``function(op) r``, as r times its least value and what the slower modes have more.
 
         So the basis rounds only what it has to tell apart.
         """
-        least = function(np.full((1, 1), self.top))
+        least = function(np.array([[self.top]]))
         return self._multiples(least) + self.apply(lambda theta: function(theta) - least)
 
     def at(self, t: Array | float) -> Array:

@@ -10,15 +10,16 @@ from scipy.optimize import bisect
 from scipy.stats import beta as beta_law
 
 from opflow.interface.keywords import Seed, keywords
-from opflow.machine.arrays import Array, check_integer, check_real, namespace
+from opflow.machine.arrays import Array, Data, check_integer, check_real
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import gaussian, symmetric_operator
+from opflow.spectral.blocks import gaussian, matching, rounding_of
+from opflow.spectral.checks import symmetric_operator
 from opflow.spectral.krylov.recursion import Recursion
 
 
 @keywords
 def lanczos(
-    op: Any,
+    op: Data,
     steps: int,
     v: Array | None = None,
     *,
@@ -32,7 +33,6 @@ def lanczos(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
-        Symmetric.
     steps : int
         Products to spend at most.
     v : array (n,), optional
@@ -43,7 +43,6 @@ def lanczos(
         ``False`` holds three vectors instead of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random start comes from.
 
     Returns
     -------
@@ -75,10 +74,10 @@ def lanczos(
     >>> bool(np.allclose(np.trace(Q.T @ Q), 3)), round(float(alpha.sum()), 8)
     (True, 14.0)
     """
-    space = _krylov_space(op, v, steps, rng, tol, reorthogonalise)
+    space = _krylov_space(symmetric_operator(op), v, steps, rng, tol, reorthogonalise)
     alpha, beta = space.tridiagonal()
     basis = space.basis[0].T if reorthogonalise else None
-    return alpha[0], np.append(beta[0], space.residuals), basis
+    return alpha[0], beta[0], basis
 
 
 def _krylov_space(
@@ -90,7 +89,6 @@ def _krylov_space(
     keep: bool = True,
 ) -> Recursion:
     """The Krylov space of `v`, or of a random vector: see :func:`lanczos`."""
-    op = symmetric_operator(op)
     check_integer(steps, "steps", 1)
     if v is None:
         v = gaussian(op, 1, rng)[:, 0]
@@ -126,9 +124,9 @@ class Largest(NamedTuple):
     products : int
         Products that were spent.
     tol : float
-        The tolerance that was asked for.
+        The tolerance that was asked for, relative to the value.
     vector : array (n,)
-        The Ritz vector, of norm one.
+        The Ritz vector, of norm one: where to begin with a nearby operator.
 
     See Also
     --------
@@ -142,15 +140,10 @@ class Largest(NamedTuple):
     (True, 3)
     """
 
-    #: from below, up to rounding
     value: float
-    #: an eigenvalue is within that of the value
     bound: float
-    #: with the operator
     products: int
-    #: the bound that was asked for, relative to the value
     tol: float = 1e-2
-    #: of norm one: where to begin with a nearby operator
     vector: Any = None
 
     @property
@@ -182,7 +175,6 @@ def largest_eigenvalue(
         Where to begin, such as the `vector` of a nearby operator, of norm one; a tenth of a
         random vector joins it, for `op` may have moved out of its sight.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random start comes from.
 
     Returns
     -------
@@ -202,6 +194,7 @@ def largest_eigenvalue(
     >>> round(of.spectral.largest_eigenvalue(of.Gram(np.diag([3.0, 2.0, 1.0]))).value, 3)
     9.0
     """
+    op = symmetric_operator(op)
     if start is not None:
         start = start + gaussian(op, 1, rng)[:, 0] * (0.1 / op.shape[0] ** 0.5)
     space = _krylov_space(op, start, steps, rng, tol)
@@ -210,23 +203,18 @@ def largest_eigenvalue(
     ritz = space.ritz()
     # LAPACK leaves the sign open: the vector points where the search began
     weights = np.copysign(1.0, ritz.first[0, -1]) * ritz.vectors[0, :, -1]
-    vector = namespace(basis).asarray(weights, dtype=basis.dtype) @ basis
+    vector = matching(weights, basis) @ basis
     return Largest(value, bound, space.products, tol, vector)
 
 
 class Extremes(NamedTuple):
     """Both ends of a spectrum, as far as Lanczos has shown them."""
 
-    #: the smallest Ritz value
-    bottom: float
-    #: the bound below all eigenvalues, with a probability of 95 %
-    floor: float
-    #: the largest Ritz value
-    top: float
-    #: the bound above all eigenvalues, with a probability of 95 %
-    ceiling: float
-    #: with the operator
-    products: int
+    bottom: float  #: the smallest Ritz value
+    floor: float  #: the bound below all eigenvalues, with a probability of 95 %
+    top: float  #: the largest Ritz value
+    ceiling: float  #: the bound above all eigenvalues, with a probability of 95 %
+    products: int  #: with the operator
 
 
 def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) -> Extremes:
@@ -234,14 +222,14 @@ def extremes(op: Operator, products: int, rng: Seed = 0, *, both: bool = False) 
 
     With `both` the two bounds hold together with 95 %, else each does.
     """
-    n = op.shape[0]
     space = _krylov_space(op, None, products, rng)
     ritz = space.ritz().values[0]
-    beta = np.append(space.tridiagonal()[1][0], space.residuals)
+    beta = space.tridiagonal()[1][0]
     if not (np.isfinite(ritz).all() and np.isfinite(beta).all()):
         raise ValueError("products with op contain NaN or infinity")
-    rounding = 10 * n**0.5 * float(np.finfo(op.dtype).eps) * float(np.abs(ritz).max())
-    reach = -0.5 * math.log(beta_law.ppf(0.025 if both else 0.05, 0.5, (n - 1) / 2))
+    rounding = 10 * rounding_of(op) * float(np.abs(ritz).max())
+    quantile = beta_law.ppf(0.05 / (1 + both), 0.5, (op.shape[0] - 1) / 2)
+    reach = -0.5 * math.log(quantile)
     above = _beyond(ritz, beta, reach) + rounding
     below = _beyond(-ritz[::-1], beta, reach) + rounding
     return Extremes(float(ritz[0]), -below, float(ritz[-1]), above, space.products)

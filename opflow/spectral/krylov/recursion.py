@@ -1,4 +1,4 @@
-r"""The Lanczos recurrence: its step, Krylov spaces of many columns, eigenpairs of T.
+r"""The Lanczos recurrence: Krylov spaces of many columns, and eigenpairs of T.
 
 ``op V = V T + β_m v_{m+1} e_mᵀ`` holds for every column of its own.  Columns share only the block
 products and the reorthogonalisations.
@@ -6,41 +6,24 @@ products and the reorthogonalisations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from opflow.machine.arrays import Array, Index, namespace, to_host
-from opflow.machine.ranks import RowDistribution
+from opflow.machine.arrays import Array, Index, namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import Normalised, peaks, unit_of
+from opflow.spectral.blocks import Normalised, column_units, divisor, matching, on_host, rounding_of
 
 
 def tridiagonal_eigh(alpha: Array, beta: Array) -> tuple[Array, Array]:
-    """Eigenvalues (…, m), ascending, and vectors (…, m, m) of T of diagonals (…, m), (…, m − 1)."""
+    """Eigenvalues (…, m), ascending, and vectors (…, m, m) of T; the last β is not part of it."""
     m = alpha.shape[-1]
     T = np.zeros((*alpha.shape, m))
     index = np.arange(m)
     T[..., index, index] = alpha
-    T[..., index[1:], index[:-1]] = beta  # LAPACK reads the lower triangle
+    T[..., index[1:], index[:-1]] = beta[..., :-1]  # LAPACK reads the lower triangle
     values, vectors = np.linalg.eigh(T)
     return values, vectors
-
-
-def lanczos_step(
-    v: Array, w: Array, remove: Callable[[Array, Array], Array], space: RowDistribution
-) -> tuple[Array, Array, Array]:
-    """α, β and the next vectors, from rows v (k, n) and ``w = op v``.
-
-    ``α = v·w`` and ``β v_next = remove(w, α)``, w without its part in the span of all vectors yet.
-    """
-    alpha = space.total((v * w).sum(axis=1))
-    rest = remove(w, alpha)
-    beta = space.norm(rest, axis=1)
-    # what comes after an invariant space is not used
-    after = rest / namespace(w).maximum(beta, np.finfo(w.dtype).tiny)[:, None]
-    return alpha, beta, after
 
 
 class Ritz(NamedTuple):
@@ -49,16 +32,11 @@ class Ritz(NamedTuple):
     Spaces of fewer than m vectors are filled up with values that `first` does not see.
     """
 
-    #: Ritz values, (c, m), ascending
-    values: Array
-    #: eigenvectors of T as columns, (c, m, m)
-    vectors: Array
-    #: their components along the first Lanczos vector, (c, m)
-    first: Array
-    #: their components along the last one, (c, m)
-    last: Array
-    #: the norm of the next residual, (c,)
-    beta: Array
+    values: Array  #: Ritz values, (c, m), ascending
+    vectors: Array  #: eigenvectors of T as columns, (c, m, m)
+    first: Array  #: their components along the first Lanczos vector, (c, m)
+    last: Array  #: their components along the last one, (c, m)
+    beta: Array  #: the norm of the next residual, (c,): 0 for an invariant space
 
 
 class Recursion:
@@ -75,9 +53,9 @@ class Recursion:
         if op.shape != (n, n) or r.shape[0] != op.domain.here(n):
             raise ValueError(f"op has shape {op.shape} but r has shape {r.shape}")
         xp = namespace(r)
-        units = unit_of(peaks(r, op.space), r.dtype)
+        units = column_units(r, op.space)
         if (units != 1).any():
-            r = r / xp.asarray(units, dtype=r.dtype)
+            r = r / matching(units, r)
         norms = op.space.norm(r, axis=0)
         self.op = op
         self.size = min(size, n)
@@ -85,7 +63,7 @@ class Recursion:
         #: spent so far, each with one vector
         self.products = 0
         #: of the starts, (c,)
-        self.norms = to_host(norms).astype(np.float64) * units
+        self.norms = on_host(norms) * units
         if not np.isfinite(self.norms).all():
             raise ValueError("r contains NaN or infinity")
         columns = r.shape[1]
@@ -93,17 +71,14 @@ class Recursion:
         self.counts = np.zeros(columns, dtype=int)
         #: whether a space can grow, (c,): it is not invariant yet, nor of full size
         self.open = self.norms > 0
-        self._product = Normalised(op.matmat, op.space)
-        #: ``w`` is invariant where its rest is less than that times its norm
-        self._rounding = 10 * n**0.5 * float(np.finfo(r.dtype).eps)
-        held = min(self.size, 8)
+        self._product = Normalised(op)
         #: diagonal and off-diagonal of T, β_m included
-        self._alpha = np.zeros((columns, held))
-        self._beta = np.zeros((columns, held))
+        self._alpha = np.zeros((columns, 0))
+        self._beta = np.zeros((columns, 0))
         #: the Lanczos vectors, or the last one only
-        self._basis = xp.zeros((columns, held if keep else 1, len(r)), dtype=r.dtype)
+        self._basis = xp.zeros((columns, int(not keep), len(r)), dtype=r.dtype)
         #: the vectors that are multiplied next
-        self._next = (r / xp.where(norms > 0, norms, 1)).T.copy()
+        self._next = (r / divisor(norms)).T.copy()
         #: the last β, where the operator's data are and in its units
         self._before = xp.zeros(columns, dtype=r.dtype)
         #: what :meth:`ritz` gave, until a space grows
@@ -126,25 +101,26 @@ class Recursion:
         v = self._next[where]
         w = self._product(v.T).T
         self.products += grown.size
-        if self.keep:
-            level = (at == at[0]).all()
-            place = (where, int(at[0])) if level else (xp.asarray(grown), xp.asarray(at))
-            self._basis[place] = v
-
-        def remove(w: Array, alpha: Array) -> Array:
-            if self.keep:
-                return self._orthogonal(w, grown, where)
+        alpha = space.total((v * w).sum(axis=1))
+        if not self.keep:
             before = self._before[where][:, None] * self._basis[where, 0]
+            rest = w - alpha[:, None] * v - before
             self._basis[where, 0] = v
-            return w - alpha[:, None] * v - before
-
-        alpha, beta, self._next[where] = lanczos_step(v, w, remove, space)
+        else:
+            place = (where, int(at[0]))
+            if (at != at[0]).any():
+                place = (xp.asarray(grown), xp.asarray(at))
+            self._basis[place] = v
+            rest = self._orthogonal(w, grown, where)
+        beta = space.norm(rest, axis=1)
+        # what comes after an invariant space is not used
+        self._next[where] = rest / xp.maximum(beta, np.finfo(w.dtype).tiny)[:, None]
         self._before[where] = beta
-        numbers = to_host(xp.stack([alpha, beta, space.norm(w, axis=1)])).astype(np.float64)
-        if not np.isfinite(numbers[2]).all():
+        alphas, betas, sizes = on_host(xp.stack([alpha, beta, space.norm(w, axis=1)]))
+        if not np.isfinite(sizes).all():
             raise ValueError("products with op contain NaN or infinity")
-        alphas, betas, sizes = numbers
-        invariant = (at + 1 == self.op.shape[0]) | (betas <= self._rounding * sizes)
+        # what is left of w is rounding, or nothing can be left
+        invariant = (at + 1 == self.op.shape[0]) | (betas <= 10 * rounding_of(self.op) * sizes)
         self._alpha[grown, at] = alphas * self._product.unit
         self._beta[grown, at] = np.where(invariant, 0.0, betas * self._product.unit)
         self.open[grown] = ~invariant & (at + 1 < self.size)
@@ -155,22 +131,23 @@ class Recursion:
         first = int(grown[0])
         # a view: a basis is never copied
         basis = self._basis[first : int(grown[-1]) + 1, : int(self.counts[grown].max())]
-        gaps = grown.size < len(basis)
+        rows: Index = slice(None)
         full = w
-        if gaps:
+        if grown.size < len(basis):
+            rows = where - first
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
-            full[where - first] = w
+            full[rows] = w
         for _ in range(2):  # once is not enough in floating point
             inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
             full = full - (inside @ basis)[:, 0]
-        return full[where - first] if gaps else full
+        return full[rows]
 
     def reserve(self, count: int) -> None:
-        """Make room for `count` vectors a column, or for twice as many as there are."""
+        """Make room for `count` vectors a column, 8 or twice as many as there are."""
         columns, held = self._alpha.shape
         if count <= held:
             return
-        more = np.zeros((columns, min(max(held, count - held), self.size - held)))
+        more = np.zeros((columns, min(max(held, count - held, 8), self.size - held)))
         self._alpha = np.hstack([self._alpha, more])
         self._beta = np.hstack([self._beta, more])
         if self.keep:
@@ -184,33 +161,34 @@ class Recursion:
         """The Lanczos vectors, (c, m, n); those beyond the end of a space are zero."""
         return self._basis[:, : int(self.counts.max())]
 
-    @property
-    def residuals(self) -> Array:
-        """β_m of every column, the norm of what comes next; 0 for an invariant space."""
-        return self._beta[np.arange(len(self._beta)), np.maximum(self.counts - 1, 0)]
-
     def tridiagonal(self) -> tuple[Array, Array]:
-        """The diagonals (c, m) and off-diagonals (c, m − 1), filled up by decoupled values."""
+        """The diagonals and off-diagonals (c, m), the last of which is the norm of what comes next.
+
+        Those of spaces of fewer vectors are filled up by decoupled values.
+        """
         m = int(self.counts.max())
+        counts = self.counts[:, None]
         # a Rayleigh quotient: a value between those of the space itself, where f is defined
         fill = np.where(self.counts > 0, self._alpha[:, 0], self._alpha[:, 0].max())
-        beyond = np.arange(m) >= self.counts[:, None]
-        alpha = np.where(beyond, fill[:, None], self._alpha[:, :m])
-        return alpha, np.where(beyond[:, 1:], 0.0, self._beta[:, : m - 1])
+        index = np.arange(m)
+        alpha = np.where(index >= counts, fill[:, None], self._alpha[:, :m])
+        return alpha, np.where((index + 1 >= counts) & (counts < m), 0.0, self._beta[:, :m])
 
     def ritz(self) -> Ritz:
         """The Ritz values of every column; at least one must have grown."""
         if self._ritz is None:
             values, vectors = tridiagonal_eigh(*self.tridiagonal())
-            last = vectors[np.arange(len(values)), np.maximum(self.counts - 1, 0)]
-            self._ritz = Ritz(values, vectors, vectors[:, 0], last, self.residuals)
+            last = np.arange(len(values)), np.maximum(self.counts - 1, 0)
+            self._ritz = Ritz(values, vectors, vectors[:, 0], vectors[last], self._beta[last])
         return self._ritz
 
-    def combine(self, coefficients: Array) -> Array:
-        """``‖r‖ V y`` for coefficients y (…, c, m): array (…, n, c)."""
-        xp = namespace(self._basis)
+    def combine(self, values: Array) -> Array:
+        """``‖r‖ V f(T) e₁`` from values (…, c, m) of f at the Ritz values: array (…, n, c)."""
+        ritz = self.ritz()
+        along = (values * ritz.first)[..., None, :]
+        coefficients = (along @ ritz.vectors.transpose(0, 2, 1))[..., 0, :]
         columns, _, n = self._basis.shape
-        m = coefficients.shape[-1]
+        m = values.shape[-1]
         weights = (self.norms[:, None] * coefficients).reshape(-1, columns, m).transpose(1, 0, 2)
-        out = xp.asarray(weights, dtype=self._basis.dtype) @ self._basis[:, :m]
-        return out.transpose(1, 2, 0).reshape(*coefficients.shape[:-2], n, columns)
+        out = matching(weights, self._basis) @ self._basis[:, :m]
+        return out.transpose(1, 2, 0).reshape(*values.shape[:-2], n, columns)

@@ -23,9 +23,18 @@ import numpy as np
 from scipy.stats import chi2
 from scipy.stats import t as student
 
-from opflow.machine.arrays import Array, namespace, to_host
+from opflow.machine.arrays import Array
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.spectral.checks import Estimate, finite, not_psd
+from opflow.spectral.blocks import (
+    column_products,
+    divisor,
+    eps_of,
+    finite,
+    gram_eigh,
+    matching,
+    on_host,
+)
+from opflow.spectral.checks import Estimate, not_psd
 
 Product = Callable[[Array], Array]
 
@@ -48,28 +57,26 @@ def xtrace(
     """
     n = int(space.total(len(omega)))
     m = omega.shape[1]
-    xp = namespace(omega)
-    eps = float(np.finfo(omega.dtype).eps)
+    relative = n**0.5 * eps_of(omega)  # rounding of a product
     Y = finite(apply(omega), space=space)
     Q, R = space.qr(Y)
-    U, sizes, Vt = np.linalg.svd(_host(R))
-    rank = int((sizes > 4 * n**0.5 * eps * sizes[0]).sum())
+    U, sizes, Vt = np.linalg.svd(on_host(R))
+    rank = int((sizes > 4 * relative * sizes[0]).sum())
     if rank == 0:
         return Estimate(0.0, products=m, how="XTrace")
-    Q = Q @ xp.asarray(U[:, :rank], dtype=Q.dtype)
+    Q = Q @ matching(U[:, :rank], Q)
     Z = finite(apply(Q), space=space)
-    H = _host(space.gram(Q, Z))
-    W = _host(space.gram(Q, omega))
+    H = on_host(space.gram(Q, Z))
+    W = on_host(space.gram(Q, omega))
     full = rank == m
     # Below full rank, no column alone adds to the range: leaving it out takes nothing away.
     S = _unit(Vt / sizes[:, None]) if full else np.zeros((rank, m))
-    V = xp.asarray(W - S * (S * W).sum(axis=0), dtype=Q.dtype)
+    V = matching(W - S * (S * W).sum(axis=0), Q)
     E = omega - Q @ V
     F = Y - Z @ V
-    quad = _host(space.total((E * F).sum(axis=0, dtype=np.float64)))
-    square = _host(space.total((E * E).sum(axis=0, dtype=np.float64)))
-    C = _host(space.gram(Z, E))
-    dim = n - (m - 1 if full else rank)
+    quad, square = on_host(column_products(space, (E, F), (E, E)))
+    C = on_host(space.gram(Z, E))
+    dim = n - min(rank, m - 1)
     total = float(np.trace(H))
     rest = dim * quad / square
     samples = total - _forms(H, S) + rest
@@ -81,13 +88,9 @@ def xtrace(
             h = _forms(H, D)
             both = (quad[i] + 2 * w * (C[:, i] @ D) + w**2 * h) / (square[i] + w**2)
             without[i] = total - S[:, i] @ H @ S[:, i] - h + (dim + 1) * both
-    rounding = n**0.5 * eps * float(np.abs(np.diag(H)).sum() + np.abs(rest).mean())
-    error = _error(samples, without)
-    below = skew_quantile(m) * error + rounding
-    if not psd:
-        return _estimate(samples, below, below, -np.inf, m + rank, "XTrace")
-    above = _normal(m) * error + rounding
-    return _estimate(samples, below, above, total - rounding, m + rank, "XTrace")
+    rounding = relative * float(np.abs(np.diag(H)).sum() + np.abs(rest).mean())
+    sketch = total if psd else None
+    return _estimate(samples, without, rounding, sketch, m + rank, "XTrace")
 
 
 def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -> Estimate:
@@ -104,21 +107,20 @@ def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -
     """
     n = int(space.total(len(omega)))
     m = omega.shape[1]
-    eps = float(np.finfo(omega.dtype).eps)
+    eps = eps_of(omega)
     Q, R = space.qr(omega)
     Y = finite(apply(Q), space=space)
     size = float(space.norm(Y))
     if size == 0:
         return Estimate(0.0, products=m, how="XNysTrace")
-    core = _host(space.gram(Q, Y))
-    values, vectors = np.linalg.eigh((core + core.T) / 2)
+    values, vectors = gram_eigh(Q, Y, space)
     if values[0] < -10 * n**0.5 * eps * size:
         raise not_psd("op", values[0] / size)
     shift = 2 * eps * size
     roots = np.sqrt(np.maximum(values, 0.0) + shift)
-    F = (Y + shift * Q) @ namespace(Y).asarray(vectors / roots, dtype=Y.dtype)
-    G = _host(space.gram(F, F))
-    R = _host(R)
+    F = (Y + shift * Q) @ matching(vectors / roots, Y)
+    G = on_host(space.gram(F, F))
+    R = on_host(R)
     inverse = np.linalg.inv(R).T
     along = roots[:, None] * (vectors.T @ R)  # Fᵀω
     S = _unit((vectors.T @ inverse) / roots[:, None])
@@ -135,14 +137,7 @@ def xnystrace(apply: Product, omega: Array, *, space: RowDistribution = LOCAL) -
         square = height[i] ** 2 / (1 - angle[i] ** 2)
         without[i] = total - S[:, i] @ G @ S[:, i] - _forms(G, D) + (n - m + 2) * rest / square
     rounding = n**0.5 * eps * (total + shift * n)
-    error = _error(samples, without)
-    below = skew_quantile(m) * error + rounding
-    above = _normal(m) * error + rounding
-    return _estimate(samples, below, above, total - rounding, m, "XNysTrace")
-
-
-def _host(x: Array) -> Array:
-    return to_host(x).astype(np.float64, copy=False)
+    return _estimate(samples, without, rounding, total, m, "XNysTrace")
 
 
 def _unit(S: Array) -> Array:
@@ -163,7 +158,7 @@ def _second_directions(S: Array) -> Iterator[tuple[int, Array]]:
         D = S - np.outer(S[:, i], S[:, i] @ S)
         D[:, i] = 0
         size = np.linalg.norm(D, axis=0)
-        yield i, D / np.where(size > 0, size, 1.0)
+        yield i, D / divisor(size)
 
 
 def _error(samples: Array, without: Array | None) -> float:
@@ -187,10 +182,27 @@ def skew_quantile(m: int) -> float:
     return max(_normal(m), float((m / chi2.ppf(0.025, m) - 1) * (m / 2) ** 0.5))
 
 
+def half_width(samples: Array) -> Array:
+    """Half of the 95 % interval of the mean of every row of samples."""
+    k = samples.shape[1]
+    return samples.std(axis=1, ddof=1) * (_normal(k) / k**0.5)
+
+
 def _estimate(
-    samples: Array, below: float, above: float, floor: float, products: int, how: str
+    samples: Array,
+    without: Array | None,
+    rounding: float,
+    sketch: float | None,
+    products: int,
+    how: str,
 ) -> Estimate:
-    """The mean of samples, whose interval starts at `floor` or above."""
+    """The mean of samples; the trace of the `sketch` of a PSD matrix bounds it from below."""
+    m = len(samples)
     value = samples.mean()
-    low = min(max(value - below, floor), value)
-    return Estimate(value, low, value + above, products=products, how=how)
+    error = _error(samples, without)
+    above = skew_quantile(m) * error + rounding
+    low = value - above
+    if sketch is not None:
+        low = max(low, sketch - rounding)
+        above = _normal(m) * error + rounding
+    return Estimate(value, min(low, value), value + above, products=products, how=how)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opflow.evaluation.dense import dense, dense_plan
+from opflow.evaluation.dense import dense_plan
 from opflow.interface.keywords import advance
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import Array
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.algebra import Product, Sum
 from opflow.operators.composite import Adjoint, Cast, Scaled
@@ -21,8 +21,9 @@ from opflow.operators.gram import CrossGram, Gram
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.rules import scale
 from opflow.operators.stack import HStack
-from opflow.spectral.checks import DENSE, distribution_of, finite
-from opflow.spectral.traces.structure import NOMINAL, forming_products
+from opflow.spectral.blocks import distribution_of, finite, on_host, rounding_of
+from opflow.spectral.checks import DENSE
+from opflow.spectral.traces.structure import NOMINAL, forming_products, matrix_of
 
 #: Flops of LAPACK's eigenvalues of order m, over m³, at the rate of a matrix product.
 LAPACK_FLOPS = 5.0
@@ -59,11 +60,13 @@ def rank_bound(op: Operator) -> int:
     parts = [rank_bound(part) for part in op.operands]
     if isinstance(op, Zero) or (isinstance(op, Scaled) and op.scalar == 0):
         return 0
-    if isinstance(op, Gram):
-        return min(parts[0], side if op.weights is None else int((op.weights != 0).sum()))
-    if isinstance(op, Product | CrossGram | Scaled | Adjoint | Cast):
+    if isinstance(op, Gram) and op.weights is not None:
+        parts.append(int((op.weights != 0).sum()))
+    if isinstance(op, Product | Gram | CrossGram | Scaled | Adjoint | Cast):
         return min(parts)
-    return min(side, sum(parts)) if isinstance(op, Sum | HStack) else side
+    if isinstance(op, Sum | HStack):
+        return min(side, sum(parts))
+    return side
 
 
 def factor(op: Operator) -> Operator | None:
@@ -80,13 +83,14 @@ def factor(op: Operator) -> Operator | None:
         if op.weights is None:
             return op.factor
         return op.factor @ _RootWeights(op.weights) if op.psd else None
-    if isinstance(op, Scaled) and op.scalar > 0:
-        inner = factor(op.operands[0])
-        return None if inner is None else scale(op.scalar**0.5, inner)
+    if not isinstance(op, Scaled | Sum):
+        return None
+    parts = [part for part in map(factor, op.operands) if part is not None]
+    if len(parts) < len(op.operands):
+        return None
     if isinstance(op, Sum):
-        parts = [part for part in map(factor, op.operands) if part is not None]
-        return HStack(parts) if len(parts) == len(op.operands) else None
-    return None
+        return HStack(parts)
+    return scale(op.scalar**0.5, parts[0]) if op.scalar > 0 else None
 
 
 class _RootWeights(Diagonal):
@@ -100,15 +104,16 @@ class _RootWeights(Diagonal):
         return self.data
 
 
-def narrow_factor(op: Operator) -> Operator | None:
-    """F with ``op = F Fᵀ`` and fewer columns than rows, if the structure gives it.
+def narrow_factor(op: Operator) -> tuple[Operator | None, int]:
+    """F with ``op = F Fᵀ`` and fewer columns than rows, if there is one, and the smaller order.
 
     Of a sharded `op` any F with columns on all ranks: entries of op are not available.
     """
+    n = op.shape[0]
     F = factor(op)
-    if F is None or F.domain.sharded:
-        return None
-    return F if F.shape[1] < op.shape[0] or op.space.sharded else None
+    if F is None or F.domain.sharded or (F.shape[1] >= n and not op.space.sharded):
+        return None, n
+    return F, F.shape[1]
 
 
 def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
@@ -116,30 +121,29 @@ def use_lapack(op: Operator, estimate: Cost, *, asked: bool = False) -> bool:
 
     Raises if they are `asked` for and do not fit in half of the free memory, or `op` is sharded.
     """
-    n = op.shape[0]
-    F = narrow_factor(op)
-    side = n if F is None else F.shape[1]
+    F, side = narrow_factor(op)
     if (op.space.sharded and F is None) or (distribution_of(op).sharded and side > DENSE):
         if asked:
             raise ValueError(
-                f"entries of a sharded op of order {n} are not available: estimate instead"
+                f"entries of a sharded op of order {op.shape[0]} are not available: estimate "
+                "instead"
             )
         return False
     if side <= DENSE:
         return True
     need = WHOLE_BYTES * float(side) ** 2
     budget = parse_memory(None, operator_module(op))
-    if need > budget:
-        if asked:
-            raise MemoryError(
-                f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
-                f"{budget / 1e9:.3g} GB: estimate instead"
-            )
-        return False
+    if asked and need > budget:
+        raise MemoryError(
+            f"all eigenvalues of order {side} take {need / 1e9:.3g} GB, over the budget of "
+            f"{budget / 1e9:.3g} GB: estimate instead"
+        )
+    if asked or need > budget:
+        return asked
     forming = dense_plan(op).cost if F is None else F.cost(side).times(2)
     lapack = Cost(LAPACK_FLOPS * float(side) ** 3, 0.0)
     seconds = NOMINAL.seconds(forming, op.dtype) + NOMINAL.seconds(lapack, np.float64)
-    return asked or seconds <= NOMINAL.seconds(estimate, op.dtype)
+    return seconds <= NOMINAL.seconds(estimate, op.dtype)
 
 
 def dense_spectrum(op: Operator) -> Spectrum:
@@ -149,19 +153,18 @@ def dense_spectrum(op: Operator) -> Spectrum:
     it costs: tiles where the structure gives them, else m products.
     """
     n = op.shape[0]
-    sharded = distribution_of(op).sharded
-    F = narrow_factor(op)
-    advance(0, f"LAPACK, order {n if F is None else F.shape[1]}")
+    F, side = narrow_factor(op)
+    products = forming_products(op)
+    advance(0, f"LAPACK, order {side}")
     if F is None:
-        matrix = op.todense() if sharded else dense(op)
-        products = forming_products(op)
+        matrix = matrix_of(op)
     else:
-        matrix = (F.T @ F).todense()
-        products = len(matrix) if sharded else min(len(matrix), forming_products(op))
-    matrix = to_host(finite(matrix)).astype(np.float64)
+        matrix = finite((F.T @ F).todense())
+        products = side if distribution_of(op).sharded else min(side, products)
+    matrix = on_host(matrix)
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     # A factor wider than op is high has a matrix with zeros that op has not.
-    return Spectrum(values[max(len(matrix) - n, 0) :], max(n - len(matrix), 0), products)
+    return Spectrum(values[max(side - n, 0) :], max(n - side, 0), products)
 
 
 def rounding_level(op: Operator, values: Array) -> float:
@@ -170,6 +173,7 @@ def rounding_level(op: Operator, values: Array) -> float:
     A product is accurate to some ε·λ_max, and so is LAPACK; √n allows for the sums inside.  The
     negative values that rounding gives a PSD operator show how far it really goes.
     """
-    top = float(np.abs(values).max(initial=0.0))
-    level = op.shape[0] ** 0.5 * float(np.finfo(op.dtype).eps) * top
-    return max(level, -2.0 * float(np.min(values, initial=0.0))) if op.psd else 4 * level
+    level = rounding_of(op) * float(np.abs(values).max(initial=0.0))
+    if not op.psd:
+        return 4 * level
+    return max(level, -2.0 * float(np.min(values, initial=0.0)))

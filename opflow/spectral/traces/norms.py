@@ -9,15 +9,8 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Data, check_integer
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
-    Estimate,
-    Normalised,
-    check_shift,
-    distribution_of,
-    gaussian,
-    not_converged,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import Normalised, distribution_of, gaussian, rounding_of
+from opflow.spectral.checks import Estimate, check_shift, not_converged, symmetric_operator
 from opflow.spectral.density.quadrature import quadrature_cost
 from opflow.spectral.krylov.lanczos import extremes
 from opflow.spectral.traces.estimators import xnystrace
@@ -41,7 +34,6 @@ def frobenius_norm(
     products : int, default 60
         To spend on an estimate, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random vectors come from.
 
     Returns
     -------
@@ -74,7 +66,7 @@ def frobenius_norm(
     if exact is not None:
         return Estimate(exact[0], products=exact[1])
     omega = gaussian(op, products // 2, rng)
-    once = Normalised(op.matmat, op.space)
+    once = Normalised(op)
     square = xnystrace(lambda X: once(once(X)), omega, space=op.space)
     square.products *= 2
     return square.mapped(lambda x: once.unit * math.sqrt(max(x, 0.0)))
@@ -90,7 +82,6 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
     products : int, default 40
         Steps of Lanczos, from 2; n numbers are held for each.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random start comes from.
 
     Returns
     -------
@@ -196,17 +187,19 @@ def condition_number(
     op = symmetric_operator(op)
     shift = check_shift(shift)
     check_integer(products, "products", 2)
-    n = op.shape[0]
-    singular = rank_bound(op) < n  # known without a product
+    singular = rank_bound(op) < op.shape[0]  # known without a product
     if singular and shift == 0:
         return Estimate(math.inf)
     spectrum = spectrum_by_lapack(op, products)
+    floor = 0.0
     if spectrum is not None:
         values = spectrum.all()
-        sizes = np.abs((np.maximum(values, 0.0) if op.psd else values) + shift)
+        if op.psd:
+            values = np.maximum(values, 0.0)
+            floor = shift
+        sizes = np.abs(values + shift)
         bottom = float(sizes.min())
         top = ceiling = float(sizes.max())
-        floor = shift if op.psd else 0.0
         spent = spectrum.products
     elif op.psd:
         ends = extremes(op, products, rng, both=True)
@@ -214,23 +207,25 @@ def condition_number(
         spent = ends.products
     else:
         raise ValueError(
-            f"op of order {n} must be known to be PSD for an estimate from {products} "
+            f"op of order {op.shape[0]} must be known to be PSD for an estimate from {products} "
             "products; with more of them all eigenvalues may be computed"
         )
-    rounding = n**0.5 * float(np.finfo(op.dtype).eps) * top
+    rounding = rounding_of(op) * top
     if singular and op.psd:
         bottom = floor = shift
         rounding = 0.0
     if top == 0:
         return Estimate(math.inf, products=spent)
-    if spectrum is not None and bottom > rounding:
+    known = bottom > rounding
+    if known and spectrum is not None:
         return Estimate(top / bottom, products=spent)
     low = top / max(bottom, rounding)
-    high = max(low, ceiling / floor) if floor > 0 else math.inf
-    value = low if bottom > rounding else high
+    high = math.inf
+    if floor > 0:
+        high = max(low, ceiling / floor)
     if spectrum is not None:
-        return Estimate(value, low, high, products=spent, how="LAPACK")
-    return lanczos_estimate(value, low, high, spent)
+        return Estimate(high, low, high, products=spent, how="LAPACK")
+    return lanczos_estimate(low if known else high, low, high, spent)
 
 
 @keywords
@@ -245,7 +240,6 @@ def participation_ratio(
     products : int, default 60
         To spend on an estimate of either factor, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random vectors come from.
 
     Returns
     -------
@@ -271,18 +265,17 @@ def participation_ratio(
     rng = distribution_of(op).generator(rng)
     size = frobenius_norm(op, products=products, rng=rng)
     total = trace(op, products=products, rng=rng)
+    spent = size.products + total.products
     if size == 0:
-        return Estimate(0.0, products=size.products + total.products)
-    least, most = sorted([abs(total.low), abs(total.high)])
-    if total.low <= 0 <= total.high:
-        least = 0.0
-    return Estimate(
-        (total / size) ** 2,
-        (least / size.high) ** 2,
-        (most / size.low) ** 2 if size.low > 0 else math.inf,
-        products=size.products + total.products,
-        how=size.how if total.exact else total.how,
-    )
+        return Estimate(0.0, products=spent)
+    least = max(total.low, -total.high, 0.0)
+    most = max(-total.low, total.high)
+    low = (least / size.high) ** 2
+    high = math.inf
+    if size.low > 0:
+        high = (most / size.low) ** 2
+    how = size.how if total.exact else total.how
+    return Estimate((total / size) ** 2, low, high, products=spent, how=how)
 
 
 def spectrum_by_lapack(op: Operator, products: int) -> Spectrum | None:
@@ -293,13 +286,11 @@ def spectrum_by_lapack(op: Operator, products: int) -> Spectrum | None:
 
 
 def lanczos_estimate(
-    value: float, low: float, high: float, products: int, size: float | None = None
+    value: float, low: float, high: float, products: int, size: float = 0.0
 ) -> Estimate:
     """An estimate, with a warning if its interval is too wide for `size` (`high` by default)."""
     how = "Lanczos"
-    if size is None:
-        size = high
-    if not high - low <= INTERVAL_WIDTH * size < math.inf:
+    if not high - low <= INTERVAL_WIDTH * (size or high) < math.inf:
         how += ", not converged"
         not_converged(
             f"{how} after {products} products: the value is between {low:.4g} and {high:.4g}; "

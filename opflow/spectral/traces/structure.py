@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from opflow.evaluation.dense import dense_plan
+from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.function_gram import FunctionGram
-from opflow.machine.arrays import Array, to_host
+from opflow.machine.arrays import Array
 from opflow.machine.cost import MachineProfile
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
@@ -24,7 +24,8 @@ from opflow.operators.mask import Mask
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work
-from opflow.spectral.checks import DENSE, distribution_of, finite
+from opflow.spectral.blocks import distribution_of, divisor, finite, largest_entry, on_host
+from opflow.spectral.checks import DENSE
 
 #: The rates at which exact numbers and estimates are compared, on every machine.
 NOMINAL = MachineProfile()
@@ -51,7 +52,10 @@ def use_diagonal(op: Operator, products: int) -> bool:
 
 def use_entries(op: Operator, products: int) -> bool:
     """Whether a pass over all entries of `op` takes no longer than `products` products."""
-    return not distribution_of(op).sharded and is_cheaper(entries_cost(op), op, products)
+    if distribution_of(op).sharded:
+        return False
+    # every entry once, the symmetric half where it can be
+    return is_cheaper(dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0), op, products)
 
 
 def forming_products(op: Operator) -> int:
@@ -64,8 +68,20 @@ def diagonal_products(op: Operator) -> int:
     if isinstance(op, Sum | Scaled):
         return max(map(diagonal_products, op.operands))
     if isinstance(op, Product) and op.is_gram:
-        return 0 if entries_are_cheap(op.operands[0]) else op.shape[0]
+        op = op.operands[0]
     return forming_products(op)
+
+
+def matrix_of(op: Operator, memory: float | str | None = None) -> Array:
+    """All entries of `op`; of a sharded one those of the rows of this rank, by n products."""
+    n = op.shape[0]
+    if op.space.sharded:
+        span = op.space.span(n)
+        identity = op_namespace(op).eye(span.stop - span.start, n, span.start, dtype=op.dtype)
+        return finite(op.matmat(identity), space=op.space)
+    if distribution_of(op).sharded:
+        return finite(op.todense())
+    return finite(dense(op, memory))
 
 
 def exact_diagonal(op: Operator) -> Array:
@@ -78,15 +94,7 @@ def exact_diagonal(op: Operator) -> Array:
             f"op is sharded and its structure does not give its diagonal: for an order of "
             f"{n} > {DENSE} it can only be estimated"
         )
-    return _sharded_columns(op).diagonal(op.space.span(n).start)
-
-
-def _sharded_columns(op: Operator) -> Array:
-    """The rows of this rank, all their columns, by n products."""
-    n = op.shape[0]
-    span = op.space.span(n)
-    identity = op_namespace(op).eye(span.stop - span.start, n, span.start, dtype=op.dtype)
-    return finite(op.matmat(identity), space=op.space)
+    return matrix_of(op).diagonal(op.space.span(n).start)
 
 
 def diagonal_cost(op: Operator) -> Cost:
@@ -100,11 +108,6 @@ def diagonal_cost(op: Operator) -> Cost:
         F = next((f for f in op.operands if not isinstance(f, Adjoint)), op.operands[0])
         return gram_work(F, 1, 1).cost.times(F.shape[0]) + F.cost(1)
     return block_work(op, 1, 1).cost.times(op.shape[0])
-
-
-def entries_cost(op: Operator) -> Cost:
-    """What :func:`inner_products` costs: every entry once, the symmetric half where it can be."""
-    return dense_plan(op).cost + Cost(2.0 * op.shape[0] ** 2, 0.0)
 
 
 def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -131,15 +134,15 @@ def inner_products(ops: list[Operator], *, change: bool = False) -> tuple[np.nda
             blocks[1] = blocks[1] - blocks[0]
         blocks = [block.astype(np.float64, copy=False) for block in blocks]
         peak = xp.stack([abs(block).max() for block in blocks])
-        units = xp.where(peak > 0, peak, 1)
+        units = divisor(peak)
         blocks = [block / unit for block, unit in zip(blocks, units, strict=True)]
         sums.append(xp.stack([(A * B).sum() for A in blocks for B in blocks]))
         peaks.append(peak)
-    peak = to_host(finite(xp.stack(peaks)))
-    units = np.where(peak.max(axis=0) > 0, peak.max(axis=0), 1.0)
+    peak = on_host(finite(xp.stack(peaks)))
+    units = divisor(peak.max(axis=0))
     share = peak / units
     copies = np.array([copies for _, _, copies in pieces])
-    products = to_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
+    products = on_host(xp.stack(sums)).reshape(-1, len(ops), len(ops))
     return np.einsum("t,tij,ti,tj->ij", copies, products, share, share), units
 
 
@@ -156,7 +159,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
     """
     if isinstance(op, Scaled):
         inner = entries_norm(op.operands[0], products)
-        return None if inner is None else (abs(op.scalar) * inner[0], inner[1])
+        return inner and (abs(op.scalar) * inner[0], inner[1])
     if distribution_of(op).sharded:
         return _sharded_norm(op, products)
     if isinstance(op, Matrix) and op.sparse:
@@ -174,7 +177,7 @@ def entries_norm(op: Operator, products: int) -> tuple[float, int] | None:
 
 def _norm(A: Array, space: RowDistribution = LOCAL) -> float:
     """The norm of all entries; no square of one leaves the range of float64."""
-    peak = float(space.largest(float(abs(A).max()) if A.size else 0.0))
+    peak = largest_entry(A, space)
     if not peak:
         return 0.0
     return peak * float(space.total(((A / peak) ** 2).sum(dtype=np.float64))) ** 0.5
@@ -184,12 +187,11 @@ def _sharded_norm(op: Operator, products: int) -> tuple[float, int] | None:
     """The norm from no more than `products` columns: of op, or of FᵀF if it is a Gram."""
     n = op.shape[0]
     if n <= products:
-        A = _sharded_columns(op) if op.space.sharded else finite(op.todense())
-        return _norm(A, op.space), n
+        return _norm(matrix_of(op), op.space), n
     if isinstance(op, Gram) and op.weights is None and not op.factor.domain.sharded:
         width = op.factor.shape[1]
         if width <= products:
-            return _norm(finite((op.factor.T @ op.factor).todense())), width
+            return _norm(matrix_of(op.factor.T @ op.factor)), width
     return None
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer
 from opflow.machine.workspace import op_namespace
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
-    Estimate,
+from opflow.spectral.blocks import (
     Normalised,
     distribution_of,
-    finite,
     gaussian,
-    symmetric_operator,
+    largest_entry,
+    matching,
+    rounding_of,
 )
-from opflow.spectral.traces.estimators import xnystrace, xtrace
+from opflow.spectral.checks import Estimate, symmetric_operator
+from opflow.spectral.traces.estimators import half_width, xnystrace, xtrace
 from opflow.spectral.traces.structure import diagonal_products, exact_diagonal, use_diagonal
 
 #: Fewest products that make an interval.
@@ -31,12 +31,7 @@ WAYS = ("exact", "xtrace", "xnystrace")
 
 @keywords
 def trace(
-    op: Data,
-    *,
-    how: str | None = None,
-    products: int = PRODUCTS,
-    rng: Seed = 0,
-    seed: Seed = 0,
+    op: Data, *, how: str | None = None, products: int = PRODUCTS, rng: Seed = 0, seed: Seed = 0
 ) -> Estimate:
     r"""The trace of a symmetric operator.
 
@@ -49,7 +44,6 @@ def trace(
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
     rng, seed : int, numpy.random.Generator or None, default 0
-        Where the random vectors come from.
 
     Returns
     -------
@@ -96,19 +90,18 @@ def trace(
     if _exact(op, how, products):
         total = op.space.total(exact_diagonal(op).sum(dtype=np.float64))
         return Estimate(float(total), products=diagonal_products(op))
-    apply = Normalised(op.matmat, op.space)
+    product = Normalised(op)
     if how == "xnystrace" or (how is None and op.psd):
-        estimate = xnystrace(apply, gaussian(op, products, rng), space=op.space)
+        estimate = xnystrace(product, gaussian(op, products, rng), space=op.space)
     else:
         omega = gaussian(op, products // 2, rng)
-        estimate = xtrace(apply, omega, psd=op.psd, space=op.space)
-    return estimate.mapped(lambda x: apply.unit * x)
+        estimate = xtrace(product, omega, psd=op.psd, space=op.space)
+    return estimate.mapped(lambda x: product.unit * x)
 
 
 def _exact(op: Operator, how: str | None, products: int) -> bool:
-    if how == "exact" or products >= op.shape[0]:
-        return True
-    return how is None and use_diagonal(op, products)
+    enough = how == "exact" or products >= op.shape[0]
+    return enough or (how is None and use_diagonal(op, products))
 
 
 class Diagonal(NamedTuple):
@@ -202,21 +195,16 @@ def diagonal(
 
 def _diag_pp(op: Operator, k: int, rng: np.random.Generator) -> Diagonal:
     """The estimate from k vectors each of a sketch, its basis and random signs."""
-    xp = op_namespace(op)
-    n = op.shape[0]
     space = op.space
-    apply = Normalised(op.matmat, space)
-    Q, _ = space.qr(finite(apply(gaussian(op, k, rng)), space=space))
-    Z = finite(apply(Q), space=space)
+    product = Normalised(op)
+    Q, _ = space.qr(product.finite(gaussian(op, k, rng)))
+    Z = product.finite(Q)
     core = (2 * Z * Q - (Q @ space.gram(Q, Z)) * Q).sum(axis=1)
-    signs = xp.asarray(space.signs(rng, n, k), dtype=op.dtype)
-    Y = finite(apply(signs - Q @ space.gram(Q, signs)), space=space)
+    signs = matching(space.signs(rng, op.shape[0], k), Q)
+    Y = product.finite(signs - Q @ space.gram(Q, signs))
     samples = signs * (Y - Q @ space.gram(Q, Y))
-    quantile = float(student.ppf(0.975, k - 1))
-    errors = samples.std(axis=1, ddof=1) * (quantile / k**0.5)
-    scale = float(space.largest(abs(Z).max() if Z.size else 0.0))
-    errors = errors + n**0.5 * float(np.finfo(op.dtype).eps) * scale
+    errors = half_width(samples) + rounding_of(op) * largest_entry(Z, space)
     values = core + samples.mean(axis=1)
     if op.psd:  # no entry is negative, and zero is nearer to all that may be
-        values = xp.maximum(values, 0)
-    return Diagonal(apply.unit * values, apply.unit * errors, 3 * k, "Diag++")
+        values = values.clip(min=0)
+    return Diagonal(product.unit * values, product.unit * errors, 3 * k, "Diag++")

@@ -15,7 +15,7 @@ from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data
 from opflow.operators.operator import Operator
 from opflow.spectral.checks import Estimate, check_psd, check_shift, symmetric_operator
-from opflow.spectral.density.quadrature import choose_rule
+from opflow.spectral.density.quadrature import choose_rule, chosen_exact_rule
 from opflow.spectral.density.rule import Quadrature
 from opflow.spectral.traces.trace import trace
 
@@ -81,7 +81,7 @@ def logdet(
     op = symmetric_operator(op)
     shift = check_shift(shift)
     if shift == 0:
-        rule = choose_rule(op, how, probes, steps, rng, estimate=False)
+        rule = chosen_exact_rule(op, how, probes, steps)
         if rule is None:
             raise ValueError(
                 f"shift must be positive for an op of order {op.shape[0]}: an estimate cannot "
@@ -95,7 +95,7 @@ def logdet(
             )
         return rule_trace(rule, np.log)
     rule = psd_rule(op, how, probes, steps, rng)
-    part = rule_trace(rule, lambda x: np.log1p(np.maximum(x, 0.0) / shift))
+    part = rule_trace(rule, lambda x: np.log1p(x / shift))
     return part.mapped(lambda x: op.shape[0] * math.log(shift) + x)
 
 
@@ -147,7 +147,7 @@ def effective_dimension(
     if shift == 0:
         raise ValueError("shift must be positive: at 0 it would be the rank, n - density(op).null")
     rule = psd_rule(op, how, probes, steps, rng)
-    value = rule_trace(rule, lambda x: np.maximum(x, 0.0) / (np.maximum(x, 0.0) + shift))
+    value = rule_trace(rule, lambda x: x / (x + shift))
     return value.mapped(lambda x: min(max(x, 0.0), float(op.shape[0])))
 
 
@@ -207,7 +207,7 @@ def effective_rank(
     centre = float((rule.weights * p**2).sum() / (rule.weights * p).sum())
 
     def entropy(x: Array) -> Array:
-        p = np.maximum(x, 0.0) / total
+        p = x / total
         return -p * np.log(np.where(p > 0, p, centre) / centre)
 
     def rank(h: float, size: float) -> float:
@@ -232,10 +232,10 @@ def psd_rule(op: Operator, how: str | None, probes: int, steps: int, rng: Seed) 
 def rule_trace(rule: Quadrature, f: Callable[[Array], Array], least: float = 0.0) -> Estimate:
     """tr f, exact where the nodes are all eigenvalues and f does not tell them from rounding.
 
-    `least` is a value beside which what rounding does counts as small.
+    No node is negative for f.  `least` is a value beside which what rounding does counts as small.
     """
     if not rule.exact:
-        return rule.trace(f)
+        return rule.trace(lambda x: f(np.maximum(x, 0.0)))
     value, doubt, size, relative = rule.rounded(f)
     if doubt <= relative**0.5 * max(size, least):
         return Estimate(value, products=rule.products)

@@ -458,6 +458,15 @@ def test_sliding_pre_activations_stay_at_zero_at_a_loose_tolerance():
 # -- errors -----------------------------------------------------------------------------------
 
 
+def test_a_slide_that_is_not_the_last_of_its_moment_ends_a_run_without_sliding():
+    # at the start, unit 0 slides on sample 0, and unit 1 opens on sample 2
+    weights = np.array([[-1.0, -1.0, 0.0, 1.0], [0.0, 1.0, -1.0, -1.0]])
+    X = np.array([[0.0, 0, 1, 0], [0, 0, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
+    net = of.ReLUNetwork([weights], np.ones((1, 2)))
+    with pytest.raises(ArithmeticError, match="unit 0 of layer 1 slides on sample 0 at t = 0:"):
+        of.train(net, X, [-9.0, 5, 1, 5], method=of.ExactFlow(sliding=False), until=0.1)
+
+
 def test_errors_say_what_would_do(monkeypatch):
     net, X, y = problem(0, 20, [3, 16])
     until = 60 / rate(net, X)
@@ -474,6 +483,8 @@ def test_errors_say_what_would_do(monkeypatch):
         of.train(net, X, y, method=of.ExactFlow(), until=1, objective="huber")
     with pytest.raises(ValueError, match="eliminate= and gram= are not for it"):
         of.train(net, X, y, method=of.ExactFlow(), until=1, eliminate=True)
+    with pytest.raises(ValueError, match=r"ExactFlow\(.* is for one machine: comm= is not for it"):
+        of.train(net, X, y, method=of.ExactFlow(), until=1, comm=object())
     with pytest.raises(TypeError, match="sliding must be True or False"):
         of.ExactFlow(sliding=1)
     with pytest.raises(ValueError, match="tol"):

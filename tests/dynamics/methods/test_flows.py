@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import opflow as of
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.methods.exponential import moving_integral
 from opflow.dynamics.methods.gradient_flow import chebyshev, damped, stable_stages
 from opflow.dynamics.state import State
@@ -21,7 +21,7 @@ def problem(n=24, outputs=1, widths=(32, 24), seed=0, dtype=np.float64, **kw):
 
 
 def state(net, X, y):
-    return State(net, WeightLayer(X), y)
+    return State(net, FirstLayer(X), y)
 
 
 def kernel(net, X):

@@ -6,7 +6,7 @@ import pytest
 
 import opflow as of
 from opflow.dynamics import measurement
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.methods import gauss_newton
 from opflow.dynamics.objectives import run_objective
 from opflow.dynamics.state import State
@@ -205,7 +205,7 @@ def test_the_first_layer_may_be_eliminated(given):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_dtype_is_kept(space, dtype):
     net, X, y = problem(3, dtype=dtype)
-    state = State(net, WeightLayer(X.astype(dtype)), y.astype(dtype))
+    state = State(net, FirstLayer(X.astype(dtype)), y.astype(dtype))
     integrator = of.GaussNewton().start(state, 1.0)
     spare = np.empty_like(state.targets)
     for _ in range(3):

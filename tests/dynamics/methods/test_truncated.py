@@ -7,7 +7,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.dynamics.first_layer import WeightLayer
+from opflow.dynamics.first_layer import FirstLayer
 from opflow.dynamics.methods.field_state import FieldState
 from opflow.dynamics.state import State
 from tests import examples
@@ -83,7 +83,7 @@ def test_one_small_step_is_the_truncated_velocity(problem, order):
     fields = network.fields(X)
     r = fields.outputs - y
     want = of.hierarchy.field_velocities(fields, order) @ r.ravel()
-    state = FieldState(State(network, WeightLayer(X), y), order)
+    state = FieldState(State(network, FirstLayer(X), y), order)
     before = [h.copy() for h in state.hidden] + [p.copy() for p in state.psi]
     speed = max(np.abs(want).max(), 1e-3)
     size = max(np.abs(b).max() for b in before)
@@ -111,7 +111,7 @@ def test_order_zero_closes_among_the_fields():
     """No weight above the first layer is read: other weights, same fields, same motion."""
     net, X, y = teacher(3)
     rng = np.random.default_rng(3)
-    states = [FieldState(State(net, WeightLayer(X), y), 0) for _ in range(2)]
+    states = [FieldState(State(net, FirstLayer(X), y), 0) for _ in range(2)]
     states[1].network = net.replace([W + rng.standard_normal(W.shape) for W in net.weights])
     for state in states:
         for _ in range(5):

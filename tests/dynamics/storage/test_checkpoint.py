@@ -65,7 +65,7 @@ def test_a_state_comes_back_bit_for_bit(path):
     saver = saver_at(path)
     meta = {"nan": float("nan"), "big": 2**100, "third": 1 / 3, "nested": {"list": [None, True]}}
     assert saver.save(3, state(3), meta) is None
-    arrays, again = load(saver.checkpoint, IDENTITY)
+    arrays, again = load(saver.path, IDENTITY)
     assert_is_state(arrays, 3)
     assert np.isnan(again.pop("nan")) and np.isnan(meta.pop("nan"))
     assert again == {**meta, "step": 3}

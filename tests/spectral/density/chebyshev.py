@@ -15,14 +15,8 @@ from scipy.stats import t as student
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import check_integer, to_host
 from opflow.operators.operator import Operator
-from opflow.spectral.checks import (
-    Estimate,
-    check_psd,
-    distribution_of,
-    finite,
-    gaussian,
-    symmetric_operator,
-)
+from opflow.spectral.blocks import distribution_of, finite, gaussian
+from opflow.spectral.checks import Estimate, check_psd, symmetric_operator
 from opflow.spectral.density.density import Density
 from opflow.spectral.krylov.lanczos import lanczos
 from opflow.spectral.traces.exact import rank_bound, rounding_level

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import opflow as of
 from opflow.spectral import ConvergenceWarning, posterior
-from opflow.spectral.functions.posterior import Inverse
+from opflow.spectral.functions.solve import Inverse
 
 from ..products import Products, rotated
 

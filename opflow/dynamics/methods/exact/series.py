@@ -7,13 +7,13 @@ the series is that of the exponential.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, sparse
 
+from opflow.dynamics.methods.exact.distinct import Distinct
 from opflow.machine.arrays import Array
 
 #: gates: closed, open, or in between, so that the pre-activation stays at zero
@@ -26,43 +26,15 @@ ORDERS = 32
 HUGE = 1e100
 
 
-class Flowing(NamedTuple):
-    """What does not change along a run: the inputs, and how outputs become forces on them.
-
-    A layer multiplies ``[a, 1]`` where it has a bias, which is the last column of its weights.
-    """
-
-    #: (N, d), distinct, with a column of ones where the first layer has a bias
-    inputs: Array
-    #: α of each hidden layer
-    slopes: tuple[float, ...]
-    #: η of each layer times the share of the loss; 0 for a readout that is fixed
-    rates: tuple[float, ...]
-    #: whether each layer has a bias
-    biased: tuple[bool, ...]
-    #: the residual of outputs at the inputs, (N, k); its part that is linear in them if not `whole`
-    residual: Callable[[Array, bool], Array]
-    #: the force on the outputs at the inputs, of a residual
-    force: Callable[[Array], Array]
-
-
-class Pairs(NamedTuple):
-    """Pre-activations of one layer each, by sample and unit."""
-
-    layer: int
-    samples: Array
-    units: Array
-
-
 class Series:
     r"""Taylor coefficients of weights, pre-activations and forces at a point in time.
 
     Parameters
     ----------
-    flowing : Flowing
+    run : Distinct
     weights : list of arrays (n_ℓ, n_{ℓ-1} or one more)
         Of all layers, the readout last.
-    gates : list of int arrays (N, n_ℓ)
+    gates : int array (N, Σn_ℓ)
         `CLOSED`, `OPEN` or `SLIDES`.
     unit : float
         The time that counts as 1: of the order of a step, so that no coefficient overflows.
@@ -76,140 +48,136 @@ class Series:
     the Schur complement ``G_AA − G_AS G_SS⁻¹ G_SA`` in the kernel of a unit.
     """
 
-    def __init__(
-        self, flowing: Flowing, weights: Sequence[Array], gates: Sequence[Array], unit: float
-    ) -> None:
-        self.flowing = flowing
-        self.rates = [unit * rate for rate in flowing.rates]
-        self.slopes = [
-            np.array([slope, 1.0, 0.0])[gate]
-            for gate, slope in zip(gates, flowing.slopes, strict=True)
+    #: what drives each unit at the start: its force where its gate is open
+    drives: Array
+
+    def __init__(self, run: Distinct, weights: Sequence[Array], gates: Array, unit: float) -> None:
+        self.run = run
+        self.rates = [unit * rate for rate in run.rates]
+        closed = np.where(gates == CLOSED, run.slopes, 0.0)
+        #: s of each gate
+        self.slopes = np.where(gates == OPEN, 1.0, closed)
+        #: samples and columns of the sliding pairs
+        self.sliding = np.nonzero(gates == SLIDES)
+        n = len(gates)
+        #: the order first: inputs and weights that stay have order 0 alone
+        self.weights: list[Array] = [
+            np.stack([W] * (3 if rate else 1)) for W, rate in zip(weights, run.rates, strict=True)
         ]
-        samples = len(flowing.inputs)
-        trained = [rate > 0 for rate in flowing.rates]
-        #: by layer, the order first: inputs and a readout that is fixed have order 0 alone
-        self.weights = [_orders(W.shape, moves) for W, moves in zip(weights, trained, strict=True)]
-        self.inputs = [flowing.inputs[None]]
-        self.hidden = [_orders(s.shape) for s in self.slopes]
-        for s, biased in zip(self.slopes, flowing.biased[1:], strict=True):
-            self.inputs.append(_orders((samples, s.shape[1] + biased)))
-        self.forces = [_orders((samples, len(W))) for W in weights]
+        self.inputs: list[Array] = [run.inputs[None]]
+        self.inputs += [np.empty((3, n, W.shape[1])) for W in weights[1:]]
+        self.forces: list[Array] = [np.empty((3, n, len(W))) for W in weights]
+        self.hidden: Array = np.empty((3, *gates.shape))
         self.residuals: list[Array] = []
-        for known, W in zip(self.weights, weights, strict=True):
-            known[0] = W
-        #: that of weights and pre-activations; forces and residuals have one less
-        self.order = 0
-        self._forward(0)
-        places = [np.nonzero(gate == SLIDES) for gate in gates]
-        #: those of each layer that has any
-        self.sliding = [Pairs(i, *place) for i, place in enumerate(places) if len(place[0])]
         #: by order, the forces on sliding pairs, and what they would be with open gates
         self.held: list[Array] = []
         self.driven: list[Array] = []
-        #: by layer, what drives each unit at the start, (N, n_ℓ): its force where its gate is open
-        self.drives: list[Array] = []
+        #: that of weights and pre-activations; forces and residuals have one less
+        self.order = 0
+        self._forward(0)
 
     @cached_property
-    def _bound(self) -> _Bound | None:
-        return _Bound(self) if self.sliding else None
+    def _bound(self) -> _Bound:
+        return _Bound(self)
 
     def _forward(self, order: int) -> None:
         """Pre-activations and activations of all layers at an order, from the weights."""
-        for i, s in enumerate(self.slopes):
+        for i, cut in enumerate(self.run.cuts):
             h = cauchy(self.inputs[i], self.weights[i], order, (1, 1))
-            self.hidden[i][order] = h
+            self.hidden[order, :, cut] = h
             a = self.inputs[i + 1][order]
-            a[:, s.shape[1] :] = order == 0
-            np.multiply(s, h, out=a[:, : s.shape[1]])
+            width = h.shape[1]
+            a[:, width:] = order == 0
+            np.multiply(self.slopes[:, cut], h, out=a[:, :width])
 
     def grow(self) -> None:
         """One order more."""
         order = self.order
-        if order + 2 > len(self.hidden[0]):
-            self._double()
+        if order + 2 > len(self.hidden):
+            self.hidden = _doubled(self.hidden)
+            for known in (self.weights, self.inputs, self.forces):
+                known[:] = map(_doubled, known)
         f = cauchy(self.inputs[-1], self.weights[-1], order, (1, 1))
-        self.residuals.append(self.flowing.residual(f, order == 0))
-        self.forces[-1][order] = self.flowing.force(self.residuals[-1])
-        drives: list[Array] = []
-        for i in reversed(range(len(self.slopes))):
-            s = self.slopes[i]
-            above = self.weights[i + 1][:, :, : s.shape[1]]
-            drives.insert(0, cauchy(self.forces[i + 1], above, order, (1, 0)))
-            np.multiply(s, drives[0], out=self.forces[i][order])
+        self.residuals.append(self.run.residual(f, order == 0))
+        self.forces[-1][order] = self.run.force(self.residuals[-1])
+        drives = np.empty_like(self.slopes)
+        for i, cut in reversed(list(enumerate(self.run.cuts))):
+            force = self.forces[i][order]
+            above = self.weights[i + 1][:, :, : force.shape[1]]
+            drives[:, cut] = cauchy(self.forces[i + 1], above, order, (1, 0))
+            np.multiply(self.slopes[:, cut], drives[:, cut], out=force)
         for i, rate in enumerate(self.rates):
             if rate:
                 step = cauchy(self.forces[i], self.inputs[i], order, (0, 0))
                 np.multiply(-rate / (order + 1), step, out=self.weights[i][order + 1])
-        if self._bound is not None:
-            self._hold(self._bound, drives)
+        if self.sliding[0].size:
+            self._hold(drives)
         if not order:
             self.drives = drives
         self._forward(order + 1)
         self.order += 1
 
-    def _double(self) -> None:
-        """Room for twice as many orders above the first."""
-        for known in (self.weights, self.inputs, self.hidden, self.forces):
-            for i, c in enumerate(known):
-                if len(c) > 1:
-                    known[i] = np.concatenate([c, np.empty_like(c[1:])])
-
-    def _hold(self, bound: _Bound, drives: list[Array]) -> None:
+    def _hold(self, drives: Array) -> None:
         """Add the forces that keep sliding pairs at zero, at this order."""
         order = self.order
-        u = bound.solve((order + 1) * self._ahead(order + 1))
-        for i, (phi, a) in enumerate(zip(bound.conjugates, bound.inputs, strict=True)):
-            pull = phi * u[:, None]
-            if i < len(bound.conjugates) - 1:
-                drives[i] += bound.spread @ (bound.drives[i] * u[:, None])
-            self.forces[i][order] += bound.spread @ pull
-            if self.rates[i]:
-                self.weights[i][order + 1] -= self.rates[i] / (order + 1) * (pull.T @ a)
+        bound = self._bound
+        ahead = [W[order + 1 : order + 2] for W in self.weights]  # none of weights that stay
+        u = (order + 1) * bound.remove(self._ahead(order + 1), ahead)
+        pull = bound.spread @ (bound.conjugates * u[:, None])
+        for force, cut in zip(self.forces, self.run.cuts, strict=False):
+            force[order] += pull[:, cut]
+        if len(self.run.cuts) > 1:  # lower layers
+            drives += bound.spread @ (bound.drives * u[:, None])
         self.held.append(u)
-        self.driven.append(self._of_sliding(drives))
+        self.driven.append(drives[self.sliding])
 
     def _ahead(self, order: int) -> Array:
         """The sliding pre-activations at an order, from weights that do not hold them yet."""
-        if len(self.slopes) == 1:  # those of no other pair are needed
-            pairs = self.sliding[0]
+        samples, columns = self.sliding
+        if len(self.run.cuts) == 1:  # those of no other pair are needed
             W = self.weights[0][order]
-            return np.einsum("sd,sd->s", self.flowing.inputs[pairs.samples], W[pairs.units])
+            return np.einsum("sd,sd->s", self.run.inputs[samples], W[columns])
         self._forward(order)
-        return self._of_sliding([h[order] for h in self.hidden])
+        return self.hidden[order][self.sliding]
 
-    def _of_sliding(self, fields: Sequence[Array]) -> Array:
-        return np.concatenate([fields[p.layer][p.samples, p.units] for p in self.sliding])
+    @cached_property
+    def dead(self) -> Array:
+        """By layer and sample, whether all that the layer reads is zero and stays so."""
+        dead = (self.run.inputs == 0).all(axis=1)
+        found = [dead]
+        for i, cut in enumerate(self.run.cuts[:-1]):
+            stays = self.slopes[:, cut] == 0
+            if not self.run.biased[i]:
+                stays |= dead[:, None]
+            a = abs(self.inputs[i + 1][0][:, : stays.shape[1]])
+            dead = (stays & (a <= DEAD * a.max())).all(axis=1)
+            found.append(dead)
+        return np.array(found)
 
-    def dead(self, layer: int) -> Array:
-        """The samples, (N,) of bool, on which all that a layer reads is zero and stays so."""
-        if not layer:
-            return ~self.inputs[0][0].any(axis=1)
-        s = self.slopes[layer - 1]
-        a = abs(self.inputs[layer][0][:, : s.shape[1]])
-        stays = s == 0
-        if not self.flowing.biased[layer - 1]:
-            stays |= self.dead(layer - 1)[:, None]
-        return (stays & (a <= DEAD * a.max())).all(axis=1)
+    @cached_property
+    def tied(self) -> Array:
+        """The number of the first pair, by sample, that has the same pre-activation at any time.
 
-    def tied(self, layer: int) -> Array:
-        """The first sample, by index, that has the same pre-activations in a layer at any time.
-
-        All samples on which a layer below is dead are one from there on.
+        All samples on which a layer is dead are one from there on.
         """
-        first = np.arange(len(self.flowing.inputs))
-        for i in range(1, layer + 1):
-            dead = self.dead(i)
-            first[dead] = dead.argmax()
-        return first
+        own = np.arange(self.slopes.size).reshape(self.slopes.shape)
+        tied = own.copy()
+        for dead, cut in zip(self.dead[1:], self.run.cuts[1:], strict=True):
+            tied[dead, cut.start :] = own[dead.argmax(), cut.start :]
+        return tied
 
-    def together(self) -> Array:
-        """Which sliding pairs are one, (S, S) of 0 and 1."""
-        keys = [
-            np.stack([np.full(len(p.units), p.layer), p.units, self.tied(p.layer)[p.samples]])
-            for p in self.sliding
-        ]
-        key = np.hstack(keys)
-        return 1.0 * (key[:, :, None] == key[:, None, :]).all(axis=0)
+    def margins(self) -> Array:
+        """Series of how far the gates of sliding pairs are from open and closed, (2, orders, S).
+
+        They are times what drives the pairs, and summed over those that are one.
+        """
+        found = np.zeros((2, self.order + 1, len(self.sliding[0])))
+        one = np.unique(self.tied[self.sliding], return_inverse=True)[1]
+        slope = self.run.slopes[self.sliding[1]]
+        for order, (u, g) in enumerate(zip(self.held, self.driven, strict=True)):
+            for end, margin in enumerate((g - u, u - slope * g)):
+                found[end, order] = np.bincount(one, margin)[one]
+        return found
 
     def reach(self, size: float, allowed: float) -> float:
         """Grow for a step of this size, or of what all orders allow; the size.
@@ -222,13 +190,14 @@ class Series:
 
         while self.order < 2 or (allowed < neglected() < HUGE and self.order < ORDERS):
             self.grow()
-        excess = neglected() / allowed
-        return size * min(1.0, excess ** (-1 / self.order)) if excess else size
+        excess = max(neglected() / allowed, 1e-300)
+        return size * min(1.0, excess ** (-1 / self.order))
 
     def size(self, order: int, t: float) -> float:
         """The largest term of an order at t, relative to the first two, over weights and layers."""
-        moving = [W for W in self.weights if len(W) > 1]
-        sizes = [[abs(c[j]).max() * t**j for j in (0, 1, order)] for c in (*self.hidden, *moving)]
+        terms = [self.hidden[:, :, cut] for cut in self.run.cuts]
+        terms += [W for W in self.weights if len(W) > 1]
+        sizes = [[abs(c[j]).max() * t**j for j in (0, 1, order)] for c in terms]
         return max((float(c / max(first)) for *first, c in sizes if any(first)), default=0.0)
 
     def speed(self) -> float:
@@ -241,12 +210,8 @@ class Series:
     def moved(self, t: float) -> list[Array]:
         """The weights at a time after the start, without what sliding pairs were off zero there."""
         weights = [polynomial(W[: self.order + 1], t) for W in self.weights]
-        if self._bound is not None:
-            off = self._bound.solve(self._of_sliding([h[0] for h in self.hidden]))
-            for i, (phi, a) in enumerate(
-                zip(self._bound.conjugates, self._bound.inputs, strict=True)
-            ):
-                weights[i] -= self.rates[i] * ((phi * off[:, None]).T @ a)
+        if self.sliding[0].size:
+            self._bound.remove(self.hidden[0][self.sliding], weights)
         return weights
 
 
@@ -257,46 +222,46 @@ class _Bound:
     """
 
     def __init__(self, series: Series) -> None:
-        pairs = series.sliding
-        layers = np.concatenate([np.full(len(p.units), p.layer) for p in pairs])
-        samples = np.concatenate([p.samples for p in pairs])
-        units = np.concatenate([p.units for p in pairs])
-        count = len(layers)
-        #: by layer, the conjugate fields φ (S, n_ℓ) of the sliding pairs, and the inputs
-        self.conjugates: list[Array] = []
-        self.inputs = [a[0][samples] for a in series.inputs[: layers.max() + 1]]
-        #: by layer, what these drive in its units, (S, n_ℓ)
-        self.drives: list[Array] = []
-        for i in reversed(range(layers.max() + 1)):
-            n = series.slopes[i].shape[1]
-            drives = np.zeros((count, n))
-            if self.conjugates:
-                drives = self.conjugates[0] @ series.weights[i + 1][0][:, :n]
-            phi = drives * series.slopes[i][samples]
-            phi[layers == i, units[layers == i]] = 1.0
-            self.conjugates.insert(0, phi)
-            self.drives.insert(0, drives)
+        samples, columns = series.sliding
+        count = len(samples)
+        self.cuts = series.run.cuts
+        self.rates = series.rates
+        #: by layer, the inputs of the sliding pairs
+        self.inputs = [a[0][samples] for a in series.inputs[:-1]]
+        #: their conjugate fields φ (S, Σn_ℓ), and what these drive in the units below
+        self.conjugates = np.zeros((count, series.slopes.shape[1]))
+        self.conjugates[np.arange(count), columns] = 1.0
+        self.drives = np.zeros_like(self.conjugates)
+        slopes = series.slopes[samples]
+        for i in reversed(range(1, len(self.cuts))):
+            below = self.cuts[i - 1]
+            phi = self.conjugates[:, self.cuts[i]]
+            self.drives[:, below] = phi @ series.weights[i][0][:, : below.stop - below.start]
+            self.conjugates[:, below] += self.drives[:, below] * slopes[:, below]
         #: from sliding pairs to samples
         place = (np.ones(count), (samples, np.arange(count)))
-        self.spread = sparse.csr_array(place, shape=(len(series.flowing.inputs), count))
-        gram = np.zeros((count, count))
-        for rate, phi, a in zip(series.rates, self.conjugates, self.inputs, strict=False):
-            gram += rate * (phi @ phi.T) * (a @ a.T)
-        self.gram = gram
+        self.spread = sparse.csr_array(place, shape=(len(series.slopes), count))
+        self.gram = np.zeros((count, count))
+        for rate, cut, a in zip(self.rates, self.cuts, self.inputs, strict=False):
+            phi = self.conjugates[:, cut]
+            self.gram += rate * (phi @ phi.T) * (a @ a.T)
         # dependent rows ask for one thing, and rows of zeros for nothing: any forces will do
-        size = gram.diagonal()
+        size = self.gram.diagonal()
         small = 1e-12 * np.where(size > 0, size, 1.0)
-        self._factor = linalg.cho_factor(gram + np.diag(small), lower=True)
+        self._factor = linalg.cho_factor(self.gram + np.diag(small), lower=True)
 
-    def solve(self, b: Array) -> Array:
-        """u of ``B η Bᵀ u = b``."""
-        u = linalg.cho_solve(self._factor, b)
-        return u + linalg.cho_solve(self._factor, b - self.gram @ u)
+    def remove(self, off: Array, weights: Sequence[Array]) -> Array:
+        """Move weights by −η Bᵀu so that the sliding pre-activations move by −`off`; u."""
+        u = linalg.cho_solve(self._factor, off)
+        u += linalg.cho_solve(self._factor, off - self.gram @ u)
+        for rate, W, cut, a in zip(self.rates, weights, self.cuts, self.inputs, strict=False):
+            W -= rate * ((self.conjugates[:, cut] * u[:, None]).T @ a)
+        return u
 
 
-def _orders(shape: tuple[int, ...], moves: bool = True) -> Array:
-    """Room for the first coefficients of an array, the order first."""
-    return np.empty((3 if moves else 1, *shape))
+def _doubled(c: Array) -> Array:
+    """Coefficients with room for twice as many orders above the first."""
+    return np.concatenate([c, np.empty_like(c[1:])])
 
 
 def cauchy(one: Array, two: Array, order: int, axes: tuple[int, int]) -> Array:

@@ -1,7 +1,8 @@
-"""The residual along the eigenvectors of its kernel: how it decays, and where it departs."""
+"""The modes of the kernel: how the residual decays along them, and eigenvectors of pixels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from opflow.machine.arrays import Data, check_integer
 from opflow.plot import axes as look
 from opflow.plot.axes import Axes, axes, finish, number, styled
 from opflow.plot.given import by_label, moments, name_moments, numbers, observed
+from opflow.spectral.eigen.results import Eigenpairs
 
 #: the label of what was not measured
 PREDICTED = "predicted"
@@ -81,13 +83,14 @@ def decay(
     rounding = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
     rates = numbers(eigenvalues, "eigenvalues", "an array (k,)")
     at = moments(times, len(sizes))
-    if sizes.shape[1] != len(rates):
-        raise ValueError(f"coefficients has shape {sizes.shape}, not ({len(sizes)}, {len(rates)})")
+    shape = (len(at), len(rates))
+    if sizes.shape != shape:
+        raise ValueError(f"coefficients has shape {sizes.shape}, not {shape}")
     if predicted is None:
         predicted = sizes[0] * np.exp(-np.outer(at - at[0], rates))
     predicted = np.abs(numbers(predicted, "predicted", "an array (T, k)", (2,)))
-    if predicted.shape != sizes.shape:
-        raise ValueError(f"predicted has shape {predicted.shape}, not {sizes.shape}")
+    if predicted.shape != shape:
+        raise ValueError(f"predicted has shape {predicted.shape}, not {shape}")
     if modes is None:
         modes = np.unique(np.geomspace(1, len(rates), 6).round().astype(int)).tolist()
     chosen = [check_integer(mode, "modes", 1, len(rates)) - 1 for mode in modes]
@@ -103,10 +106,10 @@ def decay(
     ax.plot([], [], "--", color=look.ROLES[PREDICTED], lw=1.2, label=PREDICTED)
     departing = [mode for mode in chosen if off[:, mode].any()]
     if departing:
-        where = (off[:, departing].argmax(axis=0), departing)
+        first = off[:, departing].argmax(axis=0)
         name = f"departs by more than {100 * tolerance:g} %"
         circle = {"ms": 8, "mfc": "none", "mew": 1.6, "color": "black", "zorder": 4}
-        ax.plot(at[where[0]], sizes[where], "o", label=name, **circle)
+        ax.plot(at[first], sizes[first, departing], "o", label=name, **circle)
     if least > 0:
         ax.set(yscale="log", ylim=(least, None))
     if (rates[chosen] > 0).all() and rates[chosen].max() > 10 * rates[chosen].min():
@@ -163,6 +166,92 @@ def projections(values: Data, ax: Axes = None, **style: Any) -> Axes:
     ax.xaxis.get_major_locator().set_params(integer=True)
     title = "The residual in the modes of K"
     return finish(ax, title, "rank of the mode", SIZE, look.BESIDE)
+
+
+def modes(
+    vectors: Data, shape: tuple[int, int], eigenvalues: Data = None, ax: Axes = None, **style: Any
+) -> Axes:
+    """Eigenvectors as pictures, where samples are the pixels of one.
+
+    Parameters
+    ----------
+    vectors : Eigenpairs, or array (h·w, m) or (3·h·w, m)
+        One a column; rows are pixels in row-major order, each with its three colours if the
+        kernel is of three outputs.
+    shape : (h, w)
+    eigenvalues : array (m,), optional
+        For the titles; those of eigenpairs by default.
+    ax : matplotlib.axes.Axes, optional (that of a new figure by default)
+    **style : keywords of matplotlib's ``imshow``
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    See Also
+    --------
+    opflow.spectral.eigsh : Computes eigenpairs.
+
+    Notes
+    -----
+    The pictures fill the axes, as its ``child_axes``, each on a scale of its own with zero in the
+    middle (white, or grey for colours), and with the sign that makes the sum positive.
+
+    Examples
+    --------
+    >>> import numpy as np, opflow.plot
+    >>> ax = opflow.plot.modes(np.eye(6)[:, :2], (2, 3), [4.0, 1.0])
+    >>> [picture.get_title() for picture in ax.child_axes]
+    ['1: λ = 4', '2: λ = 1']
+    """
+    if isinstance(vectors, Eigenpairs):
+        if eigenvalues is None:
+            eigenvalues = vectors.eigenvalues
+        vectors = vectors.eigenvectors
+    vectors = numbers(vectors, "vectors", "Eigenpairs or an array (pixels, modes)", (2,))
+    height, width = shape
+    pixels = height * width
+    if len(vectors) not in (pixels, 3 * pixels):
+        raise ValueError(
+            f"vectors has shape {vectors.shape}, but a picture of {height} × {width} has "
+            f"{pixels} rows, or {3 * pixels} with colours"
+        )
+    m = vectors.shape[1]
+    if eigenvalues is not None and np.shape(eigenvalues) != (m,):
+        raise ValueError(f"eigenvalues has shape {np.shape(eigenvalues)}, not ({m},)")
+    if ax is None:
+        columns = max(1, min(m, round(math.sqrt(m * height / width * 1.6))))
+    else:
+        columns = _columns(m, height / width, axes(ax).bbox.height / ax.bbox.width)
+    rows = -(-m // columns)
+    ax = axes(ax, (2.0 * columns, (2.0 * height / width + 0.3) * rows + 0.3))
+    ax.axis("off")
+    for i, vector in enumerate(vectors.T):
+        row, column = divmod(i, columns)
+        corner = ((column + 0.01) / columns, 1 - (row + 1) / rows)
+        picture = ax.inset_axes((*corner, 0.98 / columns, 0.86 / rows))
+        vector = np.sign(vector.sum() or 1.0) * vector
+        size = float(abs(vector).max()) or 1.0
+        if len(vector) == pixels:
+            scale = styled(style, cmap=look.DIVERGING, vmin=-size, vmax=size)
+            picture.imshow(vector.reshape(height, width), **scale)
+        else:
+            picture.imshow(0.5 + 0.5 * vector.reshape(height, width, 3) / size, **style)
+        title = f"{i + 1}"
+        if eigenvalues is not None:
+            title += f": λ = {number(float(eigenvalues[i]))}"
+        picture.set_title(title, fontsize=8, pad=2)
+        picture.set_axis_off()
+    return ax
+
+
+def _columns(count: int, picture: float, space: float) -> int:
+    """Columns that make pictures largest; both shapes are heights over widths."""
+
+    def size(columns: int) -> float:
+        return min(1 / columns, space / (-(-count // columns) * (picture * 1.15)))
+
+    return max(range(1, count + 1), key=size)
 
 
 def _least(measured: Data, floor: float) -> float:
