@@ -1,4 +1,4 @@
-"""``opflow.features`` for import statements: :mod:`opflow.relu.features` itself."""
+"""Makes ``import opflow.features`` work: it is :mod:`opflow.relu.features` itself."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``opflow.hierarchy`` for import statements: :mod:`opflow.relu.hierarchy` itself."""
+"""Makes ``import opflow.hierarchy`` work: it is :mod:`opflow.relu.hierarchy` itself."""
 
 import sys
 

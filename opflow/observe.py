@@ -1,4 +1,4 @@
-"""``opflow.observe`` for import statements: :mod:`opflow.dynamics.observe` itself."""
+"""Makes ``import opflow.observe`` work: it is :mod:`opflow.dynamics.observe` itself."""
 
 import sys
 

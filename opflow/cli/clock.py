@@ -1,4 +1,4 @@
-"""The seconds that an analysis may take, shared among its parts; what a command took."""
+"""The time limit of an analysis, shared among its parts; the seconds and memory it took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: ``opflow train``, ``predict``, ``estimate``, ``spectrum`` and ``plot``.
+"""The command line: ``main``, ``predict``, ``estimate``, ``spectrum``, ``plot``; calls ``train``.
 
 Wrong input ends with exit code 2 and one line on stderr, a run that diverges with code 1.  A run
 that a signal stops ends with 128 + the number of the signal, its results written; the last line

@@ -1,4 +1,4 @@
-"""Tables in text: how the cells are separated, whether there is a header, what is refused."""
+"""Tables in text, CSV for one: how cells are separated, if there is a header, what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a run and its velocity: parameters that move, a residual that is recomputed.
+"""The state of a run and its velocity, weight decay included; its residual is recomputed.
 
 The state is (W¹, b¹, …, W^L, b^L), and the readout where it is trained; with the first layer
 eliminated, C stands in the place of W¹.

@@ -1,4 +1,4 @@
-"""What to install where an optional dependency is missing."""
+"""The command that installs a missing extra, for error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Communicators: which rows a rank holds, and the error of another rank."""
+"""The even split of rows among MPI ranks, and the error of another rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What products cost in flops and bytes, and the rates of a machine that turn them into seconds.
+"""``Cost``, in flops and bytes that add up, and rates of a machine that turn them into seconds.
 
 The rates are nominal, those of ``MachineProfile()``, unless ``profile=`` or a JSON file named by
 ``OPFLOW_PROFILE`` gives others: choices between forms of an operator need ratios of rates, which

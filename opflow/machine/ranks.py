@@ -1,4 +1,4 @@
-"""How rows are distributed: all of them in this process, or some on every rank of a communicator.
+"""Rows distributed over MPI ranks (``Sharded``) or all in this process, and sums over all of them.
 
 Arrays are the local rows; the distribution completes sums over rows, by an allreduce if needed.
 """

@@ -1,4 +1,4 @@
-"""Blocks of rows and of tiles, and how much temporary memory a product may use for one.
+"""Memory: budgets such as ``'1GB'`` parsed, and sizes of blocks of rows and tiles that keep to it.
 
 A product visits its samples in blocks whose temporary arrays stay below `WORKSPACE` bytes, so its
 memory does not grow with the number of samples.  Blocks need not divide the number of rows.

@@ -1,4 +1,4 @@
-"""Functions with rules by class of operators, which may leave a case to the general rule."""
+"""``by_class``: ``singledispatch`` whose rules may leave a case to the general one."""
 
 from __future__ import annotations
 

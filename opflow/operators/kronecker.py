@@ -1,4 +1,4 @@
-"""Kronecker products of operators, and the two that act on whole (N, n) fields.
+"""Kronecker products, and the lifts of operators to whole fields, ``I_N ⊗ W`` and ``A ⊗ I_n``.
 
 A field is flattened sample-major.  ``I_N ⊗ W`` applies W to every sample, ``A ⊗ I_n`` mixes the
 samples of every unit by A.

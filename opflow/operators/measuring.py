@@ -1,4 +1,4 @@
-"""The operator G behind which a field or the outputs of a network are measured: its checks."""
+"""The checks of a measurement operator G: its shape, its dtype, its adjoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of every operator: what it knows of itself, its products and its entries.
+"""The base class of every operator: its products, its entries, its cost in flops and bytes.
 
 A subclass states its shape, dtype and tags in ``__init__`` and implements `_matmat` and
 `_rmatmat` on real two-dimensional arrays.  The base classes bring the rest: ``products.py`` has

@@ -1,4 +1,4 @@
-"""Of a Jacobian of k outputs a sample: one of them, their sum, or all in columns of their own."""
+"""The Jacobian of one output, of the sum of all, or of all k side by side (``outputs=``)."""
 
 from __future__ import annotations
 

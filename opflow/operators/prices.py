@@ -1,4 +1,4 @@
-"""Costs of entries and products by class of operator: a class registers its own beside itself.
+"""Costs by class of operator, registered beside it: blocks of entries, and memory of products.
 
 The rules here are those of any operator.
 """

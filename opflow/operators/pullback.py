@@ -1,4 +1,4 @@
-"""One step of each recursion of the hierarchy, for any operators.
+"""Pullback and pushforward of an operator through weights: one step of each recursion.
 
 ``pullback(B, J, J2) = Jᵀ B J2`` carries an operator on a layer's output back to its input;
 ``pushforward(B, J, J2) = J B J2ᵀ`` is its dual.  With one and the same J they are congruences

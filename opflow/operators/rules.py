@@ -1,4 +1,4 @@
-"""How operators simplify in sums, products, multiples, adjoints: functions classes register into.
+"""``add``, ``compose``, ``scale``, ``adjoint``, …: functions into which classes register rules.
 
 The base class calls these functions and knows no other class.  ``algebra.py``, ``convert.py`` and
 ``diagonal.py`` register what the functions do for the classes defined there.

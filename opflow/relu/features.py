@@ -1,4 +1,4 @@
-"""Feature-learning diagnostics of the neighbouring literature, from the same fields.
+"""Feature-learning diagnostics: average gradient outer products, and how linear targets are.
 
 The neural feature ansatz compares a layer's weight Gram with the average gradient outer product
 (AGOP); target linearity asks how much of the targets is linear in a layer's activations.

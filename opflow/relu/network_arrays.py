@@ -1,4 +1,4 @@
-"""What a network consists of: its arrays and settings, by name and as trained parameters."""
+"""What a network consists of: arrays and settings, and their places in one parameter vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of vectors and products with them: their units, their rounding, and checks of entries."""
+"""Blocks of vectors: random ones, products scaled to be safe, rounding, and checks for NaN."""
 
 from __future__ import annotations
 

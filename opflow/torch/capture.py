@@ -1,4 +1,4 @@
-"""What the layers were called with and put out, from hooks, and φ from backward passes."""
+"""What each call of a layer took and gave, by hooks; φ = ∂f/∂(its output), by backward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jacobian of some samples, held as the shares of all calls; what of them is worth it."""
+"""The Jacobian held in memory, layer call by layer call, and the plan of what is held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the outputs of a layer depend on one of its parameters, where that is linear."""
+"""Rules of layers: how the outputs depend on a parameter of the layer, where that is linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jacobian of samples of which nothing is held: Jᵀu by a backward, J v by a tangent pass."""
+"""The Jacobian with nothing held: Jᵀu by a backward pass, J v by a tangent pass, each time anew."""
 
 from __future__ import annotations
 

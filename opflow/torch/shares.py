@@ -1,4 +1,4 @@
-"""The Jacobian by one parameter at one call: from factors, the inputs a and φ."""
+"""What one call of a layer adds to the Jacobian: from its inputs a and φ = ∂f/∂(its output)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The gradient flow by a stabilised Runge–Kutta method of first order.
+r"""The gradient flow in adaptive steps, by a stabilised Runge–Kutta method of first order.
 
 A Chebyshev method of s stages is stable up to :math:`h\lambda_{max} \approx 1.93 s^2`, where s
 steps of gradient descent reach 2s; it works on the parameters, so that the residual is f − y at

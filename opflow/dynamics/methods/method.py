@@ -1,4 +1,4 @@
-"""Base classes of methods and integrators: all attributes that a run reads.
+"""Base classes of training methods and of their integrators: what a new method is built on.
 
 A *method* (:class:`opflow.GradientDescent`, :class:`opflow.ExponentialFlow`, …) is a description;
 :meth:`Method.start` makes the *integrator* that moves the *state* of one run.

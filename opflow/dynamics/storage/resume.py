@@ -1,4 +1,4 @@
-"""The state that a run goes on from, and what saves the next ones."""
+"""``resume=`` checked: the state that a run goes on from, and what saves the next ones."""
 
 from __future__ import annotations
 

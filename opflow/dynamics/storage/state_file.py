@@ -1,4 +1,4 @@
-"""One state of a run in one ``.npz`` file: written in blocks of rows, checked before it is used.
+"""The file of a checkpoint, one ``.npz``: written in blocks of rows, checked before it is used.
 
 The file is complete or not there, whatever happens while it is written.  Reading checks the size
 of every array before it is allocated, and a SHA-256 of everything before anything is returned.

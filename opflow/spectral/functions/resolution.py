@@ -1,4 +1,4 @@
-"""What data behind an operator determine of a field: resolution, spread of points, variance."""
+"""What measurements tell of a Gaussian field: resolution, point spread, variance that is left."""
 
 from __future__ import annotations
 

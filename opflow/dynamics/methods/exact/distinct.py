@@ -1,4 +1,4 @@
-"""The samples of a run, with those merged whose pre-activations are zero together."""
+"""Samples of an exact run with equal ones merged, and without biases those on one ray."""
 
 from __future__ import annotations
 

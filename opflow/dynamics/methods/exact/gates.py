@@ -1,4 +1,4 @@
-"""The gates of an exact run: which pre-activation is next to reach zero, and what follows there."""
+"""Gate events of an exact run: which pre-activation reaches zero next, and what follows there."""
 
 from __future__ import annotations
 
