@@ -1,4 +1,4 @@
-"""The report of a run: its kernel before and after, its numbers, a table and pictures."""
+"""What a run reports: its kernel before and after, numbers, the text of a table, pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``opflow train``: a run in its folder, from the data to the table and the pictures."""
+"""``opflow train``: makes a run in its folder, prints the table, saves the pictures."""
 
 from __future__ import annotations
 

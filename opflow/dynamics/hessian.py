@@ -1,4 +1,4 @@
-"""The Hessian of the loss that a run descends, and its Gauss–Newton part."""
+"""``of.hessian(fields, y, objective)``: the Hessian of the loss, or its Gauss–Newton part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Streamed``: rows in host memory or on disk, copied to a device block by block.
+"""For devices: ``Streamed`` copies rows from host memory or disk block by block.
 
 X need not fit on the device.  A block of rows is copied to page-locked host memory and from there
 to the device, on a stream of its own, while the device computes with the block before.

@@ -1,4 +1,4 @@
-"""The inputs of a network: checks, rows, and ``h¹ = X W¹ᵀ + b`` of blocks of samples.
+"""The inputs X, in memory or on disk: checks, blocks of samples, and their ``h¹ = X W¹ᵀ + b``.
 
 X may be an array (a memory map included), anything with ``shape``, ``dtype`` and row slicing
 (read in row blocks; streamed to a device if the caller says so), a sparse matrix or an operator

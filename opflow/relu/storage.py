@@ -1,4 +1,4 @@
-"""How fields hold their activations in memory: cached, packed or recomputed, and its bytes."""
+"""Choice of how :class:`Fields` hold activations (cached, packed, recomputed), and its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The density of a spectrum with its error bars, by stochastic Lanczos quadrature.
+r"""The density of a spectrum with its error bars: a quadrature, broadened to a curve.
 
 Gaussians at the nodes of the rules make the density of the nonzero eigenvalues.  Eigenvalues that
 rounding does not tell from zero are counted apart.  The cumulative density is not broadened.

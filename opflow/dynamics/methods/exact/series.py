@@ -1,4 +1,4 @@
-"""Taylor series in time of a network that descends its loss, while no gate changes.
+"""Taylor series of an exact run between gate events; sliding pre-activations are held at zero.
 
 Inside an activation region the weights obey a polynomial equation, so every order of their series
 follows from those before by Cauchy products; with one hidden layer the equation is linear, and
