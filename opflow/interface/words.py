@@ -20,4 +20,4 @@ def near(word: object, words: Iterable[object]) -> str:
 
 def counted(number: int, what: str) -> str:
     """A number of things, in words."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
+    return f"{number:,} {what}{'s' * bool(number != 1)}"  # NumPy's booleans repeat no text
