@@ -23,7 +23,7 @@ from opflow.dynamics.storage.log import Log
 from opflow.dynamics.storage.resume import resumed
 from opflow.dynamics.storage.trajectory import Trajectory
 from opflow.dynamics.timetable import Timetable
-from opflow.machine.arrays import Array, module_name
+from opflow.machine.arrays import Array, as_array, module_name
 from opflow.machine.files import FilePath
 from opflow.machine.ranks import same, space_of, together
 from opflow.machine.workspace import workspace_limit
@@ -233,14 +233,18 @@ def train(
 
     def identity() -> dict[str, str]:
         """What a checkpoint and the run that goes on from it have in common."""
-        matrix = gram if hasattr(gram, "shape") else None
+        matrix = gram
+        if gram is None or (callable(gram) and not is_operator(gram)):
+            matrix = None
+        elif not isinstance(getattr(gram, "dtype", None), np.dtype):  # lists, pandas, PyTorch
+            matrix = as_array(gram, "gram")
         found = {
             "network": network.digest(),
             "inputs": fingerprint(X, matrix, space=rows),
             "targets": fingerprint(y, space=space),
             "method": how,
         }
-        if callable(gram) and not is_operator(gram):
+        if gram is not None and matrix is None:
             found["gram"] = kernel_mark(gram, X)
         return found | seen.identity()
 

@@ -212,6 +212,21 @@ def test_another_kernel_function_is_refused(tmp_path):
             of.train(net, X, y, steps=4, method=step, gram=gram, checkpoint=held, resume=True)
 
 
+@pytest.mark.parametrize("form", ["list", "pandas"])
+def test_another_kernel_matrix_is_refused_in_any_form(form, tmp_path):
+    make = np.ndarray.tolist
+    if form == "pandas":
+        make = pytest.importorskip("pandas").DataFrame
+    net, X, y = problem()
+    G = X @ X.T
+    held, step = tmp_path / "run.npz", of.GradientDescent(1e-3)
+    of.train(net, X, y, steps=2, method=step, gram=make(G), checkpoint=held)
+    with pytest.raises(ValueError, match="a checkpoint of another run"):
+        of.train(net, X, y, steps=4, method=step, gram=make(2 * G), checkpoint=held, resume=True)
+    run = of.train(net, X, y, steps=4, method=step, gram=make(G), checkpoint=held, resume=True)
+    assert run.losses.tolist() == of.train(net, X, y, steps=4, method=step, gram=G).losses.tolist()
+
+
 @pytest.mark.parametrize("eliminate", [True, False])
 def test_a_run_goes_on_by_its_route_or_not_at_all(eliminate, tmp_path):
     rng = np.random.default_rng(0)  # of a shape at which C could be taken for W
