@@ -18,6 +18,7 @@ from opflow.evaluation.sides import (
     paying_sides,
     replaced,
 )
+from opflow.interface.words import counted
 from opflow.machine.cost import MachineProfile, machine_profile
 from opflow.machine.workspace import operator_module, parse_memory
 from opflow.operators.describe import human
@@ -274,7 +275,7 @@ def _table(op: Operator, forms: list[Candidate], products: int, columns: int, ch
     """The candidates for people, fastest first."""
     m, n = op.shape
     counts = ((products, "product"), (columns, "column"))
-    work = [f"{number:,} {noun}{'s' * (number != 1)}" for number, noun in counts]
+    work = [counted(number, noun) for number, noun in counts]
     lines = [
         f"{' of '.join(work)}, {m:,} × {n:,} {op.dtype}",
         f"{'':10}{'set-up':>12}{'a product':>12}{'moved':>10}{'held':>10}{'time':>10}",

@@ -388,7 +388,7 @@ def test_explain_shows_every_candidate_and_what_was_chosen(kernel, capsys):
         assert re.search(f"{how or 'factored'} .* chosen", out)
         assert "1 product of 1 column," in out
     assert op is kernel
-    of.materialise(kernel, products=7, explain=True, memory=10.0, profile=RATES)
+    of.materialise(kernel, products=np.int64(7), explain=True, memory=10.0, profile=RATES)
     assert capsys.readouterr().out.count("over the budget") == 4
 
 
