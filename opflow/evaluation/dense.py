@@ -21,7 +21,6 @@ from opflow.machine.workspace import (
     workspace_bytes,
 )
 from opflow.operators.composite import Composite
-from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, product_bytes
 from opflow.operators.tiles import (
@@ -173,7 +172,6 @@ class Tiled(Composite):
         return self.op._diagonal()
 
 
-entries_are_cheap.register(Tiled, cheap_in_operands)
 product_bytes.register(Tiled, tiled_product_bytes)
 
 

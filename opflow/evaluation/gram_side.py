@@ -10,12 +10,7 @@ from opflow.machine.arrays import Array, Data, Index, namespace
 from opflow.machine.workspace import op_namespace, row_slices, workspace_bytes
 from opflow.operators.composite import Composite, unify
 from opflow.operators.describe import bracketed
-from opflow.operators.entries import (
-    cheap_in_operands,
-    entries_are_cheap,
-    gram_block,
-    gram_diagonal,
-)
+from opflow.operators.entries import gram_block, gram_diagonal
 from opflow.operators.khatri_rao import as_rows
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import Work, array_bytes, block_work, gram_work, product_bytes
@@ -150,9 +145,6 @@ class GramSide(Composite):
 
     def _diagonal(self) -> Array:
         return gram_diagonal(self.A) * self.gram._diagonal().repeat(self.repeat)
-
-
-entries_are_cheap.register(GramSide, cheap_in_operands)
 
 
 @block_work.register
