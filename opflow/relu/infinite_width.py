@@ -94,7 +94,7 @@ def infinite_width(
     """
     if not isinstance(network, ReLUNetwork):
         raise TypeError(f"network must be a ReLUNetwork, not {type(network).__name__}")
-    if kernel not in SYMBOLS:
+    if kernel not in tuple(SYMBOLS):  # which may be asked of what has no hash
         raise ValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
     function = partial(_kernel, _maps(network, variances), kernel)
     if is_whole(X) or is_whole(X2):

@@ -344,6 +344,11 @@ def test_neural_tangents_agrees():
             ValueError,
             "'ntk' or 'nngp', not 'ck'",
         ),
+        (
+            lambda net: of.infinite_width(net, X, kernel=["ntk"]),
+            ValueError,
+            r"'ntk' or 'nngp', not \['ntk'\]",
+        ),
         (lambda net: of.infinite_width(net, X[:, :2]), ValueError, "X has shape"),
         (lambda net: of.infinite_width(net, X, X[:, :2]), ValueError, "X2 has shape"),
         (lambda net: of.infinite_width(net, of.Gram(X)), ValueError, "arrays or rows on disk"),
