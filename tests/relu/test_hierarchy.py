@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import opflow as of
 from opflow.machine import workspace as row_blocks
 from opflow.relu.grams import slope_mask
+from opflow.relu.hierarchy.tangent import FieldTangent
 from tests import examples
 from tests.operators.battery import OnDisk, small_blocks
 from tests.relu.reference import problems, rich, trained
@@ -449,6 +450,19 @@ def test_a_product_with_all_velocities_keeps_its_workspace_as_the_samples_grow()
         extra.append(tracemalloc.get_traced_memory()[1] - result.nbytes)
         tracemalloc.stop()
     assert max(extra) <= 3 * row_blocks.WORKSPACE
+
+
+def test_the_readout_drives_a_block_without_arrays_of_all_samples():
+    import tracemalloc
+
+    net = of.ReLUNetwork.random([2, 3], outputs=2, seed=0, readout_rate="auto")
+    tangent = FieldTangent(net.fields(np.ones((100_000, 2))), 1)
+    tracemalloc.start()
+    drive = tangent._drive(tangent.recursions[1], 1, slice(5, 15), [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(drive, np.tile(np.eye(2), (10, 1)))
+    assert peak <= 100_000
 
 
 @pytest.mark.parametrize("kind", ["rows", "sparse", "operator"])

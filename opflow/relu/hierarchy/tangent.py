@@ -19,7 +19,6 @@ from opflow.operators.operator import Cost
 from opflow.relu.directions import Direction, OnParameters, downward
 from opflow.relu.fields import Fields
 from opflow.relu.gradient import summed
-from opflow.relu.grams import conjugate_factor
 from opflow.relu.jacobian import reads_rows
 from opflow.relu.passes import layer_activation, row_blocks, through
 from opflow.relu.units import slopes
@@ -123,8 +122,11 @@ class FieldTangent(OnParameters):
         net = self.fields.network
         if recursion.up:
             return layer_activation(net, i, rows[i])
-        outputs = slice(samples.start * net.outputs, samples.stop * net.outputs)
-        return conjugate_factor(self.fields, i + 1).rows(outputs)
+        k = net.outputs
+        if i == net.depth:  # of the block alone: its work must not grow with N
+            xp = namespace(self.data)
+            return xp.tile(xp.eye(k, dtype=net.dtype), (samples.stop - samples.start, 1))
+        return self.fields.conjugate(i + 1)[samples.start * k : samples.stop * k]
 
     def _matmat(self, X: Array) -> Array:
         c = X.shape[1]
