@@ -123,7 +123,8 @@ class FieldState:
         self._exact = self._exact.restored(arrays)
         self.hidden = [arrays[f"hidden_{i}"] for i in layers]
         network = self.network
-        self.network = ReLUNetwork.from_arrays(network.arrays() | arrays, network.settings())
+        found = ReLUNetwork.from_arrays(network.arrays() | arrays, network.settings())
+        self.network = network.with_parameters(found.parameter_list())  # of the same class
         self.psi = [*(arrays[f"psi_{i}"] for i in layers[:-1]), self._top()]
 
     def evaluate(self, residual: Array) -> float:

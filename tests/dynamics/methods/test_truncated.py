@@ -97,6 +97,17 @@ def test_one_small_step_is_the_truncated_velocity(problem, order):
     assert np.abs(got + want).max() <= 1e-5 * speed * max(size, 1, speed)
 
 
+def test_a_resumed_flow_keeps_the_class_of_its_network(tmp_path):
+    class Own(of.ReLUNetwork):
+        pass
+
+    net, X, y = teacher(2)
+    own = Own(net.weights, net.readout, rates=net.rates)
+    how = {"method": of.TruncatedFlow(order=0), "checkpoint": tmp_path / "run.npz"}
+    of.train(own, X, y, steps=1, **how)
+    assert type(of.train(own, X, y, steps=2, resume=True, **how).network) is Own
+
+
 def test_a_diverged_flow_keeps_the_network_it_reached():
     net, X, y = teacher(3)
     with pytest.raises(of.DivergenceError) as info:
