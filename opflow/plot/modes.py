@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opflow.dynamics.storage.trajectory import Trajectory
-from opflow.machine.arrays import Data, check_integer
+from opflow.machine.arrays import Data, as_array, check_integer
 from opflow.plot import axes as look
 from opflow.plot.axes import Axes, axes, finish, number, styled
 from opflow.plot.given import by_label, moments, name_moments, numbers, observed
@@ -79,7 +79,7 @@ def decay(
         coefficients = observed(times, "modes", ask)
         eigenvalues = observed(times, "eigenvalues", ask)[0]
     sizes = np.abs(numbers(coefficients, "coefficients", "an array (T, k)", (2,)))
-    dtype = np.asarray(coefficients).dtype
+    dtype = as_array(coefficients, "coefficients").dtype
     rounding = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
     rates = numbers(eigenvalues, "eigenvalues", "an array (k,)")
     at = moments(times, len(sizes))

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 import opflow as of
+from opflow import plot
 from opflow.machine.arrays import module_name, to_host
 from tests.device.counting import STAND_IN, transfers
 from tests.device.suite.sides import agree, problem, put
@@ -258,3 +259,15 @@ def numbers(result) -> list:
     if hasattr(result, "__dict__") and not isinstance(result, float):
         return [x for x in vars(result).values() if hasattr(x, "shape") and hasattr(x, "dtype")]
     return [] if isinstance(result, str) else [result]
+
+
+def test_a_decay_is_drawn_on_the_host() -> None:
+    pytest.importorskip("matplotlib")
+    times = np.linspace(0.0, 3.0, 5)
+    for dtype in (np.float32, np.float64):
+        rates = np.array([2.0, 1.0], dtype=dtype)
+        sizes = np.exp(-np.outer(times, rates)).astype(dtype)
+        host = plot.decay(times, sizes, rates)
+        device = plot.decay(put(times), put(sizes), put(rates))
+        for line, want in zip(device.lines, host.lines, strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), want.get_xydata())
