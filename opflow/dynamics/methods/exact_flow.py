@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opflow.dynamics.methods.exact.distinct import Distinct
-from opflow.dynamics.methods.exact.gates import Gates
+from opflow.dynamics.methods.exact.gates import Gates, Unsettled
 from opflow.dynamics.methods.exact.series import ORDERS, SLIDES, Series
 from opflow.dynamics.methods.method import Method, ParameterIntegrator
 from opflow.dynamics.state import State
@@ -204,7 +204,7 @@ class ExactIntegrator(ParameterIntegrator):
         here = self._here()
         try:
             self._series = gates.settle(self._weights, before, stuck)
-        except ArithmeticError as error:
+        except Unsettled as error:
             raise ArithmeticError(f"{error} {here}") from None
         changed = np.argwhere(before != gates.values).tolist()
         for sample, column in sorted(changed, key=lambda pair: run.layers[pair[1]]):

@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 
 import opflow as of
 from opflow.dynamics.methods.exact.crossings import first_zero
+from opflow.dynamics.methods.exact.gates import Gates
 from opflow.dynamics.methods.exact_flow import WORK
 
 
@@ -465,6 +466,27 @@ def test_a_slide_that_is_not_the_last_of_its_moment_ends_a_run_without_sliding()
     net = of.ReLUNetwork([weights], np.ones((1, 2)))
     with pytest.raises(ArithmeticError, match="unit 0 of layer 1 slides on sample 0 at t = 0:"):
         of.train(net, X, [-9.0, 5, 1, 5], method=of.ExactFlow(sliding=False), until=0.1)
+
+
+def test_errors_of_a_measurement_come_through_as_they_are(monkeypatch):
+    net, X, y = problem(0, 20, [3, 16])
+    error = ZeroDivisionError("its own")
+
+    class Failing(of.Operator):
+        def _matmat(self, x):
+            if settling:
+                raise error
+            return x.copy()
+
+        _rmatmat = _matmat
+
+    settling = []
+    settle = Gates.settle
+    monkeypatch.setattr(Gates, "settle", lambda *args: settling.append(1) or settle(*args))
+    G = Failing((20, 20), np.float64)
+    with pytest.raises(ZeroDivisionError) as info:
+        of.train(net, X, y[:, 0], method=of.ExactFlow(), until=1, measurement=G)
+    assert info.value is error
 
 
 def test_errors_say_what_would_do(monkeypatch):

@@ -22,6 +22,10 @@ Pairs = tuple[Array, ...]
 Places = Array
 
 
+class Unsettled(ArithmeticError):
+    """No gates at zero are found that agree with their velocities."""
+
+
 class Gates:
     """The gates of all layers, (N, Σn_ℓ), and the pre-activations at zero that do not slide.
 
@@ -91,9 +95,7 @@ class Gates:
             if not wrong.size and not self._join(series):
                 break
             if attempt > most + BLOCKS:
-                raise ArithmeticError(
-                    f"no gates of {count} pre-activations at zero fit their velocities"
-                )
+                raise Unsettled(f"no gates of {count} pre-activations at zero fit their velocities")
             if attempt == most:
                 self._collapse(weights)
                 continue
