@@ -120,7 +120,7 @@ class Krylov:
     def _level(self) -> Array:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
         values = self._space.ritz().values
-        return self._rounding_unit * values.max(axis=1, keepdims=True, initial=0.0)
+        return self._rounding_unit * np.maximum(values.max(axis=1, keepdims=True), 0.0)
 
     def _rates(self) -> Array:
         """The Ritz values (c, m); those that are zero to rounding do not decay."""

@@ -160,9 +160,11 @@ class Gates:
         change = _places(free, np.where(slides, SLIDES, 1 - gates))[:, wrong]
         leave = _places(series.sliding, np.where(low, CLOSED, OPEN))[:, low | high]
         places = np.hstack([change, leave])
+        if not places.size:
+            return places
         # lower layers first: upper ones move as these do
         found = layers[places[1]]
-        return places[:, found == found.min(initial=len(series.weights))]
+        return places[:, found == found.min()]
 
     def _away(self, series: Series, at: Pairs) -> Array:
         """The velocities of some pairs, or their accelerations where these are zero."""
