@@ -115,7 +115,7 @@ class Krylov:
     def _look(self) -> None:
         values = self._space.ritz().values
         check_psd(self.op, values)
-        self.top = float(values.max(initial=0.0))
+        self.top = max(float(values.max()), 0.0)
 
     def _level(self) -> Array:
         """Below which rounding does not tell the Ritz values of a column from zero, (c, 1)."""
