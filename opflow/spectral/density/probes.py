@@ -19,8 +19,9 @@ def batched_lanczos(
     """Lanczos from each of several vectors at once, a block product a step.
 
     Diagonals and off-diagonals (probes, m), the last of which is the norm of the next residual; the
-    bases (probes, m, n), if they are to `keep`; and products.  A probe whose space is invariant
-    takes no more and goes on with β = 0 and its first α: nodes without weight in the spectrum.
+    bases (probes, m, n), or their last vectors (probes, 1, n) if not to `keep`; and products.  A
+    probe whose space is invariant takes no more and goes on with β = 0 and its first α: nodes
+    without weight in the spectrum.
     """
     space = Recursion(op, start, steps, keep=keep)
     space.reserve(space.size)
