@@ -112,12 +112,14 @@ class PackedGates(Operator):
         return slope_values(unpack(self.data[index], self.shape[1]), self.slope, self.dtype)
 
     @classmethod
-    def from_bits(cls, bits: Array, width: int, dtype: DTypeLike, slope: float) -> PackedGates:
+    def from_bits(
+        cls, bits: Array, width: int, dtype: DTypeLike, slope: float = 0.0, *, symbol: str = "θ"
+    ) -> PackedGates:
         """Gates packed already as by ``numpy.packbits(gates, axis=1)``; not copied or checked."""
         self = object.__new__(cls)
         self.data = bits
         self.slope = slope
-        Operator.__init__(self, (len(bits), width), dtype, symbol="θ")
+        Operator.__init__(self, (len(bits), width), dtype, symbol=symbol)
         return self
 
     def _matmat(self, X: Array) -> Array:
