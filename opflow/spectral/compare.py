@@ -60,6 +60,7 @@ def alignment(
     products : int, default 60
         To spend on an estimate of the norm, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
 
     Returns
     -------
@@ -130,6 +131,7 @@ def kernel_alignment(
     products : int, default 60
         To spend on an estimate, from 30; half with each kernel, on the same vectors.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
 
     Returns
     -------

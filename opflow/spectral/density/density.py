@@ -236,6 +236,7 @@ def density(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
+        Symmetric.
     probes, steps, rng, seed
         As in :func:`quadrature`; of no effect on an exact spectrum.
     log : bool, default False

@@ -35,6 +35,7 @@ def quadrature(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
+        Symmetric.
     probes : int, default 10
         Random vectors, 2 at least; the error falls as 1/√probes.
     steps : int, default 60

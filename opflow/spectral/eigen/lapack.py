@@ -19,6 +19,7 @@ def eigh(op: Data, *, memory: float | str | None = None) -> Eigenpairs:
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
+        Symmetric.
     memory : float or str, optional
         Bytes to hold; half of what is free by default.
 

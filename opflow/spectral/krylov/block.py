@@ -177,6 +177,7 @@ def block_lanczos(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
+        Symmetric.
     steps : int
         Block products to spend at most; fewer once the basis spans everything.
     V : array (n, b), optional
@@ -184,6 +185,7 @@ def block_lanczos(
     block : int, default 8
         b, where `V` is not given.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------

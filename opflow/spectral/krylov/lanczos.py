@@ -33,6 +33,7 @@ def lanczos(
     Parameters
     ----------
     op : operator, array (n, n) or sparse matrix
+        Symmetric.
     steps : int
         Products to spend at most.
     v : array (n,), optional
@@ -43,6 +44,7 @@ def lanczos(
         ``False`` holds three vectors instead of the basis and saves the 8·n·m flops a step:
         extreme Ritz values are as good, but come several times (ghosts), and there is no basis.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -175,6 +177,7 @@ def largest_eigenvalue(
         Where to begin, such as the `vector` of a nearby operator, of norm one; a tenth of a
         random vector joins it, for `op` may have moved out of its sight.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------

@@ -34,6 +34,7 @@ def frobenius_norm(
     products : int, default 60
         To spend on an estimate, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
 
     Returns
     -------
@@ -82,6 +83,7 @@ def norm(op: Data, *, products: int = 40, rng: Seed = 0, seed: Seed = 0) -> Esti
     products : int, default 40
         Steps of Lanczos, from 2; n numbers are held for each.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random start comes from.
 
     Returns
     -------
@@ -240,6 +242,7 @@ def participation_ratio(
     products : int, default 60
         To spend on an estimate of either factor, from 30.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
 
     Returns
     -------

@@ -44,6 +44,7 @@ def trace(
     products : int, default 60
         To spend on an estimate, from 15.  From n on, the trace is exact.
     rng, seed : int, numpy.random.Generator or None, default 0
+        Where the random vectors come from.
 
     Returns
     -------
