@@ -73,7 +73,7 @@ entries_are_cheap.register(ReadoutJacobian, cheap_in_operands)
 @gram_diagonal.register
 def _gram_diagonal(J: ReadoutJacobian, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(J, weights)
+        return NotImplemented
     return gram_diagonal(J.a).repeat(J.outputs)
 
 
@@ -82,14 +82,14 @@ def _gram_block(
     J: ReadoutJacobian, rows: Index, cols: Index, weights: Array | None = None
 ) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+        return NotImplemented
     return cross_block(J, J, rows, cols)
 
 
 @cross_block.register
 def _cross_block(J: ReadoutJacobian, other: Operator, rows: Index, cols: Index) -> Array:
     if not isinstance(other, ReadoutJacobian):
-        return cross_block.dispatch(Operator)(J, other, rows, cols)
+        return NotImplemented
     xp, k = op_namespace(J), J.outputs
     i = xp.arange(J.shape[0])[rows]
     j = xp.arange(other.shape[0])[cols]

@@ -7,7 +7,7 @@ from typing import Any
 
 from opflow.machine.arrays import Array, Data, Index, is_sparse, namespace
 from opflow.machine.threads import bytes_over_rows, over_rows
-from opflow.operators import Matrix, Operator
+from opflow.operators import Matrix
 from opflow.operators.entries import (
     cheap_in_operands,
     column_squares,
@@ -136,7 +136,7 @@ entries_are_cheap.register(Transport, cheap_in_operands)
 @gram_diagonal.register
 def _gram_diagonal(J: Transport, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_diagonal.dispatch(Operator)(J, weights)
+        return NotImplemented
     n = J.fields.samples
     out = namespace(J.data).zeros((n, J.fields.network.outputs), dtype=J.dtype)
     for s in J.blocks(out.shape[1], n):
@@ -164,7 +164,7 @@ def _column_squares(J: Transport) -> Array:
 @gram_block.register
 def _gram_block(J: Transport, rows: Index, cols: Index, weights: Array | None = None) -> Array:
     if weights is not None:
-        return gram_block.dispatch(Operator)(J, rows, cols, weights)
+        return NotImplemented
     block: Any = 0
     pairs = zip(_row_factors(J, rows), _row_factors(J, cols), strict=True)
     for (layer, left, phi), (_, right, other) in pairs:
