@@ -152,8 +152,7 @@ class Tiled(Composite):
         tags = {"symmetric": op.symmetric, "psd": op.psd}
         super().__init__([op], op.shape, op.dtype, dims=op.dims, dimsd=op.dimsd, **tags)
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         return f"tiled({self.op.symbol})"
 
     def cost(self, columns: int = 1) -> Cost:

@@ -78,10 +78,9 @@ class GramSide(Composite):
         shape = (A.shape[0],) * 2
         super().__init__([A, gram], shape, A.dtype, psd=gram.psd, symmetric=True, symbol=symbol)
 
-    @property
-    def symbol(self) -> str:
+    def _formula(self) -> str:
         A, gram = map(bracketed, self.operands)
-        return self._symbol or f"{A} {A}ᵀ ∘ {gram}"
+        return f"{A} {A}ᵀ ∘ {gram}"
 
     def cost(self, columns: int = 1) -> Cost:
         return min(tiled_cost(self, columns), self._swept_cost(columns))

@@ -7,6 +7,8 @@ row.  Gates have rules of their own, through tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
+from operator import iadd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,10 +120,7 @@ def pull(A: Operator, F: KhatriRao, X: Array) -> Array:
         return total
 
     sums = 2.0 * F.shape[1] * c * dtype.itemsize
-    total, *others = F._over_samples(pull_rows, X, sums)
-    for other in others:
-        total += other
-    total = total.reshape(c, width, gemm.shape[1])
+    total = reduce(iadd, F._over_samples(pull_rows, X, sums)).reshape(c, width, gemm.shape[1])
     return total.transpose((1, 2, 0) if F._scale_a else (2, 1, 0)).reshape(-1, c)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import iadd
 from typing import NamedTuple
 
 import numpy as np
@@ -92,12 +94,8 @@ def tiled_product(op: Operator, X: Array, adjoint: bool = False) -> Array:
 
     if not all(isinstance(leaf, np.ndarray) for leaf in leaves(op)):
         return apply(pieces())  # to price sparse data would bring numbers to the host
-    total, *others = over_items(
-        pieces, apply, tiled_cost(op, columns).flops, sums=_held_by_thread(op, columns)
-    )
-    for other in others:
-        total += other
-    return total
+    held = _held_by_thread(op, columns)
+    return reduce(iadd, over_items(pieces, apply, tiled_cost(op, columns).flops, sums=held))
 
 
 def leaves(op: Operator) -> Iterator[Data | None]:
