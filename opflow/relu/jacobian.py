@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opflow.machine.arrays import Data, is_sparse, module_name
-from opflow.machine.cost import MachineProfile
+from opflow.machine.cost import NOMINAL
 from opflow.machine.ranks import Sharded
 from opflow.operators import HStack, Operator, PackedGates, ScaledGates, Zero
 from opflow.operators.describe import superscript
@@ -152,7 +152,7 @@ def jacobian_route(fields: Fields, route: str | None) -> str:
         "cached": Cost(4.0 * entries, 2.0 * entries * net.dtype.itemsize),
         "transport": Cost(4.0 * n * (upper + net.readout.size), 0.0),
     }
-    return min(costs, key=lambda name: MachineProfile().seconds(costs[name], net.dtype))
+    return min(costs, key=lambda name: NOMINAL.seconds(costs[name], net.dtype))
 
 
 def chosen_outputs(fields: Fields, rows: Operator, outputs: str | int) -> Operator:

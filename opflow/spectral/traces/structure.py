@@ -11,7 +11,7 @@ import numpy as np
 from opflow.evaluation.dense import dense, dense_plan
 from opflow.evaluation.function_gram import FunctionGram
 from opflow.machine.arrays import Array
-from opflow.machine.cost import MachineProfile
+from opflow.machine.cost import NOMINAL
 from opflow.machine.ranks import LOCAL, RowDistribution
 from opflow.machine.workspace import op_namespace, row_slices, tile_side, tiles
 from opflow.operators.algebra import Product, Sum
@@ -26,9 +26,6 @@ from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import block_work, gram_work
 from opflow.spectral.blocks import distribution_of, divisor, finite, largest_entry, on_host
 from opflow.spectral.checks import DENSE
-
-#: The rates at which exact numbers and estimates are compared, on every machine.
-NOMINAL = MachineProfile()
 
 
 def is_cheaper(exact: Cost, op: Operator, products: int) -> bool:
