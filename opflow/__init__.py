@@ -37,10 +37,10 @@ else:
         found = {}
         for part in ("operators", "evaluation", "relu", "dynamics"):
             module = _importlib.import_module(f"opflow.{part}")
-            found |= {name: vars(module)[name] for name in module.__all__}
+            found |= {name: getattr(module, name) for name in module.__all__}
         found["spectral"] = _importlib.import_module("opflow.spectral")
         for name, part in _SINGLE.items():
-            found[name] = vars(_importlib.import_module(f"opflow.{part}"))[name]
+            found[name] = getattr(_importlib.import_module(f"opflow.{part}"), name)
         globals().update(found, __all__=list(found))
 
     def __getattr__(name: str) -> object:

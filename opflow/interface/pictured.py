@@ -21,7 +21,7 @@ class Pictured:
         -------
         matplotlib axes
         """
-        return vars(import_module("opflow.plot"))[self._picture](*self._drawn(), **options)
+        return getattr(import_module("opflow.plot"), self._picture)(*self._drawn(), **options)
 
     def _drawn(self) -> tuple[Any, ...]:
         """The arguments of the picture."""

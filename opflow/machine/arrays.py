@@ -283,7 +283,7 @@ def to_device(x: Data, device: str) -> Any:
         return xp.asarray(x)
     from cupyx.scipy import sparse
 
-    return vars(sparse)[f"{x.format}_matrix"](x)
+    return getattr(sparse, f"{x.format}_matrix")(x)
 
 
 def cupy_module() -> ModuleType:
