@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class ExtensionHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Compiles ``opflow._gates`` into the wheel, or into the sources of an editable install.
+    """Compiles ``opflow._native`` into the wheel, or into the sources of an editable install.
 
     ``OPFLOW_NO_EXTENSION=1`` leaves it out.
     """

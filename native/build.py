@@ -1,4 +1,4 @@
-"""Compile the extension ``opflow._gates``: ``python native/build.py`` puts it into the sources."""
+"""Compile the extension ``opflow._native``: ``python native/build.py`` puts it into the sources."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def build(folder: str | Path) -> Path:
 
     native = ROOT / "native"
     extension = Extension(
-        "opflow._gates",
-        [str(native / name) for name in ("gates.c", "module.c")],
-        depends=[str(native / name) for name in ("gates.h", "gates_kernel.h")],
+        "opflow._native",
+        [str(native / name) for name in ("gates.c", "packed.c", "module.c")],
+        depends=[str(header) for header in native.glob("*.h")],
         extra_compile_args=["-std=gnu11", "-O3", "-pthread", "-Wall", "-Wextra"],
         extra_link_args=["-pthread"],
     )
@@ -27,7 +27,7 @@ def build(folder: str | Path) -> Path:
         command.build_temp, command.build_lib = scratch, str(folder)
         command.ensure_finalized()
         command.run()
-        return Path(command.get_ext_fullpath("opflow._gates"))
+        return Path(command.get_ext_fullpath("opflow._native"))
 
 
 if __name__ == "__main__":

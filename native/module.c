@@ -1,9 +1,10 @@
-/* The Python side of gates.c: checks what it is given and lets other threads run meanwhile. */
+/* The Python side of gates.c and packed.c: checks what it is given and lets other threads run meanwhile. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include "gates.h"
+#include "packed.h"
 
 static int view(PyObject *object, Py_buffer *buffer, Py_ssize_t length, int writable) {
     if (PyObject_GetBuffer(object, buffer, writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO) < 0) return -1;
@@ -68,19 +69,54 @@ static PyObject *engines(PyObject *self, PyObject *unused) {
     return names;
 }
 
+static PyObject *packed(PyObject *self, PyObject *args) {
+    (void)self;
+    int size;
+    Py_ssize_t n, c, first, stop, shares;
+    PyObject *objects[3]; /* data, X, Y */
+    if (!PyArg_ParseTuple(args, "innnnnOOO:packed", &size, &n, &c, &first, &stop, &shares,
+                          &objects[0], &objects[1], &objects[2]))
+        return NULL;
+    if ((size != 4 && size != 8) || n < 1 || c < 1 || first < 0 || stop < first || stop > shares ||
+        shares < 1 || !packed_usable())
+        return PyErr_Format(PyExc_ValueError, "packed product of order %zd with %zd columns of %d "
+                            "bytes, shares %zd to %zd of %zd", n, c, size, first, stop, shares);
+    Py_ssize_t blocks = n / PACKED_HEIGHT, rest = n % PACKED_HEIGHT, padded = n + PACKED_HEIGHT - 1;
+    padded -= padded % PACKED_HEIGHT;
+    Py_ssize_t stored =
+        PACKED_HEIGHT * (blocks * n - PACKED_HEIGHT * (blocks * (blocks - 1) / 2)) + rest * rest;
+    Py_ssize_t lengths[3] = {stored * size, c * padded * size, c * padded * size};
+    Py_buffer buffers[3];
+    int held = 0, failed = 1;
+    while (held < 3 && !view(objects[held], &buffers[held], lengths[held], held == 2)) held++;
+    if (held == 3) {
+        Py_BEGIN_ALLOW_THREADS;
+        failed = packed_product(size == 8, n, c, first, stop, shares, buffers[0].buf,
+                                buffers[1].buf, buffers[2].buf);
+        Py_END_ALLOW_THREADS;
+        if (failed) PyErr_NoMemory();
+    }
+    while (held) PyBuffer_Release(&buffers[--held]);
+    if (failed) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef METHODS[] = {
     {"product", product, METH_VARARGS,
      "product(kind, engine, itemsize, threads, N, n, c, columns, bits, factor, X, scale, out)"},
     {"engines", engines, METH_NOARGS, "The engines of this processor, fastest first."},
+    {"packed", packed, METH_VARARGS, "packed(itemsize, n, c, first, stop, shares, data, X, Y)"},
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_gates",
-                                    "Products of a matrix of bits with matrices of numbers.", -1,
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native",
+                                    "Products of matrices of bits, and of packed symmetric matrices.", -1,
                                     METHODS, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__gates(void) {
+PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&MODULE);
+    if (module && PyModule_AddIntConstant(module, "multiplies_packed", packed_usable()) < 0)
+        Py_CLEAR(module);
 #ifdef Py_GIL_DISABLED
     if (module) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
 #endif

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "opflow"
 #: folders and loose modules, from the ground up: each imports only what stands before it
 FLOORS = [
     "_version",
-    "_gates",  # the extension in C
+    "_native",  # the extension in C
     "interface",
     "machine",
     "operators",

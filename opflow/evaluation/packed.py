@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
 from operator import iadd
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from opflow.evaluation.dense import fitting_plan, form_tiles
 from opflow.machine.arrays import Array, Data, Index, check_real, namespace
-from opflow.machine.threads import bytes_over_rows, over_items
+from opflow.machine.native import native
+from opflow.machine.threads import PER_BYTE, bytes_over_rows, count, over_items, over_rows
 from opflow.machine.workspace import op_namespace
 from opflow.operators.indexing import checked_index
 from opflow.operators.operator import Cost, Operator
@@ -21,10 +22,8 @@ from opflow.operators.prices import array_bytes, block_work, product_bytes, stor
 HEIGHT = 128
 #: bytes of a tile of a block, which stays in cache while it is used twice
 TILE = 256 << 10
-#: rows · columns · vectors up to which OpenBLAS (AVX-512) multiplies without repacking the tile
-SMALL = 10**6
-#: columns of a tile below which the calls themselves take too long
-NARROWEST = 192
+#: vectors up to which the extension multiplies them in less time than BLAS
+FEW = 40
 
 
 class PackedSymmetric(Operator):
@@ -84,18 +83,12 @@ class PackedSymmetric(Operator):
 
     def cost(self, columns: int = 1) -> Cost:
         n = self.shape[0]
-        width = self.width(columns)
+        width = self._width
         tiles = n * n / (2 * HEIGHT * width)
         # Each tile adds to its part of the result twice: read, added to, written.
         sums = 3 * tiles * array_bytes(self, HEIGHT + width, columns)
         moved = self.data.nbytes + sums + self._vector_bytes(columns)
         return Cost(2.0 * n * n * columns, moved)
-
-    def width(self, columns: int) -> int:
-        """Columns of a tile that multiplies so many vectors."""
-        most = TILE // (HEIGHT * self.data.itemsize)
-        small = SMALL // (HEIGHT * max(columns, 1))
-        return min(most, small) if small >= NARROWEST else most
 
     def strip(self, b: int) -> Array:
         """Rows 128·b up to 128·(b + 1) from column 128·b on: a view."""
@@ -120,26 +113,50 @@ class PackedSymmetric(Operator):
 
     def _matmat(self, X: Array) -> Array:
         n, columns = X.shape
-        width = self.width(columns) if isinstance(X, np.ndarray) else n
+        flops = max(2.0 * n * n * columns, PER_BYTE * self.data.nbytes)
+        sums = float(X.nbytes)
+        if not self._native(X):
+            product = partial(_product, X)
+            return reduce(iadd, over_items(self._pieces, product, flops, self.data, sums=sums))
+        shares = count()
+        rows = -(-n // HEIGHT) * HEIGHT
+        XT = np.zeros((columns, rows), dtype=X.dtype)
+        XT[:, :n] = X.T
 
-        def pieces() -> Iterator[tuple[slice, slice, Array]]:
-            for r, strip in self._strips():
-                yield r, r, strip[:, : len(strip)]
-                for start in range(r.stop, n, width):
-                    c = slice(start, min(start + width, n))
-                    yield r, c, strip[:, c.start - r.start : c.stop - r.start]
+        def of_share(share: slice) -> Array:
+            YT = np.zeros_like(XT)
+            native.packed(
+                X.itemsize, n, columns, share.start, share.stop, shares, self.data, XT, YT
+            )
+            return YT
 
-        def apply(mine: Iterator[tuple[slice, slice, Array]]) -> Array:
-            out = namespace(X).zeros(X.shape, dtype=X.dtype)
-            for r, c, tile in mine:
-                tile = tile.astype(X.dtype, copy=False)
-                out[r] += tile @ X[c]
-                if r is not c:
-                    out[c] += tile.T @ X[r]
-            return out
+        YT = reduce(iadd, over_rows(shares, of_share, flops, self.data, sums=sums))
+        return np.ascontiguousarray(YT[:, :n].T)
 
-        flops = 2.0 * n * n * columns
-        return reduce(iadd, over_items(pieces, apply, flops, self.data, sums=float(X.nbytes)))
+    def _native(self, X: Array) -> bool:
+        """Whether the extension multiplies it: it has one loop, BLAS more levels of cache."""
+        return (
+            native is not None
+            and bool(native.multiplies_packed)
+            and 0 < X.shape[1] <= FEW
+            and isinstance(self.data, np.ndarray)
+            and X.dtype == self.data.dtype
+            and self.data.flags.c_contiguous
+        )
+
+    @property
+    def _width(self) -> int:
+        """Columns of a tile."""
+        return TILE // (HEIGHT * self.data.itemsize)
+
+    def _pieces(self) -> Iterator[tuple[slice, slice, Array]]:
+        n = self.shape[0]
+        width = self._width if isinstance(self.data, np.ndarray) else n
+        for r, strip in self._strips():
+            yield r, r, strip[:, : len(strip)]
+            for start in range(r.stop, n, width):
+                c = slice(start, min(start + width, n))
+                yield r, c, strip[:, c.start - r.start : c.stop - r.start]
 
     def rows(self, index: Index) -> Array:
         return self._block(checked_index(index, self.shape[0], "rows"), slice(0, self.shape[0]))
@@ -185,6 +202,17 @@ def pack(op: Operator, budget: float) -> PackedSymmetric:
     return packed
 
 
+def _product(X: Array, tiles: Iterator[tuple[slice, slice, Array]]) -> Array:
+    """What some tiles, given with their rows and columns, make of X."""
+    out = namespace(X).zeros(X.shape, dtype=X.dtype)
+    for r, c, tile in tiles:
+        tile = tile.astype(X.dtype, copy=False)
+        out[r] += tile @ X[c]
+        if r is not c:
+            out[c] += tile.T @ X[r]
+    return out
+
+
 def packed_stand_in(op: Operator) -> PackedSymmetric:
     """A packed matrix of the order and dtype of `op`, which occupies no memory."""
     xp = op_namespace(op)
@@ -208,5 +236,5 @@ block_work.register(PackedSymmetric, stored_block)
 @product_bytes.register
 def _product_bytes(op: PackedSymmetric, columns: int) -> float:
     vectors = array_bytes(op, op.shape[0], columns)
-    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op.width(columns), columns)
-    return 2 * vectors + bytes_over_rows(tile, vectors + tile)
+    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op._width, columns)
+    return 3 * vectors + bytes_over_rows(tile, vectors + tile)

@@ -2,7 +2,7 @@
 
 For every four gates (or samples) a table holds the 16 possible sums of their rows over a strip of
 columns; one look-up and addition replaces four multiplications and additions.  The loops are in an
-optional extension, ``opflow._gates``; without it, callers use BLAS.
+optional extension, ``opflow._native``; without it, callers use BLAS.
 """
 
 from __future__ import annotations
@@ -19,12 +19,8 @@ from numpy.typing import DTypeLike
 
 from opflow.machine import threads as pool
 from opflow.machine.arrays import REAL_DTYPES, Array, Data, check_integer
+from opflow.machine.native import native
 from opflow.machine.workspace import row_slices, workspace_bytes
-
-try:
-    from opflow import _gates
-except ImportError:  # built without a compiler
-    _gates = None  # type: ignore[assignment]
 
 BLAS = "blas"
 _asked: ContextVar[str | None] = ContextVar("gates", default=None)
@@ -54,9 +50,9 @@ def gate_engines() -> list[str]:
     >>> of.gate_engines()[-1]
     'blas'
     """
-    if _gates is None:
+    if native is None:
         return [BLAS]
-    return [*_gates.engines(), BLAS]
+    return [*native.engines(), BLAS]
 
 
 def gate_engine() -> str:
@@ -223,6 +219,6 @@ def _product(
     threads = 1
     if flops >= 2 * pool.SHARE:  # small products do not ask BLAS
         threads = min(int(flops / pool.SHARE), pool.count())
-    _gates.product(
+    native.product(
         kind, gate_engine(), out.itemsize, threads, N, n, c, columns, bits, factor, X, scale, out
     )

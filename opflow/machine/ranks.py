@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import reduce
+from operator import iadd
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from opflow.machine import arrays
 from opflow.machine.arrays import Array, Data, namespace
 from opflow.machine.communicator import Comm, RankError
+from opflow.machine.threads import SKINNY, over_rows
 from opflow.machine.workspace import parse_memory, row_slices
 
 T = TypeVar("T")
@@ -58,7 +61,10 @@ class RowDistribution:
     @np.errstate(under="ignore")  # squares of negligible entries may underflow
     def gram(self, A: Array, B: Array) -> Array:
         """``Aᵀ B``."""
-        return self.total(A.T @ B)
+        pairs = A.size / max(len(A), 1) * B.size
+        sums = pairs / max(len(A), 1) * A.itemsize
+        parts = over_rows(len(A), lambda s: A[s].T @ B[s], SKINNY * 2.0 * pairs, A, B, sums=sums)
+        return self.total(reduce(iadd, parts))
 
     @np.errstate(under="ignore")
     def norm(self, A: Array, axis: int | None = None) -> Any:

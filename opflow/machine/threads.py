@@ -49,6 +49,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 #: flops per thread below which a product stays on one: making a thread takes some 0.3 ms
 SHARE = 6e7
+#: flops that take as long as reading a byte from memory
+PER_BYTE = 8.0
+#: how many times as long a flop takes in a product with few vectors as in a large one
+SKINNY = 3.0
 _asked: ContextVar[int | None] = ContextVar("threads", default=None)
 _blas = Blas()
 if hasattr(os, "register_at_fork"):
@@ -74,6 +78,16 @@ def limited(threads: int) -> Iterator[None]:
         yield
     finally:
         _asked.reset(token)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """One thread of BLAS: its idle ones busy-wait for some 25 ms, beside those of the next product.
+
+    For small work between products that :func:`over_rows` does.
+    """
+    with _blas.single():
+        yield
 
 
 def over_rows(

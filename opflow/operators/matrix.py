@@ -19,7 +19,7 @@ from opflow.machine.arrays import (
     read_only,
     to_host,
 )
-from opflow.machine.threads import cached_property
+from opflow.machine.threads import PER_BYTE, SHARE, cached_property, over_rows
 from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
 from opflow.operators.entries import (
     column_squares,
@@ -105,12 +105,25 @@ class Matrix(Operator):
         # A product in a wider dtype would copy all the data: go by row blocks instead.
         if X.dtype != self.dtype and not self.sparse:
             return blocked_matmat(self, X)
-        return self.data @ X
+        return self._product(self.data, X)
 
     def _rmatmat(self, X: Array) -> Array:
         if X.dtype != self.dtype and not self.sparse:
             return blocked_rmatmat(self, X)
-        return self.data.T @ X
+        return self._product(self.data.T, X)
+
+    def _product(self, A: Data, X: Array) -> Array:
+        """``A X``, rows of A by threads where that is worth their start."""
+        work = max(2.0 * A.shape[0] * X.size, PER_BYTE * array_bytes(self, *A.shape))
+        if work < 2 * SHARE or not isinstance(A, np.ndarray):
+            return A @ X
+        out = np.empty((len(A), X.shape[1]), dtype=X.dtype)
+
+        def multiply(s: slice) -> None:
+            np.matmul(A[s], X, out=out[s])
+
+        over_rows(len(A), multiply, work, A, X)
+        return out
 
     def rows(self, index: Index) -> Array:
         if self.sparse:

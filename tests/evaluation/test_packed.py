@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import opflow as of
-from opflow.evaluation.packed import HEIGHT, packed_size
+from opflow.evaluation import packed
+from opflow.evaluation.packed import FEW, HEIGHT, packed_size
 from opflow.machine import threads
 from opflow.machine import workspace as row_blocks
+from opflow.machine.native import native
 
 RATES = of.MachineProfile()
+ENGINES = [None] + [native] * bool(native and native.multiplies_packed)
 orders = st.sampled_from([1, 2, HEIGHT - 1, HEIGHT, HEIGHT + 1, 2 * HEIGHT, 3 * HEIGHT + 7])
 
 
@@ -21,16 +24,18 @@ def problem(n, dtype=np.float64, seed=0):
     """A packed matrix that is not PSD, and its dense reference in float64."""
     rng = np.random.default_rng(seed)
     F, w = rng.standard_normal((n, 6)).astype(dtype), rng.standard_normal(6).astype(dtype)
+    w[0] = -abs(w[0])
     return of.materialise(of.Gram(F, w), how="packed"), (F.astype(float) * w) @ F.T.astype(float)
 
 
 @given(
-    n=orders, columns=st.sampled_from([1, 2, 40]), dtype=st.sampled_from([np.float32, np.float64]),
+    n=orders, columns=st.sampled_from([0, 1, 2, 3, 4, 5, FEW, FEW + 1]),
+    dtype=st.sampled_from([np.float32, np.float64]), engine=st.sampled_from(ENGINES),
     operand=st.sampled_from([np.float32, np.float64]), workspace=st.sampled_from([2_000, 8 << 20]),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_products_and_entries_are_those_of_the_dense_matrix(
-    n, columns, dtype, operand, workspace, seed
+    n, columns, dtype, engine, operand, workspace, seed
 ):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_blocks, "WORKSPACE", workspace)
@@ -54,16 +59,21 @@ def test_products_and_entries_are_those_of_the_dense_matrix(
     np.testing.assert_array_equal(op.rows(some), D[some])
     exact = D.astype(float) @ X  # of the entries as they are stored
     bound = np.finfo(np.result_type(dtype, operand)).eps * (n + 10) * abs(D).max() * abs(X).sum(0)
-    for got in (op @ X, op.H @ X):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "native", engine)
+        products = op @ X, op.H @ X
+    for got in products:
         assert got.dtype == np.result_type(dtype, operand)
         assert (abs(got - exact) <= bound).all()
     again = pickle.loads(pickle.dumps(op))
-    np.testing.assert_array_equal(again @ X, got)
+    np.testing.assert_allclose(again @ X, got, rtol=0, atol=bound.max(initial=0.0))
     assert (again.symmetric, again.psd, again.symbol) == (True, False, op.symbol)
 
 
-def test_threads_add_their_sums(monkeypatch):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_threads_add_their_sums(engine, monkeypatch):
     monkeypatch.setattr(threads, "SHARE", 1.0)
+    monkeypatch.setattr(packed, "native", engine)
     op, A = problem(3 * HEIGHT + 5)
     X = np.random.default_rng(1).standard_normal((len(A), 3))
     found = []
@@ -84,12 +94,19 @@ def test_a_block_of_a_psd_operator_stays_psd_and_half_is_stored():
     assert op.cost(3).flops == of.Matrix(op.todense()).cost(3).flops
 
 
-@pytest.mark.parametrize("dtype, widest", [(np.float32, 512), (np.float64, 256)])
-def test_tiles_are_as_wide_as_small_products_allow(dtype, widest):
-    op = of.PackedSymmetric(np.ones(1, dtype), 1)
-    assert [op.width(b) for b in (0, 1, 8, 41, 1000)] == [widest] * 5
-    for b in range(1, 41):
-        assert 190 < op.width(b) <= min(widest, 1e6 / (HEIGHT * b))
+@pytest.mark.skipif(len(ENGINES) == 1, reason="the extension is not built, or not for this machine")
+def test_the_extension_is_given_what_it_expects():
+    op, A = problem(HEIGHT + 3)
+    X = np.random.default_rng(1).standard_normal((HEIGHT + 3, 2))
+    scattered = of.PackedSymmetric(np.repeat(op.data, 2)[::2], HEIGHT + 3)  # BLAS takes it
+    np.testing.assert_allclose(scattered @ X, A @ X, rtol=0, atol=1e-12 * abs(A @ X).max())
+    XT = np.zeros((2, 2 * HEIGHT))
+    right = [8, HEIGHT + 3, 2, 0, 1, 1, op.data, XT, np.zeros_like(XT)]
+    native.packed(*right)
+    for at, wrong in ((0, 2), (1, 0), (1, HEIGHT), (2, 0), (2, 3), (3, -1), (4, 2), (5, 0),
+                      (6, op.data[1:]), (7, XT[:1]), (8, XT[:1])):  # fmt: skip
+        with pytest.raises(ValueError, match=r"packed product|a buffer holds"):
+            native.packed(*right[:at], wrong, *right[at + 1 :])
 
 
 def test_tiles_that_end_amid_a_block_leave_no_entry_out(monkeypatch):

@@ -20,7 +20,7 @@ from opflow.operators.gates import pack
 ROOT = Path(__file__).parents[2]
 TABLES = [name for name in of.gate_engines() if name != "blas"]
 needs_extension = pytest.mark.skipif(
-    not TABLES, reason="opflow._gates is not built: run python native/build.py"
+    not TABLES, reason="opflow._native is not built: run python native/build.py"
 )
 
 shapes = st.tuples(
@@ -207,26 +207,26 @@ def test_arrays_that_tables_cannot_read_go_through_blas():
 
 @needs_extension
 def test_the_extension_refuses_what_does_not_fit():
-    from opflow import _gates
+    from opflow import _native
 
     bits, M, out = np.zeros((3, 1), np.uint8), np.ones((5, 2)), np.empty((3, 2))
     arguments = [0, None, 8, 1, 3, 5, 2, 1, bits, M, None, None, out]
-    _gates.product(*arguments)
+    _native.product(*arguments)
     np.testing.assert_array_equal(out, 0)
     for at, value in ((4, 4), (5, 9), (6, 3), (2, 2), (0, 7), (9, M[:, :1].copy()), (7, 2)):
         with pytest.raises(ValueError, match=r"buffer holds|product of kind"):
-            _gates.product(*arguments[:at], value, *arguments[at + 1 :])
+            _native.product(*arguments[:at], value, *arguments[at + 1 :])
     r, X, v, gram = np.ones(3), np.ones((3, 2)), np.ones(5), np.empty(3)
     arguments_of_gram = [3, None, 8, 1, 3, 5, 2, 1, bits, r, X, v, gram]
-    _gates.product(*arguments_of_gram)
+    _native.product(*arguments_of_gram)
     for at, value in ((9, None), (10, None), (11, None), (11, r), (12, v)):
         with pytest.raises((TypeError, ValueError), match=r"buffer holds|bytes-like"):
-            _gates.product(*arguments_of_gram[:at], value, *arguments_of_gram[at + 1 :])
+            _native.product(*arguments_of_gram[:at], value, *arguments_of_gram[at + 1 :])
     with pytest.raises(ValueError, match="no engine abacus"):
-        _gates.product(0, "abacus", *arguments[2:])
+        _native.product(0, "abacus", *arguments[2:])
     out.flags.writeable = False
     with pytest.raises((BufferError, ValueError), match=r"writ(e|)able|read-only"):
-        _gates.product(*arguments)
+        _native.product(*arguments)
 
 
 def test_options_are_checked_and_end_with_their_block(monkeypatch):
@@ -251,7 +251,7 @@ def test_options_are_checked_and_end_with_their_block(monkeypatch):
 @pytest.mark.thorough
 def test_everything_works_without_the_extension():
     code = (
-        "import sys; sys.modules['opflow._gates'] = None\n"
+        "import sys; sys.modules['opflow._native'] = None\n"
         "import numpy as np, opflow as of\n"
         "assert of.gate_engines() == ['blas']\n"
         "of.show_config()\n"
@@ -281,8 +281,8 @@ def test_the_c_is_clean_under_sanitizers(sanitizers, tmp_path):
     )
     if probe.returncode or subprocess.run([tmp_path / "empty"]).returncode:
         pytest.skip(f"the C compiler has no working -fsanitize={sanitizers}")
-    program = tmp_path / "driver"
-    source = ROOT / "tests" / "native" / "driver.c"
-    subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
-    ran = subprocess.run([program], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for source in sorted((ROOT / "tests" / "native").glob("*.c")):
+        program = tmp_path / source.stem
+        subprocess.run([*command, str(source), "-o", str(program), "-lm"], check=True)
+        ran = subprocess.run([program], capture_output=True, text=True)
+        assert ran.returncode == 0, source.name + ran.stdout + ran.stderr

@@ -15,6 +15,7 @@ from opflow.machine import threads as pool
 from opflow.machine import workspace
 from opflow.machine.arrays import is_array
 from opflow.machine.gate_tables import gate_engine
+from opflow.machine.ranks import RowDistribution
 from opflow.machine.workspace import workspace_limit
 from tests.operators.battery import small_blocks
 
@@ -166,6 +167,30 @@ def test_blas_has_its_threads_again_once_the_last_user_has_left():
     assert numbers() == [1] * len(before) and blas.threads() == max(before)
     second.__exit__(None, None, None)
     assert numbers() == before
+
+
+@pytest.mark.parametrize("find, algebra", [
+    (lambda op: of.spectral.eigsh(op, 3, method="lanczos"), "gram"),
+    (lambda op: of.spectral.largest_eigenvalue(op, tol=1e-8), "total"),
+])  # fmt: skip
+def test_blas_is_quiet_between_products_and_has_its_threads_in_them(find, algebra, monkeypatch):
+    """Its idle threads would be in the way of those of the next product."""
+    within, between = set(), set()
+    product, sums = of.Matrix._matmat, getattr(RowDistribution, algebra)
+
+    def matmat(op, X):
+        within.update(numbers())
+        return product(op, X)
+
+    def complete(*arrays):
+        if arrays[-1].ndim > 1:
+            between.update(numbers())
+        return sums(*arrays)
+
+    monkeypatch.setattr(of.Matrix, "_matmat", matmat)
+    monkeypatch.setattr(RowDistribution, algebra, complete)
+    find(of.Matrix(np.diag(np.arange(1.0, 301.0)), symmetric=True))
+    assert (within, between) == (set(numbers()), {1})
 
 
 def test_blas_has_its_threads_again_whichever_thread_leaves_last():

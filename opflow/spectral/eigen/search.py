@@ -6,7 +6,7 @@ import numpy as np
 
 from opflow.evaluation.packed import PackedSymmetric
 from opflow.machine.arrays import Array, namespace
-from opflow.machine.threads import over_rows
+from opflow.machine.threads import over_rows, quiet
 from opflow.machine.workspace import op_namespace, row_slices
 from opflow.operators.matrix import Matrix
 from opflow.operators.operator import Operator
@@ -194,17 +194,19 @@ def measured(
     op = space.op
     rows = op.space
     k = vectors.shape[1]
-    vectors = rows.qr(vectors)[0]
+    with quiet():
+        vectors = rows.qr(vectors)[0]
     product = Normalised(op)
     W = product.finite(vectors)
     unit = product.unit
-    values, turn = gram_eigh(vectors, W, rows)
-    values = values[::-1]
-    turn = matching(turn[:, ::-1], vectors)
-    vectors = vectors @ turn
-    W = W @ turn
-    gaps = W - vectors * matching(values, vectors)
-    residuals = on_host(rows.norm(gaps, axis=0))
+    with quiet():
+        values, turn = gram_eigh(vectors, W, rows)
+        values = values[::-1]
+        turn = matching(turn[:, ::-1], vectors)
+        vectors = vectors @ turn
+        W = W @ turn
+        gaps = W - vectors * matching(values, vectors)
+        residuals = on_host(rows.norm(gaps, axis=0))
     scale = max(space.unit * space.scale / unit, float(rows.norm(W, axis=0).max()))
     met = residuals <= tolerance.allowed(values, scale)
     if not met.all():

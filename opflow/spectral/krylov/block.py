@@ -10,6 +10,7 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, module_name, namespace
+from opflow.machine.threads import SKINNY, over_rows, quiet
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import (
@@ -93,20 +94,28 @@ class BlockKrylov:
         space = self.op.space
         W = self._product.finite(self._basis[:, m:stop])
         self.products += stop - m
-        Q = self.basis
         self.scale = max(self.scale, float(space.norm(W, axis=0).max()))
-        H = space.gram(Q, W)
-        W = W - Q @ H
+        W, H = self._projected(W)
         H = on_host(H)
         H[m:] = (H[m:] + H[m:].T) / 2
         self.matrix[:stop, m:stop] = H
         self.matrix[m:stop, :stop] = H.T
         self._next, self.coupling = self._orthonormal(W, self.scale)
 
-    def _outside(self, V: Array) -> Array:
-        """V without its part in the span of the basis."""
-        return V - self.basis @ self.op.space.gram(self.basis, V)
+    @quiet()
+    def _projected(self, V: Array) -> tuple[Array, Array]:
+        """V without its part in the span of the basis, and the coordinates of that part."""
+        Q = self.basis
+        H = self.op.space.gram(Q, V)
+        rest = namespace(V).empty_like(V)
 
+        def subtract(s: slice) -> None:
+            rest[s] = V[s] - Q[s] @ H
+
+        over_rows(len(Q), subtract, SKINNY * 2.0 * Q.size * V.shape[1], Q, V)
+        return rest, H
+
+    @quiet()
     def _orthonormal(self, W: Array, scale: float) -> tuple[Array, Array]:
         """An orthonormal block V orthogonal to the basis, and R with W = V R to rounding."""
         b = W.shape[1]
@@ -126,9 +135,9 @@ class BlockKrylov:
             V = V @ matching(left[:, :keep], W)
         if rank < keep:
             V[:, rank:] = gaussian(self.op, keep - rank, self.rng)
-            V = space.qr(self._outside(V))[0]
+            V = space.qr(self._projected(V)[0])[0]
         # What was small beside W has picked up the basis again in rounding.
-        V = self._outside(V)
+        V = self._projected(V)[0]
         # V is orthonormal but for that, so Cholesky is as stable here as QR, and faster
         turn = np.linalg.inv(np.linalg.cholesky(on_host(space.gram(V, V)))).T
         V = V @ matching(turn, W)
@@ -136,6 +145,7 @@ class BlockKrylov:
         R[:rank] = on_host(space.gram(V[:, :rank], W))
         return V, R
 
+    @quiet()
     def ritz(self) -> tuple[Array, Array, Array]:
         """Ritz values (m,) ascending, their coordinates (m, m), and residual norms (m,)."""
         m = self.filled
@@ -145,10 +155,12 @@ class BlockKrylov:
         last = vectors[m - self.coupling.shape[1] :]
         return values, vectors, np.linalg.norm(self.coupling @ last, axis=0)
 
+    @quiet()
     def combine(self, coordinates: Array) -> Array:
         """Q times coordinates (m, c): (n, c)."""
         return self.basis @ matching(coordinates, self._basis)
 
+    @quiet()
     def restart(self, values: Array, coordinates: Array, fresh: int = 0) -> None:
         """Shrink to the Ritz vectors of `values`: a thick restart, in place by row blocks.
 
@@ -164,7 +176,7 @@ class BlockKrylov:
         self.matrix[range(kept), range(kept)] = values
         self.filled = kept
         if fresh:
-            V = self._outside(gaussian(self.op, fresh, self.rng))
+            V = self._projected(gaussian(self.op, fresh, self.rng))[0]
             self._next, _ = self._orthonormal(V, float(self.op.space.norm(V)))
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace
+from opflow.machine.threads import quiet
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import Normalised, column_units, divisor, matching, on_host, rounding_of
 
@@ -137,9 +138,10 @@ class Recursion:
             rows = where - first
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
             full[rows] = w
-        for _ in range(2):  # once is not enough in floating point
-            inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
-            full = full - (inside @ basis)[:, 0]
+        with quiet():
+            for _ in range(2):  # once is not enough in floating point
+                inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
+                full = full - (inside @ basis)[:, 0]
         return full[rows]
 
     def reserve(self, count: int) -> None:

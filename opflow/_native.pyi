@@ -1,5 +1,7 @@
 from typing import Any
 
+multiplies_packed: int
+
 def product(
     kind: int,
     engine: str | None,
@@ -14,6 +16,18 @@ def product(
     X: Any,
     scale: Any,
     out: Any,
+    /,
+) -> None: ...
+def packed(
+    itemsize: int,
+    n: int,
+    c: int,
+    first: int,
+    stop: int,
+    shares: int,
+    data: Any,
+    X: Any,
+    Y: Any,
     /,
 ) -> None: ...
 def engines() -> list[str]: ...

@@ -1,5 +1,5 @@
 /* Every product of gates, at ragged sizes and on several threads, against the definition; built
- * under the sanitizers by tests/operators/test_gate_products.py.  Operands end where their memory
+ * under the sanitizers by tests/machine/test_gate_tables.py.  Operands end where their memory
  * ends, so that a read beyond them is seen. */
 
 #define _GNU_SOURCE /* as gates.c, which comes after other headers here */
