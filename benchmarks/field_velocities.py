@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
     times: dict[str, list[float]] = {"K": [], "velocities": []}
     for _ in range(args.rounds):
         for label, op in (("K", K), ("velocities", V)):
-            time.sleep(0.02)
+            time.sleep(0.2)
             start = time.perf_counter()
             op @ r
             times[label].append(time.perf_counter() - start)

@@ -40,7 +40,7 @@ def measure(rounds: int) -> dict[str, float]:
     counts = np.zeros(3)
     for _ in range(rounds):
         for name, call in (("opflow", lambda: K @ r), ("gemms", gemms)):
-            time.sleep(0.06)  # idle BLAS threads spin for a while
+            time.sleep(0.2)  # idle BLAS threads busy-wait for 0.12 s
             before = resource.getrusage(resource.RUSAGE_SELF)
             start = time.perf_counter()
             call()

@@ -20,8 +20,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-#: an idle thread of OpenBLAS spins for some milliseconds and takes a core from what follows it
-PAUSE = 0.06
+#: idle threads of OpenBLAS busy-wait for 0.12 s, and take a core from what follows them
+PAUSE = 0.2
 #: seconds of calls that make a round, if one call takes less, and steps of a round
 ROUND, STEPS = 0.05, (4, 40)
 #: set-ups longer than this are done once: otherwise the second counts, without compilation

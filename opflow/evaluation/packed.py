@@ -54,11 +54,9 @@ class PackedSymmetric(Operator):
     .. math:: Y_i \mathrel{+}= T X_j, \qquad Y_j \mathrel{+}= T^\top X_i,
 
     while it is in cache.  It costs 2·N² flops per column, and each thread adds up a sum of its own.
-    On two cores and from N = 5,000 on, forming took 0.65 to 1 times as long as the full matrix.
-    With 2 to 40 columns a product took 0.3 to 0.8 times as long on one thread and 0.4 to 1 times on
-    two: up to there tiles are narrow enough for the small products of OpenBLAS on AVX-512. With 64
-    columns it took 1 to 1.3 times, and with one vector 0.9 to 1.2 times on one thread and 1.3 to
-    1.9 times on two.
+    Where the extension in C was built, and the processor has AVX2, it multiplies up to 40 vectors;
+    BLAS does elsewhere.  From N = 5,000 on, forming took 0.65 to 1 times as long as the full matrix
+    on two cores, and a product with 2 to 24 vectors 0.35 to 1 times, with 200 1.2 times (AVX2).
 
     Examples
     --------

@@ -82,9 +82,9 @@ def limited(threads: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """One thread of BLAS: its idle ones busy-wait for some 25 ms, beside those of the next product.
+    """Hold BLAS at one thread, for small work between products that :func:`over_rows` does.
 
-    For small work between products that :func:`over_rows` does.
+    Idle threads of OpenBLAS busy-wait for 0.1 s, and would take half of the time of the next one.
     """
     with _blas.single():
         yield
