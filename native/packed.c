@@ -25,9 +25,11 @@ enum {
 #define NAME(x) x##_double
 #include "packed_kernel.h"
 
+/* With AVX-512, OpenBLAS multiplies tiles as small as these without laying them out. */
 int packed_usable(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           !__builtin_cpu_supports("avx512f");
 }
 
 int packed_product(int is_double, int64_t n, int64_t c, int64_t first, int64_t stop,

@@ -12,7 +12,7 @@ enum { PACKED_HEIGHT = 128 }; /* rows of a block, opflow.evaluation.packed.HEIGH
 int packed_product(int is_double, int64_t n, int64_t c, int64_t first, int64_t stop,
                    int64_t shares, const void *data, const void *X, void *Y);
 
-/* Whether this processor has the instructions. */
+/* Whether this processor has the instructions, and BLAS is slower. */
 int packed_usable(void);
 
 #endif

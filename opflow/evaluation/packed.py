@@ -22,6 +22,10 @@ from opflow.operators.prices import array_bytes, block_work, product_bytes, stor
 HEIGHT = 128
 #: bytes of a tile of a block, which stays in cache while it is used twice
 TILE = 256 << 10
+#: rows · columns · vectors up to which OpenBLAS (AVX-512) multiplies without repacking the tile
+SMALL = 10**6
+#: columns of a tile below which the calls themselves take too long
+NARROWEST = 192
 #: vectors up to which the extension multiplies them in less time than BLAS
 FEW = 40
 
@@ -54,9 +58,10 @@ class PackedSymmetric(Operator):
     .. math:: Y_i \mathrel{+}= T X_j, \qquad Y_j \mathrel{+}= T^\top X_i,
 
     while it is in cache.  It costs 2·N² flops per column, and each thread adds up a sum of its own.
-    Where the extension in C was built, and the processor has AVX2, it multiplies up to 40 vectors;
-    BLAS does elsewhere.  From N = 5,000 on, forming took 0.65 to 1 times as long as the full matrix
-    on two cores, and a product with 2 to 24 vectors 0.35 to 1 times, with 200 1.2 times (AVX2).
+    From N = 5,000 on, forming took 0.65 to 1 times as long as the full matrix on two cores.  With 2
+    to 24 columns a product took 0.35 to 1 times as long, with 200 1.2 times (AVX2: up to 40 columns
+    by the extension in C).  On AVX-512, where BLAS multiplies tiles, it was 0.3 to 1 times with 2
+    to 40 columns, 1 to 1.3 times with 64, and up to 1.9 times with one vector on two threads.
 
     Examples
     --------
@@ -81,12 +86,18 @@ class PackedSymmetric(Operator):
 
     def cost(self, columns: int = 1) -> Cost:
         n = self.shape[0]
-        width = self._width
+        width = self.width(columns)
         tiles = n * n / (2 * HEIGHT * width)
         # Each tile adds to its part of the result twice: read, added to, written.
         sums = 3 * tiles * array_bytes(self, HEIGHT + width, columns)
         moved = self.data.nbytes + sums + self._vector_bytes(columns)
         return Cost(2.0 * n * n * columns, moved)
+
+    def width(self, columns: int) -> int:
+        """Columns of a tile that BLAS multiplies with so many vectors."""
+        most = TILE // (HEIGHT * self.data.itemsize)
+        small = SMALL // (HEIGHT * max(columns, 1))
+        return min(most, small) if small >= NARROWEST else most
 
     def strip(self, b: int) -> Array:
         """Rows 128·b up to 128·(b + 1) from column 128·b on: a view."""
@@ -114,8 +125,10 @@ class PackedSymmetric(Operator):
         flops = max(2.0 * n * n * columns, PER_BYTE * self.data.nbytes)
         sums = float(X.nbytes)
         if not self._native(X):
+            width = self.width(columns) if isinstance(X, np.ndarray) else n
+            pieces = partial(self._pieces, width)
             product = partial(_product, X)
-            return reduce(iadd, over_items(self._pieces, product, flops, self.data, sums=sums))
+            return reduce(iadd, over_items(pieces, product, flops, self.data, sums=sums))
         shares = count()
         rows = -(-n // HEIGHT) * HEIGHT
         XT = np.zeros((columns, rows), dtype=X.dtype)
@@ -132,7 +145,7 @@ class PackedSymmetric(Operator):
         return np.ascontiguousarray(YT[:, :n].T)
 
     def _native(self, X: Array) -> bool:
-        """Whether the extension multiplies it: it has one loop, BLAS more levels of cache."""
+        """Whether the extension multiplies it: few vectors, on a processor where BLAS is slower."""
         return (
             native is not None
             and bool(native.multiplies_packed)
@@ -142,14 +155,8 @@ class PackedSymmetric(Operator):
             and self.data.flags.c_contiguous
         )
 
-    @property
-    def _width(self) -> int:
-        """Columns of a tile."""
-        return TILE // (HEIGHT * self.data.itemsize)
-
-    def _pieces(self) -> Iterator[tuple[slice, slice, Array]]:
+    def _pieces(self, width: int) -> Iterator[tuple[slice, slice, Array]]:
         n = self.shape[0]
-        width = self._width if isinstance(self.data, np.ndarray) else n
         for r, strip in self._strips():
             yield r, r, strip[:, : len(strip)]
             for start in range(r.stop, n, width):
@@ -234,5 +241,5 @@ block_work.register(PackedSymmetric, stored_block)
 @product_bytes.register
 def _product_bytes(op: PackedSymmetric, columns: int) -> float:
     vectors = array_bytes(op, op.shape[0], columns)
-    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op._width, columns)
+    tile = 2.0 * TILE + array_bytes(op, HEIGHT + op.width(columns), columns)
     return 3 * vectors + bytes_over_rows(tile, vectors + tile)

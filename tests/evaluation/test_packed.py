@@ -94,6 +94,14 @@ def test_a_block_of_a_psd_operator_stays_psd_and_half_is_stored():
     assert op.cost(3).flops == of.Matrix(op.todense()).cost(3).flops
 
 
+@pytest.mark.parametrize("dtype, widest", [(np.float32, 512), (np.float64, 256)])
+def test_tiles_are_as_wide_as_small_products_allow(dtype, widest):
+    op = of.PackedSymmetric(np.ones(1, dtype), 1)
+    assert [op.width(b) for b in (0, 1, 8, 41, 1000)] == [widest] * 5
+    for b in range(1, 41):
+        assert 190 < op.width(b) <= min(widest, 1e6 / (HEIGHT * b))
+
+
 @pytest.mark.skipif(len(ENGINES) == 1, reason="the extension is not built, or not for this machine")
 def test_the_extension_is_given_what_it_expects():
     op, A = problem(HEIGHT + 3)
