@@ -53,6 +53,8 @@ SHARE = 6e7
 PER_BYTE = 8.0
 #: how many times as long a flop takes in a product with few vectors as in a large one
 SKINNY = 3.0
+#: entries of a matrix up to which OpenBLAS multiplies it by a vector in one thread
+ALONE = 9216
 _asked: ContextVar[int | None] = ContextVar("threads", default=None)
 _blas = Blas()
 if hasattr(os, "register_at_fork"):

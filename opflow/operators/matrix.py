@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 import numpy as np
 
+from opflow.machine import threads
 from opflow.machine.arrays import (
     Array,
     Data,
@@ -19,7 +20,7 @@ from opflow.machine.arrays import (
     read_only,
     to_host,
 )
-from opflow.machine.threads import PER_BYTE, SHARE, cached_property, over_rows
+from opflow.machine.threads import PER_BYTE, cached_property, over_rows
 from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
 from opflow.operators.entries import (
     column_squares,
@@ -35,6 +36,17 @@ from opflow.operators.prices import Work, array_bytes, block_work, gram_work, st
 SPARSE_ENTRY = 0.5
 #: how much slower these multiplications are than those of sparse-times-dense
 SPARSE_PAIR = 30.0
+
+
+def _by_rows(A: Array, X: Array) -> Array:
+    """``A X``, each thread with some rows of A."""
+    out = np.empty((len(A), X.shape[1]), dtype=X.dtype)
+
+    def multiply(s: slice) -> None:
+        np.matmul(A[s], X, out=out[s])
+
+    over_rows(len(A), multiply, 2.0 * A.size * X.shape[1] + PER_BYTE * A.nbytes, A, X)
+    return out
 
 
 class Matrix(Operator):
@@ -101,29 +113,25 @@ class Matrix(Operator):
         counts = namespace(self.data).bincount(self.data.indices, minlength=self.shape[1])
         return float((counts.astype(float) ** 2).sum())
 
+    @cached_property
+    def _large(self) -> bool:
+        """Whether reading the data once takes several threads of this process."""
+        return isinstance(self.data, np.ndarray) and PER_BYTE * self.data.nbytes >= 2 * threads.SHARE
+
     def _matmat(self, X: Array) -> Array:
         # A product in a wider dtype would copy all the data: go by row blocks instead.
         if X.dtype != self.dtype and not self.sparse:
             return blocked_matmat(self, X)
-        return self._product(self.data, X)
+        if self._large:
+            return _by_rows(self.data, X)
+        return self.data @ X
 
     def _rmatmat(self, X: Array) -> Array:
         if X.dtype != self.dtype and not self.sparse:
             return blocked_rmatmat(self, X)
-        return self._product(self.data.T, X)
-
-    def _product(self, A: Data, X: Array) -> Array:
-        """``A X``, rows of A by threads where that is worth their start."""
-        work = max(2.0 * A.shape[0] * X.size, PER_BYTE * array_bytes(self, *A.shape))
-        if work < 2 * SHARE or not isinstance(A, np.ndarray):
-            return A @ X
-        out = np.empty((len(A), X.shape[1]), dtype=X.dtype)
-
-        def multiply(s: slice) -> None:
-            np.matmul(A[s], X, out=out[s])
-
-        over_rows(len(A), multiply, work, A, X)
-        return out
+        if self._large:
+            return _by_rows(self.data.T, X)
+        return self.data.T @ X
 
     def rows(self, index: Index) -> Array:
         if self.sparse:
