@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -83,11 +84,15 @@ def limited(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(entries: float = math.inf) -> Iterator[None]:
     """Hold BLAS at one thread, for small work between products that :func:`over_rows` does.
 
     Idle threads of OpenBLAS busy-wait for 0.1 s, and would take half of the time of the next one.
+    None are at work on a matrix of few `entries`.
     """
+    if entries < ALONE:
+        yield
+        return
     with _blas.single():
         yield
 

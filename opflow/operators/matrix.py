@@ -116,7 +116,8 @@ class Matrix(Operator):
     @cached_property
     def _large(self) -> bool:
         """Whether reading the data once takes several threads of this process."""
-        return isinstance(self.data, np.ndarray) and PER_BYTE * self.data.nbytes >= 2 * threads.SHARE
+        data = self.data
+        return isinstance(data, np.ndarray) and PER_BYTE * data.nbytes >= 2 * threads.SHARE
 
     def _matmat(self, X: Array) -> Array:
         # A product in a wider dtype would copy all the data: go by row blocks instead.

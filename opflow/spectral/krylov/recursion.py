@@ -6,13 +6,12 @@ products and the reorthogonalisations.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace
-from opflow.machine.threads import ALONE, quiet
+from opflow.machine.threads import quiet
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import Normalised, column_units, divisor, matching, on_host, rounding_of
 
@@ -139,7 +138,7 @@ class Recursion:
             rows = where - first
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
             full[rows] = w
-        with quiet() if basis.size >= ALONE else nullcontext():
+        with quiet(basis.size):
             for _ in range(2):  # once is not enough in floating point
                 inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
                 full = full - (inside @ basis)[:, 0]
