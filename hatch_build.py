@@ -26,7 +26,7 @@ class ExtensionHook(BuildHookInterface):  # type: ignore[type-arg]
             built = runpy.run_path(str(root / "native" / "build.py"))["build"](folder)
         except (Exception, SystemExit) as error:
             self.app.display_warning(
-                f"opflow is installed without its compiled gate products ({error}); "
+                f"opflow is installed without its compiled products ({error}); "
                 "everything works, through BLAS"
             )
             return

@@ -78,7 +78,7 @@ static PyObject *packed(PyObject *self, PyObject *args) {
                           &objects[0], &objects[1], &objects[2]))
         return NULL;
     if ((size != 4 && size != 8) || n < 1 || c < 1 || first < 0 || stop < first || stop > shares ||
-        shares < 1 || !packed_usable())
+        shares < 1 || n > 1 << 30 || c > 1 << 26 || shares > 1 << 16 || !packed_usable())
         return PyErr_Format(PyExc_ValueError, "packed product of order %zd with %zd columns of %d "
                             "bytes, shares %zd to %zd of %zd", n, c, size, first, stop, shares);
     Py_ssize_t blocks = n / PACKED_HEIGHT, rest = n % PACKED_HEIGHT, padded = n + PACKED_HEIGHT - 1;

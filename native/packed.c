@@ -11,7 +11,6 @@
 
 enum {
     TILE_ROW = 1024, /* bytes of a row of a tile: a tile takes 128 KiB, and stays in L2 */
-    VECTORS = 60,    /* whose sums stay there beside it; threes of them share loads */
     FEW = 3          /* of them are not worth laying out a tile */
 };
 
@@ -34,8 +33,7 @@ int packed_usable(void) {
 
 int packed_product(int is_double, int64_t n, int64_t c, int64_t first, int64_t stop,
                    int64_t shares, const void *data, const void *X, void *Y) {
-    int64_t together = c < VECTORS ? c : VECTORS;
-    size_t size = (size_t)(PACKED_HEIGHT * (together * VECTOR + TILE_ROW));
+    size_t size = (size_t)(PACKED_HEIGHT * (c * VECTOR + TILE_ROW)); /* sums of rows, and a tile */
     void *scratch = aligned_alloc(VECTOR, size);
     if (!scratch) return 1;
     if (is_double)

@@ -88,44 +88,41 @@ static TARGET void NAME(both)(const T *tile, int64_t stride, int64_t width, int6
 #undef BOTH
 }
 
-static TARGET void NAME(product)(int64_t n, int64_t vectors, int64_t first, int64_t stop,
+static TARGET void NAME(product)(int64_t n, int64_t c, int64_t first, int64_t stop,
                                  int64_t shares, const T *data, const T *X, T *Y, void *scratch) {
-    int64_t ld = (n + PACKED_HEIGHT - 1) / PACKED_HEIGHT * PACKED_HEIGHT, all = 0;
+    int64_t ld = (n + PACKED_HEIGHT - 1) / PACKED_HEIGHT * PACKED_HEIGHT, all = 0, t = 0;
     for (int64_t i = 0; i < n; i += PACKED_HEIGHT) all += (n - i + WIDTH - 1) / WIDTH;
     first = all * first / shares;
     stop = all * stop / shares;
     V *sums = scratch;
-    T *laid = (T *)(sums + PACKED_HEIGHT * (vectors < VECTORS ? vectors : VECTORS));
-    for (int64_t done = 0; done < vectors; done += VECTORS, X += VECTORS * ld, Y += VECTORS * ld) {
-        int64_t c = vectors - done < VECTORS ? vectors - done : VECTORS, t = 0;
-        const T *strip = data;
-        for (int64_t i = 0; i < n && t < stop; i += PACKED_HEIGHT) {
-            int64_t rows = n - i < PACKED_HEIGHT ? n - i : PACKED_HEIGHT, stride = n - i;
-            int64_t tiles = (stride + WIDTH - 1) / WIDTH;
-            if (t + tiles > first) {
-                memset(sums, 0, (size_t)(PACKED_HEIGHT * c) * sizeof(V));
-                for (int64_t k = t > first ? 0 : first - t; k < tiles && t + k < stop; k++) {
-                    const T *tile = strip + k * WIDTH;
-                    int64_t some = stride - k * WIDTH < WIDTH ? stride - k * WIDTH : WIDTH;
-                    int64_t width = (some + WIDE - 1) / WIDE * WIDE, hop = stride;
-                    int ragged = some < width || rows < PACKED_HEIGHT;
-                    if (ragged) memset(laid, 0, (size_t)(PACKED_HEIGHT * WIDTH) * sizeof(T));
-                    if (ragged || c > FEW) {
-                        for (int64_t r = 0; r < rows; r++)
-                            memcpy(laid + r * WIDTH, tile + r * stride, (size_t)some * sizeof(T));
-                        tile = laid;
-                        hop = WIDTH;
-                    }
-                    int64_t mine = k ? 0 : width < PACKED_HEIGHT ? width : PACKED_HEIGHT;
-                    NAME(both)(tile, hop, width, mine, X, Y, ld, i, i + k * WIDTH, sums, c);
-                }
-                for (int64_t q = 0; q < c; q++)
+    T *laid = (T *)(sums + PACKED_HEIGHT * c);
+    const T *strip = data;
+    for (int64_t i = 0; i < n && t < stop; i += PACKED_HEIGHT) {
+        int64_t rows = n - i < PACKED_HEIGHT ? n - i : PACKED_HEIGHT, stride = n - i;
+        int64_t tiles = (stride + WIDTH - 1) / WIDTH;
+        if (t + tiles > first) {
+            memset(sums, 0, (size_t)(PACKED_HEIGHT * c) * sizeof(V));
+            for (int64_t k = t > first ? 0 : first - t; k < tiles && t + k < stop; k++) {
+                const T *tile = strip + k * WIDTH;
+                int64_t some = stride - k * WIDTH < WIDTH ? stride - k * WIDTH : WIDTH;
+                int64_t width = (some + WIDE - 1) / WIDE * WIDE, hop = stride;
+                int ragged = some < width || rows < PACKED_HEIGHT;
+                if (ragged) memset(laid, 0, (size_t)(PACKED_HEIGHT * WIDTH) * sizeof(T));
+                if (ragged || c > FEW) {
                     for (int64_t r = 0; r < rows; r++)
-                        for (int64_t l = 0; l < LANES; l++) Y[q * ld + i + r] += sums[r * c + q][l];
+                        memcpy(laid + r * WIDTH, tile + r * stride, (size_t)some * sizeof(T));
+                    tile = laid;
+                    hop = WIDTH;
+                }
+                int64_t mine = k ? 0 : width < PACKED_HEIGHT ? width : PACKED_HEIGHT;
+                NAME(both)(tile, hop, width, mine, X, Y, ld, i, i + k * WIDTH, sums, c);
             }
-            t += tiles;
-            strip += rows * stride;
+            for (int64_t q = 0; q < c; q++)
+                for (int64_t r = 0; r < rows; r++)
+                    for (int64_t l = 0; l < LANES; l++) Y[q * ld + i + r] += sums[r * c + q][l];
         }
+        t += tiles;
+        strip += rows * stride;
     }
 }
 

@@ -13,7 +13,7 @@ from opflow.evaluation.dense import fitting_plan, form_tiles
 from opflow.machine.arrays import Array, Data, Index, check_real, namespace
 from opflow.machine.native import native
 from opflow.machine.threads import PER_BYTE, bytes_over_rows, count, over_items, over_rows
-from opflow.machine.workspace import op_namespace
+from opflow.machine.workspace import op_namespace, range_workspace
 from opflow.operators.indexing import checked_index
 from opflow.operators.operator import Cost, Operator
 from opflow.operators.prices import array_bytes, block_work, product_bytes, stored_block
@@ -130,6 +130,8 @@ class PackedSymmetric(Operator):
             product = partial(_product, X)
             return reduce(iadd, over_items(pieces, product, flops, self.data, sums=sums))
         shares = count()
+        while shares > 1 and range_workspace(shares, sums) is None:
+            shares -= 1
         rows = -(-n // HEIGHT) * HEIGHT
         XT = np.zeros((columns, rows), dtype=X.dtype)
         XT[:, :n] = X.T

@@ -29,7 +29,7 @@ def show_config() -> None:
     ``threads`` is how many a product uses: BLAS's own number, unless :func:`gate_options` or
     ``OPFLOW_NUM_THREADS`` says otherwise.
 
-    An idle thread of OpenBLAS keeps its core busy for some milliseconds after a product of
+    An idle thread of OpenBLAS keeps its core busy for a tenth of a second after a product of
     yours, which ours then lack: ``OPENBLAS_THREAD_TIMEOUT=4`` in the environment lets it go at
     once.
 

@@ -129,6 +129,19 @@ def over_rows(
     return [work(whole)]
 
 
+def by_rows(A: Any, X: Any) -> Any:
+    """``A X`` for a tall A and few vectors, each thread with some rows of A."""
+    if not isinstance(A, np.ndarray):
+        return A @ X
+    out = np.empty((len(A), X.shape[1]), dtype=np.result_type(A, X))
+
+    def multiply(s: slice) -> None:
+        np.matmul(A[s], X, out=out[s])
+
+    over_rows(len(A), multiply, SKINNY * 2.0 * A.size * X.shape[1] + PER_BYTE * A.nbytes, A, X)
+    return out
+
+
 def over_items(
     items: Callable[[], Iterable[T]],
     work: Callable[[Iterator[T]], R],

@@ -20,7 +20,7 @@ from opflow.machine.arrays import (
     read_only,
     to_host,
 )
-from opflow.machine.threads import PER_BYTE, cached_property, over_rows
+from opflow.machine.threads import PER_BYTE, by_rows, cached_property
 from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
 from opflow.operators.entries import (
     column_squares,
@@ -36,17 +36,6 @@ from opflow.operators.prices import Work, array_bytes, block_work, gram_work, st
 SPARSE_ENTRY = 0.5
 #: how much slower these multiplications are than those of sparse-times-dense
 SPARSE_PAIR = 30.0
-
-
-def _by_rows(A: Array, X: Array) -> Array:
-    """``A X``, each thread with some rows of A."""
-    out = np.empty((len(A), X.shape[1]), dtype=X.dtype)
-
-    def multiply(s: slice) -> None:
-        np.matmul(A[s], X, out=out[s])
-
-    over_rows(len(A), multiply, 2.0 * A.size * X.shape[1] + PER_BYTE * A.nbytes, A, X)
-    return out
 
 
 class Matrix(Operator):
@@ -124,14 +113,14 @@ class Matrix(Operator):
         if X.dtype != self.dtype and not self.sparse:
             return blocked_matmat(self, X)
         if self._large:
-            return _by_rows(self.data, X)
+            return by_rows(self.data, X)
         return self.data @ X
 
     def _rmatmat(self, X: Array) -> Array:
         if X.dtype != self.dtype and not self.sparse:
             return blocked_rmatmat(self, X)
         if self._large:
-            return _by_rows(self.data.T, X)
+            return by_rows(self.data.T, X)
         return self.data.T @ X
 
     def rows(self, index: Index) -> Array:

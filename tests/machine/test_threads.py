@@ -187,6 +187,7 @@ def test_blas_is_quiet_between_products_and_has_its_threads_in_them(find, algebr
             between.update(numbers())
         return sums(*arrays)
 
+    monkeypatch.setattr(pool, "ALONE", 0)
     monkeypatch.setattr(of.Matrix, "_matmat", matmat)
     monkeypatch.setattr(RowDistribution, algebra, complete)
     find(of.Matrix(np.diag(np.arange(1.0, 301.0)), symmetric=True))

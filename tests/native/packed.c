@@ -75,7 +75,7 @@ static int check(int wide, int64_t n, int64_t c, int64_t shares) {
             double error = 0;
             for (int64_t j = 0; j < n; j++) error += A[i * n + j] * get(X, wide, k * ld + j);
             for (int64_t s = 0; s < shares; s++) error -= get(parts[s].Y, wide, k * ld + i);
-            if (!(fabs(error) <= worst)) worst = fabs(error);
+            if (!(fabs(error) <= worst) && !isnan(worst)) worst = fabs(error);
         }
     int failed = !(worst <= (double)n * (wide ? 1e-15 : 1e-6));
     for (int64_t s = 0; s < shares; s++) {
@@ -99,7 +99,7 @@ int main(void) {
 #endif
     for (int wide = 0; wide < 2; wide++)
         for (size_t i = 0; i < sizeof orders / sizeof *orders; i++)
-            for (int64_t c = 1; c < 8; c += 1 + (c > 3))
+            for (int64_t c = 1; c < 7; c++)
                 for (int64_t shares = 1; shares < 4; shares++)
                     failed |= check(wide, orders[i], c, shares);
     return failed;

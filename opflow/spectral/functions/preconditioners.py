@@ -10,7 +10,7 @@ import numpy as np
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, Index, check_integer, check_real, is_sparse
 from opflow.machine.ranks import LOCAL, RowDistribution
-from opflow.machine.threads import quiet
+from opflow.machine.threads import by_rows, quiet
 from opflow.operators.diagonal import Diagonal, entry_indices
 from opflow.operators.entries import cheap_in_operands, entries_are_cheap
 from opflow.operators.operator import Cost, Operator
@@ -81,8 +81,9 @@ class Nystrom(Operator):
         return Cost(flops, 2.0 * self.data.nbytes + self._vector_bytes(columns))
 
     def _matmat(self, X: Array) -> Array:
-        with quiet(self.data.size):
-            return X + self.data @ (self.weights[:, None] * self.space.gram(self.data, X))
+        with quiet(self.data.size * X.shape[1]):
+            inside = self.weights[:, None] * self.space.gram(self.data, X)
+            return X + by_rows(self.data, inside)
 
     _rmatmat = _matmat
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from opflow.interface.keywords import Seed, keywords
 from opflow.machine.arrays import Array, Data, check_integer, check_real, module_name, namespace
-from opflow.machine.threads import SKINNY, over_rows, quiet
+from opflow.machine.threads import by_rows, quiet
 from opflow.machine.workspace import row_slices
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import (
@@ -107,13 +107,7 @@ class BlockKrylov:
         """V without its part in the span of the basis, and the coordinates of that part."""
         Q = self.basis
         H = self.op.space.gram(Q, V)
-        rest = namespace(V).empty_like(V)
-
-        def subtract(s: slice) -> None:
-            rest[s] = V[s] - Q[s] @ H
-
-        over_rows(len(Q), subtract, SKINNY * 2.0 * Q.size * V.shape[1], Q, V)
-        return rest, H
+        return V - by_rows(Q, H), H
 
     @quiet()
     def _orthonormal(self, W: Array, scale: float) -> tuple[Array, Array]:
@@ -158,7 +152,7 @@ class BlockKrylov:
     @quiet()
     def combine(self, coordinates: Array) -> Array:
         """Q times coordinates (m, c): (n, c)."""
-        return self.basis @ matching(coordinates, self._basis)
+        return by_rows(self.basis, matching(coordinates, self._basis))
 
     @quiet()
     def restart(self, values: Array, coordinates: Array, fresh: int = 0) -> None:
@@ -171,7 +165,7 @@ class BlockKrylov:
         Q = self._basis
         S = matching(coordinates, Q)
         for s in row_slices(len(Q), m * Q.dtype.itemsize, where=module_name(Q)):
-            Q[s, :kept] = Q[s, :m] @ S
+            Q[s, :kept] = by_rows(Q[s, :m], S)
         self.matrix[:] = 0.0
         self.matrix[range(kept), range(kept)] = values
         self.filled = kept

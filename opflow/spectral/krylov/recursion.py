@@ -6,12 +6,14 @@ products and the reorthogonalisations.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import iadd
 from typing import NamedTuple
 
 import numpy as np
 
 from opflow.machine.arrays import Array, Index, namespace
-from opflow.machine.threads import quiet
+from opflow.machine.threads import PER_BYTE, over_rows, quiet
 from opflow.operators.operator import Operator
 from opflow.spectral.blocks import Normalised, column_units, divisor, matching, on_host, rounding_of
 
@@ -133,15 +135,22 @@ class Recursion:
         # a view: a basis is never copied
         basis = self._basis[first : int(grown[-1]) + 1, : int(self.counts[grown].max())]
         rows: Index = slice(None)
-        full = w
+        full = w.copy()
         if grown.size < len(basis):
             rows = where - first
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
             full[rows] = w
+        n = basis.shape[2]
+        reading = PER_BYTE * basis.nbytes
         with quiet(basis.size):
             for _ in range(2):  # once is not enough in floating point
-                inside = self.op.space.total(basis @ full[:, :, None]).transpose(0, 2, 1)
-                full = full - (inside @ basis)[:, 0]
+                parts = over_rows(n, lambda s: basis[:, :, s] @ full[:, s, None], reading, basis)
+                inside = self.op.space.total(reduce(iadd, parts)).transpose(0, 2, 1)
+
+                def subtract(s: slice, inside: Array = inside) -> None:
+                    full[:, s] -= (inside @ basis[:, :, s])[:, 0]
+
+                over_rows(n, subtract, reading, basis)
         return full[rows]
 
     def reserve(self, count: int) -> None:
