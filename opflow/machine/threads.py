@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from opflow.machine.arrays import Array
 from opflow.machine.blas import Blas
 from opflow.machine.workspace import (
     range_workspace,
@@ -129,7 +130,12 @@ def over_rows(
     return [work(whole)]
 
 
-def by_rows(A: Any, X: Any) -> Any:
+def large(A: Array) -> bool:
+    """Whether A takes so long to read that several threads of this process should."""
+    return isinstance(A, np.ndarray) and PER_BYTE * A.nbytes >= 2 * SHARE
+
+
+def by_rows(A: Array, X: Array) -> Array:
     """``A X`` for a tall A and few vectors, each thread with some rows of A."""
     if not isinstance(A, np.ndarray):
         return A @ X

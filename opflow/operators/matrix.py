@@ -6,7 +6,6 @@ from typing import TypeGuard
 
 import numpy as np
 
-from opflow.machine import threads
 from opflow.machine.arrays import (
     Array,
     Data,
@@ -20,7 +19,7 @@ from opflow.machine.arrays import (
     read_only,
     to_host,
 )
-from opflow.machine.threads import PER_BYTE, by_rows, cached_property
+from opflow.machine.threads import by_rows, cached_property, large
 from opflow.machine.workspace import blocked_matmat, blocked_rmatmat
 from opflow.operators.entries import (
     column_squares,
@@ -104,9 +103,7 @@ class Matrix(Operator):
 
     @cached_property
     def _large(self) -> bool:
-        """Whether reading the data once takes several threads of this process."""
-        data = self.data
-        return isinstance(data, np.ndarray) and PER_BYTE * data.nbytes >= 2 * threads.SHARE
+        return large(self.data)
 
     def _matmat(self, X: Array) -> Array:
         # A product in a wider dtype would copy all the data: go by row blocks instead.
