@@ -7,24 +7,11 @@
 #include <stdio.h>
 
 #include "../../native/gates.c"
-
-static uint64_t state = 1;
-static double draw(void) {
-    state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-    return (double)(state >> 33) / (double)(UINT64_C(1) << 30) - 1.0;
-}
-
-static double get(const void *a, int wide, int64_t i) {
-    return wide ? ((const double *)a)[i] : (double)((const float *)a)[i];
-}
+#include "numbers.h"
 
 static void *random_array(int wide, int64_t size) {
     void *a = malloc((size_t)size * (wide ? 8 : 4));
-    for (int64_t i = 0; i < size; i++)
-        if (wide)
-            ((double *)a)[i] = draw();
-        else
-            ((float *)a)[i] = (float)draw();
+    for (int64_t i = 0; i < size; i++) set(a, wide, i, draw());
     return a;
 }
 
