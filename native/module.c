@@ -1,4 +1,5 @@
-/* The Python side of gates.c and packed.c: checks what it is given and lets other threads run meanwhile. */
+/* The Python side of gates.c and packed.c: checks what it is given, and lets other threads run
+ * meanwhile. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -109,9 +110,10 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native",
-                                    "Products of matrices of bits, and of packed symmetric matrices.", -1,
-                                    METHODS, NULL, NULL, NULL, NULL};
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, "_native",
+    "Products of matrices of bits, and of packed symmetric matrices.", -1,
+    METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&MODULE);

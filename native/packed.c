@@ -11,7 +11,7 @@
 
 enum {
     TILE_ROW = 1024, /* bytes of a row of a tile: a tile takes 128 KiB, and stays in L2 */
-    FEW = 3          /* of them are not worth laying out a tile */
+    PLAIN = 3        /* vectors up to which a tile is used where it lies */
 };
 
 #if defined(__x86_64__)

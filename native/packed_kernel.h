@@ -108,7 +108,7 @@ static TARGET void NAME(product)(int64_t n, int64_t c, int64_t first, int64_t st
                 int64_t width = (some + WIDE - 1) / WIDE * WIDE, hop = stride;
                 int ragged = some < width || rows < PACKED_HEIGHT;
                 if (ragged) memset(laid, 0, (size_t)(PACKED_HEIGHT * WIDTH) * sizeof(T));
-                if (ragged || c > FEW) {
+                if (ragged || c > PLAIN) {
                     for (int64_t r = 0; r < rows; r++)
                         memcpy(laid + r * WIDTH, tile + r * stride, (size_t)some * sizeof(T));
                     tile = laid;

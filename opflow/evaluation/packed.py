@@ -123,28 +123,12 @@ class PackedSymmetric(Operator):
     def _matmat(self, X: Array) -> Array:
         n, columns = X.shape
         flops = max(2.0 * n * n * columns, PER_BYTE * self.data.nbytes)
-        sums = float(X.nbytes)
-        if not self._native(X):
-            width = self.width(columns) if isinstance(X, np.ndarray) else n
-            pieces = partial(self._pieces, width)
-            product = partial(_product, X)
-            return reduce(iadd, over_items(pieces, product, flops, self.data, sums=sums))
-        shares = count()
-        while shares > 1 and range_workspace(shares, sums) is None:
-            shares -= 1
-        rows = -(-n // HEIGHT) * HEIGHT
-        XT = np.zeros((columns, rows), dtype=X.dtype)
-        XT[:, :n] = X.T
-
-        def of_share(share: slice) -> Array:
-            YT = np.zeros_like(XT)
-            native.packed(
-                X.itemsize, n, columns, share.start, share.stop, shares, self.data, XT, YT
-            )
-            return YT
-
-        YT = reduce(iadd, over_rows(shares, of_share, flops, self.data, sums=sums))
-        return np.ascontiguousarray(YT[:, :n].T)
+        if self._native(X):
+            return self._in_c(X, flops)
+        width = self.width(columns) if isinstance(X, np.ndarray) else n
+        pieces = partial(self._pieces, width)
+        product = partial(_product, X)
+        return reduce(iadd, over_items(pieces, product, flops, self.data, sums=float(X.nbytes)))
 
     def _native(self, X: Array) -> bool:
         """Whether the extension multiplies it: few vectors, on a processor where BLAS is slower."""
@@ -156,6 +140,26 @@ class PackedSymmetric(Operator):
             and X.dtype == self.data.dtype
             and self.data.flags.c_contiguous
         )
+
+    def _in_c(self, X: Array, flops: float) -> Array:
+        n, columns = X.shape
+        sums = float(X.nbytes)
+        shares = count()
+        while shares > 1 and range_workspace(shares, sums) is None:
+            shares -= 1
+        rows = -(-n // HEIGHT) * HEIGHT
+        XT = np.zeros((columns, rows), dtype=X.dtype)
+        XT[:, :n] = X.T
+
+        def product(share: slice) -> Array:
+            YT = np.zeros_like(XT)
+            native.packed(
+                X.itemsize, n, columns, share.start, share.stop, shares, self.data, XT, YT
+            )
+            return YT
+
+        YT = reduce(iadd, over_rows(shares, product, flops, self.data, sums=sums))
+        return np.ascontiguousarray(YT[:, :n].T)
 
     def _pieces(self, width: int) -> Iterator[tuple[slice, slice, Array]]:
         n = self.shape[0]

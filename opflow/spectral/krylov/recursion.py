@@ -135,11 +135,12 @@ class Recursion:
         # a view: a basis is never copied
         basis = self._basis[first : int(grown[-1]) + 1, : int(self.counts[grown].max())]
         rows: Index = slice(None)
-        full = w.copy()
         if grown.size < len(basis):
             rows = where - first
             full = namespace(w).zeros((len(basis), w.shape[1]), dtype=w.dtype)
             full[rows] = w
+        else:
+            full = w.copy()
         n = basis.shape[2]
         reading = PER_BYTE * basis.nbytes
         with quiet(basis.size):
